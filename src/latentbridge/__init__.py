@@ -1,0 +1,27 @@
+"""LatentBridge: one model that understands, draws, edits and finds pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentbridge.models.checkpoint import load
+    from latentbridge.models.unified import Model
+    from latentbridge.retrieval.index import Index
+
+__version__ = "0.1.0"
+__all__ = ["Index", "Model", "load"]
+_HOMES = {
+    "load": "latentbridge.models.checkpoint",
+    "Model": "latentbridge.models.unified",
+    "Index": "latentbridge.retrieval.index",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, imported when first used, so that `import latentbridge` stays instant."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'latentbridge' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,82 @@
+"""The command line, `latentbridge VERB`. Heavy imports happen inside the verbs, so that help is instant."""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from latentbridge.cli import data, runs, search, skills
+from latentbridge.errors import UserError
+
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class _Verbs(TyperGroup):
+    """Verbs whose users' mistakes end in one line on stderr: exit code 2, and 130 after Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _end(f"error: {' '.join(str(error).split())}", 2)
+        except OSError as error:
+            if error.errno not in _DISK_TROUBLE:
+                raise
+            place = f"write {error.filename}" if error.filename else "write"
+            _end(f"error: Cannot {place} ({error.strerror}); free some space or choose another folder.", 2)
+        except KeyboardInterrupt:
+            _end("interrupted", 130)
+
+
+def _end(line: str, code: int) -> None:
+    typer.echo(line, err=True)
+    raise typer.Exit(code) from None
+
+
+app = typer.Typer(
+    cls=_Verbs, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def prepare() -> None:
+    """One model that understands, draws, edits and finds pictures.
+
+    \b
+    Examples:
+      latentbridge quickstart --out quickstart
+      latentbridge understand photo.png "What is this?"
+      latentbridge generate "a red circle left of a blue star" --out out.png
+    """
+    # Before any library is imported: no network, and no chatter on the terminal.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.simplefilter("ignore")
+
+
+app.command()(skills.understand)
+app.command()(skills.generate)
+app.command()(skills.edit)
+app.command()(skills.embed)
+app.command()(skills.loopback)
+app.add_typer(search.app, name="index")
+app.command()(search.search)
+app.command()(runs.train)
+app.command("eval")(runs.evaluate)
+app.command()(runs.report)
+app.add_typer(data.app, name="data")
+app.command()(runs.quickstart)
+app.command()(runs.reproduce)
+app.command()(runs.version)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb and exit; `arguments` are the process's own unless given."""
+    app(args=arguments, prog_name="latentbridge")

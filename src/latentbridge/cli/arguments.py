@@ -1,0 +1,71 @@
+"""What verbs share on their way in: options with one meaning everywhere, and the checks made before any work."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentbridge.errors import UserError
+
+ModelName = Annotated[str, typer.Option("--model", help='"tiny", a run folder or a model folder.')]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same picture.")]
+Steps = Annotated[int, typer.Option("--steps", help="Denoising steps: more is slower and finer.")]
+Guidance = Annotated[float, typer.Option("--guidance", help="How strictly the words are followed, from 0 to 50.")]
+OutPicture = Annotated[Path, typer.Option("--out", help="The picture to write.")]
+
+MAX_CHARACTERS = 1_000
+MAX_STEPS = 1_000
+MAX_GUIDANCE = 50.0
+MAX_SEED = 2**63 - 1
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
+
+
+def check_text(kind: str, text: str) -> None:
+    """Refuses an empty text and one of more than `MAX_CHARACTERS`."""
+    if not text.strip():
+        raise UserError(f"The {kind} is empty; say in a few words what you want.")
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"The {kind} has {len(text):,} characters; {MAX_CHARACTERS:,} are the most, so shorten it.")
+
+
+def check_sampling(seed: int, steps: int, guidance: float) -> None:
+    """Refuses numbers no picture can be drawn with."""
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"--seed {seed} is out of range; give a whole number from 0 to 2^63 - 1.")
+    if not 1 <= steps <= MAX_STEPS:
+        raise UserError(f"--steps {steps} is out of range; give a whole number from 1 to {MAX_STEPS}, such as 20.")
+    if not (math.isfinite(guidance) and 0 <= guidance <= MAX_GUIDANCE):
+        raise UserError(
+            f"--guidance {guidance} is out of range; give a number from 0 to {MAX_GUIDANCE:.0f}, such as 3."
+        )
+
+
+def check_at_least(option: str, value: int, least: int) -> None:
+    """Refuses a count below its least sensible value."""
+    if value < least:
+        raise UserError(f"{option} {value} is too small; give {least} or more.")
+
+
+def check_out(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuses, before any work, a file that could not be written in the end."""
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"--out {path} does not end in {' or '.join(suffixes)}; choose such a name.")
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder; give the name of a file in it.")
+    check_folder(path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """Refuses a folder that can neither be written to nor made."""
+    for ancestor in (path, *path.absolute().parents):
+        if ancestor.is_dir():
+            if not os.access(ancestor, os.W_OK):
+                raise UserError(f"The folder {ancestor} is read-only for you; choose another place for --out.")
+            return
+        if ancestor.exists():
+            raise UserError(f"{ancestor} is a file, not a folder; choose another place for --out.")

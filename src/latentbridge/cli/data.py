@@ -1,0 +1,98 @@
+"""The verbs about data: build the drawings, check a manifest, look at samples."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentbridge.cli.arguments import PICTURE_SUFFIXES, OutPicture, check_at_least, check_out
+from latentbridge.errors import unknown_name
+
+app = typer.Typer(help="Build, check and look at data.", rich_markup_mode=None, no_args_is_help=True)
+
+
+@app.command()
+def build(world: Annotated[str, typer.Argument(metavar="WORLD", help='The world to build: "drawings".')]) -> None:
+    """Fetch and render the drawings world.
+
+    Takes about a minute, once per machine.
+
+    \b
+    Examples:
+      latentbridge data build drawings
+      LATENTBRIDGE_CACHE=/big/disk latentbridge data build drawings
+    """
+    if world != "drawings":
+        raise unknown_name("world to build", world, ["drawings"])
+    from latentbridge.data.drawings import build_drawings, default_cache
+
+    drawings = build_drawings()
+    print(f"{default_cache() / 'drawings'}: {len(drawings.records):,} drawings")
+
+
+@app.command()
+def check(manifest: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON-lines manifest.")]) -> None:
+    """Check a manifest of your own data.
+
+    Prints one line per fault, and exits with 2 if there is any.
+
+    \b
+    Examples:
+      latentbridge data check my_pictures/manifest.jsonl
+    """
+    from latentbridge.data.manifest import check_manifest
+
+    faults = check_manifest(manifest)
+    for fault in faults:
+        print(fault)
+    if faults:
+        raise typer.Exit(2)
+    print(f"{manifest}: no faults")
+
+
+@app.command()
+def sample(
+    world: Annotated[str, typer.Argument(metavar="WORLD", help='"shapes" or "drawings".')],
+    out: OutPicture = Path("sheet.png"),
+    count: Annotated[int, typer.Option("--count", help="Number of pictures.")] = 24,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same pictures.")] = 0,
+) -> None:
+    """Draw a sheet of a world's pictures.
+
+    Their captions are printed.
+
+    \b
+    Examples:
+      latentbridge data sample shapes --out sheet.png
+      latentbridge data sample drawings --out sheet.png --count 40 --seed 3
+    """
+    if world not in ("shapes", "drawings"):
+        raise unknown_name("world", world, ["shapes", "drawings"])
+    check_at_least("--count", count, 1)
+    check_at_least("--seed", seed, 0)
+    check_out(out, PICTURE_SUFFIXES)
+    from latentbridge.cli.output import lay_out, save_picture
+    from latentbridge.rng import numpy_rng
+
+    rng = numpy_rng(seed, "sample sheet")
+    if world == "shapes":
+        from latentbridge.data.language import describe
+        from latentbridge.data.render import render
+        from latentbridge.data.scenes import scenes
+
+        drawn = list(islice(scenes("train", rng), count))
+        pictures, captions = [render(scene) for scene in drawn], [describe(scene) for scene in drawn]
+    else:
+        from latentbridge.data.drawings import load_drawings
+
+        drawings = load_drawings()
+        chosen = rng.choice(len(drawings.records), size=min(count, len(drawings.records)), replace=False)
+        pictures = [drawings.on_background(int(index), (255, 255, 255)) for index in chosen]
+        captions = [drawings.records[index].captions[0] for index in chosen]
+    save_picture(lay_out(pictures, columns=8), out)
+    for number, caption in enumerate(captions, start=1):
+        print(f"{number:>3}  {caption}")
+    print(out)

@@ -1,0 +1,49 @@
+"""What verbs share on their way out: JSON on stdout, pictures written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from latentbridge.rundir import atomic_write
+from latentbridge.types import Picture
+
+
+def print_json(document: Any) -> None:
+    """The one JSON document of a verb called with --json."""
+    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def save_picture(picture: Picture, path: Path) -> None:
+    """The picture as a file of the kind its suffix names."""
+    with atomic_write(path) as temporary:
+        Image.fromarray(picture).save(temporary)
+
+
+def lay_out(pictures: Sequence[Picture], columns: int, scale: int = 2, gap_px: int = 8) -> Picture:
+    """A sheet of equally large pictures on white, row by row, each pixel repeated `scale` times."""
+    height, width = (side * scale + gap_px for side in pictures[0].shape[:2])
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * height + gap_px, min(columns, len(pictures)) * width + gap_px, 3), 255, dtype=np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = (index // columns) * height + gap_px, (index % columns) * width + gap_px
+        large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+        sheet[top : top + large.shape[0], left : left + large.shape[1]] = large
+    return sheet
+
+
+def score_lines(scores: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested scores as aligned lines, one a number."""
+    lines = []
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            lines += score_lines(value, f"{prefix}{name}.")
+        else:
+            shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+            lines.append(f"{prefix + name:<40} {shown}")
+    return lines

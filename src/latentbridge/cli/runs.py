@@ -1,0 +1,133 @@
+"""The verbs about runs: train, eval, report, quickstart, reproduce, version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentbridge.cli.arguments import AsJson, ModelName, check_folder, check_out
+from latentbridge.errors import UserError
+from latentbridge.recipes import RECIPES, recipe
+
+OutFolder = Annotated[Path, typer.Option("--out", help="The folder to write.")]
+
+
+def train(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The run folder; runs/RECIPE unless given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+) -> None:
+    """Train a model by a recipe.
+
+    Interrupted at any moment, it goes on with --resume.
+
+    \b
+    Examples:
+      latentbridge train pretrain-decoder
+      latentbridge train pretrain-backbone --set steps=100 --set optim.lr=5e-4 --out runs/trial
+      latentbridge train pretrain-decoder --resume
+    """
+    from latentbridge.config import with_overrides
+
+    config = with_overrides(recipe(name), overrides or [])
+    folder = out or Path("runs") / config.name
+    check_folder(folder)
+    from latentbridge.training.loop import train
+    from latentbridge.training.stages import make_stage
+
+    model = train(config, make_stage(config), folder, resume=resume)
+    print(f"The model is in {model}; try: latentbridge understand IMAGE --model {folder}")
+
+
+def evaluate(
+    model: ModelName = "tiny",
+    world: Annotated[str, typer.Option("--world", help='"shapes" or "drawings".')] = "shapes",
+    out: Annotated[Path | None, typer.Option("--out", help="The .json file to write the scores to.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Score a model on held-out data.
+
+    \b
+    Examples:
+      latentbridge eval
+      latentbridge eval --model runs/trial --world drawings --out scores.json
+    """
+    if out:
+        check_out(out, (".json",))
+    from latentbridge.cli.output import print_json, score_lines
+    from latentbridge.evaluation.run import evaluate
+    from latentbridge.rundir import write_json
+
+    scores = evaluate(model, world)
+    if out:
+        write_json(out, scores)
+    if json:
+        print_json(scores)
+    else:
+        print("\n".join(score_lines(scores)))
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+) -> None:
+    """Write a run's report, one page.
+
+    The page holds its pictures and needs no network.
+
+    \b
+    Examples:
+      latentbridge report runs/align
+    """
+    if not run.is_dir():
+        raise UserError(f"There is no run folder {run}; `latentbridge train` makes one.")
+    from latentbridge.evaluation.report import write_report
+
+    print(write_report(run))
+
+
+def quickstart(out: OutFolder = Path("quickstart")) -> None:
+    """See everything at work, in five minutes.
+
+    Understands, draws, edits, finds and loops on real pictures, and writes a report.
+
+    \b
+    Examples:
+      latentbridge quickstart --out quickstart
+    """
+    check_folder(out)
+    from latentbridge.quickstart import run_quickstart
+
+    run_quickstart(out)
+
+
+def reproduce(out: OutFolder = Path("runs")) -> None:
+    """Train the shipped tiny model from nothing.
+
+    Takes hours, says beforehand how many, and ends with its scores.
+
+    \b
+    Examples:
+      latentbridge reproduce --out runs
+    """
+    check_folder(out)
+    from latentbridge.reproduce import reproduce
+
+    reproduce(out)
+
+
+def version() -> None:
+    """Print the version.
+
+    \b
+    Examples:
+      latentbridge version
+    """
+    from latentbridge import __version__
+
+    print(__version__)

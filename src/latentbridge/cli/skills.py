@@ -1,0 +1,222 @@
+"""The verbs that use a model on one picture or prompt: understand, generate, edit, embed, loopback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentbridge.cli.arguments import (
+    PICTURE_SUFFIXES,
+    AsJson,
+    Guidance,
+    ModelName,
+    OutPicture,
+    Seed,
+    Steps,
+    check_at_least,
+    check_folder,
+    check_out,
+    check_sampling,
+    check_text,
+)
+from latentbridge.errors import UserError
+from latentbridge.prompts import CAPTION_REQUEST
+
+ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture: PNG, JPEG, WebP, GIF, BMP, TIFF or PPM.")]
+
+
+def understand(
+    image: ImagePath,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.")] = CAPTION_REQUEST,
+    model: ModelName = "tiny",
+    json: AsJson = False,
+) -> None:
+    """Describe a picture, or answer a question about it.
+
+    \b
+    Examples:
+      latentbridge understand photo.png
+      latentbridge understand photo.png "How many apples are there?"
+      latentbridge understand photo.png --json
+    """
+    check_text("question", question)
+    from latentbridge.cli.output import print_json
+    from latentbridge.images import open_picture
+
+    picture = open_picture(image)
+    from latentbridge.models.checkpoint import load
+
+    answer = load(model).understand(picture, question)
+    if json:
+        print_json({"image": image, "question": question, "answer": answer})
+    else:
+        print(answer)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
+    out: OutPicture,
+    seed: Seed = 7,
+    steps: Steps = 20,
+    guidance: Guidance = 3.0,
+    model: ModelName = "tiny",
+    json: AsJson = False,
+) -> None:
+    """Draw a picture from words.
+
+    \b
+    Examples:
+      latentbridge generate "a red circle left of a blue star" --out out.png
+      latentbridge generate "three green squares" --out out.png --seed 8 --steps 40
+    """
+    check_text("prompt", prompt)
+    check_sampling(seed, steps, guidance)
+    check_out(out, PICTURE_SUFFIXES)
+    from latentbridge.cli.output import print_json, save_picture
+    from latentbridge.models.checkpoint import load
+
+    painter = load(model)
+    description = painter.rewrite(prompt, seed)
+    save_picture(painter.generate(prompt, seed, steps=steps, guidance=guidance), out)
+    if json:
+        settings = {"seed": seed, "steps": steps, "guidance": guidance}
+        print_json({"prompt": prompt, "description": description, **settings, "out": out})
+    else:
+        print(f"{out}: {description}")
+
+
+def edit(
+    image: ImagePath,
+    instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What to change.")],
+    out: OutPicture,
+    seed: Seed = 7,
+    steps: Steps = 20,
+    guidance: Guidance = 3.0,
+    model: ModelName = "tiny",
+    json: AsJson = False,
+) -> None:
+    """Change a picture as told, and keep the rest.
+
+    \b
+    Examples:
+      latentbridge edit in.png "make the circle green" --out out.png
+      latentbridge edit in.png "remove the star" --out out.png --json
+    """
+    check_text("instruction", instruction)
+    check_sampling(seed, steps, guidance)
+    check_out(out, PICTURE_SUFFIXES)
+    from latentbridge.cli.output import print_json, save_picture
+    from latentbridge.images import open_picture
+
+    picture = open_picture(image)
+    from latentbridge.models.checkpoint import load
+
+    trace = load(model).trace_edit(picture, instruction, seed, steps=steps, guidance=guidance)
+    save_picture(trace.picture, out)
+    if json:
+        settings = {"seed": seed, "steps": steps, "guidance": guidance}
+        words = {"before": trace.before, "after": trace.after, "changed_share": round(float(trace.mask.mean()), 4)}
+        print_json({"image": image, "instruction": instruction, **words, **settings, "out": out})
+    else:
+        print(f"before: {trace.before}\nafter:  {trace.after}\n{out}")
+
+
+def embed(
+    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGES", help="Pictures.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="A text; may be given several times.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The .npz file to write.")] = None,
+    model: ModelName = "tiny",
+    json: AsJson = False,
+) -> None:
+    """Turn pictures and texts into vectors.
+
+    They are unit vectors of one space. The .npz file holds `images` and `texts` (float32, one row each) and their names.
+
+    \b
+    Examples:
+      latentbridge embed a.png b.png --text "a red circle" --out vectors.npz
+      latentbridge embed --text "a sea animal" --json
+    """
+    images, texts = images or [], text or []
+    if not images and not texts:
+        raise UserError("There is nothing to embed; name pictures, or give texts with --text.")
+    if (out is None) == (not json):
+        raise UserError("Say where the vectors go: either --out vectors.npz or --json.")
+    for item in texts:
+        check_text("text", item)
+    if out:
+        check_out(out, (".npz",))
+    import numpy as np
+
+    from latentbridge.cli.output import print_json
+    from latentbridge.images import open_picture
+    from latentbridge.rundir import atomic_write
+
+    pictures = [open_picture(path) for path in images]
+    from latentbridge.models.checkpoint import load
+
+    embedder = load(model)
+    none = np.zeros((0, embedder.config.retrieval.embedding_size), dtype=np.float32)
+    of_images = np.concatenate([none, *(embedder.embed(images=picture)[None] for picture in pictures)])
+    of_texts = np.concatenate([none, *(embedder.embed(texts=item)[None] for item in texts)])
+    names = [str(path) for path in images]
+    if out:
+        with atomic_write(out) as temporary, temporary.open("wb") as file:
+            np.savez(file, images=of_images, texts=of_texts, image_names=np.array(names), text_names=np.array(texts))
+        print(f"{out}: {len(images)} pictures and {len(texts)} texts, {none.shape[1]} numbers each")
+    else:
+        document = {
+            "images": [{"image": n, "embedding": v.tolist()} for n, v in zip(names, of_images, strict=True)],
+            "texts": [{"text": t, "embedding": v.tolist()} for t, v in zip(texts, of_texts, strict=True)],
+        }
+        print_json(document)
+
+
+def loopback(
+    image: ImagePath,
+    rounds: Annotated[int, typer.Option("--rounds", help="How often to go round.")] = 4,
+    out: Annotated[Path | None, typer.Option("--out", help="A folder for the pictures and a sheet of them.")] = None,
+    seed: Seed = 7,
+    model: ModelName = "tiny",
+    json: AsJson = False,
+) -> None:
+    """Walk a picture through words and back.
+
+    Each round describes the picture and draws the description; the measures show what drifts.
+
+    \b
+    Examples:
+      latentbridge loopback in.png --rounds 4
+      latentbridge loopback in.png --out walk --json
+    """
+    check_at_least("--rounds", rounds, 1)
+    check_sampling(seed, steps=1, guidance=1.0)
+    if out:
+        check_folder(out)
+    import numpy as np
+
+    from latentbridge.cli.output import print_json, save_picture
+    from latentbridge.images import fit_square, open_picture
+
+    picture = open_picture(image)
+    from latentbridge.evaluation import loopback as walking
+    from latentbridge.models.checkpoint import load
+
+    walker = load(model)
+    hops = walking.loopback(walker, picture, rounds, seed)
+    if out:
+        for number, hop in enumerate(hops, start=1):
+            save_picture(hop.picture, out / f"round_{number}.png")
+        origin = fit_square(picture, walker.config.backbone.image_size_px)
+        save_picture(np.asarray(walking.draw_sheet([origin], [hops])), out / "sheet.png")
+    measures = ("words", "to_origin", "to_previous", "words_kept", "picture_kept")
+    if json:
+        told = [{name: getattr(hop, name) for name in measures} for hop in hops]
+        print_json({"image": image, "seed": seed, "rounds": told, "out": out})
+    else:
+        for number, hop in enumerate(hops, start=1):
+            print(f"{number}  likeness {hop.to_origin:.2f}  {hop.words}")
+        if out:
+            print(out / "sheet.png")

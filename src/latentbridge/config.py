@@ -1,0 +1,223 @@
+"""Every knob of a model and of a run, as frozen dataclasses; the standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from latentbridge.errors import UserError, unknown_name
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Sizes of a Qwen2-VL built from nothing; released weights bring their own config."""
+
+    hidden_size: int = 192
+    num_layers: int = 4
+    num_heads: int = 6
+    num_kv_heads: int = 2
+    intermediate_size: int = 512
+    vision_width: int = 192
+    vision_layers: int = 4
+    vision_heads: int = 6
+    patch_size_px: int = 8
+    merge_size: int = 2
+    image_size_px: int = 64
+    system_prompt: str = ""
+    """The ChatML system line; the tiny model has none, released Qwen2-VL uses "You are a helpful assistant."."""
+
+
+@dataclass(frozen=True)
+class AlignerConfig:
+    """The BiTransformer (spec 1.3). `d_model` equals the text encoder's width."""
+
+    d_model: int = 128
+    d_ff: int = 256
+    d_kv: int = 32
+    num_heads: int = 4
+    num_layers: int = 4
+    num_queries: int = 32
+    cross_layers: tuple[int, ...] = (0, 1, 2, 3)
+    num_buckets: int = 32
+    max_distance: int = 128
+    bidirectional: bool = True
+    """False makes self-attention causal: the ablation of the paper's section IV-H.2."""
+    dropout: float = 0.0
+    norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """The retrieval head (spec 1.4, 2.4)."""
+
+    num_image_queries: int = 16
+    num_text_queries: int = 16
+    embedding_size: int = 192
+    num_heads: int = 4
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The diffusion decoder: a HunyuanDiT over `grid` x `grid` image latents."""
+
+    width: int = 192
+    num_layers: int = 6
+    """Even: HunyuanDiT2DModel pairs its layers with skip connections."""
+    num_heads: int = 3
+    grid: int = 8
+    num_train_timesteps: int = 1000
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The linear patch autoencoder: `patch_px` squared RGB pixels become `channels` numbers."""
+
+    patch_px: int = 8
+    channels: int = 64
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One unified model."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    aligner: AlignerConfig = AlignerConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    text_encoder_layers: int = 2
+    text_length: int = 32
+    """Positions of the decoder's text slot; texts are padded to it, and padding is encoded like any token."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Muon for the hidden matrices, AdamW for the rest; linear warm-up, then constant, then linear decay to zero."""
+
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    muon_lr: float = 5e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    decay_fraction: float = 0.4
+    """Share of the run, at its end, over which the learning rate falls to zero."""
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What a stage is fed and how its terms weigh; a stage reads the fields its docstring names."""
+
+    kind: Literal["pretrain_decoder", "pretrain_backbone", "sft", "align"]
+    drawings: float = 0.0
+    """Share of samples from the drawings world; 0 needs no downloaded data."""
+    freeze_text_encoder_after: int = 0
+    """Step from which the text encoder stands still, so that alignment has a fixed target; 0 means never."""
+    lora_rank: int = 0
+    """0 trains all backbone weights; otherwise peft adapters of this rank."""
+    beta_schedule: Literal["none", "step", "linear", "cosine", "ladder"] = "linear"
+    diffusion_weight: float = 0.0
+    distillation_weight: float = 1.0
+    retrieval_weight: float = 0.0
+    manifest: str = ""
+    """A user's own data (JSONL), mixed in at half of the samples where given."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A complete run: what is trained, on what, for how long, from where."""
+
+    name: str
+    stage: StageConfig
+    steps: int
+    batch_size: int
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    init: tuple[tuple[str, str], ...] = ()
+    """(part of the model, run folder or model folder it starts from) pairs; the part "" is the whole model."""
+    seed: int = 0
+    bf16: bool = True
+    """Mixed precision by autocast; on CPUs with AMX it halves the time of a step."""
+    log_every: int = 20
+    checkpoint_every: int = 200
+    threads: int = 0
+    """CPU threads; 0 takes all. Results are bitwise reproducible at one count only."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+    """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
+    hints = typing.get_type_hints(kind)
+    fields = {f.name for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    for name in values:
+        if name not in fields:
+            raise unknown_name(f"key in {kind.__name__}", name, fields)
+    return kind(**{name: _convert(hints[name], value, name) for name, value in values.items()})
+
+
+def with_overrides(config: ConfigT, overrides: list[str]) -> ConfigT:
+    """A copy with `key.subkey=value` strings applied; raises UserError for unknown keys and values of the wrong type."""
+    for override in overrides:
+        path, found, text = override.partition("=")
+        if not found:
+            raise UserError(f"An override has the form key=value, not {override!r}.")
+        config = _replaced(config, path.split("."), text)
+    return config
+
+
+def _replaced(config: Any, path: list[str], text: str) -> Any:
+    name, *rest = path
+    fields = {f.name for f in dataclasses.fields(config)}
+    if name not in fields:
+        raise unknown_name("key", name, fields)
+    if rest:
+        return dataclasses.replace(config, **{name: _replaced(getattr(config, name), rest, text)})
+    hint = typing.get_type_hints(type(config))[name]
+    if dataclasses.is_dataclass(hint):
+        raise UserError(
+            f"{name!r} is a group of keys; set one of them, for example {name}.{dataclasses.fields(hint)[0].name}=..."
+        )
+    try:
+        value = (
+            text
+            if hint is str or typing.get_origin(hint) is Literal
+            else json.loads(text.lower() if hint is bool else text)
+        )
+    except json.JSONDecodeError:
+        raise UserError(f"{text!r} is not a value for {name!r}, which takes {_words(hint)}.") from None
+    return dataclasses.replace(config, **{name: _convert(hint, value, name)})
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value)
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(inner, item, name) for item in value)
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise unknown_name(f"value for {name}", str(value), typing.get_args(hint))
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, (type, types.UnionType)) and (
+        not isinstance(value, hint) or (hint is int and isinstance(value, bool))
+    ):
+        raise UserError(f"{value!r} is not a value for {name!r}, which takes {_words(hint)}.")
+    return value
+
+
+def _words(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(hint, "a list" if typing.get_origin(hint) is tuple else str(hint))

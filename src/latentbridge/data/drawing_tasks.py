@@ -1,0 +1,99 @@
+"""Conversations about real drawings: naming, describing, asking, rewriting and editing, every reply exact."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from latentbridge import prompts
+from latentbridge.data.composer import (
+    SpriteBank,
+    ask_composition,
+    caption_composition,
+    compose,
+    render_composition,
+)
+from latentbridge.data.drawings import FORTY_CONCEPTS, Drawing, Drawings, describe_drawing, with_article
+from latentbridge.data.language import caption_request
+from latentbridge.data.scenes import BACKGROUNDS
+from latentbridge.types import Conversation
+
+GROUNDS = tuple(BACKGROUNDS)
+_QUESTIONS_EACH = 3
+
+
+def drawable_drawings(drawings: Drawings) -> list[Drawing]:
+    """The training drawings of the forty concepts the decoder learns to draw."""
+    return [drawing for drawing in drawings.split("train") if drawing.label in FORTY_CONCEPTS]
+
+
+def show(drawings: Drawings, drawing: Drawing, ground: str) -> np.ndarray:
+    """A drawing on a background of the `shapes` world: uint8 [64, 64, 3]."""
+    return drawings.on_background(drawing.index, BACKGROUNDS[ground])
+
+
+def converse_drawing(
+    drawings: Drawings, bank: SpriteBank, drawable: list[Drawing], rng: np.random.Generator
+) -> Conversation:
+    """A conversation of a random kind about training drawings."""
+    kind = rng.random()
+    if kind < 0.40:
+        return name_drawing(drawings, rng)
+    if kind < 0.65:
+        return look_at_composition(drawings, bank, rng)
+    if kind < 0.85:
+        return draw_drawing(drawable, rng)
+    return redraw_drawing(drawings, drawable, rng)
+
+
+def name_drawing(drawings: Drawings, rng: np.random.Generator) -> Conversation:
+    """One drawing named and described, in either order."""
+    known = drawings.split("train")
+    drawing, ground = known[rng.integers(len(known))], _ground(rng)
+    turns = [(prompts.NAME_REQUEST, drawing.label), (caption_request(rng), describe_drawing(drawing, ground))]
+    return Conversation(tuple(turns[i] for i in rng.permutation(2)), show(drawings, drawing, ground))
+
+
+def look_at_composition(drawings: Drawings, bank: SpriteBank, rng: np.random.Generator) -> Conversation:
+    """Drawings beside each other, described and asked about, in any order."""
+    composition = compose(rng, bank)
+    turns = [(caption_request(rng), caption_composition(composition))]
+    for _ in range(_QUESTIONS_EACH):
+        question, answer, _ = ask_composition(composition, bank, rng)
+        turns.append((question, answer))
+    order = rng.permutation(len(turns))
+    return Conversation(tuple(turns[i] for i in order), render_composition(composition, drawings))
+
+
+def draw_drawing(drawable: list[Drawing], rng: np.random.Generator) -> Conversation:
+    """A prompt that names a concept, completed with a hand and a background."""
+    drawing, ground = drawable[rng.integers(len(drawable))], _ground(rng)
+    noun = drawing.label if rng.random() < 0.3 else with_article(drawing.label)
+    style = f", {drawing.style}" if rng.random() < 0.3 else ""
+    place = f" on {ground}" if rng.random() < 0.3 else ""
+    opening = ("", "", "draw ", "a picture of ", "a photo of ")[rng.integers(5)]
+    request = prompts.draw_request(f"{opening}{noun}{style}{place}")
+    return Conversation(((request, prompts.drawable(describe_drawing(drawing, ground))),))
+
+
+def redraw_drawing(drawings: Drawings, drawable: list[Drawing], rng: np.random.Generator) -> Conversation:
+    """A drawing edited: another background, or another concept by the same hand."""
+    drawing, ground = drawable[rng.integers(len(drawable))], _ground(rng)
+    picture = show(drawings, drawing, ground)
+    same_hand = [other for other in drawable if other.style == drawing.style and other.label != drawing.label]
+    if rng.random() < 0.5:
+        target = describe_drawing(drawing, new := _other_ground(ground, rng))
+        instruction = (f"make the background {new}", f"change the background to {new}")[rng.integers(2)]
+    else:
+        other = same_hand[rng.integers(len(same_hand))]
+        target = describe_drawing(other, ground)
+        instruction = f"replace the {drawing.label} with {with_article(other.label)}"
+    return Conversation(((prompts.edit_request(instruction), prompts.drawable(target)),), picture)
+
+
+def _ground(rng: np.random.Generator) -> str:
+    return GROUNDS[rng.integers(len(GROUNDS))]
+
+
+def _other_ground(ground: str, rng: np.random.Generator) -> str:
+    others = [name for name in GROUNDS if name != ground]
+    return others[rng.integers(len(others))]

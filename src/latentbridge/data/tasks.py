@@ -1,0 +1,66 @@
+"""Conversations about scenes: what stage 1 learns from. A sample is a conversation with every reply exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from latentbridge import prompts
+from latentbridge.data.language import ask, caption_request, describe, edit, paraphrase, partial_prompt, reasoning_chain
+from latentbridge.data.render import render
+from latentbridge.data.scenes import Scene, Split, split_of
+from latentbridge.types import Conversation
+
+
+@dataclass(frozen=True)
+class TaskMix:
+    """Shares of the kinds of conversation; they need not sum to one."""
+
+    look: float = 0.55
+    """A picture with a description and questions, in any order."""
+    reason: float = 0.10
+    draw: float = 0.15
+    edit: float = 0.20
+
+
+def converse(scene: Scene, rng: np.random.Generator, mix: TaskMix) -> Conversation:
+    """A conversation of a random kind about a scene."""
+    kinds = (look, reason, draw, redraw)
+    weights = np.array([mix.look, mix.reason, mix.draw, mix.edit])
+    return kinds[rng.choice(len(kinds), p=weights / weights.sum())](scene, rng)
+
+
+def look(scene: Scene, rng: np.random.Generator) -> Conversation:
+    """The picture described and asked about: one description and three questions, in random order."""
+    turns = [(caption_request(rng), describe(scene))]
+    for _ in range(3):
+        question = ask(scene, rng)
+        turns.append((question.text, question.answer))
+    order = rng.permutation(len(turns))
+    return Conversation(tuple(turns[i] for i in order), render(scene))
+
+
+def reason(scene: Scene, rng: np.random.Generator) -> Conversation:
+    """A question answered by a worked chain (R1 distillation)."""
+    question = ask(scene, rng)
+    return Conversation(((prompts.reasoned(question.text), reasoning_chain(scene, question)),), render(scene))
+
+
+def draw(scene: Scene, rng: np.random.Generator) -> Conversation:
+    """A prompt rewritten as a full description: half the prompts say everything, half leave things open."""
+    prompt = (
+        describe(scene) if rng.random() < 0.1 else (paraphrase if rng.random() < 0.45 else partial_prompt)(scene, rng)
+    )
+    return Conversation(((prompts.draw_request(prompt), prompts.drawable(describe(scene))),))
+
+
+def redraw(scene: Scene, rng: np.random.Generator) -> Conversation:
+    """An edit instruction answered by the description of the edited picture; the target stays in the scene's split."""
+    wanted: Split = split_of(scene)
+    change = edit(scene, rng)
+    while wanted == "train" and split_of(change.target) == "test_pairs":
+        change = edit(scene, rng)
+    return Conversation(
+        ((prompts.edit_request(change.instruction), prompts.drawable(describe(change.target))),), render(scene)
+    )

@@ -1,0 +1,61 @@
+"""Pictures to image latents and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from latentbridge.config import AutoencoderConfig
+
+
+class PatchAutoencoder(nn.Module):
+    """A linear autoencoder of non-overlapping patches: principal components, each scaled by the root of its spread.
+
+    Fitted in closed form, so it costs seconds and has no training noise. Scaling by the square root keeps some of the
+    components' natural order (coarse before fine along the diffusion path) while no component drowns in the noise.
+    Pictures are float [b, 3, h, w] in [-1, 1]; image latents are [b, channels, h / patch, w / patch], unit spread overall.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.patch_px = config.patch_px
+        size = 3 * config.patch_px**2
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("basis", torch.eye(size)[:, : config.channels].contiguous())
+        self.register_buffer("scale", torch.ones(config.channels))
+
+    @torch.no_grad()
+    def fit(self, pictures: Tensor) -> None:
+        """Set mean, basis and scale from float [n, 3, h, w] pictures."""
+        patches = self._patches(pictures).flatten(0, 2).double()
+        mean = patches.mean(dim=0)
+        spread, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))
+        channels = self.scale.numel()
+        basis = vectors.flip(1)[:, :channels]
+        basis = basis * basis[basis.abs().argmax(dim=0), torch.arange(channels)].sign()
+        deviation = spread.flip(0)[:channels].clamp_min(1e-8).sqrt()
+        overall = deviation.mean().sqrt()
+        self.mean.copy_(mean)
+        self.basis.copy_(basis)
+        self.scale.copy_(1 / (deviation.sqrt() * overall))
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Image latents [b, channels, h / patch, w / patch] of float [b, 3, h, w] pictures in [-1, 1]."""
+        latents = ((self._patches(pictures) - self.mean) @ self.basis) * self.scale
+        return latents.movedim(-1, 1).contiguous()
+
+    def decode(self, image_latents: Tensor) -> Tensor:
+        """Pictures [b, 3, h, w], not clamped, of image latents."""
+        patches = (image_latents.movedim(1, -1) / self.scale) @ self.basis.T + self.mean
+        b, rows, columns, _ = patches.shape
+        p = self.patch_px
+        return patches.view(b, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(b, 3, rows * p, columns * p)
+
+    def _patches(self, pictures: Tensor) -> Tensor:
+        b, c, h, w = pictures.shape
+        p = self.patch_px
+        return pictures.view(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, h // p, w // p, c * p * p)

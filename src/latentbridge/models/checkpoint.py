@@ -1,0 +1,90 @@
+"""Model folders: `config.json`, `model.safetensors` and the tokenizer; safetensors only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from latentbridge.config import ModelConfig, from_dict, to_dict
+from latentbridge.errors import UserError
+from latentbridge.models.unified import Model
+from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.rng import torch_rng
+from latentbridge.rundir import atomic_write, write_json
+
+ASSETS = Path(str(files("latentbridge"))) / "assets"
+TINY = ASSETS / "tiny"
+
+
+def new_model(config: ModelConfig, seed: int) -> Model:
+    """A model with random weights that depend on nothing but config and seed, and the tiny tokenizer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=torch_rng(seed, "weights"))))
+        return Model(config, load_tokenizer(ASSETS / "tokenizer")).eval()
+
+
+def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a model folder; `dtype` rounds the weights, for shipping. The config is written last, so a folder with one is whole."""
+    model.backbone.tokenizer.save_pretrained(folder)
+    weights = {
+        name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in unique_state(model).items()
+    }
+    with atomic_write(folder / "model.safetensors") as temporary:
+        save_file(weights, temporary, metadata={"format": "pt"})
+    write_json(folder / "config.json", to_dict(model.config))
+
+
+def load(source: str | Path) -> Model:
+    """The model called `source`: "tiny" (ships with the package), a run folder or a model folder."""
+    return load_model(TINY if str(source) == "tiny" else Path(source))
+
+
+def load_model(folder: Path) -> Model:
+    """The model saved in a folder (or in a run folder's `model/`); raises UserError where anything is missing or does not fit."""
+    folder = folder / "model" if (folder / "model" / "config.json").exists() else folder
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} holds no model (no config.json); give a model folder, a run folder or 'tiny'.")
+    config = from_dict(ModelConfig, json.loads((folder / "config.json").read_text()))
+    with torch.random.fork_rng(devices=[]):
+        model = Model(config, load_tokenizer(folder))
+    load_parts(model, folder, [""])
+    return model.eval()
+
+
+def load_parts(model: Model, folder: Path, parts: Sequence[str]) -> None:
+    """Copy the tensors whose names start with one of `parts` from a model folder; every tensor of those parts must be there and fit."""
+    folder = folder / "model" if (folder / "model" / "config.json").exists() else folder
+    path = folder / "model.safetensors"
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"Cannot read {path} ({error}); train or download the model again.") from error
+    wanted = {name: tensor for name, tensor in unique_state(model).items() if name.startswith(tuple(parts))}
+    stored = {name: tensor for name, tensor in stored.items() if name.startswith(tuple(parts))}
+    odd = sorted(wanted.keys() ^ stored.keys()) or [name for name in wanted if wanted[name].shape != stored[name].shape]
+    if odd:
+        raise UserError(
+            f"{path} does not fit this model: {len(odd)} tensors are missing, unexpected or of another shape (first: {odd[0]})."
+        )
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(stored[name])
+
+
+def unique_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict with each tied tensor once, under its first name."""
+    seen: set[int] = set()
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        state[name] = tensor
+    return state

@@ -1,0 +1,262 @@
+"""The multimodal backbone: transformers' Qwen2-VL, unmodified, behind conversations and hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from latentbridge.config import BackboneConfig
+from latentbridge.types import Conversation, Picture
+
+Positions = Literal["mrope", "reference_1d"]
+IGNORED_LABEL = -100
+
+
+@dataclass
+class TokenBatch:
+    """Conversations as tensors, padded on one side."""
+
+    input_ids: Tensor
+    """int64 [b s]."""
+    attention_mask: Tensor
+    """int64 [b s]; 1 at real tokens."""
+    image_mask: Tensor
+    """bool [b s]; True at image tokens."""
+    labels: Tensor
+    """int64 [b s]; the token at assistant positions, -100 elsewhere."""
+    pixel_values: Tensor | None
+    """float32 [patches, 3 * temporal * patch * patch], all pictures one after another."""
+    image_grid_thw: Tensor | None
+    """int64 [pictures, 3]."""
+
+
+class QwenVL(nn.Module):
+    """Qwen2VLForConditionalGeneration with its tokenizer and image processor.
+
+    Position ids are M-RoPE's; `positions="reference_1d"` gives the sequential ids that OmniBridge's released model
+    falls back to once its heads are attached (spec 2.1 step 3).
+    """
+
+    def __init__(
+        self,
+        model: Qwen2VLForConditionalGeneration,
+        tokenizer: Qwen2Tokenizer,
+        image_processor: Qwen2VLImageProcessorPil,
+        system_prompt: str,
+        positions: Positions = "mrope",
+    ):
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.system_prompt = system_prompt
+        self.positions: Positions = positions
+        self.end_of_turn = token_id(tokenizer, "<|im_end|>")
+        self.padding = token_id(tokenizer, "<|endoftext|>")
+
+    @classmethod
+    def from_config(cls, config: BackboneConfig, tokenizer: Qwen2Tokenizer) -> QwenVL:
+        """A backbone built from nothing at the configured size."""
+        head_dim = config.hidden_size // config.num_heads
+        temporal = head_dim // 8
+        spatial = (head_dim // 2 - temporal) // 2
+        qwen = Qwen2VLConfig(
+            text_config={
+                "hidden_size": config.hidden_size,
+                "num_hidden_layers": config.num_layers,
+                "num_attention_heads": config.num_heads,
+                "num_key_value_heads": config.num_kv_heads,
+                "intermediate_size": config.intermediate_size,
+                "vocab_size": len(tokenizer),
+                "max_position_embeddings": 1024,
+                "tie_word_embeddings": True,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_section": [head_dim // 2 - 2 * spatial, spatial, spatial],
+                },
+                "bostoken_id": token_id(tokenizer, "<|endoftext|>"),
+                "eostoken_id": token_id(tokenizer, "<|im_end|>"),
+                "padtoken_id": token_id(tokenizer, "<|endoftext|>"),
+            },
+            vision_config={
+                "depth": config.vision_layers,
+                "embed_dim": config.vision_width,
+                "num_heads": config.vision_heads,
+                "hidden_size": config.hidden_size,
+                "mlp_ratio": 4,
+                "patch_size": config.patch_size_px,
+                "spatial_merge_size": config.merge_size,
+                "temporal_patch_size": 2,
+            },
+            imagetoken_id=token_id(tokenizer, "<|image_pad|>"),
+            videotoken_id=token_id(tokenizer, "<|video_pad|>"),
+            vision_starttoken_id=token_id(tokenizer, "<|vision_start|>"),
+            vision_endtoken_id=token_id(tokenizer, "<|vision_end|>"),
+            tie_word_embeddings=True,
+        )
+        area = config.image_size_px**2
+        processor = Qwen2VLImageProcessorPil(
+            patch_size=config.patch_size_px,
+            merge_size=config.merge_size,
+            size={"shortest_edge": area, "longest_edge": area},
+        )
+        model = Qwen2VLForConditionalGeneration._from_config(qwen, attn_implementation="sdpa")
+        return cls(model, tokenizer, processor, config.system_prompt)
+
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        return self.model.lm_head.in_features
+
+    def tokenize(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        open_ended: bool = False,
+        pad: Literal["left", "right"] = "right",
+    ) -> TokenBatch:
+        """Conversations as a padded batch; `open_ended` leaves out each last reply, so that the model continues there."""
+        pictures = [c.picture for c in conversations if c.picture is not None]
+        pixel_values, grid = self._process(pictures) if pictures else (None, None)
+        token_counts = iter(
+            (grid.prod(dim=1) // self.image_processor.merge_size**2).tolist() if grid is not None else []
+        )
+        rows = [self._tokens(c, next(token_counts) if c.picture is not None else 0, open_ended) for c in conversations]
+        length = max(len(ids) for ids, _ in rows)
+        input_ids = torch.full((len(rows), length), self.padding)
+        labels = torch.full((len(rows), length), IGNORED_LABEL)
+        attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
+        for row, (ids, row_labels) in enumerate(rows):
+            place = slice(0, len(ids)) if pad == "right" else slice(length - len(ids), length)
+            input_ids[row, place] = torch.tensor(ids)
+            labels[row, place] = torch.tensor(row_labels)
+            attention_mask[row, place] = 1
+        image_mask = input_ids == self.model.config.imagetoken_id
+        return TokenBatch(input_ids, attention_mask, image_mask, labels, pixel_values, grid)
+
+    def hidden(self, batch: TokenBatch) -> Tensor:
+        """Last-layer states after the final norm: [b s d]."""
+        return self.model.model(**self._inputs(batch), use_cache=False).last_hidden_state
+
+    def picture_tokens(self, pictures: Sequence[Picture]) -> Tensor:
+        """What the vision tower hands to the language model for pictures of one size: [b tokens d]."""
+        pixel_values, grid = self._process(pictures)
+        features = self.model.model.get_image_features(pixel_values, grid).pooler_output  # pyright: ignore
+        return torch.stack(list(cast(Sequence[Tensor], features)))
+
+    def language_loss(self, batch: TokenBatch) -> Tensor:
+        """Mean next-token cross-entropy over the labelled positions."""
+        hidden = self.hidden(batch)[:, :-1]
+        targets = batch.labels[:, 1:]
+        chosen = targets != IGNORED_LABEL
+        logits = self.model.lm_head(hidden[chosen])
+        return nn.functional.cross_entropy(logits.float(), targets[chosen])
+
+    @torch.no_grad()
+    def reply(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> list[str]:
+        """The model's reply to each conversation; greedy, or sampled at `temperature` with one generator a conversation."""
+        batch = self.tokenize(conversations, open_ended=True, pad="left")
+        inputs = self._inputs(batch)
+        position_ids = inputs.pop("position_ids")
+        next_position = position_ids.amax(dim=(0, 2)) + 1
+        finished = torch.zeros(len(conversations), dtype=torch.bool)
+        mask, cache, tokens = batch.attention_mask, None, []
+        step_inputs = {**inputs, "position_ids": position_ids}
+        for _ in range(max_tokens):
+            output = self.model.model(**step_inputs, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            logits = self.model.lm_head(output.last_hidden_state[:, -1]).float()
+            chosen = _choose(logits, temperature, generators)
+            chosen = torch.where(finished, self.padding, chosen)
+            finished |= chosen == self.end_of_turn
+            tokens.append(chosen)
+            if bool(finished.all()):
+                break
+            mask = torch.cat([mask, mask.new_ones(len(conversations), 1)], dim=1)
+            step_inputs = {
+                "input_ids": chosen[:, None],
+                "attention_mask": mask,
+                "position_ids": next_position[None, :, None].expand(3, -1, 1),
+            }
+            next_position = next_position + 1
+        rows = torch.stack(tokens, dim=1).tolist()
+        return [self._decode(row) for row in rows]
+
+    def _decode(self, row: list[int]) -> str:
+        end = row.index(self.end_of_turn) if self.end_of_turn in row else len(row)
+        return str(self.tokenizer.decode([token for token in row[:end] if token != self.padding]))
+
+    def _inputs(self, batch: TokenBatch) -> dict:
+        inputs = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            "position_ids": self._position_ids(batch),
+            "mm_token_type_ids": batch.image_mask.int(),
+        }
+        if batch.pixel_values is not None:
+            inputs |= {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
+        return inputs
+
+    def _position_ids(self, batch: TokenBatch) -> Tensor:
+        if self.positions == "reference_1d" or batch.image_grid_thw is None:
+            sequential = (batch.attention_mask.cumsum(dim=1) - 1).clamp_min(0)
+            return sequential.expand(3, -1, -1)
+        return self.model.model.get_rope_index(
+            batch.input_ids,  # pyright: ignore[reportArgumentType]
+            mm_token_type_ids=batch.image_mask.int(),  # pyright: ignore[reportArgumentType]
+            image_grid_thw=batch.image_grid_thw,  # pyright: ignore[reportArgumentType]
+            attention_mask=batch.attention_mask,
+        )[0]
+
+    def _process(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+        processed = self.image_processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
+        return processed["pixel_values"], processed["image_grid_thw"]
+
+    def _tokens(self, conversation: Conversation, image_tokens: int, open_ended: bool) -> tuple[list[int], list[int]]:
+        ids: list[int] = []
+        labels: list[int] = []
+        before = f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n" if self.system_prompt else ""
+        image = f"<|vision_start|>{'<|image_pad|>' * image_tokens}<|vision_end|>" if image_tokens else ""
+        for index, (user, assistant) in enumerate(conversation.turns):
+            question = self._encode(f"{before}<|im_start|>user\n{image}{user}<|im_end|>\n<|im_start|>assistant\n")
+            answer = [*self._encode(assistant), self.end_of_turn]
+            ids += question
+            labels += [IGNORED_LABEL] * len(question)
+            if not (open_ended and index == len(conversation.turns) - 1):
+                ids += answer
+                labels += answer
+            before, image = "\n", ""
+        return ids, labels
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Generator] | None) -> Tensor:
+    if temperature == 0.0:
+        return logits.argmax(dim=-1)
+    assert generators is not None, "sampling needs one generator a conversation"
+    probabilities = (logits / temperature).softmax(dim=-1)
+    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
+    return torch.cat(drawn)
+
+
+def token_id(tokenizer: Qwen2Tokenizer, token: str) -> int:
+    """The id of a special token that must exist."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int), token
+    return found

@@ -1,0 +1,30 @@
+"""What the model is asked, word for word; training data and inference share these."""
+
+from __future__ import annotations
+
+IMG_START, IMG_END = "<img>", "</img>"
+"""Special tokens around a rewritten caption that is meant to be drawn (spec 2.2 step 3)."""
+
+CAPTION_REQUEST = "Describe the picture."
+NAME_REQUEST = "What is this?"
+REASONING_REQUEST = "Think step by step."
+
+
+def draw_request(prompt: str) -> str:
+    """Asks for a prompt to be rewritten as a complete description to draw."""
+    return f"Draw: {prompt}"
+
+
+def edit_request(instruction: str) -> str:
+    """Asks for the description of the picture after an edit; the picture comes first."""
+    return f"Edit: {instruction}"
+
+
+def drawable(description: str) -> str:
+    """A description marked as meant to be drawn."""
+    return f"{IMG_START}{description}{IMG_END}"
+
+
+def reasoned(question: str) -> str:
+    """Asks for a worked answer instead of a short one."""
+    return f"{question} {REASONING_REQUEST}"

@@ -1,0 +1,43 @@
+"""Named complete runs. A recipe is one `RunConfig`; a variant is a `replace` over another recipe."""
+
+from __future__ import annotations
+
+from latentbridge.config import OptimConfig, RunConfig, StageConfig
+from latentbridge.errors import unknown_name
+
+PRETRAIN_DECODER = RunConfig(
+    name="pretrain-decoder",
+    stage=StageConfig("pretrain_decoder", drawings=0.2, freeze_text_encoder_after=1500),
+    steps=4800,
+    batch_size=64,
+    optim=OptimConfig(lr=1e-3, muon_lr=5e-3, warmup_steps=50, ema_decay=0.999),
+    threads=1,
+)
+PRETRAIN_BACKBONE = RunConfig(
+    name="pretrain-backbone",
+    stage=StageConfig("pretrain_backbone"),
+    steps=900,
+    batch_size=64,
+    optim=OptimConfig(lr=1e-3, muon_lr=4e-3, warmup_steps=50, decay_fraction=0.1),
+    bf16=False,
+    threads=1,
+)
+SFT = RunConfig(
+    name="sft",
+    stage=StageConfig("sft", drawings=0.35),
+    steps=1500,
+    batch_size=64,
+    optim=OptimConfig(lr=1e-3, muon_lr=4e-3, warmup_steps=50, decay_fraction=0.5),
+    init=(("backbone.", "runs/pretrain-backbone"),),
+    bf16=False,
+    threads=1,
+)
+
+RECIPES: dict[str, RunConfig] = {recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT)}
+
+
+def recipe(name: str) -> RunConfig:
+    """The recipe of that name; raises UserError with the nearest name."""
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]

@@ -1,0 +1,28 @@
+"""Random generators as a function of (seed, step, rank, purpose).
+
+Nothing in the library draws from a global generator, so a resumed run needs only
+the step to continue bit for bit, and two purposes never share a stream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def numpy_rng(seed: int, purpose: str, step: int = 0, rank: int = 0) -> np.random.Generator:
+    """A NumPy generator that depends on nothing but its arguments."""
+    return np.random.default_rng([seed, step, rank, crc32(purpose.encode())])
+
+
+def torch_rng(seed: int, purpose: str, step: int = 0, rank: int = 0) -> torch.Generator:
+    """A CPU torch generator that depends on nothing but its arguments."""
+    import torch
+
+    state = np.random.SeedSequence([seed, step, rank, crc32(purpose.encode())]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))

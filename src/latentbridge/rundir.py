@@ -1,0 +1,79 @@
+"""What a run leaves behind: resolved config, metrics, checkpoints; every file whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from latentbridge.errors import UserError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes `path` when the block ends well and vanishes when it does not."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix, delete=False) as file:
+            temporary = Path(file.name)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {path.parent} ({error.strerror}); choose a folder you may write to."
+        ) from error
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path} ({error.strerror or error}); free some space or choose another folder."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """`values` as indented JSON, written atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+class RunDir:
+    """The folder of one run: `config.json`, `metrics.jsonl`, `checkpoints/step_*/`, and the finished `model/`."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def model(self) -> Path:
+        """The folder the finished model is saved to."""
+        return self.path / "model"
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of `metrics.jsonl`; where a step was logged twice (before and after a resume) the later counts."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        return list({record["step"]: record for record in records}.values())
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint taken after `step` steps."""
+        return self.path / "checkpoints" / f"step_{step:07d}"
+
+    def newest_checkpoint(self) -> Path | None:
+        """The latest whole checkpoint; a folder counts once its `state.json`, written last, is there."""
+        whole = sorted(path.parent for path in self.path.glob("checkpoints/step_*/state.json"))
+        return whole[-1] if whole else None

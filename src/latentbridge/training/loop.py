@@ -1,0 +1,203 @@
+"""The one training loop: every stage of every model runs through `train`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from latentbridge.config import RunConfig, from_dict, to_dict
+from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import load_parts, new_model, save_model
+from latentbridge.models.unified import Model
+from latentbridge.rng import torch_rng
+from latentbridge.rundir import RunDir, write_json
+from latentbridge.training.optim import Average, make_optimizers, schedule
+from latentbridge.types import LossOutputs
+
+
+class Stage(Protocol):
+    """What to move, what to feed, what to minimise."""
+
+    def prepare(self, model: Model) -> None:
+        """One-time work before the first step that the weights then carry: closed-form fits, initialisations."""
+        ...
+
+    def trainable(self, name: str, step: int) -> bool:
+        """Whether the parameter of that name moves at that step."""
+        ...
+
+    def batch(self, model: Model, step: int) -> object:
+        """The batch of a step, a function of (seed, step) alone."""
+        ...
+
+    def loss(self, model: Model, batch: Any, rng: torch.Generator, heads: Any) -> LossOutputs:
+        """The loss; runs inside `Objective.forward`."""
+        ...
+
+    def attach(self, model: Model) -> nn.Module | None:
+        """Structure the stage adds, at the start and on every resume: adapters inside the model, and training-only heads to return."""
+        ...
+
+    def detach(self, model: Model) -> None:
+        """Take back what `attach` put inside the model, keeping what it learned."""
+        ...
+
+
+class Objective(nn.Module):
+    """Model, stage and training-only heads as one module whose forward is the loss, so that wrapping it wraps everything."""
+
+    def __init__(self, model: Model, stage: Stage):
+        super().__init__()
+        self.model = model
+        self.stage = stage
+        self.heads = stage.attach(model)
+
+    def forward(self, batch: object, rng: torch.Generator) -> LossOutputs:
+        return self.stage.loss(self.model, batch, rng, self.heads)
+
+
+def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False, progress: bool = True) -> Path:
+    """Run a stage to its end and return the finished model's folder; with `resume`, go on from the newest whole checkpoint.
+
+    A resumed run ends with the same weights, bit for bit, as one that was never stopped, on the same machine and thread count.
+    """
+    run = RunDir(folder)
+    checkpoint = run.newest_checkpoint()
+    if checkpoint and not resume:
+        raise UserError(f"{folder} already holds a run; add --resume to go on with it or choose another folder.")
+    if resume and (run.path / "config.json").exists():
+        stored = from_dict(RunConfig, json.loads((run.path / "config.json").read_text()))
+        if stored != config:
+            raise UserError(
+                f"{folder} was started with other settings; resume with the same recipe and --set values or choose another folder."
+            )
+    if resume and (run.model / "config.json").exists():
+        return run.model
+    write_json(run.path / "config.json", to_dict(config))
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+    model = new_model(config.model, config.seed)
+    for part, source in config.init:
+        load_parts(model, Path(source), [part])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if checkpoint is None:
+            stage.prepare(model)
+        objective = Objective(model, stage)
+    named = {name: p for name, p in objective.named_parameters() if stage.trainable(name, 0)}
+    for name, parameter in objective.named_parameters():
+        parameter.requires_grad_(name in named)
+    optimizers = make_optimizers(named, config.optim)
+    average = Average(named, config.optim.ema_decay)
+    start = _restore(checkpoint, objective, optimizers, average) if checkpoint else 0
+
+    moving = named
+    bar = tqdm(
+        range(start, config.steps),
+        initial=start,
+        total=config.steps,
+        desc=config.name,
+        disable=not progress,
+        mininterval=2,
+    )
+    began = time.perf_counter()
+    for step in bar:
+        moving = {name: p for name, p in moving.items() if stage.trainable(name, step)}
+        for name, parameter in named.items():
+            parameter.requires_grad_(name in moving)
+        share = schedule(step, config.steps, config.optim)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * share
+        outputs, norm = _step(objective, stage.batch(model, step), torch_rng(config.seed, "loss", step), moving, config)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        average.update(named, step)
+        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+            seconds = round(time.perf_counter() - began, 2)
+            run.log(
+                {
+                    "step": step + 1,
+                    "seconds": seconds,
+                    "samples": (step + 1) * config.batch_size,
+                    "grad_norm": norm,
+                    "lr": share,
+                    **outputs.parts,
+                }
+            )
+            bar.set_postfix({name: f"{value:.3f}" for name, value in outputs.parts.items()})
+        if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+            _save(run, step + 1, objective, optimizers, average)
+
+    with torch.no_grad():
+        for name, parameter in named.items():
+            parameter.copy_(average.weights[name])
+    stage.detach(model)
+    save_model(model, run.model)
+    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+    return run.model
+
+
+def _step(
+    objective: Objective, batch: object, rng: torch.Generator, moving: dict[str, nn.Parameter], config: RunConfig
+) -> tuple[LossOutputs, float]:
+    """Forward and backward. In bfloat16 attention is written out, because the CPU's fused kernel is ten times slower backward."""
+    attention = sdpa_kernel(SDPBackend.MATH) if config.bf16 else nullcontext()
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16), attention:
+        outputs = objective(batch, rng)
+    loss = cast(Tensor, outputs.loss)
+    if not torch.isfinite(loss):
+        raise UserError(
+            f"The loss of {config.name} became {loss.item()}; lower the learning rate and resume from the last checkpoint."
+        )
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(moving.values(), config.optim.clip_norm)
+    return outputs, round(float(norm), 4)
+
+
+def _save(
+    run: RunDir, step: int, objective: Objective, optimizers: list[torch.optim.Optimizer], average: Average
+) -> None:
+    folder = run.checkpoint(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: tensor.contiguous().clone() for name, tensor in objective.state_dict().items()},
+        folder / "objective.safetensors",
+    )
+    save_file(average.weights, folder / "average.safetensors")
+    for index, optimizer in enumerate(optimizers):
+        tensors = {
+            f"{key}.{name}": value.contiguous()
+            for key, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+        save_file(tensors, folder / f"optimizer_{index}.safetensors")
+    write_json(folder / "state.json", {"step": step})
+    for old in sorted(run.path.glob("checkpoints/step_*"))[:-2]:
+        (old / "state.json").unlink(missing_ok=True)
+        shutil.rmtree(old)
+
+
+def _restore(folder: Path, objective: Objective, optimizers: list[torch.optim.Optimizer], average: Average) -> int:
+    objective.load_state_dict(load_file(folder / "objective.safetensors"))
+    average.weights = load_file(folder / "average.safetensors")
+    for index, optimizer in enumerate(optimizers):
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in load_file(folder / f"optimizer_{index}.safetensors").items():
+            number, _, name = key.partition(".")
+            states.setdefault(int(number), {})[name] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": states, "param_groups": groups})
+    return int(json.loads((folder / "state.json").read_text())["step"])

@@ -1,0 +1,52 @@
+"""Optimisers and schedule: Muon for hidden matrices, AdamW for everything else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from latentbridge.config import OptimConfig
+
+_NOT_HIDDEN = ("embed", "lm_head", "shared", "relative_attention_bias", "proj_out", "heads.")
+"""Matrices that are tables or output layers, for which Muon is not meant (see torch.optim.Muon)."""
+
+
+def make_optimizers(named: dict[str, nn.Parameter], config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers over the parameters that move; the peak rate of each is kept as `peak_lr` in its groups."""
+    hidden = {name: p for name, p in named.items() if p.ndim == 2 and not any(word in name for word in _NOT_HIDDEN)}
+    rest = [p for name, p in named.items() if name not in hidden]
+    optimizers: list[torch.optim.Optimizer] = []
+    if hidden and config.muon_lr > 0:
+        muon = torch.optim.Muon(
+            hidden.values(), lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        optimizers.append(muon)
+    else:
+        rest = list(named.values())
+    if rest:
+        optimizers.append(torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def schedule(step: int, steps: int, config: OptimConfig) -> float:
+    """The share of the peak learning rate at a step: linear warm-up, constant, linear decay to zero at the end."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    left = (steps - step) / max(1.0, config.decay_fraction * steps)
+    return min(warm, left, 1.0)
+
+
+class Average:
+    """Exponential moving average of the weights that move (warm-up: decay grows as (1 + n) / (10 + n))."""
+
+    def __init__(self, named: dict[str, nn.Parameter], decay: float):
+        self.decay = decay
+        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in named.items()}
+
+    @torch.no_grad()
+    def update(self, named: dict[str, nn.Parameter], step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        targets = [p.detach() for p in named.values()]
+        torch._foreach_lerp_(list(self.weights.values()), targets, 1 - decay)

@@ -1,0 +1,22 @@
+"""The stages, by the name a recipe gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from latentbridge.config import RunConfig
+from latentbridge.training.loop import Stage
+from latentbridge.training.stages.pretrain_backbone import PretrainBackbone
+from latentbridge.training.stages.pretrain_decoder import PretrainDecoder
+from latentbridge.training.stages.sft import Sft
+
+STAGES: dict[str, Callable[[RunConfig], Stage]] = {
+    "pretrain_decoder": PretrainDecoder,
+    "pretrain_backbone": PretrainBackbone,
+    "sft": Sft,
+}
+
+
+def make_stage(config: RunConfig) -> Stage:
+    """The stage a run's config names."""
+    return STAGES[config.stage.kind](config)

@@ -1,0 +1,93 @@
+"""Pretraining of the backbone: the stand-in for what released Qwen2-VL weights bring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latentbridge.config import RunConfig
+from latentbridge.data.render import patch_owners, render
+from latentbridge.data.scenes import COLOURS, MAX_THINGS, SHAPES, SIZES, Scene, scenes
+from latentbridge.data.tasks import TaskMix, converse
+from latentbridge.models.qwen_vl import TokenBatch
+from latentbridge.models.unified import Model
+from latentbridge.rng import numpy_rng
+from latentbridge.types import LossOutputs
+
+_ATTRIBUTES = (SHAPES, tuple(COLOURS), SIZES)
+
+
+@dataclass
+class WarmupBatch:
+    """Conversations, and pictures with dense labels."""
+
+    conversations: TokenBatch
+    pictures: list[np.ndarray]
+    labels: Tensor
+    """int64 [3, b, patches]: shape, colour and size of the thing at each image token; 0 is background."""
+
+
+class PretrainBackbone:
+    """Language modelling with a vision warm-up on dense labels: what lies at each image token.
+
+    The labels are ones only a renderer has, so this stands in for a pretrained vision tower and is no part of the
+    method (spec trials, stage 1). The number of things grows over the run: one, then two, then four.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+
+    def prepare(self, model: Model) -> None:
+        pass
+
+    def attach(self, model: Model) -> nn.Module | None:
+        return nn.ModuleList(nn.Linear(model.backbone.width, len(names) + 1) for names in _ATTRIBUTES)
+
+    def detach(self, model: Model) -> None:
+        pass
+
+    def trainable(self, name: str, step: int) -> bool:
+        return name.startswith(("model.backbone.", "heads."))
+
+    def batch(self, model: Model, step: int) -> WarmupBatch:
+        rng = numpy_rng(self.config.seed, "pretrain backbone", step)
+        most = min(MAX_THINGS, 1 + 6 * step // self.config.steps)
+        drawn: list[Scene] = []
+        for scene in scenes("train", rng):
+            if len(scene.things) <= most:
+                drawn.append(scene)
+            if len(drawn) == self.config.batch_size:
+                break
+        talks = [converse(scene, rng, TaskMix()) for scene in drawn]
+        patch_px = self.config.model.backbone.patch_size_px * self.config.model.backbone.merge_size
+        labels = np.stack([_token_labels(scene, patch_px) for scene in drawn], axis=1)
+        return WarmupBatch(model.backbone.tokenize(talks), [render(scene) for scene in drawn], torch.from_numpy(labels))
+
+    def loss(self, model: Model, batch: WarmupBatch, rng: torch.Generator, heads: nn.ModuleList) -> LossOutputs:
+        language = model.backbone.language_loss(batch.conversations)
+        tokens = model.backbone.picture_tokens(batch.pictures)
+        dense = torch.stack(
+            [
+                nn.functional.cross_entropy(head(tokens).float().flatten(0, 1), labels.flatten())
+                for head, labels in zip(heads, batch.labels, strict=True)
+            ]
+        ).sum()
+        return LossOutputs(language + dense, {"language": float(language.detach()), "dense": float(dense.detach())})
+
+
+def _token_labels(scene: Scene, patch_px: int) -> np.ndarray:
+    """int64 [3, patches]: index + 1 of shape, colour and size at each image token, 0 where nothing lies."""
+    owners = patch_owners(scene, patch_px).flatten()
+    values = [
+        [0, *(names.index(value) + 1 for value in column)]
+        for names, column in zip(_ATTRIBUTES, _columns(scene), strict=True)
+    ]
+    return np.array(values)[:, owners + 1]
+
+
+def _columns(scene: Scene) -> tuple[list[str], list[str], list[str]]:
+    things = scene.things
+    return [t.shape for t in things], [t.colour for t in things], [t.size for t in things]

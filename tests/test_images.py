@@ -1,0 +1,229 @@
+"""Every kind of picture a user may hand in: made here, opened, and compared with values worked out by hand."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentbridge.errors import UserError
+from latentbridge.images import fit_square, open_picture
+
+RED = (255, 0, 0)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(height: int = 31, width: int = 37) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has no pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+# --- what is read ---
+
+
+def test_every_kind_of_source_gives_the_same_picture(tmp_path: Path):
+    pixels = noise()
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    for source in (path, str(path), path.read_bytes(), Image.open(path), pixels):
+        opened = open_picture(source)
+        assert opened.dtype == np.uint8
+        assert np.array_equal(opened, pixels)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF", "PPM"])
+def test_lossless_formats_keep_every_pixel(kind: str):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert np.array_equal(open_picture(encode(Image.fromarray(noise()), kind, **options)), noise())
+
+
+def test_grey_arrays_become_rgb_and_alpha_is_laid_on_white():
+    grey = np.array([[0, 200]], dtype=np.uint8)
+    assert open_picture(grey).tolist() == [[[0, 0, 0], [200, 200, 200]]]
+    rgba = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], dtype=np.uint8)
+    assert open_picture(rgba).tolist() == [[[255, 0, 0], [255, 255, 255], [204, 204, 204]]]
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    deep = np.array([[0, 257, 128 * 257, 65_535]], dtype=np.uint16)
+    for kind in ("PNG", "TIFF"):
+        assert open_picture(encode(Image.fromarray(deep), kind))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_sixteen_bit_pgm_is_scaled():
+    assert open_picture(b"P5 2 1 65535\n" + struct.pack(">HH", 65_535, 257))[0, :, 1].tolist() == [255, 1]
+
+
+def test_cmyk_is_converted():
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    assert open_picture(encode(cmyk, "TIFF"))[3, 3].tolist() == [255, 0, 0]
+    # JPEG rounds through its own colour space: 4 levels of 255.
+    assert np.abs(open_picture(encode(cmyk, "JPEG"))[3, 3].astype(int) - RED).max() <= 4
+
+
+def test_palette_with_a_transparent_entry_is_laid_on_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    assert open_picture(encode(image)).tolist() == [[[255, 0, 0], [0, 0, 255]]]
+    assert open_picture(encode(image, transparency=1)).tolist() == [[[255, 0, 0], [255, 255, 255]]]
+
+
+def test_grey_with_alpha_is_laid_on_white():
+    assert open_picture(encode(Image.new("LA", (1, 1), (0, 0)))).tolist() == [[[255, 255, 255]]]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_an_animation_gives_its_first_frame(kind: str):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "green")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert open_picture(data)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_exif_orientation_is_honoured():
+    stored = np.zeros((2, 3, 3), dtype=np.uint8)
+    stored[0, 0] = RED
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side: turn 90 degrees clockwise
+    opened = open_picture(encode(Image.fromarray(stored), exif=exif))
+    assert opened.shape == (3, 2, 3)
+    assert opened[0, 1].tolist() == [255, 0, 0]
+
+
+def test_one_pixel_is_a_picture():
+    assert open_picture(encode(Image.new("RGB", (1, 1), "red"))).tolist() == [[[255, 0, 0]]]
+
+
+def test_the_opened_picture_may_be_written_to():
+    open_picture(encode(Image.fromarray(noise())))[0, 0] = 0
+
+
+# --- what is refused ---
+
+
+def refusal(source: object) -> str:
+    with pytest.raises(UserError) as caught:
+        open_picture(source)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+def test_a_missing_file_a_folder_and_a_text_file_are_named(tmp_path: Path):
+    text = tmp_path / "notes.png"
+    text.write_text("not a picture at all")
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    assert "There is no picture" in refusal(tmp_path / "none.png")
+    assert "is a folder" in refusal(tmp_path)
+    assert "notes.png is not a picture" in refusal(text)
+    assert "empty.png is not a picture" in refusal(empty)
+    assert "is not a picture" in refusal(b"")
+
+
+def test_other_formats_are_not_even_tried():
+    assert "use PNG" in refusal(encode(Image.fromarray(noise()), "EPS"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "PPM", "WEBP"])
+def test_a_picture_cut_in_half_is_refused(kind: str):
+    data = encode(Image.fromarray(noise()), kind)
+    assert "broken or cut short" in refusal(data[: len(data) // 2])
+
+
+def test_a_lazy_pil_image_of_a_broken_file_is_refused():
+    data = encode(Image.fromarray(noise()))
+    assert "broken or cut short" in refusal(Image.open(BytesIO(data[: len(data) // 2])))
+
+
+@pytest.mark.parametrize("size", [(7_072, 7_072), (100_000, 100_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_huge_picture_is_refused_before_it_is_decoded(size: tuple[int, int]):
+    # There are no pixels behind the header, so decoding would complain of a broken file instead.
+    assert "more than 50 megapixels" in refusal(png_header(*size))
+
+
+def test_a_picture_below_the_limit_reaches_the_decoder():
+    assert "broken" in refusal(png_header(7_071, 7_071))
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((4, 4, 3)), "not float64"),
+        (np.zeros((4, 4, 3), dtype=np.int32), "not int32"),
+        (np.zeros((4, 4, 3), dtype=bool), "not bool"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), "is empty"),
+        (np.zeros((4, 4, 2), dtype=np.uint8), "not [4, 4, 2]"),
+        (np.zeros((2, 4, 4, 3), dtype=np.uint8), "not [2, 4, 4, 3]"),
+        (np.zeros(4, dtype=np.uint8), "not [4]"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(array: np.ndarray, words: str):
+    assert words in refusal(array)
+
+
+def test_other_things_are_refused():
+    assert "not int" in refusal(3)
+    assert "not NoneType" in refusal(None)
+    assert "is empty" in refusal(Image.new("RGB", (0, 5)))
+    assert "floating-point" in refusal(encode(Image.fromarray(np.zeros((2, 2), dtype=np.float32)), "TIFF"))
+    assert "32-bit" in refusal(encode(Image.fromarray(np.full((2, 2), 70_000, dtype=np.int32)), "TIFF"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+def test_damaged_bytes_give_a_picture_or_one_sentence():
+    rng = np.random.default_rng(11)
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM"):
+        whole = np.frombuffer(encode(Image.fromarray(noise(16, 16)), kind), dtype=np.uint8)
+        for _ in range(40):
+            damaged = whole.copy()
+            places = rng.integers(0, min(len(whole), 200), 3)
+            damaged[places] = rng.integers(0, 256, 3)
+            try:
+                assert open_picture(damaged.tobytes()).ndim == 3
+            except UserError as error:
+                assert str(error)
+
+
+# --- the square ---
+
+
+def test_a_fitting_picture_comes_back_as_it_is():
+    picture = noise(64, 64)
+    assert fit_square(picture, 64) is picture
+
+
+def test_a_wide_picture_is_centred_on_white():
+    fitted = fit_square(np.zeros((32, 128, 3), dtype=np.uint8), 64)
+    assert fitted.shape == (64, 64, 3)
+    assert (fitted[24:40] == 0).all()
+    assert (fitted[:24] == 255).all() and (fitted[40:] == 255).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (32, 32), (1, 5_000), (5_000, 1)])
+def test_small_and_thin_pictures_fill_the_square(shape: tuple[int, int]):
+    fitted = fit_square(np.zeros((*shape, 3), dtype=np.uint8), 64)
+    assert fitted.shape == (64, 64, 3)
+    assert fitted[31:33, 31:33].min() == 0
+    assert (fitted == 0).all() == (shape[0] == shape[1])
