@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -118,14 +119,14 @@ class StageConfig:
     kind: Literal["pretrain_decoder", "pretrain_backbone", "sft", "align"]
     drawings: float = 0.0
     """Share of samples from the drawings world; 0 needs no downloaded data."""
-    freeze_text_encoder_after: int = 0
-    """Step from which the text encoder stands still, so that alignment has a fixed target; 0 means never."""
     lora_rank: int = 0
     """0 trains all backbone weights; otherwise peft adapters of this rank."""
     beta_schedule: Literal["none", "step", "linear", "cosine", "ladder"] = "linear"
     diffusion_weight: float = 0.0
     distillation_weight: float = 1.0
     retrieval_weight: float = 0.0
+    items: int = 16384
+    """How many items the alignment set holds; their frozen features are cached on disk."""
     manifest: str = ""
     """A user's own data (JSONL), mixed in at half of the samples where given."""
 
@@ -150,6 +151,12 @@ class RunConfig:
     threads: int = 0
     """CPU threads; 0 takes all. Results are bitwise reproducible at one count only."""
 
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "seed": 0, "threads": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UserError(f"{name} is {getattr(self, name)}; it takes {bound} or more.")
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as plain JSON values."""
@@ -159,10 +166,15 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
     """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
     hints = typing.get_type_hints(kind)
-    fields = {f.name for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    if not isinstance(values, dict):
+        raise UserError(f"{values!r} cannot be read as {kind.__name__}, which is a group of keys: {', '.join(fields)}.")
     for name in values:
         if name not in fields:
             raise unknown_name(f"key in {kind.__name__}", name, fields)
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise UserError(f"{kind.__name__} needs a value for {name!r}; add the key.")
     return kind(**{name: _convert(hints[name], value, name) for name, value in values.items()})
 
 
@@ -181,6 +193,8 @@ def _replaced(config: Any, path: list[str], text: str) -> Any:
     fields = {f.name for f in dataclasses.fields(config)}
     if name not in fields:
         raise unknown_name("key", name, fields)
+    if rest and not dataclasses.is_dataclass(getattr(config, name)):
+        raise UserError(f"{name!r} is a single setting, so nothing follows it after a dot; write {name}=value.")
     if rest:
         return dataclasses.replace(config, **{name: _replaced(getattr(config, name), rest, text)})
     hint = typing.get_type_hints(type(config))[name]
@@ -202,15 +216,19 @@ def _replaced(config: Any, path: list[str], text: str) -> Any:
 def _convert(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_dict(hint, value)
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-        inner = typing.get_args(hint)[0]
-        return tuple(_convert(inner, item, name) for item in value)
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        if not isinstance(value, (list, tuple)) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
+            raise UserError(f"{value!r} is not a value for {name!r}, which takes {_words(hint)}.")
+        return tuple(_convert(kinds[0], item, name) for item in value)
     if typing.get_origin(hint) is Literal:
         if value not in typing.get_args(hint):
             raise unknown_name(f"value for {name}", str(value), typing.get_args(hint))
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{value!r} is not a value for {name!r}, which takes a finite number.")
     if isinstance(hint, (type, types.UnionType)) and (
         not isinstance(value, hint) or (hint is int and isinstance(value, bool))
     ):
@@ -220,4 +238,4 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 
 def _words(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return names.get(hint, "a list" if typing.get_origin(hint) is tuple else str(hint))
+    return names.get(hint, "a list such as [0, 1]" if typing.get_origin(hint) is tuple else str(hint))

@@ -25,6 +25,11 @@ def drawable(description: str) -> str:
     return f"{IMG_START}{description}{IMG_END}"
 
 
+def undrawable(reply: str) -> str:
+    """The description inside `<img>...</img>`, or the whole reply where the markers are missing; the inverse of `drawable`."""
+    return reply.partition(IMG_START)[2].partition(IMG_END)[0] or reply
+
+
 def reasoned(question: str) -> str:
     """Asks for a worked answer instead of a short one."""
     return f"{question} {REASONING_REQUEST}"

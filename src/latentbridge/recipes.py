@@ -7,8 +7,8 @@ from latentbridge.errors import unknown_name
 
 PRETRAIN_DECODER = RunConfig(
     name="pretrain-decoder",
-    stage=StageConfig("pretrain_decoder", drawings=0.2, freeze_text_encoder_after=1500),
-    steps=4800,
+    stage=StageConfig("pretrain_decoder", drawings=0.2),
+    steps=4500,
     batch_size=64,
     optim=OptimConfig(lr=1e-3, muon_lr=5e-3, warmup_steps=50, ema_decay=0.999),
     threads=1,
@@ -32,8 +32,22 @@ SFT = RunConfig(
     bf16=False,
     threads=1,
 )
+ALIGN = RunConfig(
+    name="align",
+    stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1),
+    steps=2500,
+    batch_size=128,
+    optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
+    init=(
+        ("backbone.", "runs/sft"),
+        ("text_encoder.", "runs/pretrain-decoder"),
+        ("decoder.", "runs/pretrain-decoder"),
+        ("autoencoder.", "runs/pretrain-decoder"),
+    ),
+    bf16=False,
+)
 
-RECIPES: dict[str, RunConfig] = {recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT)}
+RECIPES: dict[str, RunConfig] = {recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT, ALIGN)}
 
 
 def recipe(name: str) -> RunConfig:

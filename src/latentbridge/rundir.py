@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from safetensors import SafetensorError
+
 from latentbridge.errors import UserError
 
 
@@ -31,10 +33,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write {path} ({error.strerror or error}); free some space or choose another folder."
-        ) from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Cannot write {path} ({reason}); free some space or choose another folder.") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -59,8 +60,12 @@ class RunDir:
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+        with open(self.path / "metrics.jsonl", "a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line torn by a kill; end it, so that it spoils only itself
+                    file.write(b"\n")
+            file.write(json.dumps(record).encode() + b"\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of `metrics.jsonl`; where a step was logged twice (before and after a resume) the later counts."""

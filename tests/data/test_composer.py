@@ -127,7 +127,7 @@ def test_answers_are_true(drawn, bank):
         if kind == "count":
             plural = question.removeprefix("How many ").removesuffix(" are there?")
             singular = {v: k for k, v in countable().items()}[plural]
-            assert answer == ("no", "one", "two", "three", "four")[labels.count(singular)]
+            assert answer == str(labels.count(singular))
         elif kind == "presence":
             name = question.removeprefix("Is there ").rstrip("?").split(" ", 1)[1]
             assert answer == ("yes" if name in labels else "no")
@@ -145,7 +145,7 @@ def test_answers_are_true(drawn, bank):
             truth = {"left of": dx > 0, "right of": dx < 0, "above": dy > 0, "below": dy < 0}[match[2]]
             assert answer == ("yes" if truth else "no")
         elif kind == "colour":
-            name = question.removeprefix("What colour is the ").rstrip("?")
+            name = question.removeprefix("What color is the ").rstrip("?")
             assert composition.things[labels.index(name)].drawing.colours[0][0] == answer
     assert min(seen[kind] for kind in ("what", "place", "count", "colour", "relation", "presence")) > 30
 

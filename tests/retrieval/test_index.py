@@ -109,7 +109,11 @@ def test_a_saved_index_loads_memory_mapped_and_grows(tmp_path: Path) -> None:
     saved = compass()
     saved.add(["odd \u2028 name"], np.array([[0.0, -1.0]]))
     saved.save(tmp_path / "index")
-    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["items.jsonl", "manifest.json", "vectors.npy"]
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
+        "items.jsonl",
+        "manifest.json",
+        "vectors.npy",
+    ]
     index = Index.load(tmp_path / "index")
     assert isinstance(index.vectors, np.memmap)
     assert index.ids == saved.ids

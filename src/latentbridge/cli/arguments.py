@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from latentbridge.errors import UserError
+from latentbridge.errors import UserError, unknown_name
 
 ModelName = Annotated[str, typer.Option("--model", help='"tiny", a run folder or a model folder.')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -22,7 +22,14 @@ MAX_CHARACTERS = 1_000
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 50.0
 MAX_SEED = 2**63 - 1
+WORLDS = ("shapes", "drawings")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
+
+
+def check_world(world: str) -> None:
+    """Refuses a world that does not exist."""
+    if world not in WORLDS:
+        raise unknown_name("world", world, WORLDS)
 
 
 def check_text(kind: str, text: str) -> None:
@@ -54,7 +61,7 @@ def check_at_least(option: str, value: int, least: int) -> None:
 def check_out(path: Path, suffixes: tuple[str, ...]) -> None:
     """Refuses, before any work, a file that could not be written in the end."""
     if path.suffix.lower() not in suffixes:
-        raise UserError(f"--out {path} does not end in {' or '.join(suffixes)}; choose such a name.")
+        raise UserError(f"--out {path} does not end in {', '.join(suffixes)}; choose such a name.")
     if path.is_dir():
         raise UserError(f"--out {path} is a folder; give the name of a file in it.")
     check_folder(path.parent)

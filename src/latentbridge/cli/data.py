@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from latentbridge.cli.arguments import PICTURE_SUFFIXES, OutPicture, check_at_least, check_out
+from latentbridge.cli.arguments import PICTURE_SUFFIXES, OutPicture, check_at_least, check_out, check_world
 from latentbridge.errors import unknown_name
 
 app = typer.Typer(help="Build, check and look at data.", rich_markup_mode=None, no_args_is_help=True)
@@ -69,8 +69,7 @@ def sample(
       latentbridge data sample shapes --out sheet.png
       latentbridge data sample drawings --out sheet.png --count 40 --seed 3
     """
-    if world not in ("shapes", "drawings"):
-        raise unknown_name("world", world, ["shapes", "drawings"])
+    check_world(world)
     check_at_least("--count", count, 1)
     check_at_least("--seed", seed, 0)
     check_out(out, PICTURE_SUFFIXES)

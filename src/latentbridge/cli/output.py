@@ -16,7 +16,7 @@ from latentbridge.types import Picture
 
 def print_json(document: Any) -> None:
     """The one JSON document of a verb called with --json."""
-    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    print(json.dumps(document, indent=2, default=str))
 
 
 def save_picture(picture: Picture, path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from latentbridge.cli.arguments import AsJson, ModelName, check_folder, check_out
+from latentbridge.cli.arguments import AsJson, ModelName, check_at_least, check_folder, check_out, check_world
 from latentbridge.errors import UserError
 from latentbridge.recipes import RECIPES, recipe
 
@@ -48,26 +48,31 @@ def train(
 def evaluate(
     model: ModelName = "tiny",
     world: Annotated[str, typer.Option("--world", help='"shapes" or "drawings".')] = "shapes",
+    size: Annotated[int, typer.Option("--size", help="Size of the samples in per cent of the full ones.")] = 100,
     out: Annotated[Path | None, typer.Option("--out", help="The .json file to write the scores to.")] = None,
-    json: AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a model on held-out data.
 
     \b
     Examples:
       latentbridge eval
+      latentbridge eval --size 10
       latentbridge eval --model runs/trial --world drawings --out scores.json
     """
+    check_world(world)
+    check_at_least("--size", size, 1)
     if out:
         check_out(out, (".json",))
     from latentbridge.cli.output import print_json, score_lines
-    from latentbridge.evaluation.run import evaluate
+    from latentbridge.evaluation.run import World, evaluate
+    from latentbridge.models.checkpoint import load
     from latentbridge.rundir import write_json
 
-    scores = evaluate(model, world)
+    scores = evaluate(load(model), cast(World, world), size=size)
     if out:
         write_json(out, scores)
-    if json:
+    if as_json:
         print_json(scores)
     else:
         print("\n".join(score_lines(scores)))
@@ -86,12 +91,12 @@ def report(
     """
     if not run.is_dir():
         raise UserError(f"There is no run folder {run}; `latentbridge train` makes one.")
-    from latentbridge.evaluation.report import write_report
+    from latentbridge.evaluation.report import write_run_report
 
-    print(write_report(run))
+    print(write_run_report(run))
 
 
-def quickstart(out: OutFolder = Path("quickstart")) -> None:
+def quickstart(out: OutFolder = Path("quickstart"), model: ModelName = "tiny") -> None:
     """See everything at work, in five minutes.
 
     Understands, draws, edits, finds and loops on real pictures, and writes a report.
@@ -103,7 +108,7 @@ def quickstart(out: OutFolder = Path("quickstart")) -> None:
     check_folder(out)
     from latentbridge.quickstart import run_quickstart
 
-    run_quickstart(out)
+    run_quickstart(out, model)
 
 
 def reproduce(out: OutFolder = Path("runs")) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +24,8 @@ app = typer.Typer(help="Build an index of a folder of pictures.", rich_markup_mo
 INDEX_NAME = ".latentbridge-index"
 """Where a folder's index is kept unless --out says otherwise."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-_BATCH = 32
+_MODEL_FILE = "model.json"
+"""Beside an index's own files: which weights made its vectors."""
 
 
 @app.command()
@@ -45,8 +49,11 @@ def build(
     target = out or folder / INDEX_NAME
     check_folder(target)
     from latentbridge.models.checkpoint import load
+    from latentbridge.rundir import write_json
 
-    index = _build(folder, paths, load(model))
+    embedder = load(model)
+    index = _build(folder, paths, embedder)
+    write_json(target / _MODEL_FILE, {"sha256": _fingerprint(embedder)})
     index.save(target)
     print(f"{target}: {len(index):,} pictures")
 
@@ -58,7 +65,7 @@ def search(
     text: Annotated[str | None, typer.Option("--text", help="With --image: what should be different.")] = None,
     k: Annotated[int, typer.Option("-k", help="Number of results.")] = 10,
     model: ModelName = "tiny",
-    json: AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find pictures by words, a picture, or both.
 
@@ -80,24 +87,22 @@ def search(
     check_at_least("-k", k, 1)
     from latentbridge.cli.output import print_json
     from latentbridge.images import open_picture
-    from latentbridge.retrieval.index import Index, compose_query
+    from latentbridge.retrieval.index import Index
 
     stored = next((path for path in (source, source / INDEX_NAME) if (path / "manifest.json").is_file()), None)
     paths = [] if stored else _pictures_in(source)
     picture = open_picture(image) if image else None
     index = Index.load(stored) if stored else None
     from latentbridge.models.checkpoint import load
+    from latentbridge.search import search_index
 
     finder = load(model)
+    if stored and _built_with(stored) not in (None, _fingerprint(finder)):
+        raise UserError(f"{stored} was built with another model; build it again or name that model with --model.")
     if index is None:
         index = _build(source, paths, finder)
-    elif len(index) and index.metadata(index.ids[0]).get("model") != _fingerprint(finder):
-        raise UserError(f"{stored} was built with another model; build it again or name that model with --model.")
-    vector = finder.embed(texts=query) if picture is None else finder.embed(images=picture)
-    if text is not None:
-        vector = compose_query(vector, finder.embed(texts=text))
-    hits = index.search(vector, k)[0]
-    if json:
+    hits = search_index(finder, index, text=query, image=picture, but=text, k=k)
+    if as_json:
         asked = {"query": query, "image": image, "text": text}
         print_json({**asked, "hits": [{"id": hit.id, "score": round(hit.score, 6)} for hit in hits]})
     else:
@@ -119,25 +124,27 @@ def _build(folder: Path, paths: list[Path], model: Model) -> Index:
     from tqdm import tqdm
 
     from latentbridge.images import fit_square, open_picture
-    from latentbridge.retrieval.index import Index
+    from latentbridge.search import build_index
 
-    index = Index(model.config.retrieval.embedding_size)
-    size_px = model.config.backbone.image_size_px
-    entry = {"model": _fingerprint(model)}
-    with tqdm(total=len(paths), desc="indexing", disable=None) as bar:
-        for start in range(0, len(paths), _BATCH):
-            pictures: dict[str, Picture] = {}
-            for path in paths[start : start + _BATCH]:
-                try:
-                    pictures[path.relative_to(folder).as_posix()] = fit_square(open_picture(path), size_px)
-                except UserError as error:
-                    typer.echo(f"left out: {error}", err=True)
-            if pictures:
-                index.add(list(pictures), model.embed(images=list(pictures.values())), [entry] * len(pictures))
-            bar.update(len(paths[start : start + _BATCH]))
+    def read() -> Iterator[tuple[str, Picture]]:
+        for path in tqdm(paths, desc="indexing", disable=None):
+            try:
+                picture = fit_square(open_picture(path), model.config.backbone.image_size_px)
+            except UserError as error:
+                tqdm.write(f"left out: {error}", file=sys.stderr)
+            else:
+                yield path.relative_to(folder).as_posix(), picture
+
+    index = build_index(model, read())
     if not len(index):
         raise UserError(f"None of the {len(paths)} pictures in {folder} can be read; see the lines above.")
     return index
+
+
+def _built_with(index: Path) -> str | None:
+    """The fingerprint of the model that made an index; None where the index was saved from Python."""
+    path = index / _MODEL_FILE
+    return json.loads(path.read_text())["sha256"] if path.is_file() else None
 
 
 def _fingerprint(model: Model) -> str:

@@ -31,7 +31,7 @@ def understand(
     image: ImagePath,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.")] = CAPTION_REQUEST,
     model: ModelName = "tiny",
-    json: AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Describe a picture, or answer a question about it.
 
@@ -49,7 +49,7 @@ def understand(
     from latentbridge.models.checkpoint import load
 
     answer = load(model).understand(picture, question)
-    if json:
+    if as_json:
         print_json({"image": image, "question": question, "answer": answer})
     else:
         print(answer)
@@ -62,7 +62,7 @@ def generate(
     steps: Steps = 20,
     guidance: Guidance = 3.0,
     model: ModelName = "tiny",
-    json: AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw a picture from words.
 
@@ -80,7 +80,7 @@ def generate(
     painter = load(model)
     description = painter.rewrite(prompt, seed)
     save_picture(painter.generate(prompt, seed, steps=steps, guidance=guidance), out)
-    if json:
+    if as_json:
         settings = {"seed": seed, "steps": steps, "guidance": guidance}
         print_json({"prompt": prompt, "description": description, **settings, "out": out})
     else:
@@ -95,7 +95,7 @@ def edit(
     steps: Steps = 20,
     guidance: Guidance = 3.0,
     model: ModelName = "tiny",
-    json: AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Change a picture as told, and keep the rest.
 
@@ -115,7 +115,7 @@ def edit(
 
     trace = load(model).trace_edit(picture, instruction, seed, steps=steps, guidance=guidance)
     save_picture(trace.picture, out)
-    if json:
+    if as_json:
         settings = {"seed": seed, "steps": steps, "guidance": guidance}
         words = {"before": trace.before, "after": trace.after, "changed_share": round(float(trace.mask.mean()), 4)}
         print_json({"image": image, "instruction": instruction, **words, **settings, "out": out})
@@ -128,7 +128,7 @@ def embed(
     text: Annotated[list[str] | None, typer.Option("--text", help="A text; may be given several times.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The .npz file to write.")] = None,
     model: ModelName = "tiny",
-    json: AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn pictures and texts into vectors.
 
@@ -142,7 +142,7 @@ def embed(
     images, texts = images or [], text or []
     if not images and not texts:
         raise UserError("There is nothing to embed; name pictures, or give texts with --text.")
-    if (out is None) == (not json):
+    if (out is None) == (not as_json):
         raise UserError("Say where the vectors go: either --out vectors.npz or --json.")
     for item in texts:
         check_text("text", item)
@@ -180,7 +180,7 @@ def loopback(
     out: Annotated[Path | None, typer.Option("--out", help="A folder for the pictures and a sheet of them.")] = None,
     seed: Seed = 7,
     model: ModelName = "tiny",
-    json: AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Walk a picture through words and back.
 
@@ -212,7 +212,7 @@ def loopback(
         origin = fit_square(picture, walker.config.backbone.image_size_px)
         save_picture(np.asarray(walking.draw_sheet([origin], [hops])), out / "sheet.png")
     measures = ("words", "to_origin", "to_previous", "words_kept", "picture_kept")
-    if json:
+    if as_json:
         told = [{name: getattr(hop, name) for name in measures} for hop in hops]
         print_json({"image": image, "seed": seed, "rounds": told, "out": out})
     else:

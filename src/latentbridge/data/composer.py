@@ -198,10 +198,10 @@ def ask_composition(composition: Composition, bank: SpriteBank, rng: np.random.G
         return f"Where is the {thing.drawing.label}?", PLACES[thing.place], kind
     if kind == "count":
         label = _pick(rng, list(counts)) if rng.random() < 0.85 else _absent(composition, bank, rng)
-        return f"How many {countable()[label]} are there?", NUMBER_WORDS[counts.get(label, 0)], kind
+        return f"How many {countable()[label]} are there?", str(counts.get(label, 0)), kind
     if kind == "colour":
         drawing = _pick(rng, coloured).drawing
-        return f"What colour is the {drawing.label}?", drawing.colours[0][0], kind
+        return f"What color is the {drawing.label}?", drawing.colours[0][0], kind
     if kind == "relation":
         first, second = (unique[i] for i in rng.permutation(len(unique))[:2])
         wanted = bool(rng.random() < 0.5)

@@ -40,9 +40,7 @@ def converse_drawing(
         return name_drawing(drawings, rng)
     if kind < 0.65:
         return look_at_composition(drawings, bank, rng)
-    if kind < 0.85:
-        return draw_drawing(drawable, rng)
-    return redraw_drawing(drawings, drawable, rng)
+    return (draw_drawing if kind < 0.85 else redraw_drawing)(drawings, drawable, rng)[0]
 
 
 def name_drawing(drawings: Drawings, rng: np.random.Generator) -> Conversation:
@@ -64,30 +62,37 @@ def look_at_composition(drawings: Drawings, bank: SpriteBank, rng: np.random.Gen
     return Conversation(tuple(turns[i] for i in order), render_composition(composition, drawings))
 
 
-def draw_drawing(drawable: list[Drawing], rng: np.random.Generator) -> Conversation:
-    """A prompt that names a concept, completed with a hand and a background."""
+def draw_drawing(
+    drawings: Drawings, drawable: list[Drawing], rng: np.random.Generator
+) -> tuple[Conversation, np.ndarray]:
+    """A prompt that names a concept, completed with a hand and a background, and the picture that describes."""
     drawing, ground = drawable[rng.integers(len(drawable))], _ground(rng)
     noun = drawing.label if rng.random() < 0.3 else with_article(drawing.label)
     style = f", {drawing.style}" if rng.random() < 0.3 else ""
     place = f" on {ground}" if rng.random() < 0.3 else ""
     opening = ("", "", "draw ", "a picture of ", "a photo of ")[rng.integers(5)]
     request = prompts.draw_request(f"{opening}{noun}{style}{place}")
-    return Conversation(((request, prompts.drawable(describe_drawing(drawing, ground))),))
+    talk = Conversation(((request, prompts.drawable(describe_drawing(drawing, ground))),))
+    return talk, show(drawings, drawing, ground)
 
 
-def redraw_drawing(drawings: Drawings, drawable: list[Drawing], rng: np.random.Generator) -> Conversation:
-    """A drawing edited: another background, or another concept by the same hand."""
+def redraw_drawing(
+    drawings: Drawings, drawable: list[Drawing], rng: np.random.Generator
+) -> tuple[Conversation, np.ndarray]:
+    """A drawing edited (another background, or another concept by the same hand), and the picture after it."""
     drawing, ground = drawable[rng.integers(len(drawable))], _ground(rng)
     picture = show(drawings, drawing, ground)
-    same_hand = [other for other in drawable if other.style == drawing.style and other.label != drawing.label]
     if rng.random() < 0.5:
-        target = describe_drawing(drawing, new := _other_ground(ground, rng))
-        instruction = (f"make the background {new}", f"change the background to {new}")[rng.integers(2)]
+        target, target_ground = drawing, _other_ground(ground, rng)
+        opening = ("make the background", "change the background to")[rng.integers(2)]
+        instruction = f"{opening} {target_ground}"
     else:
-        other = same_hand[rng.integers(len(same_hand))]
-        target = describe_drawing(other, ground)
-        instruction = f"replace the {drawing.label} with {with_article(other.label)}"
-    return Conversation(((prompts.edit_request(instruction), prompts.drawable(target)),), picture)
+        same_hand = [other for other in drawable if other.style == drawing.style and other.label != drawing.label]
+        target, target_ground = same_hand[rng.integers(len(same_hand))], ground
+        instruction = f"replace the {drawing.label} with {with_article(target.label)}"
+    reply = prompts.drawable(describe_drawing(target, target_ground))
+    talk = Conversation(((prompts.edit_request(instruction), reply),), picture)
+    return talk, show(drawings, target, target_ground)
 
 
 def _ground(rng: np.random.Generator) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from latentbridge import prompts
 from latentbridge.data.language import ask, caption_request, describe, edit, paraphrase, partial_prompt, reasoning_chain
 from latentbridge.data.render import render
-from latentbridge.data.scenes import Scene, Split, split_of
+from latentbridge.data.scenes import Scene, split_of
 from latentbridge.types import Conversation
 
 
@@ -26,9 +26,11 @@ class TaskMix:
 
 def converse(scene: Scene, rng: np.random.Generator, mix: TaskMix) -> Conversation:
     """A conversation of a random kind about a scene."""
-    kinds = (look, reason, draw, redraw)
     weights = np.array([mix.look, mix.reason, mix.draw, mix.edit])
-    return kinds[rng.choice(len(kinds), p=weights / weights.sum())](scene, rng)
+    kind = rng.choice(len(weights), p=weights / weights.sum())
+    if kind < 2:
+        return (look, reason)[kind](scene, rng)
+    return (draw, redraw)[kind - 2](scene, rng)[0]
 
 
 def look(scene: Scene, rng: np.random.Generator) -> Conversation:
@@ -47,20 +49,18 @@ def reason(scene: Scene, rng: np.random.Generator) -> Conversation:
     return Conversation(((prompts.reasoned(question.text), reasoning_chain(scene, question)),), render(scene))
 
 
-def draw(scene: Scene, rng: np.random.Generator) -> Conversation:
-    """A prompt rewritten as a full description: half the prompts say everything, half leave things open."""
+def draw(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]:
+    """A prompt rewritten as a full description, and the scene it describes: half the prompts say everything, half leave things open."""
     prompt = (
         describe(scene) if rng.random() < 0.1 else (paraphrase if rng.random() < 0.45 else partial_prompt)(scene, rng)
     )
-    return Conversation(((prompts.draw_request(prompt), prompts.drawable(describe(scene))),))
+    return Conversation(((prompts.draw_request(prompt), prompts.drawable(describe(scene))),)), scene
 
 
-def redraw(scene: Scene, rng: np.random.Generator) -> Conversation:
-    """An edit instruction answered by the description of the edited picture; the target stays in the scene's split."""
-    wanted: Split = split_of(scene)
+def redraw(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]:
+    """An edit instruction answered by the description of the edited picture, and that target, which stays in the scene's split."""
     change = edit(scene, rng)
-    while wanted == "train" and split_of(change.target) == "test_pairs":
+    while split_of(scene) == "train" and split_of(change.target) == "test_pairs":
         change = edit(scene, rng)
-    return Conversation(
-        ((prompts.edit_request(change.instruction), prompts.drawable(describe(change.target))),), render(scene)
-    )
+    request, reply = prompts.edit_request(change.instruction), prompts.drawable(describe(change.target))
+    return Conversation(((request, reply),), render(scene)), change.target

@@ -114,7 +114,10 @@ def draw_sheet(pictures: Sequence[Picture], walks: Sequence[Sequence[Hop]]) -> I
     sheet = Image.new("RGB", (columns * cell_width + _SHEET_GAP_PX, len(walks) * cell_height + _SHEET_GAP_PX), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (picture, walk) in enumerate(zip(pictures, walks, strict=True)):
-        cells = [(picture, "", "the first picture"), *((h.picture, h.words, f"likeness {h.to_origin:.2f}") for h in walk)]
+        cells = [
+            (picture, "", "the first picture"),
+            *((h.picture, h.words, f"likeness {h.to_origin:.2f}") for h in walk),
+        ]
         for column, (image, words, note) in enumerate(cells):
             x, y = column * cell_width + _SHEET_GAP_PX, row * cell_height + _SHEET_GAP_PX
             enlarged = Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.NEAREST)

@@ -20,10 +20,11 @@ class Decoder(nn.Module):
     def __init__(self, transformer: HunyuanDiT2DModel, grid: int):
         super().__init__()
         self.transformer = transformer
-        config = transformer.config
-        size = grid // config.patch_size
+        sizes = dict(transformer.config)
+        self.clip_slot = (sizes["text_len"], sizes["cross_attention_dim"])
+        size = grid // sizes["patch_size"]
         cosine, sine = get_2d_rotary_pos_embed(
-            config.attention_head_dim, ((0, 0), (size, size)), (size, size), output_type="pt"
+            sizes["attention_head_dim"], ((0, 0), (size, size)), (size, size), output_type="pt"
         )
         self.register_buffer("rope_cosine", cosine, persistent=False)
         self.register_buffer("rope_sine", sine, persistent=False)
@@ -55,7 +56,7 @@ class Decoder(nn.Module):
     def forward(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         """The prediction [b c h w] for `noisy` [b c h w] at integer `timesteps` [b] under `condition` [b n d]."""
         b, n, _ = condition.shape
-        length, width = self.unused_text
+        length, width = self.clip_slot
         prediction = self.transformer(
             noisy,
             timesteps.to(torch.float32),

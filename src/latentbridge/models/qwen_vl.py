@@ -81,9 +81,9 @@ class QwenVL(nn.Module):
                     "rope_theta": 10000.0,
                     "mrope_section": [head_dim // 2 - 2 * spatial, spatial, spatial],
                 },
-                "bostoken_id": token_id(tokenizer, "<|endoftext|>"),
-                "eostoken_id": token_id(tokenizer, "<|im_end|>"),
-                "padtoken_id": token_id(tokenizer, "<|endoftext|>"),
+                "bos_token_id": token_id(tokenizer, "<|endoftext|>"),
+                "eos_token_id": token_id(tokenizer, "<|im_end|>"),
+                "pad_token_id": token_id(tokenizer, "<|endoftext|>"),
             },
             vision_config={
                 "depth": config.vision_layers,
@@ -95,10 +95,10 @@ class QwenVL(nn.Module):
                 "spatial_merge_size": config.merge_size,
                 "temporal_patch_size": 2,
             },
-            imagetoken_id=token_id(tokenizer, "<|image_pad|>"),
-            videotoken_id=token_id(tokenizer, "<|video_pad|>"),
-            vision_starttoken_id=token_id(tokenizer, "<|vision_start|>"),
-            vision_endtoken_id=token_id(tokenizer, "<|vision_end|>"),
+            image_token_id=token_id(tokenizer, "<|image_pad|>"),
+            video_token_id=token_id(tokenizer, "<|video_pad|>"),
+            vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
+            vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
             tie_word_embeddings=True,
         )
         area = config.image_size_px**2
@@ -138,7 +138,7 @@ class QwenVL(nn.Module):
             input_ids[row, place] = torch.tensor(ids)
             labels[row, place] = torch.tensor(row_labels)
             attention_mask[row, place] = 1
-        image_mask = input_ids == self.model.config.imagetoken_id
+        image_mask = input_ids == self.model.config.image_token_id
         return TokenBatch(input_ids, attention_mask, image_mask, labels, pixel_values, grid)
 
     def hidden(self, batch: TokenBatch) -> Tensor:

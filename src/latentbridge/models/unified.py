@@ -61,21 +61,30 @@ class Model(nn.Module):
         """The text encoder's states [b n d], over all positions including padding: what the decoder learned to read."""
         return self.text_encoder(input_ids=self.text_ids(texts)).last_hidden_state
 
-    def drawing_states(self, conversations: Sequence[Conversation]) -> tuple[Tensor, Tensor]:
-        """Projected backbone states from `<img>` to `</img>` of each last reply: [b s d], and their mask [b s].
+    def drawing_hidden(self, conversations: Sequence[Conversation]) -> tuple[Tensor, Tensor]:
+        """Backbone states [b s h] of conversations whose last reply is to be drawn; the mask [b s] is True from `<img>` to `</img>`.
 
         The released code keeps the states that predict the caption's tokens, which leaves the last sampled token
         unread; these are the states at the tokens, one more (spec 2.2 step 3).
         """
         batch = self.backbone.tokenize(conversations)
-        hidden = self.backbone.hidden(batch)
-        return self.projector(hidden), _between(batch.input_ids, *self._image_markers())
+        return self.backbone.hidden(batch), _between(batch.input_ids, *self._image_markers())
+
+    def image_hidden(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+        """Backbone states [b s h] of pictures alone; the mask [b s] is True at image tokens."""
+        batch = self.backbone.tokenize([Conversation((("", ""),), picture) for picture in pictures], open_ended=True)
+        return self.backbone.hidden(batch), batch.image_mask
+
+    def text_hidden(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Backbone states [b s h] of texts as user turns; the mask [b s] is True at real tokens."""
+        batch = self.backbone.tokenize([Conversation(((text, ""),)) for text in texts], open_ended=True)
+        return self.backbone.hidden(batch), batch.attention_mask.bool()
 
     def query_condition(self, conversations: Sequence[Conversation]) -> Tensor:
         """The aligner's condition [b n d] from learned queries alone: no caption reaches the decoder by any other path."""
-        states, mask = self.drawing_states(conversations)
+        hidden, mask = self.drawing_hidden(conversations)
         queries = self.aligner.query_tokens.expand(len(conversations), -1, -1)
-        return self.aligner(queries, states, mask)
+        return self.aligner(queries, self.projector(hidden), mask)
 
     def _image_markers(self) -> tuple[int, int]:
         tokenizer = self.backbone.tokenizer
@@ -100,7 +109,7 @@ class Model(nn.Module):
         generators = [torch_rng(value, "rewrite") for value in _seeds(seed, len(asked))]
         limit = self.config.text_length + 4
         replies = self.backbone.reply(talks, max_tokens=limit, temperature=temperature, generators=generators)
-        return _one_or_many([_undrawable(reply) for reply in replies], not isinstance(requests, str))
+        return _one_or_many([prompts.undrawable(reply) for reply in replies], not isinstance(requests, str))
 
     @torch.no_grad()
     def generate(
@@ -167,7 +176,7 @@ class Model(nn.Module):
         seeds = _seeds(seed, len(pictures))
         before = self.backbone.reply([Conversation(((prompts.CAPTION_REQUEST, ""),), p) for p in pictures])
         asked = [Conversation(((prompts.edit_request(i), ""),), p) for i, p in zip(instructions, pictures, strict=True)]
-        after = [_undrawable(reply) for reply in self.backbone.reply(asked)]
+        after = [prompts.undrawable(reply) for reply in self.backbone.reply(asked)]
         seen, wanted = (
             self.query_condition([Conversation(((prompts.draw_request(d), prompts.drawable(d)),)) for d in texts])
             for texts in (before, after)
@@ -203,13 +212,8 @@ class Model(nn.Module):
 
     def embedding(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
         """Unit vectors [b e] with gradients: the retrieval head over the backbone's states at the item's own tokens."""
-        if kind == "image":
-            batch = self.backbone.tokenize([Conversation((("", ""),), item) for item in items], open_ended=True)
-            mask = batch.image_mask
-        else:
-            batch = self.backbone.tokenize([Conversation(((item, ""),)) for item in items], open_ended=True)
-            mask = batch.attention_mask.bool()
-        return self.retrieval(kind, self.projector(self.backbone.hidden(batch)), mask, self.aligner)
+        hidden, mask = self.image_hidden(items) if kind == "image" else self.text_hidden(items)
+        return self.retrieval(kind, self.projector(hidden), mask, self.aligner)
 
     def _paired(self, images: Images, texts: Texts) -> tuple[list[Picture], list[str], bool]:
         """Pictures at the model's size and texts, one each; a single one of either goes with all of the other."""
@@ -276,11 +280,6 @@ def _between(ids: Tensor, start: int, end: int) -> Tensor:
     opened = (ids == start).cumsum(dim=1) > 0
     closed_before = (ids == end).cumsum(dim=1) - (ids == end).long() > 0
     return opened & ~closed_before
-
-
-def _undrawable(reply: str) -> str:
-    """The description inside `<img>...</img>`, or the whole reply where the markers are missing."""
-    return reply.partition(prompts.IMG_START)[2].partition(prompts.IMG_END)[0] or reply
 
 
 def _as_list(texts: Texts) -> list[str]:

@@ -52,9 +52,7 @@ class Index:
             raise UserError(f"The index holds no item {item!r}; ids are those given to `add`.")
         return self._metadata[self._rows[item]]
 
-    def add(
-        self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[dict[str, Any]] | None = None
-    ) -> None:
+    def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[dict[str, Any]] | None = None) -> None:
         """Append items: float [n, dimension] unit vectors; all of them or, where one is refused, none."""
         vectors = np.asarray(vectors, dtype=np.float32)
         entries = [{} for _ in ids] if metadata is None else list(metadata)

@@ -192,7 +192,8 @@ def _save(
 
 def _restore(folder: Path, objective: Objective, optimizers: list[torch.optim.Optimizer], average: Average) -> int:
     objective.load_state_dict(load_file(folder / "objective.safetensors"))
-    average.weights = load_file(folder / "average.safetensors")
+    averaged = load_file(folder / "average.safetensors")
+    average.weights = {name: averaged[name] for name in average.weights}
     for index, optimizer in enumerate(optimizers):
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in load_file(folder / f"optimizer_{index}.safetensors").items():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from latentbridge.config import RunConfig
 from latentbridge.training.loop import Stage
+from latentbridge.training.stages.align import Align
 from latentbridge.training.stages.pretrain_backbone import PretrainBackbone
 from latentbridge.training.stages.pretrain_decoder import PretrainDecoder
 from latentbridge.training.stages.sft import Sft
@@ -14,6 +15,7 @@ STAGES: dict[str, Callable[[RunConfig], Stage]] = {
     "pretrain_decoder": PretrainDecoder,
     "pretrain_backbone": PretrainBackbone,
     "sft": Sft,
+    "align": Align,
 }
 
 

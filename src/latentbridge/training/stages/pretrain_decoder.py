@@ -36,7 +36,7 @@ class DrawBatch:
 class PretrainDecoder:
     """Diffusion under the text encoder's own states; moves text encoder and decoder, fits the autoencoder first.
 
-    Reads `drawings` and `freeze_text_encoder_after` of the stage config.
+    Reads `drawings` of the stage config.
     """
 
     def __init__(self, config: RunConfig):
@@ -49,10 +49,7 @@ class PretrainDecoder:
         model.autoencoder.fit(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
 
     def trainable(self, name: str, step: int) -> bool:
-        frozen_from = self.config.stage.freeze_text_encoder_after
-        if name.startswith("model.text_encoder."):
-            return not frozen_from or step < frozen_from
-        return name.startswith("model.decoder.")
+        return name.startswith(("model.decoder.", "model.text_encoder."))
 
     def attach(self, model: Model) -> nn.Module | None:
         return None

@@ -1,0 +1,72 @@
+"""Scores on real drawings: finding and naming unseen pictures, and drawing forty concepts before an independent judge."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from latentbridge import prompts
+from latentbridge.data.drawings import FORTY_CONCEPTS, Drawings, DrawingSplit, with_article
+from latentbridge.evaluation.metrics import Score, recall_at_1, share
+from latentbridge.evaluation.recogniser import extract_features, load_network, train_recogniser
+from latentbridge.evaluation.shapes import batched, embed_batched
+from latentbridge.models.unified import Model
+
+SPLIT_MEANING: dict[DrawingSplit, str] = {
+    "val": "unseen pictures of known concepts",
+    "test_artist": "unseen artists",
+    "test_concept": "unseen concepts",
+}
+BASELINE: dict[DrawingSplit, float] = {"val": 0.59, "test_artist": 0.46, "test_concept": 0.17}
+"""Text-to-picture R@1 of a frozen EfficientNet-lite0 with a ridge map to MiniLM, on a trial's object splits (specs/data.md): the aim."""
+_WHITE = (250, 250, 250)
+
+
+def score_finding(model: Model, drawings: Drawings, split: DrawingSplit) -> list[Score]:
+    """R@1 both ways over the objects of a split; every drawing of a concept is a right answer to its label and tags."""
+    chosen = [drawing for drawing in drawings.split(split) if drawing.tier == "object"]
+    labels = sorted({drawing.label for drawing in chosen})
+    queries = {drawing.label: ", ".join([drawing.label, *drawing.tags[:6]]) for drawing in chosen}
+    pictures = embed_batched(
+        lambda part: model.embed(images=[drawings.on_background(d.index, _WHITE) for d in part]), chosen
+    )
+    texts = embed_batched(lambda part: model.embed(texts=[queries[label] for label in part]), labels)
+    positive = np.array([[drawing.label == label for drawing in chosen] for label in labels])
+    meaning = SPLIT_MEANING[split]
+    note = f"{len(labels)} texts, {len(chosen)} pictures"
+    return [
+        share(
+            "find",
+            f"drawings: text to picture R@1, {meaning}",
+            recall_at_1(texts, pictures, positive),
+            BASELINE[split],
+            note,
+        ),
+        share("find", f"drawings: picture to text R@1, {meaning}", recall_at_1(pictures, texts, positive.T), 0, note),
+    ]
+
+
+def score_naming(model: Model, drawings: Drawings, split: DrawingSplit, count: int, rng: np.random.Generator) -> Score:
+    """The share of drawings whose label the model says, word for word."""
+    known = drawings.split(split)
+    chosen = [known[i] for i in rng.permutation(len(known))[:count]]
+    right: list[bool] = []
+    for part in batched(chosen):
+        replies = model.understand([drawings.on_background(d.index, _WHITE) for d in part], prompts.NAME_REQUEST)
+        right += [reply == drawing.label for reply, drawing in zip(replies, part, strict=True)]
+    return share("understand", f"drawings: name, {SPLIT_MEANING[split]}", right)
+
+
+def score_forty(model: Model, drawings: Drawings, each: int, seed: int) -> Score:
+    """Forty single concepts drawn, and named by the judge among the forty."""
+    network = load_network()
+    recogniser, accuracy = train_recogniser(network, drawings)
+    wanted = [label for label in FORTY_CONCEPTS for _ in range(each)]
+    right: list[bool] = []
+    for part in batched(wanted):
+        pictures = model.generate([with_article(label) for label in part], seed + len(right))
+        right += [
+            name == label
+            for name, label in zip(recogniser.name(extract_features(network, np.stack(pictures))), part, strict=True)
+        ]
+    note = f"judge: EfficientNet-lite0, itself right on {accuracy:.0%} of unseen artists"
+    return share("draw", "drawings: forty concepts, by a judge", right, note=note)

@@ -1,0 +1,130 @@
+"""One self-contained HTML page: pictures inside the file, no script, light and dark. Plain strings, everything escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from latentbridge.rundir import atomic_write
+from latentbridge.types import Picture
+
+_CHART_PX = (320, 130)
+_CHART_MARGIN_PX = 18
+_CHART_POINTS = 300
+_LOG_SPAN = 20.0
+"""Charts whose values span more than this factor are logarithmic."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what is under it."""
+
+    anchor: str
+    title: str
+    lead: str
+    """One plain paragraph."""
+    body: str
+    """HTML, already escaped."""
+
+
+def write_page(path: Path, title: str, lead: str, sections: Sequence[Section], foot: str = "") -> Path:
+    """The page as one file, written atomically; `title`, `lead` and `foot` are plain text."""
+    links = "".join(f'<a href="#{escape(s.anchor)}">{escape(s.title)}</a>' for s in sections)
+    blocks = "\n".join(
+        f'<section id="{escape(s.anchor)}"><h2>{escape(s.title)}</h2><p class="lead">{escape(s.lead)}</p>{s.body}</section>'
+        for s in sections
+    )
+    style = files("latentbridge").joinpath("assets/report.css").read_text(encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(
+            f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>
+{style}</style></head><body>
+<header><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p><nav>{links}</nav></header>
+<main>
+{blocks}
+</main>
+<footer>{escape(foot)}</footer>
+</body></html>
+""",
+            encoding="utf-8",
+        )
+    return path
+
+
+def show_picture(picture: Picture, alt: str) -> str:
+    """A uint8 [h, w, 3] picture as an `<img>` that carries its own PNG; enlarged without smoothing."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(stream, "png", optimize=True)
+    data = base64.b64encode(stream.getvalue()).decode()
+    height, width = picture.shape[:2]
+    return f'<img class="picture" width="{width}" height="{height}" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def show_figure(picture: Picture, caption: str, alt: str = "", right: bool | None = None) -> str:
+    """A picture with a caption below."""
+    state = " is-right" if right else ""
+    return f'<figure class="hit{state}">{show_picture(picture, alt or caption)}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def show_mark(right: bool | None) -> str:
+    """A tick or a cross that says itself aloud; nothing where the truth is not known."""
+    if right is None:
+        return ""
+    name = "right" if right else "wrong"
+    return f'<span class="mark is-{name}" role="img" aria-label="{name}">{"✓" if right else "✗"}</span>'
+
+
+def show_meter(value: float) -> str:
+    """A thin bar from 0 to 1."""
+    return f'<span class="meter"><i style="width:{100 * min(max(value, 0.0), 1.0):.0f}%"></i></span>'
+
+
+def show_interval(value: float, low: float, high: float, aim: float | None) -> str:
+    """A dot with its interval and the aim as a tick, on a track from 0 to 1."""
+    scale = [3 + 122 * min(max(x, 0.0), 1.0) for x in (low, high, value, aim or 0.0)]
+    tick = f'<line class="aim" x1="{scale[3]:.1f}" x2="{scale[3]:.1f}" y1="2" y2="14"/>' if aim is not None else ""
+    return (
+        '<svg class="interval" viewBox="0 0 128 16" aria-hidden="true"><line class="track" x1="3" x2="125" y1="8" y2="8"/>'
+        f'<line class="range" x1="{scale[0]:.1f}" x2="{scale[1]:.1f}" y1="8" y2="8"/>{tick}'
+        f'<circle class="value" cx="{scale[2]:.1f}" cy="8" r="3.2"/></svg>'
+    )
+
+
+def show_chart(title: str, steps: Sequence[float], values: Sequence[float], unit: str = "") -> str:
+    """A small line chart with its range and last value; logarithmic where the values span a wide range."""
+    points = [(x, y) for x, y in zip(steps, values, strict=True) if math.isfinite(y)]
+    if len(points) < 2:
+        return ""
+    last = points[-1][1]
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    logarithmic = low > 0 and high / low > _LOG_SPAN
+    points = points[:: max(1, len(points) // _CHART_POINTS)] + [points[-1]]
+    width, height = _CHART_PX
+    left, right, top, bottom = 1, width - 1, _CHART_MARGIN_PX, height - _CHART_MARGIN_PX
+    measure = math.log if logarithmic else float
+    xs = np.interp([x for x, _ in points], [points[0][0], points[-1][0] or 1], [left, right])
+    span = (measure(low), measure(high) if high > low else measure(low) + 1.0)
+    ys = np.interp([measure(y) for _, y in points], span, [bottom - 4, top + 4])
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+    kind = "log scale, " if logarithmic else ""
+    return (
+        f'<figure class="card"><svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+        f'<rect class="frame" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>'
+        f'<polyline class="line" points="{path}"/>'
+        f'<text x="{left}" y="{top - 6}">{high:.4g}{escape(unit)}</text>'
+        f'<text x="{left}" y="{height - 4}">{low:.4g}{escape(unit)}</text>'
+        f'<text x="{right}" y="{height - 4}" text-anchor="end">step {points[-1][0]:g}</text></svg>'
+        f"<figcaption>{escape(title)}: {kind}{last:.4g}{escape(unit)} at the end</figcaption></figure>"
+    )

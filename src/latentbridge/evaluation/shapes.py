@@ -1,0 +1,149 @@
+"""Exact scores on held-out scenes: every picture is read back by the oracle, every answer is the only right one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from latentbridge import prompts
+from latentbridge.data.grading import GENEVAL_CATEGORIES, caption_facts, grade_edit, sample_prompt, satisfies
+from latentbridge.data.language import (
+    EDIT_KINDS,
+    QUESTION_KINDS,
+    ask,
+    edit,
+    final_answer,
+    paraphrase,
+    parse_description,
+)
+from latentbridge.data.oracle import read_scene
+from latentbridge.data.render import render
+from latentbridge.data.scenes import Scene, Split, distinct_scenes, scenes
+from latentbridge.evaluation.metrics import Score, recall_at_1, share
+from latentbridge.models.unified import Model
+from latentbridge.rng import numpy_rng
+
+DRAWING_AIMS = dict(zip(GENEVAL_CATEGORIES, (0.95, 0.80, 0.75, 0.90, 0.75, 0.70), strict=True))
+_BATCH = 50
+T = TypeVar("T")
+
+
+def batched(items: Sequence[T], size: int = _BATCH) -> Iterator[Sequence[T]]:
+    """The items in runs of `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def score_captions(model: Model, split: Split, count: int, seed: int) -> list[Score]:
+    """Whole descriptions right, and the share of facts kept."""
+    chosen = distinct_scenes(split, numpy_rng(seed, f"captions {split}"), count)
+    replies = [r for part in batched(chosen) for r in model.understand([render(s) for s in part])]
+    whole = [parse_description(reply) == scene for reply, scene in zip(replies, chosen, strict=True)]
+    facts = [caption_facts(reply, scene) for reply, scene in zip(replies, chosen, strict=True)]
+    kept = [fact < k for k, total in facts for fact in range(total)]
+    return [
+        share("understand", f"whole caption ({split})", whole, aim=0.85 if split == "test" else 0),
+        share("understand", f"caption facts ({split})", kept),
+    ]
+
+
+def score_questions(model: Model, split: Split, each: int, seed: int, reasoning: bool) -> list[Score]:
+    """Answers right, by kind and overall; `reasoning` asks for the worked answer and reads its last line."""
+    rng = numpy_rng(seed, f"questions {split}")
+    rows: list[tuple[Scene, Any]] = []
+    for kind in QUESTION_KINDS:
+        source = scenes(split, rng)
+        found = 0
+        while found < each:
+            scene = next(source)
+            try:
+                rows.append((scene, ask(scene, rng, kind)))
+            except ValueError:
+                continue
+            found += 1
+    right: list[bool] = []
+    for part in batched(rows):
+        texts = [prompts.reasoned(q.text) if reasoning else q.text for _, q in part]
+        replies = model.understand([render(scene) for scene, _ in part], texts)
+        right += [final_answer(reply) == q.answer for reply, (_, q) in zip(replies, part, strict=True)]
+    how = "worked" if reasoning else "direct"
+    scores = [share("understand", f"questions, {how} ({split})", right, aim=0.95 if split == "test" else 0)]
+    for index, kind in enumerate(QUESTION_KINDS):
+        scores.append(share("understand", f"  {kind}, {how} ({split})", right[index * each : (index + 1) * each]))
+    return scores
+
+
+def score_drawing(model: Model, split: Split, each: int, seed: int, conditioning: Any = "query") -> list[Score]:
+    """GenEval's six categories by the oracle, and their mean. Stricter than GenEval: nothing extra may be drawn."""
+    scores, means = [], []
+    for category in GENEVAL_CATEGORIES:
+        rng = numpy_rng(seed, f"drawing {category} {split}")
+        wanted = [sample_prompt(rng, category, split) for _ in range(each)]
+        right: list[bool] = []
+        for part in batched(wanted):
+            pictures = model.generate([p.text for p in part], seed + len(right), conditioning=conditioning)
+            right += [satisfies(read_scene(picture), p) for picture, p in zip(pictures, part, strict=True)]
+        means.append(right)
+        aim = DRAWING_AIMS[category] if (split, conditioning) == ("test", "query") else 0
+        scores.append(share("draw", f"  {category}, {conditioning} ({split})", right, aim=aim))
+    overall = share(
+        "draw",
+        f"mean of six, {conditioning} ({split})",
+        [value for right in means for value in right],
+        aim=0.80 if (split, conditioning) == ("test", "query") else 0,
+    )
+    return [overall, *scores]
+
+
+def score_edits(model: Model, split: Split, each: int, seed: int) -> list[Score]:
+    """Edits whose result is exactly the target scene with nothing else changed, by kind and overall."""
+    rng = numpy_rng(seed, f"edits {split}")
+    rows = []
+    for kind in EDIT_KINDS:
+        source = scenes(split, rng)
+        found = 0
+        while found < each:
+            scene = next(source)
+            try:
+                rows.append((scene, edit(scene, rng, kind)))
+            except ValueError:
+                continue
+            found += 1
+    right: list[bool] = []
+    kept: list[bool] = []
+    for part in batched(rows):
+        sources = [render(scene) for scene, _ in part]
+        made = model.edit(sources, [change.instruction for _, change in part], seed + len(right))
+        for (scene, change), before, after in zip(part, sources, made, strict=True):
+            grade = grade_edit(scene, change.target, after, before)
+            right.append(grade.right and grade.preserved)
+            kept.append(grade.preserved)
+    scores = [
+        share("edit", f"right, nothing else changed ({split})", right, aim=0.70 if split == "test" else 0),
+        share("edit", f"rest preserved ({split})", kept),
+    ]
+    for index, kind in enumerate(EDIT_KINDS):
+        scores.append(share("edit", f"  {kind} ({split})", right[index * each : (index + 1) * each]))
+    return scores
+
+
+def score_retrieval(model: Model, split: Split, count: int, seed: int) -> list[Score]:
+    """R@1 both ways among distinct scenes; captions are free phrasings that say everything."""
+    rng = numpy_rng(seed, f"retrieval {split}")
+    chosen = distinct_scenes(split, rng, count)
+    images = embed_batched(lambda part: model.embed(images=[render(s) for s in part]), chosen)
+    texts = embed_batched(lambda part: model.embed(texts=[paraphrase(s, rng) for s in part]), chosen)
+    positive = np.eye(count, dtype=bool)
+    aim = 0.90 if split == "test" else 0
+    note = f"among {count:,} distinct scenes"
+    return [
+        share("find", f"text to picture R@1 ({split})", recall_at_1(texts, images, positive), aim, note),
+        share("find", f"picture to text R@1 ({split})", recall_at_1(images, texts, positive), aim, note),
+    ]
+
+
+def embed_batched(embed: Callable[[Sequence[Any]], np.ndarray], items: Sequence[Any]) -> np.ndarray:
+    """The vectors of many items [n e], a batch at a time."""
+    return np.concatenate([embed(part) for part in batched(items, 100)])

@@ -1,0 +1,151 @@
+"""The first five minutes: every skill of the model on pictures it has never seen, as one page to look at."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from latentbridge.data.composer import sprite_bank
+from latentbridge.data.drawings import Drawings, build_drawings, load_drawings
+from latentbridge.errors import UserError
+from latentbridge.evaluation.page import Section, write_page
+from latentbridge.evaluation.report import (
+    commands_section,
+    credits_section,
+    curves_section,
+    draw_section,
+    edit_section,
+    find_section,
+    format_score,
+    loopback_section,
+    scores_section,
+    tally,
+    understand_section,
+)
+from latentbridge.models.checkpoint import TINY, load_model
+from latentbridge.rundir import RunDir
+from latentbridge.tour import try_drawing, try_editing, try_finding, try_loopback, try_understanding
+
+COMMANDS = (
+    ('latentbridge understand photo.png "How many apples are there?"', "ask about a picture of your own"),
+    ('latentbridge generate "a red circle left of a blue star" --out out.png --seed 7', "draw from words"),
+    ('latentbridge edit out.png "make the circle green" --out edited.png', "change a picture by an instruction"),
+    ("latentbridge index build DIR", "index a folder of pictures"),
+    ('latentbridge search DIR "a sea animal"', "find pictures by words"),
+    ('latentbridge search DIR --image q.png --text "but red"', "find by a picture and what should differ"),
+    ("latentbridge loopback out.png --rounds 4", "walk a picture through words and back"),
+    ("make reproduce", "train this model from nothing; it says beforehand how long that takes"),
+    ("make test", "run the tests"),
+)
+
+
+@dataclass
+class Outcome:
+    """What the run has to show so far."""
+
+    sections: list[Section] = field(default_factory=list)
+    lines: list[tuple[str, str, float]] = field(default_factory=list)
+    """(part, result in words, seconds), for the table at the end."""
+    credits: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[Callable[[str, Section], None]]:
+        """Times a part and takes what it shows."""
+        began = time.perf_counter()
+        shown: list[tuple[str, Section]] = []
+        yield lambda result, section: shown.append((result, section))
+        seconds = time.perf_counter() - began
+        self.sections += [section for _, section in shown]
+        self.lines.append((name, "; ".join(result for result, _ in shown), seconds))
+
+
+def run_quickstart(out: Path, source: str = "tiny") -> Path:
+    """`report.html` in the folder `out`, with the index and the gallery of walks beside it; prints a table on the way.
+
+    `source` is "tiny", a run folder or a model folder. The drawings are fetched and built where they are not yet there;
+    without a registry the run goes on with the `shapes` world alone.
+    """
+    outcome = Outcome()
+    folder = TINY if source == "tiny" else Path(source)
+    with outcome.part("load the model"):
+        model = load_model(folder)
+    with outcome.part("get the drawings"):
+        drawings = open_drawings()
+    banks = [sprite_bank(drawings, split) for split in ("test_artist", "test_pairs")] if drawings else []
+
+    with outcome.part("understand") as show:
+        understood = try_understanding(model, banks, outcome.credits)
+        section = understand_section(understood)
+        show("{} of {} replies right".format(*tally(a.right for item in understood for a in item.answers)), section)
+    with outcome.part("draw") as show:
+        drawn = try_drawing(model)
+        lead = (
+            "A prompt is first completed into a full description, then drawn. In the world of shapes an exact oracle reads "
+            "the picture back; drawings of things are not judged here (the scores below are)."
+        )
+        show("{} of {} judged pictures right".format(*tally(d.right for d in drawn)), draw_section(drawn, lead))
+    with outcome.part("edit") as show:
+        edited = try_editing(model, banks, outcome.credits)
+        show("{} of {} judged edits right".format(*tally(e.right for e in edited)), edit_section(edited))
+    with outcome.part("find") as show:
+        result, found = try_finding(model, drawings, out, outcome.credits)
+        show(result, find_section(found, result + "."))
+    with outcome.part("loopback") as show:
+        walks = try_loopback(model, banks, out)
+        likeness = np.mean([walk.hops[-1].to_origin for walk in walks])
+        show(f"likeness {likeness:.2f} after {len(walks[0].hops)} rounds", loopback_section(walks))
+
+    outcome.sections += read_records(folder)
+    outcome.sections.append(commands_section(COMMANDS))
+    if outcome.credits:
+        outcome.sections.append(credits_section(outcome.credits))
+    seconds = sum(line[2] for line in outcome.lines)
+    lead = (
+        f"One model of {sum(p.numel() for p in model.parameters()) / 1e6:.0f} million weights understands, draws, edits and "
+        f"finds pictures. Everything below was made just now, on this machine, in {seconds:.0f} seconds."
+    )
+    path = write_page(out / "report.html", "LatentBridge at work", lead, outcome.sections)
+    print_table(outcome, folder)
+    print(f"\nLook at {path}")
+    return path
+
+
+def open_drawings() -> Drawings | None:
+    """The drawings, from the cache or built now; None, said in a sentence, where they cannot be had."""
+    try:
+        return load_drawings()
+    except UserError:
+        print("Building the drawings world: fetching packages, then about a minute of rendering.")
+    try:
+        return build_drawings()
+    except UserError as missing:
+        print(f"{missing} Going on with the world of shapes alone.")
+        return None
+
+
+def read_records(folder: Path) -> list[Section]:
+    """What is stored beside the model, where it is: `scores.json`, and the runs it was trained by in `training/NAME/`."""
+    found: list[Section] = []
+    if (folder / "scores.json").exists():
+        found.append(scores_section(json.loads((folder / "scores.json").read_text())))
+    curves = {path.name: RunDir(path).metrics() for path in sorted(folder.glob("training/*"))}
+    if any(curves.values()):
+        found.append(curves_section({name: records for name, records in curves.items() if records}))
+    return found
+
+
+def print_table(outcome: Outcome, folder: Path) -> None:
+    """What each part did and how long it took, then the stored scores."""
+    print()
+    for name, result, seconds in outcome.lines:
+        print(f"{name:<18}{seconds:>7.1f} s   {result}")
+    if (folder / "scores.json").exists():
+        print("\nOn held-out data (measured beforehand):")
+        for row in json.loads((folder / "scores.json").read_text())["rows"]:
+            print(f"{row['skill']:<18}{format_score(row['value']):>9}   {row['metric']}")

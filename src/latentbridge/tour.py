@@ -1,0 +1,303 @@
+"""The four skills tried on pictures the model has never seen: what the quickstart shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from latentbridge import prompts
+from latentbridge.data.composer import (
+    SpriteBank,
+    ask_composition,
+    caption_composition,
+    compose,
+    edit_composition,
+    render_composition,
+)
+from latentbridge.data.drawings import FORTY_CONCEPTS, Drawing, Drawings
+from latentbridge.data.grading import GENEVAL_CATEGORIES, grade_edit, sample_prompt, satisfies
+from latentbridge.data.icons import ICON_SETS
+from latentbridge.data.language import EDIT_KINDS, ask, describe, edit
+from latentbridge.data.oracle import read_scene
+from latentbridge.data.render import render
+from latentbridge.data.scenes import BACKGROUNDS, Scene, distinct_scenes, scenes
+from latentbridge.evaluation.loopback import draw_sheet, loopback_many
+from latentbridge.evaluation.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk, format_score
+from latentbridge.models.unified import Model
+from latentbridge.retrieval.index import Index
+from latentbridge.rng import numpy_rng
+from latentbridge.rundir import atomic_write
+from latentbridge.search import build_index, search_index
+from latentbridge.types import Hit, Picture
+
+NUM_INDEXED = 3000
+NUM_SCENES = 1000
+ROUNDS = 4
+_SEED = 7
+_BATCH = 16
+_WHITE = BACKGROUNDS["white"]
+T = TypeVar("T")
+
+
+# --- understand ----------------------------------------------------------------------------------
+
+
+def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[Understood]:
+    """Descriptions and answers on shapes scenes, compositions of drawings and drawings alone."""
+    rng = numpy_rng(_SEED, "quickstart understand")
+    asked: list[tuple[str, Picture, list[tuple[str, str]]]] = []
+    for bank in banks:
+        for count in (2, 3):
+            composition = compose(rng, bank, count)
+            credits += [thing.drawing.attribution for thing in composition.things]
+            artists = sorted({thing.drawing.artist for thing in composition.things})
+            questions = [ask_composition(composition, bank, rng)[:2] for _ in range(2)]
+            asked.append(
+                (
+                    f"drawn by {', '.join(artists)}; {_why_unseen(bank)}",
+                    render_composition(composition, bank.drawings),
+                    [(prompts.CAPTION_REQUEST, caption_composition(composition)), *questions],
+                )
+            )
+    if banks:
+        known = [d for d in banks[0].drawings.split("val") + banks[0].drawings.split("test_artist") if _is_known(d)]
+        for drawing in _pick(rng, known, 4):
+            credits.append(drawing.attribution)
+            picture = banks[0].drawings.on_background(drawing.index, _WHITE)
+            asked.append(
+                (f"drawn by {drawing.artist}; an unseen picture", picture, [(prompts.NAME_REQUEST, drawing.label)])
+            )
+    for split, source in (("test", "shapes"), ("test_pairs", "shapes, with a colour and shape never seen together")):
+        for scene in distinct_scenes(split, rng, 3 if banks else 6):
+            questions = [(q.text, q.answer) for q in (ask(scene, rng) for _ in range(3))]
+            asked.append((source, render(scene), [(prompts.CAPTION_REQUEST, describe(scene)), *questions]))
+
+    flat = [(picture, question) for _, picture, questions in asked for question, _ in questions]
+    replies = iter(
+        reply
+        for batch in _batches(flat, "understanding", "question")
+        for reply in model.understand([picture for picture, _ in batch], [question for _, question in batch])
+    )
+    return [
+        Understood(picture, source, tuple(_graded(question, next(replies), truth) for question, truth in questions))
+        for source, picture, questions in asked
+    ]
+
+
+def _graded(question: str, reply: str, truth: str) -> Answer:
+    reply = reply.strip()
+    return Answer(question, reply, truth, reply.lower() == truth.lower())
+
+
+def _why_unseen(bank: SpriteBank) -> str:
+    return "an unseen artist" if bank.split == "test_artist" else "things never seen together"
+
+
+# --- draw and edit -------------------------------------------------------------------------------
+
+
+def try_drawing(model: Model) -> list[Drawn]:
+    """Two prompts of every GenEval category, read by the oracle, and eight things by name."""
+    rng = numpy_rng(_SEED, "quickstart draw")
+    asked = [sample_prompt(rng, category, split) for split in ("test", "test_pairs") for category in GENEVAL_CATEGORIES]
+    drawn: list[Drawn] = []
+    for batch in _batches(list(enumerate(asked)), "drawing shapes", "picture"):
+        texts, seeds = [prompt.text for _, prompt in batch], [_SEED + i for i, _ in batch]
+        pictures, descriptions = model.generate(texts, seeds), model.rewrite(texts, seeds)
+        for (_, prompt), picture, description in zip(batch, pictures, descriptions, strict=True):
+            seen = read_scene(picture)
+            verdict = f"the oracle reads: {describe(seen)}"
+            drawn.append(Drawn(prompt.text, description, picture, verdict, satisfies(seen, prompt)))
+    styles = sorted({icon_set.style for icon_set in ICON_SETS if not icon_set.held_out})
+    names = [
+        f"{label}, {styles[i % len(styles)]}, on {list(BACKGROUNDS)[i % len(BACKGROUNDS)]}"
+        for i, label in enumerate(_pick(rng, FORTY_CONCEPTS, 8))
+    ]
+    for batch in _batches(list(enumerate(names)), "drawing things", "picture"):
+        pictures = model.generate([name for _, name in batch], [_SEED + i for i, _ in batch], rewrite=False)
+        drawn += [
+            Drawn(name, name, picture, "not judged here") for (_, name), picture in zip(batch, pictures, strict=True)
+        ]
+    return drawn
+
+
+def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[Edited]:
+    """One edit of every kind on shapes, graded exactly, and two on drawings of every kind of held-out composition."""
+    rng = numpy_rng(_SEED, "quickstart edit")
+    jobs: list[tuple[Picture, str, Picture, tuple[Scene, Scene] | None]] = []
+    source = (scene for scene in scenes("test", rng, num_things=2) if len({t.shape for t in scene.things}) == 2)
+    for kind in EDIT_KINDS:
+        scene = next(source)
+        change = edit(scene, rng, kind)
+        jobs.append((render(scene), change.instruction, render(change.target), (scene, change.target)))
+    for bank in banks:
+        for _ in range(2):
+            composition = compose(rng, bank, 2, alike=0.0)
+            instruction, target = edit_composition(composition, bank, rng)
+            credits += [thing.drawing.attribution for thing in (*composition.things, *target.things)]
+            pair = (render_composition(c, bank.drawings) for c in (composition, target))
+            before, after = pair
+            jobs.append((before, instruction, after, None))
+    edited: list[Edited] = []
+    for batch in _batches(jobs, "editing", "picture"):
+        traces = model.trace_edit([job[0] for job in batch], [job[1] for job in batch], _SEED)
+        for (before, instruction, target, truth), trace in zip(batch, traces, strict=True):
+            right = None
+            off = np.abs(trace.picture.astype(np.float32) - target).mean() / 255
+            verdict = f"off the exact target by {off:.1%} a pixel; not judged here"
+            if truth:
+                grade = grade_edit(*truth, trace.picture, before)
+                right = grade.right and grade.preserved
+                verdict = (
+                    f"the oracle reads: {describe(read_scene(trace.picture))}; "
+                    f"{'nothing else changed' if grade.preserved else 'something else changed, too'}"
+                )
+            edited.append(Edited(instruction, before, trace.picture, target, trace.mask, trace.after, verdict, right))
+    return edited
+
+
+# --- find ----------------------------------------------------------------------------------------
+
+
+def try_finding(model: Model, drawings: Drawings | None, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
+    """(the exact recall just measured, queries with their hits) over drawings, where there are any, and shapes."""
+    results, found = _find_scenes(model)
+    if drawings:
+        more, shown = _find_drawings(model, drawings, out, credits)
+        results, found = f"{more}; {results}", shown + found
+    return results, found
+
+
+def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
+    rng = numpy_rng(_SEED, "quickstart find")
+    held_out = [d for split in ("val", "test_artist", "test_concept") for d in drawings.split(split)]
+    chosen = {_name(d): d for d in sorted(_pick(rng, held_out, NUM_INDEXED), key=lambda d: d.index)}
+    pictures = ((name, drawings.on_background(d.index, _WHITE)) for name, d in chosen.items())
+    index = build_index(model, tqdm(pictures, desc="indexing drawings", unit="picture", total=len(chosen)))
+    index.save(out / "index")
+    words = _index_texts(model, sorted({d.label for d in chosen.values()}), "indexing names")
+
+    def shown(hits: Sequence[Hit], right: Callable[[Drawing], bool]) -> tuple[FoundItem, ...]:
+        items = [(chosen[hit.id], hit.score) for hit in hits]
+        credits.extend(d.attribution for d, _ in items)
+        return tuple(
+            FoundItem(f"{d.label}, {d.artist}", score, drawings.on_background(d.index, _WHITE), right(d))
+            for d, score in items
+        )
+
+    found: list[Found] = []
+    labels = _pick(rng, [label for label in FORTY_CONCEPTS if label in words.ids], 4)
+    for label, hits in zip(labels, search_index(model, index, text=labels, k=8), strict=True):
+        found.append(Found("Words to picture", label, shown(hits, lambda d, label=label: d.label == label)))
+    hits = search_index(model, index, text="a sea animal", k=8)
+    found.append(Found("Words to picture", "a sea animal", shown(hits, lambda d: d.subgroup == "animal-marine")))
+
+    queries = _pick(rng, [d for d in drawings.split("train") if d.label in FORTY_CONCEPTS and d.label in words.ids], 8)
+    credits.extend(d.attribution for d in queries)
+    asked = [drawings.on_background(d.index, _WHITE) for d in queries]
+    for query, picture, hits in zip(queries[:3], asked, search_index(model, index, image=asked[:3], k=8), strict=False):
+        items = shown(hits, lambda d, query=query: d.concept == query.concept)
+        found.append(Found("Picture to picture", f"{query.label}, {query.artist}", items, picture))
+    wanted = [d.label for d in reversed(queries[:3])]
+    for query, picture, label, hits in zip(
+        queries[3:6], asked[3:6], wanted, search_index(model, index, image=asked[3:6], but=wanted, k=8), strict=True
+    ):
+        items = shown(hits, lambda d, label=label: d.label == label)
+        found.append(Found("Picture and words to picture", f"{query.label}, but {label}", items, picture))
+    for query, picture, hits in zip(
+        queries[5:], asked[5:], search_index(model, words, image=asked[5:], k=5), strict=True
+    ):
+        told = tuple(FoundItem(hit.id, hit.score, right=hit.id == query.label) for hit in hits)
+        found.append(Found("Picture to words", f"{query.label}, {query.artist}", told, picture))
+
+    to_picture = _share(
+        chosen[hits[0].id].label == label for label, hits in zip(words.ids, index.search(words.vectors, 1), strict=True)
+    )
+    to_words = _share(
+        chosen[name].label == hits[0].id for name, hits in zip(index.ids, words.search(index.vectors, 1), strict=True)
+    )
+    result = (
+        f"Among {len(index):,} held-out drawings of {len(words):,} concepts, {format_score(to_picture)} of the names find a "
+        f"right picture first and {format_score(to_words)} of the pictures their name"
+    )
+    return result, found
+
+
+def _find_scenes(model: Model) -> tuple[str, list[Found]]:
+    rng = numpy_rng(_SEED, "quickstart scenes")
+    known = {describe(scene): render(scene) for scene in distinct_scenes("test", rng, NUM_SCENES)}
+    bar = tqdm(known.items(), desc="indexing shapes", unit="picture")
+    index, words = build_index(model, bar), _index_texts(model, list(known), "indexing descriptions")
+    by_words, by_picture = index.search(words.vectors, 8), words.search(index.vectors, 3)
+    found: list[Found] = []
+    for row in range(2):
+        text = words.ids[row]
+        hits = tuple(FoundItem(hit.id, hit.score, known[hit.id], hit.id == text) for hit in by_words[row])
+        found.append(Found("Words to picture, shapes", text, hits))
+    for row in range(2, 4):
+        name = index.ids[row]
+        told = tuple(FoundItem(hit.id, hit.score, right=hit.id == name) for hit in by_picture[row])
+        found.append(Found("Picture to words, shapes", "", told, known[name]))
+    shares = [
+        _share(hits[0].id == name for name, hits in zip(index.ids, ranked, strict=True))
+        for ranked in (by_words, by_picture)
+    ]
+    result = (
+        f"among {len(index):,} distinct scenes, {format_score(shares[0])} of the descriptions find their picture first "
+        f"and {format_score(shares[1])} of the pictures their description"
+    )
+    return result, found
+
+
+def _index_texts(model: Model, texts: Sequence[str], name: str) -> Index:
+    index = Index(model.config.retrieval.embedding_size)
+    for batch in _batches(texts, name, "text", size=64):
+        index.add(batch, model.embed(texts=batch))
+    return index
+
+
+def _name(drawing: Drawing) -> str:
+    return f"{drawing.icon_set} {drawing.concept} {drawing.label}"
+
+
+def _is_known(drawing: Drawing) -> bool:
+    return drawing.label in FORTY_CONCEPTS
+
+
+# --- loopback ---
+
+
+def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path) -> list[Walk]:
+    """Four walks, two of them over compositions of drawings where there are any; also written as `loopback.png`."""
+    rng = numpy_rng(_SEED, "quickstart loopback")
+    origins = [render(scene) for scene in distinct_scenes("test", rng, 4 - len(banks), num_things=2)]
+    origins += [render_composition(compose(rng, bank, 2), bank.drawings) for bank in banks]
+    bar = tqdm(total=1, desc="walking in loops", unit="walk")
+    walks = loopback_many(model, origins, ROUNDS, _SEED)
+    bar.update()
+    bar.close()
+    with atomic_write(out / "loopback.png") as temporary:
+        draw_sheet(origins, walks).save(temporary)
+    return [Walk(picture, hops) for picture, hops in zip(origins, walks, strict=True)]
+
+
+def _pick(rng: np.random.Generator, options: Sequence[T], count: int) -> list[T]:
+    """`count` different options (all, where there are fewer), in random order."""
+    return [options[i] for i in rng.permutation(len(options))[:count]]
+
+
+def _share(marks: Iterable[bool]) -> float:
+    return float(np.mean(list(marks)))
+
+
+def _batches(items: Sequence[T], name: str, unit: str, size: int = _BATCH) -> Iterator[list[T]]:
+    """The items in lists of at most `size`, with a progress bar."""
+    with tqdm(total=len(items), desc=name, unit=unit) as bar:
+        for start in range(0, len(items), size):
+            batch = list(items[start : start + size])
+            yield batch
+            bar.update(len(batch))

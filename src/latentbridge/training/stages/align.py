@@ -1,0 +1,200 @@
+"""Stage 2: everything is frozen but projector, aligner and retrieval head, which learn to speak the decoder's language."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latentbridge import prompts
+from latentbridge.config import RunConfig, to_dict
+from latentbridge.data.composer import sprite_bank
+from latentbridge.data.drawing_tasks import GROUNDS, draw_drawing, drawable_drawings, redraw_drawing, show
+from latentbridge.data.drawings import default_cache, load_drawings
+from latentbridge.data.features import Ragged, cached_features
+from latentbridge.data.language import paraphrase
+from latentbridge.data.render import render
+from latentbridge.data.scenes import scenes
+from latentbridge.data.tasks import draw, redraw
+from latentbridge.models.aligner import init_from_t5
+from latentbridge.models.checkpoint import unique_state
+from latentbridge.models.diffusion import diffusion_loss
+from latentbridge.models.unified import Model
+from latentbridge.rng import numpy_rng
+from latentbridge.training.annealing import mixed_inputs
+from latentbridge.training.losses import distillation_loss, retrieval_loss
+from latentbridge.types import Conversation, LossOutputs, Picture
+
+_EDIT_SHARE = 0.35
+"""Share of items whose description was written while reading a picture and an instruction."""
+
+
+@dataclass
+class AlignBatch:
+    """Frozen features of the items of one step, and how far the run is."""
+
+    progress: float
+    draw: Tensor
+    """float32 [b s h]: backbone states from `<img>` to `</img>`."""
+    draw_mask: Tensor
+    """bool [b s]."""
+    image: Tensor
+    """float32 [b s h]: backbone states at image tokens."""
+    image_mask: Tensor
+    text: Tensor
+    """float32 [b s h]: backbone states of a caption."""
+    text_mask: Tensor
+    target_ids: Tensor
+    """int64 [b n]: the description as the text encoder reads it."""
+    target: Tensor
+    """float32 [b n d]: the text encoder's states of it."""
+    image_latents: Tensor
+    """float32 [b c h w] of the described picture."""
+    identity: Tensor
+    """int64 [b]; equal where pictures show the same thing."""
+
+
+@dataclass
+class Item:
+    """What one item of the alignment set is made of."""
+
+    drawing: Conversation
+    drawn: Picture
+    """What the drawing conversation's last reply describes."""
+    picture: Picture
+    caption: str
+    identity: int
+
+
+class Align:
+    """Latent alignment over features that are computed once.
+
+    Losses: distillation to the text encoder's output (what the released code does), the diffusion loss through the
+    frozen decoder (what the paper says), retrieval InfoNCE; each by its weight in the stage config. Items come from a
+    finite set, so that all that is frozen (backbone states, text encodings, image latents) can be cached by content.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        self.drawings = load_drawings() if config.stage.drawings else None
+        if self.drawings:
+            self.bank = sprite_bank(self.drawings, "train")
+            self.drawable = drawable_drawings(self.drawings)
+        self.features: dict[str, Ragged] = {}
+
+    def prepare(self, model: Model) -> None:
+        init_from_t5(model.aligner, model.text_encoder)
+
+    def attach(self, model: Model) -> nn.Module | None:
+        key = {
+            "weights": _frozen_digest(model),
+            "stage": to_dict(self.config.stage),
+            "seed": self.config.seed,
+            "drawings": self.drawings.manifest_sha256 if self.drawings else None,
+            "dtype": "float16",
+        }
+        home = default_cache() / "features"
+        self.features = cached_features(Path(home), key, self.config.stage.items, lambda r: self._compute(model, r))
+        return None
+
+    def detach(self, model: Model) -> None:
+        pass
+
+    def trainable(self, name: str, step: int) -> bool:
+        return name.startswith(("model.projector.", "model.aligner.", "model.retrieval."))
+
+    def batch(self, model: Model, step: int) -> AlignBatch:
+        size, count = self.config.batch_size, self.config.stage.items
+        epoch, place = divmod(step * size, count - count % size)
+        order = numpy_rng(self.config.seed, "align order", epoch).permutation(count)
+        indices = np.sort(order[place : place + size]).tolist()
+        draw_, draw_mask = self._padded("draw", indices)
+        image, image_mask = self._padded("image", indices)
+        text, text_mask = self._padded("text", indices)
+        channels, grid = model.config.autoencoder.channels, model.config.decoder.grid
+        return AlignBatch(
+            progress=step / self.config.steps,
+            draw=draw_,
+            draw_mask=draw_mask,
+            image=image,
+            image_mask=image_mask,
+            text=text,
+            text_mask=text_mask,
+            target_ids=self._padded("ids", indices)[0].long(),
+            target=self._padded("target", indices)[0],
+            image_latents=self._padded("latents", indices)[0].view(size, channels, grid, grid),
+            identity=torch.from_numpy(self.features["identity"].padded(indices)[0][:, 0]),
+        )
+
+    def loss(self, model: Model, batch: AlignBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
+        stage = self.config.stage
+        text = model.text_encoder.shared(batch.target_ids)
+        inputs = mixed_inputs(stage.beta_schedule, batch.progress, text, model.aligner.query_tokens, rng)
+        condition = model.aligner(inputs, model.projector(batch.draw), batch.draw_mask)
+        distillation = distillation_loss(condition, batch.target)
+        loss = stage.distillation_weight * distillation
+        parts = {"distillation": float(distillation.detach())}
+        if stage.diffusion_weight:
+            diffusion = diffusion_loss(model.decoder, model.scheduler, batch.image_latents, condition, rng)
+            loss = loss + stage.diffusion_weight * diffusion
+            parts["diffusion"] = float(diffusion.detach())
+        if stage.retrieval_weight:
+            image = model.retrieval("image", model.projector(batch.image), batch.image_mask, model.aligner)
+            caption = model.retrieval("text", model.projector(batch.text), batch.text_mask, model.aligner)
+            retrieval = retrieval_loss(image, caption, batch.identity, model.retrieval.logit_scale.exp())
+            loss = loss + stage.retrieval_weight * retrieval.total
+            parts["retrieval"] = float(retrieval.total.detach())
+        return LossOutputs(loss, parts)
+
+    def _padded(self, name: str, indices: list[int]) -> tuple[Tensor, Tensor]:
+        values, mask = self.features[name].padded(indices)
+        return torch.from_numpy(values).float(), torch.from_numpy(mask)
+
+    def _item(self, index: int) -> Item:
+        rng = numpy_rng(self.config.seed, "align item", index)
+        if self.drawings and rng.random() < self.config.stage.drawings:
+            known = self.drawings.split("train")
+            shown, ground = known[rng.integers(len(known))], GROUNDS[rng.integers(len(GROUNDS))]
+            caption = shown.captions[rng.integers(len(shown.captions))]
+            talk, drawn = (draw_drawing if rng.random() > _EDIT_SHARE else redraw_drawing)(
+                self.drawings, self.drawable, rng
+            )
+            identity = int.from_bytes(sha256(shown.label.encode()).digest()[:7], "big")
+            return Item(talk, drawn, show(self.drawings, shown, ground), caption, identity)
+        scene = next(scenes("train", rng))
+        talk, target = (draw if rng.random() > _EDIT_SHARE else redraw)(scene, rng)
+        return Item(talk, render(target), render(scene), paraphrase(scene, rng), scene.digest() >> 8)
+
+    @torch.no_grad()
+    def _compute(self, model: Model, indices: range) -> dict[str, list[np.ndarray]]:
+        items = [self._item(index) for index in indices]
+        descriptions = [prompts.undrawable(item.drawing.turns[-1][1]) for item in items]
+        ids = model.text_ids(descriptions)
+        latents = model.encode_pictures([item.drawn for item in items]).flatten(1)
+        return {
+            "draw": _half(*model.drawing_hidden([item.drawing for item in items])),
+            "image": _half(*model.image_hidden([item.picture for item in items])),
+            "text": _half(*model.text_hidden([item.caption for item in items])),
+            "ids": list(ids.numpy().astype(np.int16)),
+            "target": list(model.text_condition(descriptions).half().numpy()),
+            "latents": [row.half().numpy()[None] for row in latents],
+            "identity": [np.array([item.identity]) for item in items],
+        }
+
+
+def _half(hidden: Tensor, mask: Tensor) -> list[np.ndarray]:
+    return [row[keep].half().numpy() for row, keep in zip(hidden, mask, strict=True)]
+
+
+def _frozen_digest(model: Model) -> str:
+    digest = sha256()
+    for name, tensor in unique_state(model).items():
+        if name.startswith(("backbone.", "text_encoder.", "autoencoder.")):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    digest.update(str(model.backbone.tokenizer.get_vocab().__len__()).encode())
+    return digest.hexdigest()

@@ -1,0 +1,412 @@
+"""The command line as a user meets it: output, exit codes, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentbridge.cli import main
+from latentbridge.config import (
+    AlignerConfig,
+    AutoencoderConfig,
+    BackboneConfig,
+    DecoderConfig,
+    ModelConfig,
+    RetrievalConfig,
+)
+
+VERBS = (
+    "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "train", "eval", "report",
+    "quickstart", "reproduce", "version", "data", "data build", "data check", "data sample",
+)  # fmt: skip
+SMALL = ModelConfig(
+    backbone=BackboneConfig(
+        hidden_size=48, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=32,
+        vision_width=32, vision_layers=1, vision_heads=2,
+    ),
+    aligner=AlignerConfig(d_model=32, d_ff=32, d_kv=16, num_heads=2, num_layers=1, num_queries=4, cross_layers=(0,)),
+    retrieval=RetrievalConfig(num_image_queries=2, num_text_queries=2, embedding_size=16, num_heads=2),
+    decoder=DecoderConfig(width=32, num_layers=2, num_heads=2),
+    autoencoder=AutoencoderConfig(channels=8),
+    text_encoder_layers=1,
+    text_length=4,
+)  # fmt: skip
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Runs one verb in this process."""
+
+    def call(*arguments: str | Path) -> Result:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        code = ended.value.code
+        return Result(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of random weights: everything but sense."""
+    from latentbridge.models.checkpoint import new_model, save_model
+
+    folder = tmp_path_factory.mktemp("model")
+    save_model(new_model(SMALL, 0), folder)
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "in.png"
+    Image.new("RGB", (80, 40), "red").save(path)
+    return path
+
+
+def is_one_error_line(result: Result) -> bool:
+    return (
+        result.code == 2
+        and result.out == ""
+        and result.err.startswith("error: ")
+        and result.err.count("\n") == 1
+        and "Traceback" not in result.err
+    )
+
+
+# --- help and mistyped words ---
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom latentbridge.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'diffusers', 'numpy', 'PIL'} & set(sys.modules)))"
+    )
+    for arguments in (["--help"], ["generate", "--help"]):
+        began = time.process_time(), os.times().children_user + os.times().children_system
+        result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        seconds = os.times().children_user + os.times().children_system - began[1]
+        assert "Examples:" in result.stdout
+        assert result.stdout.endswith("[]\n")
+        # Processor seconds, so that a busy machine does not matter: 0.25 measured, torch alone would take 3.
+        assert seconds < 2
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_examples(run: Callable[..., Result], verb: str):
+    result = run(*verb.split(), "--help")
+    assert result.code == 0 and result.err == ""
+    if verb not in ("index", "data"):
+        assert f"Examples:\n    {'' if verb.startswith('data build') else 'latentbridge ' + verb}" in result.out
+
+
+def test_the_help_lists_all_verbs(run: Callable[..., Result]):
+    listed = run("--help").out
+    assert all(f"  {verb} " in listed for verb in VERBS if " " not in verb)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["genrate", "x"], "Did you mean 'generate'?"),
+        (["data", "chek", "x"], "Did you mean 'check'?"),
+        (["generate", "x", "--sed", "3"], "--seed"),
+        (["generate", "x"], "--out"),
+        (["generate", "x", "--out", "a.png", "--steps", "many"], "--steps"),
+    ],
+)
+def test_mistyped_words_are_told_apart(run: Callable[..., Result], arguments: list[str], words: str):
+    result = run(*arguments)
+    assert result.code == 2 and result.out == "" and words in result.err and "Traceback" not in result.err
+
+
+def test_version(run: Callable[..., Result]):
+    from latentbridge import __version__
+
+    assert run("version") == Result(0, f"{__version__}\n", "")
+
+
+# --- mistakes found before any work ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("generate PROMPT --out a.png --seed -1", "--seed -1"),
+        (f"generate PROMPT --out a.png --seed {2**63}", "out of range"),
+        ("generate PROMPT --out a.png --steps 0", "--steps 0"),
+        ("generate PROMPT --out a.png --steps 1001", "--steps 1001"),
+        ("generate PROMPT --out a.png --guidance nan", "--guidance nan"),
+        ("generate PROMPT --out a.png --guidance -1", "--guidance -1"),
+        ("generate PROMPT --out a.png --guidance inf", "--guidance inf"),
+        ("generate EMPTY --out a.png", "The prompt is empty"),
+        ("generate LONG --out a.png", "1,001 characters"),
+        ("generate PROMPT --out a.xyz", "does not end in .png"),
+        ("generate PROMPT --out a", "does not end in .png"),
+        ("generate PROMPT --out in.png/a.png", "is a file, not a folder"),
+        ("generate PROMPT --out folder.png", "is a folder"),
+        ("generate PROMPT --out a.png --model none", "holds no model"),
+        ("understand none.png", "There is no picture none.png"),
+        ("understand .", "is a folder"),
+        ("understand text.png", "text.png is not a picture"),
+        ("understand cut.png", "broken or cut short"),
+        ("understand in.png EMPTY", "The question is empty"),
+        ("understand in.png --model in.png", "holds no model"),
+        ("edit in.png EMPTY --out a.png", "The instruction is empty"),
+        ("edit none.png PROMPT --out a.png", "There is no picture"),
+        ("embed --json", "nothing to embed"),
+        ("embed in.png", "Say where the vectors go"),
+        ("embed in.png --json --out v.npz", "Say where the vectors go"),
+        ("embed in.png --out v.txt", "does not end in .npz"),
+        ("search .", "Give either words"),
+        ("search . PROMPT --image in.png", "Give either words"),
+        ("search . --text PROMPT", "Give either words"),
+        ("search . PROMPT --text PROMPT", "--text refines --image"),
+        ("search . PROMPT -k 0", "-k 0"),
+        ("search none PROMPT", "neither an index nor a folder"),
+        ("search folder.png PROMPT", "There are no pictures"),
+        ("index build none", "neither an index nor a folder"),
+        ("loopback in.png --rounds 0", "--rounds 0"),
+        ("train pretrain-decodr", "did you mean 'pretrain-decoder'?"),
+        ("train pretrain-decoder --set stepps=3", "did you mean 'steps'?"),
+        ("train pretrain-decoder --set steps", "key=value"),
+        ("train pretrain-decoder --out in.png", "is a file, not a folder"),
+        ("eval --out scores.txt", "does not end in .json"),
+        ("eval --world shaps", "did you mean 'shapes'?"),
+        ("eval --size 0", "--size 0"),
+        ("eval --model none", "holds no model"),
+        ("report none", "There is no run folder none"),
+        ("data build drawngs", "did you mean 'drawings'?"),
+        ("data sample shaps", "did you mean 'shapes'?"),
+        ("data sample shapes --count 0", "--count 0"),
+        ("data sample shapes --out a.xyz", "does not end in .png"),
+        ("data check none.jsonl", "There is no manifest"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    run: Callable[..., Result], picture: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, words: str
+):
+    folder = picture.parent
+    (folder / "text.png").write_text("not a picture")
+    (folder / "cut.png").write_bytes(picture.read_bytes()[:-30])
+    (folder / "folder.png").mkdir()
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    special = {"PROMPT": "a red circle", "EMPTY": " ", "LONG": "x" * 1_001}
+    result = run(*(special.get(word, word) for word in arguments.split()))
+    assert is_one_error_line(result), result
+    assert words in result.err
+    assert sorted(folder.rglob("*")) == before
+
+
+# --- the skills ---
+
+
+def test_understand(run: Callable[..., Result], picture: Path, model: Path):
+    plain = run("understand", picture, "What is this?", "--model", model)
+    assert plain.code == 0 and plain.err == ""
+    document = json.loads(run("understand", picture, "What is this?", "--model", model, "--json").out)
+    assert document == {"image": str(picture), "question": "What is this?", "answer": plain.out.removesuffix("\n")}
+
+
+def test_generate_writes_a_picture_that_depends_on_the_seed(run: Callable[..., Result], tmp_path: Path, model: Path):
+    drawn = []
+    for name, seed in (("a.png", 7), ("b.png", 7), ("c.png", 8)):
+        result = run(
+            "generate",
+            "a red circle",
+            "--out",
+            tmp_path / name,
+            "--seed",
+            seed,
+            "--steps",
+            2,
+            "--model",
+            model,
+            "--json",
+        )
+        assert result.code == 0 and result.err == ""
+        document = json.loads(result.out)
+        assert (document["prompt"], document["seed"], document["out"]) == ("a red circle", seed, str(tmp_path / name))
+        drawn.append(np.asarray(Image.open(tmp_path / name)))
+    assert drawn[0].shape == (64, 64, 3)
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
+def test_the_description_told_is_the_one_that_was_drawn(run: Callable[..., Result], tmp_path: Path, model: Path):
+    from latentbridge.models.checkpoint import load
+
+    out = tmp_path / "a.png"
+    told = json.loads(run("generate", "a star", "--out", out, "--steps", 2, "--model", model, "--json").out)
+    painter = load(model)
+    assert told["description"] == painter.rewrite("a star", 7)
+    assert np.array_equal(np.asarray(Image.open(out)), painter.generate("a star", 7, steps=2))
+
+
+def test_edit_tells_before_and_after(run: Callable[..., Result], picture: Path, model: Path):
+    out = picture.with_name("out.png")
+    result = run("edit", picture, "make it green", "--out", out, "--steps", 2, "--model", model, "--json")
+    document = json.loads(result.out)
+    assert result.code == 0 and result.err == ""
+    assert {"before", "after", "changed_share", "seed", "out"} <= document.keys()
+    assert Image.open(out).size == (64, 64)
+
+
+def test_embed_gives_unit_vectors_both_ways(run: Callable[..., Result], picture: Path, model: Path):
+    out = picture.with_name("v.npz")
+    asked = ["embed", picture, picture, "--text", "a star", "--model", model]
+    assert run(*asked, "--out", out).code == 0
+    stored = np.load(out, allow_pickle=False)
+    assert stored["images"].shape == (2, 16) and stored["texts"].shape == (1, 16)
+    assert stored["text_names"].tolist() == ["a star"]
+    # float32 vectors normalised once are within 1e-6 of unit length.
+    assert np.allclose(np.linalg.norm(stored["images"], axis=1), 1, atol=1e-5)
+    document = json.loads(run(*asked, "--json").out)
+    assert np.allclose(document["texts"][0]["embedding"], stored["texts"][0], atol=1e-6)
+
+
+def test_embed_writes_nothing_where_one_picture_is_missing(run: Callable[..., Result], picture: Path, model: Path):
+    assert is_one_error_line(run("embed", picture, "none.png", "--out", picture.with_name("v.npz"), "--model", model))
+    assert os.listdir(picture.parent) == [picture.name]
+
+
+def test_loopback_writes_every_round_and_a_sheet(run: Callable[..., Result], picture: Path, model: Path):
+    out = picture.with_name("walk")
+    result = run("loopback", picture, "--rounds", 2, "--out", out, "--model", model, "--json")
+    assert result.code == 0
+    assert len(json.loads(result.out)["rounds"]) == 2
+    assert sorted(os.listdir(out)) == ["round_1.png", "round_2.png", "sheet.png"]
+
+
+# --- search ---
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Three pictures, one of them in a subfolder, and one broken file."""
+    folder = tmp_path / "album"
+    (folder / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(2)
+    for name in ("a.png", "b.png", "sub/c.png"):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"no")
+    return folder
+
+
+def test_a_picture_is_found_by_itself_with_and_without_an_index(run: Callable[..., Result], album: Path, model: Path):
+    asked = ["search", album, "--image", album / "sub" / "c.png", "--model", model, "-k", 2, "--json"]
+    passing = run(*asked)
+    assert "left out" in passing.err and "broken.jpg" in passing.err
+    built = run("index", "build", album, "--model", model)
+    assert built.code == 0 and "3 pictures" in built.out
+    indexed = run(*asked)
+    assert indexed.err == ""
+    for result in (passing, indexed):
+        hits = json.loads(result.out)["hits"]
+        assert len(hits) == 2
+        assert hits[0]["id"] == "sub/c.png"
+        assert abs(hits[0]["score"] - 1) < 1e-5
+
+
+def test_search_by_words_and_by_a_refined_picture(run: Callable[..., Result], album: Path, model: Path):
+    index = album.with_name("index")
+    assert run("index", "build", album, "--out", index, "--model", model).code == 0
+    words = run("search", index, "a star", "--model", model)
+    assert words.code == 0 and len(words.out.splitlines()) == 3
+    refined = run("search", index, "--image", album / "a.png", "--text", "but red", "--model", model, "--json")
+    assert json.loads(refined.out)["text"] == "but red"
+
+
+def test_an_index_of_another_model_is_refused(run: Callable[..., Result], album: Path, model: Path, tmp_path: Path):
+    from latentbridge.models.checkpoint import new_model, save_model
+
+    run("index", "build", album, "--model", model)
+    save_model(new_model(SMALL, 1), tmp_path / "other")
+    result = run("search", album, "a star", "--model", tmp_path / "other")
+    assert is_one_error_line(result) and "another model" in result.err
+
+
+def test_a_folder_of_broken_pictures_has_no_index(run: Callable[..., Result], tmp_path: Path, model: Path):
+    (tmp_path / "a.png").write_bytes(b"no")
+    result = run("index", "build", tmp_path, "--model", model)
+    assert result.code == 2 and "None of the 1 pictures" in result.err
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+# --- data ---
+
+
+def test_data_sample_draws_a_sheet_and_says_what_is_on_it(run: Callable[..., Result], tmp_path: Path):
+    out = tmp_path / "sheet.png"
+    result = run("data", "sample", "shapes", "--out", out, "--count", 9, "--seed", 3)
+    assert result.code == 0 and result.err == ""
+    assert len(result.out.splitlines()) == 10
+    # Eight columns and two rows of 64 px drawn twice as large, 8 px apart.
+    assert Image.open(out).size == (8 * 136 + 8, 2 * 136 + 8)
+
+
+def test_data_check_prints_a_line_a_fault(run: Callable[..., Result], picture: Path):
+    manifest = picture.with_name("m.jsonl")
+    good = json.dumps({"image": "in.png", "texts": ["a red wall"]})
+    manifest.write_text(good + "\n")
+    assert run("data", "check", manifest) == Result(0, f"{manifest}: no faults\n", "")
+    manifest.write_text(f'{good}\n{{"image": "none.png", "texts": ["x"]}}\nnot json\n')
+    result = run("data", "check", manifest)
+    assert result.code == 2
+    assert [line.split(":")[0] for line in result.out.splitlines()] == ["line 2", "line 3"]
+
+
+# --- training ---
+
+
+def test_train_leaves_a_model_that_the_other_verbs_take(run: Callable[..., Result], picture: Path):
+    folder = picture.with_name("trial")
+    settings = [
+        "steps=1", "batch_size=2", "stage.drawings=0", "model.text_length=4", "model.text_encoder_layers=1",
+        "model.backbone.num_layers=1", "model.backbone.vision_layers=1", "model.aligner.num_layers=1",
+        "model.aligner.num_queries=4", "model.aligner.cross_layers=[0]", "model.decoder.num_layers=2",
+    ]  # fmt: skip
+    result = run("train", "pretrain-decoder", "--out", folder, *(word for s in settings for word in ("--set", s)))
+    assert result.code == 0, result.err
+    assert str(folder / "model") in result.out
+    assert run("understand", picture, "--model", folder).code == 0
+    assert run("report", folder).code == 0
+    assert (folder / "report.html").exists()
+
+
+# --- trouble on the way ---
+
+
+def test_trouble_leaves_the_old_picture_alone(run: Callable[..., Result], picture: Path, tmp_path: Path):
+    before = picture.read_bytes()
+    result = run("generate", "a star", "--out", picture, "--model", tmp_path / "none")
+    assert is_one_error_line(result)
+    assert picture.read_bytes() == before
+    assert os.listdir(tmp_path) == [picture.name]
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(run: Callable[..., Result], picture: Path, model: Path):
+    out = picture.with_name("walk")
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    result = run("loopback", picture, "--rounds", 1_000_000, "--out", out, "--model", model)
+    assert result == Result(130, "", "interrupted\n")
+    assert not out.exists()

@@ -1,0 +1,101 @@
+"""Overrides and the round trip: the right types come in, and everything else is refused in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from latentbridge.config import ModelConfig, OptimConfig, RunConfig, StageConfig, from_dict, to_dict, with_overrides
+from latentbridge.errors import UserError
+
+RUN = RunConfig("trial", StageConfig("sft"), steps=10, batch_size=4, init=(("backbone", "runs/a"), ("decoder", "b")))
+
+
+def test_overrides_reach_every_kind_of_field():
+    changed = with_overrides(
+        RUN,
+        [
+            "steps=3",
+            "optim.lr=2",
+            "bf16=False",
+            "model.aligner.cross_layers=[0, 2]",
+            "stage.beta_schedule=cosine",
+            "stage.manifest=a=b.jsonl",
+            'init=[["", "runs/x"]]',
+            "steps=5",
+        ],
+    )
+    assert changed.steps == 5
+    assert changed.optim.lr == 2.0 and isinstance(changed.optim.lr, float)
+    assert changed.bf16 is False
+    assert changed.model.aligner.cross_layers == (0, 2)
+    assert changed.stage.beta_schedule == "cosine"
+    assert changed.stage.manifest == "a=b.jsonl"
+    assert changed.init == (("", "runs/x"),)
+    assert RUN.steps == 10
+
+
+def test_an_override_changes_nothing_else():
+    changed = with_overrides(RUN, ["model.decoder.width=96"])
+    decoder = dataclasses.replace(RUN.model.decoder, width=96)
+    assert changed == dataclasses.replace(RUN, model=dataclasses.replace(RUN.model, decoder=decoder))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("stepss=3", "did you mean 'steps'?"),
+        ("optim.lrs=3", "did you mean 'lr'?"),
+        ("zzzz=3", "choose one of: batch_size"),
+        ("=3", "Unknown key ''"),
+        ("steps", "has the form key=value"),
+        ("optim=3", "for example optim.lr="),
+        ("steps.more=3", "single setting"),
+        ("steps=many", "takes a whole number"),
+        ("steps=3.5", "takes a whole number"),
+        ("steps=true", "takes a whole number"),
+        ("steps=", "takes a whole number"),
+        ("steps=0", "1 or more"),
+        ("batch_size=-1", "1 or more"),
+        ("seed=-1", "0 or more"),
+        ("log_every=0", "1 or more"),
+        ("optim.lr=fast", "takes a number"),
+        ("optim.lr=NaN", "a finite number"),
+        ("optim.lr=-Infinity", "a finite number"),
+        ("bf16=1", "true or false"),
+        ("bf16=yes", "true or false"),
+        ("model.aligner.cross_layers=3", "a list"),
+        ("model.aligner.cross_layers=[0.5]", "takes a whole number"),
+        ('init=[["backbone"]]', "a list"),
+        ("stage.beta_schedule=cosin", "did you mean 'cosine'?"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(override: str, words: str):
+    with pytest.raises(UserError) as caught:
+        with_overrides(RUN, [override])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [RUN, ModelConfig(), OptimConfig(lr=1e-5)])
+def test_a_config_survives_the_way_through_json(config: RunConfig | ModelConfig | OptimConfig):
+    values = json.loads(json.dumps(to_dict(config)))
+    assert from_dict(type(config), values) == config
+
+
+def test_what_is_missing_takes_its_default():
+    assert from_dict(ModelConfig, {"text_length": 32}) == ModelConfig()
+
+
+def test_a_damaged_config_is_named():
+    values = to_dict(RUN)
+    with pytest.raises(UserError, match="key in OptimConfig 'lrr'; did you mean 'lr'"):
+        from_dict(RunConfig, values | {"optim": {"lrr": 1.0}})
+    with pytest.raises(UserError, match="'fast' is not a value for 'lr'"):
+        from_dict(RunConfig, values | {"optim": {"lr": "fast"}})
+    with pytest.raises(UserError, match="3 cannot be read as OptimConfig"):
+        from_dict(RunConfig, values | {"optim": 3})
+    with pytest.raises(UserError, match="RunConfig needs a value for 'steps'"):
+        from_dict(RunConfig, {name: value for name, value in values.items() if name != "steps"})

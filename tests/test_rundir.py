@@ -1,0 +1,127 @@
+"""Files are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from latentbridge.errors import UserError
+from latentbridge.rundir import RunDir, atomic_write, write_json
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_whole_with_its_folder(tmp_path: Path):
+    target = tmp_path / "new" / "deep" / "a.txt"
+    with atomic_write(target) as temporary:
+        assert temporary.suffix == ".txt" and temporary.parent == target.parent
+        temporary.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole"
+    assert names(target.parent) == ["a.txt"]
+
+
+@pytest.mark.parametrize("trouble", [RuntimeError, KeyboardInterrupt, UserError])
+def test_trouble_leaves_the_old_file_and_nothing_else(tmp_path: Path, trouble: type[BaseException]):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(trouble), atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise trouble
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot write to .*file"), atomic_write(tmp_path / "file" / "a.txt"):
+        pass
+
+
+def test_a_folder_in_the_way_of_the_file_is_named(tmp_path: Path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(UserError, match="Cannot write"):
+        write_json(tmp_path / "a.txt", {})
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser writes everywhere")
+def test_a_read_only_folder_is_named(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="Permission denied"):
+        write_json(tmp_path / "a.json", {})
+    tmp_path.chmod(0o700)
+    assert names(tmp_path) == []
+
+
+FULL_DISK = """
+    import resource, signal, sys
+    from pathlib import Path
+    from latentbridge.errors import UserError
+    from latentbridge.rundir import atomic_write
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    try:
+        with atomic_write(Path(sys.argv[1])) as temporary:
+            {write}
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "temporary.write_bytes(bytes(100_000))",
+        "import numpy; numpy.save(temporary, numpy.zeros(100_000))",
+        "from safetensors.numpy import save_file; import numpy; save_file({'a': numpy.zeros(100_000)}, temporary)",
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, write: str):
+    # No disk is filled: the process may not write files above 4 kB, which fails in the same system call.
+    target = tmp_path / "a.npy"
+    target.write_bytes(b"old")
+    code = textwrap.dedent(FULL_DISK).format(write=write)
+    result = subprocess.run([sys.executable, "-c", code, str(target)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("Cannot write") and "free some space" in result.stdout
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.npy"]
+
+
+def test_metrics_count_each_step_once_and_skip_a_torn_line(tmp_path: Path):
+    run = RunDir(tmp_path / "run")
+    assert run.metrics() == []
+    run.log({"step": 1, "loss": 3.0})
+    run.log({"step": 2, "loss": 2.0})
+    run.log({"step": 2, "loss": 1.5})
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')
+    assert run.metrics() == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.5}]
+
+
+def test_a_record_after_a_torn_line_is_not_lost(tmp_path: Path):
+    run = RunDir(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    run.log({"step": 3})
+    assert [record["step"] for record in run.metrics()] == [1, 3]
+
+
+def test_only_whole_checkpoints_count(tmp_path: Path):
+    run = RunDir(tmp_path)
+    assert run.newest_checkpoint() is None
+    for step in (200, 1_000):
+        write_json(run.checkpoint(step) / "state.json", {"step": step})
+    run.checkpoint(9_000).mkdir()
+    newest = run.newest_checkpoint()
+    assert newest == run.checkpoint(1_000)
+    assert json.loads((newest / "state.json").read_text()) == {"step": 1_000}
