@@ -30,6 +30,13 @@ class BackboneConfig:
     patch_size_px: int = 8
     merge_size: int = 2
     image_size_px: int = 64
+    """Side of the square every picture is fitted to; 0 keeps sizes and lets the processor choose within `pixel_range`."""
+    pixel_range: tuple[int, int] = (256 * 28 * 28, 1024 * 28 * 28)
+    """Smallest and largest picture area in pixels where `image_size_px` is 0 (spec 2)."""
+    vocab_size: int = 0
+    """Rows of the embedding table; 0 takes as many as the tokenizer has tokens."""
+    rope_theta: float = 10000.0
+    tied_embeddings: bool = True
     system_prompt: str = ""
     """The ChatML system line; the tiny model has none, released Qwen2-VL uses "You are a helpful assistant."."""
 
@@ -87,6 +94,8 @@ class AutoencoderConfig:
 class ModelConfig:
     """One unified model."""
 
+    parts: tuple[str, ...] = ("backbone", "bridge", "decoder")
+    """What the model has: "bridge" is projector, aligner and retrieval head, "decoder" is text encoder, decoder and autoencoder."""
     backbone: BackboneConfig = BackboneConfig()
     aligner: AlignerConfig = AlignerConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
@@ -142,7 +151,7 @@ class RunConfig:
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     init: tuple[tuple[str, str], ...] = ()
-    """(part of the model, run folder or model folder it starts from) pairs; the part "" is the whole model."""
+    """(part of the model, folder it starts from) pairs. A relative folder is a sibling of this run's own; the part "" is the whole model."""
     seed: int = 0
     bf16: bool = True
     """Mixed precision by autocast; on CPUs with AMX it halves the time of a step."""

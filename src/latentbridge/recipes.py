@@ -25,10 +25,10 @@ PRETRAIN_BACKBONE = RunConfig(
 SFT = RunConfig(
     name="sft",
     stage=StageConfig("sft", drawings=0.35),
-    steps=1500,
+    steps=1300,
     batch_size=64,
     optim=OptimConfig(lr=1e-3, muon_lr=4e-3, warmup_steps=50, decay_fraction=0.5),
-    init=(("backbone.", "runs/pretrain-backbone"),),
+    init=(("backbone.", "pretrain-backbone"),),
     bf16=False,
     threads=1,
 )
@@ -39,10 +39,10 @@ ALIGN = RunConfig(
     batch_size=128,
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
     init=(
-        ("backbone.", "runs/sft"),
-        ("text_encoder.", "runs/pretrain-decoder"),
-        ("decoder.", "runs/pretrain-decoder"),
-        ("autoencoder.", "runs/pretrain-decoder"),
+        ("backbone.", "sft"),
+        ("text_encoder.", "pretrain-decoder"),
+        ("decoder.", "pretrain-decoder"),
+        ("autoencoder.", "pretrain-decoder"),
     ),
     bf16=False,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import sha256
 from itertools import islice
 from typing import Any
 
@@ -17,11 +18,19 @@ from latentbridge.types import Hit
 
 def build_index(model: Model, pictures: Iterable[tuple[str, ImageLike]], batch_size: int = 64) -> Index:
     """An index of (id, picture) pairs, read and embedded one batch at a time; wrap the pairs in `tqdm` to watch."""
-    index = Index(model.config.retrieval.embedding_size)
+    index = Index(model.config.retrieval.embedding_size, maker=fingerprint(model))
     source = iter(pictures)
     while batch := list(islice(source, batch_size)):
         index.add([name for name, _ in batch], model.embed(images=[picture for _, picture in batch]))
     return index
+
+
+def fingerprint(model: Model) -> str:
+    """A hash of a model's weights, which tells whether an index (`Index.maker`) and a model belong together."""
+    digest = sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.contiguous().view(-1).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def search_index(

@@ -107,6 +107,7 @@ def test_search_refuses_queries_of_another_width() -> None:
 
 def test_a_saved_index_loads_memory_mapped_and_grows(tmp_path: Path) -> None:
     saved = compass()
+    saved.maker = "a model"
     saved.add(["odd \u2028 name"], np.array([[0.0, -1.0]]))
     saved.save(tmp_path / "index")
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
@@ -116,7 +117,7 @@ def test_a_saved_index_loads_memory_mapped_and_grows(tmp_path: Path) -> None:
     ]
     index = Index.load(tmp_path / "index")
     assert isinstance(index.vectors, np.memmap)
-    assert index.ids == saved.ids
+    assert (index.ids, index.maker) == (saved.ids, "a model")
     assert index.metadata("east") == {"degrees": 90}
     query = np.array([0.8, 0.6])
     assert index.search(query) == saved.search(query)

@@ -35,15 +35,3 @@ def lay_out(pictures: Sequence[Picture], columns: int, scale: int = 2, gap_px: i
         large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
         sheet[top : top + large.shape[0], left : left + large.shape[1]] = large
     return sheet
-
-
-def score_lines(scores: dict[str, Any], prefix: str = "") -> list[str]:
-    """Nested scores as aligned lines, one a number."""
-    lines = []
-    for name, value in scores.items():
-        if isinstance(value, dict):
-            lines += score_lines(value, f"{prefix}{name}.")
-        else:
-            shown = f"{value:.3f}" if isinstance(value, float) else str(value)
-            lines.append(f"{prefix + name:<40} {shown}")
-    return lines

@@ -64,7 +64,8 @@ def evaluate(
     check_at_least("--size", size, 1)
     if out:
         check_out(out, (".json",))
-    from latentbridge.cli.output import print_json, score_lines
+    from latentbridge.cli.output import print_json
+    from latentbridge.evaluation.report import format_score
     from latentbridge.evaluation.run import World, evaluate
     from latentbridge.models.checkpoint import load
     from latentbridge.rundir import write_json
@@ -75,7 +76,11 @@ def evaluate(
     if as_json:
         print_json(scores)
     else:
-        print("\n".join(score_lines(scores)))
+        for row in scores["rows"]:
+            interval = f"{format_score(row['low'])} to {format_score(row['high'])}"
+            print(
+                f"{row['skill']:<14}{row['metric']:<40}{format_score(row['value']):>8}  {interval:<18}  n = {row['n']}"
+            )
 
 
 def report(

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from latentbridge.config import ModelConfig, from_dict, to_dict
 from latentbridge.errors import UserError
+from latentbridge.models.released import is_released, load_released
 from latentbridge.models.unified import Model
 from latentbridge.models.vocabulary import load_tokenizer
 from latentbridge.rng import torch_rng
@@ -42,8 +43,9 @@ def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> 
 
 
 def load(source: str | Path) -> Model:
-    """The model called `source`: "tiny" (ships with the package), a run folder or a model folder."""
-    return load_model(TINY if str(source) == "tiny" else Path(source))
+    """The model called `source`: "tiny" (ships with the package), a run or model folder, or a released checkpoint's folder."""
+    folder = TINY if str(source) == "tiny" else Path(source)
+    return load_released(folder) if is_released(folder) else load_model(folder)
 
 
 def load_model(folder: Path) -> Model:

@@ -73,12 +73,12 @@ class QwenVL(nn.Module):
                 "num_attention_heads": config.num_heads,
                 "num_key_value_heads": config.num_kv_heads,
                 "intermediate_size": config.intermediate_size,
-                "vocab_size": len(tokenizer),
-                "max_position_embeddings": 1024,
-                "tie_word_embeddings": True,
+                "vocab_size": config.vocab_size or len(tokenizer),
+                "max_position_embeddings": 32768,
+                "tie_word_embeddings": config.tied_embeddings,
                 "rope_parameters": {
                     "rope_type": "default",
-                    "rope_theta": 10000.0,
+                    "rope_theta": config.rope_theta,
                     "mrope_section": [head_dim // 2 - 2 * spatial, spatial, spatial],
                 },
                 "bos_token_id": token_id(tokenizer, "<|endoftext|>"),
@@ -99,13 +99,13 @@ class QwenVL(nn.Module):
             video_token_id=token_id(tokenizer, "<|video_pad|>"),
             vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
             vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
-            tie_word_embeddings=True,
+            tie_word_embeddings=config.tied_embeddings,
         )
-        area = config.image_size_px**2
+        smallest, largest = (config.image_size_px**2,) * 2 if config.image_size_px else config.pixel_range
         processor = Qwen2VLImageProcessorPil(
             patch_size=config.patch_size_px,
             merge_size=config.merge_size,
-            size={"shortest_edge": area, "longest_edge": area},
+            size={"shortest_edge": smallest, "longest_edge": largest},
         )
         model = Qwen2VLForConditionalGeneration._from_config(qwen, attn_implementation="sdpa")
         return cls(model, tokenizer, processor, config.system_prompt)

@@ -41,13 +41,15 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = QwenVL.from_config(config.backbone, tokenizer)
-        self.projector = nn.Linear(config.backbone.hidden_size, config.aligner.d_model, bias=False)
-        self.aligner = BiTransformer(config.aligner)
-        self.retrieval = RetrievalHead(config.retrieval, config.aligner.d_model)
-        self.text_encoder = T5EncoderModel(_t5_config(config.aligner, len(tokenizer)))
-        self.decoder = Decoder.from_config(config)
-        self.autoencoder = PatchAutoencoder(config.autoencoder)
-        self.scheduler = diffusion.make_scheduler(config.decoder.num_train_timesteps)
+        if "bridge" in config.parts:
+            self.projector = nn.Linear(config.backbone.hidden_size, config.aligner.d_model, bias=False)
+            self.aligner = BiTransformer(config.aligner)
+            self.retrieval = RetrievalHead(config.retrieval, config.aligner.d_model)
+        if "decoder" in config.parts:
+            self.text_encoder = T5EncoderModel(_t5_config(config.aligner, len(tokenizer)))
+            self.decoder = Decoder.from_config(config)
+            self.autoencoder = PatchAutoencoder(config.autoencoder)
+            self.scheduler = diffusion.make_scheduler(config.decoder.num_train_timesteps)
 
     # --- the bridge ---
 
@@ -127,6 +129,7 @@ class Model(nn.Module):
         With `rewrite` the backbone first completes the prompt; without, the prompt is taken as a full description.
         `conditioning="text"` sends the description through the text encoder instead of the bridge, for comparison.
         """
+        self._require("decoder", "draw")
         asked = _as_list(requests)
         seeds = _seeds(seed, len(asked))
         descriptions = self.rewrite(asked, seeds) if rewrite else asked
@@ -172,6 +175,7 @@ class Model(nn.Module):
         The release differs: its picture states cannot see the instruction and no source latents reach the decoder, so
         identity and layout are lost by design (spec 2.3).
         """
+        self._require("decoder", "edit")
         pictures, instructions, many = self._paired(images, instructions)
         seeds = _seeds(seed, len(pictures))
         before = self.backbone.reply([Conversation(((prompts.CAPTION_REQUEST, ""),), p) for p in pictures])
@@ -201,6 +205,7 @@ class Model(nn.Module):
     @torch.no_grad()
     def embed(self, *, images: Images | None = None, texts: Texts | None = None) -> np.ndarray:
         """Unit vectors of pictures or of texts (give one of the two): float32 [n, e], or [e] for a single item."""
+        self._require("bridge", "embed")
         if (images is None) == (texts is None):
             raise UserError("embed takes either images or texts.")
         if texts is not None:
@@ -229,7 +234,14 @@ class Model(nn.Module):
         return [self._fit(item) for item in items], words, many
 
     def _fit(self, image: ImageLike) -> Picture:
-        return fit_square(open_picture(image), self.config.backbone.image_size_px)
+        picture, size_px = open_picture(image), self.config.backbone.image_size_px
+        return fit_square(picture, size_px) if size_px else picture
+
+    def _require(self, part: str, verb: str) -> None:
+        if part not in self.config.parts:
+            raise UserError(
+                f"This model has no {part}, so it cannot {verb}; load one that was trained with it, such as 'tiny'."
+            )
 
     # --- drawing ---
 

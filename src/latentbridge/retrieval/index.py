@@ -26,11 +26,13 @@ class Index:
     """Unit vectors with an id and one JSON object of metadata each.
 
     A saved index is a folder: `vectors.npy` (float32 [n, dimension], memory-mapped when loaded), `items.jsonl` (id and
-    metadata, one a line) and `manifest.json` (version, sizes and the checksums of the other two).
+    metadata, one a line) and `manifest.json` (version, maker, sizes and the checksums of the other two).
     """
 
-    def __init__(self, dimension: int):
+    def __init__(self, dimension: int, maker: str = ""):
         self.dimension = dimension
+        self.maker = maker
+        """What the vectors were made with, in any words; it is kept with them and never read here."""
         self.ids: list[str] = []
         self._metadata: list[dict[str, Any]] = []
         self._rows: dict[str, int] = {}
@@ -108,6 +110,7 @@ class Index:
             items.write_text("".join(json.dumps({"id": name, "metadata": entry}) + "\n" for name, entry in pairs))
             values = {
                 "version": FORMAT_VERSION,
+                "maker": self.maker,
                 "dimension": self.dimension,
                 "count": len(self),
                 "sha256": {_VECTORS: _digest(vectors), _ITEMS: _digest(items)},
@@ -122,8 +125,8 @@ class Index:
             raise UserError(f"{folder} holds no index (no {_MANIFEST}); build one with `latentbridge index build`.")
         try:
             manifest = json.loads((folder / _MANIFEST).read_text())
-            version, dimension, count = manifest["version"], manifest["dimension"], manifest["count"]
-            checksums = manifest["sha256"]
+            version, checksums = manifest["version"], manifest["sha256"]
+            index, count = cls(manifest["dimension"], manifest["maker"]), manifest["count"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder / _MANIFEST} is damaged; build the index again.") from error
         if version != FORMAT_VERSION:
@@ -133,14 +136,13 @@ class Index:
         for name in (_VECTORS, _ITEMS):
             if not (folder / name).is_file() or _digest(folder / name) != checksums.get(name):
                 raise UserError(f"{folder / name} is missing, cut short or changed; build the index again.")
-        index = cls(dimension)
         index._blocks = [np.load(folder / _VECTORS, mmap_mode="r" if count else None, allow_pickle=False)]
         for line in (folder / _ITEMS).read_text().splitlines():
             entry = json.loads(line)
             index._rows[entry["id"]] = len(index.ids)
             index.ids.append(entry["id"])
             index._metadata.append(entry["metadata"])
-        assert index.vectors.shape == (len(index), dimension) == (count, dimension)
+        assert index.vectors.shape == (count, index.dimension) and len(index) == count
         return index
 
     def _check(self, vectors: np.ndarray) -> None:

@@ -89,7 +89,7 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
 
     model = new_model(config.model, config.seed)
     for part, source in config.init:
-        load_parts(model, Path(source), [part])
+        load_parts(model, folder.parent / source, [part])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if checkpoint is None:

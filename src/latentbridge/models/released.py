@@ -1,0 +1,133 @@
+"""Weights others released, under their own key names: Qwen2-VL, and OmniBridge's 1,046 tensors (spec 1.2)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbedding, Qwen2VLVisionRotaryEmbedding
+
+from latentbridge.config import AlignerConfig, BackboneConfig, ModelConfig, RetrievalConfig
+from latentbridge.errors import UserError
+from latentbridge.models.unified import Model
+from latentbridge.models.vocabulary import load_tokenizer
+
+QWEN2_VL_7B = BackboneConfig(
+    hidden_size=3584,
+    num_layers=28,
+    num_heads=28,
+    num_kv_heads=4,
+    intermediate_size=18944,
+    vision_width=1280,
+    vision_layers=32,
+    vision_heads=16,
+    patch_size_px=14,
+    image_size_px=0,
+    vocab_size=152064,
+    rope_theta=1e6,
+    tied_embeddings=False,
+    system_prompt="You are a helpful assistant.",
+)
+OMNIBRIDGE_8B = ModelConfig(
+    parts=("backbone", "bridge"),
+    backbone=QWEN2_VL_7B,
+    aligner=AlignerConfig(
+        d_model=2048,
+        d_ff=5120,
+        d_kv=64,
+        num_heads=32,
+        num_layers=24,
+        num_queries=256,
+        cross_layers=(0, 2, 4, 8, 12, 16, 20),
+        dropout=0.1,
+    ),
+    retrieval=RetrievalConfig(num_image_queries=128, num_text_queries=96, embedding_size=1024, num_heads=16),
+    text_length=256,
+)
+"""The released model without its decoder, which is stored apart and unchanged (HunyuanDiT v1.2)."""
+
+_RENAMES = (
+    ("model.visual.", "backbone.model.model.visual."),
+    ("model.language_model.", "backbone.model.model.language_model."),
+    ("visual.", "backbone.model.model.visual."),
+    ("model.", "backbone.model.model.language_model."),
+    ("lm_head.", "backbone.model.lm_head."),
+    ("downsampling_linear_layer.", "projector."),
+    ("bilm.", "aligner."),
+)
+_HEADS = ("image_queries", "text_queries", "image_proj", "text_proj", "logit_scale", "fusion_alpha")
+
+
+def our_name(released: str) -> str:
+    """Our state-dict name of a released tensor, in the old layout (`visual.*`, `model.*`) or that of transformers 4.52 and later."""
+    for prefix, ours in _RENAMES:
+        if released.startswith(prefix):
+            return ours + released.removeprefix(prefix)
+    return f"retrieval.{released}" if released.startswith(_HEADS) else released
+
+
+def is_released(folder: Path) -> bool:
+    """Whether a folder holds a Qwen2-VL checkpoint as others save it."""
+    path = folder / "config.json"
+    return path.exists() and json.loads(path.read_text()).get("model_type") == "qwen2_vl"
+
+
+def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Model:
+    """A Qwen2-VL, or OmniBridge on one, from sharded safetensors; every tensor must be known, present and of the right shape."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no .safetensors files; download the safetensors version of the checkpoint.")
+    stored: dict[str, torch.Tensor] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as shard:
+                stored.update({our_name(name): shard.get_tensor(name).to(dtype) for name in shard.keys()})  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"Cannot read {path} ({error}); download it again.") from error
+    values = json.loads((folder / "config.json").read_text())
+    config = OMNIBRIDGE_8B if any(name.startswith("aligner.") for name in stored) else ModelConfig(parts=("backbone",))
+    config = replace(config, backbone=_backbone_config(values))
+    with torch.device("meta"):
+        model = Model(config, load_tokenizer(folder))
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if config.backbone.tied_embeddings:
+        stored.setdefault(
+            "backbone.model.lm_head.weight", stored["backbone.model.model.language_model.embed_tokens.weight"]
+        )
+    found = {name: tensor.shape for name, tensor in stored.items()}
+    odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if odd:
+        raise UserError(
+            f"{folder} does not fit: {len(odd)} tensors are missing, unexpected or of another shape (first: {odd[0]})."
+        )
+    model.load_state_dict(stored, assign=True)
+    for module in model.modules():
+        if isinstance(module, (Qwen2VLRotaryEmbedding, Qwen2VLVisionRotaryEmbedding)):
+            module.__init__(module.config)  # its frequencies are no weights, so they are still on the meta device
+    return model.eval()
+
+
+def _backbone_config(values: dict[str, Any]) -> BackboneConfig:
+    """Sizes read from a checkpoint's own config, in its flat (old) or nested (new) form."""
+    text, vision = {**values, **values.get("text_config", {})}, values["vision_config"]
+    rope = text.get("rope_parameters") or {"rope_theta": text.get("rope_theta", 1e6)}
+    return replace(
+        QWEN2_VL_7B,
+        hidden_size=text["hidden_size"],
+        num_layers=text["num_hidden_layers"],
+        num_heads=text["num_attention_heads"],
+        num_kv_heads=text["num_key_value_heads"],
+        intermediate_size=text["intermediate_size"],
+        vocab_size=text["vocab_size"],
+        rope_theta=rope["rope_theta"],
+        tied_embeddings=bool(values.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+        vision_width=vision["embed_dim"],
+        vision_layers=vision["depth"],
+        vision_heads=vision["num_heads"],
+        patch_size_px=vision["patch_size"],
+        merge_size=vision["spatial_merge_size"],
+    )

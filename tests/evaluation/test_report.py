@@ -1,0 +1,203 @@
+"""The page is whole, well-formed and self-contained, and says what the data says."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentbridge.errors import UserError
+from latentbridge.evaluation.loopback import Hop
+from latentbridge.evaluation.page import show_chart, show_interval, show_picture, write_page
+from latentbridge.evaluation.report import (
+    Answer,
+    Drawn,
+    Edited,
+    Found,
+    FoundItem,
+    Understood,
+    Walk,
+    commands_section,
+    credits_section,
+    curves_section,
+    draw_section,
+    edit_section,
+    fade_outside,
+    find_section,
+    format_score,
+    loopback_section,
+    scores_section,
+    tally,
+    understand_section,
+    write_run_report,
+)
+from latentbridge.rundir import RunDir, write_json
+
+HOSTILE = """<script>alert('1 & 2')</script> "quoted" </section>"""
+VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline"}
+"""Elements that hold nothing; those of SVG close themselves."""
+PICTURE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+
+
+class Checker(HTMLParser):
+    """Collects what a page holds and refuses tags that do not close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: dict[str, int] = {}
+        self.sources: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen[tag] = self.seen.get(tag, 0) + 1
+        self.sources += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "xlink:href")
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def check(path: Path) -> Checker:
+    checker = Checker()
+    page = path.read_text(encoding="utf-8")
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    assert "script" not in checker.seen and "link" not in checker.seen and "iframe" not in checker.seen
+    assert all(source.startswith(("#", "data:image/png;base64,")) for source in checker.sources)
+    assert not re.search(r"url\(|@import", page)
+    return checker
+
+
+def records(count: int = 30) -> list[dict[str, float]]:
+    return [
+        {
+            "step": 20 * (i + 1),
+            "seconds": 2.0 * (i + 1),
+            "samples": 640 * (i + 1),
+            "grad_norm": 1.0,
+            "lr": 1.0,
+            "loss": 1 / (i + 1),
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Checker:
+    """A page with every kind of section, and hostile text wherever text goes."""
+    hops = [Hop(HOSTILE, PICTURE, 0.75, 0.75, 0.5, 0.25), Hop(HOSTILE, PICTURE, 0.25, 0.5, 0.5, 0.25)]
+    hit, words = FoundItem(HOSTILE, 0.5, PICTURE, True), FoundItem(HOSTILE, 0.5, right=False)
+    row = {
+        "skill": HOSTILE,
+        "metric": HOSTILE,
+        "value": 0.9,
+        "low": 0.8,
+        "high": 0.95,
+        "n": 100,
+        "aim": 0.85,
+        "note": HOSTILE,
+    }
+    sections = [
+        understand_section(
+            [Understood(PICTURE, HOSTILE, (Answer(HOSTILE, HOSTILE, HOSTILE, False), Answer("q", "a")))]
+        ),
+        draw_section([Drawn(HOSTILE, HOSTILE + "!", PICTURE, HOSTILE, True)], HOSTILE),
+        edit_section([Edited(HOSTILE, PICTURE, PICTURE, PICTURE, PICTURE[..., 0] > 9, HOSTILE, HOSTILE)]),
+        find_section([Found(HOSTILE, HOSTILE, (hit, words)), Found("x", HOSTILE, (words,), PICTURE)], HOSTILE),
+        loopback_section([Walk(PICTURE, hops)]),
+        scores_section({"rows": [row, {"skill": "b", "metric": "m", "value": 3}], "command": HOSTILE, "seed": 0}),
+        curves_section({HOSTILE: records()}),
+        commands_section([(HOSTILE, HOSTILE)]),
+        credits_section([HOSTILE]),
+    ]
+    return check(write_page(tmp_path_factory.mktemp("page") / "report.html", HOSTILE, HOSTILE, sections, HOSTILE))
+
+
+def test_every_section_is_there_and_hostile_text_stays_text(page: Checker) -> None:
+    assert page.seen["section"] == 9
+    assert page.seen["nav"] == 1
+    assert page.text.count("<script>alert('1 & 2')</script>") >= 25
+
+
+def test_the_sections_say_what_the_data_says(page: Checker) -> None:
+    assert "0 of 1 replies here are right" in page.text
+    assert "1 of 1 judged pictures are right" in page.text
+    assert "0 of 0 judged edits" in page.text
+    assert "round by round: 0.75, 0.25. It halves after 1.5 rounds" in page.text
+    assert "facts kept 50% told, 25% drawn" in page.text
+    assert "90.0 %" in page.text
+
+
+def test_a_picture_comes_back_from_the_page_bit_for_bit() -> None:
+    data = re.search(r'base64,([^"]+)"', show_picture(PICTURE, "x"))
+    assert data is not None
+    image = Image.open(io.BytesIO(base64.b64decode(data[1])))
+    assert (np.asarray(image) == PICTURE).all()
+
+
+def test_tally_and_scores_by_hand() -> None:
+    assert tally([True, None, False, True]) == (2, 3)
+    assert (format_score(0.9534), format_score(1), format_score(21.5)) == ("95.3 %", "100.0 %", "21.5")
+
+
+def test_fade_outside_keeps_the_mask_and_greys_the_rest() -> None:
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[2:4] = True
+    faded = fade_outside(PICTURE, mask)
+    assert (faded[2:4] == PICTURE[2:4]).all()
+    assert np.abs(faded[~mask].astype(int) - 128).max() <= 28 + 1  # 0.22 of 128, rounded down
+
+
+def test_a_chart_runs_from_corner_to_corner() -> None:
+    chart = show_chart("loss", [0, 10, 20], [4.0, 3.0, 2.0])
+    points = re.search(r'points="([^"]+)"', chart)
+    assert points is not None
+    # 320 x 130 with 18 px for the words above and below and 4 px of air; 3.0 lies half-way
+    assert points[1].split() == ["1.0,22.0", "160.0,65.0", "319.0,108.0", "319.0,108.0"]
+    assert "log scale" in show_chart("loss", [1, 2, 3], [100.0, 1.0, 0.1])
+    assert show_chart("loss", [1], [1.0]) == ""
+    assert "NaN" not in show_chart("loss", [1, 2, 3, 4], [1.0, float("nan"), 0.5, float("inf")])
+
+
+def test_an_interval_lies_on_its_track() -> None:
+    drawn = show_interval(0.5, 0.4, 0.6, None)
+    assert 'cx="64.0"' in drawn and 'x1="51.8" x2="76.2"' in drawn and "aim" not in drawn
+
+
+def test_the_report_of_a_run(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with pytest.raises(UserError, match="no metrics yet"):
+        write_run_report(run.path)
+    for record in records():
+        run.log(record)
+    write_json(run.path / "config.json", {"name": "trial <1>", "steps": 900, "optim": {"lr": 0.001}})
+    found = check(write_run_report(run.path))
+    assert "600 of 900 steps" in found.text
+    assert "optim.lr = 0.001" in found.text
+    assert "0.1 s at the end" in found.text  # 2 s for 20 steps
+    assert json.loads((run.path / "config.json").read_text())["steps"] == 900
+
+
+def test_a_resumed_clock_makes_no_negative_time(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for step, seconds in ((20, 50.0), (40, 100.0), (60, 10.0), (80, 60.0)):
+        run.log({"step": step, "seconds": seconds, "samples": step, "grad_norm": 1.0, "lr": 1.0, "loss": 1.0})
+    assert "-" not in "".join(re.findall(r"([-\d.]+) s at the end", check(write_run_report(run.path)).text))
