@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from latentbridge.data.drawings import build_drawings, load_drawings
 from latentbridge.errors import UserError
 from latentbridge.evaluation.run import evaluate
 from latentbridge.models.checkpoint import TINY, load_model, save_model
-from latentbridge.rundir import RunDir, write_json
+from latentbridge.rundir import RunDir, atomic_write, write_json
 
 _LANES = (("pretrain-decoder",), ("pretrain-backbone", "sft"))
 """Runs that need nothing of each other: one lane a core."""
@@ -22,14 +22,13 @@ _JOINED = "align"
 
 def stored_hours(source: Path = TINY) -> float:
     """How long the shipped model's own training took, in hours: the longer lane, then alignment."""
-    curves = json.loads((source / "training.json").read_text())
-    seconds = {name: points[-1]["seconds"] for name, points in curves.items()}
+    seconds = {path.name: RunDir(path).metrics()[-1]["seconds"] for path in source.glob("training/*")}
     return (max(sum(seconds[name] for name in lane) for lane in _LANES) + seconds[_JOINED]) / 3600
 
 
 def reproduce(out: Path) -> Path:
     """Train all stages under `out`, resuming what was begun, and leave the scored model in `out/tiny`."""
-    hours = f"about {stored_hours():.1f} hours" if (TINY / "training.json").exists() else "some hours"
+    hours = f"about {stored_hours():.1f} hours" if (TINY / "training").exists() else "some hours"
     print(
         f"Training the tiny model from nothing takes {hours} on 2 CPU cores; interrupted, the same command goes on.",
         file=sys.stderr,
@@ -47,8 +46,10 @@ def ship(runs: Path, folder: Path) -> Path:
     """The aligned model rounded to bfloat16, with its recipes, curves and scores beside it."""
     save_model(load_model(runs / _JOINED), folder, dtype=torch.bfloat16)
     names = [name for lane in _LANES for name in lane] + [_JOINED]
-    write_json(folder / "recipes.json", {name: json.loads((runs / name / "config.json").read_text()) for name in names})
-    write_json(folder / "training.json", {name: RunDir(runs / name).metrics() for name in names})
+    for name in names:
+        for file in ("config.json", "metrics.jsonl"):
+            with atomic_write(folder / "training" / name / file) as temporary:
+                shutil.copyfile(runs / name / file, temporary)
     model = load_model(folder)
     worlds = [evaluate(model, "shapes"), evaluate(model, "drawings")]
     write_json(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from datetime import date
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from latentbridge.data.drawings import load_drawings
 from latentbridge.evaluation import drawings as on_drawings
 from latentbridge.evaluation import shapes as on_shapes
+from latentbridge.evaluation.manifest import score_manifest
 from latentbridge.evaluation.metrics import Score
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
@@ -19,17 +21,22 @@ from latentbridge.rng import numpy_rng
 World = Literal["shapes", "drawings"]
 
 
-def evaluate(model: Model, world: World, *, size: int = 100, seed: int = 1, progress: bool = True) -> dict[str, Any]:
+def evaluate(
+    model: Model, world: World | Path, *, size: int = 100, seed: int = 1, progress: bool = True
+) -> dict[str, Any]:
     """The scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware", "threads"}.
 
-    `size` scales every sample: 100 gives 600 questions, 600 drawings, 600 edits and retrieval among 1,000 scenes.
+    `world` may also be the path of a user's manifest, of which the test split is scored. `size` scales every sample: 100 gives 600 questions, 600 drawings, 600 edits and retrieval among 1,000 scenes.
     """
-    jobs = _shapes_jobs(model, size, seed) if world == "shapes" else _drawings_jobs(model, size, seed)
+    if isinstance(world, Path):
+        jobs = [lambda: score_manifest(model, world)]
+    else:
+        jobs = (_shapes_jobs if world == "shapes" else _drawings_jobs)(model, size, seed)
     rows: list[Score] = []
     for job in tqdm(jobs, desc=f"scores on {world}", disable=not progress):
         rows += job()
     return {
-        "world": world,
+        "world": str(world),
         "size": size,
         "seed": seed,
         "date": date.today().isoformat(),

@@ -11,15 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge import prompts
-from latentbridge.config import RunConfig, to_dict
-from latentbridge.data.composer import sprite_bank
-from latentbridge.data.drawing_tasks import GROUNDS, draw_drawing, drawable_drawings, redraw_drawing, show
-from latentbridge.data.drawings import default_cache, load_drawings
+from latentbridge.config import RunConfig
+from latentbridge.data.drawings import default_cache
 from latentbridge.data.features import Ragged, cached_features
-from latentbridge.data.language import paraphrase
-from latentbridge.data.render import render
-from latentbridge.data.scenes import scenes
-from latentbridge.data.tasks import draw, redraw
+from latentbridge.data.worlds import AlignItem, Mixture
 from latentbridge.models.aligner import init_from_t5
 from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import diffusion_loss
@@ -27,10 +22,7 @@ from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.training.annealing import mixed_inputs
 from latentbridge.training.losses import distillation_loss, retrieval_loss
-from latentbridge.types import Conversation, LossOutputs, Picture
-
-_EDIT_SHARE = 0.35
-"""Share of items whose description was written while reading a picture and an instruction."""
+from latentbridge.types import LossOutputs
 
 
 @dataclass
@@ -58,18 +50,6 @@ class AlignBatch:
     """int64 [b]; equal where pictures show the same thing."""
 
 
-@dataclass
-class Item:
-    """What one item of the alignment set is made of."""
-
-    drawing: Conversation
-    drawn: Picture
-    """What the drawing conversation's last reply describes."""
-    picture: Picture
-    caption: str
-    identity: int
-
-
 class Align:
     """Latent alignment over features that are computed once.
 
@@ -80,10 +60,7 @@ class Align:
 
     def __init__(self, config: RunConfig):
         self.config = config
-        self.drawings = load_drawings() if config.stage.drawings else None
-        if self.drawings:
-            self.bank = sprite_bank(self.drawings, "train")
-            self.drawable = drawable_drawings(self.drawings)
+        self.worlds = Mixture(config.stage)
         self.features: dict[str, Ragged] = {}
 
     def prepare(self, model: Model) -> None:
@@ -92,9 +69,8 @@ class Align:
     def attach(self, model: Model) -> nn.Module | None:
         key = {
             "weights": _frozen_digest(model),
-            "stage": to_dict(self.config.stage),
+            "worlds": [self.worlds.digest(), self.config.stage.drawings, self.config.stage.manifest],
             "seed": self.config.seed,
-            "drawings": self.drawings.manifest_sha256 if self.drawings else None,
             "dtype": "float16",
         }
         home = default_cache() / "features"
@@ -154,20 +130,9 @@ class Align:
         values, mask = self.features[name].padded(indices)
         return torch.from_numpy(values).float(), torch.from_numpy(mask)
 
-    def _item(self, index: int) -> Item:
+    def _item(self, index: int) -> AlignItem:
         rng = numpy_rng(self.config.seed, "align item", index)
-        if self.drawings and rng.random() < self.config.stage.drawings:
-            known = self.drawings.split("train")
-            shown, ground = known[rng.integers(len(known))], GROUNDS[rng.integers(len(GROUNDS))]
-            caption = shown.captions[rng.integers(len(shown.captions))]
-            talk, drawn = (draw_drawing if rng.random() > _EDIT_SHARE else redraw_drawing)(
-                self.drawings, self.drawable, rng
-            )
-            identity = int.from_bytes(sha256(shown.label.encode()).digest()[:7], "big")
-            return Item(talk, drawn, show(self.drawings, shown, ground), caption, identity)
-        scene = next(scenes("train", rng))
-        talk, target = (draw if rng.random() > _EDIT_SHARE else redraw)(scene, rng)
-        return Item(talk, render(target), render(scene), paraphrase(scene, rng), scene.digest() >> 8)
+        return self.worlds.pick(rng).align(rng)
 
     @torch.no_grad()
     def _compute(self, model: Model, indices: range) -> dict[str, list[np.ndarray]]:

@@ -9,11 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
-from latentbridge.data.drawing_tasks import GROUNDS, drawable_drawings, show
-from latentbridge.data.drawings import describe_drawing, load_drawings
-from latentbridge.data.language import describe
-from latentbridge.data.render import render
-from latentbridge.data.scenes import scenes
+from latentbridge.data.worlds import Mixture
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
@@ -36,13 +32,12 @@ class DrawBatch:
 class PretrainDecoder:
     """Diffusion under the text encoder's own states; moves text encoder and decoder, fits the autoencoder first.
 
-    Reads `drawings` of the stage config.
+    Fed from the worlds of the stage config.
     """
 
     def __init__(self, config: RunConfig):
         self.config = config
-        self.drawings = load_drawings() if config.stage.drawings else None
-        self.known = drawable_drawings(self.drawings) if self.drawings else []
+        self.worlds = Mixture(config.stage)
 
     def prepare(self, model: Model) -> None:
         pictures = self._sample(numpy_rng(self.config.seed, "autoencoder fit"), _FIT_PICTURES).pictures
@@ -70,16 +65,5 @@ class PretrainDecoder:
         return LossOutputs(loss, {"diffusion": float(loss.detach())})
 
     def _sample(self, rng: np.random.Generator, count: int) -> DrawBatch:
-        source = scenes("train", rng)
-        pictures, texts = [], []
-        for _ in range(count):
-            if self.drawings is not None and rng.random() < self.config.stage.drawings:
-                drawing = self.known[rng.integers(len(self.known))]
-                ground = GROUNDS[rng.integers(len(GROUNDS))]
-                pictures.append(show(self.drawings, drawing, ground))
-                texts.append(describe_drawing(drawing, ground))
-            else:
-                scene = next(source)
-                pictures.append(render(scene))
-                texts.append(describe(scene))
-        return DrawBatch(np.stack(pictures), texts)
+        samples = [self.worlds.pick(rng).depict(rng) for _ in range(count)]
+        return DrawBatch(np.stack([picture for picture, _ in samples]), [text for _, text in samples])

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from latentbridge.config import RunConfig
-from latentbridge.data.composer import sprite_bank
-from latentbridge.data.drawing_tasks import converse_drawing, drawable_drawings
-from latentbridge.data.drawings import load_drawings
-from latentbridge.data.scenes import Scene, scenes
-from latentbridge.data.tasks import TaskMix, converse
+from latentbridge.data.worlds import Mixture
 from latentbridge.models.qwen_vl import TokenBatch
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
-from latentbridge.types import Conversation, LossOutputs
+from latentbridge.types import LossOutputs
 
 _LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """The language model's projections only; peft's "all-linear" would take the vision tower too."""
@@ -30,10 +23,7 @@ class Sft:
 
     def __init__(self, config: RunConfig):
         self.config = config
-        self.drawings = load_drawings() if config.stage.drawings else None
-        if self.drawings:
-            self.bank = sprite_bank(self.drawings, "train")
-            self.drawable = drawable_drawings(self.drawings)
+        self.worlds = Mixture(config.stage)
 
     def prepare(self, model: Model) -> None:
         pass
@@ -58,13 +48,8 @@ class Sft:
 
     def batch(self, model: Model, step: int) -> TokenBatch:
         rng = numpy_rng(self.config.seed, "sft", step)
-        source = scenes("train", rng)
-        return model.backbone.tokenize([self._conversation(source, rng) for _ in range(self.config.batch_size)])
-
-    def _conversation(self, source: Iterator[Scene], rng: np.random.Generator) -> Conversation:
-        if self.drawings and rng.random() < self.config.stage.drawings:
-            return converse_drawing(self.drawings, self.bank, self.drawable, rng)
-        return converse(next(source), rng, TaskMix())
+        talks = [self.worlds.pick(rng).converse(rng) for _ in range(self.config.batch_size)]
+        return model.backbone.tokenize(talks)
 
     def loss(self, model: Model, batch: TokenBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
         language = model.backbone.language_loss(batch)

@@ -1,0 +1,170 @@
+"""The worlds a stage can be fed from, behind one interface: exact scenes, real drawings, a user's own manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from latentbridge import prompts
+from latentbridge.config import StageConfig
+from latentbridge.data.composer import sprite_bank
+from latentbridge.data.drawing_tasks import (
+    GROUNDS,
+    converse_drawing,
+    draw_drawing,
+    drawable_drawings,
+    redraw_drawing,
+    show,
+)
+from latentbridge.data.drawings import describe_drawing, load_drawings
+from latentbridge.data.language import caption_request, describe, paraphrase
+from latentbridge.data.manifest import Record, load_manifest
+from latentbridge.data.render import IMAGE_SIZE_PX, render
+from latentbridge.data.scenes import scenes
+from latentbridge.data.tasks import TaskMix, converse, draw, redraw
+from latentbridge.errors import UserError
+from latentbridge.images import fit_square, open_picture
+from latentbridge.types import Conversation, Picture
+
+_EDIT_SHARE = 0.35
+"""Share of alignment items whose description was written while reading a picture and an instruction."""
+
+
+@dataclass(frozen=True)
+class AlignItem:
+    """What alignment learns from: a conversation that ends in something to draw, and a picture with its caption."""
+
+    drawing: Conversation
+    drawn: Picture
+    """What the conversation's last reply describes."""
+    picture: Picture
+    caption: str
+    identity: int
+    """Equal where two pictures show the same thing; below 2^56."""
+
+
+class World(Protocol):
+    """Training samples, each a function of the generator alone."""
+
+    def depict(self, rng: np.random.Generator) -> tuple[Picture, str]:
+        """A picture and the description a decoder is to draw it from."""
+        ...
+
+    def converse(self, rng: np.random.Generator) -> Conversation:
+        """A conversation with every reply right."""
+        ...
+
+    def align(self, rng: np.random.Generator) -> AlignItem:
+        """An item of the alignment set."""
+        ...
+
+
+class ShapesWorld:
+    """Training scenes of the `shapes` world."""
+
+    def depict(self, rng: np.random.Generator) -> tuple[Picture, str]:
+        scene = next(scenes("train", rng))
+        return render(scene), describe(scene)
+
+    def converse(self, rng: np.random.Generator) -> Conversation:
+        return converse(next(scenes("train", rng)), rng, TaskMix())
+
+    def align(self, rng: np.random.Generator) -> AlignItem:
+        scene = next(scenes("train", rng))
+        talk, target = (draw if rng.random() > _EDIT_SHARE else redraw)(scene, rng)
+        return AlignItem(talk, render(target), render(scene), paraphrase(scene, rng), scene.digest() >> 8)
+
+
+class DrawingsWorld:
+    """Training drawings; the decoder is fed only the concepts it is meant to draw."""
+
+    def __init__(self) -> None:
+        self.drawings = load_drawings()
+        self.bank = sprite_bank(self.drawings, "train")
+        self.drawable = drawable_drawings(self.drawings)
+
+    def depict(self, rng: np.random.Generator) -> tuple[Picture, str]:
+        drawing = self.drawable[rng.integers(len(self.drawable))]
+        ground = GROUNDS[rng.integers(len(GROUNDS))]
+        return show(self.drawings, drawing, ground), describe_drawing(drawing, ground)
+
+    def converse(self, rng: np.random.Generator) -> Conversation:
+        return converse_drawing(self.drawings, self.bank, self.drawable, rng)
+
+    def align(self, rng: np.random.Generator) -> AlignItem:
+        known = self.drawings.split("train")
+        shown, ground = known[rng.integers(len(known))], GROUNDS[rng.integers(len(GROUNDS))]
+        caption = shown.captions[rng.integers(len(shown.captions))]
+        ask = draw_drawing if rng.random() > _EDIT_SHARE else redraw_drawing
+        talk, drawn = ask(self.drawings, self.drawable, rng)
+        return AlignItem(talk, drawn, show(self.drawings, shown, ground), caption, _identity(shown.label))
+
+
+class ManifestWorld:
+    """The training split of a user's manifest; pictures are fitted to the model's square."""
+
+    def __init__(self, path: Path) -> None:
+        self.records = [record for record in load_manifest(path) if record.split == "train"]
+        self.captioned = [record for record in self.records if record.texts]
+        if not self.captioned:
+            raise UserError(f'{path} has no training record with texts; give some lines "texts" and the split "train".')
+
+    def depict(self, rng: np.random.Generator) -> tuple[Picture, str]:
+        record = self.captioned[rng.integers(len(self.captioned))]
+        return _open(record.image), _text(record, rng)
+
+    def converse(self, rng: np.random.Generator) -> Conversation:
+        record = self.records[rng.integers(len(self.records))]
+        turns = [(caption_request(rng), _text(record, rng))] if record.texts else []
+        if record.question and record.answer:
+            turns.append((record.question, record.answer))
+        if not turns:
+            record = self.captioned[rng.integers(len(self.captioned))]
+            turns = [(caption_request(rng), _text(record, rng))]
+        return Conversation(tuple(turns[i] for i in rng.permutation(len(turns))), _open(record.image))
+
+    def align(self, rng: np.random.Generator) -> AlignItem:
+        record = self.captioned[rng.integers(len(self.captioned))]
+        picture, text = _open(record.image), _text(record, rng)
+        talk = Conversation(((prompts.draw_request(text), prompts.drawable(text)),))
+        return AlignItem(talk, picture, picture, text, _identity(str(record.image)))
+
+
+class Mixture:
+    """The worlds a stage config names, each by its share."""
+
+    def __init__(self, stage: StageConfig):
+        self.shapes = ShapesWorld()
+        self.drawings = DrawingsWorld() if stage.drawings else None
+        self.manifest = ManifestWorld(Path(stage.manifest)) if stage.manifest else None
+        self.drawings_share = stage.drawings
+
+    def pick(self, rng: np.random.Generator) -> World:
+        """A world: the manifest half of the time where there is one, else drawings by their share, else shapes."""
+        if self.manifest and rng.random() < 0.5:
+            return self.manifest
+        if self.drawings and rng.random() < self.drawings_share:
+            return self.drawings
+        return self.shapes
+
+    def digest(self) -> str:
+        """What the samples depend on besides config and code."""
+        known = self.drawings.drawings.manifest_sha256 if self.drawings else ""
+        own = repr(self.manifest.records) if self.manifest else ""
+        return sha256(f"{known} {own}".encode()).hexdigest()
+
+
+def _identity(name: str) -> int:
+    return int.from_bytes(sha256(name.encode()).digest()[:7], "big")
+
+
+def _open(path: Path) -> Picture:
+    return fit_square(open_picture(path), IMAGE_SIZE_PX)
+
+
+def _text(record: Record, rng: np.random.Generator) -> str:
+    return record.texts[rng.integers(len(record.texts))]
