@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentbridge.data.composer import sprite_bank
+from latentbridge.data.composer import SpriteBank, sprite_bank
 from latentbridge.data.drawings import Drawings, build_drawings, load_drawings
 from latentbridge.errors import UserError
 from latentbridge.evaluation.page import Section, write_page
@@ -36,6 +36,7 @@ COMMANDS = (
     ('latentbridge understand photo.png "How many apples are there?"', "ask about a picture of your own"),
     ('latentbridge generate "a red circle left of a blue star" --out out.png --seed 7', "draw from words"),
     ('latentbridge edit out.png "make the circle green" --out edited.png', "change a picture by an instruction"),
+    ('latentbridge search quickstart/index "a sea animal"', "search the pictures indexed just now"),
     ("latentbridge index build DIR", "index a folder of pictures"),
     ('latentbridge search DIR "a sea animal"', "find pictures by words"),
     ('latentbridge search DIR --image q.png --text "but red"', "find by a picture and what should differ"),
@@ -77,7 +78,7 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
         model = load_model(folder)
     with outcome.part("get the drawings"):
         drawings = open_drawings()
-    banks = [sprite_bank(drawings, split) for split in ("test_artist", "test_pairs")] if drawings else []
+        banks = open_banks(drawings) if drawings else []
 
     with outcome.part("understand") as show:
         understood = try_understanding(model, banks, outcome.credits)
@@ -97,7 +98,7 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
         result, found = try_finding(model, drawings, out, outcome.credits)
         show(result, find_section(found, result + "."))
     with outcome.part("loopback") as show:
-        walks = try_loopback(model, banks, out)
+        walks = try_loopback(model, banks, out, outcome.credits)
         likeness = np.mean([walk.hops[-1].to_origin for walk in walks])
         show(f"likeness {likeness:.2f} after {len(walks[0].hops)} rounds", loopback_section(walks))
 
@@ -127,6 +128,17 @@ def open_drawings() -> Drawings | None:
     except UserError as missing:
         print(f"{missing} Going on with the world of shapes alone.")
         return None
+
+
+def open_banks(drawings: Drawings) -> list[SpriteBank]:
+    """What held-out compositions are made of; without `npm` there are no training drawings and fewer names to count."""
+    banks: list[SpriteBank] = []
+    for split in ("test_artist", "test_pairs"):
+        try:
+            banks.append(sprite_bank(drawings, split))
+        except UserError as too_few:
+            print(too_few)
+    return banks
 
 
 def read_records(folder: Path) -> list[Section]:

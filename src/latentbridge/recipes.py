@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from latentbridge.config import OptimConfig, RunConfig, StageConfig
 from latentbridge.errors import unknown_name
 
 PRETRAIN_DECODER = RunConfig(
     name="pretrain-decoder",
     stage=StageConfig("pretrain_decoder", drawings=0.2),
-    steps=4500,
+    steps=4100,
     batch_size=64,
     optim=OptimConfig(lr=1e-3, muon_lr=5e-3, warmup_steps=50, ema_decay=0.999),
     threads=1,
@@ -34,9 +36,9 @@ SFT = RunConfig(
 )
 ALIGN = RunConfig(
     name="align",
-    stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1),
-    steps=2500,
-    batch_size=128,
+    stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=10240),
+    steps=1300,
+    batch_size=96,
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
     init=(
         ("backbone.", "sft"),
@@ -45,9 +47,21 @@ ALIGN = RunConfig(
         ("autoencoder.", "pretrain-decoder"),
     ),
     bf16=False,
+    threads=1,
+)
+REFINE_DECODER = replace(
+    PRETRAIN_DECODER,
+    name="refine-decoder",
+    stage=replace(PRETRAIN_DECODER.stage, freeze_text_encoder=True),
+    steps=900,
+    optim=replace(PRETRAIN_DECODER.optim, lr=7e-4, muon_lr=3e-3, decay_fraction=1.0),
+    init=tuple((part, "pretrain-decoder") for part in ("text_encoder.", "decoder.", "autoencoder.")),
+    seed=1,
 )
 
-RECIPES: dict[str, RunConfig] = {recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT, ALIGN)}
+RECIPES: dict[str, RunConfig] = {
+    recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT, ALIGN, REFINE_DECODER)
+}
 
 
 def recipe(name: str) -> RunConfig:

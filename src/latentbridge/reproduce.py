@@ -1,4 +1,4 @@
-"""The shipped tiny model from nothing: four runs, two at a time, then its scores."""
+"""The shipped tiny model from nothing: five runs, two at a time, then its scores."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ import torch
 from latentbridge.data.drawings import build_drawings, load_drawings
 from latentbridge.errors import UserError
 from latentbridge.evaluation.run import evaluate
-from latentbridge.models.checkpoint import TINY, load_model, save_model
+from latentbridge.models.checkpoint import TINY, load_model, load_parts, save_model
 from latentbridge.rundir import RunDir, atomic_write, write_json
 
-_LANES = (("pretrain-decoder",), ("pretrain-backbone", "sft"))
-"""Runs that need nothing of each other: one lane a core."""
-_JOINED = "align"
+_WAVES = ((("pretrain-decoder",), ("pretrain-backbone", "sft")), (("refine-decoder",), ("align",)))
+"""Waves of lanes: the lanes of a wave need nothing of each other and take a core each."""
 
 
 def stored_hours(source: Path = TINY) -> float:
-    """How long the shipped model's own training took, in hours: the longer lane, then alignment."""
+    """How long the shipped model's own training took, in hours: the longest lane of each wave."""
     seconds = {path.name: RunDir(path).metrics()[-1]["seconds"] for path in source.glob("training/*")}
-    return (max(sum(seconds[name] for name in lane) for lane in _LANES) + seconds[_JOINED]) / 3600
+    return sum(max(sum(seconds[name] for name in lane) for lane in wave) for wave in _WAVES) / 3600
 
 
 def reproduce(out: Path) -> Path:
     """Train all stages under `out`, resuming what was begun, and leave the scored model in `out/tiny`."""
     hours = f"about {stored_hours():.1f} hours" if (TINY / "training").exists() else "some hours"
-    print(
-        f"Training the tiny model from nothing takes {hours} on 2 CPU cores; interrupted, the same command goes on.",
-        file=sys.stderr,
-    )
+    print(f"Training takes {hours} on 2 CPU cores; interrupted, the same command goes on.", file=sys.stderr)
     build_drawings()
-    running = [_start_lane(lane, out) for lane in _LANES]
-    if any([process.wait() for process in running]):
-        raise UserError(f"A training run stopped early; its message is above, and the same command goes on from {out}.")
-    if _start_lane((_JOINED,), out).wait():
-        raise UserError(f"Alignment stopped early; its message is above, and the same command goes on from {out}.")
-    return ship(out, out / "tiny")
+    for wave in _WAVES:
+        lanes = [_start_lane(lane, out) for lane in wave]
+        if any([lane.wait() for lane in lanes]):
+            raise UserError(f"A run stopped early; its message is above, and the same command goes on from {out}.")
+    folder = ship(out, out / "tiny")
+    score(folder)
+    return folder
 
 
 def ship(runs: Path, folder: Path) -> Path:
-    """The aligned model rounded to bfloat16, with its recipes, curves and scores beside it."""
-    save_model(load_model(runs / _JOINED), folder, dtype=torch.bfloat16)
-    names = [name for lane in _LANES for name in lane] + [_JOINED]
-    for name in names:
+    """The aligned model with the refined decoder, rounded to bfloat16, with its recipes, curves and scores beside it."""
+    model = load_model(runs / "align")
+    load_parts(model, runs / "refine-decoder", ["decoder."])
+    save_model(model, folder, dtype=torch.bfloat16)
+    for name in (name for wave in _WAVES for lane in wave for name in lane):
         for file in ("config.json", "metrics.jsonl"):
             with atomic_write(folder / "training" / name / file) as temporary:
                 shutil.copyfile(runs / name / file, temporary)
+    return folder
+
+
+def score(folder: Path) -> None:
+    """Both worlds' scores of the model in a folder, written to its `scores.json`."""
     model = load_model(folder)
     worlds = [evaluate(model, "shapes"), evaluate(model, "drawings")]
-    write_json(
-        folder / "scores.json",
-        {
-            **{key: worlds[0][key] for key in ("seed", "date", "hardware")},
-            "command": "make reproduce",
-            "drawings_manifest_sha256": load_drawings().manifest_sha256,
-            "rows": [row for world in worlds for row in world["rows"]],
-        },
-    )
-    return folder
+    scores = {
+        **{key: worlds[0][key] for key in ("seed", "date", "hardware")},
+        "command": "make reproduce",
+        "drawings_manifest_sha256": load_drawings().manifest_sha256,
+        "rows": [row for world in worlds for row in world["rows"]],
+    }
+    write_json(folder / "scores.json", scores)
 
 
 def _start_lane(names: tuple[str, ...], out: Path) -> subprocess.Popen[bytes]:

@@ -46,6 +46,14 @@ def write_json(path: Path, values: Any) -> None:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The JSON in a file; raises UserError where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or write it again.") from error
+
+
 class RunDir:
     """The folder of one run: `config.json`, `metrics.jsonl`, `checkpoints/step_*/`, and the finished `model/`."""
 

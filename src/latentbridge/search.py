@@ -52,7 +52,8 @@ def search_index(
     query = model.embed(texts=text) if text is not None else model.embed(images=image)
     if but is not None:
         change = _without_but(but) if isinstance(but, str) else [_without_but(words) for words in but]
-        query = compose_query(*np.broadcast_arrays(query, model.embed(texts=change)), weight)
+        query, words = np.broadcast_arrays(query, model.embed(texts=change))
+        query = compose_query(query, words, weight)
     hits: list[list[Hit]] = index.search(query, k)
     return hits[0] if query.ndim == 1 else hits
 

@@ -24,7 +24,7 @@ from latentbridge.data.icons import ICON_SETS
 from latentbridge.data.language import EDIT_KINDS, ask, describe, edit
 from latentbridge.data.oracle import read_scene
 from latentbridge.data.render import render
-from latentbridge.data.scenes import BACKGROUNDS, Scene, distinct_scenes, scenes
+from latentbridge.data.scenes import BACKGROUNDS, Scene, Split, distinct_scenes, scenes
 from latentbridge.evaluation.loopback import draw_sheet, loopback_many
 from latentbridge.evaluation.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk, format_score
 from latentbridge.models.unified import Model
@@ -55,7 +55,7 @@ def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[s
             composition = compose(rng, bank, count)
             credits += [thing.drawing.attribution for thing in composition.things]
             artists = sorted({thing.drawing.artist for thing in composition.things})
-            questions = [ask_composition(composition, bank, rng)[:2] for _ in range(2)]
+            questions = _different(lambda c=composition, b=bank: ask_composition(c, b, rng)[:2], 2)
             asked.append(
                 (
                     f"drawn by {', '.join(artists)}; {_why_unseen(bank)}",
@@ -68,12 +68,12 @@ def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[s
         for drawing in _pick(rng, known, 4):
             credits.append(drawing.attribution)
             picture = banks[0].drawings.on_background(drawing.index, _WHITE)
-            asked.append(
-                (f"drawn by {drawing.artist}; an unseen picture", picture, [(prompts.NAME_REQUEST, drawing.label)])
-            )
-    for split, source in (("test", "shapes"), ("test_pairs", "shapes, with a colour and shape never seen together")):
+            why = "an unseen picture" if drawing.split == "val" else "an unseen artist"
+            asked.append((f"drawn by {drawing.artist}; {why}", picture, [(prompts.NAME_REQUEST, drawing.label)]))
+    sources: dict[Split, str] = {"test": "shapes", "test_pairs": "shapes, in a colour never seen on them"}
+    for split, source in sources.items():
         for scene in distinct_scenes(split, rng, 3 if banks else 6):
-            questions = [(q.text, q.answer) for q in (ask(scene, rng) for _ in range(3))]
+            questions = [(q.text, q.answer) for q in _different(lambda s=scene: ask(s, rng), 3)]
             asked.append((source, render(scene), [(prompts.CAPTION_REQUEST, describe(scene)), *questions]))
 
     flat = [(picture, question) for _, picture, questions in asked for question, _ in questions]
@@ -94,7 +94,7 @@ def _graded(question: str, reply: str, truth: str) -> Answer:
 
 
 def _why_unseen(bank: SpriteBank) -> str:
-    return "an unseen artist" if bank.split == "test_artist" else "things never seen together"
+    return "unseen artists" if bank.split == "test_artist" else "things never seen together"
 
 
 # --- draw and edit -------------------------------------------------------------------------------
@@ -103,7 +103,8 @@ def _why_unseen(bank: SpriteBank) -> str:
 def try_drawing(model: Model) -> list[Drawn]:
     """Two prompts of every GenEval category, read by the oracle, and eight things by name."""
     rng = numpy_rng(_SEED, "quickstart draw")
-    asked = [sample_prompt(rng, category, split) for split in ("test", "test_pairs") for category in GENEVAL_CATEGORIES]
+    splits: tuple[Split, ...] = ("test", "test_pairs")
+    asked = [sample_prompt(rng, category, split) for split in splits for category in GENEVAL_CATEGORIES]
     drawn: list[Drawn] = []
     for batch in _batches(list(enumerate(asked)), "drawing shapes", "picture"):
         texts, seeds = [prompt.text for _, prompt in batch], [_SEED + i for i, _ in batch]
@@ -126,7 +127,7 @@ def try_drawing(model: Model) -> list[Drawn]:
 
 
 def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[Edited]:
-    """One edit of every kind on shapes, graded exactly, and two on drawings of every kind of held-out composition."""
+    """One edit of every kind on shapes, graded exactly, and two on each kind of held-out composition of drawings."""
     rng = numpy_rng(_SEED, "quickstart edit")
     jobs: list[tuple[Picture, str, Picture, tuple[Scene, Scene] | None]] = []
     source = (scene for scene in scenes("test", rng, num_things=2) if len({t.shape for t in scene.things}) == 2)
@@ -139,8 +140,7 @@ def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -
             composition = compose(rng, bank, 2, alike=0.0)
             instruction, target = edit_composition(composition, bank, rng)
             credits += [thing.drawing.attribution for thing in (*composition.things, *target.things)]
-            pair = (render_composition(c, bank.drawings) for c in (composition, target))
-            before, after = pair
+            before, after = (render_composition(c, bank.drawings) for c in (composition, target))
             jobs.append((before, instruction, after, None))
     edited: list[Edited] = []
     for batch in _batches(jobs, "editing", "picture"):
@@ -190,29 +190,26 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
         )
 
     found: list[Found] = []
-    labels = _pick(rng, [label for label in FORTY_CONCEPTS if label in words.ids], 4)
-    for label, hits in zip(labels, search_index(model, index, text=labels, k=8), strict=True):
-        found.append(Found("Words to picture", label, shown(hits, lambda d, label=label: d.label == label)))
+    for label in _pick(rng, [label for label in FORTY_CONCEPTS if label in words.ids], 4):
+        items = shown(search_index(model, index, text=label, k=8), lambda d, label=label: d.label == label)
+        found.append(Found("Words to picture", label, items))
     hits = search_index(model, index, text="a sea animal", k=8)
     found.append(Found("Words to picture", "a sea animal", shown(hits, lambda d: d.subgroup == "animal-marine")))
 
-    queries = _pick(rng, [d for d in drawings.split("train") if d.label in FORTY_CONCEPTS and d.label in words.ids], 8)
+    queries = _pick(rng, [d for d in drawings.split("train") if _is_known(d) and d.label in words.ids], 9)
     credits.extend(d.attribution for d in queries)
-    asked = [drawings.on_background(d.index, _WHITE) for d in queries]
-    for query, picture, hits in zip(queries[:3], asked, search_index(model, index, image=asked[:3], k=8), strict=False):
-        items = shown(hits, lambda d, query=query: d.concept == query.concept)
-        found.append(Found("Picture to picture", f"{query.label}, {query.artist}", items, picture))
-    wanted = [d.label for d in reversed(queries[:3])]
-    for query, picture, label, hits in zip(
-        queries[3:6], asked[3:6], wanted, search_index(model, index, image=asked[3:6], but=wanted, k=8), strict=True
-    ):
-        items = shown(hits, lambda d, label=label: d.label == label)
-        found.append(Found("Picture and words to picture", f"{query.label}, but {label}", items, picture))
-    for query, picture, hits in zip(
-        queries[5:], asked[5:], search_index(model, words, image=asked[5:], k=5), strict=True
-    ):
+    asked = [(d, f"{d.label}, {d.artist}", drawings.on_background(d.index, _WHITE)) for d in queries]
+    for query, name, picture in asked[:3]:
+        items = shown(search_index(model, index, image=picture, k=8), lambda d, q=query: d.concept == q.concept)
+        found.append(Found("Picture to picture", name, items, picture))
+    for (_, name, picture), other in zip(asked[3:6], queries, strict=False):
+        hits = search_index(model, index, image=picture, but=other.label, k=8)
+        items = shown(hits, lambda d, other=other: d.label == other.label)
+        found.append(Found("Picture and words to picture", f"{name}, but {other.label}", items, picture))
+    for query, name, picture in asked[6:]:
+        hits = search_index(model, words, image=picture, k=5)
         told = tuple(FoundItem(hit.id, hit.score, right=hit.id == query.label) for hit in hits)
-        found.append(Found("Picture to words", f"{query.label}, {query.artist}", told, picture))
+        found.append(Found("Picture to words", name, told, picture))
 
     to_picture = _share(
         chosen[hits[0].id].label == label for label, hits in zip(words.ids, index.search(words.vectors, 1), strict=True)
@@ -271,11 +268,14 @@ def _is_known(drawing: Drawing) -> bool:
 # --- loopback ---
 
 
-def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path) -> list[Walk]:
+def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path, credits: list[str]) -> list[Walk]:
     """Four walks, two of them over compositions of drawings where there are any; also written as `loopback.png`."""
     rng = numpy_rng(_SEED, "quickstart loopback")
     origins = [render(scene) for scene in distinct_scenes("test", rng, 4 - len(banks), num_things=2)]
-    origins += [render_composition(compose(rng, bank, 2), bank.drawings) for bank in banks]
+    for bank in banks:
+        composition = compose(rng, bank, 2)
+        credits += [thing.drawing.attribution for thing in composition.things]
+        origins.append(render_composition(composition, bank.drawings))
     bar = tqdm(total=1, desc="walking in loops", unit="walk")
     walks = loopback_many(model, origins, ROUNDS, _SEED)
     bar.update()
@@ -288,6 +288,14 @@ def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path) -> list[W
 def _pick(rng: np.random.Generator, options: Sequence[T], count: int) -> list[T]:
     """`count` different options (all, where there are fewer), in random order."""
     return [options[i] for i in rng.permutation(len(options))[:count]]
+
+
+def _different(make: Callable[[], T], count: int) -> list[T]:
+    """`count` things from a maker of random ones, no two alike."""
+    found: dict[T, None] = {}
+    while len(found) < count:
+        found.setdefault(make())
+    return list(found)
 
 
 def _share(marks: Iterable[bool]) -> float:

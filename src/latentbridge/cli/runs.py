@@ -47,7 +47,9 @@ def train(
 
 def evaluate(
     model: ModelName = "tiny",
-    world: Annotated[str, typer.Option("--world", help='"shapes" or "drawings".')] = "shapes",
+    world: Annotated[
+        str, typer.Option("--world", help='"shapes", "drawings", or a manifest of your own (a .jsonl file).')
+    ] = "shapes",
     size: Annotated[int, typer.Option("--size", help="Size of the samples in per cent of the full ones.")] = 100,
     out: Annotated[Path | None, typer.Option("--out", help="The .json file to write the scores to.")] = None,
     as_json: AsJson = False,
@@ -59,6 +61,7 @@ def evaluate(
       latentbridge eval
       latentbridge eval --size 10
       latentbridge eval --model runs/trial --world drawings --out scores.json
+      latentbridge eval --world my-pictures.jsonl
     """
     check_world(world)
     check_at_least("--size", size, 1)
@@ -70,7 +73,7 @@ def evaluate(
     from latentbridge.models.checkpoint import load
     from latentbridge.rundir import write_json
 
-    scores = evaluate(load(model), cast(World, world), size=size)
+    scores = evaluate(load(model), Path(world) if world.endswith(".jsonl") else cast(World, world), size=size)
     if out:
         write_json(out, scores)
     if as_json:
@@ -128,7 +131,7 @@ def reproduce(out: OutFolder = Path("runs")) -> None:
     check_folder(out)
     from latentbridge.reproduce import reproduce
 
-    reproduce(out)
+    print(f"The model and its scores are in {reproduce(out)}")
 
 
 def version() -> None:

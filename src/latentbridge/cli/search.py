@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,8 +22,6 @@ app = typer.Typer(help="Build an index of a folder of pictures.", rich_markup_mo
 INDEX_NAME = ".latentbridge-index"
 """Where a folder's index is kept unless --out says otherwise."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-_MODEL_FILE = "model.json"
-"""Beside an index's own files: which weights made its vectors."""
 
 
 @app.command()
@@ -49,11 +45,8 @@ def build(
     target = out or folder / INDEX_NAME
     check_folder(target)
     from latentbridge.models.checkpoint import load
-    from latentbridge.rundir import write_json
 
-    embedder = load(model)
-    index = _build(folder, paths, embedder)
-    write_json(target / _MODEL_FILE, {"sha256": _fingerprint(embedder)})
+    index = _build(folder, paths, load(model))
     index.save(target)
     print(f"{target}: {len(index):,} pictures")
 
@@ -94,10 +87,10 @@ def search(
     picture = open_picture(image) if image else None
     index = Index.load(stored) if stored else None
     from latentbridge.models.checkpoint import load
-    from latentbridge.search import search_index
+    from latentbridge.search import fingerprint, search_index
 
     finder = load(model)
-    if stored and _built_with(stored) not in (None, _fingerprint(finder)):
+    if index is not None and index.maker not in ("", fingerprint(finder)):
         raise UserError(f"{stored} was built with another model; build it again or name that model with --model.")
     if index is None:
         index = _build(source, paths, finder)
@@ -139,17 +132,3 @@ def _build(folder: Path, paths: list[Path], model: Model) -> Index:
     if not len(index):
         raise UserError(f"None of the {len(paths)} pictures in {folder} can be read; see the lines above.")
     return index
-
-
-def _built_with(index: Path) -> str | None:
-    """The fingerprint of the model that made an index; None where the index was saved from Python."""
-    path = index / _MODEL_FILE
-    return json.loads(path.read_text())["sha256"] if path.is_file() else None
-
-
-def _fingerprint(model: Model) -> str:
-    """A hash of the weights, which tells whether an index and a model belong together."""
-    digest = sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.contiguous().view(-1).numpy().data)
-    return digest.hexdigest()[:16]

@@ -120,7 +120,7 @@ def load_drawings(cache_dir: Path | None = None) -> Drawings:
     folder = (cache_dir or default_cache()) / "drawings"
     manifest, pixels_path = folder / "manifest.jsonl", folder / "rgba64.npy"
     if not (manifest.is_file() and pixels_path.is_file()):
-        raise UserError(f"There are no drawings in {folder}; build them with `latentbridge data drawings`.")
+        raise UserError(f"There are no drawings in {folder}; build them with `latentbridge data build drawings`.")
     content = manifest.read_bytes()
     records = tuple(_record(json.loads(line)) for line in content.splitlines())
     pixels = np.load(pixels_path, mmap_mode="r", allow_pickle=False)

@@ -58,7 +58,7 @@ def cached_features(
         _compute_store(home, key, count, compute, batch_size, progress)
     names = json.loads(manifest.read_text())["checksums"]
     for name, checksum in names.items():
-        if _digest(home / name) != checksum:
+        if not (home / name).is_file() or _digest(home / name) != checksum:
             raise UserError(
                 f"The cached features in {home} are damaged ({name}); delete that folder to compute them again."
             )

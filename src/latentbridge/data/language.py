@@ -15,6 +15,7 @@ import numpy as np
 from latentbridge.data.scenes import (
     BACKGROUNDS,
     COLOURS,
+    HELD_OUT_PAIRS,
     MAX_THINGS,
     PLACES,
     RELATIONS,
@@ -24,6 +25,7 @@ from latentbridge.data.scenes import (
     Thing,
     holds,
     sample_thing,
+    split_of,
 )
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four")
@@ -179,6 +181,8 @@ def _ask_count(scene: Scene, rng: np.random.Generator) -> Question:
     thing = scene.things[rng.integers(len(scene.things))]
     shape = thing.shape if rng.random() < 0.8 else _pick(rng, SHAPES)
     colour = thing.colour if rng.random() < 0.8 else _pick(rng, list(COLOURS))
+    if not _nameable(scene, colour, shape):
+        colour, shape = thing.colour, thing.shape
     form = rng.integers(4)
     if form == 0:
         chosen, what = list(scene.things), "objects"
@@ -228,7 +232,7 @@ def _ask_existence(scene: Scene, rng: np.random.Generator) -> Question:
     wanted = (thing.colour, thing.shape)
     if rng.random() < 0.5:
         absent = [(c, thing.shape) for c in COLOURS] + [(thing.colour, s) for s in SHAPES]
-        absent = [pair for pair in absent if pair not in present]
+        absent = [pair for pair in absent if pair not in present and _nameable(scene, *pair)]
         wanted = absent[rng.integers(len(absent))]
     noun = f"{wanted[0]} {wanted[1]}"
     found = [t for t in scene.things if (t.colour, t.shape) == wanted]
@@ -272,6 +276,11 @@ def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Ques
         if question is not None:
             return question
     raise ValueError(f"the scene allows no {kind} question")
+
+
+def _nameable(scene: Scene, colour: str, shape: str) -> bool:
+    """Whether questions may name the pair: a held-out one only where a scene holds one, else "no" would always be right."""
+    return (colour, shape) not in HELD_OUT_PAIRS or split_of(scene) == "test_pairs"
 
 
 def _unique(scene: Scene, rng: np.random.Generator, name: Callable[[Thing], str]) -> Thing | None:

@@ -58,9 +58,9 @@ def draw(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]:
 
 
 def redraw(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]:
-    """An edit instruction answered by the description of the edited picture, and that target, which stays in the scene's split."""
+    """An edit instruction answered by the description of the edited picture, and that target; a training scene leads to one."""
     change = edit(scene, rng)
-    while split_of(scene) == "train" and split_of(change.target) == "test_pairs":
+    while split_of(scene) == "train" and split_of(change.target) != "train":
         change = edit(scene, rng)
     request, reply = prompts.edit_request(change.instruction), prompts.drawable(describe(change.target))
     return Conversation(((request, reply),), render(scene)), change.target

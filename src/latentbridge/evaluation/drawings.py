@@ -10,6 +10,7 @@ from latentbridge.evaluation.metrics import Score, recall_at_1, share
 from latentbridge.evaluation.recogniser import extract_features, load_network, train_recogniser
 from latentbridge.evaluation.shapes import batched, embed_batched
 from latentbridge.models.unified import Model
+from latentbridge.rng import numpy_rng
 
 SPLIT_MEANING: dict[DrawingSplit, str] = {
     "val": "unseen pictures of known concepts",
@@ -41,22 +42,24 @@ def score_finding(model: Model, drawings: Drawings, split: DrawingSplit) -> list
             BASELINE[split],
             note,
         ),
-        share("find", f"drawings: picture to text R@1, {meaning}", recall_at_1(pictures, texts, positive.T), 0, note),
+        share(
+            "find", f"drawings: picture to text R@1, {meaning}", recall_at_1(pictures, texts, positive.T), None, note
+        ),
     ]
 
 
-def score_naming(model: Model, drawings: Drawings, split: DrawingSplit, count: int, rng: np.random.Generator) -> Score:
+def score_naming(model: Model, drawings: Drawings, split: DrawingSplit, count: int, seed: int) -> list[Score]:
     """The share of drawings whose label the model says, word for word."""
     known = drawings.split(split)
-    chosen = [known[i] for i in rng.permutation(len(known))[:count]]
+    chosen = [known[i] for i in numpy_rng(seed, f"naming {split}").permutation(len(known))[:count]]
     right: list[bool] = []
     for part in batched(chosen):
         replies = model.understand([drawings.on_background(d.index, _WHITE) for d in part], prompts.NAME_REQUEST)
         right += [reply == drawing.label for reply, drawing in zip(replies, part, strict=True)]
-    return share("understand", f"drawings: name, {SPLIT_MEANING[split]}", right)
+    return [share("understand", f"drawings: name, {SPLIT_MEANING[split]}", right)]
 
 
-def score_forty(model: Model, drawings: Drawings, each: int, seed: int) -> Score:
+def score_forty(model: Model, drawings: Drawings, each: int, seed: int) -> list[Score]:
     """Forty single concepts drawn, and named by the judge among the forty."""
     network = load_network()
     recogniser, accuracy = train_recogniser(network, drawings)
@@ -69,4 +72,4 @@ def score_forty(model: Model, drawings: Drawings, each: int, seed: int) -> Score
             for name, label in zip(recogniser.name(extract_features(network, np.stack(pictures))), part, strict=True)
         ]
     note = f"judge: EfficientNet-lite0, itself right on {accuracy:.0%} of unseen artists"
-    return share("draw", "drawings: forty concepts, by a judge", right, note=note)
+    return [share("draw", "drawings: forty concepts, by a judge", right, note=note)]

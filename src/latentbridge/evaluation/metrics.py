@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Score:
-    """A share of right items with its 95 % interval, and the aim it is held against (0 where there is none)."""
+    """A share of right items with its 95 % interval, and the aim it is held against, where there is one."""
 
     skill: str
     metric: str
@@ -19,7 +19,7 @@ class Score:
     low: float
     high: float
     n: int
-    aim: float = 0.0
+    aim: float | None = None
     note: str = ""
 
     def to_dict(self) -> dict:
@@ -36,7 +36,7 @@ def wilson_interval(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def share(skill: str, metric: str, right: Sequence[bool], aim: float = 0.0, note: str = "") -> Score:
+def share(skill: str, metric: str, right: Sequence[bool], aim: float | None = None, note: str = "") -> Score:
     """The share of right items; an item that failed to produce anything is False and counts."""
     n, good = len(right), int(sum(right))
     low, high = wilson_interval(good, n)

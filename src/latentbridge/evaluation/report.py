@@ -27,6 +27,8 @@ from latentbridge.evaluation.page import (
 from latentbridge.rundir import RunDir
 from latentbridge.types import Picture
 
+_LONGEST_REPLY = 220
+"""Characters of the model's words that are shown; a model that knows little talks without end."""
 _FADED = 0.22
 """How much of a picture still shows where an edit had to leave it alone."""
 
@@ -123,12 +125,12 @@ def understand_section(items: Sequence[Understood]) -> Section:
         for item in items
     )
     lead = f"The model describes pictures it has never seen and answers questions about them. {right} of {judged} replies here are right, word for word."
-    return Section("understand", "Understand", lead, f'<div class="cards">{cards}</div>')
+    return Section("understand", "Understand", lead, f'<div class="columns">{cards}</div>')
 
 
 def _show_answer(answer: Answer) -> str:
     truth = f' <span class="truth">it is: {escape(answer.truth)}</span>' if answer.truth and not answer.right else ""
-    return f"<dt>{escape(answer.question)}</dt><dd>{escape(answer.reply) or '(nothing)'}{show_mark(answer.right)}{truth}</dd>"
+    return f"<dt>{escape(answer.question)}</dt><dd>{_show_words(answer.reply) or '(nothing)'}{show_mark(answer.right)}{truth}</dd>"
 
 
 def draw_section(items: Sequence[Drawn], lead: str) -> Section:
@@ -136,7 +138,7 @@ def draw_section(items: Sequence[Drawn], lead: str) -> Section:
     right, judged = tally(item.right for item in items)
     cards = "".join(
         f'<article class="card">{show_picture(item.picture, item.prompt)}<p class="words">{escape(item.prompt)}</p>'
-        + (f'<p class="small">drawn as: {escape(item.description)}</p>' if item.description != item.prompt else "")
+        + (f'<p class="small">drawn as: {_show_words(item.description)}</p>' if item.description != item.prompt else "")
         + f'<p class="small">{escape(item.verdict)}{show_mark(item.right)}</p></article>'
         for item in items
     )
@@ -153,7 +155,7 @@ def edit_section(items: Sequence[Edited]) -> Section:
         + show_figure(fade_outside(item.before, item.mask), "may change")
         + show_figure(item.after, "after")
         + show_figure(item.target, "exact target")
-        + f'</div><p class="small">read as: {escape(item.description)}</p><p class="small">{escape(item.verdict)}</p></article>'
+        + f'</div><p class="small">read as: {_show_words(item.description)}</p><p class="small">{escape(item.verdict)}</p></article>'
         for item in items
     )
     lead = (
@@ -161,6 +163,10 @@ def edit_section(items: Sequence[Edited]) -> Section:
         f"the picture. {right} of {judged} judged edits are right with nothing else changed."
     )
     return Section("edit", "Edit", lead, f'<div class="cards wide">{cards}</div>')
+
+
+def _show_words(words: str) -> str:
+    return escape(words if len(words) <= _LONGEST_REPLY else words[:_LONGEST_REPLY] + "…")
 
 
 def fade_outside(picture: Picture, mask: np.ndarray) -> Picture:
@@ -220,7 +226,7 @@ def _show_walk(walk: Walk) -> str:
         cells.append(
             f"<figure>{show_picture(hop.picture, hop.words)}{show_meter(hop.to_origin)}"
             f"<figcaption>{hop.to_origin:.2f} like the first, {hop.to_previous:.2f} like the last{facts}"
-            f'<br><span class="words">“{escape(hop.words)}”</span></figcaption></figure>'
+            f'<br><span class="words">“{_show_words(hop.words)}”</span></figcaption></figure>'
         )
     return f'<div class="strip">{"".join(cells)}</div>'
 
@@ -261,16 +267,17 @@ def curves_section(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section
     body = ""
     for name, records in curves.items():
         parts = [key for key in records[-1] if key not in ("step", "seconds", "samples", "grad_norm", "lr")]
-        charts = "".join(
-            show_chart(part, *zip(*((r["step"], r[part]) for r in records if part in r), strict=True)) for part in parts
-        )
-        charts += show_chart("gradient norm", *zip(*((r["step"], r["grad_norm"]) for r in records), strict=True))
+        charts = ""
+        for part, title in [*((part, part) for part in parts), ("grad_norm", "gradient norm")]:
+            logged = [record for record in records if part in record]
+            charts += show_chart(title, [record["step"] for record in logged], [record[part] for record in logged])
         speeds = [
             (b["step"], (b["seconds"] - a["seconds"]) / (b["step"] - a["step"]))
             for a, b in pairwise(records)
             if b["seconds"] > a["seconds"]  # the clock starts anew with a resume
         ]
-        charts += show_chart("time of a step", *zip(*speeds, strict=True), unit=" s") if speeds else ""
+        if speeds:
+            charts += show_chart("time of a step", [step for step, _ in speeds], [s for _, s in speeds], unit=" s")
         body += f'<h3>{escape(name)}</h3><div class="cards">{charts}</div>'
     return Section("curves", "Training", "How the losses fell, and at what speed.", body)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,20 +18,20 @@ from latentbridge.evaluation import shapes as on_shapes
 from latentbridge.evaluation.manifest import score_manifest
 from latentbridge.evaluation.metrics import Score
 from latentbridge.models.unified import Model
-from latentbridge.rng import numpy_rng
 
 World = Literal["shapes", "drawings"]
+Job = Callable[[], list[Score]]
 
 
 def evaluate(
     model: Model, world: World | Path, *, size: int = 100, seed: int = 1, progress: bool = True
 ) -> dict[str, Any]:
-    """The scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware", "threads"}.
+    """The scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware"}.
 
     `world` may also be the path of a user's manifest, of which the test split is scored. `size` scales every sample: 100 gives 600 questions, 600 drawings, 600 edits and retrieval among 1,000 scenes.
     """
     if isinstance(world, Path):
-        jobs = [lambda: score_manifest(model, world)]
+        jobs: list[Job] = [partial(score_manifest, model, world)]
     else:
         jobs = (_shapes_jobs if world == "shapes" else _drawings_jobs)(model, size, seed)
     rows: list[Score] = []
@@ -45,30 +47,27 @@ def evaluate(
     }
 
 
-def _shapes_jobs(model: Model, size: int, seed: int) -> list[Any]:
+def _shapes_jobs(model: Model, size: int, seed: int) -> list[Job]:
+    score = on_shapes
     return [
-        lambda: on_shapes.score_questions(model, "test", size, seed, reasoning=False),
-        lambda: on_shapes.score_questions(model, "test", size, seed, reasoning=True),
-        lambda: on_shapes.score_captions(model, "test", 3 * size, seed),
-        lambda: on_shapes.score_drawing(model, "test", size, seed, "query"),
-        lambda: on_shapes.score_drawing(model, "test", size, seed, "text"),
-        lambda: on_shapes.score_edits(model, "test", size, seed),
-        lambda: on_shapes.score_retrieval(model, "test", 10 * size, seed),
-        lambda: on_shapes.score_questions(model, "test_pairs", size, seed, reasoning=False),
-        lambda: on_shapes.score_captions(model, "test_pairs", 3 * size, seed),
-        lambda: on_shapes.score_drawing(model, "test_pairs", size // 2, seed, "query"),
-        lambda: on_shapes.score_retrieval(model, "test_pairs", 10 * size, seed),
+        partial(score.score_questions, model, "test", size, seed, reasoning=False),
+        partial(score.score_questions, model, "test", size, seed, reasoning=True),
+        partial(score.score_captions, model, "test", 3 * size, seed),
+        partial(score.score_drawing, model, "test", size, seed, "query"),
+        partial(score.score_drawing, model, "test", size, seed, "text"),
+        partial(score.score_edits, model, "test", size, seed),
+        partial(score.score_retrieval, model, "test", 10 * size, seed),
+        partial(score.score_questions, model, "test_pairs", size, seed, reasoning=False),
+        partial(score.score_captions, model, "test_pairs", 3 * size, seed),
+        partial(score.score_drawing, model, "test_pairs", max(1, size // 2), seed, "query"),
+        partial(score.score_retrieval, model, "test_pairs", 10 * size, seed),
     ]
 
 
-def _drawings_jobs(model: Model, size: int, seed: int) -> list[Any]:
+def _drawings_jobs(model: Model, size: int, seed: int) -> list[Job]:
     drawings = load_drawings()
-
-    finding = [lambda split=split: on_drawings.score_finding(model, drawings, split) for split in on_drawings.BASELINE]
-    naming = [
-        lambda split=split: [
-            on_drawings.score_naming(model, drawings, split, 3 * size, numpy_rng(seed, f"naming {split}"))
-        ]
-        for split in on_drawings.BASELINE
-    ]
-    return [*finding, *naming, lambda: [on_drawings.score_forty(model, drawings, max(1, size // 20), seed)]]
+    jobs: list[Job] = []
+    for split in on_drawings.BASELINE:
+        jobs.append(partial(on_drawings.score_finding, model, drawings, split))
+        jobs.append(partial(on_drawings.score_naming, model, drawings, split, 3 * size, seed))
+    return [*jobs, partial(on_drawings.score_forty, model, drawings, max(1, size // 20), seed)]

@@ -44,7 +44,7 @@ def score_captions(model: Model, split: Split, count: int, seed: int) -> list[Sc
     facts = [caption_facts(reply, scene) for reply, scene in zip(replies, chosen, strict=True)]
     kept = [fact < k for k, total in facts for fact in range(total)]
     return [
-        share("understand", f"whole caption ({split})", whole, aim=0.85 if split == "test" else 0),
+        share("understand", f"whole caption ({split})", whole, aim=0.85 if split == "test" else None),
         share("understand", f"caption facts ({split})", kept),
     ]
 
@@ -69,7 +69,7 @@ def score_questions(model: Model, split: Split, each: int, seed: int, reasoning:
         replies = model.understand([render(scene) for scene, _ in part], texts)
         right += [final_answer(reply) == q.answer for reply, (_, q) in zip(replies, part, strict=True)]
     how = "worked" if reasoning else "direct"
-    scores = [share("understand", f"questions, {how} ({split})", right, aim=0.95 if split == "test" else 0)]
+    scores = [share("understand", f"questions, {how} ({split})", right, aim=0.95 if split == "test" else None)]
     for index, kind in enumerate(QUESTION_KINDS):
         scores.append(share("understand", f"  {kind}, {how} ({split})", right[index * each : (index + 1) * each]))
     return scores
@@ -86,13 +86,13 @@ def score_drawing(model: Model, split: Split, each: int, seed: int, conditioning
             pictures = model.generate([p.text for p in part], seed + len(right), conditioning=conditioning)
             right += [satisfies(read_scene(picture), p) for picture, p in zip(pictures, part, strict=True)]
         means.append(right)
-        aim = DRAWING_AIMS[category] if (split, conditioning) == ("test", "query") else 0
+        aim = DRAWING_AIMS[category] if (split, conditioning) == ("test", "query") else None
         scores.append(share("draw", f"  {category}, {conditioning} ({split})", right, aim=aim))
     overall = share(
         "draw",
         f"mean of six, {conditioning} ({split})",
         [value for right in means for value in right],
-        aim=0.80 if (split, conditioning) == ("test", "query") else 0,
+        aim=0.80 if (split, conditioning) == ("test", "query") else None,
     )
     return [overall, *scores]
 
@@ -121,7 +121,7 @@ def score_edits(model: Model, split: Split, each: int, seed: int) -> list[Score]
             right.append(grade.right and grade.preserved)
             kept.append(grade.preserved)
     scores = [
-        share("edit", f"right, nothing else changed ({split})", right, aim=0.70 if split == "test" else 0),
+        share("edit", f"right, nothing else changed ({split})", right, aim=0.70 if split == "test" else None),
         share("edit", f"rest preserved ({split})", kept),
     ]
     for index, kind in enumerate(EDIT_KINDS):
@@ -136,7 +136,7 @@ def score_retrieval(model: Model, split: Split, count: int, seed: int) -> list[S
     images = embed_batched(lambda part: model.embed(images=[render(s) for s in part]), chosen)
     texts = embed_batched(lambda part: model.embed(texts=[paraphrase(s, rng) for s in part]), chosen)
     positive = np.eye(count, dtype=bool)
-    aim = 0.90 if split == "test" else 0
+    aim = 0.90 if split == "test" else None
     note = f"among {count:,} distinct scenes"
     return [
         share("find", f"text to picture R@1 ({split})", recall_at_1(texts, images, positive), aim, note),

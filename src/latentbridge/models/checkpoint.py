@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +18,7 @@ from latentbridge.models.released import is_released, load_released
 from latentbridge.models.unified import Model
 from latentbridge.models.vocabulary import load_tokenizer
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import atomic_write, write_json
+from latentbridge.rundir import atomic_write, read_json, write_json
 
 ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
@@ -32,7 +33,11 @@ def new_model(config: ModelConfig, seed: int) -> Model:
 
 def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write a model folder; `dtype` rounds the weights, for shipping. The config is written last, so a folder with one is whole."""
-    model.backbone.tokenizer.save_pretrained(folder)
+    with TemporaryDirectory() as staging:
+        model.backbone.tokenizer.save_pretrained(staging)
+        for file in Path(staging).iterdir():
+            with atomic_write(folder / file.name) as temporary:
+                shutil.copyfile(file, temporary)
     weights = {
         name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in unique_state(model).items()
@@ -53,7 +58,7 @@ def load_model(folder: Path) -> Model:
     folder = folder / "model" if (folder / "model" / "config.json").exists() else folder
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no model (no config.json); give a model folder, a run folder or 'tiny'.")
-    config = from_dict(ModelConfig, json.loads((folder / "config.json").read_text()))
+    config = from_dict(ModelConfig, read_json(folder / "config.json"))
     with torch.random.fork_rng(devices=[]):
         model = Model(config, load_tokenizer(folder))
     load_parts(model, folder, [""])
@@ -70,6 +75,8 @@ def load_parts(model: Model, folder: Path, parts: Sequence[str]) -> None:
         raise UserError(f"Cannot read {path} ({error}); train or download the model again.") from error
     wanted = {name: tensor for name, tensor in unique_state(model).items() if name.startswith(tuple(parts))}
     stored = {name: tensor for name, tensor in stored.items() if name.startswith(tuple(parts))}
+    if not wanted:
+        raise UserError(f"No tensor of the model belongs to {', '.join(parts)}; name parts such as 'backbone.'.")
     odd = sorted(wanted.keys() ^ stored.keys()) or [name for name in wanted if wanted[name].shape != stored[name].shape]
     if odd:
         raise UserError(

@@ -232,7 +232,11 @@ class QwenVL(nn.Module):
         before = f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n" if self.system_prompt else ""
         image = f"<|vision_start|>{'<|image_pad|>' * image_tokens}<|vision_end|>" if image_tokens else ""
         for index, (user, assistant) in enumerate(conversation.turns):
-            question = self._encode(f"{before}<|im_start|>user\n{image}{user}<|im_end|>\n<|im_start|>assistant\n")
+            question = [
+                *self._encode(f"{before}<|im_start|>user\n{image}"),
+                *self._encode(user, special=False),
+                *self._encode("<|im_end|>\n<|im_start|>assistant\n"),
+            ]
             answer = [*self._encode(assistant), self.end_of_turn]
             ids += question
             labels += [IGNORED_LABEL] * len(question)
@@ -242,8 +246,9 @@ class QwenVL(nn.Module):
             before, image = "\n", ""
         return ids, labels
 
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def _encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids; without `special`, the names of special tokens are text like any other, as what users type must be."""
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special)
 
 
 def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Generator] | None) -> Tensor:

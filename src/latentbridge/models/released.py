@@ -107,7 +107,8 @@ def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Model:
     model.load_state_dict(stored, assign=True)
     for module in model.modules():
         if isinstance(module, (Qwen2VLRotaryEmbedding, Qwen2VLVisionRotaryEmbedding)):
-            module.__init__(module.config)  # its frequencies are no weights, so they are still on the meta device
+            # its frequencies are no weights, so they are still on the meta device
+            module.__init__(module.config)  # pyright: ignore[reportArgumentType]
     return model.eval()
 
 

@@ -39,6 +39,10 @@ class Model(nn.Module):
 
     def __init__(self, config: ModelConfig, tokenizer: Qwen2Tokenizer):
         super().__init__()
+        if config.text_length != config.aligner.num_queries:
+            raise UserError(
+                "model.text_length and model.aligner.num_queries are one slot; set both to the same number."
+            )
         self.config = config
         self.backbone = QwenVL.from_config(config.backbone, tokenizer)
         if "bridge" in config.parts:
@@ -288,19 +292,25 @@ def _t5_config(config: AlignerConfig, vocab_size: int) -> T5Config:
 
 
 def _between(ids: Tensor, start: int, end: int) -> Tensor:
-    """bool [b s]: positions from the last `start` token to the `end` token after it, both included."""
+    """bool [b s]: positions from the first `start` token to the first `end` token, both included."""
     opened = (ids == start).cumsum(dim=1) > 0
     closed_before = (ids == end).cumsum(dim=1) - (ids == end).long() > 0
     return opened & ~closed_before
 
 
 def _as_list(texts: Texts) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
+    return _not_empty([texts] if isinstance(texts, str) else list(texts))
 
 
 def _listed(images: Any) -> tuple[list[Any], bool]:
     many = isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)
-    return (list(images), True) if many else ([images], False)
+    return _not_empty(list(images) if many else [images]), many
+
+
+def _not_empty(items: list[Any]) -> list[Any]:
+    if not items:
+        raise UserError("The list is empty; give at least one picture or text.")
+    return items
 
 
 def _one_or_many(results: list[Any], many: bool) -> Any:
@@ -308,4 +318,7 @@ def _one_or_many(results: list[Any], many: bool) -> Any:
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    return [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
+    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != count:
+        raise UserError(f"There are {len(seeds)} seeds but {count} items; give one seed for all or one for each.")
+    return seeds

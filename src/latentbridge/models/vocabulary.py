@@ -10,6 +10,7 @@ from tokenizers.models import BPE
 from transformers import Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from latentbridge.errors import UserError
 from latentbridge.prompts import IMG_END, IMG_START
 
 SPECIAL_TOKENS = (
@@ -41,7 +42,13 @@ def learn_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
-    """The tokenizer saved in a model folder."""
+    """The tokenizer saved in a model folder; raises UserError where it is missing or damaged."""
+    try:
+        Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the Rust reader raises nothing narrower
+        raise UserError(
+            f"Cannot read {folder / 'tokenizer.json'} ({error}); download or train the model again."
+        ) from error
     return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import load_parts, new_model, save_model
 from latentbridge.models.unified import Model
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import RunDir, write_json
+from latentbridge.rundir import RunDir, atomic_write, read_json, write_json
 from latentbridge.training.optim import Average, make_optimizers, schedule
 from latentbridge.types import LossOutputs
 
@@ -32,8 +31,8 @@ class Stage(Protocol):
         """One-time work before the first step that the weights then carry: closed-form fits, initialisations."""
         ...
 
-    def trainable(self, name: str, step: int) -> bool:
-        """Whether the parameter of that name moves at that step."""
+    def trainable(self, name: str) -> bool:
+        """Whether the parameter of that name moves."""
         ...
 
     def batch(self, model: Model, step: int) -> object:
@@ -73,10 +72,10 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
     """
     run = RunDir(folder)
     checkpoint = run.newest_checkpoint()
-    if checkpoint and not resume:
+    if (checkpoint or (run.model / "config.json").exists()) and not resume:
         raise UserError(f"{folder} already holds a run; add --resume to go on with it or choose another folder.")
     if resume and (run.path / "config.json").exists():
-        stored = from_dict(RunConfig, json.loads((run.path / "config.json").read_text()))
+        stored = from_dict(RunConfig, read_json(run.path / "config.json"))
         if stored != config:
             raise UserError(
                 f"{folder} was started with other settings; resume with the same recipe and --set values or choose another folder."
@@ -95,14 +94,13 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
         if checkpoint is None:
             stage.prepare(model)
         objective = Objective(model, stage)
-    named = {name: p for name, p in objective.named_parameters() if stage.trainable(name, 0)}
+    named = {name: p for name, p in objective.named_parameters() if stage.trainable(name)}
     for name, parameter in objective.named_parameters():
         parameter.requires_grad_(name in named)
     optimizers = make_optimizers(named, config.optim)
     average = Average(named, config.optim.ema_decay)
     start = _restore(checkpoint, objective, optimizers, average) if checkpoint else 0
 
-    moving = named
     bar = tqdm(
         range(start, config.steps),
         initial=start,
@@ -111,16 +109,13 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
         disable=not progress,
         mininterval=2,
     )
-    began = time.perf_counter()
+    began = time.perf_counter() - max((r["seconds"] for r in run.metrics() if r["step"] <= start), default=0.0)
     for step in bar:
-        moving = {name: p for name, p in moving.items() if stage.trainable(name, step)}
-        for name, parameter in named.items():
-            parameter.requires_grad_(name in moving)
         share = schedule(step, config.steps, config.optim)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * share
-        outputs, norm = _step(objective, stage.batch(model, step), torch_rng(config.seed, "loss", step), moving, config)
+        outputs, norm = _step(objective, stage.batch(model, step), torch_rng(config.seed, "loss", step), named, config)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -151,7 +146,7 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
 
 
 def _step(
-    objective: Objective, batch: object, rng: torch.Generator, moving: dict[str, nn.Parameter], config: RunConfig
+    objective: Objective, batch: object, rng: torch.Generator, named: dict[str, nn.Parameter], config: RunConfig
 ) -> tuple[LossOutputs, float]:
     """Forward and backward. In bfloat16 attention is written out, because the CPU's fused kernel is ten times slower backward."""
     attention = sdpa_kernel(SDPBackend.MATH) if config.bf16 else nullcontext()
@@ -160,10 +155,10 @@ def _step(
     loss = cast(Tensor, outputs.loss)
     if not torch.isfinite(loss):
         raise UserError(
-            f"The loss of {config.name} became {loss.item()}; lower the learning rate and resume from the last checkpoint."
+            f"The loss of {config.name} became {loss.item()}; lower optim.lr and optim.muon_lr and start again in another folder."
         )
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(moving.values(), config.optim.clip_norm)
+    norm = nn.utils.clip_grad_norm_(named.values(), config.optim.clip_norm)
     return outputs, round(float(norm), 4)
 
 
@@ -172,22 +167,24 @@ def _save(
 ) -> None:
     folder = run.checkpoint(step)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.contiguous().clone() for name, tensor in objective.state_dict().items()},
-        folder / "objective.safetensors",
-    )
-    save_file(average.weights, folder / "average.safetensors")
+    _write(folder / "objective.safetensors", objective.state_dict())
+    _write(folder / "average.safetensors", average.weights)
     for index, optimizer in enumerate(optimizers):
         tensors = {
-            f"{key}.{name}": value.contiguous()
+            f"{key}.{name}": value
             for key, state in optimizer.state_dict()["state"].items()
             for name, value in state.items()
         }
-        save_file(tensors, folder / f"optimizer_{index}.safetensors")
+        _write(folder / f"optimizer_{index}.safetensors", tensors)
     write_json(folder / "state.json", {"step": step})
     for old in sorted(run.path.glob("checkpoints/step_*"))[:-2]:
         (old / "state.json").unlink(missing_ok=True)
         shutil.rmtree(old)
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    with atomic_write(path) as temporary:
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary)
 
 
 def _restore(folder: Path, objective: Objective, optimizers: list[torch.optim.Optimizer], average: Average) -> int:
@@ -201,4 +198,4 @@ def _restore(folder: Path, objective: Objective, optimizers: list[torch.optim.Op
             states.setdefault(int(number), {})[name] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states, "param_groups": groups})
-    return int(json.loads((folder / "state.json").read_text())["step"])
+    return int(read_json(folder / "state.json")["step"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge import prompts
-from latentbridge.config import RunConfig
+from latentbridge.config import RunConfig, to_dict
 from latentbridge.data.drawings import default_cache
 from latentbridge.data.features import Ragged, cached_features
 from latentbridge.data.worlds import AlignItem, Mixture
+from latentbridge.errors import UserError
 from latentbridge.models.aligner import init_from_t5
 from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import diffusion_loss
@@ -23,6 +25,8 @@ from latentbridge.rng import numpy_rng
 from latentbridge.training.annealing import mixed_inputs
 from latentbridge.training.losses import distillation_loss, retrieval_loss
 from latentbridge.types import LossOutputs
+
+_PROBED_ITEMS = 64
 
 
 @dataclass
@@ -59,16 +63,21 @@ class Align:
     """
 
     def __init__(self, config: RunConfig):
+        if config.stage.items < config.batch_size:
+            raise UserError(f"stage.items is {config.stage.items}; it takes batch_size ({config.batch_size}) or more.")
         self.config = config
         self.worlds = Mixture(config.stage)
         self.features: dict[str, Ragged] = {}
 
     def prepare(self, model: Model) -> None:
-        init_from_t5(model.aligner, model.text_encoder)
+        if not any("aligner.".startswith(part) for part, _ in self.config.init):
+            init_from_t5(model.aligner, model.text_encoder)
 
     def attach(self, model: Model) -> nn.Module | None:
         key = {
             "weights": _frozen_digest(model),
+            "model": to_dict(self.config.model),
+            "first items": self._digest_items(),
             "worlds": [self.worlds.digest(), self.config.stage.drawings, self.config.stage.manifest],
             "seed": self.config.seed,
             "dtype": "float16",
@@ -80,7 +89,7 @@ class Align:
     def detach(self, model: Model) -> None:
         pass
 
-    def trainable(self, name: str, step: int) -> bool:
+    def trainable(self, name: str) -> bool:
         return name.startswith(("model.projector.", "model.aligner.", "model.retrieval."))
 
     def batch(self, model: Model, step: int) -> AlignBatch:
@@ -134,6 +143,15 @@ class Align:
         rng = numpy_rng(self.config.seed, "align item", index)
         return self.worlds.pick(rng).align(rng)
 
+    def _digest_items(self) -> str:
+        """A hash of the first items, which notices changed templates, captions and renderers."""
+        digest = sha256()
+        for item in map(self._item, range(min(_PROBED_ITEMS, self.config.stage.items))):
+            digest.update(repr((item.drawing.turns, item.caption, item.identity)).encode())
+            pictures = (item.drawn, item.picture, item.drawing.picture)
+            digest.update(b"".join(picture.tobytes() for picture in pictures if picture is not None))
+        return digest.hexdigest()
+
     @torch.no_grad()
     def _compute(self, model: Model, indices: range) -> dict[str, list[np.ndarray]]:
         items = [self._item(index) for index in indices]
@@ -144,7 +162,7 @@ class Align:
             "draw": _half(*model.drawing_hidden([item.drawing for item in items])),
             "image": _half(*model.image_hidden([item.picture for item in items])),
             "text": _half(*model.text_hidden([item.caption for item in items])),
-            "ids": list(ids.numpy().astype(np.int16)),
+            "ids": list(ids.numpy().astype(np.int32)),
             "target": list(model.text_condition(descriptions).half().numpy()),
             "latents": [row.half().numpy()[None] for row in latents],
             "identity": [np.array([item.identity]) for item in items],
@@ -161,5 +179,5 @@ def _frozen_digest(model: Model) -> str:
         if name.startswith(("backbone.", "text_encoder.", "autoencoder.")):
             digest.update(name.encode())
             digest.update(tensor.contiguous().numpy().tobytes())
-    digest.update(str(model.backbone.tokenizer.get_vocab().__len__()).encode())
+    digest.update(json.dumps(model.backbone.tokenizer.get_vocab(), sort_keys=True).encode())
     return digest.hexdigest()

@@ -49,7 +49,7 @@ class PretrainBackbone:
     def detach(self, model: Model) -> None:
         pass
 
-    def trainable(self, name: str, step: int) -> bool:
+    def trainable(self, name: str) -> bool:
         return name.startswith(("model.backbone.", "heads."))
 
     def batch(self, model: Model, step: int) -> WarmupBatch:

@@ -30,7 +30,8 @@ class DrawBatch:
 
 
 class PretrainDecoder:
-    """Diffusion under the text encoder's own states; moves text encoder and decoder, fits the autoencoder first.
+    """Diffusion under the text encoder's own states; moves decoder and text encoder (unless frozen), fits
+    the autoencoder first (unless the run starts from one).
 
     Fed from the worlds of the stage config.
     """
@@ -40,11 +41,14 @@ class PretrainDecoder:
         self.worlds = Mixture(config.stage)
 
     def prepare(self, model: Model) -> None:
+        if any("autoencoder.".startswith(part) for part, _ in self.config.init):
+            return
         pictures = self._sample(numpy_rng(self.config.seed, "autoencoder fit"), _FIT_PICTURES).pictures
         model.autoencoder.fit(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
 
-    def trainable(self, name: str, step: int) -> bool:
-        return name.startswith(("model.decoder.", "model.text_encoder."))
+    def trainable(self, name: str) -> bool:
+        text_encoder_moves = not self.config.stage.freeze_text_encoder
+        return name.startswith("model.decoder.") or (text_encoder_moves and name.startswith("model.text_encoder."))
 
     def attach(self, model: Model) -> nn.Module | None:
         return None

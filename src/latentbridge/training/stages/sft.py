@@ -43,7 +43,7 @@ class Sft:
                 parent, _, child = name.rpartition(".")
                 setattr(model.backbone.model.get_submodule(parent), child, module.get_base_layer())
 
-    def trainable(self, name: str, step: int) -> bool:
+    def trainable(self, name: str) -> bool:
         return ("lora_" in name) if self.config.stage.lora_rank else name.startswith("model.backbone.")
 
     def batch(self, model: Model, step: int) -> TokenBatch:

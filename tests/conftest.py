@@ -1,0 +1,58 @@
+"""A model small enough for every test, with weights that make it talkative."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from latentbridge.config import AlignerConfig, BackboneConfig, DecoderConfig, ModelConfig, RetrievalConfig
+from latentbridge.data.render import render
+from latentbridge.data.scenes import distinct_scenes
+from latentbridge.rng import numpy_rng, torch_rng
+
+if TYPE_CHECKING:
+    from latentbridge.models.unified import Model
+
+
+@pytest.fixture(scope="session")
+def small_config() -> ModelConfig:
+    """The shipped layout at a fortieth of its size."""
+    return ModelConfig(
+        backbone=BackboneConfig(
+            hidden_size=32,
+            num_layers=2,
+            num_heads=2,
+            num_kv_heads=1,
+            intermediate_size=48,
+            vision_width=32,
+            vision_layers=2,
+            vision_heads=2,
+        ),
+        aligner=AlignerConfig(d_model=32, d_ff=48, d_kv=8, num_heads=2, num_layers=2, cross_layers=(0, 1)),
+        retrieval=RetrievalConfig(num_image_queries=4, num_text_queries=4, embedding_size=16, num_heads=2),
+        decoder=DecoderConfig(width=32, num_layers=2, num_heads=2),
+    )
+
+
+@pytest.fixture(scope="session")
+def small_model(small_config: ModelConfig) -> Model:
+    """A model with random weights, wide enough that replies vary, end, and reach the decoder; not to be changed."""
+    import torch
+
+    from latentbridge.models.checkpoint import new_model
+
+    model, rng = new_model(small_config, seed=0), torch_rng(0, "small model")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and name.startswith(("backbone.", "projector.", "aligner.")):
+                parameter.copy_(torch.randn(parameter.shape, generator=rng) * parameter[0].numel() ** -0.5)
+        model.backbone.model.lm_head.weight[model.backbone.end_of_turn] *= 3
+    return model
+
+
+@pytest.fixture(scope="session")
+def three_pictures() -> list[np.ndarray]:
+    """Three different scenes, uint8 [64, 64, 3] each."""
+    return [render(scene) for scene in distinct_scenes("train", numpy_rng(0, "three pictures"), 3)]

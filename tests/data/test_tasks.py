@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from latentbridge import prompts
+from latentbridge.data.language import describe, parse_description
+from latentbridge.data.render import render
+from latentbridge.data.scenes import HELD_OUT_PAIRS, distinct_scenes, split_of
+from latentbridge.data.tasks import TaskMix, converse, draw, look, reason, redraw
+from latentbridge.rng import numpy_rng
+from latentbridge.types import Conversation
+
+WORDS = {
+    "circle": "circle|disc|round shape",
+    "square": "square|box",
+    "triangle": "triangle",
+    "star": "star",
+    "cross": "cross|plus sign",
+    "diamond": "diamond|rhombus",
+}
+HELD_OUT = re.compile("|".join(rf"{colour} (?:{WORDS[shape]})" for colour, shape in sorted(HELD_OUT_PAIRS)))
+TRAIN = distinct_scenes("train", numpy_rng(0, "test tasks"), 300)
+
+
+def rng(step: int = 0) -> np.random.Generator:
+    return numpy_rng(0, "test tasks", step)
+
+
+def texts(talk: Conversation) -> str:
+    return "\n".join(text for turn in talk.turns for text in turn)
+
+
+def test_training_conversations_never_name_a_held_out_pair():
+    said = [texts(converse(scene, rng(step), TaskMix())) for step, scene in enumerate(TRAIN)]
+    assert not [text for text in said if HELD_OUT.search(text)]
+    unseen = distinct_scenes("test_pairs", rng(), 30)  # the pattern does find them where they are
+    assert all(HELD_OUT.search(texts(look(scene, rng(step)))) for step, scene in enumerate(unseen))
+
+
+def test_training_edits_lead_to_training_scenes():
+    for step, scene in enumerate(TRAIN):
+        talk, target = redraw(scene, rng(step))
+        ((request, reply),) = talk.turns
+        assert split_of(target) == "train" and target != scene
+        assert parse_description(prompts.undrawable(reply)) == target
+        assert request.startswith("Edit: ") and np.array_equal(talk.picture, render(scene))  # pyright: ignore
+
+
+def test_a_drawing_is_described_in_full():
+    for step, scene in enumerate(TRAIN[:50]):
+        talk, target = draw(scene, rng(step))
+        assert target == scene and talk.picture is None
+        assert talk.turns[0][0].startswith("Draw: ")
+        assert talk.turns[0][1] == prompts.drawable(describe(scene))
+
+
+def test_looking_describes_once_and_asks_thrice():
+    scene = TRAIN[0]
+    talk = look(scene, rng())
+    assert len(talk.turns) == 4 and [answer for _, answer in talk.turns].count(describe(scene)) == 1
+    orders = {[answer for _, answer in look(scene, rng(s)).turns].index(describe(scene)) for s in range(40)}
+    assert orders == {0, 1, 2, 3}
+
+
+def test_reasoning_is_asked_for_in_the_prompt():
+    ((request, reply),) = reason(TRAIN[0], rng()).turns
+    assert request.endswith(prompts.REASONING_REQUEST) and reply.startswith("### Image Description: ")
+
+
+@pytest.mark.parametrize("kind", ["look", "reason", "draw", "edit"])
+def test_a_mix_of_one_kind_gives_that_kind(kind: str):
+    mix = TaskMix(**{name: float(name == kind) for name in ("look", "reason", "draw", "edit")})
+    for step in range(5):
+        talk = converse(TRAIN[step], rng(step), mix)
+        first = talk.turns[0][0]
+        seen = (
+            "draw" if first.startswith("Draw: ") else "edit" if first.startswith("Edit: ")
+            else "reason" if first.endswith(prompts.REASONING_REQUEST) else "look"
+        )  # fmt: skip
+        assert seen == kind

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from latentbridge.config import ModelConfig, OptimConfig, RunConfig, StageConfig, to_dict
+from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import load_model, new_model, unique_state
+from latentbridge.models.unified import Model
+from latentbridge.rng import numpy_rng
+from latentbridge.rundir import RunDir
+from latentbridge.training.loop import train
+from latentbridge.training.stages import STAGES, make_stage
+from latentbridge.types import Conversation
+
+STAGE_CONFIGS = {
+    "pretrain_decoder": StageConfig("pretrain_decoder"),
+    "pretrain_backbone": StageConfig("pretrain_backbone"),
+    "sft": StageConfig("sft"),
+    "sft with lora": StageConfig("sft", lora_rank=2),
+    "align": StageConfig("align", items=16, diffusion_weight=0.1, retrieval_weight=0.1),
+}
+MOVES = {
+    "pretrain_decoder": (
+        "decoder.",
+        "text_encoder.",
+        "autoencoder.",
+    ),  # the autoencoder is fitted before the first step
+    "pretrain_backbone": ("backbone.",),
+    "sft": ("backbone.",),
+    "sft with lora": ("backbone.model.model.language_model.layers.",),
+    "align": ("projector.", "aligner.", "retrieval."),
+}
+kinds = pytest.mark.parametrize("kind", STAGE_CONFIGS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_an_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An autoencoder fitted to few pictures: 3,000 take seconds."""
+    monkeypatch.setattr("latentbridge.training.stages.pretrain_decoder._FIT_PICTURES", 64)
+
+
+def run_config(small_config: ModelConfig, kind: str, **changes: Any) -> RunConfig:
+    run = RunConfig(
+        name=kind,
+        stage=STAGE_CONFIGS[kind],
+        steps=6,
+        batch_size=4,
+        model=small_config,
+        optim=OptimConfig(warmup_steps=1),
+        bf16=False,
+        log_every=1,
+        checkpoint_every=2,
+        threads=1,
+    )
+    return replace(run, **changes)
+
+
+def run(config: RunConfig, folder: Path, resume: bool = False) -> bytes:
+    """The finished weights."""
+    return (train(config, make_stage(config), folder, resume=resume, progress=False) / "model.safetensors").read_bytes()
+
+
+class Stopped(Exception):
+    """Stands for a power cut."""
+
+
+def run_until(config: RunConfig, folder: Path, last: int) -> None:
+    """A run that is cut off before the batch of step `last`."""
+    stage = make_stage(config)
+    draw_batch = stage.batch
+
+    def batch(model: Model, step: int) -> object:
+        if step == last:
+            raise Stopped
+        return draw_batch(model, step)
+
+    stage.batch = batch  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(Stopped):
+        train(config, stage, folder, progress=False)
+
+
+def test_every_stage_is_tested_here():
+    assert {stage.kind for stage in STAGE_CONFIGS.values()} == STAGES.keys()
+
+
+# --- what moves ----------------------------------------------------------------------------------
+
+
+@kinds
+def test_a_stopped_run_ends_as_a_whole_one_and_only_what_a_stage_names_moves(small_config, tmp_path, quick_fit, kind):
+    config = run_config(small_config, kind)
+    whole = run(config, tmp_path / "whole")
+    run_until(config, tmp_path / "stopped", last=5)
+    assert RunDir(tmp_path / "stopped").newest_checkpoint() == tmp_path / "stopped" / "checkpoints" / "step_0000004"
+    assert run(config, tmp_path / "stopped", resume=True) == whole
+    assert [record["step"] for record in RunDir(tmp_path / "stopped").metrics()] == [1, 2, 3, 4, 5, 6]
+    assert not (tmp_path / "stopped" / "checkpoints").exists()
+
+    before = unique_state(new_model(small_config, config.seed))
+    after = unique_state(load_model(tmp_path / "whole"))
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {prefix for prefix in MOVES[kind] if any(name.startswith(prefix) for name in moved)} == set(MOVES[kind])
+    assert not [name for name in moved if not name.startswith(MOVES[kind])]
+
+
+def test_a_run_in_bfloat16_stopped_right_after_a_checkpoint_ends_as_a_whole_one(small_config, tmp_path):
+    config = run_config(small_config, "sft", bf16=True)
+    whole = run(config, tmp_path / "whole")
+    run_until(config, tmp_path / "stopped", last=4)
+    assert run(config, tmp_path / "stopped", resume=True) == whole
+    assert run(run_config(small_config, "sft"), tmp_path / "float32") != whole
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_over(small_config, tmp_path):
+    config = run_config(small_config, "sft")
+    run_until(config, tmp_path / "stopped", last=1)
+    assert run(config, tmp_path / "stopped", resume=True) == run(config, tmp_path / "whole")
+
+
+def test_the_seed_decides_a_run(small_config, tmp_path):
+    config = run_config(small_config, "sft", steps=2)
+    assert run(config, tmp_path / "a") == run(config, tmp_path / "b")
+    assert run(replace(config, seed=1), tmp_path / "c") != run(config, tmp_path / "d")
+
+
+def test_a_run_starts_from_the_parts_it_names(small_config, tmp_path):
+    run(run_config(small_config, "sft", steps=2), tmp_path / "first")
+    config = run_config(small_config, "align", steps=1, init=(("backbone.", str(tmp_path / "first")),))
+    run(config, tmp_path / "second")
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("first", "second"))
+    backbone = [name for name in first if name.startswith("backbone.")]
+    assert backbone and all(torch.equal(first[name], second[name]) for name in backbone)
+
+
+@pytest.mark.parametrize(("kind", "part"), [("align", "aligner."), ("pretrain_decoder", "autoencoder.")])
+def test_parts_that_come_from_elsewhere_are_not_made_anew(small_config, quick_fit, kind, part):
+    for init, kept in (((), False), (((part, "x"),), True), ((("", "x"),), True), ((("backbone.", "x"),), False)):
+        model, fresh = new_model(small_config, 0), unique_state(new_model(small_config, 0))
+        make_stage(run_config(small_config, kind, init=init)).prepare(model)
+        state = unique_state(model)
+        assert all(torch.equal(state[name], fresh[name]) for name in state if name.startswith(part)) == kept
+
+
+def test_a_frozen_text_encoder_stays(small_config, tmp_path, quick_fit):
+    stage = StageConfig("pretrain_decoder", freeze_text_encoder=True)
+    run(run_config(small_config, "pretrain_decoder", stage=stage, steps=2), tmp_path)
+    before, after = unique_state(new_model(small_config, 0)), unique_state(load_model(tmp_path))
+    moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"decoder", "autoencoder"}
+
+
+# --- LoRA ----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_adapters_merge_into_plain_weights_that_do_the_same(small_config: ModelConfig):
+    model, plain = new_model(small_config, 0), new_model(small_config, 0)
+    stage = make_stage(run_config(small_config, "sft with lora"))
+    stage.attach(model)
+    adapters = {name: p for name, p in model.named_parameters() if stage.trainable(name)}
+    assert adapters and all("language_model" in name and p.shape.count(2) for name, p in adapters.items())
+    generator = torch.Generator().manual_seed(0)
+    for parameter in adapters.values():
+        nn.init.normal_(parameter, std=0.3, generator=generator)
+    batch = model.backbone.tokenize([Conversation((("Hi", "yes"),))])
+    adapted = model.backbone.hidden(batch)
+    stage.detach(model)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert (model.backbone.hidden(batch) - adapted).abs().max() < 1e-4  # float32 rounding of the merged product
+    assert (plain.backbone.hidden(batch) - adapted).abs().max() > 0.01
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_stops_the_run(small_config, tmp_path):
+    config = run_config(small_config, "sft", optim=OptimConfig(lr=1e30, muon_lr=0.0, warmup_steps=1))
+    with pytest.raises(UserError, match="loss of sft became .*lower optim.lr"):
+        run(config, tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
+def test_other_settings_do_not_resume_and_a_run_is_not_overwritten(small_config, tmp_path):
+    config = run_config(small_config, "sft")
+    run_until(config, tmp_path, last=3)
+    with pytest.raises(UserError, match="other settings"):
+        run(replace(config, batch_size=5), tmp_path, resume=True)
+    with pytest.raises(UserError, match="already holds a run"):
+        run(config, tmp_path)
+    weights = run(config, tmp_path, resume=True)
+    with pytest.raises(UserError, match="already holds a run"):
+        run(config, tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    assert run(config, tmp_path, resume=True) == weights
+    assert (tmp_path / "metrics.jsonl").read_text() == lines
+
+
+def test_a_half_written_checkpoint_is_passed_over(small_config, tmp_path):
+    config = run_config(small_config, "sft")
+    run_until(config, tmp_path / "stopped", last=5)
+    newest = tmp_path / "stopped" / "checkpoints" / "step_0000004"
+    (newest / "state.json").unlink()
+    (newest / "objective.safetensors").write_bytes(b"half")
+    assert run(config, tmp_path / "stopped", resume=True) == run(config, tmp_path / "whole")
+
+
+def test_two_checkpoints_are_kept(small_config, tmp_path):
+    config = run_config(small_config, "sft", checkpoint_every=1)
+    run_until(config, tmp_path, last=5)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_0000004", "step_0000005"]
+
+
+# --- alignment's cache ---------------------------------------------------------------------------
+
+
+def test_features_are_shared_by_runs_that_differ_in_losses_only(small_config, tmp_path):
+    stores = tmp_path / "cache" / "features"
+    config = run_config(small_config, "align", steps=1)
+    run(config, tmp_path / "a")
+    run(replace(config, stage=replace(config.stage, beta_schedule="none", diffusion_weight=0.0)), tmp_path / "b")
+    assert len(list(stores.iterdir())) == 1
+    run(replace(config, seed=1), tmp_path / "c")
+    spoken = replace(small_config, backbone=replace(small_config.backbone, system_prompt="Be kind."))
+    run(replace(config, model=spoken), tmp_path / "d")
+    assert len(list(stores.iterdir())) == 3
+
+
+def test_a_batch_larger_than_the_alignment_set_is_refused(small_config):
+    with pytest.raises(UserError, match="batch_size"):
+        make_stage(run_config(small_config, "align", batch_size=17))
+
+
+def test_an_epoch_of_alignment_sees_every_item_once(small_config, tmp_path):
+    config = run_config(small_config, "align")
+    stage: Any = make_stage(config)
+    model = new_model(small_config, 0)
+    stage.attach(model)
+    for epoch in range(2):
+        seen = [stage.batch(model, 4 * epoch + step).image_latents for step in range(4)]
+        assert len(torch.cat(seen).flatten(1).unique(dim=0)) == 16
+    batch = stage.batch(model, 2)
+    assert batch.progress == pytest.approx(2 / 6)
+    assert batch.draw.shape[:2] == batch.draw_mask.shape and batch.image.shape == (4, 16, 32)
+    assert (batch.target - model.text_encoder(input_ids=batch.target_ids).last_hidden_state).abs().max() < 1e-2
+
+
+# --- killed processes ----------------------------------------------------------------------------
+
+_PROGRAM = """
+import json, sys
+from pathlib import Path
+from latentbridge.config import RunConfig, from_dict
+from latentbridge.training.loop import train
+from latentbridge.training.stages import make_stage
+config = from_dict(RunConfig, json.loads(sys.argv[1]))
+train(config, make_stage(config), Path(sys.argv[2]), resume=True, progress=False)
+"""
+
+
+def run_and_kill(config: RunConfig, folder: Path, awaited: Path, lines: int = 0) -> None:
+    """A run in a process of its own, killed once a file is there and has so many lines."""
+    process = subprocess.Popen([sys.executable, "-c", _PROGRAM, json.dumps(to_dict(config)), str(folder)])
+    try:
+        while not (awaited.exists() and awaited.read_bytes().count(b"\n") >= lines):
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.timeout(900)  # another interpreter that imports torch, perhaps on a busy machine
+def test_a_killed_run_ends_as_a_whole_one(small_config, tmp_path):
+    config = run_config(small_config, "sft", steps=30, checkpoint_every=3)
+    run_and_kill(config, tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl", lines=8)
+    assert RunDir(tmp_path / "killed").newest_checkpoint()
+    assert run(config, tmp_path / "killed", resume=True) == run(config, tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@kinds
+def test_a_run_killed_twice_ends_as_a_whole_one(small_config, tmp_path, kind):
+    config = run_config(small_config, kind, steps=40, checkpoint_every=5)
+    killed = tmp_path / "killed"
+    run_and_kill(config, killed, killed / "checkpoints" / "step_0000010" / "state.json")
+    lines = int(numpy_rng(os.getpid(), "kill").integers(15, 36))
+    run_and_kill(config, killed, killed / "metrics.jsonl", lines=lines)
+    assert run(config, killed, resume=True) == run(config, tmp_path / "whole"), f"killed after {lines} lines"

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from latentbridge.config import OptimConfig
+from latentbridge.models.unified import Model
+from latentbridge.training.optim import Average, make_optimizers, schedule
+
+
+def test_the_schedule_warms_up_holds_and_falls():
+    config = OptimConfig(warmup_steps=4, decay_fraction=0.5)
+    shares = [schedule(step, 10, config) for step in range(10)]
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_a_schedule_without_ends_is_constant():
+    config = OptimConfig(warmup_steps=0, decay_fraction=0.0)
+    assert [schedule(step, 3, config) for step in range(3)] == [1, 1, 1]
+
+
+def owner(optimizers: list[torch.optim.Optimizer], parameter: nn.Parameter) -> str:
+    names = [type(o).__name__ for o in optimizers for g in o.param_groups for p in g["params"] if p is parameter]
+    assert len(names) == 1
+    return names[0]
+
+
+def test_muon_takes_hidden_matrices_only(small_model: Model):
+    named = dict(small_model.named_parameters())
+    optimizers = make_optimizers(named, OptimConfig(lr=0.1, muon_lr=0.2))
+    rates = {type(o).__name__: [g["peak_lr"] for g in o.param_groups] for o in optimizers}
+    assert rates == {"Muon": [0.2], "AdamW": [0.1]}
+    layer = "backbone.model.model.language_model.layers.0."
+    for name in (layer + "mlp.up_proj.weight", "projector.weight", "aligner.block.0.layer.0.SelfAttention.q.weight"):
+        assert owner(optimizers, named[name]) == "Muon"
+    for name in (
+        "backbone.model.model.language_model.embed_tokens.weight",
+        "text_encoder.shared.weight",
+        "aligner.query_tokens",
+        "aligner.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "decoder.transformer.proj_out.weight",
+        layer + "input_layernorm.weight",
+        "retrieval.logit_scale",
+    ):
+        assert owner(optimizers, named[name]) == "AdamW"
+    for parameter in named.values():
+        owner(optimizers, parameter)
+
+
+def test_without_a_rate_muon_is_left_out():
+    named = {"a": nn.Parameter(torch.ones(2, 2)), "b": nn.Parameter(torch.ones(2))}
+    (adamw,) = make_optimizers(named, OptimConfig(muon_lr=0.0))
+    assert type(adamw).__name__ == "AdamW" and len(adamw.param_groups[0]["params"]) == 2
+
+
+def test_the_average_warms_up_then_decays():
+    parameter = nn.Parameter(torch.tensor([0.0]))
+    average = Average({"p": parameter}, decay=0.2)
+    parameter.data.fill_(10.0)
+    average.update({"p": parameter}, step=0)  # decay 1 / 10
+    assert average.weights["p"].item() == pytest.approx(9.0)
+    parameter.data.fill_(0.0)
+    average.update({"p": parameter}, step=8)  # 9 / 18, capped at 0.2
+    assert average.weights["p"].item() == pytest.approx(1.8)
+    assert parameter.item() == 0.0
