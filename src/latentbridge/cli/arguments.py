@@ -27,8 +27,8 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
 
 
 def check_world(world: str) -> None:
-    """Refuses what is neither a world nor a manifest of the user's own."""
-    if world not in WORLDS and not world.endswith(".jsonl"):
+    """Refuses a world that does not exist."""
+    if world not in WORLDS:
         raise unknown_name("world", world, WORLDS)
 
 

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from latentbridge.cli.arguments import PICTURE_SUFFIXES, OutPicture, check_at_least, check_out, check_world
+from latentbridge.cli.arguments import (
+    PICTURE_SUFFIXES,
+    OutPicture,
+    check_at_least,
+    check_folder,
+    check_out,
+    check_world,
+)
 from latentbridge.errors import unknown_name
 
 app = typer.Typer(help="Build, check and look at data.", rich_markup_mode=None, no_args_is_help=True)
@@ -95,3 +102,26 @@ def sample(
     for number, caption in enumerate(captions, start=1):
         print(f"{number:>3}  {caption}")
     print(out)
+
+
+@app.command()
+def vocabulary(
+    out: Annotated[Path, typer.Option("--out", help="The folder to write the tokenizer to.")],
+    size: Annotated[int, typer.Option("--size", help="Tokens, special ones included.")] = 2048,
+) -> None:
+    """Learn a tokenizer from the texts of both worlds, as the shipped one was.
+
+    \b
+    Examples:
+      latentbridge data vocabulary --out my_tokenizer
+    """
+    check_folder(out)
+    check_at_least("--size", size, 512)
+    from latentbridge.data.drawings import load_drawings
+    from latentbridge.data.words import vocabulary_texts
+    from latentbridge.models.checkpoint import save_tokenizer
+    from latentbridge.models.vocabulary import learn_tokenizer
+
+    tokenizer = learn_tokenizer(vocabulary_texts(load_drawings()), size)
+    save_tokenizer(tokenizer, out)
+    print(f"{out}: {len(tokenizer):,} tokens")

@@ -63,7 +63,9 @@ def evaluate(
       latentbridge eval --model runs/trial --world drawings --out scores.json
       latentbridge eval --world my-pictures.jsonl
     """
-    check_world(world)
+    own = Path(world) if world.endswith(".jsonl") else None
+    if own is None:
+        check_world(world)
     check_at_least("--size", size, 1)
     if out:
         check_out(out, (".json",))
@@ -73,7 +75,7 @@ def evaluate(
     from latentbridge.models.checkpoint import load
     from latentbridge.rundir import write_json
 
-    scores = evaluate(load(model), Path(world) if world.endswith(".jsonl") else cast(World, world), size=size)
+    scores = evaluate(load(model), own or cast(World, world), size=size)
     if out:
         write_json(out, scores)
     if as_json:

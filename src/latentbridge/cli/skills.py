@@ -30,6 +30,7 @@ ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture: PNG
 def understand(
     image: ImagePath,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.")] = CAPTION_REQUEST,
+    reason: Annotated[bool, typer.Option("--reason", help="Ask for the steps before the answer.")] = False,
     model: ModelName = "tiny",
     as_json: AsJson = False,
 ) -> None:
@@ -39,6 +40,7 @@ def understand(
     Examples:
       latentbridge understand photo.png
       latentbridge understand photo.png "How many apples are there?"
+      latentbridge understand photo.png "Is the star above the cross?" --reason
       latentbridge understand photo.png --json
     """
     check_text("question", question)
@@ -48,7 +50,7 @@ def understand(
     picture = open_picture(image)
     from latentbridge.models.checkpoint import load
 
-    answer = load(model).understand(picture, question)
+    answer = load(model).understand(picture, question, reasoning=reason)
     if as_json:
         print_json({"image": image, "question": question, "answer": answer})
     else:

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from latentbridge import prompts
 from latentbridge.data.grading import GENEVAL_CATEGORIES, caption_facts, grade_edit, sample_prompt, satisfies
 from latentbridge.data.language import (
     EDIT_KINDS,
@@ -65,8 +64,8 @@ def score_questions(model: Model, split: Split, each: int, seed: int, reasoning:
             found += 1
     right: list[bool] = []
     for part in batched(rows):
-        texts = [prompts.reasoned(q.text) if reasoning else q.text for _, q in part]
-        replies = model.understand([render(scene) for scene, _ in part], texts)
+        pictures = [render(scene) for scene, _ in part]
+        replies = model.understand(pictures, [q.text for _, q in part], reasoning=reasoning)
         right += [final_answer(reply) == q.answer for reply, (_, q) in zip(replies, part, strict=True)]
     how = "worked" if reasoning else "direct"
     scores = [share("understand", f"questions, {how} ({split})", right, aim=0.95 if split == "test" else None)]

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2Tokenizer
 
 from latentbridge.config import ModelConfig, from_dict, to_dict
 from latentbridge.errors import UserError
@@ -33,11 +34,7 @@ def new_model(config: ModelConfig, seed: int) -> Model:
 
 def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write a model folder; `dtype` rounds the weights, for shipping. The config is written last, so a folder with one is whole."""
-    with TemporaryDirectory() as staging:
-        model.backbone.tokenizer.save_pretrained(staging)
-        for file in Path(staging).iterdir():
-            with atomic_write(folder / file.name) as temporary:
-                shutil.copyfile(file, temporary)
+    save_tokenizer(model.backbone.tokenizer, folder)
     weights = {
         name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in unique_state(model).items()
@@ -45,6 +42,15 @@ def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> 
     with atomic_write(folder / "model.safetensors") as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
     write_json(folder / "config.json", to_dict(model.config))
+
+
+def save_tokenizer(tokenizer: Qwen2Tokenizer, folder: Path) -> None:
+    """Write the tokenizer's files, each whole or not at all."""
+    with TemporaryDirectory() as staging:
+        tokenizer.save_pretrained(staging)
+        for file in Path(staging).iterdir():
+            with atomic_write(folder / file.name) as temporary:
+                shutil.copyfile(file, temporary)
 
 
 def load(source: str | Path) -> Model:

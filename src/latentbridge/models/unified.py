@@ -99,12 +99,21 @@ class Model(nn.Module):
     # --- the four skills ---
 
     @torch.no_grad()
-    def understand(self, images: Images, questions: Texts = prompts.CAPTION_REQUEST, *, max_tokens: int = 160) -> Any:
-        """The reply to a question about a picture: a string, or a list where images or questions are lists."""
+    def understand(
+        self,
+        images: Images,
+        questions: Texts = prompts.CAPTION_REQUEST,
+        *,
+        reasoning: bool = False,
+        max_tokens: int = 160,
+    ) -> Any:
+        """The reply to a question about a picture: a string, or a list where images or questions are lists.
+
+        `reasoning` asks for a worked answer: description, numbered steps, the final answer on the last line.
+        """
         pictures, questions, many = self._paired(images, questions)
-        talks = [
-            Conversation(((question, ""),), picture) for picture, question in zip(pictures, questions, strict=True)
-        ]
+        asked = [prompts.reasoned(question) for question in questions] if reasoning else questions
+        talks = [Conversation(((question, ""),), picture) for picture, question in zip(pictures, asked, strict=True)]
         return _one_or_many(self.backbone.reply(talks, max_tokens=max_tokens), many)
 
     @torch.no_grad()

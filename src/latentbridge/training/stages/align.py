@@ -83,7 +83,7 @@ class Align:
             "dtype": "float16",
         }
         home = default_cache() / "features"
-        self.features = cached_features(Path(home), key, self.config.stage.items, lambda r: self._compute(model, r))
+        self.features = cached_features(Path(home), key, self.config.stage.items, lambda r: self.compute(model, r))
         return None
 
     def detach(self, model: Model) -> None:
@@ -153,7 +153,7 @@ class Align:
         return digest.hexdigest()
 
     @torch.no_grad()
-    def _compute(self, model: Model, indices: range) -> dict[str, list[np.ndarray]]:
+    def compute(self, model: Model, indices: range) -> dict[str, list[np.ndarray]]:
         items = [self._item(index) for index in indices]
         descriptions = [prompts.undrawable(item.drawing.turns[-1][1]) for item in items]
         ids = model.text_ids(descriptions)

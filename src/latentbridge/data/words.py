@@ -1,0 +1,29 @@
+"""The texts the tiny tokenizer was learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from latentbridge import prompts
+from latentbridge.data.drawings import Drawings
+from latentbridge.data.language import ask, describe, edit, paraphrase, partial_prompt, reasoning_chain
+from latentbridge.data.scenes import scenes
+from latentbridge.rng import numpy_rng
+
+_NUM_SCENES = 4000
+
+
+def vocabulary_texts(drawings: Drawings, seed: int = 0) -> Iterator[str]:
+    """Texts of training scenes in all their phrasings, and the labels and tags of training drawings, labels eightfold."""
+    yield from ["user", "assistant", "system"] * 1000
+    rng = numpy_rng(seed, "vocabulary")
+    source = scenes("train", rng)
+    for _ in range(_NUM_SCENES):
+        scene = next(source)
+        question, change = ask(scene, rng), edit(scene, rng)
+        yield from (describe(scene), paraphrase(scene, rng), partial_prompt(scene, rng))
+        yield from (question.text, question.answer, reasoning_chain(scene, question), change.instruction)
+        yield from (prompts.draw_request(""), prompts.NAME_REQUEST)
+    for label, tags in sorted({(drawing.label, drawing.tags) for drawing in drawings.split("train")}):
+        yield from [label] * 8
+        yield from [tag for tag in tags for _ in range(2)]
