@@ -57,6 +57,7 @@ class AlignerConfig:
     bidirectional: bool = True
     """False makes self-attention causal: the ablation of the paper's section IV-H.2."""
     dropout: float = 0.0
+    """Kept for released configs; the training loop leaves modules in evaluation mode, so it never acts."""
     norm_eps: float = 1e-6
 
 
