@@ -37,26 +37,25 @@ SFT = RunConfig(
 ALIGN = RunConfig(
     name="align",
     stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=10240),
-    steps=1300,
+    steps=1000,
     batch_size=96,
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
     init=(
         ("backbone.", "sft"),
-        ("text_encoder.", "pretrain-decoder"),
-        ("decoder.", "pretrain-decoder"),
-        ("autoencoder.", "pretrain-decoder"),
+        ("text_encoder.", "refine-decoder"),
+        ("decoder.", "refine-decoder"),
+        ("autoencoder.", "refine-decoder"),
     ),
     bf16=False,
-    threads=1,
+    threads=2,
 )
 REFINE_DECODER = replace(
     PRETRAIN_DECODER,
     name="refine-decoder",
-    stage=replace(PRETRAIN_DECODER.stage, freeze_text_encoder=True),
-    steps=900,
-    optim=replace(PRETRAIN_DECODER.optim, lr=7e-4, muon_lr=3e-3, decay_fraction=1.0),
-    init=tuple((part, "pretrain-decoder") for part in ("text_encoder.", "decoder.", "autoencoder.")),
-    seed=1,
+    steps=1000,
+    optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=30, decay_fraction=0.5, ema_decay=0.995),
+    init=(("decoder.", "pretrain-decoder"), ("autoencoder.", "pretrain-decoder")),
+    threads=2,
 )
 
 RECIPES: dict[str, RunConfig] = {

@@ -7,24 +7,41 @@ from torch import Tensor, nn
 
 from latentbridge.config import OptimConfig
 
-_NOT_HIDDEN = ("embed", "lm_head", "shared", "relative_attention_bias", "proj_out", "heads.")
+_NOT_HIDDEN = ("embed", "lm_head", "shared", "proj_out", "heads.")
 """Matrices that are tables or output layers, for which Muon is not meant (see torch.optim.Muon)."""
+
+_T5_SCORES = ("Attention.q.weight", "Attention.k.weight")
+_SCORES_RATE, _BIAS_RATE = 0.15, 30.0
+"""Of the AdamW rate, for T5's query and key matrices and for its position bias."""
 
 
 def make_optimizers(named: dict[str, nn.Parameter], config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers over the parameters that move; the peak rate of each is kept as `peak_lr` in its groups."""
-    hidden = {name: p for name, p in named.items() if p.ndim == 2 and not any(word in name for word in _NOT_HIDDEN)}
-    rest = [p for name, p in named.items() if name not in hidden]
+    """The optimisers over the parameters that move; the peak rate of each is kept as `peak_lr` in its groups.
+
+    T5 attention has no 1/sqrt(d): its query and key matrices carry that factor, and its position bias must outgrow
+    their products. At one rate for all, scores saturate, the bias never counts and the encoder reads a bag of words
+    (docs/LOG.md, 2026-11-22); so queries and keys move slower and the bias faster, as under Adafactor's relative steps.
+    """
+    scores = [p for name, p in named.items() if name.endswith(_T5_SCORES)]
+    bias = [p for name, p in named.items() if "relative_attention_bias" in name]
+    apart = {id(p) for p in (*scores, *bias)}
+    general = {name: p for name, p in named.items() if id(p) not in apart}
+    hidden = {name: p for name, p in general.items() if p.ndim == 2 and not any(w in name for w in _NOT_HIDDEN)}
     optimizers: list[torch.optim.Optimizer] = []
     if hidden and config.muon_lr > 0:
         muon = torch.optim.Muon(
             hidden.values(), lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         optimizers.append(muon)
-    else:
-        rest = list(named.values())
-    if rest:
-        optimizers.append(torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay))
+        general = {name: p for name, p in general.items() if name not in hidden}
+    groups = [
+        {"params": list(general.values()), "lr": config.lr},
+        {"params": scores, "lr": config.lr * _SCORES_RATE},
+        {"params": bias, "lr": config.lr * _BIAS_RATE, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if groups:
+        optimizers.append(torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=config.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
