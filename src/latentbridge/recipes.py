@@ -34,9 +34,17 @@ SFT = RunConfig(
     bf16=False,
     threads=1,
 )
+REFINE_DECODER = replace(
+    PRETRAIN_DECODER,
+    name="refine-decoder",
+    steps=1000,
+    optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=30, decay_fraction=0.5, ema_decay=0.995),
+    init=(("decoder.", "pretrain-decoder"), ("autoencoder.", "pretrain-decoder")),
+    threads=2,
+)
 ALIGN = RunConfig(
     name="align",
-    stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=10240),
+    stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=8192),
     steps=1000,
     batch_size=96,
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
@@ -49,17 +57,9 @@ ALIGN = RunConfig(
     bf16=False,
     threads=2,
 )
-REFINE_DECODER = replace(
-    PRETRAIN_DECODER,
-    name="refine-decoder",
-    steps=1000,
-    optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=30, decay_fraction=0.5, ema_decay=0.995),
-    init=(("decoder.", "pretrain-decoder"), ("autoencoder.", "pretrain-decoder")),
-    threads=2,
-)
 
 RECIPES: dict[str, RunConfig] = {
-    recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT, ALIGN, REFINE_DECODER)
+    recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT, REFINE_DECODER, ALIGN)
 }
 
 

@@ -12,11 +12,11 @@ import torch
 from latentbridge.data.drawings import build_drawings, load_drawings
 from latentbridge.errors import UserError
 from latentbridge.evaluation.run import evaluate
-from latentbridge.models.checkpoint import TINY, load_model, load_parts, save_model
+from latentbridge.models.checkpoint import TINY, load_model, save_model
 from latentbridge.rundir import RunDir, atomic_write, write_json
 
-_WAVES = ((("pretrain-decoder",), ("pretrain-backbone", "sft")), (("refine-decoder",), ("align",)))
-"""Waves of lanes: the lanes of a wave need nothing of each other and take a core each."""
+_WAVES = ((("pretrain-decoder",), ("pretrain-backbone", "sft")), (("refine-decoder",),), (("align",),))
+"""Waves of lanes: the lanes of a wave need nothing of each other and share the cores."""
 
 
 def stored_hours(source: Path = TINY) -> float:
@@ -40,10 +40,8 @@ def reproduce(out: Path) -> Path:
 
 
 def ship(runs: Path, folder: Path) -> Path:
-    """The aligned model with the refined decoder, rounded to bfloat16, with its recipes, curves and scores beside it."""
-    model = load_model(runs / "align")
-    load_parts(model, runs / "refine-decoder", ["decoder."])
-    save_model(model, folder, dtype=torch.bfloat16)
+    """The aligned model rounded to bfloat16, with its recipes and training curves beside it."""
+    save_model(load_model(runs / "align"), folder, dtype=torch.bfloat16)
     for name in (name for wave in _WAVES for lane in wave for name in lane):
         for file in ("config.json", "metrics.jsonl"):
             with atomic_write(folder / "training" / name / file) as temporary:

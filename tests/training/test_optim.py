@@ -30,9 +30,9 @@ def test_muon_takes_hidden_matrices_only(small_model: Model):
     named = dict(small_model.named_parameters())
     optimizers = make_optimizers(named, OptimConfig(lr=0.1, muon_lr=0.2))
     rates = {type(o).__name__: [g["peak_lr"] for g in o.param_groups] for o in optimizers}
-    assert rates == {"Muon": [0.2], "AdamW": [0.1]}
+    assert rates == {"Muon": [0.2], "AdamW": [0.1, pytest.approx(0.015), pytest.approx(3.0)]}
     layer = "backbone.model.model.language_model.layers.0."
-    for name in (layer + "mlp.up_proj.weight", "projector.weight", "aligner.block.0.layer.0.SelfAttention.q.weight"):
+    for name in (layer + "mlp.up_proj.weight", "projector.weight", "aligner.block.0.layer.0.SelfAttention.v.weight"):
         assert owner(optimizers, named[name]) == "Muon"
     for name in (
         "backbone.model.model.language_model.embed_tokens.weight",
@@ -46,6 +46,15 @@ def test_muon_takes_hidden_matrices_only(small_model: Model):
         assert owner(optimizers, named[name]) == "AdamW"
     for parameter in named.values():
         owner(optimizers, parameter)
+
+
+def test_t5_scores_move_slower_and_position_bias_faster(small_model: Model):
+    optimizers = make_optimizers(dict(small_model.named_parameters()), OptimConfig(lr=0.1, muon_lr=0.2))
+    attention = small_model.text_encoder.encoder.block[0].layer[0].SelfAttention
+    expected = {attention.q.weight: 0.015, attention.k.weight: 0.015, attention.relative_attention_bias.weight: 3.0}
+    for parameter, rate in expected.items():
+        groups = [g for o in optimizers for g in o.param_groups if any(p is parameter for p in g["params"])]
+        assert [group["peak_lr"] for group in groups] == [pytest.approx(rate)]
 
 
 def test_without_a_rate_muon_is_left_out():
