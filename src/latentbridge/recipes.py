@@ -37,15 +37,15 @@ SFT = RunConfig(
 REFINE_DECODER = replace(
     PRETRAIN_DECODER,
     name="refine-decoder",
-    steps=1000,
-    optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=30, decay_fraction=0.5, ema_decay=0.995),
+    steps=600,
+    optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=30, decay_fraction=0.4, ema_decay=0.99),
     init=(("decoder.", "pretrain-decoder"), ("autoencoder.", "pretrain-decoder")),
     threads=2,
 )
 ALIGN = RunConfig(
     name="align",
     stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=8192),
-    steps=1000,
+    steps=800,
     batch_size=96,
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
     init=(

@@ -27,6 +27,7 @@ Conditioning = Literal["query", "text"]
 Images = ImageLike | Sequence[ImageLike]
 Texts = str | Sequence[str]
 _MASK_PROBES = 4
+_FURTHEST = 128
 
 
 class Model(nn.Module):
@@ -51,6 +52,7 @@ class Model(nn.Module):
             self.retrieval = RetrievalHead(config.retrieval, config.aligner.d_model)
         if "decoder" in config.parts:
             self.text_encoder = T5EncoderModel(_t5_config(config.aligner, len(tokenizer)))
+            _start_local(self.text_encoder)
             self.decoder = Decoder.from_config(config)
             self.autoencoder = PatchAutoencoder(config.autoencoder)
             self.scheduler = diffusion.make_scheduler(config.decoder.num_train_timesteps)
@@ -298,6 +300,24 @@ def _t5_config(config: AlignerConfig, vocab_size: int) -> T5Config:
         is_encoder_decoder=False,
         use_cache=False,
     )
+
+
+@torch.no_grad()
+def _start_local(encoder: T5EncoderModel) -> None:
+    """Start the position bias so that neighbouring words mix from the first step (after ALiBi, arXiv 2108.12409).
+
+    By turns a head prefers near words on both sides, nearest words, words before, and words after. From T5's random
+    start a tiny encoder stays a bag of words for thousands of steps (docs/LOG.md, 2026-11-22).
+    """
+    attention = encoder.encoder.block[0].layer[0].SelfAttention
+    table = attention.relative_attention_bias.weight
+    offsets = torch.arange(-_FURTHEST, _FURTHEST + 1)
+    order = offsets.abs().argsort(descending=True)  # so that the nearest offset of a shared bucket is written last
+    buckets = attention._relative_position_bucket(offsets, num_buckets=len(table), max_distance=_FURTHEST)
+    near = offsets.abs().float()
+    kinds = (0.5 * near, near, 0.5 * near + 4.0 * (offsets > 0), 0.5 * near + 4.0 * (offsets < 0))
+    for head in range(table.shape[1]):
+        table[buckets[order], head] = -kinds[head % len(kinds)][order]
 
 
 def _between(ids: Tensor, start: int, end: int) -> Tensor:
