@@ -40,7 +40,6 @@ SMALL = ModelConfig(
     retrieval=RetrievalConfig(num_image_queries=2, num_text_queries=2, embedding_size=16, num_heads=2),
     decoder=DecoderConfig(width=32, num_layers=2, num_heads=2),
     autoencoder=AutoencoderConfig(channels=8),
-    text_encoder_layers=1,
     text_length=4,
 )  # fmt: skip
 
@@ -381,7 +380,7 @@ def test_data_check_prints_a_line_a_fault(run: Callable[..., Result], picture: P
 def test_train_leaves_a_model_that_the_other_verbs_take(run: Callable[..., Result], picture: Path):
     folder = picture.with_name("trial")
     settings = [
-        "steps=1", "batch_size=2", "stage.drawings=0", "model.text_length=4", "model.text_encoder_layers=1",
+        "steps=1", "batch_size=2", "stage.drawings=0", "model.text_length=4",
         "model.backbone.num_layers=1", "model.backbone.vision_layers=1", "model.aligner.num_layers=1",
         "model.aligner.num_queries=4", "model.aligner.cross_layers=[0]", "model.decoder.num_layers=2",
     ]  # fmt: skip

@@ -102,7 +102,6 @@ class ModelConfig:
     retrieval: RetrievalConfig = RetrievalConfig()
     decoder: DecoderConfig = DecoderConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
-    text_encoder_layers: int = 2
     text_length: int = 32
     """Positions of the decoder's text slot; texts are padded to it, and padding is encoded like any token."""
 

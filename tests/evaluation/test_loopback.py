@@ -22,7 +22,6 @@ SMALL = ModelConfig(
     aligner=AlignerConfig(d_model=32, d_ff=32, d_kv=16, num_heads=2, num_layers=1, num_queries=8, cross_layers=(0,)),
     retrieval=RetrievalConfig(num_image_queries=2, num_text_queries=2, embedding_size=24, num_heads=2),
     decoder=DecoderConfig(width=32, num_layers=2, num_heads=2),
-    text_encoder_layers=1,
     text_length=8,
 )  # fmt: skip
 
