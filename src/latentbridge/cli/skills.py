@@ -62,7 +62,7 @@ def generate(
     out: OutPicture,
     seed: Seed = 7,
     steps: Steps = 20,
-    guidance: Guidance = 3.0,
+    guidance: Guidance = 2.5,
     model: ModelName = "tiny",
     as_json: AsJson = False,
 ) -> None:
@@ -95,7 +95,7 @@ def edit(
     out: OutPicture,
     seed: Seed = 7,
     steps: Steps = 20,
-    guidance: Guidance = 3.0,
+    guidance: Guidance = 2.5,
     model: ModelName = "tiny",
     as_json: AsJson = False,
 ) -> None:

@@ -89,7 +89,7 @@ def difference_map(
     before: Tensor,
     after: Tensor,
     noises: Tensor,
-    level: float = 0.5,
+    level: float = 0.8,
 ) -> Tensor:
     """Where two conditions disagree about a picture: [b h w] mean absolute difference of the predictions (DiffEdit, arXiv 2210.11427 step 1).
 

@@ -119,7 +119,7 @@ class Model(nn.Module):
         return _one_or_many(self.backbone.reply(talks, max_tokens=max_tokens), many)
 
     @torch.no_grad()
-    def rewrite(self, requests: Texts, seed: int | Sequence[int] = 0, *, temperature: float = 0.7) -> Any:
+    def rewrite(self, requests: Texts, seed: int | Sequence[int] = 0, *, temperature: float = 0.3) -> Any:
         """The full description the model would draw for a prompt (prompt rewriting, arXiv 2509.19018)."""
         asked = _as_list(requests)
         talks = [Conversation(((prompts.draw_request(request), ""),)) for request in asked]
@@ -135,7 +135,7 @@ class Model(nn.Module):
         seed: int | Sequence[int] = 0,
         *,
         steps: int = 20,
-        guidance: float = 3.0,
+        guidance: float = 2.5,
         conditioning: Conditioning = "query",
         rewrite: bool = True,
     ) -> Any:
@@ -164,10 +164,11 @@ class Model(nn.Module):
         seed: int | Sequence[int] = 0,
         *,
         steps: int = 20,
-        guidance: float = 3.0,
+        guidance: float = 2.5,
+        conditioning: Conditioning = "text",
     ) -> Any:
         """The picture after an instruction (a list for lists), at the model's own size; see `trace_edit`."""
-        traces = self.trace_edit(images, instructions, seed, steps=steps, guidance=guidance)
+        traces = self.trace_edit(images, instructions, seed, steps=steps, guidance=guidance, conditioning=conditioning)
         return [trace.picture for trace in traces] if isinstance(traces, list) else traces.picture
 
     @torch.no_grad()
@@ -178,13 +179,14 @@ class Model(nn.Module):
         seed: int | Sequence[int] = 0,
         *,
         steps: int = 20,
-        guidance: float = 3.0,
+        guidance: float = 2.5,
+        conditioning: Conditioning = "text",
     ) -> Any:
         """Edited pictures with what was read, written and masked on the way: an `EditResult`, or a list of them.
 
         1. The backbone describes the picture, and, reading picture and instruction, writes the description to draw.
         2. The decoder compares its predictions under the two descriptions; where they differ is the mask (DiffEdit,
-           arXiv 2210.11427).
+           arXiv 2210.11427). As in the release, editing conditions on the description's text unless told otherwise.
         3. Inside the mask new content is denoised; outside, the source's own latents are kept at every step, and its
            own pixels in the end.
         The release differs: its picture states cannot see the instruction and no source latents reach the decoder, so
@@ -196,10 +198,7 @@ class Model(nn.Module):
         before = self.backbone.reply([Conversation(((prompts.CAPTION_REQUEST, ""),), p) for p in pictures])
         asked = [Conversation(((prompts.edit_request(i), ""),), p) for i, p in zip(instructions, pictures, strict=True)]
         after = [prompts.undrawable(reply) for reply in self.backbone.reply(asked)]
-        seen, wanted = (
-            self.query_condition([Conversation(((prompts.draw_request(d), prompts.drawable(d)),)) for d in texts])
-            for texts in (before, after)
-        )
+        seen, wanted = (self._describe_condition(texts, conditioning) for texts in (before, after))
         source = self.encode_pictures(pictures)
         noise = torch.stack([self._noise(value) for value in seeds])
         probes = torch.stack(
@@ -234,6 +233,13 @@ class Model(nn.Module):
         """Unit vectors [b e] with gradients: the retrieval head over the backbone's states at the item's own tokens."""
         hidden, mask = self.image_hidden(items) if kind == "image" else self.text_hidden(items)
         return self.retrieval(kind, self.projector(hidden), mask, self.aligner)
+
+    def _describe_condition(self, descriptions: Sequence[str], conditioning: Conditioning) -> Tensor:
+        if conditioning == "text":
+            return self.text_condition(descriptions)
+        return self.query_condition(
+            [Conversation(((prompts.draw_request(d), prompts.drawable(d)),)) for d in descriptions]
+        )
 
     def _paired(self, images: Images, texts: Texts) -> tuple[list[Picture], list[str], bool]:
         """Pictures at the model's size and texts, one each; a single one of either goes with all of the other."""
