@@ -52,7 +52,7 @@ def ship(runs: Path, folder: Path) -> Path:
 def score(folder: Path) -> None:
     """Both worlds' scores of the model in a folder, written to its `scores.json`."""
     model = load_model(folder)
-    worlds = [evaluate(model, "shapes"), evaluate(model, "drawings")]
+    worlds = [evaluate(model, "shapes", size=50), evaluate(model, "drawings", size=50)]
     scores = {
         **{key: worlds[0][key] for key in ("seed", "date", "hardware")},
         "command": "make reproduce",

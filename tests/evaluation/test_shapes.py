@@ -49,7 +49,7 @@ def test_every_skill_is_scored_with_its_interval(scores: dict):
         ("draw", "mean of six, text (test)"): 2 * len(GENEVAL_CATEGORIES),
         ("draw", "mean of six, query (test_pairs)"): len(GENEVAL_CATEGORIES),
         ("edit", "right, nothing else changed (test)"): 2 * len(EDIT_KINDS),
-        ("find", "text to picture R@1 (test)"): 20,
+        ("find", "text to picture R@1 (test)"): 40,
     }
     assert {key: rows[key]["n"] for key in expected} == expected
     assert {row["aim"] for (_, metric), row in rows.items() if "test_pairs" in metric} == {None}

@@ -28,7 +28,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """The scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware"}.
 
-    `world` may also be the path of a user's manifest, of which the test split is scored. `size` scales every sample: 100 gives 600 questions, 600 drawings, 600 edits and retrieval among 1,000 scenes.
+    `world` may also be the path of a user's manifest, of which the test split is scored. `size` scales every sample: 50 gives 300 questions, 300 drawings, 300 edits and retrieval among 1,000 scenes, which are the most.
     """
     if isinstance(world, Path):
         jobs: list[Job] = [partial(score_manifest, model, world)]
@@ -56,11 +56,11 @@ def _shapes_jobs(model: Model, size: int, seed: int) -> list[Job]:
         partial(score.score_drawing, model, "test", size, seed, "query"),
         partial(score.score_drawing, model, "test", size, seed, "text"),
         partial(score.score_edits, model, "test", size, seed),
-        partial(score.score_retrieval, model, "test", 10 * size, seed),
+        partial(score.score_retrieval, model, "test", min(1000, 20 * size), seed),
         partial(score.score_questions, model, "test_pairs", size, seed, reasoning=False),
         partial(score.score_captions, model, "test_pairs", 3 * size, seed),
         partial(score.score_drawing, model, "test_pairs", max(1, size // 2), seed, "query"),
-        partial(score.score_retrieval, model, "test_pairs", 10 * size, seed),
+        partial(score.score_retrieval, model, "test_pairs", min(1000, 20 * size), seed),
     ]
 
 

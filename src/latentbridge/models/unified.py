@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2Tokenizer, T5Config, T5EncoderModel
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from latentbridge import prompts
 from latentbridge.config import AlignerConfig, ModelConfig
@@ -315,7 +316,7 @@ def _start_local(encoder: T5EncoderModel) -> None:
     By turns a head prefers near words on both sides, nearest words, words before, and words after. From T5's random
     start a tiny encoder stays a bag of words for thousands of steps (docs/LOG.md, 2026-11-22).
     """
-    attention = encoder.encoder.block[0].layer[0].SelfAttention
+    attention = cast(T5Attention, encoder.get_submodule("encoder.block.0.layer.0.SelfAttention"))
     table = attention.relative_attention_bias.weight
     offsets = torch.arange(-_FURTHEST, _FURTHEST + 1)
     order = offsets.abs().argsort(descending=True)  # so that the nearest offset of a shared bucket is written last
