@@ -160,7 +160,7 @@ def test_an_edit_that_changes_nothing_returns_the_picture(small_model: Model, th
     twin = copy.deepcopy(small_model)
     with torch.no_grad():
         twin.projector.weight.zero_()  # an aligner that reads nothing gives both descriptions one condition
-    trace = twin.trace_edit(three_pictures[0], "remove the star", steps=STEPS)
+    trace = twin.trace_edit(three_pictures[0], "remove the star", steps=STEPS, conditioning="query")
     assert not trace.mask.any() and np.array_equal(trace.picture, three_pictures[0])
 
 
