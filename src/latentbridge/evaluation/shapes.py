@@ -51,17 +51,7 @@ def score_captions(model: Model, split: Split, count: int, seed: int) -> list[Sc
 def score_questions(model: Model, split: Split, each: int, seed: int, reasoning: bool) -> list[Score]:
     """Answers right, by kind and overall; `reasoning` asks for the worked answer and reads its last line."""
     rng = numpy_rng(seed, f"questions {split}")
-    rows: list[tuple[Scene, Any]] = []
-    for kind in QUESTION_KINDS:
-        source = scenes(split, rng)
-        found = 0
-        while found < each:
-            scene = next(source)
-            try:
-                rows.append((scene, ask(scene, rng, kind)))
-            except ValueError:
-                continue
-            found += 1
+    rows = _sample_each(ask, QUESTION_KINDS, split, each, rng)
     right: list[bool] = []
     for part in batched(rows):
         pictures = [render(scene) for scene, _ in part]
@@ -99,17 +89,7 @@ def score_drawing(model: Model, split: Split, each: int, seed: int, conditioning
 def score_edits(model: Model, split: Split, each: int, seed: int) -> list[Score]:
     """Edits whose result is exactly the target scene with nothing else changed, by kind and overall."""
     rng = numpy_rng(seed, f"edits {split}")
-    rows = []
-    for kind in EDIT_KINDS:
-        source = scenes(split, rng)
-        found = 0
-        while found < each:
-            scene = next(source)
-            try:
-                rows.append((scene, edit(scene, rng, kind)))
-            except ValueError:
-                continue
-            found += 1
+    rows = _sample_each(edit, EDIT_KINDS, split, each, rng)
     right: list[bool] = []
     kept: list[bool] = []
     for part in batched(rows):
@@ -146,3 +126,23 @@ def score_retrieval(model: Model, split: Split, count: int, seed: int) -> list[S
 def embed_batched(embed: Callable[[Sequence[Any]], np.ndarray], items: Sequence[Any]) -> np.ndarray:
     """The vectors of many items [n e], a batch at a time."""
     return np.concatenate([embed(part) for part in batched(items, 100)])
+
+
+def _sample_each(
+    make: Callable[[Scene, np.random.Generator, str], T],
+    kinds: Sequence[str],
+    split: Split,
+    each: int,
+    rng: np.random.Generator,
+) -> list[tuple[Scene, T]]:
+    """`each` scenes of every kind in turn, with what `make` makes of them; scenes that do not allow the kind are passed over."""
+    rows: list[tuple[Scene, T]] = []
+    for index, kind in enumerate(kinds, start=1):
+        source = scenes(split, rng)
+        while len(rows) < index * each:
+            scene = next(source)
+            try:
+                rows.append((scene, make(scene, rng, kind)))
+            except ValueError:
+                continue
+    return rows

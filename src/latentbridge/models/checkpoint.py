@@ -61,7 +61,7 @@ def load(source: str | Path) -> Model:
 
 def load_model(folder: Path) -> Model:
     """The model saved in a folder (or in a run folder's `model/`); raises UserError where anything is missing or does not fit."""
-    folder = folder / "model" if (folder / "model" / "config.json").exists() else folder
+    folder = _model_folder(folder)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no model (no config.json); give a model folder, a run folder or 'tiny'.")
     config = from_dict(ModelConfig, read_json(folder / "config.json"))
@@ -73,7 +73,7 @@ def load_model(folder: Path) -> Model:
 
 def load_parts(model: Model, folder: Path, parts: Sequence[str]) -> None:
     """Copy the tensors whose names start with one of `parts` from a model folder; every tensor of those parts must be there and fit."""
-    folder = folder / "model" if (folder / "model" / "config.json").exists() else folder
+    folder = _model_folder(folder)
     path = folder / "model.safetensors"
     try:
         stored = load_file(path)
@@ -91,6 +91,11 @@ def load_parts(model: Model, folder: Path, parts: Sequence[str]) -> None:
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(stored[name])
+
+
+def _model_folder(folder: Path) -> Path:
+    """The `model/` of a run folder; any other folder is one already."""
+    return folder / "model" if (folder / "model" / "config.json").exists() else folder
 
 
 def unique_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
