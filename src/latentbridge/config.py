@@ -67,8 +67,21 @@ class RetrievalConfig:
 
     num_image_queries: int = 16
     num_text_queries: int = 16
-    embedding_size: int = 192
+    embedding_size: int = 128
     num_heads: int = 4
+
+
+@dataclass(frozen=True)
+class SecondViewConfig:
+    """What pretrained networks add to embeddings (`models/second_view.py`)."""
+
+    words: int = 0
+    """Size of the lexicon; 0 builds no second view."""
+    width: int = 192
+    eye_px: int = 128
+    """Side to which the eye scales pictures, a multiple of 32."""
+    share: float = 0.5
+    """Weight of the second view's cosine in that of the whole embedding, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,7 @@ class ModelConfig:
     retrieval: RetrievalConfig = RetrievalConfig()
     decoder: DecoderConfig = DecoderConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
+    second_view: SecondViewConfig = SecondViewConfig()
     text_length: int = 32
     """Positions of the decoder's text slot; texts are padded to it, and padding is encoded like any token."""
 
@@ -122,12 +136,27 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class TaskMix:
+    """Shares of the kinds of conversation about `shapes`; they need not sum to one."""
+
+    look: float = 0.45
+    """A picture with questions, and half of the time a description, in any order."""
+    reason: float = 0.15
+    """A question answered by a worked chain."""
+    draw: float = 0.20
+    edit: float = 0.20
+    relation: float = 0.0
+    """Share of questions turned into ones about a relation, on top of a sixth; the hardest kind to learn."""
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """What a stage is fed and how its terms weigh; a stage reads the fields its docstring names."""
 
     kind: Literal["pretrain_decoder", "pretrain_backbone", "sft", "align"]
     drawings: float = 0.0
     """Share of samples from the drawings world; 0 needs no downloaded data."""
+    tasks: TaskMix = TaskMix()
     freeze_text_encoder: bool = False
     """Keeps the text encoder as it is, so that alignment can aim at it while the decoder goes on learning."""
     lora_rank: int = 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -72,7 +73,9 @@ def renamed(name: str) -> str:
 def golden_batch() -> TokenBatch:
     ids = FIXTURE["qwen.in.input_ids"].long()
     pixels, grid = FIXTURE["qwen.in.pixel_values"], FIXTURE["qwen.in.grid_thw"].long()
-    return TokenBatch(ids, torch.ones_like(ids), ids == IMAGE_TOKEN, torch.full_like(ids, -100), pixels, grid)
+    return TokenBatch(
+        ids, torch.ones_like(ids), ids == IMAGE_TOKEN, torch.full_like(ids, -100), torch.zeros(ids.shape), pixels, grid
+    )
 
 
 def distance(got: Tensor, name: str) -> float:
@@ -198,12 +201,25 @@ def test_sampled_replies_belong_to_their_generators(backbone: QwenVL, three_pict
     assert sample(talks[2:], [3]) == together[2:]
 
 
+@pytest.mark.parametrize("pad", ["left", "right"])
 @torch.no_grad()
-def test_language_loss_is_the_mean_over_labels(backbone: QwenVL):
-    batch = backbone.tokenize([Conversation((("Hi", "yes"), ("So?", "no"))), Conversation((("Hm", "a star"),))])
+def test_in_the_language_loss_a_reply_counts_by_the_root_of_its_length(backbone: QwenVL, pad: Literal["left", "right"]):
+    talks = [Conversation((("Hi", "yes"), ("So?", "no"))), Conversation((("Hm", "a star and a circle"),))]
+    batch = backbone.tokenize(talks, pad=pad)
     log_probabilities = backbone.model.lm_head(backbone.hidden(batch)).log_softmax(dim=-1)
-    terms = [
-        -log_probabilities[row, place - 1, batch.labels[row, place]]
-        for row, place in (batch.labels != IGNORED_LABEL).nonzero().tolist()
-    ]
-    assert backbone.language_loss(batch).item() == pytest.approx(torch.stack(terms).mean().item(), abs=1e-5)
+    replies = [[], [], []]
+    for row, place in (batch.labels != IGNORED_LABEL).nonzero().tolist():
+        second = row == 0 and len(replies[0]) == len(backbone.tokenizer.encode("yes")) + 1
+        replies[2 if row else int(second)].append(-log_probabilities[row, place - 1, batch.labels[row, place]])
+    assert len(replies[2]) > len(replies[0])
+    expected = sum(sum(reply) / len(reply) ** 0.5 for reply in replies) / sum(len(reply) ** 0.5 for reply in replies)
+    assert backbone.language_loss(batch).item() == pytest.approx(float(expected), abs=1e-5)
+
+
+@torch.no_grad()
+def test_picture_tokens_handed_over_change_nothing(backbone: QwenVL, three_pictures: list[np.ndarray]):
+    talks = [Conversation((("Hi", "yes"),), picture) for picture in (*three_pictures[:2], None)]
+    batch = backbone.tokenize(talks)
+    seen = backbone.picture_tokens(batch)
+    torch.testing.assert_close(backbone.hidden(batch, seen), backbone.hidden(batch), atol=1e-6, rtol=0)
+    assert not torch.allclose(backbone.hidden(batch, seen.flip(0)), backbone.hidden(batch), atol=1e-3)

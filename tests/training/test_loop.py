@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,17 @@ def test_a_run_in_bfloat16_stopped_right_after_a_checkpoint_ends_as_a_whole_one(
 def test_a_run_stopped_before_its_first_checkpoint_starts_over(small_config, tmp_path):
     config = run_config(small_config, "sft")
     run_until(config, tmp_path / "stopped", last=1)
+    assert run(config, tmp_path / "stopped", resume=True) == run(config, tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_goes_on(small_config, tmp_path):
+    config = run_config(small_config, "sft")
+    run_until(config, tmp_path / "stopped", last=5)
+    newest = tmp_path / "stopped" / "checkpoints" / "step_0000004"
+    (newest / "average.safetensors").write_bytes(b"half a fi")
+    with pytest.raises(UserError, match="damaged.*delete .*step_0000004"):
+        run(config, tmp_path / "stopped", resume=True)
+    shutil.rmtree(newest)
     assert run(config, tmp_path / "stopped", resume=True) == run(config, tmp_path / "whole")
 
 

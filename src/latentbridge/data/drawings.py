@@ -43,7 +43,7 @@ FORTY_CONCEPTS = (
     "dog face", "tiger face", "pig face", "cow face", "koala", "panda", "frog", "penguin",
     "octopus", "snail", "lady beetle", "spider", "cactus", "maple leaf", "mushroom", "watermelon",
     "banana", "red apple", "cherries", "strawberry", "tomato", "eggplant", "pizza", "lollipop",
-    "airplane", "bicycle", "umbrella", "star", "cloud", "rainbow", "fire", "soccer ball",
+    "airplane", "bicycle", "umbrella", "camera", "cloud", "rainbow", "fire", "soccer ball",
     "crown", "guitar", "key", "scissors", "balloon", "trophy", "Christmas tree", "light bulb",
 )  # fmt: skip
 """Labels of concepts that every team drew clearly and that models train on: what the recogniser judges."""

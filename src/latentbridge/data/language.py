@@ -268,9 +268,14 @@ _ASK: dict[str, Callable[[Scene, np.random.Generator], Question | None]] = {
 QUESTION_KINDS = tuple(_ASK)
 
 
-def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Question:
-    """A question of the wanted kind, or of a random kind the scene allows; raises ValueError where a wanted kind has no exact answer."""
+def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None, relation: float = 0.0) -> Question:
+    """A question of the wanted kind, or of a random kind the scene allows; raises ValueError where a wanted kind has no exact answer.
+
+    With probability `relation` a random kind gives way to a relation, where the scene holds one.
+    """
     kinds = [kind] if kind else [QUESTION_KINDS[i] for i in rng.permutation(len(QUESTION_KINDS))]
+    if relation and rng.random() < relation:
+        kinds = ["relation", *kinds]
     for name in kinds:
         question = _ASK[name](scene, rng)
         if question is not None:

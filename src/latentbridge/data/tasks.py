@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from latentbridge import prompts
+from latentbridge.config import TaskMix
 from latentbridge.data.language import ask, caption_request, describe, edit, paraphrase, partial_prompt, reasoning_chain
 from latentbridge.data.render import render
 from latentbridge.data.scenes import Scene, split_of
 from latentbridge.types import Conversation
-
-
-@dataclass(frozen=True)
-class TaskMix:
-    """Shares of the kinds of conversation; they need not sum to one."""
-
-    look: float = 0.55
-    """A picture with a description and questions, in any order."""
-    reason: float = 0.10
-    draw: float = 0.15
-    edit: float = 0.20
 
 
 def converse(scene: Scene, rng: np.random.Generator, mix: TaskMix) -> Conversation:
@@ -29,23 +17,24 @@ def converse(scene: Scene, rng: np.random.Generator, mix: TaskMix) -> Conversati
     weights = np.array([mix.look, mix.reason, mix.draw, mix.edit])
     kind = rng.choice(len(weights), p=weights / weights.sum())
     if kind < 2:
-        return (look, reason)[kind](scene, rng)
+        return (look, reason)[kind](scene, rng, mix.relation)
     return (draw, redraw)[kind - 2](scene, rng)[0]
 
 
-def look(scene: Scene, rng: np.random.Generator) -> Conversation:
-    """The picture described and asked about: one description and three questions, in random order."""
-    turns = [(caption_request(rng), describe(scene))]
-    for _ in range(3):
-        question = ask(scene, rng)
+def look(scene: Scene, rng: np.random.Generator, relation: float = 0.0) -> Conversation:
+    """The picture asked about: five questions, or a description and two questions in random order."""
+    described = rng.random() < 0.5
+    turns = [(caption_request(rng), describe(scene))] if described else []
+    for _ in range(2 if described else 5):
+        question = ask(scene, rng, relation=relation)
         turns.append((question.text, question.answer))
     order = rng.permutation(len(turns))
     return Conversation(tuple(turns[i] for i in order), render(scene))
 
 
-def reason(scene: Scene, rng: np.random.Generator) -> Conversation:
+def reason(scene: Scene, rng: np.random.Generator, relation: float = 0.0) -> Conversation:
     """A question answered by a worked chain (R1 distillation)."""
-    question = ask(scene, rng)
+    question = ask(scene, rng, relation=relation)
     return Conversation(((prompts.reasoned(question.text), reasoning_chain(scene, question)),), render(scene))
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from latentbridge import prompts
-from latentbridge.config import StageConfig
+from latentbridge.config import StageConfig, TaskMix
 from latentbridge.data.composer import sprite_bank
 from latentbridge.data.drawing_tasks import (
     GROUNDS,
@@ -25,7 +25,7 @@ from latentbridge.data.language import caption_request, describe, paraphrase
 from latentbridge.data.manifest import Record, load_manifest
 from latentbridge.data.render import IMAGE_SIZE_PX, render
 from latentbridge.data.scenes import scenes
-from latentbridge.data.tasks import TaskMix, converse, draw, redraw
+from latentbridge.data.tasks import converse, draw, redraw
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.types import Conversation, Picture
@@ -66,12 +66,15 @@ class World(Protocol):
 class ShapesWorld:
     """Training scenes of the `shapes` world."""
 
+    def __init__(self, tasks: TaskMix) -> None:
+        self.tasks = tasks
+
     def depict(self, rng: np.random.Generator) -> tuple[Picture, str]:
         scene = next(scenes("train", rng))
         return render(scene), describe(scene)
 
     def converse(self, rng: np.random.Generator) -> Conversation:
-        return converse(next(scenes("train", rng)), rng, TaskMix())
+        return converse(next(scenes("train", rng)), rng, self.tasks)
 
     def align(self, rng: np.random.Generator) -> AlignItem:
         scene = next(scenes("train", rng))
@@ -138,7 +141,7 @@ class Mixture:
     """The worlds a stage config names, each by its share."""
 
     def __init__(self, stage: StageConfig):
-        self.shapes = ShapesWorld()
+        self.shapes = ShapesWorld(stage.tasks)
         self.drawings = DrawingsWorld() if stage.drawings else None
         self.manifest = ManifestWorld(Path(stage.manifest)) if stage.manifest else None
         self.drawings_share = stage.drawings

@@ -30,6 +30,8 @@ class TokenBatch:
     """bool [b s]; True at image tokens."""
     labels: Tensor
     """int64 [b s]; the token at assistant positions, -100 elsewhere."""
+    weights: Tensor
+    """float32 [b s]; what a label counts: one over the root of its reply's length, 0 where there is no label."""
     pixel_values: Tensor | None
     """float32 [patches, 3 * temporal * patch * patch], all pictures one after another."""
     image_grid_thw: Tensor | None
@@ -132,32 +134,45 @@ class QwenVL(nn.Module):
         length = max(len(ids) for ids, _ in rows)
         input_ids = torch.full((len(rows), length), self.padding)
         labels = torch.full((len(rows), length), IGNORED_LABEL)
+        weights = torch.zeros(len(rows), length)
         attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
-        for row, (ids, row_labels) in enumerate(rows):
-            place = slice(0, len(ids)) if pad == "right" else slice(length - len(ids), length)
-            input_ids[row, place] = torch.tensor(ids)
-            labels[row, place] = torch.tensor(row_labels)
-            attention_mask[row, place] = 1
+        for row, (ids, replies) in enumerate(rows):
+            start = 0 if pad == "right" else length - len(ids)
+            input_ids[row, start : start + len(ids)] = torch.tensor(ids)
+            attention_mask[row, start : start + len(ids)] = 1
+            for reply in replies:
+                place = slice(start + reply.start, start + reply.stop)
+                labels[row, place] = input_ids[row, place]
+                weights[row, place] = len(reply) ** -0.5
         image_mask = input_ids == self.model.config.image_token_id
-        return TokenBatch(input_ids, attention_mask, image_mask, labels, pixel_values, grid)
+        return TokenBatch(input_ids, attention_mask, image_mask, labels, weights, pixel_values, grid)
 
-    def hidden(self, batch: TokenBatch) -> Tensor:
-        """Last-layer states after the final norm: [b s d]."""
-        return self.model.model(**self._inputs(batch), use_cache=False).last_hidden_state
+    def hidden(self, batch: TokenBatch, seen: Tensor | None = None) -> Tensor:
+        """Last-layer states after the final norm: [b s d]. `seen` is `picture_tokens` of the batch, where already known."""
+        inputs = self._inputs(batch)
+        if seen is not None:
+            words = self.model.get_input_embeddings()(batch.input_ids)
+            embeds = words.masked_scatter(batch.image_mask[..., None], seen.to(words.dtype))
+            inputs = {name: inputs[name] for name in ("attention_mask", "position_ids")} | {"inputs_embeds": embeds}
+        return self.model.model(**inputs, use_cache=False).last_hidden_state
 
-    def picture_tokens(self, pictures: Sequence[Picture]) -> Tensor:
-        """What the vision tower hands to the language model for pictures of one size: [b tokens d]."""
-        pixel_values, grid = self._process(pictures)
-        features = self.model.model.get_image_features(pixel_values, grid).pooler_output  # pyright: ignore
-        return torch.stack(list(cast(Sequence[Tensor], features)))
+    def picture_tokens(self, batch: TokenBatch) -> Tensor:
+        """What the vision tower hands to the language model for pictures of one size: [pictures tokens d]."""
+        found = self.model.model.get_image_features(batch.pixel_values, batch.image_grid_thw)  # pyright: ignore
+        return torch.stack(list(cast(Sequence[Tensor], found.pooler_output)))  # pyright: ignore
 
-    def language_loss(self, batch: TokenBatch) -> Tensor:
-        """Mean next-token cross-entropy over the labelled positions."""
-        hidden = self.hidden(batch)[:, :-1]
+    def language_loss(self, batch: TokenBatch, seen: Tensor | None = None) -> Tensor:
+        """Mean next-token cross-entropy over the labelled positions, each reply counting by the root of its length.
+
+        A plain mean over tokens lets descriptions drown answers of one word (square averaging, arXiv 2412.05271).
+        """
+        hidden = self.hidden(batch, seen)[:, :-1]
         targets = batch.labels[:, 1:]
         chosen = targets != IGNORED_LABEL
+        weights = batch.weights[:, 1:][chosen]
         logits = self.model.lm_head(hidden[chosen])
-        return nn.functional.cross_entropy(logits.float(), targets[chosen])
+        losses = nn.functional.cross_entropy(logits.float(), targets[chosen], reduction="none")
+        return (losses * weights).sum() / weights.sum()
 
     @torch.no_grad()
     def reply(
@@ -226,25 +241,22 @@ class QwenVL(nn.Module):
         processed = self.image_processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
         return processed["pixel_values"], processed["image_grid_thw"]
 
-    def _tokens(self, conversation: Conversation, image_tokens: int, open_ended: bool) -> tuple[list[int], list[int]]:
+    def _tokens(self, conversation: Conversation, image_tokens: int, open_ended: bool) -> tuple[list[int], list[range]]:
+        """Token ids, and where the replies stand in them."""
         ids: list[int] = []
-        labels: list[int] = []
+        replies: list[range] = []
         before = f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n" if self.system_prompt else ""
         image = f"<|vision_start|>{'<|image_pad|>' * image_tokens}<|vision_end|>" if image_tokens else ""
         for index, (user, assistant) in enumerate(conversation.turns):
-            question = [
-                *self._encode(f"{before}<|im_start|>user\n{image}"),
-                *self._encode(user, special=False),
-                *self._encode("<|im_end|>\n<|im_start|>assistant\n"),
-            ]
-            answer = [*self._encode(assistant), self.end_of_turn]
-            ids += question
-            labels += [IGNORED_LABEL] * len(question)
+            ids += self._encode(f"{before}<|im_start|>user\n{image}")
+            ids += self._encode(user, special=False)
+            ids += self._encode("<|im_end|>\n<|im_start|>assistant\n")
             if not (open_ended and index == len(conversation.turns) - 1):
-                ids += answer
-                labels += answer
+                asked = len(ids)
+                ids += [*self._encode(assistant), self.end_of_turn]
+                replies.append(range(asked, len(ids)))
             before, image = "\n", ""
-        return ids, labels
+        return ids, replies
 
     def _encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids; without `special`, the names of special tokens are text like any other, as what users type must be."""

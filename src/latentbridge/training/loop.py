@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -94,6 +95,8 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
         if checkpoint is None:
             stage.prepare(model)
         objective = Objective(model, stage)
+    if config.bf16:
+        model.backbone.model.set_attn_implementation("eager")
     named = {name: p for name, p in objective.named_parameters() if stage.trainable(name)}
     for name, parameter in objective.named_parameters():
         parameter.requires_grad_(name in named)
@@ -148,7 +151,11 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
 def _step(
     objective: Objective, batch: object, rng: torch.Generator, named: dict[str, nn.Parameter], config: RunConfig
 ) -> tuple[LossOutputs, float]:
-    """Forward and backward. In bfloat16 attention is written out, because the CPU's fused kernel is ten times slower backward."""
+    """Forward and backward.
+
+    In bfloat16 attention is written out, because the CPU's fused kernel is ten times slower backward; the backbone, whose
+    library has its own way to say so, is told in `train`.
+    """
     attention = sdpa_kernel(SDPBackend.MATH) if config.bf16 else nullcontext()
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16), attention:
         outputs = objective(batch, rng)
@@ -187,13 +194,22 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary)
 
 
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"The checkpoint {path} is damaged ({error}); delete {path.parent} to resume from the one before it."
+        ) from error
+
+
 def _restore(folder: Path, objective: Objective, optimizers: list[torch.optim.Optimizer], average: Average) -> int:
-    objective.load_state_dict(load_file(folder / "objective.safetensors"))
-    averaged = load_file(folder / "average.safetensors")
+    objective.load_state_dict(_read(folder / "objective.safetensors"))
+    averaged = _read(folder / "average.safetensors")
     average.weights = {name: averaged[name] for name in average.weights}
     for index, optimizer in enumerate(optimizers):
         states: dict[int, dict[str, Tensor]] = {}
-        for key, value in load_file(folder / f"optimizer_{index}.safetensors").items():
+        for key, value in _read(folder / f"optimizer_{index}.safetensors").items():
             number, _, name = key.partition(".")
             states.setdefault(int(number), {})[name] = value
         groups = optimizer.state_dict()["param_groups"]

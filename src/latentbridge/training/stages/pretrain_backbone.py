@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
-from latentbridge.data.render import patch_owners, render
+from latentbridge.data.render import patch_owners
 from latentbridge.data.scenes import COLOURS, MAX_THINGS, SHAPES, SIZES, Scene, scenes
-from latentbridge.data.tasks import TaskMix, converse
+from latentbridge.data.tasks import converse
 from latentbridge.models.qwen_vl import TokenBatch
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
@@ -22,12 +22,11 @@ _ATTRIBUTES = (SHAPES, tuple(COLOURS), SIZES)
 
 @dataclass
 class WarmupBatch:
-    """Conversations, and pictures with dense labels."""
+    """Conversations, with dense labels of their pictures."""
 
     conversations: TokenBatch
-    pictures: list[np.ndarray]
     labels: Tensor
-    """int64 [3, b, patches]: shape, colour and size of the thing at each image token; 0 is background."""
+    """int64 [3, pictures, patches]: shape, colour and size of the thing at each image token; 0 is background."""
 
 
 class PretrainBackbone:
@@ -61,14 +60,17 @@ class PretrainBackbone:
                 drawn.append(scene)
             if len(drawn) == self.config.batch_size:
                 break
-        talks = [converse(scene, rng, TaskMix()) for scene in drawn]
+        talks = [converse(scene, rng, self.config.stage.tasks) for scene in drawn]
+        while all(talk.picture is None for talk in talks):  # nothing to label; happens in batches of one or two
+            talks = [converse(scene, rng, self.config.stage.tasks) for scene in drawn]
         patch_px = self.config.model.backbone.patch_size_px * self.config.model.backbone.merge_size
-        labels = np.stack([_token_labels(scene, patch_px) for scene in drawn], axis=1)
-        return WarmupBatch(model.backbone.tokenize(talks), [render(scene) for scene in drawn], torch.from_numpy(labels))
+        shown = [scene for scene, talk in zip(drawn, talks, strict=True) if talk.picture is not None]
+        labels = [_token_labels(scene, patch_px) for scene in shown]
+        return WarmupBatch(model.backbone.tokenize(talks), torch.from_numpy(np.stack(labels, axis=1)))
 
     def loss(self, model: Model, batch: WarmupBatch, rng: torch.Generator, heads: nn.ModuleList) -> LossOutputs:
-        language = model.backbone.language_loss(batch.conversations)
-        tokens = model.backbone.picture_tokens(batch.pictures)
+        tokens = model.backbone.picture_tokens(batch.conversations)
+        language = model.backbone.language_loss(batch.conversations, tokens)
         dense = torch.stack(
             [
                 nn.functional.cross_entropy(head(tokens).float().flatten(0, 1), labels.flatten())
