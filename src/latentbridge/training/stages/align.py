@@ -23,6 +23,7 @@ from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.training.annealing import mixed_inputs
+from latentbridge.training.joining import fit_second_view
 from latentbridge.training.losses import distillation_loss, retrieval_loss
 from latentbridge.types import LossOutputs
 
@@ -72,6 +73,8 @@ class Align:
     def prepare(self, model: Model) -> None:
         if not any("aligner.".startswith(part) for part, _ in self.config.init):
             init_from_t5(model.aligner, model.text_encoder)
+        if model.config.second_view.words and not any("second_view.".startswith(part) for part, _ in self.config.init):
+            fit_second_view(model.second_view)
 
     def attach(self, model: Model) -> nn.Module | None:
         key = {
