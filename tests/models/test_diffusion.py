@@ -1,14 +1,26 @@
 from __future__ import annotations
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor
 
-from latentbridge.models.diffusion import difference_map, diffusion_loss, edit_mask, guided, make_scheduler, sample
+from latentbridge.models.condition import Slots
+from latentbridge.models.diffusion import (
+    add_noise,
+    diffusion_loss,
+    edit_mask,
+    envision,
+    guided,
+    make_scheduler,
+    sample,
+    target,
+)
 
 SHAPE = (2, 3, 4, 4)
 CLEAN = torch.linspace(-1, 1, 96).reshape(SHAPE)
 NOTHING = torch.zeros(2, 1, 1)
+GENERATORS = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -56,6 +68,30 @@ def test_guidance_moves_from_the_negative_past_the_condition(guidance: float, ex
     assert torch.equal(got, torch.full(SHAPE, expected))
 
 
+def test_slots_are_guided_like_states():
+    seen: list[Slots] = []
+
+    def answer(noisy: Tensor, timesteps: Tensor, slots: Slots) -> Tensor:
+        seen.append(slots)
+        return noisy
+
+    first, second = (Slots(*(torch.full((2, n), value) for n in (2, 3, 5, 7))) for value in (1.0, 2.0))
+    guided(answer, 1.0)(torch.zeros(SHAPE), torch.zeros(2), first, second)
+    assert [tensor.tolist() for tensor in seen[0]] == [[[2.0] * n] * 2 + [[1.0] * n] * 2 for n in (2, 3, 5, 7)]
+
+
+def test_noise_and_targets_are_those_of_the_library():
+    scheduler, timesteps = make_scheduler(1000), torch.tensor([3, 700])
+    noise = torch.randn(SHAPE, generator=rng())
+    noisy = scheduler.add_noise(CLEAN, noise, timesteps)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(add_noise(scheduler, CLEAN, noise, timesteps), noisy)
+    velocity = scheduler.get_velocity(CLEAN, noise, timesteps)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(target(scheduler, CLEAN, noise, timesteps), velocity)
+    for prediction, expected in (("epsilon", noise), ("sample", CLEAN)):
+        scheduler = diffusers.EulerDiscreteScheduler(prediction_type=prediction)
+        assert target(scheduler, CLEAN, noise, timesteps) is expected
+
+
 @pytest.mark.parametrize("steps", [1, 4, 20])
 def test_sampling_with_an_oracle_recovers_the_picture(steps: int):
     noise = torch.randn(SHAPE, generator=rng(1))
@@ -63,11 +99,40 @@ def test_sampling_with_an_oracle_recovers_the_picture(steps: int):
     def draw(clean: Tensor) -> Tensor:
         return sample(
             lambda noisy, t, condition: split_velocity(noisy, t, clean.repeat(len(noisy) // 2, 1, 1, 1)),
-            make_scheduler(1000), NOTHING, NOTHING, noise, steps=steps, guidance=2.0,
+            make_scheduler(1000), NOTHING, NOTHING, noise, GENERATORS, steps=steps, guidance=2.0,
         )  # fmt: skip
 
     assert (draw(CLEAN) - CLEAN).abs().max() < 1e-3  # float32 rounding, divided by the smallest noise level
     assert (draw(CLEAN + 0.1) - CLEAN).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
+        "HeunDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",
+    ],
+)  # fmt: skip
+def test_any_scheduler_recovers_the_picture_and_is_left_as_it_was(name: str, prediction: str):
+    scheduler = getattr(diffusers, name)(prediction_type=prediction, beta_schedule="scaled_linear")
+    before = str(vars(scheduler))
+
+    def oracle(noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """The true answer at the nearest whole timestep, which is all that networks are trained on."""
+        t = t.round().long()
+        alphas = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1).float()
+        clean = CLEAN.repeat(2, 1, 1, 1)
+        noise = (noisy - alphas.sqrt() * clean) / (1 - alphas).sqrt()
+        return target(scheduler, clean, noise.float(), t)
+
+    noise = torch.randn(SHAPE, generator=rng(1))
+    made = [
+        sample(oracle, scheduler, NOTHING, NOTHING, noise, [rng(3), rng(4)], steps=10, guidance=1.0) for _ in range(2)
+    ]
+    assert torch.equal(*made)  # the items' own generators are all the chance there is
+    assert (made[0] - CLEAN).abs().max() < 0.1  # some end at a low noise level instead of none
+    assert str(vars(scheduler)) == before
 
 
 def test_what_is_kept_stays_as_it_was():
@@ -81,30 +146,40 @@ def test_what_is_kept_stays_as_it_was():
         return split_velocity(noisy, t, CLEAN.repeat(2, 1, 1, 1))
 
     scheduler = make_scheduler(1000)
-    drawn = sample(oracle, scheduler, NOTHING, NOTHING, noise, steps=4, guidance=1.0, keep=(source, mask))
+    drawn = sample(oracle, scheduler, NOTHING, NOTHING, noise, GENERATORS, steps=4, guidance=1.0, keep=(source, mask))
     outside = mask.expand(SHAPE) == 0
     assert torch.equal(drawn[outside], source[outside])
     assert (drawn - CLEAN)[~outside].abs().max() < 1e-3
+    scheduler.set_timesteps(4)
     for noisy, timestep in zip(seen, scheduler.timesteps, strict=True):
         noised = scheduler.add_noise(source, noise, timestep.expand(2))  # pyright: ignore[reportArgumentType]
         assert torch.equal(noisy[outside], noised[outside])
 
 
-def test_the_difference_map_is_the_mean_disagreement():
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_what_a_network_envisions_is_its_mean_clean_estimate(prediction_type: str):
+    scheduler = diffusers.DDIMScheduler(prediction_type=prediction_type)
+    noises = torch.randn(3, *SHAPE, generator=rng())
+    asked: list[int] = []
+
     def answer(noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        assert timesteps.tolist() == [799, 799]
-        return condition.view(-1, 1, 1, 1) * torch.ones(SHAPE)
+        """Right about the noise, and off by the condition and one more each time about the clean latents."""
+        asked.extend(timesteps.tolist())
+        alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        clean = CLEAN + condition + len(asked)
+        return target(scheduler, clean, (noisy - alphas**0.5 * clean) / (1 - alphas) ** 0.5, timesteps)
 
-    before, after = torch.tensor([1.0, 2.0]).view(2, 1, 1), torch.tensor([4.0, 2.0]).view(2, 1, 1)
-    got = difference_map(answer, make_scheduler(1000), CLEAN, before, after, torch.randn(3, *SHAPE, generator=rng()))
-    assert torch.equal(got, torch.tensor([3.0, 0.0]).view(2, 1, 1).expand(2, 4, 4))
+    condition = torch.tensor([5.0, 7.0]).view(2, 1, 1, 1)
+    got = envision(answer, scheduler, CLEAN.flip(0), condition, noises)
+    assert asked == [799] * 6
+    torch.testing.assert_close(got, CLEAN + condition + (2 + 4 + 6) / 3, atol=1e-3, rtol=0)
 
 
-def test_the_mask_is_where_a_capped_map_passes_a_third_of_its_peak():
-    difference = torch.tensor([[[10.0, 1.0], [0.5, 0.5]], [[0.0, 0.0], [0.0, 0.0]]])
-    # The first map's mean is 3, so 10 is capped at 9 and the threshold is 3.15; an empty map has an empty mask.
-    assert edit_mask(difference).tolist() == [[[True, False], [False, False]], [[False, False], [False, False]]]
-    # The cap lets a second region of a third of the peak's height through: mean 1.3125 of 16, cap 3.9375, threshold 1.378.
-    peak = torch.zeros(1, 4, 4)
-    peak[0, 0, 0], peak[0, 3, 3] = 18.0, 3.0
-    assert edit_mask(peak).nonzero().tolist() == [[0, 0, 0], [0, 3, 3]]
+def test_the_mask_is_where_pictures_differ_by_a_share_of_nearly_the_most():
+    before = torch.zeros(2, 3, 11, 11)
+    after = before.clone()
+    after[0, 0, :2], after[0, :, 5, 5], after[0, 1, 7, 7] = 3.0, 0.4, 0.8
+    # A mean over channels of 1, 0.4 and 0.27; 22 of 121 pixels differ by 1, so that is the 99th percentile.
+    mask = edit_mask(before, after)
+    assert mask[0, :2].all() and mask[0, 5, 5] and int(mask[0].sum()) == 23
+    assert not mask[1].any()  # equal pictures leave nothing to edit

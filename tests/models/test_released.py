@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,13 @@ def test_a_model_without_decoder_says_so(qwen_folder):
         model.generate("a red circle")
     with pytest.raises(UserError, match="no bridge"):
         model.embed(texts="a red circle")
+
+
+def test_a_decoder_inside_the_folder_is_taken(qwen_folder, tmp_path):
+    shutil.copytree(qwen_folder[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "decoder").mkdir()
+    with pytest.raises(UserError, match="no bridge that a decoder could read"):
+        latentbridge.load(tmp_path)
 
 
 def test_a_missing_tensor_is_named(qwen_folder, tmp_path):

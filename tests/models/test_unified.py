@@ -164,6 +164,33 @@ def test_an_edit_that_changes_nothing_returns_the_picture(small_model: Model, th
     assert not trace.mask.any() and np.array_equal(trace.picture, three_pictures[0])
 
 
+def test_a_reference_edit_draws_the_description_anew(small_model: Model, small_config, three_pictures):
+    """With an aligner that still equals the text encoder, the release's edit is a drawing of the description."""
+    twin = copy.deepcopy(small_model)
+    init_from_t5(twin.aligner, twin.text_encoder)
+    for module in twin.aligner.block:
+        if module.crosses:
+            torch.nn.init.zeros_(module.layer[1].EncDecAttention.o.weight)
+    traces = twin.trace_edit(three_pictures[:2], TEXTS[:2], seed=3, steps=STEPS, method="reference")
+    for index, trace in enumerate(traces):
+        drawn = twin.generate(trace.after, seed=3 + index, steps=STEPS, rewrite=False, conditioning="text")
+        assert near(trace.picture, drawn) and trace.mask.all() and trace.before == ""
+
+
+def test_a_reference_edit_sees_the_picture_but_not_the_instruction(small_model: Model, three_pictures, monkeypatch):
+    monkeypatch.setattr(small_model.backbone, "reply", lambda talks: ["a red star"] * len(talks))
+    options = {"seed": 3, "steps": STEPS, "method": "reference"}
+    first, again = (small_model.edit(three_pictures[0], text, **options) for text in TEXTS[:2])
+    assert np.array_equal(first, again)
+    together = small_model.edit(three_pictures[:2], TEXTS[0], **options | {"seed": [3, 3]})
+    assert near(together[0], first) and not near(*together)
+
+
+def test_an_unknown_edit_method_is_refused(small_model: Model, three_pictures):
+    with pytest.raises(UserError, match="Unknown edit method 'maskd'; did you mean 'masked'"):
+        small_model.edit(three_pictures[0], "x", method="maskd")  # pyright: ignore[reportArgumentType]
+
+
 # --- what goes in and comes out -------------------------------------------------------------------
 
 

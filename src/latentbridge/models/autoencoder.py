@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from latentbridge.config import AutoencoderConfig
@@ -22,7 +23,7 @@ class PatchAutoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        self.patch_px = config.patch_px
+        self.patch_px, self.channels = config.patch_px, config.channels
         size = 3 * config.patch_px**2
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("basis", torch.eye(size)[:, : config.channels].contiguous())
@@ -59,3 +60,24 @@ class PatchAutoencoder(nn.Module):
         b, c, h, w = pictures.shape
         p = self.patch_px
         return pictures.view(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, h // p, w // p, c * p * p)
+
+
+class KLAutoencoder(nn.Module):
+    """diffusers' AutoencoderKL with the face of `PatchAutoencoder`; image latents are means, scaled as its config says."""
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__()
+        self.vae = vae
+        sizes = dict(vae.config)
+        self.patch_px = 2 ** (len(sizes["block_out_channels"]) - 1)
+        self.channels: int = sizes["latent_channels"]
+        self.scale, self.shift = sizes["scaling_factor"], sizes["shift_factor"] or 0.0
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Image latents [b, channels, h / patch, w / patch] of float [b, 3, h, w] pictures in [-1, 1]."""
+        posterior = self.vae.encode(pictures, return_dict=False)[0]
+        return (posterior.mode() - self.shift) * self.scale
+
+    def decode(self, image_latents: Tensor) -> Tensor:
+        """Pictures [b, 3, h, w], not clamped, of image latents."""
+        return self.vae.decode(image_latents / self.scale + self.shift, return_dict=False)[0]

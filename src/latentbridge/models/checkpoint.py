@@ -15,6 +15,7 @@ from transformers import Qwen2Tokenizer
 
 from latentbridge.config import ModelConfig, from_dict, to_dict
 from latentbridge.errors import UserError
+from latentbridge.models import released_decoder
 from latentbridge.models.released import is_released, load_released
 from latentbridge.models.unified import Model
 from latentbridge.models.vocabulary import load_tokenizer
@@ -33,15 +34,24 @@ def new_model(config: ModelConfig, seed: int) -> Model:
 
 
 def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a model folder; `dtype` rounds the weights, for shipping. The config is written last, so a folder with one is whole."""
+    """Write a model folder; `dtype` rounds the weights, for shipping. The config is written last, so a folder with one is whole.
+
+    An attached released decoder stays in its own folder: name it again when the model is loaded.
+    """
     save_tokenizer(model.backbone.tokenizer, folder)
     weights = {
-        name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous()
+        name: (tensor.to(_shipped(name, dtype)) if dtype and tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in unique_state(model).items()
+        if model.captions is None or not name.startswith(released_decoder.PARTS)
     }
     with atomic_write(folder / "model.safetensors") as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
     write_json(folder / "config.json", to_dict(model.config))
+
+
+def _shipped(name: str, dtype: torch.dtype) -> torch.dtype:
+    """`dtype`, but no less than float16's ten bits of mantissa for the eye, which loses sight in bfloat16 (`models/eye.py`)."""
+    return torch.float16 if name.startswith("second_view.") else dtype
 
 
 def save_tokenizer(tokenizer: Qwen2Tokenizer, folder: Path) -> None:
@@ -53,10 +63,20 @@ def save_tokenizer(tokenizer: Qwen2Tokenizer, folder: Path) -> None:
                 shutil.copyfile(file, temporary)
 
 
-def load(source: str | Path) -> Model:
-    """The model called `source`: "tiny" (ships with the package), a run or model folder, or a released checkpoint's folder."""
+def load(source: str | Path, decoder: str | Path | None = None) -> Model:
+    """The model called `source`: "tiny" (ships with the package), a run or model folder, or a released checkpoint's folder.
+
+    `decoder` is the folder of a released HunyuanDiT for a model that has none of its own; left out, it is `decoder/`
+    inside a released checkpoint's folder where there is one.
+    """
     folder = TINY if str(source) == "tiny" else Path(source)
-    return load_released(folder) if is_released(folder) else load_model(folder)
+    released = is_released(folder)
+    model = load_released(folder) if released else load_model(folder)
+    if decoder is None and released and (folder / "decoder").is_dir():
+        decoder = folder / "decoder"
+    if decoder is not None:
+        released_decoder.attach_decoder(model, Path(decoder))
+    return model
 
 
 def load_model(folder: Path) -> Model:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(noisy image latents [b c h w], timesteps [b], condition [b n d]) -> prediction [b c h w]."""
+from latentbridge.models.condition import Condition, map_condition
+
+Predict = Callable[[Tensor, Tensor, Any], Tensor]
+"""(noisy image latents [b c h w], timesteps [b], condition) -> prediction [b c h w]; the condition is a `Condition`."""
+Scheduler = Any
+"""Any variance-preserving scheduler of diffusers; the library gives them no common type."""
 
 
 def make_scheduler(num_train_timesteps: int) -> DDIMScheduler:
@@ -25,23 +32,42 @@ def make_scheduler(num_train_timesteps: int) -> DDIMScheduler:
     )
 
 
+def add_noise(scheduler: Scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What networks read at integer `timesteps` [b]: the clean share and the noise add up to unit variance.
+
+    Unlike a scheduler's own `add_noise`, the same for all of them: some keep their samples on another scale.
+    """
+    alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    return alphas**0.5 * clean + (1 - alphas) ** 0.5 * noise
+
+
+def target(scheduler: Scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What a network trained under the scheduler predicts: the noise, the clean latents, or the velocity (arXiv 2202.00512)."""
+    if scheduler.config.prediction_type == "epsilon":
+        return noise
+    if scheduler.config.prediction_type == "sample":
+        return clean
+    alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    return alphas**0.5 * noise - (1 - alphas) ** 0.5 * clean
+
+
 def diffusion_loss(
-    predict: Predict, scheduler: DDIMScheduler, clean: Tensor, condition: Tensor, rng: torch.Generator
+    predict: Predict, scheduler: Scheduler, clean: Tensor, condition: Condition, rng: torch.Generator
 ) -> Tensor:
-    """Mean squared error of the velocity (arXiv 2202.00512) at uniform timesteps; `clean` [b c h w], `condition` [b n d]."""
+    """Mean squared error of the scheduler's target at uniform timesteps; `clean` [b c h w]."""
     noise = torch.randn(clean.shape, generator=rng)
     timesteps = torch.randint(0, len(scheduler.alphas_cumprod), (clean.shape[0],), generator=rng)
-    noisy = scheduler.add_noise(clean, noise, timesteps)  # pyright: ignore[reportArgumentType]
-    velocity = scheduler.get_velocity(clean, noise, timesteps)  # pyright: ignore[reportArgumentType]
-    return (predict(noisy, timesteps, condition).float() - velocity).square().mean()
+    noisy = add_noise(scheduler, clean, noise, timesteps)
+    expected = target(scheduler, clean, noise, timesteps)
+    return (predict(noisy, timesteps, condition).float() - expected).square().mean()
 
 
-def guided(predict: Predict, guidance: float) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def guided(predict: Predict, guidance: float) -> Callable[[Tensor, Tensor, Condition, Condition], Tensor]:
     """Classifier-free guidance: (noisy, timesteps, condition, negative) -> prediction, both branches in one batch."""
 
-    def run(noisy: Tensor, timesteps: Tensor, condition: Tensor, negative: Tensor) -> Tensor:
-        both = predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat([negative, condition]))
-        unconditional, conditional = both.float().chunk(2)
+    def run(noisy: Tensor, timesteps: Tensor, condition: Condition, negative: Condition) -> Tensor:
+        joined = map_condition(lambda *pair: torch.cat(pair), negative, condition)
+        unconditional, conditional = predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), joined).float().chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 
     return run
@@ -50,31 +76,34 @@ def guided(predict: Predict, guidance: float) -> Callable[[Tensor, Tensor, Tenso
 @torch.no_grad()
 def sample(
     predict: Predict,
-    scheduler: DDIMScheduler,
-    condition: Tensor,
-    negative: Tensor,
+    scheduler: Scheduler,
+    condition: Condition,
+    negative: Condition,
     noise: Tensor,
+    generators: Sequence[torch.Generator],
     *,
     steps: int,
     guidance: float,
     keep: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Image latents [b c h w] denoised from `noise` under `condition` [b n d] against `negative` [b n d].
+    """Image latents [b c h w] denoised from unit `noise` under `condition` against `negative`.
 
-    `keep` = (clean source latents, mask [b 1 h w] that is 1 where new content goes) holds everything outside the mask on
-    the source's own noised path at every step (blended latent diffusion, arXiv 2206.02779).
+    `generators`, one an item, feed the schedulers that add noise at every step. `keep` = (clean source latents, mask
+    [b 1 h w] that is 1 where new content goes) holds everything outside the mask on the source's own noised path at
+    every step (blended latent diffusion, arXiv 2206.02779).
     """
+    scheduler = copy.deepcopy(scheduler)  # a schedule in progress is state, and callers share theirs
     scheduler.set_timesteps(steps)
+    chance = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
     step_predict = guided(predict, guidance)
-    latents = noise
+    latents = noise * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         t = timestep.expand(latents.shape[0])
         if keep is not None:
             source, mask = keep
-            noised = scheduler.add_noise(source, noise, t)  # pyright: ignore[reportArgumentType]
-            latents = mask * latents + (1 - mask) * noised
-        prediction = step_predict(latents, t, condition, negative)
-        latents = scheduler.step(prediction, int(timestep), latents, return_dict=False)[0]
+            latents = mask * latents + (1 - mask) * scheduler.add_noise(source, noise, t)
+        prediction = step_predict(scheduler.scale_model_input(latents, timestep), t, condition, negative)
+        latents = scheduler.step(prediction, timestep, latents, **chance, return_dict=False)[0]
     if keep is not None:
         source, mask = keep
         latents = mask * latents + (1 - mask) * source
@@ -82,29 +111,33 @@ def sample(
 
 
 @torch.no_grad()
-def difference_map(
-    predict: Predict,
-    scheduler: DDIMScheduler,
-    source: Tensor,
-    before: Tensor,
-    after: Tensor,
-    noises: Tensor,
-    level: float = 0.8,
+def envision(
+    predict: Predict, scheduler: Scheduler, source: Tensor, condition: Condition, noises: Tensor, level: float = 0.8
 ) -> Tensor:
-    """Where two conditions disagree about a picture: [b h w] mean absolute difference of the predictions (DiffEdit, arXiv 2210.11427 step 1).
+    """The clean image latents [b c h w] a condition would make of a picture, on average over noises.
 
-    `source` [b c h w] is noised to `level` of the way with each of `noises` [k b c h w]; `before` and `after` are the conditions.
+    `source` [b c h w] is noised to `level` of the way with each of `noises` [k b c h w]. Where two conditions lead to
+    different pictures from the same noises, an edit from one to the other belongs (DiffEdit, arXiv 2210.11427 step 1).
     """
     t = torch.full((source.shape[0],), int(level * (len(scheduler.alphas_cumprod) - 1)))
-    total = torch.zeros(source.shape[0], *source.shape[2:])
+    alphas = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    total = torch.zeros_like(source)
     for noise in noises:
-        noisy = scheduler.add_noise(source, noise, t)  # pyright: ignore[reportArgumentType]
-        difference = predict(noisy, t, after).float() - predict(noisy, t, before).float()
-        total += difference.abs().mean(dim=1)
+        noisy = add_noise(scheduler, source, noise, t)
+        prediction = predict(noisy, t, condition).float()
+        if scheduler.config.prediction_type == "epsilon":
+            prediction = (noisy - (1 - alphas) ** 0.5 * prediction) / alphas**0.5
+        elif scheduler.config.prediction_type == "v_prediction":
+            prediction = alphas**0.5 * noisy - (1 - alphas) ** 0.5 * prediction
+        total += prediction
     return total / len(noises)
 
 
-def edit_mask(difference: Tensor, threshold: float = 0.35) -> Tensor:
-    """bool [b h w]: where a difference map [b h w], capped at its 3-fold mean and scaled to its peak, exceeds the threshold (DiffEdit)."""
-    capped = difference.minimum(3 * difference.mean(dim=(1, 2), keepdim=True))
-    return capped > threshold * capped.amax(dim=(1, 2), keepdim=True)
+def edit_mask(before: Tensor, after: Tensor, threshold: float = 0.3) -> Tensor:
+    """bool [b h w]: the pixels in which two pictures [b 3 h w] differ, by mean absolute channel, by more than
+    `threshold` of the picture's 99th percentile.
+
+    DiffEdit compares image latents; pixels follow outlines, so that a new background spares the things before it.
+    """
+    difference = (after - before).abs().mean(dim=1)
+    return difference > threshold * difference.flatten(1).quantile(0.99, dim=1)[:, None, None]

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2Tokenizer, T5Config, T5EncoderModel
-from transformers.models.t5.modeling_t5 import T5Attention
+from transformers import Qwen2Tokenizer
 
 from latentbridge import prompts
-from latentbridge.config import AlignerConfig, ModelConfig
-from latentbridge.errors import UserError
+from latentbridge.config import ModelConfig
+from latentbridge.errors import UserError, unknown_name
 from latentbridge.images import ImageLike, fit_square, open_picture
 from latentbridge.models import diffusion
 from latentbridge.models.aligner import BiTransformer
 from latentbridge.models.autoencoder import PatchAutoencoder
-from latentbridge.models.decoder import Decoder
+from latentbridge.models.condition import Condition, map_condition
+from latentbridge.models.decoder import CaptionSlots, Decoder
 from latentbridge.models.qwen_vl import QwenVL, token_id
 from latentbridge.models.retrieval_head import RetrievalHead
+from latentbridge.models.second_view import SecondView
+from latentbridge.models.text_encoder import new_text_encoder
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, EditResult, Picture
 
 Conditioning = Literal["query", "text"]
+EditMethod = Literal["masked", "reference"]
 Images = ImageLike | Sequence[ImageLike]
 Texts = str | Sequence[str]
 _MASK_PROBES = 4
-_FURTHEST = 128
 
 
 class Model(nn.Module):
     """OmniBridge (arXiv 2509.19018) from library parts and our bridge.
 
-    Parts: `backbone` (Qwen2-VL), `projector`, `aligner` (BiTransformer), `retrieval` (heads), `text_encoder` (T5),
-    `decoder` (HunyuanDiT) and `autoencoder`. Pictures at the border are uint8 [h, w, 3]; every public method takes a
+    Parts: `backbone` (Qwen2-VL), `projector`, `aligner` (BiTransformer), `retrieval` (heads), `second_view` where
+    the config asks for one, `text_encoder` (T5), `decoder` (HunyuanDiT) and `autoencoder`. Pictures at the border are
+    uint8 [h, w, 3]; every public method takes a
     batch, and an item's result does not depend on its batch-mates.
     """
 
@@ -51,23 +54,31 @@ class Model(nn.Module):
             self.projector = nn.Linear(config.backbone.hidden_size, config.aligner.d_model, bias=False)
             self.aligner = BiTransformer(config.aligner)
             self.retrieval = RetrievalHead(config.retrieval, config.aligner.d_model)
+            if config.second_view.words:
+                self.second_view = SecondView(config.second_view)
         if "decoder" in config.parts:
-            self.text_encoder = T5EncoderModel(_t5_config(config.aligner, len(tokenizer)))
-            _start_local(self.text_encoder)
+            self.text_encoder = new_text_encoder(config.aligner, len(tokenizer))
             self.decoder = Decoder.from_config(config)
             self.autoencoder = PatchAutoencoder(config.autoencoder)
             self.scheduler = diffusion.make_scheduler(config.decoder.num_train_timesteps)
+        self.captions: CaptionSlots | None = None
+        """Set where a released decoder was attached, which reads captions by slots of its own."""
 
     # --- the bridge ---
 
     def text_ids(self, texts: Sequence[str]) -> Tensor:
         """Token ids of the decoder's text slot: int64 [b, text_length], truncated or padded; padding counts as tokens."""
+        if self.captions is not None:
+            return self.captions.text_tokens(texts)[0]
         length, padding = self.config.text_length, self.backbone.padding
         rows = [self.backbone.tokenizer.encode(text, add_special_tokens=False)[:length] for text in texts]
         return torch.tensor([row + [padding] * (length - len(row)) for row in rows])
 
     def text_condition(self, texts: Sequence[str]) -> Tensor:
         """The text encoder's states [b n d], over all positions including padding: what the decoder learned to read."""
+        if self.captions is not None:
+            ids, mask = self.captions.text_tokens(texts)
+            return self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return self.text_encoder(input_ids=self.text_ids(texts)).last_hidden_state
 
     def drawing_hidden(self, conversations: Sequence[Conversation]) -> tuple[Tensor, Tensor]:
@@ -153,9 +164,8 @@ class Model(nn.Module):
             Conversation(((prompts.draw_request(a), prompts.drawable(d)),))
             for a, d in zip(asked, descriptions, strict=True)
         ]
-        condition = self.query_condition(talks) if conditioning == "query" else self.text_condition(descriptions)
-        noise = torch.stack([self._noise(value) for value in seeds])
-        pictures = self._pictures(self._sample(condition, noise, steps, guidance))
+        states = self.query_condition(talks) if conditioning == "query" else self.text_condition(descriptions)
+        pictures = self._pictures(self._sample(self._condition(states, descriptions), seeds, steps, guidance))
         return _one_or_many(pictures, not isinstance(requests, str))
 
     def edit(
@@ -167,9 +177,12 @@ class Model(nn.Module):
         steps: int = 20,
         guidance: float = 2.5,
         conditioning: Conditioning = "text",
+        method: EditMethod = "masked",
     ) -> Any:
         """The picture after an instruction (a list for lists), at the model's own size; see `trace_edit`."""
-        traces = self.trace_edit(images, instructions, seed, steps=steps, guidance=guidance, conditioning=conditioning)
+        traces = self.trace_edit(
+            images, instructions, seed, steps=steps, guidance=guidance, conditioning=conditioning, method=method
+        )
         return [trace.picture for trace in traces] if isinstance(traces, list) else traces.picture
 
     @torch.no_grad()
@@ -182,39 +195,54 @@ class Model(nn.Module):
         steps: int = 20,
         guidance: float = 2.5,
         conditioning: Conditioning = "text",
+        method: EditMethod = "masked",
     ) -> Any:
         """Edited pictures with what was read, written and masked on the way: an `EditResult`, or a list of them.
 
         1. The backbone describes the picture, and, reading picture and instruction, writes the description to draw.
-        2. The decoder compares its predictions under the two descriptions; where they differ is the mask (DiffEdit,
+        2. The decoder envisions the picture under each description; the pixels that differ are the mask (DiffEdit,
            arXiv 2210.11427). As in the release, editing conditions on the description's text unless told otherwise.
-        3. Inside the mask new content is denoised; outside, the source's own latents are kept at every step, and its
-           own pixels in the end.
-        The release differs: its picture states cannot see the instruction and no source latents reach the decoder, so
-        identity and layout are lost by design (spec 2.3).
+        3. In image latents the mask touches, new content is denoised; all others keep the source's own at every step.
+           Outside the mask the source's own pixels stay in the end.
+        `method="reference"` is the release's way instead (spec 2.3): the picture is drawn anew from the description's
+        tokens, which the aligner lets read the picture's states. Those cannot see the instruction and no source
+        latents reach the decoder, so identity and layout are lost by design; the mask is the whole picture, and the
+        source is not described.
         """
         self._require("decoder", "edit")
+        if method not in get_args(EditMethod):
+            raise unknown_name("edit method", method, get_args(EditMethod))
+        if method == "reference":
+            self._require("bridge", "edit as the release does")
         pictures, instructions, many = self._paired(images, instructions)
         seeds = _seeds(seed, len(pictures))
-        before = self.backbone.reply([Conversation(((prompts.CAPTION_REQUEST, ""),), p) for p in pictures])
         asked = [Conversation(((prompts.edit_request(i), ""),), p) for i, p in zip(instructions, pictures, strict=True)]
         after = [prompts.undrawable(reply) for reply in self.backbone.reply(asked)]
+        if method == "reference":
+            condition = self._condition(self._picture_condition(pictures, after), after)
+            drawn = self._pictures(self._sample(condition, seeds, steps, guidance))
+            everywhere = np.ones(drawn[0].shape[:2], bool)
+            results = [EditResult(new, "", text, everywhere) for new, text in zip(drawn, after, strict=True)]
+            return _one_or_many(results, many)
+        before = self.backbone.reply([Conversation(((prompts.CAPTION_REQUEST, ""),), p) for p in pictures])
         seen, wanted = (self._describe_condition(texts, conditioning) for texts in (before, after))
+        patch = self.autoencoder.patch_px
+        pictures = [fit_square(picture, self.decoder.grid * patch) for picture in pictures]
         source = self.encode_pictures(pictures)
-        noise = torch.stack([self._noise(value) for value in seeds])
         probes = torch.stack(
             [torch.stack([self._noise(value + 1 + k) for value in seeds]) for k in range(_MASK_PROBES)]
         )
-        difference = diffusion.difference_map(self.decoder, self.scheduler, source, seen, wanted, probes)
-        mask = diffusion.edit_mask(difference)
-        latents = self._sample(wanted, noise, steps, guidance, keep=(source, mask[:, None].float()))
-        patch = self.config.autoencoder.patch_px
-        results = []
-        for index, drawn in enumerate(self._pictures(latents)):
-            allowed = mask[index].repeat_interleave(patch, 0).repeat_interleave(patch, 1).numpy()
-            results.append(
-                EditResult(np.where(allowed[..., None], drawn, pictures[index]), before[index], after[index], allowed)
-            )
+        envisioned = [
+            self.autoencoder.decode(diffusion.envision(self.decoder, self.scheduler, source, condition, probes))
+            for condition in (seen, wanted)
+        ]
+        mask = diffusion.edit_mask(*envisioned)
+        touched = torch.nn.functional.max_pool2d(mask[:, None].float(), patch)
+        drawn = self._pictures(self._sample(wanted, seeds, steps, guidance, keep=(source, touched)))
+        results = [
+            EditResult(np.where(allowed[..., None], new, old), *told, allowed)
+            for new, old, *told, allowed in zip(drawn, pictures, before, after, mask.numpy(), strict=True)
+        ]
         return _one_or_many(results, many)
 
     @torch.no_grad()
@@ -230,17 +258,29 @@ class Model(nn.Module):
         vectors = self.embedding("image", [self._fit(item) for item in items])
         return vectors.numpy() if many else vectors[0].numpy()
 
+    @property
+    def embedding_size(self) -> int:
+        """Numbers in a vector of `embed`."""
+        view = self.config.second_view
+        return self.config.retrieval.embedding_size + (view.width if view.words else 0)
+
     def embedding(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
         """Unit vectors [b e] with gradients: the retrieval head over the backbone's states at the item's own tokens."""
         hidden, mask = self.image_hidden(items) if kind == "image" else self.text_hidden(items)
-        return self.retrieval(kind, self.projector(hidden), mask, self.aligner)
+        vectors = self.retrieval(kind, self.projector(hidden), mask, self.aligner)
+        return self.second_view.beside(vectors, kind, items) if self.config.second_view.words else vectors
 
-    def _describe_condition(self, descriptions: Sequence[str], conditioning: Conditioning) -> Tensor:
+    def _describe_condition(self, descriptions: Sequence[str], conditioning: Conditioning) -> Condition:
         if conditioning == "text":
-            return self.text_condition(descriptions)
-        return self.query_condition(
-            [Conversation(((prompts.draw_request(d), prompts.drawable(d)),)) for d in descriptions]
-        )
+            return self._condition(self.text_condition(descriptions), descriptions)
+        talks = [Conversation(((prompts.draw_request(d), prompts.drawable(d)),)) for d in descriptions]
+        return self._condition(self.query_condition(talks), descriptions)
+
+    def _picture_condition(self, pictures: Sequence[Picture], descriptions: Sequence[str]) -> Tensor:
+        """What the release conditions an edit on [b n d]: the description's token embeddings, aligned with the picture's states."""
+        hidden, mask = self.image_hidden(pictures)
+        words = self.text_encoder.shared(self.text_ids(descriptions))
+        return self.aligner(words.to(hidden.dtype), self.projector(hidden), mask)
 
     def _paired(self, images: Images, texts: Texts) -> tuple[list[Picture], list[str], bool]:
         """Pictures at the model's size and texts, one each; a single one of either goes with all of the other."""
@@ -260,26 +300,42 @@ class Model(nn.Module):
         return fit_square(picture, size_px) if size_px else picture
 
     def _require(self, part: str, verb: str) -> None:
-        if part not in self.config.parts:
+        if part not in self.config.parts and not (part == "decoder" and self.captions is not None):
             raise UserError(
                 f"This model has no {part}, so it cannot {verb}; load one that was trained with it, such as 'tiny'."
             )
 
     # --- drawing ---
 
+    def _condition(self, states: Tensor, captions: Sequence[str]) -> Condition:
+        """What the decoder reads: the states alone, unless it is a released one, which also sees the captions."""
+        return states if self.captions is None else self.captions(states, captions)
+
     def _sample(
-        self, condition: Tensor, noise: Tensor, steps: int, guidance: float, keep: tuple[Tensor, Tensor] | None = None
+        self,
+        condition: Condition,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        keep: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        negative = self.text_condition([""]).expand_as(condition)
+        against = [self.captions.negative if self.captions is not None else ""]
+        negative = self._condition(self.text_condition(against), against)
         return diffusion.sample(
-            self.decoder, self.scheduler, condition, negative, noise, steps=steps, guidance=guidance, keep=keep
+            self.decoder,
+            self.scheduler,
+            condition,
+            map_condition(lambda tensor: tensor.expand(len(seeds), *tensor.shape[1:]), negative),
+            torch.stack([self._noise(seed) for seed in seeds]),
+            [torch_rng(seed, "sampling steps") for seed in seeds],
+            steps=steps,
+            guidance=guidance,
+            keep=keep,
         )
 
     def _noise(self, seed: int) -> Tensor:
-        sizes = self.config.decoder
-        return torch.randn(
-            self.config.autoencoder.channels, sizes.grid, sizes.grid, generator=torch_rng(seed, "image noise")
-        )
+        grid = self.decoder.grid
+        return torch.randn(self.autoencoder.channels, grid, grid, generator=torch_rng(seed, "image noise"))
 
     def encode_pictures(self, pictures: Sequence[Picture] | np.ndarray) -> Tensor:
         """Image latents [b c h w] of uint8 pictures of the decoder's size."""
@@ -289,42 +345,6 @@ class Model(nn.Module):
     def _pictures(self, image_latents: Tensor) -> list[Picture]:
         pixels = ((self.autoencoder.decode(image_latents) + 1) * 127.5).round().clamp(0, 255)
         return list(pixels.permute(0, 2, 3, 1).to(torch.uint8).numpy())
-
-
-def _t5_config(config: AlignerConfig, vocab_size: int) -> T5Config:
-    return T5Config(
-        vocab_size=vocab_size,
-        d_model=config.d_model,
-        d_ff=config.d_ff,
-        d_kv=config.d_kv,
-        num_heads=config.num_heads,
-        num_layers=config.num_layers,
-        relative_attention_num_buckets=config.num_buckets,
-        relative_attention_max_distance=config.max_distance,
-        layer_norm_epsilon=config.norm_eps,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
-        is_encoder_decoder=False,
-        use_cache=False,
-    )
-
-
-@torch.no_grad()
-def _start_local(encoder: T5EncoderModel) -> None:
-    """Start the position bias so that neighbouring words mix from the first step (after ALiBi, arXiv 2108.12409).
-
-    By turns a head prefers near words on both sides, nearest words, words before, and words after. From T5's random
-    start a tiny encoder stays a bag of words for thousands of steps (docs/LOG.md, 2026-11-22).
-    """
-    attention = cast(T5Attention, encoder.get_submodule("encoder.block.0.layer.0.SelfAttention"))
-    table = attention.relative_attention_bias.weight
-    offsets = torch.arange(-_FURTHEST, _FURTHEST + 1)
-    order = offsets.abs().argsort(descending=True)  # so that the nearest offset of a shared bucket is written last
-    buckets = attention._relative_position_bucket(offsets, num_buckets=len(table), max_distance=_FURTHEST)
-    near = offsets.abs().float()
-    kinds = (0.5 * near, near, 0.5 * near + 4.0 * (offsets > 0), 0.5 * near + 4.0 * (offsets < 0))
-    for head in range(table.shape[1]):
-        table[buckets[order], head] = -kinds[head % len(kinds)][order]
 
 
 def _between(ids: Tensor, start: int, end: int) -> Tensor:
