@@ -18,29 +18,11 @@ import pytest
 from PIL import Image
 
 from latentbridge.cli import main
-from latentbridge.config import (
-    AlignerConfig,
-    AutoencoderConfig,
-    BackboneConfig,
-    DecoderConfig,
-    ModelConfig,
-    RetrievalConfig,
-)
+from latentbridge.config import ModelConfig
 
 VERBS = (
     "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "train", "eval", "report",
     "quickstart", "reproduce", "version", "data", "data build", "data check", "data sample",
-)  # fmt: skip
-SMALL = ModelConfig(
-    backbone=BackboneConfig(
-        hidden_size=48, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=32,
-        vision_width=32, vision_layers=1, vision_heads=2,
-    ),
-    aligner=AlignerConfig(d_model=32, d_ff=32, d_kv=16, num_heads=2, num_layers=1, num_queries=4, cross_layers=(0,)),
-    retrieval=RetrievalConfig(num_image_queries=2, num_text_queries=2, embedding_size=16, num_heads=2),
-    decoder=DecoderConfig(width=32, num_layers=2, num_heads=2),
-    autoencoder=AutoencoderConfig(channels=8),
-    text_length=4,
 )  # fmt: skip
 
 
@@ -65,12 +47,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig) -> Path:
     """A tiny model of random weights: everything but sense."""
     from latentbridge.models.checkpoint import new_model, save_model
 
     folder = tmp_path_factory.mktemp("model")
-    save_model(new_model(SMALL, 0), folder)
+    save_model(new_model(small_config, 0), folder)
     return folder
 
 
@@ -335,11 +317,13 @@ def test_search_by_words_and_by_a_refined_picture(run: Callable[..., Result], al
     assert json.loads(refined.out)["text"] == "but red"
 
 
-def test_an_index_of_another_model_is_refused(run: Callable[..., Result], album: Path, model: Path, tmp_path: Path):
+def test_an_index_of_another_model_is_refused(
+    run: Callable[..., Result], album: Path, model: Path, tmp_path: Path, small_config: ModelConfig
+):
     from latentbridge.models.checkpoint import new_model, save_model
 
     run("index", "build", album, "--model", model)
-    save_model(new_model(SMALL, 1), tmp_path / "other")
+    save_model(new_model(small_config, 1), tmp_path / "other")
     result = run("search", album, "a star", "--model", tmp_path / "other")
     assert is_one_error_line(result) and "another model" in result.err
 

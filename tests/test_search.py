@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from latentbridge.config import AlignerConfig, BackboneConfig, DecoderConfig, ModelConfig, RetrievalConfig
+from latentbridge.config import ModelConfig
 from latentbridge.data.render import render
 from latentbridge.data.scenes import distinct_scenes
 from latentbridge.errors import UserError
@@ -18,21 +18,10 @@ from latentbridge.rng import numpy_rng
 from latentbridge.search import build_index, fingerprint, search_index
 from latentbridge.types import Picture
 
-SMALL = ModelConfig(
-    backbone=BackboneConfig(
-        hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=32, vision_width=32,
-        vision_layers=1, vision_heads=2,
-    ),
-    aligner=AlignerConfig(d_model=32, d_ff=32, d_kv=16, num_heads=2, num_layers=1, num_queries=8, cross_layers=(0,)),
-    retrieval=RetrievalConfig(num_image_queries=2, num_text_queries=2, embedding_size=24, num_heads=2),
-    decoder=DecoderConfig(width=32, num_layers=2, num_heads=2),
-    text_length=8,
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    return new_model(SMALL, seed=0)
+def model(small_config: ModelConfig) -> Model:
+    return new_model(small_config, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +86,10 @@ def test_search_wants_exactly_one_of_text_and_picture(model: Model, index: Index
             search_index(model, index, **wrong)
 
 
-def test_the_fingerprint_is_of_the_weights(model: Model, index: Index) -> None:
+def test_the_fingerprint_is_of_the_weights(model: Model, index: Index, small_config: ModelConfig) -> None:
     assert index.maker == fingerprint(model)
-    assert fingerprint(new_model(SMALL, seed=0)) == index.maker
-    assert fingerprint(new_model(SMALL, seed=1)) != index.maker
+    assert fingerprint(new_model(small_config, seed=0)) == index.maker
+    assert fingerprint(new_model(small_config, seed=1)) != index.maker
 
 
 def test_vectors_are_unit_length(index: Index) -> None:

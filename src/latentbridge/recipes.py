@@ -4,62 +4,63 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from latentbridge.config import OptimConfig, RunConfig, StageConfig
+from latentbridge.config import ModelConfig, OptimConfig, RunConfig, SecondViewConfig, StageConfig, TaskMix
 from latentbridge.errors import unknown_name
 
 PRETRAIN_DECODER = RunConfig(
     name="pretrain-decoder",
     stage=StageConfig("pretrain_decoder", drawings=0.2),
-    steps=4100,
+    steps=3000,
     batch_size=64,
-    optim=OptimConfig(lr=1e-3, muon_lr=5e-3, warmup_steps=50, ema_decay=0.999),
+    optim=OptimConfig(lr=1e-3, muon_lr=5e-3, warmup_steps=50, decay_fraction=0.2, ema_decay=0.998),
     threads=1,
 )
 PRETRAIN_BACKBONE = RunConfig(
     name="pretrain-backbone",
     stage=StageConfig("pretrain_backbone"),
-    steps=900,
+    steps=1000,
     batch_size=64,
     optim=OptimConfig(lr=1e-3, muon_lr=4e-3, warmup_steps=50, decay_fraction=0.1),
-    bf16=False,
     threads=1,
 )
 SFT = RunConfig(
     name="sft",
-    stage=StageConfig("sft", drawings=0.35),
-    steps=1300,
+    stage=StageConfig("sft", drawings=0.25),
+    steps=1000,
     batch_size=64,
-    optim=OptimConfig(lr=1e-3, muon_lr=4e-3, warmup_steps=50, decay_fraction=0.5),
+    optim=OptimConfig(lr=1e-3, muon_lr=4e-3, warmup_steps=50, decay_fraction=0.0),
     init=(("backbone.", "pretrain-backbone"),),
-    bf16=False,
     threads=1,
 )
-REFINE_DECODER = replace(
-    PRETRAIN_DECODER,
-    name="refine-decoder",
-    steps=600,
-    optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=30, decay_fraction=0.4, ema_decay=0.99),
-    init=(("decoder.", "pretrain-decoder"), ("autoencoder.", "pretrain-decoder")),
+SFT_BINDING = replace(
+    SFT,
+    name="sft-binding",
+    stage=StageConfig("sft", drawings=0.2, tasks=TaskMix(look=0.35, reason=0.20, draw=0.25, edit=0.20, relation=0.3)),
+    steps=2000,
+    optim=OptimConfig(lr=1e-3, muon_lr=4e-3, warmup_steps=50, decay_fraction=0.5),
+    init=(("backbone.", "sft"),),
     threads=2,
 )
+"""More of what takes a tiny model longest: which word belongs to which, and how two things lie to each other."""
 ALIGN = RunConfig(
     name="align",
     stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=8192),
-    steps=800,
+    steps=2400,
     batch_size=96,
+    model=ModelConfig(second_view=SecondViewConfig(words=3200)),
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
     init=(
-        ("backbone.", "sft"),
-        ("text_encoder.", "refine-decoder"),
-        ("decoder.", "refine-decoder"),
-        ("autoencoder.", "refine-decoder"),
+        ("backbone.", "sft-binding"),
+        ("text_encoder.", "pretrain-decoder"),
+        ("decoder.", "pretrain-decoder"),
+        ("autoencoder.", "pretrain-decoder"),
     ),
     bf16=False,
     threads=2,
 )
 
 RECIPES: dict[str, RunConfig] = {
-    recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT, REFINE_DECODER, ALIGN)
+    recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT, SFT_BINDING, ALIGN)
 }
 
 

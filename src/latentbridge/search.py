@@ -18,7 +18,7 @@ from latentbridge.types import Hit
 
 def build_index(model: Model, pictures: Iterable[tuple[str, ImageLike]], batch_size: int = 64) -> Index:
     """An index of (id, picture) pairs, read and embedded one batch at a time; wrap the pairs in `tqdm` to watch."""
-    index = Index(model.config.retrieval.embedding_size, maker=fingerprint(model))
+    index = Index(model.embedding_size, maker=fingerprint(model))
     source = iter(pictures)
     while batch := list(islice(source, batch_size)):
         index.add([name for name, _ in batch], model.embed(images=[picture for _, picture in batch]))

@@ -251,7 +251,7 @@ def _find_scenes(model: Model) -> tuple[str, list[Found]]:
 
 
 def _index_texts(model: Model, texts: Sequence[str], name: str) -> Index:
-    index = Index(model.config.retrieval.embedding_size)
+    index = Index(model.embedding_size)
     for batch in _batches(texts, name, "text", size=64):
         index.add(batch, model.embed(texts=batch))
     return index

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latentbridge.config import AlignerConfig, BackboneConfig, DecoderConfig, ModelConfig, RetrievalConfig
+from latentbridge.config import ModelConfig
 from latentbridge.data.language import parse_description
 from latentbridge.data.render import render
 from latentbridge.data.scenes import Scene, distinct_scenes
@@ -14,21 +14,10 @@ from latentbridge.models.checkpoint import new_model
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 
-SMALL = ModelConfig(
-    backbone=BackboneConfig(
-        hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=32, vision_width=32,
-        vision_layers=1, vision_heads=2,
-    ),
-    aligner=AlignerConfig(d_model=32, d_ff=32, d_kv=16, num_heads=2, num_layers=1, num_queries=8, cross_layers=(0,)),
-    retrieval=RetrievalConfig(num_image_queries=2, num_text_queries=2, embedding_size=24, num_heads=2),
-    decoder=DecoderConfig(width=32, num_layers=2, num_heads=2),
-    text_length=8,
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    return new_model(SMALL, seed=0)
+def model(small_config: ModelConfig) -> Model:
+    return new_model(small_config, seed=0)
 
 
 def scene() -> Scene:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -96,6 +96,9 @@ def edit(
     seed: Seed = 7,
     steps: Steps = 20,
     guidance: Guidance = 2.5,
+    method: Annotated[
+        str, typer.Option("--method", help='"masked", or "reference": drawn anew, as the released OmniBridge does.')
+    ] = "masked",
     model: ModelName = "tiny",
     as_json: AsJson = False,
 ) -> None:
@@ -105,6 +108,7 @@ def edit(
     Examples:
       latentbridge edit in.png "make the circle green" --out out.png
       latentbridge edit in.png "remove the star" --out out.png --json
+      latentbridge edit in.png "remove the star" --out out.png --method reference
     """
     check_text("instruction", instruction)
     check_sampling(seed, steps, guidance)
@@ -115,7 +119,8 @@ def edit(
     picture = open_picture(image)
     from latentbridge.models.checkpoint import load
 
-    trace = load(model).trace_edit(picture, instruction, seed, steps=steps, guidance=guidance)
+    how: Any = method  # a misspelt one is the model's to refuse
+    trace = load(model).trace_edit(picture, instruction, seed, steps=steps, guidance=guidance, method=how)
     save_picture(trace.picture, out)
     if as_json:
         settings = {"seed": seed, "steps": steps, "guidance": guidance}
@@ -160,7 +165,7 @@ def embed(
     from latentbridge.models.checkpoint import load
 
     embedder = load(model)
-    none = np.zeros((0, embedder.config.retrieval.embedding_size), dtype=np.float32)
+    none = np.zeros((0, embedder.embedding_size), dtype=np.float32)
     of_images = np.concatenate([none, *(embedder.embed(images=picture)[None] for picture in pictures)])
     of_texts = np.concatenate([none, *(embedder.embed(texts=item)[None] for item in texts)])
     names = [str(path) for path in images]
