@@ -170,6 +170,7 @@ def test_version(run: Callable[..., Result]):
         ("train pretrain-decoder --set stepps=3", "did you mean 'steps'?"),
         ("train pretrain-decoder --set steps", "key=value"),
         ("train pretrain-decoder --out in.png", "is a file, not a folder"),
+        ("edit in.png PROMPT --out o.png --method maskd", "did you mean 'masked'?"),
         ("eval --out scores.txt", "does not end in .json"),
         ("eval --world shaps", "did you mean 'shapes'?"),
         ("eval --size 0", "--size 0"),

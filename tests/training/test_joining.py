@@ -67,3 +67,8 @@ def test_a_fitted_view_finds_the_right_concept(two_concepts: list[np.ndarray]):
 def test_a_lexicon_larger_than_the_drawings_words_is_refused(two_concepts: list[np.ndarray]):
     with pytest.raises(joining.UserError, match="name 4 words; set model.second_view.words"):
         joining.fit_second_view(SecondView(SecondViewConfig(words=5, width=1, eye_px=32)))
+
+
+def test_words_of_scenes_stay_out_of_the_lexicon():
+    words = joining._words_of_scenes()
+    assert {"red", "circle", "rhombus", "left", "of"} < words and not words & {"rose", "sea", "guitar"}
