@@ -45,7 +45,7 @@ SFT_BINDING = replace(
 ALIGN = RunConfig(
     name="align",
     stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=8192),
-    steps=2400,
+    steps=2000,
     batch_size=96,
     model=ModelConfig(second_view=SecondViewConfig(words=3200)),
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),

@@ -7,9 +7,9 @@ import pytest
 
 from latentbridge import prompts
 from latentbridge.config import TaskMix
-from latentbridge.data.language import describe, parse_description
+from latentbridge.data.language import describe, edit, parse_description
 from latentbridge.data.render import render
-from latentbridge.data.scenes import HELD_OUT_PAIRS, distinct_scenes, split_of
+from latentbridge.data.scenes import HELD_OUT_PAIRS, Scene, Thing, distinct_scenes, split_of
 from latentbridge.data.tasks import converse, draw, look, reason, redraw
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Conversation
@@ -48,6 +48,16 @@ def test_training_edits_lead_to_training_scenes():
         assert split_of(target) == "train" and target != scene
         assert parse_description(prompts.undrawable(reply)) == target
         assert request.startswith("Edit: ") and np.array_equal(talk.picture, render(scene))  # pyright: ignore
+
+
+def test_a_scene_without_an_edit_inside_training_is_drawn():
+    things = [
+        Thing(place, "circle", "blue", size) for place, size in ((1, "large"), (5, "small"), (7, "small"), (8, "large"))
+    ]
+    scene = Scene.of(things, "sky")
+    assert {edit(scene, rng(seed)).kind for seed in range(20)} == {"background"} and split_of(scene) == "train"
+    talk, target = redraw(scene, rng())
+    assert target == scene and talk.picture is None
 
 
 def test_a_drawing_is_described_in_full():

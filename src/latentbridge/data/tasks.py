@@ -11,6 +11,8 @@ from latentbridge.data.render import render
 from latentbridge.data.scenes import Scene, split_of
 from latentbridge.types import Conversation
 
+_TRIES = 64
+
 
 def converse(scene: Scene, rng: np.random.Generator, mix: TaskMix) -> Conversation:
     """A conversation of a random kind about a scene."""
@@ -47,9 +49,14 @@ def draw(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]:
 
 
 def redraw(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]:
-    """An edit instruction answered by the description of the edited picture, and that target; a training scene leads to one."""
-    change = edit(scene, rng)
-    while split_of(scene) == "train" and split_of(change.target) != "train":
+    """An edit instruction answered by the description of the edited picture, and that target; a training scene leads to one.
+
+    A few training scenes have no such edit (four equal things: no thing can be named, and all backgrounds may be held
+    out); they are drawn instead.
+    """
+    for _ in range(_TRIES):
         change = edit(scene, rng)
-    request, reply = prompts.edit_request(change.instruction), prompts.drawable(describe(change.target))
-    return Conversation(((request, reply),), render(scene)), change.target
+        if split_of(scene) != "train" or split_of(change.target) == "train":
+            request, reply = prompts.edit_request(change.instruction), prompts.drawable(describe(change.target))
+            return Conversation(((request, reply),), render(scene)), change.target
+    return draw(scene, rng)
