@@ -80,8 +80,9 @@ class SecondViewConfig:
     width: int = 192
     eye_px: int = 128
     """Side to which the eye scales pictures, a multiple of 32."""
-    share: float = 0.5
-    """Weight of the second view's cosine in that of the whole embedding, from 0 to 1."""
+    share: float = 0.9
+    """Weight of the second view's cosine in that of the whole embedding, from 0 to 1. Text-to-picture R@1 of the
+    shipped model on validation drawings: .65 at 0.5, .68 at 0.7, .73 at 0.85 and 0.95."""
 
 
 @dataclass(frozen=True)

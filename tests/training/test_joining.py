@@ -6,7 +6,7 @@ import torch
 
 from latentbridge.config import SecondViewConfig
 from latentbridge.data.drawings import Drawing
-from latentbridge.models.eye import Eye
+from latentbridge.models.eye import FEATURE_WIDTH, Eye
 from latentbridge.models.second_view import SecondView
 from latentbridge.training import joining
 
@@ -31,9 +31,10 @@ def test_whitening_evens_directions_out():
 
 @pytest.fixture
 def two_concepts(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """Two training concepts, one all red and one all blue, and an eye with random weights."""
-    pictures = [np.full((64, 64, 3), (220 - 20 * i, 10 * i, 30), np.uint8) for i in range(4)]
-    pictures += [picture[:, :, ::-1] for picture in pictures]
+    """Two training concepts, four noisy pictures each of a pattern of its own, seen as their first pixels."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(20, 230, (2, 64, 64, 3)).repeat(4, axis=0)
+    pictures = list((patterns + rng.integers(-20, 20, patterns.shape)).astype(np.uint8))
     names = [("rose", ("flower",)), ("sea", ("water",))]
 
     class Few:
@@ -48,10 +49,12 @@ def two_concepts(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
             return pictures[index]
 
     vectors = torch.nn.functional.normalize(torch.randn(4, 384, generator=torch.Generator().manual_seed(2)), dim=-1)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        eye = Eye(32).eval()
-    monkeypatch.setattr(Eye, "from_package", lambda size_px: eye)
+
+    def features(view: SecondView, pictures: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(pictures)).float().flatten(1)[:, :FEATURE_WIDTH]
+
+    monkeypatch.setattr(Eye, "from_package", Eye)
+    monkeypatch.setattr(SecondView, "features", features)
     monkeypatch.setattr(joining, "load_drawings", lambda: Few())
     monkeypatch.setattr(joining, "embed_words", lambda words: vectors[: len(words)])
     return pictures

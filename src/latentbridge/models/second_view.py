@@ -30,6 +30,13 @@ class SecondView(nn.Module):
     zero vector. The lexicon and the map are rounded to 8 bits a column: 0.9 MB together, next to 6.7 MB for the eye.
     """
 
+    centre: Tensor
+    join: Tensor
+    join_scale: Tensor
+    word_keys: Tensor
+    word_vectors: Tensor
+    word_scale: Tensor
+
     def __init__(self, config: SecondViewConfig) -> None:
         super().__init__()
         self.share = config.share

@@ -232,16 +232,16 @@ class Model(nn.Module):
         probes = torch.stack(
             [torch.stack([self._noise(value + 1 + k) for value in seeds]) for k in range(_MASK_PROBES)]
         )
-        envisioned = [
+        old, new = (
             self.autoencoder.decode(diffusion.envision(self.decoder, self.scheduler, source, condition, probes))
             for condition in (seen, wanted)
-        ]
-        mask = diffusion.edit_mask(*envisioned)
+        )
+        mask = diffusion.edit_mask(old, new)
         touched = torch.nn.functional.max_pool2d(mask[:, None].float(), patch)
         drawn = self._pictures(self._sample(wanted, seeds, steps, guidance, keep=(source, touched)))
         results = [
-            EditResult(np.where(allowed[..., None], new, old), *told, allowed)
-            for new, old, *told, allowed in zip(drawn, pictures, before, after, mask.numpy(), strict=True)
+            EditResult(np.where(allowed[..., None], drawn[i], pictures[i]), before[i], after[i], allowed)
+            for i, allowed in enumerate(mask.numpy())
         ]
         return _one_or_many(results, many)
 

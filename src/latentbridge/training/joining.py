@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -83,7 +84,7 @@ def _words_of_scenes() -> set[str]:
     return {word for scene in distinct_scenes("train", rng, _SCENES) for word in words_of(paraphrase(scene, rng))}
 
 
-def _commonest(drawings: list[Drawing], count: int, without: set[str]) -> list[str]:
+def _commonest(drawings: Sequence[Drawing], count: int, without: set[str]) -> list[str]:
     """The words that name the most concepts by label or tag; ties by the alphabet."""
     named = {drawing.label: set(words_of(" ".join([drawing.label, *drawing.tags]))) for drawing in drawings}
     uses = Counter(word for words in named.values() for word in words - without)
