@@ -192,6 +192,10 @@ class RunConfig:
     threads: int = 0
     """CPU threads; 0 takes all. Results are bitwise reproducible at one count only."""
 
+    def inherits(self, part: str) -> bool:
+        """Whether the run starts `part`, such as "decoder.", from another folder."""
+        return any(part.startswith(given) for given, _ in self.init)
+
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "seed": 0, "threads": 0}
         for name, bound in least.items():

@@ -190,6 +190,11 @@ def write_captions(drawing: Drawing) -> tuple[str, ...]:
     return tuple(phrases)
 
 
+def search_text(drawing: Drawing) -> str:
+    """What stands for a drawing's concept in a search: its label and its first six tags."""
+    return ", ".join((drawing.label, *drawing.tags[:6]))
+
+
 def describe_drawing(drawing: Drawing, ground: str) -> str:
     """The canonical description of a single drawing on a background of the `shapes` world: what the decoder reads."""
     return f"{drawing.label}, {drawing.style}, on {ground}"

@@ -54,9 +54,10 @@ def redraw(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]
     A few training scenes have no such edit (four equal things: no thing can be named, and all backgrounds may be held
     out); they are drawn instead.
     """
+    training = split_of(scene) == "train"
     for _ in range(_TRIES):
         change = edit(scene, rng)
-        if split_of(scene) != "train" or split_of(change.target) == "train":
+        if not training or split_of(change.target) == "train":
             request, reply = prompts.edit_request(change.instruction), prompts.drawable(describe(change.target))
             return Conversation(((request, reply),), render(scene)), change.target
     return draw(scene, rng)

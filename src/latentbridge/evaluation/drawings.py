@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from latentbridge import prompts
-from latentbridge.data.drawings import FORTY_CONCEPTS, Drawings, DrawingSplit, with_article
+from latentbridge.data.drawing_tasks import show
+from latentbridge.data.drawings import FORTY_CONCEPTS, Drawings, DrawingSplit, search_text, with_article
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
 from latentbridge.evaluation.recogniser import extract_features, load_network, train_recogniser
 from latentbridge.evaluation.shapes import batched, embed_batched
@@ -19,17 +20,14 @@ SPLIT_MEANING: dict[DrawingSplit, str] = {
 }
 BASELINE: dict[DrawingSplit, float] = {"val": 0.59, "test_artist": 0.46, "test_concept": 0.17}
 """Text-to-picture R@1 of a frozen EfficientNet-lite0 with a ridge map to MiniLM, on a trial's object splits (specs/data.md): the aim."""
-_WHITE = (250, 250, 250)
 
 
 def score_finding(model: Model, drawings: Drawings, split: DrawingSplit) -> list[Score]:
     """R@1 both ways over the objects of a split; every drawing of a concept is a right answer to its label and tags."""
     chosen = [drawing for drawing in drawings.split(split) if drawing.tier == "object"]
     labels = sorted({drawing.label for drawing in chosen})
-    queries = {drawing.label: ", ".join([drawing.label, *drawing.tags[:6]]) for drawing in chosen}
-    pictures = embed_batched(
-        lambda part: model.embed(images=[drawings.on_background(d.index, _WHITE) for d in part]), chosen
-    )
+    queries = {drawing.label: search_text(drawing) for drawing in chosen}
+    pictures = embed_batched(lambda part: model.embed(images=[show(drawings, d, "white") for d in part]), chosen)
     texts = embed_batched(lambda part: model.embed(texts=[queries[label] for label in part]), labels)
     positive = np.array([[drawing.label == label for drawing in chosen] for label in labels])
     meaning = SPLIT_MEANING[split]
@@ -54,7 +52,7 @@ def score_naming(model: Model, drawings: Drawings, split: DrawingSplit, count: i
     chosen = [known[i] for i in numpy_rng(seed, f"naming {split}").permutation(len(known))[:count]]
     right: list[bool] = []
     for part in batched(chosen):
-        replies = model.understand([drawings.on_background(d.index, _WHITE) for d in part], prompts.NAME_REQUEST)
+        replies = model.understand([show(drawings, d, "white") for d in part], prompts.NAME_REQUEST)
         right += [reply == drawing.label for reply, drawing in zip(replies, part, strict=True)]
     return [share("understand", f"drawings: name, {SPLIT_MEANING[split]}", right)]
 

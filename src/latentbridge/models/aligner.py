@@ -8,7 +8,7 @@ Source: OmniBridge, released code (modeling_bitransformer.py).
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,22 @@ LEGACY_MIX: dict[float, tuple[float, float]] = {
     2: (1.0, 1.0),
 }
 """The released `mask_random_number` -> range of the replacement probability; any number above 1 means 2."""
+
+
+def t5_config(config: AlignerConfig, **more: Any) -> T5Config:
+    """The T5 whose layers the aligner is made of, and which the tiny text encoder is."""
+    return T5Config(
+        d_model=config.d_model,
+        d_ff=config.d_ff,
+        d_kv=config.d_kv,
+        num_heads=config.num_heads,
+        num_layers=config.num_layers,
+        relative_attention_num_buckets=config.num_buckets,
+        relative_attention_max_distance=config.max_distance,
+        layer_norm_epsilon=config.norm_eps,
+        feed_forward_proj="gated-gelu",
+        **more,
+    )
 
 
 class BiTransformerBlock(nn.Module):
@@ -66,20 +82,8 @@ class BiTransformer(nn.Module):
     def __init__(self, config: AlignerConfig) -> None:
         super().__init__()
         self.config = config
-        t5 = T5Config(
-            d_model=config.d_model,
-            d_ff=config.d_ff,
-            d_kv=config.d_kv,
-            num_heads=config.num_heads,
-            num_layers=config.num_layers,
-            relative_attention_num_buckets=config.num_buckets,
-            relative_attention_max_distance=config.max_distance,
-            dropout_rate=config.dropout,
-            layer_norm_epsilon=config.norm_eps,
-            feed_forward_proj="gated-gelu",
-            # Fused kernels may overflow the finite mask constants to NaN in a fully masked row.
-            attn_implementation="eager",  # pyright: ignore[reportCallIssue]
-        )
+        # Fused kernels may overflow the finite mask constants to NaN in a fully masked row.
+        t5 = t5_config(config, dropout_rate=config.dropout, attn_implementation="eager")
         self.query_tokens = nn.Parameter(torch.empty(1, config.num_queries, config.d_model))
         self.block = nn.ModuleList(
             BiTransformerBlock(t5, i, crosses=i in config.cross_layers) for i in range(config.num_layers)

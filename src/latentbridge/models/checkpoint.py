@@ -95,10 +95,7 @@ def load_parts(model: Model, folder: Path, parts: Sequence[str]) -> None:
     """Copy the tensors whose names start with one of `parts` from a model folder; every tensor of those parts must be there and fit."""
     folder = _model_folder(folder)
     path = folder / "model.safetensors"
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"Cannot read {path} ({error}); train or download the model again.") from error
+    stored = read_tensors(path, "train or download the model again")
     wanted = {name: tensor for name, tensor in unique_state(model).items() if name.startswith(tuple(parts))}
     stored = {name: tensor for name, tensor in stored.items() if name.startswith(tuple(parts))}
     if not wanted:
@@ -111,6 +108,14 @@ def load_parts(model: Model, folder: Path, parts: Sequence[str]) -> None:
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(stored[name])
+
+
+def read_tensors(path: Path, mend: str) -> dict[str, torch.Tensor]:
+    """The tensors in a safetensors file; raises UserError with the `mend` where it is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"Cannot read {path} ({error}); {mend}.") from error
 
 
 def _model_folder(folder: Path) -> Path:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from transformers import T5Config, T5EncoderModel
+from transformers import T5EncoderModel
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from latentbridge.config import AlignerConfig
+from latentbridge.models.aligner import t5_config
 
 _FURTHEST = 128
 
@@ -16,21 +17,7 @@ _FURTHEST = 128
 def new_text_encoder(config: AlignerConfig, vocab_size: int) -> T5EncoderModel:
     """A T5 encoder of the aligner's own sizes, with random weights and a local position bias."""
     encoder = T5EncoderModel(
-        T5Config(
-            vocab_size=vocab_size,
-            d_model=config.d_model,
-            d_ff=config.d_ff,
-            d_kv=config.d_kv,
-            num_heads=config.num_heads,
-            num_layers=config.num_layers,
-            relative_attention_num_buckets=config.num_buckets,
-            relative_attention_max_distance=config.max_distance,
-            layer_norm_epsilon=config.norm_eps,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=0.0,
-            is_encoder_decoder=False,
-            use_cache=False,
-        )
+        t5_config(config, vocab_size=vocab_size, dropout_rate=0.0, is_encoder_decoder=False, use_cache=False)
     )
     _start_local(encoder)
     return encoder

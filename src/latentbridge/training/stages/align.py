@@ -71,9 +71,9 @@ class Align:
         self.features: dict[str, Ragged] = {}
 
     def prepare(self, model: Model) -> None:
-        if not any("aligner.".startswith(part) for part, _ in self.config.init):
+        if not self.config.inherits("aligner."):
             init_from_t5(model.aligner, model.text_encoder)
-        if model.config.second_view.words and not any("second_view.".startswith(part) for part, _ in self.config.init):
+        if model.config.second_view.words and not self.config.inherits("second_view."):
             fit_second_view(model.second_view)
 
     def attach(self, model: Model) -> nn.Module | None:

@@ -41,7 +41,7 @@ class PretrainDecoder:
         self.worlds = Mixture(config.stage)
 
     def prepare(self, model: Model) -> None:
-        if any("autoencoder.".startswith(part) for part, _ in self.config.init):
+        if self.config.inherits("autoencoder."):
             return
         pictures = self._sample(numpy_rng(self.config.seed, "autoencoder fit"), _FIT_PICTURES).pictures
         model.autoencoder.fit(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
