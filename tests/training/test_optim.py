@@ -30,7 +30,7 @@ def test_muon_takes_hidden_matrices_only(small_model: Model):
     named = dict(small_model.named_parameters())
     optimizers = make_optimizers(named, OptimConfig(lr=0.1, muon_lr=0.2))
     rates = {type(o).__name__: [g["peak_lr"] for g in o.param_groups] for o in optimizers}
-    assert rates == {"Muon": [0.2], "AdamW": [0.1, pytest.approx(0.015), pytest.approx(3.0)]}
+    assert rates == {"Muon": [0.2, pytest.approx(0.05)], "AdamW": [0.1, pytest.approx(0.015), pytest.approx(3.0)]}
     layer = "backbone.model.model.language_model.layers.0."
     for name in (layer + "mlp.up_proj.weight", "projector.weight", "aligner.block.0.layer.0.SelfAttention.v.weight"):
         assert owner(optimizers, named[name]) == "Muon"
@@ -52,6 +52,15 @@ def test_t5_scores_move_slower_and_position_bias_faster(small_model: Model):
     optimizers = make_optimizers(dict(small_model.named_parameters()), OptimConfig(lr=0.1, muon_lr=0.2))
     attention = small_model.text_encoder.encoder.block[0].layer[0].SelfAttention
     expected = {attention.q.weight: 0.015, attention.k.weight: 0.015, attention.relative_attention_bias.weight: 3.0}
+    for parameter, rate in expected.items():
+        groups = [g for o in optimizers for g in o.param_groups if any(p is parameter for p in g["params"])]
+        assert [group["peak_lr"] for group in groups] == [pytest.approx(rate)]
+
+
+def test_queries_and_keys_of_the_language_model_move_at_a_quarter_of_the_rate(small_model: Model):
+    optimizers = make_optimizers(dict(small_model.named_parameters()), OptimConfig(lr=0.1, muon_lr=0.2))
+    attention = small_model.backbone.model.model.language_model.layers[0].self_attn
+    expected = {attention.q_proj.weight: 0.05, attention.k_proj.weight: 0.05, attention.v_proj.weight: 0.2}
     for parameter, rate in expected.items():
         groups = [g for o in optimizers for g in o.param_groups if any(p is parameter for p in g["params"])]
         assert [group["peak_lr"] for group in groups] == [pytest.approx(rate)]

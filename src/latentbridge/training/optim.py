@@ -13,6 +13,8 @@ _NOT_HIDDEN = ("embed", "lm_head", "shared", "proj_out", "heads.")
 _T5_SCORES = ("Attention.q.weight", "Attention.k.weight")
 _SCORES_RATE, _BIAS_RATE = 0.15, 30.0
 """Of the AdamW rate, for T5's query and key matrices and for its position bias."""
+_QWEN_SCORES, _QWEN_SCORES_RATE = ("q_proj.weight", "k_proj.weight"), 0.25
+"""Of Muon's rate, for the language model's query and key matrices."""
 
 
 def make_optimizers(named: dict[str, nn.Parameter], config: OptimConfig) -> list[torch.optim.Optimizer]:
@@ -21,6 +23,8 @@ def make_optimizers(named: dict[str, nn.Parameter], config: OptimConfig) -> list
     T5 attention has no 1/sqrt(d): its query and key matrices carry that factor, and its position bias must outgrow
     their products. At one rate for all, scores saturate, the bias never counts and the encoder reads a bag of words
     (docs/LOG.md, 2026-11-22); so queries and keys move slower and the bias faster, as under Adafactor's relative steps.
+    Those of the language model grow without end under Muon at its full rate, until attention points at one token each
+    and cannot follow which word belongs to which (docs/LOG.md, 2026-11-23); they move at a quarter of it.
     """
     scores = [p for name, p in named.items() if name.endswith(_T5_SCORES)]
     bias = [p for name, p in named.items() if "relative_attention_bias" in name]
@@ -29,10 +33,11 @@ def make_optimizers(named: dict[str, nn.Parameter], config: OptimConfig) -> list
     hidden = {name: p for name, p in general.items() if p.ndim == 2 and not any(w in name for w in _NOT_HIDDEN)}
     optimizers: list[torch.optim.Optimizer] = []
     if hidden and config.muon_lr > 0:
-        muon = torch.optim.Muon(
-            hidden.values(), lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
-        optimizers.append(muon)
+        slow = [p for name, p in hidden.items() if name.endswith(_QWEN_SCORES)]
+        full = [p for name, p in hidden.items() if not name.endswith(_QWEN_SCORES)]
+        groups = [{"params": full, "lr": config.muon_lr}, {"params": slow, "lr": config.muon_lr * _QWEN_SCORES_RATE}]
+        groups = [group for group in groups if group["params"]]
+        optimizers.append(torch.optim.Muon(groups, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
         general = {name: p for name, p in general.items() if name not in hidden}
     groups = [
         {"params": list(general.values()), "lr": config.lr},
