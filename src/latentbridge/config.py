@@ -158,8 +158,6 @@ class StageConfig:
     drawings: float = 0.0
     """Share of samples from the drawings world; 0 needs no downloaded data."""
     tasks: TaskMix = TaskMix()
-    freeze_text_encoder: bool = False
-    """Keeps the text encoder as it is, so that alignment can aim at it while the decoder goes on learning."""
     lora_rank: int = 0
     """0 trains all backbone weights; otherwise peft adapters of this rank."""
     beta_schedule: Literal["none", "step", "linear", "cosine", "ladder"] = "linear"

@@ -175,12 +175,11 @@ def test_parts_that_come_from_elsewhere_are_not_made_anew(small_config, quick_fi
         assert all(torch.equal(state[name], fresh[name]) for name in state if name.startswith(part)) == kept
 
 
-def test_a_frozen_text_encoder_stays(small_config, tmp_path, quick_fit):
-    stage = StageConfig("pretrain_decoder", freeze_text_encoder=True)
-    run(run_config(small_config, "pretrain_decoder", stage=stage, steps=2), tmp_path)
+def test_decoder_pretraining_moves_decoder_and_text_encoder_only(small_config, tmp_path, quick_fit):
+    run(run_config(small_config, "pretrain_decoder", steps=2), tmp_path)
     before, after = unique_state(new_model(small_config, 0)), unique_state(load_model(tmp_path))
     moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {"decoder", "autoencoder"}
+    assert moved == {"decoder", "text_encoder", "autoencoder"}
 
 
 # --- LoRA ----------------------------------------------------------------------------------------

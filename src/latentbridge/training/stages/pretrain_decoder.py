@@ -30,8 +30,8 @@ class DrawBatch:
 
 
 class PretrainDecoder:
-    """Diffusion under the text encoder's own states; moves decoder and text encoder (unless frozen), fits
-    the autoencoder first (unless the run starts from one).
+    """Diffusion under the text encoder's own states; moves decoder and text encoder, fits the autoencoder first
+    (unless the run starts from one).
 
     Fed from the worlds of the stage config.
     """
@@ -47,8 +47,7 @@ class PretrainDecoder:
         model.autoencoder.fit(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
 
     def trainable(self, name: str) -> bool:
-        text_encoder_moves = not self.config.stage.freeze_text_encoder
-        return name.startswith("model.decoder.") or (text_encoder_moves and name.startswith("model.text_encoder."))
+        return name.startswith(("model.decoder.", "model.text_encoder."))
 
     def attach(self, model: Model) -> nn.Module | None:
         return None
