@@ -44,7 +44,7 @@ SFT_BINDING = replace(
 """More of what takes a tiny model longest: which word belongs to which, and how two things lie to each other."""
 ALIGN = RunConfig(
     name="align",
-    stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=8192),
+    stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=32768),
     steps=2000,
     batch_size=96,
     model=ModelConfig(second_view=SecondViewConfig(words=3200)),
