@@ -76,7 +76,9 @@ def test_slots_are_guided_like_states():
         return noisy
 
     first, second = (Slots(*(torch.full((2, n), value) for n in (2, 3, 5, 7))) for value in (1.0, 2.0))
+    guided(answer, 2.0)(torch.zeros(SHAPE), torch.zeros(2), first, second)
     guided(answer, 1.0)(torch.zeros(SHAPE), torch.zeros(2), first, second)
+    assert seen[1] is first, "guidance 1 asks the condition alone"
     assert [tensor.tolist() for tensor in seen[0]] == [[[2.0] * n] * 2 + [[1.0] * n] * 2 for n in (2, 3, 5, 7)]
 
 
