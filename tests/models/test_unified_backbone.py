@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from latentbridge.config import TinyJanusConfig
 from latentbridge.models.omnibridge import OmniBridge
-from latentbridge.models.tiny_janus import new_janus
-from latentbridge.models.unified import Model
 from latentbridge.models.unified_backbone import UnifiedBackbone, masked_mean, row_seeds
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
@@ -23,7 +20,6 @@ from latentbridge.types import Conversation
 TEXTS = ["a red circle", "two blue stars on the left, one of them large, and nothing else at all", "x"]
 SEEDS = [5, 9, 2]
 ATOL = 2e-4  # float32 rounding through up to four networks on states of order one
-JANUS = TinyJanusConfig(width=32, num_layers=2, num_heads=2, image_size_px=32, codebook_size=61)
 
 
 @dataclass(frozen=True)
@@ -37,12 +33,12 @@ class Case:
     frozen: set[str]
 
 
-def omnibridge(small_model: Model) -> Case:
+def omnibridge(request: pytest.FixtureRequest) -> Case:
     eye, words = "model.backbone.model.model.visual.", "model.backbone.model.model.language_model."
     bridge = {"model.projector.", "model.aligner."}
     frozen = {"model.text_encoder.", "model.retrieval."}
     return Case(
-        OmniBridge(copy.deepcopy(small_model), roundtrip_steps=2),
+        OmniBridge(copy.deepcopy(request.getfixturevalue("small_model")), roundtrip_steps=2),
         {
             "und_latent of pictures": {eye, words},
             "und_latent of texts": {words},
@@ -56,15 +52,12 @@ def omnibridge(small_model: Model) -> Case:
     )
 
 
-def janus(_: Model) -> Case:
-    backbone = new_janus(JANUS, seed=0)
-    backbone.max_tokens = 5
-    make_talkative(backbone)
+def janus(request: pytest.FixtureRequest) -> Case:
     eye = {"model.model.vision_model.", "model.model.aligner."}
     words, head, vq = "model.model.language_model.", "model.model.generation_head.", "model.model.vqmodel."
     codes = {"model.model.generation_embeddings.", "model.model.generation_aligner."}
     return Case(
-        backbone,
+        copy.deepcopy(request.getfixturevalue("small_janus")),
         {
             "und_latent of pictures": {*eye, words},
             "und_latent of texts": {words},
@@ -81,18 +74,9 @@ def janus(_: Model) -> Case:
 CASES = {"omnibridge": omnibridge, "janus": janus}
 
 
-def make_talkative(model: nn.Module) -> None:
-    """Random weights that keep the size of what passes, so that different inputs give different outputs."""
-    rng = torch_rng(0, "talkative")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=rng) * parameter[0].numel() ** -0.5)
-
-
 @pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest, small_model: Model) -> Case:
-    return CASES[request.param](small_model)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param](request)
 
 
 @pytest.fixture
