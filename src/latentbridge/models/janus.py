@@ -56,10 +56,13 @@ class JanusPro(nn.Module):
         self.image_processor = image_processor
         self.guidance = guidance
         self.max_tokens = max_tokens
-        self.num_codes: int = model.config.vision_config.num_image_tokens
-        self.width: int = model.config.text_config.hidden_size
-        self._user, self._assistant, self._image, self._start, self._end = (
-            tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS
+        config: Any = model.config
+        self.num_codes: int = config.vision_config.num_image_tokens
+        self.codebook_size: int = config.vq_config.num_embeddings
+        self.width: int = config.text_config.hidden_size
+        self._user, self._assistant = (tokenizer.encode(role, add_special_tokens=False) for role in (USER, ASSISTANT))
+        self._image, self._start, self._end = (
+            tokenizer.convert_tokens_to_ids(token) for token in (IMAGE, IMAGE_START, IMAGE_END)
         )
 
     @classmethod
@@ -79,7 +82,7 @@ class JanusPro(nn.Module):
         if not isinstance(items[0], str):
             return self._read(self._pixel_values(cast(Sequence[Picture], items))).mean(1).float()
         texts = [self._encode(f": {text}") for text in cast(Sequence[str], items)]
-        rows = self._padded([[self._first, self._user, *text] for text in texts])
+        rows = self._padded([[self._first, *self._user, *text] for text in texts])
         lengths = torch.tensor([len(text) for text in texts])
         words = torch.arange(rows.ids.shape[1]) >= rows.ids.shape[1] - lengths[:, None]
         return masked_mean(self._states(self._embed(rows.ids), rows.mask), words)
@@ -100,7 +103,7 @@ class JanusPro(nn.Module):
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
         codes = self._draw(prompts, row_seeds(seeds, len(prompts)))
-        return to_pictures(self.model.model.vqmodel.decode(codes))
+        return to_pictures(self.model.model.vqmodel.decode(codes))  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()
     def understand(self, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
@@ -108,7 +111,7 @@ class JanusPro(nn.Module):
         rows = self._padded([self._talk(talk, open_ended=True)[0] for talk in talks])
         replies = self.model.generate(
             rows.ids,
-            attention_mask=rows.mask,
+            attention_mask=rows.mask,  # pyright: ignore[reportArgumentType]
             pixel_values=self._pixel_values(pictures),
             max_new_tokens=self.max_tokens,
             do_sample=False,
@@ -182,7 +185,7 @@ class JanusPro(nn.Module):
 
     def _gumbel(self, seeds: Sequence[int]) -> Tensor:
         """[b n codes]: added to logits, it makes the greatest a sample."""
-        size = self.num_codes, self.model.config.vq_config.num_embeddings
+        size = self.num_codes, self.codebook_size
         uniform = torch.stack([torch.rand(size, generator=torch_rng(seed, "image codes")) for seed in seeds])
         return -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
 
@@ -224,7 +227,7 @@ class JanusPro(nn.Module):
     def _read(self, pixel_values: Tensor) -> Tensor:
         """The language model's states at the image tokens of pictures alone, [b n h]."""
         seen = self._see(pixel_values)
-        before = self._embed(torch.tensor([[self._first, self._user, *self._encode(": "), self._start]]))
+        before = self._embed(torch.tensor([[self._first, *self._user, *self._encode(": "), self._start]]))
         embeds = torch.cat([before.expand(len(seen), -1, -1), seen], dim=1)
         return self._states(embeds, torch.ones(embeds.shape[:2], dtype=torch.long))[:, -self.num_codes :]
 
@@ -262,7 +265,7 @@ class JanusPro(nn.Module):
                 if pictured
                 else self._encode(f": {user}\n\n")
             )
-            asked = [self._user, *words, self._assistant, *self._encode(":")]
+            asked = [*self._user, *words, *self._assistant, *self._encode(":")]
             last = index == len(conversation.turns) - 1
             reply = [] if open_ended and last else [*self._encode(f" {assistant}"), self._last]
             ids += asked + reply

@@ -9,6 +9,7 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 from latentbridge.config import TinyJanusConfig
 from latentbridge.models.checkpoint import ASSETS
 from latentbridge.models.janus import IMAGE, SPECIAL_TOKENS, JanusPro
+from latentbridge.models.qwen_vl import token_id
 from latentbridge.models.vocabulary import load_tokenizer
 
 _CODE_WIDTH = 8
@@ -51,7 +52,7 @@ def new_janus(config: TinyJanusConfig, seed: int) -> JanusPro:
             "projection_dim": config.width,
             "image_token_embed_dim": config.width,
         },
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_id=token_id(tokenizer, IMAGE),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
