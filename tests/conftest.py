@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from latentbridge.config import AlignerConfig, BackboneConfig, DecoderConfig, ModelConfig, RetrievalConfig
+from latentbridge.config import (
+    AlignerConfig,
+    BackboneConfig,
+    DecoderConfig,
+    ModelConfig,
+    RetrievalConfig,
+    TinyJanusConfig,
+)
 from latentbridge.data.render import render
 from latentbridge.data.scenes import distinct_scenes
 from latentbridge.rng import numpy_rng, torch_rng
 
 if TYPE_CHECKING:
+    from latentbridge.models.janus import JanusPro
     from latentbridge.models.unified import Model
 
 
@@ -49,6 +57,23 @@ def small_model(small_config: ModelConfig) -> Model:
             if parameter.ndim > 1 and name.startswith(("backbone.", "projector.", "aligner.")):
                 parameter.copy_(torch.randn(parameter.shape, generator=rng) * parameter[0].numel() ** -0.5)
         model.backbone.model.lm_head.weight[model.backbone.end_of_turn] *= 3
+    return model
+
+
+@pytest.fixture(scope="session")
+def small_janus() -> JanusPro:
+    """A Janus-Pro of 16 codes with random weights that keep the size of what passes; not to be changed."""
+    import torch
+
+    from latentbridge.models.tiny_janus import new_janus
+
+    sizes = TinyJanusConfig(width=32, num_layers=2, num_heads=2, image_size_px=32, codebook_size=61)
+    model, rng = new_janus(sizes, seed=0), torch_rng(0, "small janus")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=rng) * parameter[0].numel() ** -0.5)
+    model.max_tokens = 5
     return model
 
 

@@ -122,6 +122,22 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class TinyJanusConfig:
+    """Sizes of a Janus-Pro built from nothing; released weights bring their own config."""
+
+    width: int = 192
+    """Of language model and eye, which are equally deep."""
+    num_layers: int = 4
+    num_heads: int = 6
+    image_size_px: int = 64
+    patch_size_px: int = 8
+    """Side of the square that one code draws and one image token shows; a power of two."""
+    codebook_size: int = 512
+    vq_channels: int = 32
+    """A multiple of 32, for the norms."""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """Muon for the hidden matrices, AdamW for the rest; linear warm-up, then constant, then linear decay to zero."""
 

@@ -76,7 +76,9 @@ def test_slots_are_guided_like_states():
         return noisy
 
     first, second = (Slots(*(torch.full((2, n), value) for n in (2, 3, 5, 7))) for value in (1.0, 2.0))
+    guided(answer, 2.0)(torch.zeros(SHAPE), torch.zeros(2), first, second)
     guided(answer, 1.0)(torch.zeros(SHAPE), torch.zeros(2), first, second)
+    assert seen[1] is first, "guidance 1 asks the condition alone"
     assert [tensor.tolist() for tensor in seen[0]] == [[[2.0] * n] * 2 + [[1.0] * n] * 2 for n in (2, 3, 5, 7)]
 
 
@@ -122,7 +124,7 @@ def test_any_scheduler_recovers_the_picture_and_is_left_as_it_was(name: str, pre
         """The true answer at the nearest whole timestep, which is all that networks are trained on."""
         t = t.round().long()
         alphas = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1).float()
-        clean = CLEAN.repeat(2, 1, 1, 1)
+        clean = CLEAN
         noise = (noisy - alphas.sqrt() * clean) / (1 - alphas).sqrt()
         return target(scheduler, clean, noise.float(), t)
 
@@ -143,7 +145,7 @@ def test_what_is_kept_stays_as_it_was():
 
     def oracle(noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         seen.append(noisy[:2])
-        return split_velocity(noisy, t, CLEAN.repeat(2, 1, 1, 1))
+        return split_velocity(noisy, t, CLEAN)
 
     scheduler = make_scheduler(1000)
     drawn = sample(oracle, scheduler, NOTHING, NOTHING, noise, GENERATORS, steps=4, guidance=1.0, keep=(source, mask))

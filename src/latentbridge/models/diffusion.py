@@ -63,9 +63,14 @@ def diffusion_loss(
 
 
 def guided(predict: Predict, guidance: float) -> Callable[[Tensor, Tensor, Condition, Condition], Tensor]:
-    """Classifier-free guidance: (noisy, timesteps, condition, negative) -> prediction, both branches in one batch."""
+    """Classifier-free guidance: (noisy, timesteps, condition, negative) -> prediction, both branches in one batch.
+
+    Guidance 1 is none: the negative is not asked.
+    """
 
     def run(noisy: Tensor, timesteps: Tensor, condition: Condition, negative: Condition) -> Tensor:
+        if guidance == 1:
+            return predict(noisy, timesteps, condition).float()
         joined = map_condition(lambda *pair: torch.cat(pair), negative, condition)
         unconditional, conditional = predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), joined).float().chunk(2)
         return unconditional + guidance * (conditional - unconditional)
@@ -73,7 +78,6 @@ def guided(predict: Predict, guidance: float) -> Callable[[Tensor, Tensor, Condi
     return run
 
 
-@torch.no_grad()
 def sample(
     predict: Predict,
     scheduler: Scheduler,
@@ -86,7 +90,7 @@ def sample(
     guidance: float,
     keep: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Image latents [b c h w] denoised from unit `noise` under `condition` against `negative`.
+    """Image latents [b c h w] denoised from unit `noise` under `condition` against `negative`, with gradients.
 
     `generators`, one an item, feed the schedulers that add noise at every step. `keep` = (clean source latents, mask
     [b 1 h w] that is 1 where new content goes) holds everything outside the mask on the source's own noised path at

@@ -12,6 +12,7 @@ from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGen
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from latentbridge.config import BackboneConfig
+from latentbridge.models.patches import patchify
 from latentbridge.types import Conversation, Picture
 
 Positions = Literal["mrope", "reference_1d"]
@@ -123,14 +124,24 @@ class QwenVL(nn.Module):
         *,
         open_ended: bool = False,
         pad: Literal["left", "right"] = "right",
+        drawn: Tensor | None = None,
     ) -> TokenBatch:
-        """Conversations as a padded batch; `open_ended` leaves out each last reply, so that the model continues there."""
+        """Conversations as a padded batch; `open_ended` leaves out each last reply, so that the model continues there.
+
+        `drawn`, float levels [b 3 h w] from 0 to 255, is one picture for each conversation, and passes gradients on.
+        """
         pictures = [c.picture for c in conversations if c.picture is not None]
         pixel_values, grid = self._process(pictures) if pictures else (None, None)
+        if drawn is not None:
+            assert not pictures, "a conversation has one picture"
+            pixel_values, grid = patchify(drawn, self.image_processor)
         token_counts = iter(
             (grid.prod(dim=1) // self.image_processor.merge_size**2).tolist() if grid is not None else []
         )
-        rows = [self._tokens(c, next(token_counts) if c.picture is not None else 0, open_ended) for c in conversations]
+        rows = [
+            self._tokens(c, next(token_counts) if drawn is not None or c.picture is not None else 0, open_ended)
+            for c in conversations
+        ]
         length = max(len(ids) for ids, _ in rows)
         input_ids = torch.full((len(rows), length), self.padding)
         labels = torch.full((len(rows), length), IGNORED_LABEL)

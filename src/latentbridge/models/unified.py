@@ -19,6 +19,7 @@ from latentbridge.models.aligner import BiTransformer
 from latentbridge.models.autoencoder import PatchAutoencoder
 from latentbridge.models.condition import Condition, map_condition
 from latentbridge.models.decoder import CaptionSlots, Decoder
+from latentbridge.models.pixels import to_pictures, to_pixels
 from latentbridge.models.qwen_vl import QwenVL, token_id
 from latentbridge.models.retrieval_head import RetrievalHead
 from latentbridge.models.second_view import SecondView
@@ -90,9 +91,16 @@ class Model(nn.Module):
         batch = self.backbone.tokenize(conversations)
         return self.backbone.hidden(batch), _between(batch.input_ids, *self._image_markers())
 
-    def image_hidden(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
-        """Backbone states [b s h] of pictures alone; the mask [b s] is True at image tokens."""
-        batch = self.backbone.tokenize([Conversation((("", ""),), picture) for picture in pictures], open_ended=True)
+    def image_hidden(self, pictures: Sequence[Picture] | Tensor) -> tuple[Tensor, Tensor]:
+        """Backbone states [b s h] of pictures alone; the mask [b s] is True at image tokens.
+
+        A tensor holds pictures as float levels from 0 to 255, [b 3 h w], and passes gradients on.
+        """
+        if isinstance(pictures, Tensor):
+            batch = self.backbone.tokenize([Conversation((("", ""),))] * len(pictures), open_ended=True, drawn=pictures)
+        else:
+            alone = [Conversation((("", ""),), picture) for picture in pictures]
+            batch = self.backbone.tokenize(alone, open_ended=True)
         return self.backbone.hidden(batch), batch.image_mask
 
     def text_hidden(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -102,8 +110,11 @@ class Model(nn.Module):
 
     def query_condition(self, conversations: Sequence[Conversation]) -> Tensor:
         """The aligner's condition [b n d] from learned queries alone: no caption reaches the decoder by any other path."""
-        hidden, mask = self.drawing_hidden(conversations)
-        queries = self.aligner.query_tokens.expand(len(conversations), -1, -1)
+        return self.aligned(*self.drawing_hidden(conversations))
+
+    def aligned(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """The condition [b n d] that the aligner's learned queries read from backbone states [b s h] where the mask is True."""
+        queries = self.aligner.query_tokens.expand(len(hidden), -1, -1)
         return self.aligner(queries, self.projector(hidden), mask)
 
     def _image_markers(self) -> tuple[int, int]:
@@ -156,16 +167,13 @@ class Model(nn.Module):
         With `rewrite` the backbone first completes the prompt; without, the prompt is taken as a full description.
         `conditioning="text"` sends the description through the text encoder instead of the bridge, for comparison.
         """
-        self._require("decoder", "draw")
+        self.require("decoder", "draw")
         asked = _as_list(requests)
         seeds = _seeds(seed, len(asked))
         descriptions = self.rewrite(asked, seeds) if rewrite else asked
-        talks = [
-            Conversation(((prompts.draw_request(a), prompts.drawable(d)),))
-            for a, d in zip(asked, descriptions, strict=True)
-        ]
+        talks = drawing_talks(asked, descriptions)
         states = self.query_condition(talks) if conditioning == "query" else self.text_condition(descriptions)
-        pictures = self._pictures(self._sample(self._condition(states, descriptions), seeds, steps, guidance))
+        pictures = self._pictures(self.denoise(self._condition(states, descriptions), seeds, steps, guidance))
         return _one_or_many(pictures, not isinstance(requests, str))
 
     def edit(
@@ -209,18 +217,18 @@ class Model(nn.Module):
         latents reach the decoder, so identity and layout are lost by design; the mask is the whole picture, and the
         source is not described.
         """
-        self._require("decoder", "edit")
+        self.require("decoder", "edit")
         if method not in get_args(EditMethod):
             raise unknown_name("edit method", method, get_args(EditMethod))
         if method == "reference":
-            self._require("bridge", "edit as the release does")
+            self.require("bridge", "edit as the release does")
         pictures, instructions, many = self._paired(images, instructions)
         seeds = _seeds(seed, len(pictures))
         asked = [Conversation(((prompts.edit_request(i), ""),), p) for i, p in zip(instructions, pictures, strict=True)]
         after = [prompts.undrawable(reply) for reply in self.backbone.reply(asked)]
         if method == "reference":
             condition = self._condition(self._picture_condition(pictures, after), after)
-            drawn = self._pictures(self._sample(condition, seeds, steps, guidance))
+            drawn = self._pictures(self.denoise(condition, seeds, steps, guidance))
             everywhere = np.ones(drawn[0].shape[:2], bool)
             results = [EditResult(new, "", text, everywhere) for new, text in zip(drawn, after, strict=True)]
             return _one_or_many(results, many)
@@ -238,7 +246,7 @@ class Model(nn.Module):
         )
         mask = diffusion.edit_mask(old, new)
         touched = torch.nn.functional.max_pool2d(mask[:, None].float(), patch)
-        drawn = self._pictures(self._sample(wanted, seeds, steps, guidance, keep=(source, touched)))
+        drawn = self._pictures(self.denoise(wanted, seeds, steps, guidance, keep=(source, touched)))
         results = [
             EditResult(np.where(allowed[..., None], drawn[i], pictures[i]), before[i], after[i], allowed)
             for i, allowed in enumerate(mask.numpy())
@@ -248,14 +256,14 @@ class Model(nn.Module):
     @torch.no_grad()
     def embed(self, *, images: Images | None = None, texts: Texts | None = None) -> np.ndarray:
         """Unit vectors of pictures or of texts (give one of the two): float32 [n, e], or [e] for a single item."""
-        self._require("bridge", "embed")
+        self.require("bridge", "embed")
         if (images is None) == (texts is None):
             raise UserError("embed takes either images or texts.")
         if texts is not None:
             vectors = self.embedding("text", _as_list(texts))
             return vectors.numpy() if not isinstance(texts, str) else vectors[0].numpy()
         items, many = _listed(images)
-        vectors = self.embedding("image", [self._fit(item) for item in items])
+        vectors = self.embedding("image", [self.fit(item) for item in items])
         return vectors.numpy() if many else vectors[0].numpy()
 
     @property
@@ -273,8 +281,7 @@ class Model(nn.Module):
     def _describe_condition(self, descriptions: Sequence[str], conditioning: Conditioning) -> Condition:
         if conditioning == "text":
             return self._condition(self.text_condition(descriptions), descriptions)
-        talks = [Conversation(((prompts.draw_request(d), prompts.drawable(d)),)) for d in descriptions]
-        return self._condition(self.query_condition(talks), descriptions)
+        return self._condition(self.query_condition(drawing_talks(descriptions, descriptions)), descriptions)
 
     def _picture_condition(self, pictures: Sequence[Picture], descriptions: Sequence[str]) -> Tensor:
         """What the release conditions an edit on [b n d]: the description's token embeddings, aligned with the picture's states."""
@@ -293,13 +300,15 @@ class Model(nn.Module):
             raise UserError(
                 f"There are {len(items)} pictures but {len(words)} texts; give one text for all or one for each."
             )
-        return [self._fit(item) for item in items], words, many
+        return [self.fit(item) for item in items], words, many
 
-    def _fit(self, image: ImageLike) -> Picture:
+    def fit(self, image: ImageLike) -> Picture:
+        """The picture at the backbone's size, on white; as it is where the backbone reads any size."""
         picture, size_px = open_picture(image), self.config.backbone.image_size_px
         return fit_square(picture, size_px) if size_px else picture
 
-    def _require(self, part: str, verb: str) -> None:
+    def require(self, part: str, verb: str) -> None:
+        """Raises UserError where the model lacks what it takes to do what the verb says."""
         if part not in self.config.parts and not (part == "decoder" and self.captions is not None):
             raise UserError(
                 f"This model has no {part}, so it cannot {verb}; load one that was trained with it, such as 'tiny'."
@@ -311,7 +320,7 @@ class Model(nn.Module):
         """What the decoder reads: the states alone, unless it is a released one, which also sees the captions."""
         return states if self.captions is None else self.captions(states, captions)
 
-    def _sample(
+    def denoise(
         self,
         condition: Condition,
         seeds: Sequence[int],
@@ -319,6 +328,7 @@ class Model(nn.Module):
         guidance: float,
         keep: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
+        """Image latents [b c h w] drawn from a condition, with gradients; item i starts from the noise of `seeds[i]`."""
         against = [self.captions.negative if self.captions is not None else ""]
         negative = self._condition(self.text_condition(against), against)
         return diffusion.sample(
@@ -339,12 +349,16 @@ class Model(nn.Module):
 
     def encode_pictures(self, pictures: Sequence[Picture] | np.ndarray) -> Tensor:
         """Image latents [b c h w] of uint8 pictures of the decoder's size."""
-        stacked = torch.from_numpy(np.ascontiguousarray(np.stack(list(pictures)))).permute(0, 3, 1, 2)
-        return self.autoencoder.encode(stacked.float() / 127.5 - 1)
+        return self.autoencoder.encode(to_pixels(pictures))
 
     def _pictures(self, image_latents: Tensor) -> list[Picture]:
-        pixels = ((self.autoencoder.decode(image_latents) + 1) * 127.5).round().clamp(0, 255)
-        return list(pixels.permute(0, 2, 3, 1).to(torch.uint8).numpy())
+        return to_pictures(self.autoencoder.decode(image_latents))
+
+
+def drawing_talks(requests: Sequence[str], descriptions: Sequence[str]) -> list[Conversation]:
+    """Conversations in which each request is answered by the description to draw."""
+    pairs = zip(requests, descriptions, strict=True)
+    return [Conversation(((prompts.draw_request(asked), prompts.drawable(described)),)) for asked, described in pairs]
 
 
 def _between(ids: Tensor, start: int, end: int) -> Tensor:

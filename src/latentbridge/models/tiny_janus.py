@@ -1,0 +1,63 @@
+"""A Janus-Pro built from nothing: the library's own class at any size, with the tiny tokenizer."""
+
+from __future__ import annotations
+
+import torch
+from transformers import JanusConfig, JanusForConditionalGeneration
+from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
+
+from latentbridge.config import TinyJanusConfig
+from latentbridge.models.checkpoint import ASSETS
+from latentbridge.models.janus import IMAGE, SPECIAL_TOKENS, JanusPro
+from latentbridge.models.qwen_vl import token_id
+from latentbridge.models.vocabulary import load_tokenizer
+
+_CODE_WIDTH = 8
+"""As released."""
+
+
+def new_janus(config: TinyJanusConfig, seed: int) -> JanusPro:
+    """A Janus-Pro whose random weights depend on nothing but config and seed; its pixels are in [-1, 1] as in the release."""
+    tokenizer = load_tokenizer(ASSETS / "tokenizer")
+    tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
+    tokenizer.bos_token, tokenizer.eos_token = "<|im_start|>", "<|im_end|>"
+    size_px, patch_px = config.image_size_px, config.patch_size_px
+    halvings = patch_px.bit_length() - 1
+    sizes = JanusConfig(
+        text_config={
+            "model_type": "llama",
+            "hidden_size": config.width,
+            "num_hidden_layers": config.num_layers,
+            "num_attention_heads": config.num_heads,
+            "intermediate_size": 4 * config.width,
+            "vocab_size": len(tokenizer),
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "hidden_size": config.width,
+            "num_hidden_layers": config.num_layers,
+            "num_attention_heads": config.num_heads,
+            "image_size": size_px,
+            "patch_size": patch_px,
+            "num_image_tokens": (size_px // patch_px) ** 2,
+            "projection_dim": config.width,
+        },
+        vq_config={
+            "embed_dim": _CODE_WIDTH,
+            "num_embeddings": config.codebook_size,
+            "latent_channels": 2 * config.vq_channels,
+            "base_channels": config.vq_channels,
+            "channel_multiplier": [1] * halvings + [2],
+            "num_res_blocks": 1,
+            "projection_dim": config.width,
+            "image_token_embed_dim": config.width,
+        },
+        image_token_id=token_id(tokenizer, IMAGE),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = JanusForConditionalGeneration(sizes)
+    processor = JanusImageProcessorPil(
+        size={"height": size_px, "width": size_px}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return JanusPro(model.eval(), tokenizer, processor)

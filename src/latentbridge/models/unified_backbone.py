@@ -1,0 +1,74 @@
+"""What post-training asks of a model that understands and draws, whatever is inside; `docs/backbones.md` tells how to add one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from latentbridge.types import Conversation, Picture
+
+
+class UnifiedBackbone(Protocol):
+    """Two latent spaces and the way between them; all latents are float32 and carry gradients.
+
+    Every method takes a batch, and no item's result depends on its batch-mates. Pictures may have any size. Where
+    `seeds` are given, row j uses `seeds[j % len(seeds)]`, so that all rollouts of a pair share its randomness and differ
+    by their latents alone; nothing draws from a global generator.
+    """
+
+    def und_latent(self, items: Sequence[Picture] | Sequence[str]) -> Tensor:
+        """What the model makes of pictures or of texts, [b e], in one space: the language model's states, pooled."""
+        ...
+
+    def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
+        """What the model draws full descriptions from, [b d]: all of it, so that a drawing follows from it and a seed.
+
+        Models whose latent holds choices already made (the codes drawn so far) make them with `seeds`.
+        """
+        ...
+
+    def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+        """Draw from `latents` [m d] and read each drawing with the understanding path, as the latent it would be drawn from.
+
+        What is read is the picture a viewer would get. Through rounding and choice of codes the gradient passes
+        straight, everywhere else it is exact.
+        """
+        ...
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
+        """Drawings of full descriptions."""
+        ...
+
+    def understand(self, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
+        """Answers to questions about pictures, one each; greedy."""
+        ...
+
+    def understanding_loss(self, conversations: Sequence[Conversation]) -> Tensor:
+        """What the model was trained to minimise over replies, a scalar."""
+        ...
+
+    def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
+        """What the model was trained to minimise over drawings of full descriptions, a scalar; `rng` lives on the CPU."""
+        ...
+
+    def trainable(self, name: str) -> bool:
+        """Whether post-training may move the parameter of that name in `named_parameters`."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters, also those that must stay."""
+        ...
+
+
+def row_seeds(seeds: Sequence[int], rows: int) -> list[int]:
+    """The seed of each row, pair after pair and again."""
+    return [seeds[row % len(seeds)] for row in range(rows)]
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean [b h] of states [b s h] where the mask [b s] is True, in float32."""
+    weights = mask[..., None].float()
+    return (states.float() * weights).sum(1) / weights.sum(1)
