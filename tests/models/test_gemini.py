@@ -36,8 +36,8 @@ class Fake(HTTPServer):
         if "text" in part:
             values[:2] = len(part["text"]), 1
         else:
-            assert part["inlineData"]["mimeType"] == "image/png"
-            stream = io.BytesIO(base64.urlsafe_b64decode(part["inlineData"]["data"]))
+            assert part["inline_data"]["mime_type"] == "image/png"
+            stream = io.BytesIO(base64.urlsafe_b64decode(part["inline_data"]["data"]))
             values[:2] = 1, np.asarray(Image.open(stream))[0, 0, 0]
         return {"values": values.tolist()}
 
@@ -87,7 +87,7 @@ def test_texts_are_items_of_one_request_and_come_back_as_unit_vectors(fake: Fake
     np.testing.assert_allclose(vectors[:, :2], [[3 / 10**0.5, 1 / 10**0.5], [0.5**0.5, 0.5**0.5]], atol=1e-6)
     assert vectors.shape == (2, DIMENSION) and vectors.dtype == np.float32
     ((path, key, body),) = fake.asked
-    assert path == "/v1beta/models/gemini-embedding-2:batchEmbedContents" and key == "a key"
+    assert path == "/v1/models/gemini-embedding-2:batchEmbedContents" and key == "a key"
     assert [request["model"] for request in body["requests"]] == ["models/gemini-embedding-2"] * 2
 
 

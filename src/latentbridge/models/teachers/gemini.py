@@ -71,7 +71,7 @@ class Gemini(Teacher):
 
     def _embed(self, parts: list[types.Part]) -> np.ndarray:
         """One vector a part; each is a content of its own, for parts of one content share a vector."""
-        import httpx
+        import httpx2
         from google.genai import errors, types
 
         try:
@@ -80,7 +80,7 @@ class Gemini(Teacher):
                 contents=[types.Content(parts=[part]) for part in parts],
                 config=types.EmbedContentConfig(output_dimensionality=self.space.dimension),
             )
-        except (errors.APIError, httpx.HTTPError) as error:
+        except (errors.APIError, httpx2.HTTPError) as error:
             raise UserError(
                 f"Gemini did not answer ({error}); what was embedded so far is kept, so start again to go on."
             ) from error
