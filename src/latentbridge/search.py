@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import sha256
 from itertools import islice
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike
+from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.unified import Images, Model, Texts
 from latentbridge.retrieval.index import Index, compose_query
 from latentbridge.types import Hit
@@ -23,14 +23,6 @@ def build_index(model: Model, pictures: Iterable[tuple[str, ImageLike]], batch_s
     while batch := list(islice(source, batch_size)):
         index.add([name for name, _ in batch], model.embed(images=[picture for _, picture in batch]))
     return index
-
-
-def fingerprint(model: Model) -> str:
-    """A hash of a model's weights, which tells whether an index (`Index.maker`) and a model belong together."""
-    digest = sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.contiguous().view(-1).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def search_index(

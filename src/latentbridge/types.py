@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -46,3 +48,31 @@ class LossOutputs:
 
     loss: object
     parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EmbeddingSpace:
+    """What embeddings must share to be compared."""
+
+    model: str
+    """The model's name and, where it is known, a hash of its weights."""
+    dimension: int
+    normalisation: Literal["unit", "none"]
+
+
+class Teacher(Protocol):
+    """A frozen embedding model that puts pictures and texts into one space."""
+
+    space: EmbeddingSpace
+
+    def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """float32 [b, dimension]; the pictures may differ in size."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [b, dimension]."""
+        ...
+
+    def cost(self, pictures: int, texts: Sequence[str]) -> str:
+        """What embedding so many pictures and these texts will cost, in one sentence; empty where it is free."""
+        return ""

@@ -86,8 +86,8 @@ def search(
     paths = [] if stored else _pictures_in(source)
     picture = open_picture(image) if image else None
     index = Index.load(stored) if stored else None
-    from latentbridge.models.checkpoint import load
-    from latentbridge.search import fingerprint, search_index
+    from latentbridge.models.checkpoint import fingerprint, load
+    from latentbridge.search import search_index
 
     finder = load(model)
     if index is not None and index.maker not in ("", fingerprint(finder)):

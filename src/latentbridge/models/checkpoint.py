@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -69,7 +70,7 @@ def load(source: str | Path, decoder: str | Path | None = None) -> Model:
     `decoder` is the folder of a released HunyuanDiT for a model that has none of its own; left out, it is `decoder/`
     inside a released checkpoint's folder where there is one.
     """
-    folder = TINY if str(source) == "tiny" else Path(source)
+    folder = shipped(source)
     released = is_released(folder)
     model = load_released(folder) if released else load_model(folder)
     if decoder is None and released and (folder / "decoder").is_dir():
@@ -77,6 +78,11 @@ def load(source: str | Path, decoder: str | Path | None = None) -> Model:
     if decoder is not None:
         released_decoder.attach_decoder(model, Path(decoder))
     return model
+
+
+def shipped(source: str | Path) -> Path:
+    """The folder of a shipped model called by its name; any other source is a folder already."""
+    return TINY if str(source) == "tiny" else Path(source)
 
 
 def load_model(folder: Path) -> Model:
@@ -133,3 +139,11 @@ def unique_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         seen.add(tensor.data_ptr())
         state[name] = tensor
     return state
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """A hash of a model's weights, which tells whether what was made with it (`Index.maker`) and the model belong together."""
+    digest = sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.contiguous().view(-1).numpy().data)
+    return digest.hexdigest()[:16]

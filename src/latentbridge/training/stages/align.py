@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from latentbridge import prompts
 from latentbridge.config import RunConfig, to_dict
 from latentbridge.data.drawings import default_cache
-from latentbridge.data.features import Ragged, cached_features
+from latentbridge.data.features import cached_features
+from latentbridge.data.journal import Ragged
 from latentbridge.data.worlds import AlignItem, Mixture
 from latentbridge.errors import UserError
 from latentbridge.models.aligner import init_from_t5

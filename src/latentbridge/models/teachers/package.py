@@ -1,0 +1,43 @@
+"""What two packages know, joined: EfficientNet-lite0 for pictures, MiniLM's words for texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from latentbridge.errors import UserError
+from latentbridge.images import fit_square
+from latentbridge.models.checkpoint import fingerprint, load_model, shipped
+from latentbridge.types import EmbeddingSpace, Picture, Teacher
+
+
+class Package(Teacher):
+    """The second view of a model that has one (`models/second_view.py`); of the shipped model unless another is named.
+
+    Unit vectors. A text is a bag of the lexicon's words, which leave out those of scenes: it can teach `drawings`, and
+    refuses a text of which it knows no word.
+    """
+
+    def __init__(self, source: str = "") -> None:
+        model = load_model(shipped(source or "tiny"))
+        if not model.config.second_view.words:
+            raise UserError(f"The model {source} has no second view; name one that has, such as 'tiny'.")
+        self.view = model.second_view
+        self.space = EmbeddingSpace(f"package:{fingerprint(self.view)}", model.config.second_view.width, "unit")
+
+    @torch.no_grad()
+    def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
+        square = [fit_square(picture, self.view.eye.size_px) for picture in pictures]
+        return self.view.pictures(square).numpy()
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        vectors = self.view.texts(texts)
+        for text, vector in zip(texts, vectors, strict=True):
+            if not vector.any():
+                raise UserError(
+                    f"The teacher 'package' knows no word of {text!r}; leave it out or take another teacher."
+                )
+        return vectors.numpy()

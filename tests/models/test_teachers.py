@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from latentbridge.errors import UserError
+from latentbridge.models.teachers import load_teacher
+from latentbridge.types import Teacher
+
+WORDS = ("<pad>", "<unk>", "<eos>", "red", "blue", "circle", "star", "left", "of")
+CONTEXT, SIDE = 7, 14
+TEXTS = ["red circle", "blue star left of red circle red star", "star"]
+
+
+@pytest.fixture(scope="module", params=["clip", "siglip"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with random weights, saved as released ones are; CLIP projects 24 numbers to 13."""
+    home = tmp_path_factory.mktemp("models") / request.param
+    tower = {"hidden_size": 24, "intermediate_size": 29, "num_hidden_layers": 2, "num_attention_heads": 3}
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 2}
+    text = {**tower, "vocab_size": len(WORDS), "max_position_embeddings": CONTEXT, **ids}
+    if request.param == "clip":
+        text["eos_token_id"] = 2
+    vision = {**tower, "image_size": SIDE, "patch_size": 7}
+    size = {"height": SIDE, "width": SIDE}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        if request.param == "clip":
+            CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=13)).save_pretrained(home)
+            CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=size).save_pretrained(home)
+        else:
+            SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(home)
+            SiglipImageProcessorPil(size=size).save_pretrained(home)
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+    words.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 2)])  # pyright: ignore[reportAttributeAccessIssue]
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "<eos>"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def teacher(folder: Path) -> Teacher:
+    return load_teacher(f"{folder.name}:{folder}")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    rng = np.random.default_rng(2)
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((19, 23), (14, 14), (31, 11))]
+
+
+def test_unit_vectors_in_one_space_that_ignore_batch_mates(teacher: Teacher, pictures: list[np.ndarray]):
+    for embed, items in ((teacher.embed_pictures, pictures), (teacher.embed_texts, TEXTS)):
+        together = embed(items)
+        assert together.shape == (3, teacher.space.dimension) and together.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(np.concatenate([embed([item]) for item in items]), together, atol=1e-5)
+        assert np.abs(together - together[[1, 2, 0]]).max(axis=1).min() > 1e-2
+    assert teacher.space.normalisation == "unit" and teacher.cost(5, TEXTS) == ""
+
+
+def test_vectors_are_what_the_library_computes(folder: Path, teacher: Teacher, pictures: list[np.ndarray]):
+    kind = CLIPModel if folder.name == "clip" else SiglipModel
+    model = kind.from_pretrained(folder).eval()
+    ids = [5, 2] if folder.name == "clip" else [5, 2, 0, 0, 0, 0, 0]
+    with torch.no_grad():
+        text = model.get_text_features(input_ids=torch.tensor([ids])).pooler_output[0]
+        # 14 x 14 needs no resizing; both released processors map 0..255 linearly
+        mean, std = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+        if folder.name == "siglip":
+            mean, std = [0.5] * 3, [0.5] * 3
+        pixels = (torch.tensor(pictures[1]) / 255 - torch.tensor(mean)) / torch.tensor(std)
+        picture = model.get_image_features(pixel_values=pixels.permute(2, 0, 1)[None]).pooler_output[0]
+    np.testing.assert_allclose(teacher.embed_texts(["circle"])[0], text / text.norm(), atol=1e-5)
+    np.testing.assert_allclose(teacher.embed_pictures([pictures[1]])[0], picture / picture.norm(), atol=1e-4)
+
+
+def test_the_name_follows_the_weights_and_the_settings(folder: Path, teacher: Teacher, tmp_path: Path):
+    names = {teacher.space.model}
+    for file, change in (("model.safetensors", "weight"), ("config.json", "space")):
+        twin = shutil.copytree(folder, tmp_path / change)
+        if change == "weight":
+            tensors = load_file(twin / file)
+            tensors["logit_scale"] += 1
+            save_file(tensors, twin / file, metadata={"format": "pt"})
+        else:
+            (twin / file).write_text((twin / file).read_text() + " ")
+        names.add(load_teacher(f"{folder.name}:{twin}").space.model)
+    assert len(names) == 3 and all(name.startswith(f"{folder.name}:") for name in names)
+    (folder / "README.md").write_text("more words")
+    assert load_teacher(f"{folder.name}:{folder}").space == teacher.space
+
+
+def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path):
+    twin = shutil.copytree(folder, tmp_path / "twin")
+    tensors = load_file(twin / "model.safetensors")
+    tensors.pop(name := "text_model.final_layer_norm.weight")
+    save_file(tensors, twin / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        load_teacher(f"{folder.name}:{twin}")
+    torch.save(tensors, twin / "pytorch_model.bin")
+    (twin / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no safetensors model"):
+        load_teacher(f"{folder.name}:{twin}")
+
+
+def test_names_that_are_no_teachers_are_refused():
+    with pytest.raises(UserError, match="did you mean 'siglip'"):
+        load_teacher("siglib:here")
+    with pytest.raises(UserError, match="name the teacher clip:FOLDER"):
+        load_teacher("clip")
+
+
+def test_package_finds_the_words_of_a_picture():
+    teacher = load_teacher("package")
+    noise = np.random.default_rng(3).integers(0, 256, (41, 67, 3), dtype=np.uint8)
+    pictures = teacher.embed_pictures([noise, np.asarray(Image.fromarray(noise).resize((128, 64)))])
+    guitar, cat, guitars = teacher.embed_texts(["a guitar", "cat", "Guitar!"])
+    assert pictures.shape == (2, 192) and np.allclose(np.linalg.norm(pictures, axis=1), 1, atol=1e-5)
+    assert guitar @ guitars == pytest.approx(1, abs=1e-5) and guitar @ cat < 0.9
+    with pytest.raises(UserError, match="knows no word of 'qqq xqx'"):
+        teacher.embed_texts(["cat", "qqq xqx"])
