@@ -51,6 +51,16 @@ def target(scheduler: Scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor
     return alphas**0.5 * noise - (1 - alphas) ** 0.5 * clean
 
 
+def clean_estimate(scheduler: Scheduler, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+    """The clean image latents a prediction speaks of; the inverse of `target`."""
+    if scheduler.config.prediction_type == "sample":
+        return prediction
+    alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    if scheduler.config.prediction_type == "epsilon":
+        return (noisy - (1 - alphas) ** 0.5 * prediction) / alphas**0.5
+    return alphas**0.5 * noisy - (1 - alphas) ** 0.5 * prediction
+
+
 def diffusion_loss(
     predict: Predict, scheduler: Scheduler, clean: Tensor, condition: Condition, rng: torch.Generator
 ) -> Tensor:
@@ -124,16 +134,10 @@ def envision(
     different pictures from the same noises, an edit from one to the other belongs (DiffEdit, arXiv 2210.11427 step 1).
     """
     t = torch.full((source.shape[0],), int(level * (len(scheduler.alphas_cumprod) - 1)))
-    alphas = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
     total = torch.zeros_like(source)
     for noise in noises:
         noisy = add_noise(scheduler, source, noise, t)
-        prediction = predict(noisy, t, condition).float()
-        if scheduler.config.prediction_type == "epsilon":
-            prediction = (noisy - (1 - alphas) ** 0.5 * prediction) / alphas**0.5
-        elif scheduler.config.prediction_type == "v_prediction":
-            prediction = alphas**0.5 * noisy - (1 - alphas) ** 0.5 * prediction
-        total += prediction
+        total += clean_estimate(scheduler, noisy, predict(noisy, t, condition).float(), t)
     return total / len(noises)
 
 
