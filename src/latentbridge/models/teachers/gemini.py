@@ -56,7 +56,7 @@ class Gemini(Teacher):
         dollars = pictures * _USD_PER_PICTURE + tokens * _USD_PER_TEXT_TOKEN
         return (
             f"{MODEL} will embed {pictures:,} pictures and {len(texts):,} texts for about ${dollars:.2f} "
-            "(list prices of May 2026; look them up before a large run)."
+            "(by prices of spring 2026; look them up before a large run)."
         )
 
     def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
