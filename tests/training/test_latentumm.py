@@ -175,7 +175,15 @@ def step_through(case: str, steps: int, lr_scale: float = 1.0) -> tuple[list[set
         if not math.isclose(norm, released["grad_norm"], rel_tol=GRAD_RTOL):
             wrong[-1].add("grad_norm")
     found = {prefix + name: p.detach() for name, p in model.named_parameters()}
-    return wrong, differing(found, arrays(f"{case}/final/"), RTOL, WEIGHT_FLOOR)
+    return wrong, differing(moved(found), moved(arrays(f"{case}/final/")), RTOL, WEIGHT_FLOOR)
+
+
+def moved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without queries and keys: over the one token there is, attention is 1 and their gradient zero.
+
+    What remains of it is rounding, which differs from CPU to CPU and which AdamW blows up to whole steps.
+    """
+    return {name: w.chunk(3)[2] if "in_proj" in name else w for name, w in weights.items()}
 
 
 @pytest.mark.parametrize("case", ["traj/stage1", "traj/stage2"])
