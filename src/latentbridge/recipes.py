@@ -42,15 +42,23 @@ SFT_BINDING = replace(
     threads=2,
 )
 """More of what takes a tiny model longest: which word belongs to which, and how two things lie to each other."""
+SFT_EDITS = replace(
+    SFT_BINDING,
+    name="sft-edits",
+    stage=StageConfig("sft", drawings=0.2, tasks=TaskMix(look=0.3, reason=0.2, draw=0.2, edit=0.3, relation=0.3)),
+    steps=2400,
+    init=(("backbone.", "sft-binding"),),
+)
+"""More edits: describing a changed picture takes seeing, binding and rewriting at once."""
 ALIGN = RunConfig(
     name="align",
     stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=32768),
-    steps=2000,
+    steps=5000,
     batch_size=96,
     model=ModelConfig(second_view=SecondViewConfig(words=3200)),
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
     init=(
-        ("backbone.", "sft-binding"),
+        ("backbone.", "sft-edits"),
         ("text_encoder.", "pretrain-decoder"),
         ("decoder.", "pretrain-decoder"),
         ("autoencoder.", "pretrain-decoder"),
@@ -60,7 +68,7 @@ ALIGN = RunConfig(
 )
 
 RECIPES: dict[str, RunConfig] = {
-    recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT, SFT_BINDING, ALIGN)
+    recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT, SFT_BINDING, SFT_EDITS, ALIGN)
 }
 
 

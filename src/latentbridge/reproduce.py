@@ -1,4 +1,4 @@
-"""The shipped tiny model from nothing: five runs, two at a time where they can, then its scores."""
+"""The shipped tiny model from nothing: six runs, two at a time where they can, then its scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from latentbridge.evaluation.run import evaluate
 from latentbridge.models.checkpoint import TINY, load_model, save_model
 from latentbridge.rundir import RunDir, atomic_write, write_json
 
-_WAVES = ((("pretrain-decoder",), ("pretrain-backbone", "sft")), (("sft-binding",),), (("align",),))
+_WAVES = ((("pretrain-decoder",), ("pretrain-backbone", "sft")), (("sft-binding", "sft-edits"),), (("align",),))
 """Waves of lanes: the lanes of a wave need nothing of each other and share the cores."""
 
 
