@@ -56,6 +56,9 @@ class AlignerConfig:
     max_distance: int = 128
     bidirectional: bool = True
     """False makes self-attention causal: the ablation of the paper's section IV-H.2."""
+    cross_bias: bool = False
+    """Whether cross-attention has a relative position bias, so that query i can find word i of a description. The paper
+    and the release have none; without it a tiny aligner must guess from the states which word comes where."""
     dropout: float = 0.0
     """Kept for released configs; the training loop leaves modules in evaluation mode, so it never acts."""
     norm_eps: float = 1e-6

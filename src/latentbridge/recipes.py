@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from latentbridge.config import ModelConfig, OptimConfig, RunConfig, SecondViewConfig, StageConfig, TaskMix
+from latentbridge.config import (
+    AlignerConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    SecondViewConfig,
+    StageConfig,
+    TaskMix,
+)
 from latentbridge.errors import unknown_name
 
 PRETRAIN_DECODER = RunConfig(
@@ -53,9 +61,9 @@ SFT_EDITS = replace(
 ALIGN = RunConfig(
     name="align",
     stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=32768),
-    steps=5000,
+    steps=4000,
     batch_size=96,
-    model=ModelConfig(second_view=SecondViewConfig(words=3200)),
+    model=ModelConfig(aligner=AlignerConfig(cross_bias=True), second_view=SecondViewConfig(words=3200)),
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
     init=(
         ("backbone.", "sft-edits"),

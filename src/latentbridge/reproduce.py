@@ -19,16 +19,19 @@ _WAVES = ((("pretrain-decoder",), ("pretrain-backbone", "sft")), (("sft-binding"
 """Waves of lanes: the lanes of a wave need nothing of each other and share the cores."""
 
 
-def stored_hours(source: Path = TINY) -> float:
-    """How long the shipped model's own training took, in hours: the longest lane of each wave."""
+def stored_hours(source: Path = TINY) -> float | None:
+    """How long the shipped model's own training took, in hours: the longest lane of each wave; None if not all is stored."""
     seconds = {path.name: RunDir(path).metrics()[-1]["seconds"] for path in source.glob("training/*")}
+    if any(name not in seconds for wave in _WAVES for lane in wave for name in lane):
+        return None
     return sum(max(sum(seconds[name] for name in lane) for lane in wave) for wave in _WAVES) / 3600
 
 
 def reproduce(out: Path) -> Path:
     """Train all stages under `out`, resuming what was begun, and leave the scored model in `out/tiny`."""
-    hours = f"about {stored_hours():.1f} hours" if (TINY / "training").exists() else "some hours"
-    print(f"Training takes {hours} on 2 CPU cores; interrupted, the same command goes on.", file=sys.stderr)
+    hours = stored_hours()
+    duration = f"about {hours:.1f} hours" if hours else "some hours"
+    print(f"Training takes {duration} on 2 CPU cores; interrupted, the same command goes on.", file=sys.stderr)
     build_drawings()
     for wave in _WAVES:
         lanes = [_start_lane(lane, out) for lane in wave]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,28 @@ def test_only_the_causal_ablation_hides_the_future(bidirectional: bool) -> None:
     change = (aligner(x, hidden) - aligner(later, hidden)).abs().amax(-1)[0]
     assert (change[:4].max().item() > 1e-3) == bidirectional
     assert change[4:].min() > 1e-3
+
+
+@torch.no_grad()
+def test_with_a_cross_bias_a_query_can_read_the_state_at_its_own_place() -> None:
+    config = AlignerConfig(17, 19, 5, 3, 1, 7, (0,))
+    torch.manual_seed(0)
+    plain, biased = BiTransformer(config), BiTransformer(replace(config, cross_bias=True))
+    nn.init.normal_(plain.get_parameter("block.0.layer.1.EncDecAttention.o.weight"))
+    missing = biased.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing == ["cross_relative_attention_bias.weight"]
+    hidden, mask = torch.randn(2, 11, 17), torch.ones(2, 11)
+    mask[1, 6:] = 0
+    queries = plain.query_tokens.expand(2, -1, -1)
+    torch.testing.assert_close(biased(queries, hidden, mask), plain(queries, hidden, mask))
+
+    bias = biased.cross_relative_attention_bias.weight
+    bias.fill_(-1e4)
+    bias[16 + 1] = 0  # T5's bucket of "one later": half of the 32 buckets look back
+    moved = hidden.clone()
+    moved[:, 3] += 1
+    change = (biased(queries, hidden) - biased(queries, moved)).abs().amax((0, 2))
+    assert change.nonzero().tolist() == [[2]]
 
 
 def test_cross_attention_wakes_up_through_its_output_projection() -> None:

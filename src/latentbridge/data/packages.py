@@ -13,12 +13,12 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 from latentbridge.errors import UserError
+from latentbridge.rundir import file_digest
 
 FETCH_TIMEOUT_S = 300
 _LARGEST_MEMBER_BYTES = 128 << 20
@@ -80,7 +80,7 @@ def fetch(package: Package, folder: Path) -> Path:
     so an interrupted one leaves nothing behind.
     """
     target = folder / package.filename
-    if target.is_file() and _digest(target) == package.sha256:
+    if target.is_file() and file_digest(target) == package.sha256:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".fetch-") as name:
@@ -90,7 +90,7 @@ def fetch(package: Package, folder: Path) -> Path:
             raise UserError(
                 f"The {package.client} client brought no {package.filename}; update {package.client} and try again."
             )
-        if _digest(arrived) != package.sha256:
+        if file_digest(arrived) != package.sha256:
             raise UserError(
                 f"{package.filename} does not have the checksum it had when this project was written; "
                 f"do not use it, and look whether your {package.client} registry is the one you trust."
@@ -134,14 +134,6 @@ def _download(package: Package, folder: Path) -> None:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(f"Could not fetch {package.name} {package.version} with {package.client} ({reason}); {again}.")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _refuse_huge(size: int, name: str, archive: Path) -> None:

@@ -64,10 +64,10 @@ class BiTransformerBlock(nn.Module):
             self.layer.append(T5LayerCrossAttention(config, layer_idx))
         self.layer.append(T5LayerFF(config))
 
-    def forward(self, x: Tensor, hidden: Tensor, bias: Tensor, hidden_bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, hidden: Tensor, bias: Tensor, hidden_bias: Tensor) -> Tensor:
         x = self.layer[0](x, position_bias=bias)[0]
         if self.crosses:
-            x = self.layer[1](x, hidden, attention_mask=hidden_bias)[0]
+            x = self.layer[1](x, hidden, position_bias=hidden_bias)[0]
         return self.layer[-1](x)
 
 
@@ -75,7 +75,7 @@ class BiTransformer(nn.Module):
     """Maps input embeddings [b n d] and hidden states [b m d] to latents [b n d].
 
     Attention is T5's: no 1/sqrt(d); one relative bias, owned by block 0, serves every self-attention; cross-attention
-    has none. Weights start as T5's do, except that every cross-attention output is zero, so an untrained aligner
+    has none, or with `cross_bias` another one that all its layers share and that starts at zero. Weights start as T5's do, except that every cross-attention output is zero, so an untrained aligner
     reads nothing from the backbone (deviation: the release leaves PyTorch's defaults and zero queries).
     """
 
@@ -88,6 +88,8 @@ class BiTransformer(nn.Module):
         self.block = nn.ModuleList(
             BiTransformerBlock(t5, i, crosses=i in config.cross_layers) for i in range(config.num_layers)
         )
+        if config.cross_bias:
+            self.cross_relative_attention_bias = nn.Embedding(config.num_buckets, config.num_heads)
         self.final_layer_norm = T5LayerNorm(config.d_model, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self._reset_parameters()
@@ -105,7 +107,7 @@ class BiTransformer(nn.Module):
         """
         x = self.dropout(inputs_embeds)
         bias = self._self_bias(x.shape[1], inputs_mask)
-        hidden_bias = None if hidden_mask is None else _additive(hidden_mask, bias.dtype)
+        hidden_bias = self._cross_bias(x.shape[1], hidden.shape[1], hidden_mask, bias)
         for block in self.block:
             x = block(x, hidden, bias, hidden_bias)
         return self.dropout(self.final_layer_norm(x))
@@ -121,9 +123,24 @@ class BiTransformer(nn.Module):
             bias = bias.masked_fill(future, torch.finfo(bias.dtype).min)
         return bias
 
+    def _cross_bias(self, length: int, hidden_length: int, mask: Tensor | None, like: Tensor) -> Tensor:
+        """[1|b heads|1 n|1 m], of the dtype and on the device of `like`."""
+        bias = like.new_zeros(1, 1, 1, hidden_length)
+        if self.config.cross_bias:
+            offsets = (
+                torch.arange(hidden_length, device=like.device) - torch.arange(length, device=like.device)[:, None]
+            )
+            buckets = T5Attention._relative_position_bucket(
+                offsets, num_buckets=self.config.num_buckets, max_distance=self.config.max_distance
+            )
+            bias = bias + self.cross_relative_attention_bias(buckets).permute(2, 0, 1)
+        return bias if mask is None else bias + _additive(mask, like.dtype)
+
     def _reset_parameters(self) -> None:
         d = self.config.d_model
         nn.init.normal_(self.query_tokens)  # the scale of T5's token embeddings
+        if self.config.cross_bias:
+            nn.init.zeros_(self.cross_relative_attention_bias.weight)
         for name, module in self.named_modules():
             if isinstance(module, T5Attention):
                 nn.init.normal_(module.q.weight, std=(d * module.key_value_proj_dim) ** -0.5)
@@ -162,7 +179,7 @@ def init_from_t5(aligner: BiTransformer, t5: T5EncoderModel | MT5EncoderModel) -
         for key, weight in t5.encoder.state_dict().items()
         if not key.startswith("embed_tokens")
     }
-    fresh = ("query_tokens", *(f"block.{i}.layer.1." for i in crossing))
+    fresh = ("query_tokens", "cross_relative_attention_bias.", *(f"block.{i}.layer.1." for i in crossing))
     target = {key: weight.shape for key, weight in aligner.state_dict().items() if not key.startswith(fresh)}
     if target != {key: weight.shape for key, weight in source.items()}:
         raise UserError("The T5 encoder's depth, widths or gating differ from the aligner's; give both the same sizes.")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from latentbridge.errors import UserError
-from latentbridge.rundir import atomic_write
+from latentbridge.rundir import atomic_write, file_digest
 from latentbridge.types import Hit
 
 FORMAT_VERSION = 1
@@ -113,7 +112,7 @@ class Index:
                 "maker": self.maker,
                 "dimension": self.dimension,
                 "count": len(self),
-                "sha256": {_VECTORS: _digest(vectors), _ITEMS: _digest(items)},
+                "sha256": {_VECTORS: file_digest(vectors), _ITEMS: file_digest(items)},
             }
             manifest.write_text(json.dumps(values, indent=2) + "\n")
 
@@ -134,7 +133,7 @@ class Index:
                 f"{folder} holds an index of format {version}, and this version reads {FORMAT_VERSION}; build it again."
             )
         for name in (_VECTORS, _ITEMS):
-            if not (folder / name).is_file() or _digest(folder / name) != checksums.get(name):
+            if not (folder / name).is_file() or file_digest(folder / name) != checksums.get(name):
                 raise UserError(f"{folder / name} is missing, cut short or changed; build the index again.")
         index._blocks = [np.load(folder / _VECTORS, mmap_mode="r" if count else None, allow_pickle=False)]
         for line in (folder / _ITEMS).read_text().splitlines():
@@ -179,11 +178,3 @@ def compose_query(image_vector: np.ndarray, text_vector: np.ndarray, weight: flo
     if (norm < _UNIT_TOLERANCE).any():
         raise UserError("Picture and words cancel each other out; choose another weight.")
     return (mixed / norm).astype(np.float32)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -36,21 +36,25 @@ def make_optimizers(named: dict[str, nn.Parameter], config: OptimConfig) -> list
         slow = [p for name, p in hidden.items() if name.endswith(_QWEN_SCORES)]
         full = [p for name, p in hidden.items() if not name.endswith(_QWEN_SCORES)]
         groups = [{"params": full, "lr": config.muon_lr}, {"params": slow, "lr": config.muon_lr * _QWEN_SCORES_RATE}]
-        groups = [group for group in groups if group["params"]]
-        optimizers.append(torch.optim.Muon(groups, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(
+            torch.optim.Muon(_filled(groups), weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
         general = {name: p for name, p in general.items() if name not in hidden}
     groups = [
         {"params": list(general.values()), "lr": config.lr},
         {"params": scores, "lr": config.lr * _SCORES_RATE},
         {"params": bias, "lr": config.lr * _BIAS_RATE, "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
-    if groups:
+    if groups := _filled(groups):
         optimizers.append(torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=config.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def _filled(groups: list[dict]) -> list[dict]:
+    return [group for group in groups if group["params"]]
 
 
 def schedule(step: int, steps: int, config: OptimConfig) -> float:

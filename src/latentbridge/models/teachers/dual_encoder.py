@@ -16,6 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from latentbridge.errors import UserError
+from latentbridge.rundir import file_digest
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
 _WHAT_COUNTS = (".safetensors", ".json", ".txt", ".model")
@@ -96,6 +97,5 @@ def _digest(folder: Path) -> str:
     """A hash of everything in a model folder that its embeddings depend on."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.suffix in _WHAT_COUNTS):
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        digest.update(f"{path.name} {file_digest(path)} ".encode())
     return digest.hexdigest()[:16]
