@@ -61,7 +61,7 @@ SFT_EDITS = replace(
 ALIGN = RunConfig(
     name="align",
     stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=32768),
-    steps=4000,
+    steps=3000,
     batch_size=96,
     model=ModelConfig(aligner=AlignerConfig(cross_bias=True), second_view=SecondViewConfig(words=3200)),
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
