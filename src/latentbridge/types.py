@@ -48,6 +48,8 @@ class LossOutputs:
 
     loss: object
     parts: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, object] = field(default_factory=dict)
+    """The weighted scalars that add up to the loss, where it is worth the time to log their shares of the gradient."""
 
 
 @dataclass(frozen=True)
