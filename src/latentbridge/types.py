@@ -75,6 +75,10 @@ class Teacher(Protocol):
         """float32 [b, dimension]."""
         ...
 
+    def knows(self, text: str) -> bool:
+        """Whether `embed_texts` has an answer to the text."""
+        return True
+
     def cost(self, pictures: int, texts: Sequence[str]) -> str:
         """What embedding so many pictures and these texts will cost, in one sentence; empty where it is free."""
         return ""

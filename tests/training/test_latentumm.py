@@ -15,10 +15,10 @@ from latentbridge.config import LatentUMMWeights
 from latentbridge.errors import UserError
 from latentbridge.models.latent_heads import LatentHeads, pool_packed
 from latentbridge.models.shared_latent import SharedLatentModel
+from latentbridge.recipes import RELEASED_WEIGHTS
 from latentbridge.rng import torch_rng
 from latentbridge.training.collapse import CollapseGuard, CollapseMeasures, measure_collapse
 from latentbridge.training.latentumm import (
-    RELEASED_WEIGHTS,
     Distance,
     LatentPairs,
     LatentUMMLoss,

@@ -37,13 +37,6 @@ RoundTrip = Callable[[Tensor], Tensor]
 """z [m b d], flattened to [m * b d], to what comes back in the same order: row j belongs to pair j mod b."""
 TERMS = ("modal", "task", "preference", "anchor", "contrast")
 
-RELEASED_WEIGHTS = {
-    "stage1": LatentUMMWeights(preference=0.0, anchor=0.0, contrast=0.0),
-    "stage2": LatentUMMWeights(preference=0.1, anchor=0.0, contrast=0.0),
-    "bagel": LatentUMMWeights(modal=0.01, task=0.01, preference=0.001, anchor=0.01, contrast=0.0),
-}
-"""What each released trainer uses unless told otherwise (spec 1.2 to 1.4); its stage-1 shell script anchors with 0.1."""
-
 
 @dataclass
 class LatentPairs:
