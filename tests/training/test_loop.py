@@ -64,6 +64,7 @@ kinds = pytest.mark.parametrize("kind", STAGE_CONFIGS)
 @pytest.fixture(autouse=True)
 def one_thread_and_an_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("latentbridge.training.stages.posttrain._HELD_OUT_PAIRS", 3)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -102,7 +102,7 @@ def latentumm_loss(
     text, image, z = pairs.text.float(), pairs.image.float(), pairs.z.float()
     none = z.new_zeros(())
     if objective == "reference":
-        returned, scores = _all_trips(z, noise, roundtrip)
+        returned, scores = all_trips(z, noise, roundtrip)
         modal = F.mse_loss(text, image)
         task = F.mse_loss(z, returned)
         errors = [F.mse_loss(predicted.float(), target.float()) for predicted, target in pairs.anchors]
@@ -112,7 +112,7 @@ def latentumm_loss(
             raise UserError("Nothing keeps all latents from becoming equal; raise the contrast weight above 0.")
         returned, scores = z, z.new_zeros(0, len(z))
         if weights.task or weights.preference:
-            returned, scores = _best_trips(z, noise if weights.preference else noise[:0], roundtrip)
+            returned, scores = best_trips(z, noise if weights.preference else noise[:0], roundtrip)
         modal = mutual_distance(text, image, distance)
         task = mutual_distance(z, returned, distance, latent_share)
         errors = [mean_distance(predicted, target, distance) for predicted, target in pairs.anchors]
@@ -124,14 +124,14 @@ def latentumm_loss(
     return LatentUMMLoss(sum(weighted.values(), none), **terms, scores=scores.detach(), weighted=weighted)
 
 
-def _all_trips(z: Tensor, noise: Tensor, roundtrip: RoundTrip) -> tuple[Tensor, Tensor]:
+def all_trips(z: Tensor, noise: Tensor, roundtrip: RoundTrip) -> tuple[Tensor, Tensor]:
     """What comes back of z, and the scores of all rollouts [k b], both with gradient."""
     starts = torch.cat([z[None], z + noise])
     trips = roundtrip(starts.flatten(0, 1)).float().view_as(starts)
     return trips[0], F.cosine_similarity(z, trips[1:], dim=-1)
 
 
-def _best_trips(z: Tensor, noise: Tensor, roundtrip: RoundTrip) -> tuple[Tensor, Tensor]:
+def best_trips(z: Tensor, noise: Tensor, roundtrip: RoundTrip) -> tuple[Tensor, Tensor]:
     """What comes back of z, and the scores [k b] with gradient in the best of each pair."""
     if not len(noise):
         return roundtrip(z).float(), z.new_zeros(0, len(z))

@@ -127,7 +127,7 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
         last = step + 1 == config.steps
         logged = last or (step + 1) % config.log_every == 0
         rng = torch_rng(config.seed, "loss", step)
-        parts, norm = _step(objective, stage.batch(model, step), rng, named, config, shares=logged)
+        parts, gradient = _step(objective, stage.batch(model, step), rng, named, config, shares=logged)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -141,7 +141,7 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
                     "step": step + 1,
                     "seconds": seconds,
                     "samples": (step + 1) * config.batch_size,
-                    "grad_norm": norm,
+                    **gradient,
                     "lr": share,
                     **parts,
                     **measures,
@@ -167,8 +167,8 @@ def _step(
     named: dict[str, nn.Parameter],
     config: RunConfig,
     shares: bool,
-) -> tuple[dict[str, float], float]:
-    """Forward and backward: what to log of the loss, with the terms' `shares` of the gradient, and the gradient's norm.
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Forward and backward: the parts of the loss, and what to log of the gradient: its norm, and the terms' `shares`.
 
     In bfloat16 attention is written out, because the CPU's fused kernel is ten times slower backward; the backbone, whose
     library has its own way to say so, is told in `train`.
@@ -181,13 +181,11 @@ def _step(
         raise UserError(
             f"The loss of {config.name} became {loss.item()}; lower optim.lr and optim.muon_lr and start again in another folder."
         )
-    parts = dict(outputs.parts)
-    if shares:
-        found = gradient_shares(cast(dict[str, Tensor], outputs.terms), named.values())
-        parts |= {f"{name} share": share for name, share in found.items()}
+    found = gradient_shares(cast(dict[str, Tensor], outputs.terms), named.values()) if shares else {}
     loss.backward()
     norm = nn.utils.clip_grad_norm_(named.values(), config.optim.clip_norm)
-    return parts, round(float(norm), 4)
+    named_shares = {f"{name} share": share for name, share in found.items()}
+    return outputs.parts, {"grad_norm": round(float(norm), 4), **named_shares}
 
 
 def _save(
