@@ -170,10 +170,64 @@ class TaskMix:
 
 
 @dataclass(frozen=True)
+class LatentUMMWeights:
+    """What each term of LatentUMM counts in the total (`training/latentumm.py`)."""
+
+    modal: float = 1.0
+    task: float = 1.0
+    """lambda_1."""
+    preference: float = 0.1
+    """lambda_2, as in the released embedding-space rollouts; the paper's value is not known."""
+    anchor: float = 1.0
+    """The release calls this term target."""
+    contrast: float = 1.0
+    """Unused by the reference objective."""
+
+
+@dataclass(frozen=True)
+class PostTrainConfig:
+    """What post-training adds to the native losses; a method reads the fields its docstring names."""
+
+    understanding: float = 1.0
+    """Weight of the native loss over conversations."""
+    generation: float = 1.0
+    """Weight of the native loss over drawings."""
+    reconstruction: float = 1.0
+    """Weight of RecA's term."""
+    self_play: float = 1.0
+    """Weight of UniGame's term."""
+    perturbation: float = 0.02
+    """The adversary's reach, as a share of the latent's norm; the release's bound."""
+    objective: Literal["anchored", "reference"] = "anchored"
+    """LatentUMM as ours or as released."""
+    weights: LatentUMMWeights = LatentUMMWeights()
+    teacher: str = "none"
+    """Whose embeddings anchor LatentUMM's latents: "none", or a name that `load_teacher` knows."""
+    rollouts: int = 4
+    """K; an even number where anchored."""
+    roundtrip_steps: int = 4
+    """Of denoising in a round trip, where a backbone denoises."""
+    sigma: float = 0.05
+    """Size of the rollouts' noise, in units of the latent's RMS where anchored; the released one."""
+    guard_warmup_steps: int = 100
+    """Steps before which a collapse is not held against the run."""
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """What a stage is fed and how its terms weigh; a stage reads the fields its docstring names."""
 
-    kind: Literal["pretrain_decoder", "pretrain_backbone", "sft", "align"]
+    kind: Literal[
+        "pretrain_decoder",
+        "pretrain_backbone",
+        "sft",
+        "align",
+        "posttrain_sft",
+        "reca",
+        "unigame",
+        "unicot",
+        "latentumm",
+    ]
     drawings: float = 0.0
     """Share of samples from the drawings world; 0 needs no downloaded data."""
     tasks: TaskMix = TaskMix()
@@ -184,9 +238,10 @@ class StageConfig:
     distillation_weight: float = 1.0
     retrieval_weight: float = 0.0
     items: int = 16384
-    """How many items the alignment set holds; their frozen features are cached on disk."""
+    """How many items alignment or post-training goes through; what frozen networks say of them is cached on disk."""
     manifest: str = ""
     """A user's own data (JSONL), mixed in at half of the samples where given."""
+    posttrain: PostTrainConfig = PostTrainConfig()
 
 
 @dataclass(frozen=True)
@@ -200,7 +255,8 @@ class RunConfig:
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     init: tuple[tuple[str, str], ...] = ()
-    """(part of the model, folder it starts from) pairs. A relative folder is a sibling of this run's own; the part "" is the whole model."""
+    """(part of the model, folder it starts from) pairs. A relative folder is a sibling of this run's own, "tiny" the shipped
+    model; the part "" is the whole model."""
     seed: int = 0
     bf16: bool = True
     """Mixed precision by autocast; on CPUs with AMX it halves the time of a step."""

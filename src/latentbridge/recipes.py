@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from latentbridge.config import (
     AlignerConfig,
+    LatentUMMWeights,
     ModelConfig,
     OptimConfig,
+    PostTrainConfig,
     RunConfig,
     SecondViewConfig,
     StageConfig,
@@ -74,9 +76,62 @@ ALIGN = RunConfig(
     bf16=False,
     threads=2,
 )
+POST_SFT = RunConfig(
+    name="post-sft",
+    stage=StageConfig("posttrain_sft", drawings=0.3, tasks=SFT_EDITS.stage.tasks, items=8192),
+    steps=400,
+    batch_size=16,
+    model=ALIGN.model,
+    optim=OptimConfig(lr=1e-4, muon_lr=3e-4, warmup_steps=20, decay_fraction=0.5, ema_decay=0.99),
+    init=(("", "tiny"),),
+    bf16=False,
+    checkpoint_every=100,
+    threads=2,
+)
+"""Post-training of the shipped model; the recipes after it change the method and nothing else."""
+POST_RECA = replace(POST_SFT, name="post-reca", stage=replace(POST_SFT.stage, kind="reca"))
+POST_UNIGAME = replace(POST_SFT, name="post-unigame", stage=replace(POST_SFT.stage, kind="unigame"))
+POST_UNICOT = replace(POST_SFT, name="post-unicot", stage=replace(POST_SFT.stage, kind="unicot"))
+POST_LATENTUMM = replace(
+    POST_SFT,
+    name="post-latentumm",
+    stage=replace(POST_SFT.stage, kind="latentumm", posttrain=PostTrainConfig(teacher="package")),
+)
+RELEASED_WEIGHTS = {
+    "stage1": LatentUMMWeights(preference=0.0, anchor=0.0, contrast=0.0),
+    "stage2": LatentUMMWeights(preference=0.1, anchor=0.0, contrast=0.0),
+    "bagel": LatentUMMWeights(modal=0.01, task=0.01, preference=0.001, anchor=0.01, contrast=0.0),
+}
+"""What each released trainer of LatentUMM uses unless told otherwise (spec LatentUMM 1.2 to 1.4); the shell script of its
+stage 1 anchors with 0.1."""
+POST_LATENTUMM_REFERENCE = replace(
+    POST_LATENTUMM,
+    name="post-latentumm-reference",
+    stage=replace(
+        POST_LATENTUMM.stage,
+        posttrain=PostTrainConfig(
+            objective="reference", teacher="package", weights=RELEASED_WEIGHTS["bagel"], rollouts=2
+        ),
+    ),
+)
+"""The objective with which the release trains BAGEL (spec LatentUMM 1.4)."""
 
 RECIPES: dict[str, RunConfig] = {
-    recipe.name: recipe for recipe in (PRETRAIN_DECODER, PRETRAIN_BACKBONE, SFT, SFT_BINDING, SFT_EDITS, ALIGN)
+    recipe.name: recipe
+    for recipe in (
+        PRETRAIN_DECODER,
+        PRETRAIN_BACKBONE,
+        SFT,
+        SFT_BINDING,
+        SFT_EDITS,
+        ALIGN,
+        POST_SFT,
+        POST_RECA,
+        POST_UNIGAME,
+        POST_UNICOT,
+        POST_LATENTUMM,
+        POST_LATENTUMM_REFERENCE,
+    )
 }
 
 

@@ -48,6 +48,8 @@ class LossOutputs:
 
     loss: object
     parts: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, object] = field(default_factory=dict)
+    """The weighted scalars that add up to the loss, where it is worth the time to log their shares of the gradient."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Teacher(Protocol):
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [b, dimension]."""
         ...
+
+    def knows(self, text: str) -> bool:
+        """Whether `embed_texts` has an answer to the text."""
+        return True
 
     def cost(self, pictures: int, texts: Sequence[str]) -> str:
         """What embedding so many pictures and these texts will cost, in one sentence; empty where it is free."""

@@ -10,7 +10,7 @@ from latentbridge.config import TaskMix
 from latentbridge.data.language import describe, edit, parse_description
 from latentbridge.data.render import render
 from latentbridge.data.scenes import HELD_OUT_PAIRS, Scene, Thing, distinct_scenes, split_of
-from latentbridge.data.tasks import converse, draw, look, reason, redraw
+from latentbridge.data.tasks import converse, draw, look, plan, reason, redraw
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Conversation
 
@@ -93,3 +93,21 @@ def test_a_mix_of_one_kind_gives_that_kind(kind: str):
             else "reason" if first.endswith(prompts.REASONING_REQUEST) else "look"
         )  # fmt: skip
         assert seen == kind
+
+
+def test_a_plan_names_each_thing_before_the_description_that_is_drawn():
+    for step, scene in enumerate(TRAIN[:50]):
+        ((request, reply),) = plan(scene, rng(step)).turns
+        prompt = draw(scene, rng(step))[0].turns[0][0]
+        assert request == prompts.reasoned(prompt)
+        thoughts, _, rest = reply.partition(prompts.IMG_START)
+        assert parse_description(prompts.undrawable(reply)) == scene and rest.endswith(prompts.IMG_END)
+        named = [line.partition(": ")[2] for line in thoughts.splitlines()]
+        assert parse_description(", ".join(named[1:])) == scene
+        assert thoughts.count("### Step") == len(scene.things) + 2
+    two = Scene.of([Thing(0, "star", "blue", "small"), Thing(7, "circle", "red", "large")], "sand")
+    ((_, reply),) = plan(two, rng()).turns
+    assert reply == (
+        "### Step 1: two objects\n### Step 2: small blue star top left\n### Step 3: large red circle bottom\n"
+        "### Step 4: on sand\n<img>small blue star top left, large red circle bottom, on sand</img>"
+    )

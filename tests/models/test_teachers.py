@@ -134,3 +134,4 @@ def test_package_finds_the_words_of_a_picture():
     assert guitar @ guitars == pytest.approx(1, abs=1e-5) and guitar @ cat < 0.9
     with pytest.raises(UserError, match="knows no word of 'qqq xqx'"):
         teacher.embed_texts(["cat", "qqq xqx"])
+    assert teacher.knows("cat") and not teacher.knows("qqq xqx")

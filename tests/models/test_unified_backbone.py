@@ -46,6 +46,7 @@ def omnibridge(request: pytest.FixtureRequest) -> Case:
             "roundtrip": {"model.decoder.", eye, words, *bridge},
             "understanding_loss": {eye, words},
             "generation_loss": {words, *bridge, "model.decoder."},
+            "reconstruction_loss": {*bridge, "model.decoder."},
         },
         {eye, words, *bridge, "model.decoder.", *frozen},
         frozen,
@@ -65,6 +66,7 @@ def janus(request: pytest.FixtureRequest) -> Case:
             "roundtrip": {head, vq, *eye, words},
             "understanding_loss": {*eye, words},
             "generation_loss": {words, *codes, head},
+            "reconstruction_loss": {words, *codes, head},
         },
         {*eye, words, head, vq, *codes},
         {vq},
@@ -180,6 +182,7 @@ def calls(
         "roundtrip": lambda: backbone.roundtrip(latents[:2], SEEDS),
         "understanding_loss": lambda: backbone.understanding_loss(talks),
         "generation_loss": lambda: backbone.generation_loss(TEXTS[:2], pictures[:2], torch_rng(0, "loss")),
+        "reconstruction_loss": lambda: backbone.reconstruction_loss(pictures[:2], torch_rng(0, "loss")),
     }
 
 
@@ -217,6 +220,7 @@ def test_native_losses_know_the_right_answer(backbone: UnifiedBackbone, three_pi
     losses = [
         backbone.understanding_loss([talk]),
         backbone.generation_loss(TEXTS, three_pictures, torch_rng(0, "loss")),
+        backbone.reconstruction_loss(three_pictures, torch_rng(0, "loss")),
     ]
     assert all(loss.ndim == 0 and loss.item() > 0 for loss in losses)
     again = backbone.generation_loss(TEXTS, three_pictures, torch_rng(0, "loss"))

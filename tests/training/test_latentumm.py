@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentbridge.config import LatentUMMWeights
 from latentbridge.errors import UserError
 from latentbridge.models.latent_heads import LatentHeads, pool_packed
 from latentbridge.models.shared_latent import SharedLatentModel
+from latentbridge.recipes import RELEASED_WEIGHTS
 from latentbridge.rng import torch_rng
 from latentbridge.training.collapse import CollapseGuard, CollapseMeasures, measure_collapse
 from latentbridge.training.latentumm import (
-    RELEASED_WEIGHTS,
     Distance,
     LatentPairs,
     LatentUMMLoss,
-    LatentUMMWeights,
     Objective,
     centre,
     contrastive_separation,
@@ -263,11 +263,7 @@ def test_terms_of_two_orthogonal_pairs() -> None:
     z = torch.tensor([[3.0, 0, 0], [0, 2.0, 0]])  # captions; pictures the other way round, so their cosine is 0
     pairs = LatentPairs(z, z.flip(0), z, torch.arange(2), ((z, F.normalize(z, dim=-1)),))
     noise = torch.tensor([[[0.0, 4, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 2.0]]])
-
-    def drop_first(x: Tensor) -> Tensor:  # rows: z, then both rollouts
-        return x * torch.tensor([[1.0, 1, 1], [0, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1]])
-
-    loss = latentumm_loss(pairs, drop_first, noise, temperature=0.5)
+    loss = latentumm_loss(pairs, torch.clone, noise, temperature=0.5)
     assert loss.scores.flatten().tolist() == pytest.approx([3 / 5, 1, 1, math.sqrt(0.5)])
     margin = [1 - 3 / 5, 1 - math.sqrt(0.5)]
     preference = sum(math.log(1 + math.exp(-m)) for m in margin) / 2
@@ -275,7 +271,7 @@ def test_terms_of_two_orthogonal_pairs() -> None:
     expected = [1.0, 0.0, preference, 0.0, contrast]
     assert [part.item() for part in loss[1:6]] == pytest.approx(expected, abs=1e-6)
     assert loss.total.item() == pytest.approx(1.0 + 0.1 * preference + contrast, abs=1e-6)
-    squared = latentumm_loss(pairs, drop_first, noise, distance="squared")
+    squared = latentumm_loss(pairs, torch.clone, noise, distance="squared")
     assert [squared.modal.item(), squared.anchor.item()] == pytest.approx([13.0, (4 + 1) / 2])
     assert loss.parts()["best"] == pytest.approx(1.0) and loss.parts()["worst"] == pytest.approx(0.653553)
 
@@ -356,16 +352,47 @@ def test_all_rollouts_travel_in_one_call_as_they_would_alone() -> None:
     trip, calls = nn.Linear(7, 7), []
 
     def counted(x: Tensor) -> Tensor:
-        calls.append(tuple(x.shape))
+        calls.append((len(x), torch.is_grad_enabled()))
         return trip(x)
 
     z = torch.randn(5, 7)
     noise = rollout_noise(z, 4, 0.5, torch_rng(0, "noise"))
     together = latentumm_loss(same_pairs(z), counted, noise).scores
-    assert calls == [(5 * 5, 7)]
+    assert calls == [(4 * 5, False), (2 * 5, True)]  # the rollouts; then z and the best of them
     alone = torch.stack([F.cosine_similarity(z, trip(z + noise[k]), dim=-1) for k in range(4)])
     torch.testing.assert_close(together, alone)
     assert (together - alone.flip(0)).abs().max() > 0.01  # another order would be seen
+
+
+def test_the_best_rollout_alone_teaches_what_all_would_with_the_worst_held_still() -> None:
+    torch.manual_seed(0)
+    trip, z = nn.Linear(7, 7), torch.randn(5, 7, requires_grad=True)
+    noise = rollout_noise(z, 4, 0.5, torch_rng(0, "noise"))
+    moved = (*trip.parameters(), z)
+    loss = latentumm_loss(same_pairs(z), trip, noise)
+    every = F.cosine_similarity(z, trip(z + noise), dim=-1)
+    for still, equal in ((every.amin(0).detach(), True), (every.amin(0), False)):
+        expected = torch.autograd.grad(-F.logsigmoid(every.amax(0) - still).mean(), moved, retain_graph=True)
+        found = torch.autograd.grad(loss.preference, moved, retain_graph=True)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.allclose(a, b, atol=1e-6) == equal
+
+
+def test_round_trips_that_count_nothing_are_not_made() -> None:
+    z, calls = unit(5, 7), []
+
+    def counted(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return x.clone()
+
+    noise = torch.zeros(4, 5, 7)
+    for task, preference, expected in ((1.0, 0.0, [5]), (0.0, 1.0, [20, 10]), (0.0, 0.0, [])):
+        calls.clear()
+        weights = LatentUMMWeights(task=task, preference=preference)
+        loss = latentumm_loss(same_pairs(z), counted, noise, weights)
+        assert calls == expected
+        assert sum(loss.weighted.values()).item() == loss.total.item()
+    assert list(loss.weighted) == ["modal", "task", "preference", "anchor", "contrast"]
 
 
 def test_noise_survives_a_latent_in_bfloat16() -> None:
@@ -377,9 +404,9 @@ def test_noise_survives_a_latent_in_bfloat16() -> None:
         return x
 
     latentumm_loss(same_pairs(z), spy, rollout_noise(z, 2, 0.05, torch_rng(0, "noise")))
-    (starts,) = (x.unflatten(0, (3, 3)) for x in seen)
-    assert starts.dtype == torch.float32
-    assert (starts[1:] != z).all()
+    rollouts = seen[0].unflatten(0, (2, 3))
+    assert rollouts.dtype == torch.float32
+    assert (rollouts != z).all()
 
 
 @pytest.mark.parametrize("kind", ["cosine", "squared"])

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from latentbridge.config import ModelConfig, OptimConfig, RunConfig, StageConfig, to_dict
+from latentbridge.config import ModelConfig, OptimConfig, PostTrainConfig, RunConfig, StageConfig, to_dict
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.models.unified import Model
@@ -26,13 +26,21 @@ from latentbridge.training.loop import train
 from latentbridge.training.stages import STAGES, make_stage
 from latentbridge.types import Conversation
 
+POST = PostTrainConfig(roundtrip_steps=1, rollouts=2)
 STAGE_CONFIGS = {
     "pretrain_decoder": StageConfig("pretrain_decoder"),
     "pretrain_backbone": StageConfig("pretrain_backbone"),
     "sft": StageConfig("sft"),
     "sft with lora": StageConfig("sft", lora_rank=2),
     "align": StageConfig("align", items=16, diffusion_weight=0.1, retrieval_weight=0.1),
+    "posttrain_sft": StageConfig("posttrain_sft", items=8, posttrain=POST),
+    "reca": StageConfig("reca", items=8, posttrain=POST),
+    "unigame": StageConfig("unigame", items=8, posttrain=POST),
+    "unicot": StageConfig("unicot", items=8, posttrain=POST),
+    "latentumm": StageConfig("latentumm", items=8, posttrain=POST),
+    "latentumm as released": StageConfig("latentumm", items=8, posttrain=replace(POST, objective="reference")),
 }
+UNIFIED = ("backbone.", "projector.", "aligner.", "decoder.")
 MOVES = {
     "pretrain_decoder": (
         "decoder.",
@@ -43,6 +51,12 @@ MOVES = {
     "sft": ("backbone.",),
     "sft with lora": ("backbone.model.model.language_model.layers.",),
     "align": ("projector.", "aligner.", "retrieval."),
+    "posttrain_sft": UNIFIED,
+    "reca": UNIFIED,
+    "unigame": UNIFIED,
+    "unicot": UNIFIED,
+    "latentumm": UNIFIED,
+    "latentumm as released": UNIFIED,
 }
 kinds = pytest.mark.parametrize("kind", STAGE_CONFIGS)
 
@@ -50,6 +64,7 @@ kinds = pytest.mark.parametrize("kind", STAGE_CONFIGS)
 @pytest.fixture(autouse=True)
 def one_thread_and_an_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("latentbridge.training.stages.posttrain._HELD_OUT_PAIRS", 3)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -164,6 +179,12 @@ def test_a_run_starts_from_the_parts_it_names(small_config, tmp_path):
     first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("first", "second"))
     backbone = [name for name in first if name.startswith("backbone.")]
     assert backbone and all(torch.equal(first[name], second[name]) for name in backbone)
+
+
+def test_a_run_starts_from_the_shipped_model_by_its_name(small_config, tmp_path):
+    config = run_config(small_config, "sft", init=(("", "tiny"),))
+    with pytest.raises(UserError, match="assets/tiny/model.safetensors does not fit this model"):
+        run(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("kind", "part"), [("align", "aligner."), ("pretrain_decoder", "autoencoder.")])

@@ -32,6 +32,7 @@ def train(
       latentbridge train pretrain-decoder
       latentbridge train pretrain-backbone --set steps=100 --set optim.lr=5e-4 --out runs/trial
       latentbridge train pretrain-decoder --resume
+      latentbridge train post-latentumm --set steps=20
     """
     from latentbridge.config import with_overrides
 

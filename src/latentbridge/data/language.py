@@ -296,10 +296,19 @@ def _unique(scene: Scene, rng: np.random.Generator, name: Callable[[Thing], str]
 
 def reasoning_chain(scene: Scene, question: Question) -> str:
     """A worked answer whose every step can be checked: description, numbered steps, final answer last (the sections of R1-VL's format)."""
-    steps = [f"### Step {i}: {step}" for i, step in enumerate(question.steps, start=1)]
-    return "\n".join(
-        [f"### Image Description: {describe(scene)}", *steps, f"### The final answer is: {question.answer}"]
-    )
+    sections = (f"### Image Description: {describe(scene)}", _numbered(question.steps))
+    return "\n".join([*sections, f"### The final answer is: {question.answer}"])
+
+
+def drawing_plan(scene: Scene) -> str:
+    """What to draw, worked out in steps that can be checked: how many things, each thing, the background."""
+    count = len(scene.things)
+    counted = f"{NUMBER_WORDS[count]} {'object' if count == 1 else 'objects'}"
+    return _numbered((counted, *(describe_thing(thing) for thing in scene.things), f"on {scene.background}"))
+
+
+def _numbered(steps: tuple[str, ...]) -> str:
+    return "\n".join(f"### Step {i}: {step}" for i, step in enumerate(steps, start=1))
 
 
 def final_answer(text: str) -> str:

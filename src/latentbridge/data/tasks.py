@@ -6,7 +6,16 @@ import numpy as np
 
 from latentbridge import prompts
 from latentbridge.config import TaskMix
-from latentbridge.data.language import ask, caption_request, describe, edit, paraphrase, partial_prompt, reasoning_chain
+from latentbridge.data.language import (
+    ask,
+    caption_request,
+    describe,
+    drawing_plan,
+    edit,
+    paraphrase,
+    partial_prompt,
+    reasoning_chain,
+)
 from latentbridge.data.render import render
 from latentbridge.data.scenes import Scene, split_of
 from latentbridge.types import Conversation
@@ -42,10 +51,13 @@ def reason(scene: Scene, rng: np.random.Generator, relation: float = 0.0) -> Con
 
 def draw(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]:
     """A prompt rewritten as a full description, and the scene it describes: half the prompts say everything, half leave things open."""
-    prompt = (
-        describe(scene) if rng.random() < 0.1 else (paraphrase if rng.random() < 0.45 else partial_prompt)(scene, rng)
-    )
-    return Conversation(((prompts.draw_request(prompt), prompts.drawable(describe(scene))),)), scene
+    return Conversation(((prompts.draw_request(_prompt(scene, rng)), prompts.drawable(describe(scene))),)), scene
+
+
+def plan(scene: Scene, rng: np.random.Generator) -> Conversation:
+    """A prompt thought through step by step before the full description is drawn."""
+    request = prompts.reasoned(prompts.draw_request(_prompt(scene, rng)))
+    return Conversation(((request, f"{drawing_plan(scene)}\n{prompts.drawable(describe(scene))}"),))
 
 
 def redraw(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]:
@@ -61,3 +73,9 @@ def redraw(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]
             request, reply = prompts.edit_request(change.instruction), prompts.drawable(describe(change.target))
             return Conversation(((request, reply),), render(scene)), change.target
     return draw(scene, rng)
+
+
+def _prompt(scene: Scene, rng: np.random.Generator) -> str:
+    if rng.random() < 0.1:
+        return describe(scene)
+    return (paraphrase if rng.random() < 0.45 else partial_prompt)(scene, rng)

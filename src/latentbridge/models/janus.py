@@ -125,19 +125,27 @@ class JanusPro(nn.Module):
         talks = [self._talk(conversation) for conversation in conversations]
         rows = self._padded([ids for ids, _ in talks])
         labels = self._padded([labels for _, labels in talks]).ids.where(rows.mask.bool(), _IGNORED)
-        embeds = self._embed(rows.ids)
         pictures = [c.picture for c in conversations if c.picture is not None]
+        embeds = self._embed(rows.ids)
         if pictures:
-            seen = self._see(self._pixel_values(pictures))
-            embeds = embeds.masked_scatter((rows.ids == self._image)[..., None], seen.to(embeds.dtype))
+            embeds = self._embed_seen(rows.ids, self._see(self._pixel_values(pictures)))
         logits = self.model.lm_head(self._states(embeds, rows.mask)[:, :-1])
         return F.cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=_IGNORED)
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Mean cross-entropy over the codes of the pictures; nothing in it is drawn by chance."""
         codes = self._codes(self._pixel_values(pictures))
-        logits = self.model.model.generation_head(self._choosing_states(prompts, codes))
-        return F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())
+        return self._codes_loss(self._choosing_states(prompts, codes), codes)
+
+    def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
+        """The picture is read as a user's, without a word, and the answer is its codes; the eye is held still."""
+        pixel_values = self._pixel_values(pictures)
+        codes = self._codes(pixel_values)
+        with torch.no_grad():
+            seen = self._see(pixel_values)
+        talks = [Conversation((("", ""),), picture) for picture in pictures]
+        rows = self._padded([[*self._talk(talk, open_ended=True)[0], self._start] for talk in talks])
+        return self._codes_loss(self._states_choosing(self._embed_seen(rows.ids, seen), rows.mask, codes), codes)
 
     def trainable(self, name: str) -> bool:
         return not name.startswith("model.model.vqmodel.")
@@ -179,9 +187,18 @@ class JanusPro(nn.Module):
     def _choosing_states(self, prompts: Sequence[str], codes: Tensor) -> Tensor:
         """The states [b n h] that choose each of `codes` [b n] after the ones before it."""
         rows = self._requests(prompts)
-        embeds = torch.cat([self._embed(rows.ids), self._embed_codes(codes[:, :-1])], dim=1)
-        mask = torch.cat([rows.mask, torch.ones_like(codes[:, :-1])], dim=1)
+        return self._states_choosing(self._embed(rows.ids), rows.mask, codes)
+
+    def _states_choosing(self, embeds: Tensor, mask: Tensor, codes: Tensor) -> Tensor:
+        """`_choosing_states` after any embeddings [b s h] up to where the first code is chosen."""
+        embeds = torch.cat([embeds, self._embed_codes(codes[:, :-1])], dim=1)
+        mask = torch.cat([mask, torch.ones_like(codes[:, :-1])], dim=1)
         return self._states(embeds, mask)[:, -self.num_codes :]
+
+    def _codes_loss(self, states: Tensor, codes: Tensor) -> Tensor:
+        """Mean cross-entropy of codes [b n] under the states [b n h] that choose them."""
+        logits = self.model.model.generation_head(states)
+        return F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())
 
     def _gumbel(self, seeds: Sequence[int]) -> Tensor:
         """[b n codes]: added to logits, it makes the greatest a sample."""
@@ -279,6 +296,11 @@ class JanusPro(nn.Module):
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
+
+    def _embed_seen(self, ids: Tensor, seen: Tensor) -> Tensor:
+        """Embeddings [b s h] of rows whose pictures, in their order, were seen as `seen` [pictures n h]."""
+        embeds = self._embed(ids)
+        return embeds.masked_scatter((ids == self._image)[..., None], seen.to(embeds.dtype))
 
     def _embed_codes(self, codes: Tensor) -> Tensor:
         return self.model.prepare_embeddings_for_image_generation(codes)

@@ -64,11 +64,18 @@ class OmniBridge(nn.Module):
         return self.model.backbone.language_loss(self.model.backbone.tokenize(conversations))
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
-        model = self.model
-        side_px = model.decoder.grid * model.autoencoder.patch_px
-        clean = model.encode_pictures([fit_square(picture, side_px) for picture in pictures])
-        condition = model.query_condition(drawing_talks(prompts, prompts))
-        return diffusion_loss(model.decoder, model.scheduler, clean, condition, rng)
+        return self._diffusion_loss(pictures, self.model.query_condition(drawing_talks(prompts, prompts)), rng)
+
+    def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            hidden, mask = self.model.image_hidden([self.model.fit(picture) for picture in pictures])
+        return self._diffusion_loss(pictures, self.model.aligned(hidden, mask), rng)
 
     def trainable(self, name: str) -> bool:
         return name.startswith(_MOVING)
+
+    def _diffusion_loss(self, pictures: Sequence[Picture], condition: Tensor, rng: torch.Generator) -> Tensor:
+        model = self.model
+        side_px = model.decoder.grid * model.autoencoder.patch_px
+        clean = model.encode_pictures([fit_square(picture, side_px) for picture in pictures])
+        return diffusion_loss(model.decoder, model.scheduler, clean, condition, rng)

@@ -54,6 +54,14 @@ class UnifiedBackbone(Protocol):
         """What the model was trained to minimise over drawings of full descriptions, a scalar; `rng` lives on the CPU."""
         ...
 
+    def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
+        """`generation_loss` of pictures drawn from the model's own reading of them instead of from words, a scalar.
+
+        What only reads is held still: nothing that understanding alone uses moves by it. Source: RecA, spec LatentUMM
+        section 3.
+        """
+        ...
+
     def trainable(self, name: str) -> bool:
         """Whether post-training may move the parameter of that name in `named_parameters`."""
         ...

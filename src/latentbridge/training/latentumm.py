@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from latentbridge.config import LatentUMMWeights
 from latentbridge.errors import UserError
 from latentbridge.training.losses import retrieval_loss
 
@@ -34,29 +35,7 @@ Objective = Literal["anchored", "reference"]
 Distance = Literal["cosine", "squared"]
 RoundTrip = Callable[[Tensor], Tensor]
 """z [m b d], flattened to [m * b d], to what comes back in the same order: row j belongs to pair j mod b."""
-
-
-@dataclass(frozen=True)
-class LatentUMMWeights:
-    """What each term counts in the total."""
-
-    modal: float = 1.0
-    task: float = 1.0
-    """lambda_1."""
-    preference: float = 0.1
-    """lambda_2, as in the released embedding-space rollouts; the paper's value is not known."""
-    anchor: float = 1.0
-    """The release calls this term target."""
-    contrast: float = 1.0
-    """Unused by the reference objective."""
-
-
-RELEASED_WEIGHTS = {
-    "stage1": LatentUMMWeights(preference=0.0, anchor=0.0, contrast=0.0),
-    "stage2": LatentUMMWeights(preference=0.1, anchor=0.0, contrast=0.0),
-    "bagel": LatentUMMWeights(modal=0.01, task=0.01, preference=0.001, anchor=0.01, contrast=0.0),
-}
-"""What each released trainer uses unless told otherwise (spec 1.2 to 1.4); its stage-1 shell script anchors with 0.1."""
+TERMS = ("modal", "task", "preference", "anchor", "contrast")
 
 
 @dataclass
@@ -86,11 +65,12 @@ class LatentUMMLoss(NamedTuple):
     contrast: Tensor
     scores: Tensor
     """s_k, [k b], without gradient."""
+    weighted: dict[str, Tensor]
+    """The terms by name as they count in the total."""
 
     def parts(self) -> dict[str, float]:
         """For the log. The best score must rise; the margin of best and worst, which the release logs, need not."""
-        names = ("modal", "task", "preference", "anchor", "contrast")
-        parts = {name: getattr(self, name).item() for name in names}
+        parts = {name: getattr(self, name).item() for name in TERMS}
         if len(self.scores):
             parts["best"] = self.scores.amax(0).mean().item()
             parts["worst"] = self.scores.amin(0).mean().item()
@@ -111,18 +91,18 @@ def latentumm_loss(
 ) -> LatentUMMLoss:
     """The terms of one step for b pairs and the k rollouts that `noise` [k b d] asks for, in float32.
 
-    `roundtrip` is called once, for z and all rollouts together. Below two rollouts the preference is 0. The last three
-    settings shape the anchored objective alone: `distance` holds in all its terms, and "squared" suits latents of norm
-    1, because it grows with their size. `latent_share` is the share of the task's pull that moves z towards what comes
-    back; the rest moves what comes back towards z, also through the round trip's input.
+    Reference: `roundtrip` is called once, for z and all rollouts together. Anchored: once without gradient for all
+    rollouts, then once with it for z and the best of them, which is all that learns; what has no weight is not made.
+    Below two rollouts the preference is 0. The last three settings shape the anchored objective alone: `distance` holds
+    in all its terms, and "squared" suits latents of norm 1, because it grows with their size. `latent_share` is the share
+    of the task's pull that moves z towards what comes back; the rest moves what comes back towards z, also through the
+    round trip's input.
     """
     weights = weights or LatentUMMWeights()
     text, image, z = pairs.text.float(), pairs.image.float(), pairs.z.float()
-    starts = torch.cat([z[None], z + noise])
-    trips = roundtrip(starts.flatten(0, 1)).float().view_as(starts)
-    returned, scores = trips[0], F.cosine_similarity(z, trips[1:], dim=-1)
     none = z.new_zeros(())
     if objective == "reference":
+        returned, scores = all_trips(z, noise, roundtrip)
         modal = F.mse_loss(text, image)
         task = F.mse_loss(z, returned)
         errors = [F.mse_loss(predicted.float(), target.float()) for predicted, target in pairs.anchors]
@@ -130,20 +110,38 @@ def latentumm_loss(
     else:
         if not (pairs.anchors and weights.anchor) and not weights.contrast:
             raise UserError("Nothing keeps all latents from becoming equal; raise the contrast weight above 0.")
+        returned, scores = z, z.new_zeros(0, len(z))
+        if weights.task or weights.preference:
+            returned, scores = best_trips(z, noise if weights.preference else noise[:0], roundtrip)
         modal = mutual_distance(text, image, distance)
         task = mutual_distance(z, returned, distance, latent_share)
         errors = [mean_distance(predicted, target, distance) for predicted, target in pairs.anchors]
         contrast = contrastive_separation(text, image, pairs.ids, temperature)
     anchor = torch.stack(errors).mean() if errors else none
     preference = preference_loss(scores, objective) if len(scores) > 1 else none
-    total = (
-        weights.modal * modal
-        + weights.task * task
-        + weights.preference * preference
-        + weights.anchor * anchor
-        + weights.contrast * contrast
-    )
-    return LatentUMMLoss(total, modal, task, preference, anchor, contrast, scores.detach())
+    terms = dict(zip(TERMS, (modal, task, preference, anchor, contrast), strict=True))
+    weighted = {name: getattr(weights, name) * term for name, term in terms.items()}
+    return LatentUMMLoss(sum(weighted.values(), none), **terms, scores=scores.detach(), weighted=weighted)
+
+
+def all_trips(z: Tensor, noise: Tensor, roundtrip: RoundTrip) -> tuple[Tensor, Tensor]:
+    """What comes back of z, and the scores of all rollouts [k b], both with gradient."""
+    starts = torch.cat([z[None], z + noise])
+    trips = roundtrip(starts.flatten(0, 1)).float().view_as(starts)
+    return trips[0], F.cosine_similarity(z, trips[1:], dim=-1)
+
+
+def best_trips(z: Tensor, noise: Tensor, roundtrip: RoundTrip) -> tuple[Tensor, Tensor]:
+    """What comes back of z, and the scores [k b] with gradient in the best of each pair."""
+    if not len(noise):
+        return roundtrip(z).float(), z.new_zeros(0, len(z))
+    rollouts, pairs = z + noise, torch.arange(len(z), device=z.device)
+    with torch.no_grad():
+        trips = roundtrip(rollouts.flatten(0, 1)).float().view_as(rollouts)
+        scores = F.cosine_similarity(z, trips, dim=-1)
+    best = scores.argmax(0)
+    returned, again = roundtrip(torch.cat([z, rollouts[best, pairs]])).float().chunk(2)
+    return returned, scores.index_put((best, pairs), F.cosine_similarity(z, again, dim=-1))
 
 
 def rollout_noise(

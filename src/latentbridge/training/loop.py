@@ -16,20 +16,20 @@ from tqdm import tqdm
 
 from latentbridge.config import RunConfig, from_dict, to_dict
 from latentbridge.errors import UserError
-from latentbridge.models.checkpoint import load_parts, new_model, read_tensors, save_model
+from latentbridge.models.checkpoint import load_parts, new_model, read_tensors, save_model, shipped
 from latentbridge.models.unified import Model
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir, atomic_write, read_json, write_json
 from latentbridge.training.optim import Average, make_optimizers, schedule
+from latentbridge.training.shares import gradient_shares
 from latentbridge.types import LossOutputs
 
 
 class Stage(Protocol):
-    """What to move, what to feed, what to minimise."""
+    """What to move, what to feed, what to minimise; and, where a stage needs it, what comes before, around and between."""
 
     def prepare(self, model: Model) -> None:
         """One-time work before the first step that the weights then carry: closed-form fits, initialisations."""
-        ...
 
     def trainable(self, name: str) -> bool:
         """Whether the parameter of that name moves."""
@@ -45,11 +45,18 @@ class Stage(Protocol):
 
     def attach(self, model: Model) -> nn.Module | None:
         """Structure the stage adds, at the start and on every resume: adapters inside the model, and training-only heads to return."""
-        ...
+        return None
 
     def detach(self, model: Model) -> None:
         """Take back what `attach` put inside the model, keeping what it learned."""
-        ...
+
+    def check(self, model: Model, step: int) -> dict[str, float]:
+        """Measures on held-out data, for the log; raises UserError where going on would be a waste.
+
+        Asked after every `checkpoint_every` steps and after the last, before anything is saved, so what a run leaves
+        behind has passed.
+        """
+        return {}
 
 
 class Objective(nn.Module):
@@ -88,7 +95,7 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
 
     model = new_model(config.model, config.seed)
     for part, source in config.init:
-        load_parts(model, folder.parent / source, [part])
+        load_parts(model, folder.parent / shipped(source), [part])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if checkpoint is None:
@@ -117,25 +124,31 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * share
-        outputs, norm = _step(objective, stage.batch(model, step), torch_rng(config.seed, "loss", step), named, config)
+        last = step + 1 == config.steps
+        logged = last or (step + 1) % config.log_every == 0
+        rng = torch_rng(config.seed, "loss", step)
+        parts, gradient = _step(objective, stage.batch(model, step), rng, named, config, shares=logged)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         average.update(named, step)
-        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+        due = (step + 1) % config.checkpoint_every == 0
+        measures = stage.check(model, step + 1) if due or last else {}
+        if logged or measures:
             seconds = round(time.perf_counter() - began, 2)
             run.log(
                 {
                     "step": step + 1,
                     "seconds": seconds,
                     "samples": (step + 1) * config.batch_size,
-                    "grad_norm": norm,
+                    **gradient,
                     "lr": share,
-                    **outputs.parts,
+                    **parts,
+                    **measures,
                 }
             )
-            bar.set_postfix({name: f"{value:.3f}" for name, value in outputs.parts.items()})
-        if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+            bar.set_postfix({name: f"{value:.3f}" for name, value in parts.items()})
+        if due and not last:
             _save(run, step + 1, objective, optimizers, average)
 
     with torch.no_grad():
@@ -148,9 +161,14 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
 
 
 def _step(
-    objective: Objective, batch: object, rng: torch.Generator, named: dict[str, nn.Parameter], config: RunConfig
-) -> tuple[LossOutputs, float]:
-    """Forward and backward.
+    objective: Objective,
+    batch: object,
+    rng: torch.Generator,
+    named: dict[str, nn.Parameter],
+    config: RunConfig,
+    shares: bool,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Forward and backward: the parts of the loss, and what to log of the gradient: its norm, and the terms' `shares`.
 
     In bfloat16 attention is written out, because the CPU's fused kernel is ten times slower backward; the backbone, whose
     library has its own way to say so, is told in `train`.
@@ -163,9 +181,11 @@ def _step(
         raise UserError(
             f"The loss of {config.name} became {loss.item()}; lower optim.lr and optim.muon_lr and start again in another folder."
         )
+    found = gradient_shares(cast(dict[str, Tensor], outputs.terms), named.values()) if shares else {}
     loss.backward()
     norm = nn.utils.clip_grad_norm_(named.values(), config.optim.clip_norm)
-    return outputs, round(float(norm), 4)
+    named_shares = {f"{name} share": share for name, share in found.items()}
+    return outputs.parts, {"grad_norm": round(float(norm), 4), **named_shares}
 
 
 def _save(

@@ -34,10 +34,13 @@ class Package(Teacher):
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        vectors = self.view.texts(texts)
-        for text, vector in zip(texts, vectors, strict=True):
-            if not vector.any():
+        for text in texts:
+            if not self.knows(text):
                 raise UserError(
                     f"The teacher 'package' knows no word of {text!r}; leave it out or take another teacher."
                 )
-        return vectors.numpy()
+        return self.view.texts(texts).numpy()
+
+    @torch.no_grad()
+    def knows(self, text: str) -> bool:
+        return bool(self.view.texts([text]).any())

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from latentbridge.config import RunConfig
 from latentbridge.training.loop import Stage
 from latentbridge.training.stages.align import Align
+from latentbridge.training.stages.baselines import PosttrainSft, Reca, UniCot, UniGame
+from latentbridge.training.stages.latentumm import LatentUMM
 from latentbridge.training.stages.pretrain_backbone import PretrainBackbone
 from latentbridge.training.stages.pretrain_decoder import PretrainDecoder
 from latentbridge.training.stages.sft import Sft
@@ -16,6 +18,11 @@ STAGES: dict[str, Callable[[RunConfig], Stage]] = {
     "pretrain_backbone": PretrainBackbone,
     "sft": Sft,
     "align": Align,
+    "posttrain_sft": PosttrainSft,
+    "reca": Reca,
+    "unigame": UniGame,
+    "unicot": UniCot,
+    "latentumm": LatentUMM,
 }
 
 

@@ -17,14 +17,15 @@ from latentbridge.data.drawings import default_cache
 from latentbridge.data.features import cached_features
 from latentbridge.data.journal import Ragged
 from latentbridge.data.worlds import AlignItem, Mixture
-from latentbridge.errors import UserError
 from latentbridge.models.aligner import init_from_t5
 from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.training.annealing import mixed_inputs
+from latentbridge.training.items import ItemOrder
 from latentbridge.training.joining import fit_second_view
+from latentbridge.training.loop import Stage
 from latentbridge.training.losses import distillation_loss, retrieval_loss
 from latentbridge.types import LossOutputs
 
@@ -56,7 +57,7 @@ class AlignBatch:
     """int64 [b]; equal where pictures show the same thing."""
 
 
-class Align:
+class Align(Stage):
     """Latent alignment over features that are computed once.
 
     Losses: distillation to the text encoder's output (what the released code does), the diffusion loss through the
@@ -65,9 +66,8 @@ class Align:
     """
 
     def __init__(self, config: RunConfig):
-        if config.stage.items < config.batch_size:
-            raise UserError(f"stage.items is {config.stage.items}; it takes batch_size ({config.batch_size}) or more.")
         self.config = config
+        self.order = ItemOrder(config, "align order")
         self.worlds = Mixture(config.stage)
         self.features: dict[str, Ragged] = {}
 
@@ -90,17 +90,11 @@ class Align:
         self.features = cached_features(Path(home), key, self.config.stage.items, lambda r: self.compute(model, r))
         return None
 
-    def detach(self, model: Model) -> None:
-        pass
-
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.projector.", "model.aligner.", "model.retrieval."))
 
     def batch(self, model: Model, step: int) -> AlignBatch:
-        size, count = self.config.batch_size, self.config.stage.items
-        epoch, place = divmod(step * size, count - count % size)
-        order = numpy_rng(self.config.seed, "align order", epoch).permutation(count)
-        indices = np.sort(order[place : place + size]).tolist()
+        indices = self.order.indices(step)
         draw_, draw_mask = self._padded("draw", indices)
         image, image_mask = self._padded("image", indices)
         text, text_mask = self._padded("text", indices)
@@ -115,7 +109,7 @@ class Align:
             text_mask=text_mask,
             target_ids=self._padded("ids", indices)[0].long(),
             target=self._padded("target", indices)[0],
-            image_latents=self._padded("latents", indices)[0].view(size, channels, grid, grid),
+            image_latents=self._padded("latents", indices)[0].view(len(indices), channels, grid, grid),
             identity=torch.from_numpy(self.features["identity"].padded(indices)[0][:, 0]),
         )
 

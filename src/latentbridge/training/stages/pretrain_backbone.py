@@ -15,6 +15,7 @@ from latentbridge.data.tasks import converse
 from latentbridge.models.qwen_vl import TokenBatch
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
+from latentbridge.training.loop import Stage
 from latentbridge.types import LossOutputs
 
 _ATTRIBUTES = (SHAPES, tuple(COLOURS), SIZES)
@@ -29,7 +30,7 @@ class WarmupBatch:
     """int64 [3, pictures, patches]: shape, colour and size of the thing at each image token; 0 is background."""
 
 
-class PretrainBackbone:
+class PretrainBackbone(Stage):
     """Language modelling with a vision warm-up on dense labels: what lies at each image token.
 
     The labels are ones only a renderer has, so this stands in for a pretrained vision tower and is no part of the
@@ -39,14 +40,8 @@ class PretrainBackbone:
     def __init__(self, config: RunConfig):
         self.config = config
 
-    def prepare(self, model: Model) -> None:
-        pass
-
     def attach(self, model: Model) -> nn.Module | None:
         return nn.ModuleList(nn.Linear(model.backbone.width, len(names) + 1) for names in _ATTRIBUTES)
-
-    def detach(self, model: Model) -> None:
-        pass
 
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.backbone.", "heads."))

@@ -13,6 +13,7 @@ from latentbridge.data.worlds import Mixture
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
+from latentbridge.training.loop import Stage
 from latentbridge.types import LossOutputs
 
 UNCONDITIONAL_SHARE = 0.1
@@ -29,7 +30,7 @@ class DrawBatch:
     texts: list[str]
 
 
-class PretrainDecoder:
+class PretrainDecoder(Stage):
     """Diffusion under the text encoder's own states; moves decoder and text encoder, fits the autoencoder first
     (unless the run starts from one).
 
@@ -48,12 +49,6 @@ class PretrainDecoder:
 
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.decoder.", "model.text_encoder."))
-
-    def attach(self, model: Model) -> nn.Module | None:
-        return None
-
-    def detach(self, model: Model) -> None:
-        pass
 
     def batch(self, model: Model, step: int) -> DrawBatch:
         rng = numpy_rng(self.config.seed, "pretrain decoder", step)

@@ -12,21 +12,19 @@ from latentbridge.data.worlds import Mixture
 from latentbridge.models.qwen_vl import TokenBatch
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
+from latentbridge.training.loop import Stage
 from latentbridge.types import LossOutputs
 
 _LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """The language model's projections only; peft's "all-linear" would take the vision tower too."""
 
 
-class Sft:
+class Sft(Stage):
     """Supervised fine-tuning on conversations, all backbone weights or LoRA (`lora_rank`); the vision tower moves only without LoRA."""
 
     def __init__(self, config: RunConfig):
         self.config = config
         self.worlds = Mixture(config.stage)
-
-    def prepare(self, model: Model) -> None:
-        pass
 
     def attach(self, model: Model) -> nn.Module | None:
         rank = self.config.stage.lora_rank

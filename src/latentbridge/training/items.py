@@ -1,0 +1,26 @@
+"""The finite set of items that a stage goes through, epoch after epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from latentbridge.config import RunConfig
+from latentbridge.errors import UserError
+from latentbridge.rng import numpy_rng
+
+
+class ItemOrder:
+    """Which items each step takes: every epoch visits each once, in its own random order; a remainder is left out."""
+
+    def __init__(self, config: RunConfig, purpose: str) -> None:
+        """`purpose` names the random stream of the order."""
+        if config.stage.items < config.batch_size:
+            raise UserError(f"stage.items is {config.stage.items}; it takes batch_size ({config.batch_size}) or more.")
+        self._seed, self._purpose = config.seed, purpose
+        self._size, self._count = config.batch_size, config.stage.items
+
+    def indices(self, step: int) -> list[int]:
+        """The items of a step, ascending."""
+        epoch, place = divmod(step * self._size, self._count - self._count % self._size)
+        order = numpy_rng(self._seed, self._purpose, epoch).permutation(self._count)
+        return np.sort(order[place : place + self._size]).tolist()

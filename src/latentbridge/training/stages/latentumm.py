@@ -1,0 +1,69 @@
+"""LatentUMM as a stage: its objective beside the native losses, through the backbone's own round trip."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentbridge.config import RunConfig
+from latentbridge.models.latent_heads import LatentHeads
+from latentbridge.models.teachers import load_teacher
+from latentbridge.models.unified import Model
+from latentbridge.models.unified_backbone import UnifiedBackbone
+from latentbridge.training.anchors import Anchors
+from latentbridge.training.latentumm import LatentPairs, centre, latentumm_loss, rollout_noise
+from latentbridge.training.stages.posttrain import PostBatch, PostTrain, Terms
+
+
+class LatentUMM(PostTrain):
+    """Dual latent alignment (arXiv 2605.17766); see `training/latentumm.py` for the terms.
+
+    "anchored": captions' and pictures' understanding latents are aligned, latents to draw from make real round trips, and a
+    linear head, kept for training only, maps understanding latents to the teacher's centred embeddings. "reference" is
+    what the release does: its heads encode and decode a pooled state in place of drawing and reading, and the teacher's
+    embeddings stand as they are. One thing differs there: the release pools a picture's state while drawing it under its
+    caption, which the contract does not ask of backbones; here it is the state of the picture seen.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        self.anchors: Anchors | None = None
+
+    def attach(self, model: Model) -> nn.Module | None:
+        super().attach(model)
+        if self.settings.teacher != "none":
+            items = [self.item(index) for index in range(self.config.stage.items)]
+            self.anchors = Anchors(load_teacher(self.settings.teacher), items)
+        with torch.no_grad():
+            width = self.backbone.und_latent(["a picture"]).shape[1]
+        if self.settings.objective == "reference":
+            return LatentHeads(width, self.anchors.space.dimension if self.anchors else width)
+        return nn.Linear(width, self.anchors.space.dimension) if self.anchors else None
+
+    def terms(self, backbone: UnifiedBackbone, batch: PostBatch, rng: torch.Generator, heads: Any) -> Terms:
+        text, image = backbone.und_latent(batch.prompts), backbone.und_latent(batch.pictures)
+        if self.settings.objective == "reference":
+            embedded = heads.hidden_to_embed(text), heads.hidden_to_embed(image)
+            pairs = LatentPairs(*embedded, text, batch.ids, self._targets(batch, *embedded))
+            roundtrip = heads.autoencode
+        else:
+            targets = self._targets(batch, heads(text), heads(image)) if heads else ()
+            pairs = LatentPairs(text, image, backbone.gen_latent(batch.prompts, batch.seeds), batch.ids, targets)
+            roundtrip = partial(backbone.roundtrip, seeds=batch.seeds)
+        noise = rollout_noise(pairs.z, self.settings.rollouts, self.settings.sigma, rng, self.settings.objective)
+        loss = latentumm_loss(pairs, roundtrip, noise, self.settings.weights, objective=self.settings.objective)
+        return Terms(loss.weighted, loss.parts())
+
+    def _targets(self, batch: PostBatch, text: Tensor, image: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """What is predicted of captions and pictures [b e] against what the teacher says, where it knows the pair."""
+        if self.anchors is None:
+            return ()
+        rows, said, seen = self.anchors.of(list(zip(batch.pictures, batch.prompts, strict=True)))
+        if not len(rows):
+            return ()
+        if self.settings.objective == "anchored":
+            said, seen = centre(said, self.anchors.text_mean), centre(seen, self.anchors.image_mean)
+        return (text[rows], said), (image[rows], seen)

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from latentbridge import prompts
+from latentbridge.config import (
+    LatentUMMWeights,
+    ModelConfig,
+    OptimConfig,
+    PostTrainConfig,
+    RunConfig,
+    StageConfig,
+)
+from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import save_model
+from latentbridge.models.teachers import TEACHERS
+from latentbridge.models.unified import Model
+from latentbridge.models.unified_backbone import UnifiedBackbone
+from latentbridge.recipes import POST_SFT, RECIPES
+from latentbridge.rng import torch_rng
+from latentbridge.rundir import RunDir
+from latentbridge.training.loop import Objective, train
+from latentbridge.training.shares import gradient_shares
+from latentbridge.training.stages import make_stage
+from latentbridge.training.stages.posttrain import PostBatch, Terms
+from latentbridge.types import EmbeddingSpace, LossOutputs, Picture, Teacher
+
+METHODS = ("posttrain_sft", "reca", "unigame", "unicot", "latentumm")
+SIZE = 3
+
+
+class Grey(Teacher):
+    """Says one of three things: of pictures how bright they are, of texts whether they name one thing or two."""
+
+    space = EmbeddingSpace("grey", 3, "none")
+
+    def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
+        return np.stack([np.array([1.0, picture.mean() / 255, 0.0]) for picture in pictures]).astype(np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return np.stack([np.array([0.0, len(text) / 100, 1.0]) for text in texts]).astype(np.float32)
+
+    def knows(self, text: str) -> bool:
+        return text.count(",") > 1  # more than one thing
+
+
+@pytest.fixture(autouse=True)
+def an_own_cache_and_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("latentbridge.training.stages.posttrain._HELD_OUT_PAIRS", 5)  # 32 take most of a run's time
+    monkeypatch.setitem(TEACHERS, "grey", lambda source: Grey())
+
+
+def run_config(kind: Any, model: ModelConfig | None = None, **settings: Any) -> RunConfig:
+    settings = {"roundtrip_steps": 1, "rollouts": 2, **settings}
+    return RunConfig(
+        name=kind,
+        stage=StageConfig(kind, items=7, posttrain=PostTrainConfig(**settings)),
+        steps=6,
+        batch_size=SIZE,
+        model=model or ModelConfig(),
+        optim=OptimConfig(lr=1e-9, muon_lr=1e-9, weight_decay=0.0, warmup_steps=1),
+        bf16=False,
+        log_every=1,
+        checkpoint_every=2,
+        threads=1,
+    )
+
+
+def some_batch(kind: str = "posttrain_sft", step: int = 0, seed: int = 0) -> PostBatch:
+    stage: Any = make_stage(replace(run_config(kind), seed=seed))
+    return stage.batch(None, step)
+
+
+def objective(model: Model, kind: str, **settings: Any) -> Objective:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Objective(copy.deepcopy(model), make_stage(run_config(kind, model.config, **settings)))
+
+
+def outputs(built: Objective, rng_seed: int = 0) -> LossOutputs:
+    return built(built.stage.batch(built.model, 0), torch_rng(rng_seed, "loss"))
+
+
+def moved(module: nn.Module, value: Any) -> set[str]:
+    """The parts that a gradient reaches: the first two words of the names of their parameters."""
+    module.zero_grad()
+    value.backward()
+    names = [name for name, p in module.named_parameters() if p.grad is not None and bool(p.grad.any())]
+    return {".".join(name.split(".")[:2]) for name in names}
+
+
+# --- the same data for all ------------------------------------------------------------------------
+
+
+def said(batch: PostBatch) -> tuple:
+    pictures = [picture.tobytes() for picture in batch.pictures]
+    return pictures, batch.prompts, batch.seeds, batch.ids.tolist()
+
+
+def test_methods_of_one_seed_meet_the_same_data():
+    first = some_batch()
+    assert len(first.talks) == len(first.pictures) == SIZE
+    for kind in METHODS:
+        assert said(some_batch(kind)) == said(first)
+        same = [a.turns for a in some_batch(kind).talks] == [b.turns for b in first.talks]
+        assert same == (kind != "unicot")
+    assert said(some_batch(step=1)) != said(first) and said(some_batch(seed=1)) != said(first)
+
+
+def test_half_of_unicots_conversations_think_before_they_draw():
+    talks = [talk for step in range(20) for talk in some_batch("unicot", step).talks]
+    planned = [talk for talk in talks if "### Step 1" in talk.turns[0][1] and prompts.IMG_START in talk.turns[0][1]]
+    assert 0.3 < len(planned) / len(talks) < 0.7
+    assert all(prompts.REASONING_REQUEST in talk.turns[0][0] for talk in planned)
+
+
+def test_recipes_differ_by_method_alone():
+    posts = [config for name, config in RECIPES.items() if name.startswith("post-")]
+    assert len(posts) == 6
+    for config in posts:
+        stage = replace(config.stage, kind=POST_SFT.stage.kind, posttrain=POST_SFT.stage.posttrain)
+        assert replace(config, name=POST_SFT.name, stage=stage) == POST_SFT
+
+
+# --- what is minimised ----------------------------------------------------------------------------
+
+
+def test_native_losses_are_the_backbones_own(small_model: Model):
+    built = objective(small_model, "posttrain_sft", understanding=0.5, generation=3.0)
+    stage: Any = built.stage
+    found, batch = outputs(built), stage.batch(built.model, 0)
+    understanding = stage.backbone.understanding_loss(batch.talks).item()
+    generation = stage.backbone.generation_loss(batch.prompts, batch.pictures, torch_rng(0, "loss")).item()
+    assert found.parts == pytest.approx({"understanding": understanding, "generation": generation})
+    loss: Any = found.loss
+    assert loss.item() == pytest.approx(0.5 * understanding + 3 * generation)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_method_keeps_the_native_losses(small_model: Model, kind: str):
+    found = outputs(objective(small_model, kind))
+    assert list(found.terms)[:2] == ["understanding", "generation"]
+    loss: Any = found.loss
+    assert loss.item() == pytest.approx(sum(term.item() for term in found.terms.values()), rel=1e-5)  # pyright: ignore
+    assert {name for name in found.terms if name not in found.parts} == set()
+
+
+REACHED = {
+    "reca": {"reconstruction": {"projector", "aligner", "decoder"}},
+    "unigame": {"self_play": {"backbone", "projector", "aligner", "decoder"}},
+    "latentumm": {
+        "modal": {"backbone"},
+        "task": {"backbone", "projector", "aligner", "decoder"},
+        "preference": {"backbone", "projector", "aligner", "decoder"},
+        "contrast": {"backbone"},
+        "anchor": {"backbone", "heads"},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", REACHED)
+def test_terms_reach_the_parts_they_are_about(small_model: Model, kind: str):
+    for term, parts in REACHED[kind].items():
+        built = objective(small_model, kind, teacher="grey", weights=LatentUMMWeights(preference=1.0))
+        found = {name.removeprefix("model.").split(".")[0] for name in moved(built, outputs(built).terms[term])}
+        assert found == parts, term
+    frozen = [name for name, _ in built.named_parameters() if not built.stage.trainable(name)]
+    assert {name.split(".")[1] for name in frozen} == {"text_encoder", "retrieval"}
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_any_unified_backbone_will_do(small_janus: UnifiedBackbone, kind: str):
+    stage: Any = make_stage(run_config(kind, rollouts=2))
+    found: Terms = stage.terms(small_janus, some_batch(kind), torch_rng(0, "loss"), None)
+    assert all(bool(term.isfinite()) for term in found.weighted.values())
+    assert bool(found.weighted) == (kind in REACHED)
+
+
+def test_reconstruction_reads_pictures_and_no_description(small_model: Model):
+    built = objective(small_model, "reca")
+    stage: Any = built.stage
+    batch = stage.batch(built.model, 0)
+
+    def value(changed: PostBatch) -> float:
+        return stage.terms(stage.backbone, changed, torch_rng(0, "loss"), None).parts["reconstruction"]
+
+    assert value(replace(batch, prompts=["a"] * SIZE)) == value(batch)
+    assert value(replace(batch, pictures=batch.pictures[::-1])) != value(batch)
+
+
+def test_the_teacher_anchors_the_pairs_it_knows(small_model: Model):
+    built = objective(small_model, "latentumm", teacher="grey")
+    stage: Any = built.stage
+    batch = stage.batch(built.model, 0)
+    known = torch.tensor([Grey().knows(prompt) for prompt in batch.prompts])
+    assert 0 < known.sum() < SIZE
+    predicted = torch.eye(3)
+    (text, said), (image, seen) = stage._targets(batch, predicted, 2 * predicted)
+    assert torch.equal(text, predicted[known]) and torch.equal(image, 2 * predicted[known])
+    everything = stage.anchors.of([stage.item(index) for index in range(7)])
+    expected = torch.nn.functional.normalize(
+        torch.from_numpy(Grey().embed_texts([p for p in batch.prompts if Grey().knows(p)])) - everything.text.mean(0),
+        dim=-1,
+    )
+    torch.testing.assert_close(said, expected)
+    assert seen.shape == said.shape and not torch.allclose(seen, said)
+    released: Any = objective(small_model, "latentumm", teacher="grey", objective="reference").stage
+    (_, raw), _ = released._targets(batch, predicted, predicted)
+    assert raw[:, 2].tolist() == [1.0] * int(known.sum())  # as the teacher gave them
+
+
+def test_what_is_inert_as_released_is_seen_in_the_shares(small_model: Model):
+    def share(**settings: Any) -> float:
+        built = objective(small_model, "latentumm", teacher="grey", **settings)
+        found: Any = outputs(built).terms
+        return gradient_shares(found, [p for n, p in built.named_parameters() if built.stage.trainable(n)])[
+            "preference"
+        ]
+
+    released = RECIPES["post-latentumm-reference"].stage.posttrain.weights
+    assert share(objective="reference", weights=released) < 1e-5  # W3
+    assert share(weights=LatentUMMWeights(preference=1.0)) > 1e-3
+
+
+def test_bfloat16_is_refused():
+    with pytest.raises(UserError, match="set bf16=false"):
+        make_stage(replace(run_config("latentumm"), bf16=True))
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_collapses_stops_and_keeps_what_passed(small_model: Model, tmp_path: Path):
+    flat = copy.deepcopy(small_model)
+    nn.init.zeros_(flat.backbone.model.model.language_model.norm.weight)  # all states, hence all latents, are equal
+    save_model(flat, tmp_path / "flat")
+    config = replace(
+        run_config("latentumm", small_model.config, guard_warmup_steps=3),
+        init=(("", str(tmp_path / "flat")),),
+        optim=OptimConfig(lr=0.0, muon_lr=0.0),
+    )
+    with pytest.raises(UserError, match="The latents collapsed by step 4: "):
+        train(config, make_stage(config), tmp_path / "run", progress=False)
+    run = RunDir(tmp_path / "run")
+    assert run.newest_checkpoint() == run.checkpoint(2) and not run.model.exists()
+    assert [record["step"] for record in run.metrics()] == [1, 2, 3]
+
+
+def test_a_healthy_run_logs_measures_and_shares(small_model: Model, tmp_path: Path):
+    save_model(small_model, tmp_path / "small")
+    config = replace(
+        run_config("latentumm", small_model.config, teacher="grey", guard_warmup_steps=0),
+        init=(("", str(tmp_path / "small")),),
+        steps=3,
+        log_every=2,
+    )
+    train(config, make_stage(config), tmp_path / "run", progress=False)
+    records = RunDir(tmp_path / "run").metrics()
+    assert [record["step"] for record in records] == [2, 3]
+    stage: Any = objective(small_model, "latentumm").stage
+    expected = stage.check(small_model, step=3)  # three steps at that rate change nothing
+    for record in records:
+        shares = {name: value for name, value in record.items() if name.endswith(" share")}
+        assert sum(shares.values()) == pytest.approx(1) and shares["anchor share"] > 0
+        assert {name: record[name] for name in expected} == pytest.approx(expected, abs=1e-3)
