@@ -54,6 +54,8 @@ def test_each_round_draws_the_words_for_the_picture_before(small_model: Model, r
     assert len(rounds) == 2
     assert rounds[0].words == small_model.understand(render(scene()))
     assert rounds[1].words == small_model.understand(rounds[0].picture)
+    noise = int(numpy_rng(3, "loopback", 1).integers(2**31))
+    assert (rounds[1].picture == small_model.generate(rounds[1].words, noise, rewrite=False)).all()
     assert rounds[0].picture.shape == (64, 64, 3) and rounds[0].picture.dtype == np.uint8
 
 

@@ -22,12 +22,13 @@ from latentbridge.cli.arguments import (
 from latentbridge.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
+    from latentbridge.evaluation.loopback import Start
     from latentbridge.evaluation.views import View
 
 Encoder = Annotated[
     str, typer.Option("--encoder", help='Whose eyes also judge: "package", "clip:FOLDER", "siglip:FOLDER", "gemini".')
 ]
-STARTS = ("picture", "text")
+STARTS: tuple[Start, ...] = ("picture", "text")
 _SIZE, _HOPS, _ROUNDS = 100, 4, 4
 _SHOWN = 8
 """Walks in a gallery."""

@@ -10,12 +10,13 @@ from typing import Any, Literal
 import numpy as np
 
 from latentbridge.errors import UserError
+from latentbridge.evaluation.metrics import Unit
 from latentbridge.evaluation.statistics import fisher_exact, holm, mcnemar, permutation_test
 from latentbridge.rundir import read_json
 
 REPORTS = ("scores.json", "consistency.json", "loopback.json")
 """What `eval`, `consistency` and `loopback` write, in the order it is shown in."""
-SAME_FOR_BOTH = ("world", "size", "seed", "hops", "start", "encoder", "drawings_manifest_sha256")
+SAME_FOR_BOTH = ("world", "size", "seed", "hops", "encoder", "drawings_manifest_sha256")
 """Conditions that must agree where both reports state them; else the items differ, or what is asked of them."""
 LEVEL = 0.05
 Verdict = Literal["better", "worse", "noise"]
@@ -29,7 +30,7 @@ class Difference:
     metric: str
     before: float
     after: float
-    unit: str
+    unit: Unit
     p: float
     """Of the one test, before any correction."""
     test: Literal["McNemar", "permutation", "Fisher"]

@@ -6,7 +6,7 @@ other three are ours. An item that fails counts as wrong and is never left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +44,8 @@ def measure_consistency(
     """
     pictures, texts = [pair.picture for pair in pairs], [pair.text for pair in pairs]
     with tqdm(total=4, desc=_SKILL, unit="measure", disable=not progress) as bar:
-        *_, redrawn = walk(backbone, pictures, 2, seed)
+        round_trip: Iterator[Any] = walk(backbone, pictures, 2, seed)
+        _, redrawn = round_trip
         rows = [score_redrawing(view, pictures, redrawn) for view in views]
         bar.update()
         drawn: Any = next(walk(backbone, texts, 1, seed))

@@ -44,7 +44,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     return min(1.0, 2 * tail / 2**differing)
 
 
-def permutation_test(differences: Sequence[float]) -> float:
+def permutation_test(differences: Sequence[float] | np.ndarray) -> float:
     """The p-value that paired differences are 0 on average, two-sided: how often random signs give a mean as far from 0.
 
     Exact over all signs where these are at most `RESAMPLES`; else over so many drawn ones, the observed among them.
@@ -78,7 +78,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: Holm (1979), A simple sequentially rejective multiple test procedure.
     """
     adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
