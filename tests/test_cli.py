@@ -21,7 +21,8 @@ from latentbridge.cli import main
 from latentbridge.config import ModelConfig
 
 VERBS = (
-    "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "train", "eval", "report",
+    "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "train", "eval",
+    "consistency", "compare", "report",
     "quickstart", "reproduce", "version", "data", "data build", "data check", "data sample",
 )  # fmt: skip
 
@@ -166,6 +167,21 @@ def test_version(run: Callable[..., Result]):
         ("search folder.png PROMPT", "There are no pictures"),
         ("index build none", "neither an index nor a folder"),
         ("loopback in.png --rounds 0", "--rounds 0"),
+        ("loopback", "Give either a picture or --data"),
+        ("loopback in.png --data shapes", "Give either a picture or --data"),
+        ("loopback in.png --hops 3", "--hops goes with --data"),
+        ("loopback --data shapes --rounds 3", "--rounds goes with a picture"),
+        ("loopback --data shaps", "did you mean 'shapes'?"),
+        ("loopback --data shapes --size 1", "--size 1"),
+        ("loopback --data shapes --hops 0", "--hops 0"),
+        ("loopback --data shapes --start txt", "did you mean 'text'?"),
+        ("loopback --data none.jsonl", "There is no manifest"),
+        ("consistency --data shaps", "did you mean 'shapes'?"),
+        ("consistency --size 1", "--size 1"),
+        ("consistency --out scores.txt", "does not end in .json"),
+        ("consistency --size 2 --encoder packag", "did you mean 'package'?"),
+        ("compare none folder.png", "There is no folder none"),
+        ("compare folder.png folder.png", "no report in common"),
         ("train pretrain-decodr", "did you mean 'pretrain-decoder'?"),
         ("train pretrain-decoder --set stepps=3", "did you mean 'steps'?"),
         ("train pretrain-decoder --set steps", "key=value"),
@@ -277,6 +293,55 @@ def test_loopback_writes_every_round_and_a_sheet(run: Callable[..., Result], pic
     assert result.code == 0
     assert len(json.loads(result.out)["rounds"]) == 2
     assert sorted(os.listdir(out)) == ["round_1.png", "round_2.png", "sheet.png"]
+
+
+# --- measures ---
+
+
+def test_loopback_measures_data_hop_by_hop(run: Callable[..., Result], tmp_path: Path, model: Path):
+    asked = ["loopback", "--data", "shapes", "--size", 3, "--hops", 2, "--model", model, "--out", tmp_path]
+    printed = run(*asked, "--start", "text")
+    assert printed.code == 0
+    assert "text first: facts kept" in printed.out and "hop 1, picture: drift (package)" in printed.out
+    document = json.loads((tmp_path / "loopback.json").read_text())
+    conditions = {"world": "shapes", "size": 3, "seed": 7, "hops": 2, "encoder": "package"}
+    assert {name: document[name] for name in conditions} == conditions
+    assert {row["skill"] for row in document["rows"]} == {"loopback, text first"}
+    assert len(document["rows"]) == (1 + 2 * 4) + (1 + 4)  # two views see the picture, one the text
+    # three walks of a picture and one drawing
+    assert Image.open(tmp_path / "loopback_text_first.png").width == 12 + 2 * 204
+    assert set(document["half_life"]) == {"text first"}
+
+
+def test_consistency_is_one_document(run: Callable[..., Result], tmp_path: Path, model: Path):
+    out = tmp_path / "consistency.json"
+    result = run("consistency", "--size", 2, "--model", model, "--json", "--out", out)
+    assert result.code == 0
+    document = json.loads(result.out)
+    assert document == json.loads(out.read_text()) and document["size"] == 2
+    assert [row["metric"] for row in document["rows"]][:2] == [
+        f"Unified-Bench cosine ({v})" for v in ("package", "own")
+    ]
+
+
+def test_compare_says_better_worse_and_noise(run: Callable[..., Result], tmp_path: Path):
+    from latentbridge.evaluation.metrics import share
+    from latentbridge.evaluation.run import tabulate
+    from latentbridge.rundir import write_json
+
+    for name, flip in (("a", False), ("b", True)):
+        marks = {"gained": [flip] * 11, "lost": [not flip] * 11, "kept": [True, False] * 5}
+        rows = [share("draw", metric, right) for metric, right in marks.items()]
+        write_json(tmp_path / name / "scores.json", tabulate(rows, world="shapes", seed=1))
+    result = run("compare", tmp_path / "a", tmp_path / "b")
+    assert result.code == 0 and result.err == ""
+    verdicts = [line.split()[0] for line in result.out.splitlines()]
+    assert verdicts[:3] == ["better", "worse", "noise"]
+    assert result.out.endswith("1 better, 1 worse, 1 noise, of 3 measures\n")
+    assert run("compare", tmp_path / "a", tmp_path / "b", "--fail-on-worse").code == 1
+    assert run("compare", tmp_path / "a", tmp_path / "a", "--fail-on-worse").code == 0
+    document = json.loads(run("compare", tmp_path / "a", tmp_path / "b", "--json").out)
+    assert [row["verdict"] for row in document["rows"]] == ["better", "worse", "noise"]
 
 
 # --- search ---

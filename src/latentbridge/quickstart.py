@@ -14,6 +14,7 @@ import numpy as np
 from latentbridge.data.composer import SpriteBank, sprite_bank
 from latentbridge.data.drawings import Drawings, build_drawings, load_drawings
 from latentbridge.errors import UserError
+from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.page import Section, write_page
 from latentbridge.evaluation.report import (
     commands_section,
@@ -22,7 +23,6 @@ from latentbridge.evaluation.report import (
     draw_section,
     edit_section,
     find_section,
-    format_score,
     loopback_section,
     scores_section,
     tally,
@@ -41,6 +41,7 @@ COMMANDS = (
     ('latentbridge search DIR "a sea animal"', "find pictures by words"),
     ('latentbridge search DIR --image q.png --text "but red"', "find by a picture and what should differ"),
     ("latentbridge loopback out.png --rounds 4", "walk a picture through words and back"),
+    ("latentbridge loopback --data shapes --size 20", "measure what many pictures keep on that way"),
     ("make reproduce", "train this model from nothing; it says beforehand how long that takes"),
     ("make test", "run the tests"),
 )
@@ -99,8 +100,8 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
         show(result, find_section(found, result + "."))
     with outcome.part("loopback") as show:
         walks = try_loopback(model, banks, out, outcome.credits)
-        likeness = np.mean([walk.hops[-1].to_origin for walk in walks])
-        show(f"likeness {likeness:.2f} after {len(walks[0].hops)} rounds", loopback_section(walks))
+        likeness = np.mean([walk.rounds[-1].to_origin for walk in walks])
+        show(f"likeness {likeness:.2f} after {len(walks[0].rounds)} rounds", loopback_section(walks))
 
     outcome.sections += read_records(folder)
     outcome.sections.append(commands_section(COMMANDS))

@@ -25,8 +25,11 @@ from latentbridge.data.language import EDIT_KINDS, ask, describe, edit
 from latentbridge.data.oracle import read_scene
 from latentbridge.data.render import render
 from latentbridge.data.scenes import BACKGROUNDS, Scene, Split, distinct_scenes, scenes
-from latentbridge.evaluation.loopback import draw_sheet, loopback_many
-from latentbridge.evaluation.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk, format_score
+from latentbridge.evaluation.gallery import draw_sheet
+from latentbridge.evaluation.loopback import loopback, round_cells
+from latentbridge.evaluation.metrics import format_score
+from latentbridge.evaluation.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
+from latentbridge.models.omnibridge import OmniBridge
 from latentbridge.models.unified import Model
 from latentbridge.retrieval.index import Index
 from latentbridge.rng import numpy_rng
@@ -277,12 +280,12 @@ def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path, credits: 
         credits += [thing.drawing.attribution for thing in composition.things]
         origins.append(render_composition(composition, bank.drawings))
     bar = tqdm(total=1, desc="walking in loops", unit="walk")
-    walks = loopback_many(model, origins, ROUNDS, _SEED)
+    walks = loopback(OmniBridge(model), origins, ROUNDS, _SEED)
     bar.update()
     bar.close()
     with atomic_write(out / "loopback.png") as temporary:
-        draw_sheet(origins, walks).save(temporary)
-    return [Walk(picture, hops) for picture, hops in zip(origins, walks, strict=True)]
+        draw_sheet([round_cells(*pair) for pair in zip(origins, walks, strict=True)]).save(temporary)
+    return [Walk(picture, rounds) for picture, rounds in zip(origins, walks, strict=True)]
 
 
 def _pick(rng: np.random.Generator, options: Sequence[T], count: int) -> list[T]:

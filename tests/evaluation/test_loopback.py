@@ -1,23 +1,39 @@
-"""Loopback with a small random model, and its measures by hand."""
+"""Loopback with small random models, and its measures by hand on backbones that are known exactly."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from tests.evaluation.thinkers import Forgetful, Perfect, Stuck
 
-from latentbridge.config import ModelConfig
-from latentbridge.data.language import parse_description
+from latentbridge.data.language import describe, parse_description
+from latentbridge.data.pairs import Pair, held_out_pairs
 from latentbridge.data.render import render
 from latentbridge.data.scenes import Scene, distinct_scenes
-from latentbridge.evaluation.loopback import Hop, draw_sheet, half_life, loopback, loopback_many, shown_scene
-from latentbridge.models.checkpoint import new_model
+from latentbridge.evaluation.gallery import draw_sheet
+from latentbridge.evaluation.loopback import (
+    Round,
+    facts_kept,
+    half_life,
+    loopback,
+    measure_loopback,
+    pair_cells,
+    round_cells,
+    shown_scene,
+    walk,
+)
+from latentbridge.evaluation.metrics import Score
+from latentbridge.evaluation.views import View, own_view
+from latentbridge.models.omnibridge import OmniBridge
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 
 
 @pytest.fixture(scope="module")
-def model(small_config: ModelConfig) -> Model:
-    return new_model(small_config, seed=0)
+def backbone(small_model: Model) -> OmniBridge:
+    return OmniBridge(small_model)
 
 
 def scene() -> Scene:
@@ -27,46 +43,148 @@ def scene() -> Scene:
 
 
 @pytest.fixture(scope="module")
-def walk(model: Model) -> list[Hop]:
-    return loopback(model, render(scene()), rounds=2, seed=3)
+def rounds(backbone: OmniBridge) -> list[Round]:
+    return loopback(backbone, [render(scene())], rounds=2, seed=3)[0]
 
 
-def test_each_hop_draws_the_words_for_the_picture_before(model: Model, walk: list[Hop]) -> None:
-    assert len(walk) == 2
-    assert walk[0].words == model.understand(render(scene()))
-    assert walk[1].words == model.understand(walk[0].picture)
-    assert walk[0].picture.shape == (64, 64, 3) and walk[0].picture.dtype == np.uint8
+# --- the walk ------------------------------------------------------------------------------------
 
 
-def test_likeness_is_the_cosine_of_the_models_embeddings(model: Model, walk: list[Hop]) -> None:
-    origin, first, second = (model.embed(images=p) for p in (render(scene()), walk[0].picture, walk[1].picture))
+def test_each_round_draws_the_words_for_the_picture_before(small_model: Model, rounds: list[Round]) -> None:
+    assert len(rounds) == 2
+    assert rounds[0].words == small_model.understand(render(scene()))
+    assert rounds[1].words == small_model.understand(rounds[0].picture)
+    noise = int(numpy_rng(3, "loopback", 1).integers(2**31))
+    assert (rounds[1].picture == small_model.generate(rounds[1].words, noise, rewrite=False)).all()
+    assert rounds[0].picture.shape == (64, 64, 3) and rounds[0].picture.dtype == np.uint8
+
+
+def test_likeness_is_the_cosine_of_what_the_model_sees(backbone: OmniBridge, rounds: list[Round]) -> None:
+    view = own_view(backbone)
+    origin, first, second = (view.read([p])[0] for p in (render(scene()), rounds[0].picture, rounds[1].picture))
     # float32 sums in another batch shape
-    assert walk[1].to_origin == pytest.approx(float(second @ origin), abs=1e-5)
-    assert walk[1].to_previous == pytest.approx(float(second @ first), abs=1e-5)
-    assert walk[0].to_origin == walk[0].to_previous
+    assert rounds[1].to_origin == pytest.approx(float(second @ origin), abs=1e-5)
+    assert rounds[1].to_previous == pytest.approx(float(second @ first), abs=1e-5)
+    assert rounds[0].to_origin == rounds[0].to_previous
 
 
-def test_the_same_seed_walks_the_same_way_and_alone_as_among_others(model: Model, walk: list[Hop]) -> None:
+def test_the_same_seed_walks_the_same_way_and_alone_as_among_others(backbone: OmniBridge, rounds: list[Round]) -> None:
     other = render(distinct_scenes("test", numpy_rng(1, "test loopback"), 1)[0])
-    together = loopback_many(model, [other, render(scene())], rounds=2, seed=2)
-    assert [hop.words for hop in together[1]] == [hop.words for hop in walk]
+    together = loopback(backbone, [other, render(scene())], rounds=1, seed=2)
+    assert together[1][0].words == rounds[0].words
     # pixels may differ by a level: another batch shape sums in another order
-    assert np.abs(together[1][0].picture.astype(int) - walk[0].picture).max() <= 1
-    changed = loopback(model, render(scene()), rounds=1, seed=4)
-    assert np.abs(changed[0].picture.astype(int) - walk[0].picture).max() > 1
+    assert np.abs(together[1][0].picture.astype(int) - rounds[0].picture).max() <= 1
+    changed = loopback(backbone, [render(scene())], rounds=1, seed=4)[0]
+    assert np.abs(changed[0].picture.astype(int) - rounds[0].picture).max() > 1
 
 
-def test_facts_are_counted_only_where_the_origin_is_a_scene(model: Model, walk: list[Hop]) -> None:
-    assert all(hop.words_kept is not None and hop.picture_kept is not None for hop in walk)
-    assert walk[0].words_kept == 0  # a random model says nothing that parses
+@pytest.mark.parametrize("name", ["small_model", "small_janus"])
+def test_any_backbone_walks_from_either_side(request: pytest.FixtureRequest, name: str) -> None:
+    found: Any = request.getfixturevalue(name)
+    backbone = OmniBridge(found) if name == "small_model" else found
+    pairs = held_out_pairs("shapes", 3, seed=0)
+    view = own_view(backbone)
+    for start, kinds in (("picture", [str, np.ndarray]), ("text", [np.ndarray, str])):
+        measured = measure_loopback(backbone, pairs, start, 2, [view], progress=False)
+        assert [type(items[0]) for items in measured.hops] == kinds
+        assert all(len(items) == 3 for items in measured.hops)
+        assert all(np.isfinite([row.value, row.low, row.high]).all() for row in measured.rows)
+    (drawn,) = walk(backbone, [pair.text for pair in pairs], 1, seed=0)
+    again = [next(walk(backbone, [pair.text], 1, seed=i))[0] for i, pair in enumerate(pairs)]
+    for one, other in zip(drawn, again, strict=True):
+        assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
+
+
+def test_no_pictures_and_no_rounds(backbone: OmniBridge) -> None:
+    assert loopback(backbone, []) == []
+    assert loopback(backbone, [render(scene())], rounds=0) == [[]]
+
+
+# --- the measures --------------------------------------------------------------------------------
+
+
+def by_metric(rows: list[Score]) -> dict[str, Score]:
+    found = {row.metric: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def external(pictures: Any) -> np.ndarray:
+    """Mean colours of nine cells."""
+    return np.stack([p[:63, :63].reshape(3, 21, 3, 21, 3).mean(axis=(1, 3)).ravel() for p in pictures])
+
+
+@pytest.mark.parametrize("start", ["picture", "text"])
+def test_a_perfect_backbone_keeps_everything_for_ever(seven_pairs: list[Pair], start: Any) -> None:
+    backbone: Any = Perfect()
+    measured = measure_loopback(backbone, seven_pairs, start, 5, [own_view(backbone)], progress=False)
+    rows = by_metric(measured.rows)
+    assert len(rows) == 5 * 5
+    for hop in range(1, 6):
+        kind = "text" if (hop % 2 == 1) == (start == "picture") else "picture"
+        values = {name: rows[f"hop {hop}, {kind}: {name}"] for name in ("facts kept", "origin found (own)")}
+        assert all((v.value, v.n, v.better) == (1.0, 7, "higher") for v in values.values())
+        for name in ("drift (own)", "step drift (own)"):
+            row = rows[f"hop {hop}, {kind}: {name}"]
+            assert row.value == pytest.approx(0, abs=1e-6) and (row.unit, row.better) == ("cosine", "lower")
+        assert rows[f"hop {hop}, {kind}: paired minus shuffled (own)"].value > 0.3
+    assert measured.half_life == {"facts kept": None, "origin found (own)": None}
+
+
+def test_a_forgetful_backbone_halves_the_facts_with_every_telling(seven_pairs: list[Pair]) -> None:
+    backbone: Any = Forgetful()
+    measured = measure_loopback(backbone, seven_pairs, "picture", 4, [own_view(backbone)], progress=False)
+    rows = by_metric(measured.rows)
+    kept = [rows[f"hop {hop}, {kind}: facts kept"] for hop, kind in enumerate(("text", "picture") * 2, start=1)]
+    # of 4 things' 16 facts, background and count: 8 + 1, then 4 + 1
+    assert [row.value for row in kept] == pytest.approx([9 / 18, 9 / 18, 5 / 18, 5 / 18], abs=1e-5)
+    assert measured.half_life["facts kept"] == pytest.approx(1.0)
+    # 4, 2 and 1 things have the squared norms 13, 7 and 4; each is a part of the one before
+    assert rows["hop 1, text: drift (own)"].value == pytest.approx(1 - (7 / 13) ** 0.5, abs=1e-4)
+    assert rows["hop 1, text: step drift (own)"].value == pytest.approx(1 - (7 / 13) ** 0.5, abs=1e-4)
+    assert rows["hop 2, picture: step drift (own)"].value == pytest.approx(1 - (7 / 13) ** 0.5, abs=1e-4)
+    assert rows["hop 3, text: drift (own)"].value == pytest.approx(1 - (4 / 13) ** 0.5, abs=1e-4)
+    assert rows["hop 3, text: step drift (own)"].value == pytest.approx(1 - (4 / 7) ** 0.5, abs=1e-4)
+    assert rows["hop 4, picture: origin found (own)"].value == 1.0
+
+    words_first = measure_loopback(backbone, seven_pairs, "text", 2, [own_view(backbone)], progress=False)
+    assert words_first.half_life["facts kept"] == pytest.approx(2.0)
+
+
+def test_a_backbone_that_always_draws_the_same_is_found_by_chance(seven_pairs: list[Pair]) -> None:
+    backbone: Any = Stuck()
+    views = [View("external", external), own_view(backbone)]
+    rows = by_metric(measure_loopback(backbone, seven_pairs, "text", 2, views, progress=False).rows)
+    for name in ("external", "own"):
+        found = rows[f"hop 1, picture: origin found ({name})"]
+        assert found.value == pytest.approx(1 / 7) and found.note == "chance 14.3%"
+        assert rows[f"hop 1, picture: paired minus shuffled ({name})"].value == pytest.approx(0, abs=1e-5)
+    assert "hop 2, text: origin found (own)" in rows
+    assert not any("hop 2" in metric and "external" in metric for metric in rows), "external views read no texts"
+
+
+def test_pairs_without_scenes_are_measured_without_facts(seven_pairs: list[Pair]) -> None:
+    backbone: Any = Perfect()
+    plain = [Pair(pair.picture, pair.text) for pair in seven_pairs]
+    measured = measure_loopback(backbone, plain, "picture", 1, [own_view(backbone)], progress=False)
+    assert len(measured.rows) == 4 and measured.half_life == {"origin found (own)": None}
+
+
+# --- facts ---------------------------------------------------------------------------------------
+
+
+def test_facts_are_counted_only_where_the_origin_is_a_scene(backbone: OmniBridge, rounds: list[Round]) -> None:
+    assert all(each.words_kept is not None and each.picture_kept is not None for each in rounds)
+    assert rounds[0].words_kept == 0  # a random model says nothing that parses
     noise = numpy_rng(0, "test loopback noise").integers(0, 255, (64, 64, 3)).astype(np.uint8)
-    hop = loopback(model, noise, rounds=1)[0]
-    assert hop.words_kept is None and hop.picture_kept is None
+    each = loopback(backbone, [noise], rounds=1)[0][0]
+    assert each.words_kept is None and each.picture_kept is None
 
 
-def test_no_pictures_and_no_rounds(model: Model) -> None:
-    assert loopback_many(model, []) == []
-    assert loopback_many(model, [render(scene())], rounds=0) == [[]]
+def test_facts_are_read_in_pictures_of_any_size() -> None:
+    assert facts_kept(render(scene()), scene()) == 1
+    assert facts_kept(render(scene()).repeat(5, axis=0).repeat(5, axis=1), scene()) == 1
+    assert facts_kept(describe(scene()).replace("red", "green"), scene()) == pytest.approx(9 / 10)
 
 
 def test_shown_scene_tells_renderings_from_other_pictures() -> None:
@@ -87,8 +205,31 @@ def test_half_life_by_hand() -> None:
     assert half_life([]) is None
 
 
-def test_the_sheet_holds_every_picture_enlarged(walk: list[Hop]) -> None:
-    sheet = np.asarray(draw_sheet([render(scene())], [walk]))
+# --- galleries -----------------------------------------------------------------------------------
+
+
+def test_the_sheet_holds_every_picture_enlarged(rounds: list[Round]) -> None:
+    sheet = np.asarray(draw_sheet([round_cells(render(scene()), rounds)]))
     assert (sheet[12 : 12 + 192 : 3, 12 : 12 + 192 : 3] == render(scene())).all()
     left = 12 + 2 * (192 + 12)
-    assert (sheet[12 : 12 + 192 : 3, left : left + 192 : 3] == walk[1].picture).all()
+    assert (sheet[12 : 12 + 192 : 3, left : left + 192 : 3] == rounds[1].picture).all()
+
+
+def test_small_and_large_pictures_share_a_sheet() -> None:
+    cells = [[round_cells(np.full((side, side, 3), 9, np.uint8), [])[0]] for side in (32, 500)]
+    sheet = np.asarray(draw_sheet(cells))
+    row_height = (len(sheet) - 12) // 2
+    for row in range(2):
+        top = 12 + row * row_height
+        assert (sheet[top : top + 192, 12 : 12 + 192] == 9).all()
+
+
+def test_galleries_show_each_drawing_with_the_words_it_was_drawn_from(seven_pairs: list[Pair]) -> None:
+    backbone: Any = Forgetful()
+    for start, hops, notes in (("picture", 5, ["hop 2", "hop 4"]), ("text", 4, ["hop 1", "hop 3"])):
+        measured = measure_loopback(backbone, seven_pairs, start, hops, [], progress=False)
+        rows = pair_cells(measured, seven_pairs[:2])
+        assert len(rows) == 2 and [cell.note for cell in rows[1][1:]] == notes
+        for pair, (first, *drawn) in zip(seven_pairs[:2], rows, strict=True):
+            assert (first.picture == pair.picture).all()
+            assert all((cell.picture == render(backbone.scene(cell.words))).all() for cell in drawn)

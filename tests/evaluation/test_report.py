@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from latentbridge.errors import UserError
-from latentbridge.evaluation.loopback import Hop
+from latentbridge.evaluation.loopback import Round
 from latentbridge.evaluation.page import show_chart, show_interval, show_picture, write_page
 from latentbridge.evaluation.report import (
     Answer,
@@ -31,7 +31,6 @@ from latentbridge.evaluation.report import (
     edit_section,
     fade_outside,
     find_section,
-    format_score,
     loopback_section,
     scores_section,
     tally,
@@ -103,7 +102,7 @@ def records(count: int = 30) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Checker:
     """A page with every kind of section, and hostile text wherever text goes."""
-    hops = [Hop(HOSTILE, PICTURE, 0.75, 0.75, 0.5, 0.25), Hop(HOSTILE, PICTURE, 0.25, 0.5, 0.5, 0.25)]
+    rounds = [Round(HOSTILE, PICTURE, 0.75, 0.75, 0.5, 0.25), Round(HOSTILE, PICTURE, 0.25, 0.5, 0.5, 0.25)]
     hit, words = FoundItem(HOSTILE, 0.5, PICTURE, True), FoundItem(HOSTILE, 0.5, right=False)
     row = {
         "skill": HOSTILE,
@@ -122,7 +121,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Checker:
         draw_section([Drawn(HOSTILE, HOSTILE + "!", PICTURE, HOSTILE, True)], HOSTILE),
         edit_section([Edited(HOSTILE, PICTURE, PICTURE, PICTURE, PICTURE[..., 0] > 9, HOSTILE, HOSTILE)]),
         find_section([Found(HOSTILE, HOSTILE, (hit, words)), Found("x", HOSTILE, (words,), PICTURE)], HOSTILE),
-        loopback_section([Walk(PICTURE, hops)]),
+        loopback_section([Walk(PICTURE, rounds)]),
         scores_section({"rows": [row, {"skill": "b", "metric": "m", "value": 3}], "command": HOSTILE, "seed": 0}),
         curves_section({HOSTILE: records()}),
         commands_section([(HOSTILE, HOSTILE)]),
@@ -153,9 +152,8 @@ def test_a_picture_comes_back_from_the_page_bit_for_bit() -> None:
     assert (np.asarray(image) == PICTURE).all()
 
 
-def test_tally_and_scores_by_hand() -> None:
+def test_tally_by_hand() -> None:
     assert tally([True, None, False, True]) == (2, 3)
-    assert (format_score(0.9534), format_score(1), format_score(21.5)) == ("95.3 %", "100.0 %", "21.5")
 
 
 def test_fade_outside_keeps_the_mask_and_greys_the_rest() -> None:

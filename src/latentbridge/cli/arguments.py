@@ -23,12 +23,14 @@ MAX_STEPS = 1_000
 MAX_GUIDANCE = 50.0
 MAX_SEED = 2**63 - 1
 WORLDS = ("shapes", "drawings")
+MANIFEST_SUFFIX = ".jsonl"
+PICTURE_KINDS = "A picture: PNG, JPEG, WebP, GIF, BMP, TIFF or PPM."
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
 
 
-def check_world(world: str) -> None:
-    """Refuses a world that does not exist."""
-    if world not in WORLDS:
+def check_world(world: str, or_manifest: bool = False) -> None:
+    """Refuses a world that does not exist; a manifest's path is one where allowed."""
+    if world not in WORLDS and not (or_manifest and world.endswith(MANIFEST_SUFFIX)):
         raise unknown_name("world", world, WORLDS)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from latentbridge.evaluation.metrics import format_score
 from latentbridge.rundir import atomic_write
 from latentbridge.types import Picture
 
@@ -17,6 +18,14 @@ from latentbridge.types import Picture
 def print_json(document: Any) -> None:
     """The one JSON document of a verb called with --json."""
     print(json.dumps(document, indent=2, default=str))
+
+
+def print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each score: skill, measure, value, 95 % interval, number of items, note."""
+    for row in rows:
+        value, low, high = (format_score(row[name], row["unit"]) for name in ("value", "low", "high"))
+        line = f"{row['skill']:<24}{row['metric']:<46}{value:>9}  {f'{low} to {high}':<18}  n = {row['n']:<5}"
+        print(f"{line} {row['note']}".rstrip())
 
 
 def save_picture(picture: Picture, path: Path) -> None:

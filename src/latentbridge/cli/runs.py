@@ -7,7 +7,15 @@ from typing import Annotated, cast
 
 import typer
 
-from latentbridge.cli.arguments import AsJson, ModelName, check_at_least, check_folder, check_out, check_world
+from latentbridge.cli.arguments import (
+    MANIFEST_SUFFIX,
+    AsJson,
+    ModelName,
+    check_at_least,
+    check_folder,
+    check_out,
+    check_world,
+)
 from latentbridge.errors import UserError
 from latentbridge.recipes import RECIPES, recipe
 
@@ -64,29 +72,23 @@ def evaluate(
       latentbridge eval --model runs/trial --world drawings --out scores.json
       latentbridge eval --world my-pictures.jsonl
     """
-    own = Path(world) if world.endswith(".jsonl") else None
-    if own is None:
-        check_world(world)
+    check_world(world, or_manifest=True)
     check_at_least("--size", size, 1)
     if out:
         check_out(out, (".json",))
-    from latentbridge.cli.output import print_json
-    from latentbridge.evaluation.report import format_score
+    from latentbridge.cli.output import print_json, print_scores
     from latentbridge.evaluation.run import World, evaluate
     from latentbridge.models.checkpoint import load
     from latentbridge.rundir import write_json
 
+    own = Path(world) if world.endswith(MANIFEST_SUFFIX) else None
     scores = evaluate(load(model), own or cast(World, world), size=size)
     if out:
         write_json(out, scores)
     if as_json:
         print_json(scores)
     else:
-        for row in scores["rows"]:
-            interval = f"{format_score(row['low'])} to {format_score(row['high'])}"
-            print(
-                f"{row['skill']:<14}{row['metric']:<40}{format_score(row['value']):>8}  {interval:<18}  n = {row['n']}"
-            )
+        print_scores(scores["rows"])
 
 
 def report(

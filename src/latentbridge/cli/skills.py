@@ -1,4 +1,4 @@
-"""The verbs that use a model on one picture or prompt: understand, generate, edit, embed, loopback."""
+"""The verbs that use a model on one picture or prompt: understand, generate, edit, embed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from latentbridge.cli.arguments import (
+    PICTURE_KINDS,
     PICTURE_SUFFIXES,
     AsJson,
     Guidance,
@@ -15,8 +16,6 @@ from latentbridge.cli.arguments import (
     OutPicture,
     Seed,
     Steps,
-    check_at_least,
-    check_folder,
     check_out,
     check_sampling,
     check_text,
@@ -24,7 +23,7 @@ from latentbridge.cli.arguments import (
 from latentbridge.errors import UserError
 from latentbridge.prompts import CAPTION_REQUEST
 
-ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture: PNG, JPEG, WebP, GIF, BMP, TIFF or PPM.")]
+ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help=PICTURE_KINDS)]
 
 
 def understand(
@@ -179,51 +178,3 @@ def embed(
             "texts": [{"text": t, "embedding": v.tolist()} for t, v in zip(texts, of_texts, strict=True)],
         }
         print_json(document)
-
-
-def loopback(
-    image: ImagePath,
-    rounds: Annotated[int, typer.Option("--rounds", help="How often to go round.")] = 4,
-    out: Annotated[Path | None, typer.Option("--out", help="A folder for the pictures and a sheet of them.")] = None,
-    seed: Seed = 7,
-    model: ModelName = "tiny",
-    as_json: AsJson = False,
-) -> None:
-    """Walk a picture through words and back.
-
-    Each round describes the picture and draws the description; the measures show what drifts.
-
-    \b
-    Examples:
-      latentbridge loopback in.png --rounds 4
-      latentbridge loopback in.png --out walk --json
-    """
-    check_at_least("--rounds", rounds, 1)
-    check_sampling(seed, steps=1, guidance=1.0)
-    if out:
-        check_folder(out)
-    import numpy as np
-
-    from latentbridge.cli.output import print_json, save_picture
-    from latentbridge.images import fit_square, open_picture
-
-    picture = open_picture(image)
-    from latentbridge.evaluation import loopback as walking
-    from latentbridge.models.checkpoint import load
-
-    walker = load(model)
-    hops = walking.loopback(walker, picture, rounds, seed)
-    if out:
-        for number, hop in enumerate(hops, start=1):
-            save_picture(hop.picture, out / f"round_{number}.png")
-        origin = fit_square(picture, walker.config.backbone.image_size_px)
-        save_picture(np.asarray(walking.draw_sheet([origin], [hops])), out / "sheet.png")
-    measures = ("words", "to_origin", "to_previous", "words_kept", "picture_kept")
-    if as_json:
-        told = [{name: getattr(hop, name) for name in measures} for hop in hops]
-        print_json({"image": image, "seed": seed, "rounds": told, "out": out})
-    else:
-        for number, hop in enumerate(hops, start=1):
-            print(f"{number}  likeness {hop.to_origin:.2f}  {hop.words}")
-        if out:
-            print(out / "sheet.png")

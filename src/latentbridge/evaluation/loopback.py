@@ -1,86 +1,203 @@
-"""Loopback: a picture put into words, the words drawn, the drawing put into words again; what survives, and how long.
+"""Loopback: pictures put into words, the words drawn, the drawings put into words again; what survives, and how long.
 
 A model whose understanding and drawing share one space comes back to where it started; what gets lost on the way is what
-the two skills do not agree about.
+the two skills do not agree about. A hop goes from picture to words or back, a round is both. The paper names such a
+diagnostic ("modality loopback") but its definition is lost; this one is ours (spec LatentUMM 4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
 
 from latentbridge.data.grading import caption_facts
 from latentbridge.data.language import describe
 from latentbridge.data.oracle import read_scene
+from latentbridge.data.pairs import Pair
 from latentbridge.data.render import IMAGE_SIZE_PX, render
 from latentbridge.data.scenes import MAX_THINGS, Scene
-from latentbridge.images import ImageLike, fit_square, open_picture
-from latentbridge.models.unified import Model
+from latentbridge.evaluation.gallery import Cell
+from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
+from latentbridge.evaluation.shapes import batched
+from latentbridge.evaluation.views import Items, View, own_view
+from latentbridge.images import fit_square
+from latentbridge.models.unified_backbone import UnifiedBackbone
+from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
 
+Start = Literal["picture", "text"]
 _SAME_SCENE = 0.01
 """Mean absolute difference, in [0, 1], up to which a picture counts as the rendering of the scene that is read in it."""
-_SHEET_SCALE = 3
-_SHEET_GAP_PX = 12
-_SHEET_TEXT_PX = 11
-_SHEET_LINES = 5
+
+
+# --- the walk ------------------------------------------------------------------------------------
+
+
+def walk(backbone: UnifiedBackbone, items: Items, hops: int, seed: int = 0) -> Iterator[Items]:
+    """What at least one item becomes, hop after hop. Words are drawn as they are, without rewriting.
+
+    Item i of a list walks as it would alone with `seed + i`.
+    """
+    for hop in range(hops):
+        if isinstance(items[0], str):
+            seeds = [int(numpy_rng(seed + i, "loopback", hop // 2).integers(2**31)) for i in range(len(items))]
+            parts = zip(batched(cast(Sequence[str], items)), batched(seeds), strict=True)
+            items = [picture for texts, part in parts for picture in backbone.generate(texts, part)]
+        else:
+            parts = batched(cast(Sequence[Picture], items))
+            items = [text for part in parts for text in backbone.understand(part, [CAPTION_REQUEST] * len(part))]
+        yield items
+
+
+# --- a few pictures, to look at ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Hop:
-    """One round: the words for the picture before, and the picture drawn from them."""
+class Round:
+    """The words for the picture before, and the picture drawn from them."""
 
     words: str
     picture: Picture
     to_origin: float
-    """Cosine of the embeddings of this picture and of the first."""
+    """Cosine of what the model sees in this picture and in the first."""
     to_previous: float
-    """Cosine of the embeddings of this picture and of the one before."""
+    """Cosine of what the model sees in this picture and in the one before."""
     words_kept: float | None
     """Share of the origin's facts that the words state; None where the origin is not a scene of the `shapes` world."""
     picture_kept: float | None
     """Share of the origin's facts that the oracle reads in this picture, or None."""
 
 
-def loopback(model: Model, picture: ImageLike, rounds: int = 4, seed: int = 0) -> list[Hop]:
-    """The hops of one picture; see `loopback_many`."""
-    return loopback_many(model, [picture], rounds, seed)[0]
-
-
-def loopback_many(model: Model, pictures: Sequence[ImageLike], rounds: int = 4, seed: int = 0) -> list[list[Hop]]:
-    """The hops of each picture, all walking together. The words are drawn as they are, without rewriting.
-
-    Picture i of a list walks as it would alone with `seed + i`.
-    """
-    origins = [fit_square(open_picture(picture), model.config.backbone.image_size_px) for picture in pictures]
-    scenes = [shown_scene(origin) for origin in origins]
-    walks: list[list[Hop]] = [[] for _ in origins]
-    if not origins:
+def loopback(
+    backbone: UnifiedBackbone, pictures: Sequence[Picture], rounds: int = 4, seed: int = 0
+) -> list[list[Round]]:
+    """The rounds of each picture, all walking together."""
+    walks: list[list[Round]] = [[] for _ in pictures]
+    if not pictures:
         return walks
-    current = origins
-    first = previous = model.embed(images=origins)
-    for hop in range(rounds):
-        words = model.understand(current)
-        seeds = [int(numpy_rng(seed + i, "loopback", hop).integers(2**31)) for i in range(len(origins))]
-        current = model.generate(words, seeds, rewrite=False)
-        vectors = model.embed(images=current)
-        for i, walk in enumerate(walks):
-            walk.append(
-                Hop(
-                    words[i],
-                    current[i],
-                    float(vectors[i] @ first[i]),
-                    float(vectors[i] @ previous[i]),
-                    _share(words[i], scenes[i]),
-                    _share(describe(_within_grammar(read_scene(current[i]))), scenes[i]) if scenes[i] else None,
-                )
-            )
+    view = own_view(backbone)
+    scenes = [shown_scene(picture) for picture in pictures]
+    first = previous = view.read(pictures)
+    steps: Iterator[Any] = walk(backbone, pictures, 2 * rounds, seed)
+    for words, drawn in zip(steps, steps, strict=True):
+        vectors = view.read(drawn)
+        for i, (scene, so_far) in enumerate(zip(scenes, walks, strict=True)):
+            likeness = float(vectors[i] @ first[i]), float(vectors[i] @ previous[i])
+            kept = (facts_kept(words[i], scene), facts_kept(drawn[i], scene)) if scene else (None, None)
+            so_far.append(Round(words[i], drawn[i], *likeness, *kept))
         previous = vectors
     return walks
+
+
+def round_cells(picture: Picture, rounds: Sequence[Round]) -> list[Cell]:
+    """A picture and its rounds as a row of a gallery."""
+    drawn = [Cell(each.picture, each.words, f"likeness {each.to_origin:.2f}") for each in rounds]
+    return [Cell(picture, "", "the first picture"), *drawn]
+
+
+# --- many pairs, to measure ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loopback:
+    """The walks of many pairs that start at one side of each, and what was measured on them."""
+
+    start: Start
+    hops: list[Items]
+    """All items after each hop."""
+    rows: list[Score]
+    half_life: dict[str, float | None]
+    """Hops until a measure that starts at 1 has halved, where it is measured at every hop; None where it never does."""
+
+
+def measure_loopback(
+    backbone: UnifiedBackbone,
+    pairs: Sequence[Pair],
+    start: Start,
+    hops: int,
+    views: Sequence[View],
+    seed: int = 0,
+    progress: bool = True,
+) -> Loopback:
+    """What at least two pairs keep of themselves, hop by hop.
+
+    Pictures are compared with the pair's picture and texts with its text, so that no cosine spans the gap between
+    modalities; the spec's draft compares with the start, of whichever kind. Per hop and view:
+
+    - drift: 1 - cosine to the pair's own side; step drift: to the item of this kind before, two hops ago.
+    - origin found: whether the pair's own side is the nearest among all; chance is one in as many.
+    - paired minus shuffled: cosine to the pair's own side minus the mean cosine to those of the others.
+
+    Where scenes are known, the share of their facts that the words say or the oracle reads. A share of right items has
+    its Wilson interval, which a bootstrap of equal items lacks; a mean has its bootstrap interval.
+    """
+    sides: dict[str, Items] = {"picture": [pair.picture for pair in pairs], "text": [pair.text for pair in pairs]}
+    origins = {
+        (view.name, kind): view.read(items) for view in views for kind, items in sides.items() if view.reads(items)
+    }
+    before = dict(origins)
+    made: list[Items] = []
+    rows: list[Score] = []
+    falls: dict[str, list[float]] = {}
+    steps = walk(backbone, sides[start], hops, seed)
+    for hop, items in enumerate(tqdm(steps, f"{start} first", hops, disable=not progress, unit="hop"), start=1):
+        kind = "text" if isinstance(items[0], str) else "picture"
+        skill = f"loopback, {start} first"
+        kept = [facts_kept(item, pair.scene) for item, pair in zip(items, pairs, strict=True) if pair.scene]
+        scores = [average(skill, "facts kept", kept)] if kept else []
+        for view in views:
+            if view.reads(items):
+                place, vectors = (view.name, kind), view.read(items)
+                scores += _likeness(skill, view.name, vectors, origins[place], before[place])
+                before[place] = vectors
+        for score in scores:
+            rows.append(replace(score, metric=f"hop {hop}, {kind}: {score.metric}"))
+            if score.unit == "share":  # these start at 1
+                falls.setdefault(score.metric, []).append(score.value)
+        made.append(items)
+    halves = {name: half_life(values) for name, values in falls.items() if len(values) == hops}
+    return Loopback(start, made, rows, halves)
+
+
+def _likeness(skill: str, view: str, vectors: np.ndarray, origins: np.ndarray, before: np.ndarray) -> list[Score]:
+    """What a view sees of items, of the sides they belong to and of the items before them, unit vectors [n e] each."""
+    cosines = vectors @ origins.T
+    paired, count = cosines.diagonal(), len(cosines)
+    others = (cosines.sum(axis=1) - paired) / (count - 1)
+    found = recall_at_1(vectors, origins, np.eye(count, dtype=bool))
+    return [
+        share(skill, f"origin found ({view})", found, note=f"chance {1 / count:.1%}"),
+        average(skill, f"drift ({view})", 1 - paired, "cosine", "lower"),
+        average(skill, f"step drift ({view})", 1 - (vectors * before).sum(axis=1), "cosine", "lower"),
+        average(skill, f"paired minus shuffled ({view})", paired - others, "cosine"),
+    ]
+
+
+def pair_cells(measured: Loopback, pairs: Sequence[Pair]) -> list[list[Cell]]:
+    """The walks of the first pairs as rows of a gallery: a pair's picture, then every drawing with the words it was drawn from."""
+    words_first = measured.start == "text"
+    rows: list[list[Cell]] = []
+    for i, pair in enumerate(pairs):
+        trail: list[Any] = [*([pair.text] if words_first else []), *(items[i] for items in measured.hops)]
+        drawings = zip(trail[1::2], trail[::2], range(1 if words_first else 2, len(trail) + 1, 2), strict=False)
+        first = Cell(pair.picture, "", "what the first words tell of" if words_first else "the first picture")
+        rows.append([first, *(Cell(drawn, words, f"hop {hop}") for drawn, words, hop in drawings)])
+    return rows
+
+
+# --- what is kept --------------------------------------------------------------------------------
+
+
+def facts_kept(item: Picture | str, scene: Scene) -> float:
+    """The share of a scene's facts that words state, or that the oracle reads in a picture."""
+    words = item if isinstance(item, str) else describe(_within_grammar(read_scene(fit_square(item, IMAGE_SIZE_PX))))
+    kept, total = caption_facts(words, scene)
+    return kept / total
 
 
 def shown_scene(picture: Picture) -> Scene | None:
@@ -95,58 +212,16 @@ def shown_scene(picture: Picture) -> Scene | None:
 
 
 def half_life(values: Sequence[float]) -> float | None:
-    """Hops until a quantity that starts at 1 has fallen to one half, linearly between hops; None where it never does."""
+    """Steps until a quantity that starts at 1 has fallen to one half, linearly between steps; None where it never does."""
     before = 1.0
-    for hop, value in enumerate(values):
+    for step, value in enumerate(values):
         if value <= 0.5:
-            return hop + (before - 0.5) / (before - value)
+            return step + (before - 0.5) / (before - value)
         before = value
     return None
-
-
-def draw_sheet(pictures: Sequence[Picture], walks: Sequence[Sequence[Hop]]) -> Image.Image:
-    """A gallery of walks, one a row: the first picture, then each hop with its words and its likeness to the first."""
-    font = ImageFont.load_default(_SHEET_TEXT_PX)
-    width, height = _SHEET_SCALE * pictures[0].shape[1], _SHEET_SCALE * pictures[0].shape[0]
-    line_px = _SHEET_TEXT_PX + 3
-    cell_width, cell_height = width + _SHEET_GAP_PX, height + _SHEET_GAP_PX + (_SHEET_LINES + 1) * line_px
-    columns = 1 + max(len(walk) for walk in walks)
-    sheet = Image.new("RGB", (columns * cell_width + _SHEET_GAP_PX, len(walks) * cell_height + _SHEET_GAP_PX), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (picture, walk) in enumerate(zip(pictures, walks, strict=True)):
-        cells = [
-            (picture, "", "the first picture"),
-            *((h.picture, h.words, f"likeness {h.to_origin:.2f}") for h in walk),
-        ]
-        for column, (image, words, note) in enumerate(cells):
-            x, y = column * cell_width + _SHEET_GAP_PX, row * cell_height + _SHEET_GAP_PX
-            enlarged = Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (x, y))
-            draw.text((x, y + height + 2), note, font=font, fill="#666666")
-            for number, line in enumerate(_wrap(words, font, width)[:_SHEET_LINES], start=1):
-                draw.text((x, y + height + 2 + number * line_px), line, font=font, fill="black")
-    return sheet
-
-
-def _share(words: str, scene: Scene | None) -> float | None:
-    if scene is None:
-        return None
-    kept, total = caption_facts(words, scene)
-    return kept / total
 
 
 def _within_grammar(scene: Scene) -> Scene:
     """The scene cut to what words can say: one thing a place, and no more than there may be."""
     by_place = {thing.place: thing for thing in reversed(scene.things)}
     return Scene.of(list(reversed(by_place.values()))[:MAX_THINGS], scene.background)
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width_px or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines

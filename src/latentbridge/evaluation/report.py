@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from latentbridge.errors import UserError
-from latentbridge.evaluation.loopback import Hop, half_life
+from latentbridge.evaluation.loopback import Round, half_life
+from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.page import (
     Section,
     show_chart,
@@ -106,7 +107,7 @@ class Walk:
     """A picture and its loopback."""
 
     picture: Picture
-    hops: Sequence[Hop]
+    rounds: Sequence[Round]
 
 
 def tally(marks: Iterable[bool | None]) -> tuple[int, int]:
@@ -204,14 +205,14 @@ def _show_found(item: Found) -> str:
 
 def loopback_section(walks: Sequence[Walk]) -> Section:
     """Strips of pictures and words, with what drifts."""
-    rounds = max((len(walk.hops) for walk in walks), default=0)
+    rounds = max((len(walk.rounds) for walk in walks), default=0)
     strips = "".join(_show_walk(walk) for walk in walks)
-    likeness = [float(np.mean([walk.hops[r].to_origin for walk in walks])) for r in range(rounds)]
+    likeness = [float(np.mean([walk.rounds[r].to_origin for walk in walks])) for r in range(rounds)]
     half = half_life(likeness)
     fall = ", ".join(f"{value:.2f}" for value in likeness)
     lead = (
         f"Each picture is put into words, the words are drawn, the drawing is put into words again, {rounds} times over. "
-        f"Mean likeness to the first picture (cosine of the model's own embeddings), round by round: {fall}. "
+        f"Mean likeness to the first picture (cosine of what the model sees in both), round by round: {fall}. "
         + (f"It halves after {half:.1f} rounds." if half else f"It does not halve within {rounds} rounds.")
     )
     return Section("loopback", "Loopback", lead, strips)
@@ -219,14 +220,16 @@ def loopback_section(walks: Sequence[Walk]) -> Section:
 
 def _show_walk(walk: Walk) -> str:
     cells = [show_figure(walk.picture, "the first picture")]
-    for hop in walk.hops:
+    for each in walk.rounds:
         facts = (
-            "" if hop.picture_kept is None else f" · facts kept {hop.words_kept:.0%} told, {hop.picture_kept:.0%} drawn"
+            ""
+            if each.picture_kept is None
+            else f" · facts kept {each.words_kept:.0%} told, {each.picture_kept:.0%} drawn"
         )
         cells.append(
-            f"<figure>{show_picture(hop.picture, hop.words)}{show_meter(hop.to_origin)}"
-            f"<figcaption>{hop.to_origin:.2f} like the first, {hop.to_previous:.2f} like the last{facts}"
-            f'<br><span class="words">“{_show_words(hop.words)}”</span></figcaption></figure>'
+            f"<figure>{show_picture(each.picture, each.words)}{show_meter(each.to_origin)}"
+            f"<figcaption>{each.to_origin:.2f} like the first, {each.to_previous:.2f} like the last{facts}"
+            f'<br><span class="words">“{_show_words(each.words)}”</span></figcaption></figure>'
         )
     return f'<div class="strip">{"".join(cells)}</div>'
 
@@ -247,19 +250,14 @@ def scores_section(stored: Mapping[str, Any]) -> Section:
 
 def _show_score(row: Mapping[str, Any]) -> str:
     value, low, high, aim = row["value"], row.get("low"), row.get("high"), row.get("aim")
+    unit = row.get("unit", "share")
     reached = None if aim is None else value >= aim
-    is_share = 0 <= value <= 1
-    bar = show_interval(value, low, high, aim) if is_share and low is not None and high is not None else ""
+    bar = show_interval(value, low, high, aim) if unit == "share" and low is not None and high is not None else ""
     return (
-        f'<tr><td>{escape(row["metric"])}</td><td class="number">{format_score(value)}{show_mark(reached)}</td><td>{bar}</td>'
-        f'<td class="number">{escape(str(row.get("n", "")))}</td><td class="number">{"" if aim is None else format_score(aim)}</td>'
+        f'<tr><td>{escape(row["metric"])}</td><td class="number">{format_score(value, unit)}{show_mark(reached)}</td><td>{bar}</td>'
+        f'<td class="number">{escape(str(row.get("n", "")))}</td><td class="number">{"" if aim is None else format_score(aim, unit)}</td>'
         f'<td class="small">{escape(row.get("note") or "")}</td></tr>'
     )
-
-
-def format_score(value: float) -> str:
-    """A share as per cent with one decimal, anything else with four digits."""
-    return f"{100 * value:.1f} %" if 0 <= value <= 1 else f"{value:.4g}"
 
 
 def curves_section(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -37,10 +37,13 @@ def evaluate(
     rows: list[Score] = []
     for job in tqdm(jobs, desc=f"scores on {world}", disable=not progress):
         rows += job()
+    return tabulate(rows, world=str(world), size=size, seed=seed)
+
+
+def tabulate(rows: Sequence[Score], **conditions: Any) -> dict[str, Any]:
+    """Scores as one document that names its own conditions, those given and where and when."""
     return {
-        "world": str(world),
-        "size": size,
-        "seed": seed,
+        **conditions,
         "date": date.today().isoformat(),
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} CPU threads",
         "rows": [row.to_dict() for row in rows],

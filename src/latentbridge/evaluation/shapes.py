@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,9 +43,10 @@ def score_captions(model: Model, split: Split, count: int, seed: int) -> list[Sc
     whole = [parse_description(reply) == scene for reply, scene in zip(replies, chosen, strict=True)]
     facts = [caption_facts(reply, scene) for reply, scene in zip(replies, chosen, strict=True)]
     kept = [fact < k for k, total in facts for fact in range(total)]
+    by_scene = tuple(round(k / total, 5) for k, total in facts)
     return [
         share("understand", f"whole caption ({split})", whole, aim=0.85 if split == "test" else None),
-        share("understand", f"caption facts ({split})", kept),
+        replace(share("understand", f"caption facts ({split})", kept), outcomes=by_scene),
     ]
 
 

@@ -1,0 +1,60 @@
+"""Walks of loopback as one picture to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from latentbridge.images import fit_square
+from latentbridge.types import Picture
+
+_SIDE_PX = 192
+_GAP_PX = 12
+_TEXT_PX = 11
+_LINES = 5
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture, a note on it, and the words it was drawn from."""
+
+    picture: Picture
+    words: str
+    note: str
+
+
+def draw_sheet(walks: Sequence[Sequence[Cell]]) -> Image.Image:
+    """Walks, one a row; small pictures are enlarged pixel by pixel, words are cut to five lines."""
+    font = ImageFont.load_default(_TEXT_PX)
+    line_px = _TEXT_PX + 3
+    cell_width, cell_height = _SIDE_PX + _GAP_PX, _SIDE_PX + _GAP_PX + (_LINES + 1) * line_px
+    columns = max(len(walk) for walk in walks)
+    sheet = Image.new("RGB", (columns * cell_width + _GAP_PX, len(walks) * cell_height + _GAP_PX), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, walk in enumerate(walks):
+        for column, cell in enumerate(walk):
+            x, y = column * cell_width + _GAP_PX, row * cell_height + _GAP_PX
+            sheet.paste(Image.fromarray(np.ascontiguousarray(_enlarged(cell.picture))), (x, y))
+            draw.text((x, y + _SIDE_PX + 2), cell.note, font=font, fill="#666666")
+            for number, line in enumerate(_wrap(cell.words, font)[:_LINES], start=1):
+                draw.text((x, y + _SIDE_PX + 2 + number * line_px), line, font=font, fill="black")
+    return sheet
+
+
+def _enlarged(picture: Picture) -> Picture:
+    times = max(1, _SIDE_PX // max(picture.shape[:2]))
+    return fit_square(picture.repeat(times, axis=0).repeat(times, axis=1), _SIDE_PX)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= _SIDE_PX or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

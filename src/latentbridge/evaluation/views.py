@@ -1,0 +1,51 @@
+"""What looks at pictures and texts to say how alike they are: an external encoder, and the model's own latent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from latentbridge.evaluation.shapes import embed_batched
+from latentbridge.models.unified_backbone import UnifiedBackbone
+from latentbridge.types import Picture, Teacher
+
+Items = Sequence[Picture] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class View:
+    """A name and how it reads pictures, and texts where it does: as vectors [n e] of any length."""
+
+    name: str
+    pictures: Callable[[Any], np.ndarray]
+    texts: Callable[[Any], np.ndarray] | None = None
+
+    def reads(self, items: Items) -> bool:
+        """Whether it reads items of this kind."""
+        return self.texts is not None or not isinstance(items[0], str)
+
+    def read(self, items: Items) -> np.ndarray:
+        """Unit vectors [n e] of at least one item, all of a kind that it reads."""
+        encode = self.texts if isinstance(items[0], str) else self.pictures
+        assert encode is not None, self.name
+        vectors = embed_batched(encode, items)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def own_view(backbone: UnifiedBackbone) -> View:
+    """The latent of understanding."""
+
+    @torch.no_grad()
+    def encode(items: Items) -> np.ndarray:
+        return backbone.und_latent(items).numpy()
+
+    return View("own", encode, encode)
+
+
+def external_view(name: str, teacher: Teacher) -> View:
+    """A frozen encoder of pictures. Its texts are left out: "package" refuses words it does not know, as a bad model may say."""
+    return View(name, teacher.embed_pictures)

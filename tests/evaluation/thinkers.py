@@ -1,0 +1,86 @@
+"""Backbones whose understanding and drawing are known exactly, so that what is measured can be worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentbridge.data.grading import caption_facts
+from latentbridge.data.language import describe, parse_description
+from latentbridge.data.oracle import read_scene
+from latentbridge.data.render import render
+from latentbridge.data.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene
+from latentbridge.prompts import CAPTION_REQUEST
+from latentbridge.types import Conversation, Picture
+
+_WORDS = [*SHAPES, *COLOURS, *SIZES]
+
+
+class Perfect:
+    """Reads every scene, says all of it and draws what is said; asked anything else, it counts the things."""
+
+    def scene(self, item: Any) -> Scene:
+        found = parse_description(item) if isinstance(item, str) else read_scene(item)
+        assert found is not None
+        return found
+
+    def und_latent(self, items: Sequence[Any]) -> Tensor:
+        """Ones at shape, colour and size of each place and at the background: the squared norm is 3 a thing and 1."""
+        found = torch.zeros(len(items), len(PLACES) * len(_WORDS) + len(BACKGROUNDS))
+        for row, scene in zip(found, map(self.scene, items), strict=True):
+            for thing in scene.things:
+                for word in (thing.shape, thing.colour, thing.size):
+                    row[thing.place * len(_WORDS) + _WORDS.index(word)] = 1
+            row[len(PLACES) * len(_WORDS) + list(BACKGROUNDS).index(scene.background)] = 1
+        return found
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
+        return [render(self.scene(prompt)) for prompt in prompts]
+
+    def understand(self, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
+        scenes = map(self.scene, pictures)
+        return [
+            describe(scene) if question == CAPTION_REQUEST else str(len(scene.things))
+            for scene, question in zip(scenes, questions, strict=True)
+        ]
+
+    def understanding_loss(self, conversations: Sequence[Conversation]) -> Tensor:
+        """The share of the picture's facts that the reply lacks."""
+        (talk,) = conversations
+        kept, total = caption_facts(talk.turns[0][1], self.scene(talk.picture))
+        return torch.tensor(1 - kept / total)
+
+
+def halved(scene: Scene) -> Scene:
+    """The first half of a scene's things."""
+    return Scene(scene.things[: max(1, len(scene.things) // 2)], scene.background)
+
+
+class Forgetful(Perfect):
+    """Draws well but tells only half of the things."""
+
+    def understand(self, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
+        replies = super().understand(pictures, questions)
+        return [
+            describe(halved(self.scene(reply))) if question == CAPTION_REQUEST else reply
+            for reply, question in zip(replies, questions, strict=True)
+        ]
+
+
+class Clumsy(Perfect):
+    """Tells all but draws only half of the things."""
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
+        return [render(halved(self.scene(prompt))) for prompt in prompts]
+
+
+class Stuck(Perfect):
+    """Draws the same picture whatever it is told."""
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
+        same = self.scene("large red circle top left, small blue star bottom, on white")
+        return [np.array(render(same)) for _ in prompts]
