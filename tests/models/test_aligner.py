@@ -236,6 +236,10 @@ def test_with_a_cross_bias_a_query_can_read_the_state_at_its_own_place() -> None
     change = (biased(queries, hidden) - biased(queries, moved)).abs().amax((0, 2))
     assert change.nonzero().tolist() == [[2]]
 
+    nn.init.normal_(bias)
+    padded, seen = torch.cat([torch.randn(2, 5, 17), hidden], dim=1), torch.cat([torch.zeros(2, 5), mask], dim=1)
+    torch.testing.assert_close(biased(queries, padded, seen), biased(queries, hidden, mask))
+
 
 def test_cross_attention_wakes_up_through_its_output_projection() -> None:
     torch.manual_seed(0)

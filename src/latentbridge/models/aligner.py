@@ -124,17 +124,17 @@ class BiTransformer(nn.Module):
         return bias
 
     def _cross_bias(self, length: int, hidden_length: int, mask: Tensor | None, like: Tensor) -> Tensor:
-        """[1|b heads|1 n|1 m], of the dtype and on the device of `like`."""
-        bias = like.new_zeros(1, 1, 1, hidden_length)
-        if self.config.cross_bias:
-            offsets = (
-                torch.arange(hidden_length, device=like.device) - torch.arange(length, device=like.device)[:, None]
-            )
-            buckets = T5Attention._relative_position_bucket(
-                offsets, num_buckets=self.config.num_buckets, max_distance=self.config.max_distance
-            )
-            bias = bias + self.cross_relative_attention_bias(buckets).permute(2, 0, 1)
-        return bias if mask is None else bias + _additive(mask, like.dtype)
+        """[1|b heads|1 1|n m], of the dtype and on the device of `like`. Places are counted among the states that may be read."""
+        mask = like.new_ones(1, hidden_length) if mask is None else mask
+        bias = _additive(mask, like.dtype)
+        if not self.config.cross_bias:
+            return bias
+        places = mask.long().cumsum(dim=1) - 1
+        offsets = places[:, None, :] - torch.arange(length, device=like.device)[:, None]
+        buckets = T5Attention._relative_position_bucket(
+            offsets, num_buckets=self.config.num_buckets, max_distance=self.config.max_distance
+        )
+        return bias + self.cross_relative_attention_bias(buckets).permute(0, 3, 1, 2)
 
     def _reset_parameters(self) -> None:
         d = self.config.d_model
