@@ -26,6 +26,7 @@ from latentbridge.evaluation.loopback import (
 )
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.views import View, own_view
+from latentbridge.images import fit_square
 from latentbridge.models.omnibridge import OmniBridge
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
@@ -184,6 +185,7 @@ def test_facts_are_counted_only_where_the_origin_is_a_scene(backbone: OmniBridge
 def test_facts_are_read_in_pictures_of_any_size() -> None:
     assert facts_kept(render(scene()), scene()) == 1
     assert facts_kept(render(scene()).repeat(5, axis=0).repeat(5, axis=1), scene()) == 1
+    assert facts_kept(fit_square(render(scene()), 32), scene()) == 1
     assert facts_kept(describe(scene()).replace("red", "green"), scene()) == pytest.approx(9 / 10)
 
 

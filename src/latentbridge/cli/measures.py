@@ -146,7 +146,7 @@ def _walk_data(
     from latentbridge.models.backbones import load_backbone
     from latentbridge.rundir import write_json
 
-    starts = [side for side in STARTS if start in (None, side)]
+    starts: list[Start] = [side for side in STARTS if start in (None, side)]
     judge = _load_view(encoder, len(starts) * len(pairs) * (1 + hops // 2))
     backbone = load_backbone(model)
     views = [judge, own_view(backbone)]
