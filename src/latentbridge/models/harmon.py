@@ -23,7 +23,7 @@ from latentbridge.models.unified_backbone import masked_mean, row_seeds
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
 
-_DRAW, _DRAW_ANYTHING = "Generate an image: ", "Generate an image."
+_DRAW, _DRAW_ANYTHING = "Generate an image:", "Generate an image."
 _LEAST_MASKED = 0.7
 """In training between this share of the places and all are masked (MAR section 3.4)."""
 _NOISINGS = 4
@@ -229,7 +229,7 @@ class Harmon(nn.Module):
 
     def _redrawing_states(self, tokens: Tensor) -> Tensor:
         """The states [b n d] of a new drawing, of which nothing is known, after a request that shows pictures for words."""
-        rows = self._padded([self._request_for(self._placeholders)] * len(tokens))
+        rows = self._padded([self._turn([*self._encode(_DRAW), *self._placeholders])] * len(tokens))
         nothing = torch.zeros(len(tokens), 0, dtype=torch.long)
         return self._drawing_states(self._embed(rows, tokens), rows.mask, tokens, nothing)
 
@@ -250,14 +250,8 @@ class Harmon(nn.Module):
 
     def _requests(self, prompts: Sequence[str | None]) -> Rows:
         """Prompts up to where the picture begins; None asks for any picture."""
-        asked = [
-            self._turn(self._encode(_DRAW_ANYTHING)) if prompt is None else self._request_for(self._encode(prompt))
-            for prompt in prompts
-        ]
-        return self._padded(asked)
-
-    def _request_for(self, wanted: list[int]) -> list[int]:
-        return self._turn([*self._encode(_DRAW), *wanted])
+        wanted = [_DRAW_ANYTHING if prompt is None else f"{_DRAW} {prompt}" for prompt in prompts]
+        return self._padded([self._turn(self._encode(words)) for words in wanted])
 
     def _turn(self, words: list[int]) -> list[int]:
         """A user's turn, and the start of the reply."""
