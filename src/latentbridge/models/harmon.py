@@ -25,9 +25,9 @@ from latentbridge.types import Conversation, Picture
 
 _DRAW, _DRAW_ANYTHING = "Generate an image:", "Generate an image."
 _LEAST_MASKED = 0.7
-"""In training between this share of the places and all are masked (MAR section 3.4)."""
+"""In training between this share of the places and all are masked (MAR)."""
 _NOISINGS = 4
-"""Noise levels at which every masked token is learned in a step (MAR section 4)."""
+"""Noise levels at which every masked token is learned in a step (MAR)."""
 _UNPROMPTED = 0.1
 """Share of training drawings without their prompt, for guidance."""
 

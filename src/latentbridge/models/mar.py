@@ -125,7 +125,7 @@ class _Modulated(nn.Module):
 def known_counts(num_tokens: int, steps: int) -> list[int]:
     """How many tokens are known before each step of drawing and after the last: from 0 to `num_tokens`, at least one more a step.
 
-    What stays masked after step s of S is floor(n cos(pi s / 2 S)), so that few come first (MAR section 3.4).
+    What stays masked after step s of S is floor(n cos(pi s / 2 S)), so that few come first (MAR).
     """
     counts = [0]
     for step in range(1, steps):

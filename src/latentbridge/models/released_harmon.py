@@ -59,7 +59,7 @@ HARMON_1_5B = Sizes(
     _qwen2_5(1536, 28, 12, 8960),
     MarConfig(width=1280, num_layers=20, num_heads=16, num_buffers=64, head_width=1536, head_layers=12),
 )
-"""MAR-B and MAR-H (MAR, table 3), under Qwen2.5 of 0.5 and 1.5 billion parameters."""
+"""MAR-B and MAR-H under Qwen2.5 of 0.5 and 1.5 billion parameters."""
 
 _VAE_SCALE = 0.2325
 _VAE_LEVELS = 5
@@ -125,12 +125,13 @@ def load_harmon(folder: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B
         raise UserError(f"{folder} holds no Harmon of 0.5 or 1.5 billion parameters; give the folder of one.")
     places = stored["encoder.positions"].shape[-2] - sizes.mar.num_buffers
     mar = replace(sizes.mar, grid=math.isqrt(max(places, 1)))
+    scheduler = _scheduler()  # its schedule is tensors, but no weights
     with torch.device("meta"):
         harmon = Harmon(
             Qwen2ForCausalLM(sizes.language_model),
             mar,
             KLAutoencoder(_kl16(sizes.vae_channels, mar.channels)),
-            _scheduler(),
+            scheduler,
             load_tokenizer(folder),
             drawing_steps=64,
             denoising_steps=25,
@@ -173,7 +174,7 @@ def _kl16(channels: int, latent_channels: int) -> AutoencoderKL:
 
 
 def _scheduler() -> Scheduler:
-    """The noise of MAR's head (its section 4): a cosine schedule of 1000 steps, and noise predicted."""
+    """The noise of MAR's head (arXiv 2406.11838): a cosine schedule of 1000 steps, and noise predicted."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
