@@ -57,7 +57,7 @@ def test_the_encoder_reads_known_tokens_alone_and_by_their_places():
 @torch.no_grad()
 def test_every_place_of_the_decoder_holds_its_own_state_or_the_mask():
     decoder = MaskedDecoder(MarConfig(**{**SIZES.__dict__, "num_layers": 0}))
-    decoder.norm, decoder.embed = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+    decoder.norm, decoder.embed = nn.Identity(), nn.Identity()
     encoded = some(2, 2 + 3, 14)
     states = decoder(encoded, KNOWN) - decoder.positions[2:] - decoder.head_positions
     for row in range(2):

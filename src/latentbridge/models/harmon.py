@@ -46,8 +46,9 @@ class Harmon(nn.Module):
     what a viewer's picture suffers on its way, the decoding, rounding to 8 bits and encoding by the autoencoder, through
     which `und_latent` and `understand` read. `through_pixels` puts it back.
 
-    Unlike the release, tokens are denoised without chance (DDIM) from noise that follows the seed, training masks
-    uniformly often instead of by a truncated normal, and the prompt passes the language model anew at every step.
+    Unlike the release, as far as it is known here: tokens are denoised without chance (DDIM) from noise that follows the
+    seed, and no variances are learned for it; the share to mask in training is drawn uniformly, not from a truncated
+    normal; pictures are the autoencoder's means, not samples; prompts pass the language model anew at every step.
     """
 
     def __init__(
