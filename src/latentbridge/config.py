@@ -166,6 +166,7 @@ class TinyHarmonConfig:
     patch_size_px: int = 8
     """Side of the square that one image latent stands for; a power of two."""
     vae_channels: int = 32
+    """A multiple of 4, for the norms."""
 
 
 @dataclass(frozen=True)

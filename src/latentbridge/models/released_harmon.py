@@ -164,9 +164,9 @@ def _ours(name: str, tensor: Tensor, channels: int) -> Tensor:
 def _kl16(channels: int, latent_channels: int) -> AutoencoderKL:
     down, up = ("DownEncoderBlock2D",) * (_VAE_LEVELS - 1), ("UpDecoderBlock2D",) * (_VAE_LEVELS - 1)
     return AutoencoderKL(
-        block_out_channels=tuple(channels * times for times in (1, 1, 2, 2, 4)),
-        down_block_types=(*down, "AttnDownEncoderBlock2D"),
-        up_block_types=("AttnUpDecoderBlock2D", *up),
+        block_out_channels=tuple(channels * times for times in (1, 1, 2, 2, 4)),  # pyright: ignore[reportArgumentType]
+        down_block_types=(*down, "AttnDownEncoderBlock2D"),  # pyright: ignore[reportArgumentType]
+        up_block_types=("AttnUpDecoderBlock2D", *up),  # pyright: ignore[reportArgumentType]
         layers_per_block=2,
         latent_channels=latent_channels,
         scaling_factor=_VAE_SCALE,

@@ -36,9 +36,9 @@ def new_harmon(config: TinyHarmonConfig, seed: int) -> Harmon:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         autoencoder = AutoencoderKL(
-            block_out_channels=(config.vae_channels,) * (halvings + 1),
-            down_block_types=("DownEncoderBlock2D",) * (halvings + 1),
-            up_block_types=("UpDecoderBlock2D",) * (halvings + 1),
+            block_out_channels=(config.vae_channels,) * (halvings + 1),  # pyright: ignore[reportArgumentType]
+            down_block_types=("DownEncoderBlock2D",) * (halvings + 1),  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * (halvings + 1),  # pyright: ignore[reportArgumentType]
             latent_channels=config.mar.channels,
             norm_num_groups=config.vae_channels // 4,
             scaling_factor=1.0,
