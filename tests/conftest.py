@@ -11,8 +11,10 @@ from latentbridge.config import (
     AlignerConfig,
     BackboneConfig,
     DecoderConfig,
+    MarConfig,
     ModelConfig,
     RetrievalConfig,
+    TinyHarmonConfig,
     TinyJanusConfig,
 )
 from latentbridge.data.render import render
@@ -20,6 +22,7 @@ from latentbridge.data.scenes import distinct_scenes
 from latentbridge.rng import numpy_rng, torch_rng
 
 if TYPE_CHECKING:
+    from latentbridge.models.harmon import Harmon
     from latentbridge.models.janus import JanusPro
     from latentbridge.models.unified import Model
 
@@ -74,6 +77,26 @@ def small_janus() -> JanusPro:
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=rng) * parameter[0].numel() ** -0.5)
     model.max_tokens = 5
+    return model
+
+
+@pytest.fixture(scope="session")
+def small_harmon() -> Harmon:
+    """A Harmon of 16 tokens with random weights that keep the size of what passes; not to be changed."""
+    import torch
+
+    from latentbridge.models.tiny_harmon import new_harmon
+
+    mar = MarConfig(
+        width=28, num_layers=2, num_heads=2, grid=4, channels=5, num_buffers=3, head_width=31, head_layers=2
+    )
+    sizes = TinyHarmonConfig(width=32, num_layers=2, num_heads=2, mar=mar, vae_channels=8)
+    model, rng = new_harmon(sizes, seed=0), torch_rng(0, "small harmon")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=rng) * parameter[0].numel() ** -0.5)
+    model.drawing_steps, model.denoising_steps, model.max_tokens = 3, 3, 5
     return model
 
 

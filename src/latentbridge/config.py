@@ -141,6 +141,38 @@ class TinyJanusConfig:
 
 
 @dataclass(frozen=True)
+class MarConfig:
+    """Sizes of a masked autoregressive model over `grid` x `grid` image latents (MAR, arXiv 2406.11838)."""
+
+    width: int = 192
+    num_layers: int = 4
+    """Of the encoder, and again of the decoder."""
+    num_heads: int = 6
+    grid: int = 8
+    channels: int = 16
+    num_buffers: int = 16
+    """Tokens that stand for no place; where the whole picture is masked, the encoder has no others."""
+    head_width: int = 256
+    """Of the small network that denoises one image latent at a time."""
+    head_layers: int = 3
+
+
+@dataclass(frozen=True)
+class TinyHarmonConfig:
+    """Sizes of a Harmon built from nothing; released weights bring their own sizes."""
+
+    width: int = 192
+    """Of the language model."""
+    num_layers: int = 4
+    num_heads: int = 6
+    mar: MarConfig = MarConfig()
+    patch_size_px: int = 8
+    """Side of the square that one image latent stands for; a power of two."""
+    vae_channels: int = 32
+    """A multiple of 4, for the norms."""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """Muon for the hidden matrices, AdamW for the rest; linear warm-up, then constant, then linear decay to zero."""
 

@@ -73,7 +73,25 @@ def janus(request: pytest.FixtureRequest) -> Case:
     )
 
 
-CASES = {"omnibridge": omnibridge, "janus": janus}
+def harmon(request: pytest.FixtureRequest) -> Case:
+    eye, words = {"encoder.", "proj_in."}, "language_model."
+    drawn_from = {*eye, words, "proj_out.", "decoder."}
+    return Case(
+        copy.deepcopy(request.getfixturevalue("small_harmon")),
+        {
+            "und_latent of pictures": {*eye, words},
+            "und_latent of texts": {words},
+            "gen_latent": drawn_from,
+            "roundtrip": {"head.", *drawn_from},
+            "understanding_loss": {*eye, words},
+            "generation_loss": {*drawn_from, "head."},
+        },
+        {*drawn_from, "head.", "autoencoder."},
+        {"autoencoder."},
+    )
+
+
+CASES = {"omnibridge": omnibridge, "janus": janus, "harmon": harmon}
 
 
 @pytest.fixture(scope="module", params=CASES)

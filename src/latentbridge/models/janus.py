@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 
 from latentbridge.errors import UserError
 from latentbridge.models.pixels import shown_levels, to_pictures
+from latentbridge.models.token_rows import Rows, padded, position_ids
 from latentbridge.models.unified_backbone import masked_mean, row_seeds
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
@@ -22,13 +23,6 @@ USER, ASSISTANT = "<|User|>", "<|Assistant|>"
 IMAGE, IMAGE_START, IMAGE_END = "<image_placeholder>", "<begin_of_image>", "<end_of_image>"
 SPECIAL_TOKENS = (USER, ASSISTANT, IMAGE, IMAGE_START, IMAGE_END)
 _IGNORED = -100
-
-
-class Rows(NamedTuple):
-    """Token rows, padded on the left; both int64 [b s]."""
-
-    ids: Tensor
-    mask: Tensor
 
 
 class JanusPro(nn.Module):
@@ -164,7 +158,7 @@ class JanusPro(nn.Module):
             kept = (ids == self._first) | (ids == self._start)
             ids, mask = torch.cat([ids, ids.where(kept, self._pad)]), mask.repeat(2, 1)
         chances = self._gumbel(seeds)
-        embeds, positions, cache, codes = self._embed(ids), _positions(mask), None, []
+        embeds, positions, cache, codes = self._embed(ids), position_ids(mask), None, []
         for index in range(self.num_codes):
             output = self.model.model.language_model(
                 inputs_embeds=embeds,
@@ -290,9 +284,7 @@ class JanusPro(nn.Module):
         return ids, labels
 
     def _padded(self, rows: Sequence[list[int]]) -> Rows:
-        length = max(len(row) for row in rows)
-        ids = torch.tensor([[self._pad] * (length - len(row)) + row for row in rows])
-        return Rows(ids, torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]))
+        return padded(rows, self._pad)
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
@@ -308,11 +300,6 @@ class JanusPro(nn.Module):
     def _states(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """The language model's states [b s h] after the final norm."""
         output = self.model.model.language_model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=_positions(mask), use_cache=False
+            inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids(mask), use_cache=False
         )
         return output.last_hidden_state
-
-
-def _positions(mask: Tensor) -> Tensor:
-    """Position ids [b s] that count real tokens."""
-    return (mask.cumsum(1) - 1).clamp_min(0)

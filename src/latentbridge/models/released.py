@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbedding, Qwen2VLVisionRotaryEmbedding
 
 from latentbridge.config import AlignerConfig, BackboneConfig, ModelConfig, RetrievalConfig
@@ -78,6 +79,27 @@ def is_released(folder: Path) -> bool:
 
 def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Model:
     """A Qwen2-VL, or OmniBridge on one, from sharded safetensors; every tensor must be known, present and of the right shape."""
+    stored = {our_name(name): tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
+    values = json.loads((folder / "config.json").read_text())
+    config = OMNIBRIDGE_8B if any(name.startswith("aligner.") for name in stored) else ModelConfig(parts=("backbone",))
+    config = replace(config, backbone=_backbone_config(values))
+    with torch.device("meta"):
+        model = Model(config, load_tokenizer(folder))
+    if config.backbone.tied_embeddings:
+        stored.setdefault(
+            "backbone.model.lm_head.weight", stored["backbone.model.model.language_model.embed_tokens.weight"]
+        )
+    require_fit(model, stored, folder)
+    model.load_state_dict(stored, assign=True)
+    for module in model.modules():
+        if isinstance(module, (Qwen2VLRotaryEmbedding, Qwen2VLVisionRotaryEmbedding)):
+            # its frequencies are no weights, so they are still on the meta device
+            module.__init__(module.config)  # pyright: ignore[reportArgumentType]
+    return model.eval()
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder's safetensors files, under the names they have there."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder} holds no .safetensors files; download the safetensors version of the checkpoint.")
@@ -85,31 +107,21 @@ def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Model:
     for path in files:
         try:
             with safe_open(path, framework="pt") as shard:
-                stored.update({our_name(name): shard.get_tensor(name).to(dtype) for name in shard.keys()})  # noqa: SIM118
+                stored.update({name: shard.get_tensor(name) for name in shard.keys()})  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise UserError(f"Cannot read {path} ({error}); download it again.") from error
-    values = json.loads((folder / "config.json").read_text())
-    config = OMNIBRIDGE_8B if any(name.startswith("aligner.") for name in stored) else ModelConfig(parts=("backbone",))
-    config = replace(config, backbone=_backbone_config(values))
-    with torch.device("meta"):
-        model = Model(config, load_tokenizer(folder))
+    return stored
+
+
+def require_fit(model: nn.Module, stored: dict[str, torch.Tensor], folder: Path) -> None:
+    """Refuse tensors that are not the model's, all of them and in its shapes."""
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if config.backbone.tied_embeddings:
-        stored.setdefault(
-            "backbone.model.lm_head.weight", stored["backbone.model.model.language_model.embed_tokens.weight"]
-        )
     found = {name: tensor.shape for name, tensor in stored.items()}
     odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if odd:
         raise UserError(
             f"{folder} does not fit: {len(odd)} tensors are missing, unexpected or of another shape (first: {odd[0]})."
         )
-    model.load_state_dict(stored, assign=True)
-    for module in model.modules():
-        if isinstance(module, (Qwen2VLRotaryEmbedding, Qwen2VLVisionRotaryEmbedding)):
-            # its frequencies are no weights, so they are still on the meta device
-            module.__init__(module.config)  # pyright: ignore[reportArgumentType]
-    return model.eval()
 
 
 def _backbone_config(values: dict[str, Any]) -> BackboneConfig:

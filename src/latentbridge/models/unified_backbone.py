@@ -33,7 +33,8 @@ class UnifiedBackbone(Protocol):
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         """Draw from `latents` [m d] and read each drawing with the understanding path, as the latent it would be drawn from.
 
-        What is read is the picture a viewer would get. Through rounding and choice of codes the gradient passes
+        What is read is the picture a viewer would get; where one encoder serves reading and drawing (Harmon), it may be
+        the image latents that the picture is decoded from. Through rounding and choice of codes the gradient passes
         straight, everywhere else it is exact.
         """
         ...
