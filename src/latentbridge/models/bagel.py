@@ -113,7 +113,7 @@ class Bagel(nn.Module):
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
         _, states = self._draw(prompts, row_seeds(seeds, len(prompts)), self.roundtrip_steps, guidance=1.0)
-        return states.flatten(1).float()
+        return states.flatten(1)
 
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         states = latents.unflatten(-1, (self.latents.grid**2, -1)).to(self.latents.places.dtype)
@@ -142,7 +142,8 @@ class Bagel(nn.Module):
             word = Stream(self.language_model.embed_tokens(said[-1]), positions)
             (states,), past = self.language_model([word], real[:, None], past)
         replies = [[*row, self._last] for row in torch.cat(said, dim=1).tolist()]
-        return [str(self.tokenizer.decode(row[: row.index(self._last)])) for row in replies]
+        replies = [row[: row.index(self._last)] for row in replies]
+        return self.tokenizer.batch_decode(replies, skip_special_tokens=True)
 
     def understanding_loss(self, conversations: Sequence[Conversation]) -> Tensor:
         """Mean next-token cross-entropy over the tokens of replies."""
@@ -174,7 +175,7 @@ class Bagel(nn.Module):
     # --- drawing ---
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> tuple[Tensor, Tensor]:
-        """Clean latents [b n c], and the generation expert's states [b n h], averaged over the way there."""
+        """Clean latents [b n c], and the generation expert's states [b n h], averaged over the way there; both float32."""
         context = self._context(prompts)
         nothing = context.without(torch.ones(len(prompts), dtype=torch.bool))
         latents, mean_states = self._noise(seeds), torch.tensor(0.0)
@@ -186,7 +187,7 @@ class Bagel(nn.Module):
                 bare = self.latents.velocity(self._drawing_states(latents, times, nothing))
                 velocity = guided(velocity, bare, guidance)
             latents = latents - (time - following) * velocity
-            mean_states = mean_states + (time - following) * states
+            mean_states = mean_states + (time - following) * states.float()
         return latents, mean_states
 
     def _drawing_states(self, noisy: Tensor, times: Tensor, context: Context) -> Tensor:

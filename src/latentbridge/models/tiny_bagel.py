@@ -23,9 +23,9 @@ _INITIAL_SPREAD = 0.02
 
 
 def new_bagel(config: TinyBagelConfig, seed: int) -> Bagel:
-    """A BAGEL whose random weights depend on nothing but config and seed; its first velocities are zero, as in the release.
+    """A BAGEL whose random weights depend on nothing but config and seed, and whose velocities are zero.
 
-    The autoencoder is random too; train it, or give the model another, before anything is drawn.
+    The autoencoder is random too; train it, or give the model another, before the model learns to draw.
     """
     tokenizer = load_tokenizer(ASSETS / "tokenizer")
     language = Qwen2Config(
