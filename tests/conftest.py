@@ -14,6 +14,7 @@ from latentbridge.config import (
     MarConfig,
     ModelConfig,
     RetrievalConfig,
+    TinyBagelConfig,
     TinyHarmonConfig,
     TinyJanusConfig,
 )
@@ -22,6 +23,7 @@ from latentbridge.data.scenes import distinct_scenes
 from latentbridge.rng import numpy_rng, torch_rng
 
 if TYPE_CHECKING:
+    from latentbridge.models.bagel import Bagel
     from latentbridge.models.harmon import Harmon
     from latentbridge.models.janus import JanusPro
     from latentbridge.models.unified import Model
@@ -97,6 +99,26 @@ def small_harmon() -> Harmon:
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=rng) * parameter[0].numel() ** -0.5)
     model.drawing_steps, model.denoising_steps, model.max_tokens = 3, 3, 5
+    return model
+
+
+@pytest.fixture(scope="session")
+def small_bagel() -> Bagel:
+    """A BAGEL of 16 latent tokens with random weights that keep the size of what passes; not to be changed.
+
+    As in the release, the eye's patches are smaller than the squares of latent tokens.
+    """
+    import torch
+
+    from latentbridge.models.tiny_bagel import new_bagel
+
+    sizes = TinyBagelConfig(width=32, num_layers=2, num_heads=2, num_kv_heads=1, image_size_px=32, eye_patch_px=7)
+    model, rng = new_bagel(sizes, seed=0), torch_rng(0, "small bagel")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=rng) * parameter[0].numel() ** -0.5)
+    model.steps, model.roundtrip_steps, model.max_tokens = 3, 2, 5
     return model
 
 

@@ -173,6 +173,25 @@ class TinyHarmonConfig:
 
 
 @dataclass(frozen=True)
+class TinyBagelConfig:
+    """Sizes of a BAGEL built from nothing; released weights bring their own config."""
+
+    width: int = 192
+    """Of both experts and of the eye, which are equally deep."""
+    num_layers: int = 4
+    num_heads: int = 6
+    num_kv_heads: int = 2
+    image_size_px: int = 64
+    """Side of a drawing, and of the largest picture read, rounded down to the eye's patches."""
+    patch_size_px: int = 8
+    """Side of the square that one latent token draws; a power of two, 4 or more."""
+    eye_patch_px: int = 8
+    """Side of the square that one of the eye's tokens shows; no more than `patch_size_px`."""
+    vae_channels: int = 32
+    """A multiple of 32, for the norms."""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """Muon for the hidden matrices, AdamW for the rest; linear warm-up, then constant, then linear decay to zero."""
 

@@ -91,7 +91,26 @@ def harmon(request: pytest.FixtureRequest) -> Case:
     )
 
 
-CASES = {"omnibridge": omnibridge, "janus": janus, "harmon": harmon}
+def bagel(request: pytest.FixtureRequest) -> Case:
+    eye, table, und = "eye.", "language_model.embed_tokens.", "language_model.und."
+    gen, out, vae = "language_model.gen.", "latents.proj_out.", "autoencoder."
+    noisy = {"latents.proj_in.", "latents.time_embedder."}
+    return Case(
+        copy.deepcopy(request.getfixturevalue("small_bagel")),
+        {
+            "und_latent of pictures": {eye, table, und},
+            "und_latent of texts": {table, und},
+            "gen_latent": {table, und, *noisy, gen, out},
+            "roundtrip": {out, vae, eye, table, und},
+            "understanding_loss": {eye, table, und},
+            "generation_loss": {table, und, *noisy, gen, out},
+        },
+        {eye, table, und, *noisy, gen, out, vae},
+        {vae},
+    )
+
+
+CASES = {"omnibridge": omnibridge, "janus": janus, "bagel": bagel, "harmon": harmon}
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -1,0 +1,56 @@
+"""Image latents as tokens of a language model: in with their time and place, out as velocities."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.embeddings import TimestepEmbedding, get_2d_sincos_pos_embed, get_timestep_embedding
+from torch import Tensor, nn
+
+_TIME_FEATURES = 256
+"""As in DiT (arXiv 2212.09748), whose timestep embedding BAGEL takes."""
+
+
+class LatentTokens(nn.Module):
+    """Squares of `patch` x `patch` image latents as tokens: `grid` x `grid` of them make a picture.
+
+    A token is the projected latents plus an embedding of the time plus a fixed 2-D sine-cosine embedding of the place;
+    what the language model makes of it is projected to the velocity. Time enters its sinusoids as it is, from 0 to 1.
+    """
+
+    places: Tensor
+
+    def __init__(self, channels: int, width: int, grid: int, patch: int = 2):
+        super().__init__()
+        self.channels, self.grid, self.patch = channels, grid, patch
+        self.size = patch * patch * channels
+        self.proj_in = nn.Linear(self.size, width)
+        self.time_embedder = TimestepEmbedding(_TIME_FEATURES, width)
+        self.proj_out = nn.Linear(width, self.size)
+        self.register_buffer("places", place_table(grid, width))
+
+    def enter(self, noisy: Tensor, t: Tensor) -> Tensor:
+        """Tokens [b n h] of noisy latents [b n c] at times `t` [b]."""
+        dtype = self.proj_in.weight.dtype
+        times = get_timestep_embedding(t, _TIME_FEATURES, flip_sin_to_cos=True, downscale_freq_shift=0)
+        return self.proj_in(noisy.to(dtype)) + self.time_embedder(times.to(dtype))[:, None] + self.places
+
+    def velocity(self, states: Tensor) -> Tensor:
+        """Velocities, float32 [b n c], that states [b n h] of the generation expert stand for."""
+        return self.proj_out(states).float()
+
+    def split(self, latents: Tensor) -> Tensor:
+        """Image latents [b c h w] as numbers of tokens [b n p * p * c]; channels are innermost, as in the release."""
+        p = self.patch
+        squares = latents.unflatten(3, (-1, p)).unflatten(2, (-1, p))
+        return squares.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+    def join(self, tokens: Tensor) -> Tensor:
+        """The inverse of `split`."""
+        p, grid = self.patch, self.grid
+        squares = tokens.view(-1, grid, grid, p, p, self.channels)
+        return squares.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.channels, grid * p, grid * p)
+
+
+def place_table(side: int, width: int) -> Tensor:
+    """Fixed sine-cosine embeddings of the squares of a grid, row after row, float32 [side * side, width] (arXiv 2111.06377)."""
+    return get_2d_sincos_pos_embed(width, side, base_size=side).to(torch.float32)

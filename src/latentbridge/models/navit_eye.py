@@ -1,0 +1,78 @@
+"""BAGEL's eye: SigLIP over pictures of any size and shape, as tokens of the language model (NaViT, arXiv 2307.06304)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from latentbridge.models.latent_tokens import place_table
+from latentbridge.models.pixels import to_pixels
+from latentbridge.types import Picture
+
+
+class NavitEye(nn.Module):
+    """transformers' SigLIP, a two-layer connector, and a fixed 2-D embedding of the place of each patch.
+
+    A patch has the place of its row and column in the largest grid, counted from the upper left, in SigLIP's own
+    position table too; the library would stretch that table over each picture instead. Pictures of one size are read
+    together, which gives each what it would get alone.
+    """
+
+    places: Tensor
+
+    def __init__(self, config: SiglipVisionConfig, width: int, least_px: int):
+        """`config.image_size` is the longest side read, `least_px` the shortest where the shape allows; `width` the tokens'."""
+        super().__init__()
+        sizes: Any = config
+        self.patch_px, self.most_px, self.least_px = sizes.patch_size, sizes.image_size, least_px
+        self.vision = SiglipVisionModel(config)
+        self.connector = nn.Sequential()
+        self.connector.add_module("fc1", nn.Linear(sizes.hidden_size, width))
+        self.connector.add_module("act", nn.GELU(approximate="tanh"))
+        self.connector.add_module("fc2", nn.Linear(width, width))
+        self.register_buffer("places", place_table(self.most_px // self.patch_px, width))
+
+    def forward(self, pictures: Sequence[Picture]) -> list[Tensor]:
+        """The tokens [n h] of each picture, row after row."""
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, picture in enumerate(pictures):
+            alike[(picture.shape[0], picture.shape[1])].append(index)
+        found: dict[int, Tensor] = {}
+        for (height, width), indices in alike.items():
+            pixels = to_pixels([pictures[index] for index in indices])
+            size = fitted_size(height, width, self.patch_px, self.least_px, self.most_px)
+            found.update(zip(indices, self.look(resized(pixels, size)), strict=True))
+        return [found[index] for index in range(len(pictures))]
+
+    def look(self, pixels: Tensor) -> Tensor:
+        """The tokens [b n h] of pictures [b 3 h w] in [-1, 1] whose sides are multiples of the patch, with gradients."""
+        embeddings = self.vision.embeddings
+        patches = embeddings.patch_embedding(pixels.to(self.places.dtype))
+        rows, columns = (torch.arange(size) for size in patches.shape[2:])
+        spots = (rows[:, None] * (self.most_px // self.patch_px) + columns).flatten()
+        states = patches.flatten(2).mT + embeddings.position_embedding(spots)
+        states = cast(Tensor, self.vision.encoder(inputs_embeds=states).last_hidden_state)
+        return self.connector(self.vision.post_layernorm(states)) + self.places[spots]
+
+
+def fitted_size(height: int, width: int, patch_px: int, least_px: int, most_px: int) -> tuple[int, int]:
+    """The height and width at which a picture is read: multiples of the patch, near its own size and shape.
+
+    The longer side is at most `most_px`; the shorter is at least `least_px` where that leaves room for the longer.
+    """
+    scale = min(most_px / max(height, width), max(1.0, least_px / min(height, width)))
+    rows, columns = (max(1, round(side * scale / patch_px)) for side in (height, width))
+    return rows * patch_px, columns * patch_px
+
+
+def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixels [b 3 h w] at another height and width; torch's bicubic may differ from Pillow's by two levels of 255."""
+    if tuple(pixels.shape[2:]) == size:
+        return pixels
+    return F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(-1, 1)

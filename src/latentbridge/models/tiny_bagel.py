@@ -1,0 +1,77 @@
+"""A BAGEL built from nothing: its parts at any size, with the tiny tokenizer."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from transformers import Qwen2Config, SiglipVisionConfig
+
+from latentbridge.config import TinyBagelConfig
+from latentbridge.models.autoencoder import KLAutoencoder
+from latentbridge.models.bagel import Bagel
+from latentbridge.models.checkpoint import ASSETS
+from latentbridge.models.latent_tokens import LatentTokens
+from latentbridge.models.mixture_of_transformers import MixtureOfTransformers
+from latentbridge.models.navit_eye import NavitEye
+from latentbridge.models.vocabulary import load_tokenizer
+
+_LATENT_CHANNELS, _LATENT_PATCH = 16, 2
+"""As released."""
+_INITIAL_SPREAD = 0.02
+"""Of fresh matrices, as Qwen2's."""
+
+
+def new_bagel(config: TinyBagelConfig, seed: int) -> Bagel:
+    """A BAGEL whose random weights depend on nothing but config and seed, and whose velocities are zero.
+
+    The autoencoder is random too; train it, or give the model another, before the model learns to draw.
+    """
+    tokenizer = load_tokenizer(ASSETS / "tokenizer")
+    language = Qwen2Config(
+        hidden_size=config.width,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        intermediate_size=4 * config.width,
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+    )
+    most_px = config.image_size_px // config.eye_patch_px * config.eye_patch_px
+    vision = SiglipVisionConfig(
+        hidden_size=config.width,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        intermediate_size=4 * config.width,
+        image_size=most_px,
+        patch_size=config.eye_patch_px,
+        vision_use_head=False,
+    )
+    halvings = (config.patch_size_px // _LATENT_PATCH).bit_length() - 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * (halvings + 1),  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * (halvings + 1),  # pyright: ignore[reportArgumentType]
+            block_out_channels=(config.vae_channels,) * halvings + (2 * config.vae_channels,),  # pyright: ignore[reportArgumentType]
+            latent_channels=_LATENT_CHANNELS,
+            scaling_factor=1.0,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+        language_model = MixtureOfTransformers(language)
+        eye = NavitEye(vision, config.width, least_px=most_px // 4)
+        latents = LatentTokens(
+            _LATENT_CHANNELS, config.width, config.image_size_px // config.patch_size_px, _LATENT_PATCH
+        )
+        for part in (language_model, eye.connector, latents):
+            part.apply(_initialise)
+        nn.init.zeros_(latents.proj_out.weight)
+    return Bagel(language_model, eye, latents, KLAutoencoder(vae), tokenizer).eval()
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=_INITIAL_SPREAD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

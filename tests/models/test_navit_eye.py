@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import SiglipVisionConfig
+
+from latentbridge.models.navit_eye import NavitEye, fitted_size, resized
+from latentbridge.models.pixels import to_pixels
+
+WIDTH, SIDE, PATCH_PX = 20, 5, 7
+
+
+@pytest.fixture
+def eye() -> NavitEye:
+    sizes = SiglipVisionConfig(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=29,
+        image_size=SIDE * PATCH_PX,
+        patch_size=PATCH_PX,
+        vision_use_head=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return NavitEye(sizes, WIDTH, least_px=2 * PATCH_PX).eval()
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@torch.no_grad()
+def test_on_the_largest_square_it_is_the_librarys_siglip(eye: NavitEye):
+    pixels = to_pixels([picture(35, 35), picture(35, 35, seed=1)])
+    expected = eye.connector(eye.vision(pixels).last_hidden_state) + eye.places
+    torch.testing.assert_close(eye.look(pixels), expected, atol=1e-5, rtol=0)
+    assert (eye.look(pixels.flip(0)) - expected).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_a_patch_has_the_place_of_its_row_and_column(eye: NavitEye):
+    eye.vision.encoder.layers = nn.ModuleList()
+    eye.vision.post_layernorm = eye.connector = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    eye.places = torch.zeros(SIDE**2, 1)
+    eye.vision.embeddings.patch_embedding.weight.zero_()
+    eye.vision.embeddings.patch_embedding.bias.zero_()
+    eye.vision.embeddings.position_embedding.weight.copy_(torch.arange(SIDE**2)[:, None].expand(-1, 24))
+    (seen,) = eye([picture(2 * PATCH_PX, 3 * PATCH_PX)])
+    assert seen[:, 0].tolist() == [0, 1, 2, 5, 6, 7]
+
+
+@torch.no_grad()
+def test_pictures_of_any_size_are_read_as_if_alone(eye: NavitEye):
+    pictures = [picture(35, 20), picture(14, 14, 1), picture(35, 20, 2), picture(90, 31, 3)]
+    together = eye(pictures)
+    assert [len(tokens) for tokens in together] == [15, 4, 15, 10]
+    for alone, tokens in zip(pictures, together, strict=True):
+        torch.testing.assert_close(eye([alone])[0], tokens, atol=1e-5, rtol=0)
+    assert not torch.allclose(together[0], together[2], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((980, 980), (980, 980)),
+        ((1024, 1024), (980, 980)),
+        ((300, 500), (294, 504)),  # 21.4 and 35.7 patches
+        ((100, 100), (224, 224)),
+        ((490, 1960), (252, 980)),  # 17.5 patches, to the even number
+        ((20, 2000), (14, 980)),
+    ],
+)
+def test_sizes_are_multiples_of_the_patch_within_bounds(size: tuple[int, int], expected: tuple[int, int]):
+    assert fitted_size(*size, patch_px=14, least_px=224, most_px=980) == expected
+    assert fitted_size(*size[::-1], patch_px=14, least_px=224, most_px=980) == expected[::-1]
+
+
+def test_resizing_stays_within_colours_and_leaves_fitting_pictures_alone():
+    pixels = to_pixels([picture(21, 14)])
+    assert resized(pixels, (21, 14)) is pixels
+    sharp = torch.where(pixels > 0, 1.0, -1.0)
+    assert resized(sharp, (33, 17)).shape == (1, 3, 33, 17) and resized(sharp, (33, 17)).abs().max() <= 1

@@ -1,0 +1,198 @@
+"""Key names as far as they are publicly known; the folder is written here, because no released weights are at hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from latentbridge.errors import UserError
+from latentbridge.models.bagel import Bagel
+from latentbridge.models.released_bagel import load_bagel, our_name
+
+PATCHES = "vit_model.vision_model.embeddings.patch_embedding.weight"
+
+
+@pytest.mark.parametrize(
+    ("released", "ours"),
+    [
+        ("language_model.lm_head.weight", "language_model.lm_head.weight"),
+        ("language_model.model.embed_tokens.weight", "language_model.embed_tokens.weight"),
+        ("language_model.model.norm.weight", "language_model.und.norm.weight"),
+        ("language_model.model.norm_moe_gen.weight", "language_model.gen.norm.weight"),
+        ("language_model.model.layers.7.self_attn.k_proj.bias", "language_model.und.layers.7.k_proj.bias"),
+        ("language_model.model.layers.7.self_attn.q_norm_moe_gen.weight", "language_model.gen.layers.7.q_norm.weight"),
+        ("language_model.model.layers.0.mlp_moe_gen.up_proj.weight", "language_model.gen.layers.0.mlp.up_proj.weight"),
+        (
+            "language_model.model.layers.0.post_attention_layernorm_moe_gen.weight",
+            "language_model.gen.layers.0.post_attention_layernorm.weight",
+        ),
+        (
+            "vit_model.vision_model.encoder.layers.3.self_attn.q_proj.bias",
+            "eye.vision.encoder.layers.3.self_attn.q_proj.bias",
+        ),
+        ("connector.fc2.weight", "eye.connector.fc2.weight"),
+        ("vae2llm.bias", "latents.proj_in.bias"),
+        ("time_embedder.mlp.2.weight", "latents.time_embedder.linear_2.weight"),
+        ("something.new", "something.new"),
+    ],
+)
+def test_names_of_the_release(released: str, ours: str):
+    assert our_name(released) == ours
+
+
+def released_name(ours: str) -> str:
+    """The other way round, written apart from `our_name`."""
+    attention = re.fullmatch(r"language_model\.(und|gen)\.layers\.(\d+)\.([qkvo]_(?:proj|norm))\.(\w+)", ours)
+    rest = re.fullmatch(r"language_model\.(und|gen)\.((?:layers\.\d+\.)?\w+)\.(.+)", ours)
+    if attention:
+        expert, layer, part, kind = attention.groups()
+        return f"language_model.model.layers.{layer}.self_attn.{part}{'_moe_gen' * (expert == 'gen')}.{kind}"
+    if rest:
+        expert, part, kind = rest.groups()
+        return f"language_model.model.{part}{'_moe_gen' * (expert == 'gen')}.{kind}"
+    for mine, theirs in (
+        ("language_model.embed_tokens", "language_model.model.embed_tokens"),
+        ("eye.vision", "vit_model.vision_model"),
+        ("eye.connector", "connector"),
+        ("eye.places", "vit_pos_embed.pos_embed"),
+        ("latents.places", "latent_pos_embed.pos_embed"),
+        ("latents.time_embedder.linear_1", "time_embedder.mlp.0"),
+        ("latents.time_embedder.linear_2", "time_embedder.mlp.2"),
+        ("latents.proj_in", "vae2llm"),
+        ("latents.proj_out", "llm2vae"),
+    ):
+        ours = ours.replace(mine, theirs)
+    return ours
+
+
+def flux_name(name: str, levels: int) -> str:
+    """The name of a tensor of diffusers' autoencoder in the layout of Flux and of latent diffusion before it."""
+    name = re.sub(r"up_blocks\.(\d+)", lambda found: f"up.{levels - 1 - int(found[1])}", name)
+    name = re.sub(r"mid_block\.resnets\.(\d+)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
+    for diffusers, flux in (
+        ("down_blocks", "down"),
+        (".resnets", ".block"),
+        ("downsamplers.0", "downsample"),
+        ("upsamplers.0", "upsample"),
+        ("mid_block.attentions.0", "mid.attn_1"),
+        ("group_norm", "norm"),
+        ("to_out.0", "proj_out"),
+        (".to_", "."),
+        ("conv_shortcut", "nin_shortcut"),
+        ("conv_norm_out", "norm_out"),
+    ):
+        name = name.replace(diffusers, flux)
+    return name
+
+
+@pytest.fixture(scope="module")
+def untied(small_bagel: Bagel) -> Bagel:
+    """The small model with a head of its own, as in the release."""
+    model = copy.deepcopy(small_bagel)
+    model.language_model.lm_head.weight = nn.Parameter(small_bagel.language_model.lm_head.weight.detach() * 2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(untied: Bagel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model in the layout of the release."""
+    folder = tmp_path_factory.mktemp("released")
+    state = {name: tensor.contiguous() for name, tensor in untied.state_dict().items()}
+    vae = {name.removeprefix("autoencoder.vae."): state.pop(name) for name in list(state) if "autoencoder." in name}
+    weights = {released_name(name): tensor for name, tensor in state.items()}
+    weights[PATCHES] = weights[PATCHES].permute(0, 2, 3, 1).flatten(1).contiguous()
+    save_file(weights, folder / "ema.safetensors")
+    flux = {
+        flux_name(name, levels=3): tensor[..., None, None] if "attentions" in name and tensor.ndim == 2 else tensor
+        for name, tensor in vae.items()
+    }
+    save_file(flux, folder / "ae.safetensors")
+    language = untied.language_model.config.to_dict()
+    del language["rope_parameters"]
+    language |= {
+        "tie_word_embeddings": False,
+        "rope_theta": 500.0,
+        "qk_norm": True,
+        "layer_module": "Qwen2MoTDecoderLayer",
+    }
+    (folder / "llm_config.json").write_text(json.dumps(language))
+    vision = untied.eye.vision.config.to_dict()
+    vision |= {"num_hidden_layers": vision["num_hidden_layers"] + 1, "vision_use_head": True, "rope": False}
+    (folder / "vit_config.json").write_text(json.dumps(vision))
+    untied.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def test_every_tensor_of_the_release_finds_its_place(untied: Bagel, folder: Path, three_pictures):
+    loaded = load_bagel(folder, torch.float32)
+    expected = untied.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+    frequencies = loaded.language_model.rotary_emb.inv_freq
+    assert float(frequencies[1]) == pytest.approx(500 ** (-2 / 16))
+    assert (loaded.autoencoder.scale, loaded.autoencoder.shift) == (0.3611, 0.1159)
+    untied.language_model.rotary_emb, untied.autoencoder = loaded.language_model.rotary_emb, loaded.autoencoder
+    loaded.roundtrip_steps = untied.roundtrip_steps
+    latents = loaded.gen_latent(["a red circle"])
+    torch.testing.assert_close(latents, untied.gen_latent(["a red circle"]))
+    torch.testing.assert_close(loaded.roundtrip(latents), untied.roundtrip(latents))
+    torch.testing.assert_close(loaded.und_latent(three_pictures), untied.und_latent(three_pictures))
+
+
+def test_weights_are_rounded_and_the_autoencoder_is_not(folder: Path):
+    loaded = load_bagel(folder)
+    assert loaded.latents.proj_in.weight.dtype == torch.bfloat16
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.autoencoder.parameters())
+    loaded.roundtrip_steps = 1
+    latents = loaded.gen_latent(["a red circle"])
+    assert latents.dtype == torch.float32 and loaded.roundtrip(latents).isfinite().all()
+
+
+def changed(folder: Path, target: Path, file: str, edit: dict[str, Tensor | None]) -> Path:
+    """A copy of the folder in which tensors of one file are set, or removed where None."""
+    shutil.copytree(folder, target)
+    tensors = {**load_file(target / file), **edit}
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, target / file)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "named"),
+    [
+        ("ema.safetensors", {"language_model.model.norm_moe_gen.weight": None}, "1 tensors .*language_model.gen.norm"),
+        ("ema.safetensors", {"something.new": torch.zeros(1)}, "1 tensors .*something.new"),
+        ("ema.safetensors", {"connector.fc1.bias": torch.zeros(3)}, "1 tensors .*eye.connector.fc1.bias"),
+        ("ema.safetensors", {"vae2llm.weight": None}, "latents.proj_in.weight is missing"),
+        ("ema.safetensors", {PATCHES: None}, "patch_embedding.weight is missing"),
+        (
+            "ae.safetensors",
+            {"encoder.down.0.downsample.conv.bias": None},
+            "1 tensors .*autoencoder.vae.encoder.down_blocks",
+        ),
+        ("ae.safetensors", {"decoder.new": torch.zeros(1)}, "1 tensors .*autoencoder.vae.decoder.new"),
+        ("ae.safetensors", {"decoder.mid.block_1.conv1.bias": None}, "1 tensors .*autoencoder.vae.decoder.mid_block"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(
+    folder: Path, tmp_path: Path, file: str, edit: dict[str, Tensor | None], named: str
+):
+    with pytest.raises(UserError, match=named):
+        load_bagel(changed(folder, tmp_path / "changed", file, edit))
+
+
+def test_other_folders_are_refused(folder: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="no llm_config.json"):
+        load_bagel(tmp_path)
+    for file, named in (("ae.safetensors", "Cannot read .*ae.safetensors"), ("vit_config.json", "no vit_config.json")):
+        shutil.copytree(folder, tmp_path / file, ignore=shutil.ignore_patterns(file))
+        with pytest.raises(UserError, match=named):
+            load_bagel(tmp_path / file)
