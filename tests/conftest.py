@@ -23,6 +23,9 @@ from latentbridge.data.scenes import distinct_scenes
 from latentbridge.rng import numpy_rng, torch_rng
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from latentbridge.models.bagel import Bagel
     from latentbridge.models.harmon import Harmon
     from latentbridge.models.janus import JanusPro
@@ -68,16 +71,11 @@ def small_model(small_config: ModelConfig) -> Model:
 @pytest.fixture(scope="session")
 def small_janus() -> JanusPro:
     """A Janus-Pro of 16 codes with random weights that keep the size of what passes; not to be changed."""
-    import torch
-
     from latentbridge.models.tiny_janus import new_janus
 
     sizes = TinyJanusConfig(width=32, num_layers=2, num_heads=2, image_size_px=32, codebook_size=61)
-    model, rng = new_janus(sizes, seed=0), torch_rng(0, "small janus")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=rng) * parameter[0].numel() ** -0.5)
+    model = new_janus(sizes, seed=0)
+    _keep_sizes(model, torch_rng(0, "small janus"))
     model.max_tokens = 5
     return model
 
@@ -85,19 +83,14 @@ def small_janus() -> JanusPro:
 @pytest.fixture(scope="session")
 def small_harmon() -> Harmon:
     """A Harmon of 16 tokens with random weights that keep the size of what passes; not to be changed."""
-    import torch
-
     from latentbridge.models.tiny_harmon import new_harmon
 
     mar = MarConfig(
         width=28, num_layers=2, num_heads=2, grid=4, channels=5, num_buffers=3, head_width=31, head_layers=2
     )
     sizes = TinyHarmonConfig(width=32, num_layers=2, num_heads=2, mar=mar, vae_channels=8)
-    model, rng = new_harmon(sizes, seed=0), torch_rng(0, "small harmon")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=rng) * parameter[0].numel() ** -0.5)
+    model = new_harmon(sizes, seed=0)
+    _keep_sizes(model, torch_rng(0, "small harmon"))
     model.drawing_steps, model.denoising_steps, model.max_tokens = 3, 3, 5
     return model
 
@@ -108,18 +101,23 @@ def small_bagel() -> Bagel:
 
     As in the release, the eye's patches are smaller than the squares of latent tokens.
     """
-    import torch
-
     from latentbridge.models.tiny_bagel import new_bagel
 
     sizes = TinyBagelConfig(width=32, num_layers=2, num_heads=2, num_kv_heads=1, image_size_px=32, eye_patch_px=7)
-    model, rng = new_bagel(sizes, seed=0), torch_rng(0, "small bagel")
+    model = new_bagel(sizes, seed=0)
+    _keep_sizes(model, torch_rng(0, "small bagel"))
+    model.steps, model.roundtrip_steps, model.max_tokens = 3, 2, 5
+    return model
+
+
+def _keep_sizes(model: nn.Module, rng: torch.Generator) -> None:
+    """Random matrices that keep the size of what passes."""
+    import torch
+
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=rng) * parameter[0].numel() ** -0.5)
-    model.steps, model.roundtrip_steps, model.max_tokens = 3, 2, 5
-    return model
 
 
 @pytest.fixture(scope="session")

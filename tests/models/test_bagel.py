@@ -51,7 +51,7 @@ def test_one_straight_step_by_the_mean_state_ends_where_the_steps_do(bagel: Bage
     clean, mean_states = bagel._draw(TEXTS, [5, 9], steps, guidance=1.0)
     noise = bagel._noise([5, 9])
     torch.testing.assert_close(noise - bagel.latents.velocity(mean_states), clean, atol=ATOL, rtol=0)
-    last = bagel._drawing_states(noise, torch.ones(2), bagel._context(TEXTS))
+    last = bagel._drawing_states(noise, torch.ones(2), bagel._context(bagel._texts(TEXTS)))
     assert ((mean_states - last).abs().max() > 100 * ATOL) == (steps > 1), "later steps see what earlier ones drew"
 
 
@@ -75,7 +75,7 @@ def test_drawings_are_read_as_users_pictures_are(bagel: Bagel):
 @torch.no_grad()
 def test_a_prompt_left_out_is_as_if_it_had_never_been_there(bagel: Bagel):
     noise, times = bagel._noise([5, 9]), torch.tensor([1.0, 0.5])
-    context = bagel._context(TEXTS)
+    context = bagel._context(bagel._texts(TEXTS))
     both, second = (
         bagel._drawing_states(noise, times, context.without(torch.tensor(dropped)))
         for dropped in ([True, True], [False, True])
@@ -90,7 +90,7 @@ def test_a_prompt_left_out_is_as_if_it_had_never_been_there(bagel: Bagel):
 
 @torch.no_grad()
 def test_tokens_of_a_drawing_see_each_other_both_ways(bagel: Bagel):
-    noise, times, context = bagel._noise([5]), torch.ones(1), bagel._context(TEXTS[:1])
+    noise, times, context = bagel._noise([5]), torch.ones(1), bagel._context(bagel._texts(TEXTS[:1]))
     states = bagel._drawing_states(noise, times, context)
     for moved in (0, NUM_TOKENS - 1):
         other = noise.clone()
@@ -120,8 +120,9 @@ def test_guidance_acts_on_noisy_pictures_only(bagel: Bagel, monkeypatch: pytest.
 
 def test_the_generation_loss_is_that_of_the_velocity(bagel: Bagel, monkeypatch: pytest.MonkeyPatch):
     pictures = [some_picture(), some_picture(seed=1)]
-    clean = bagel._encode(pictures)
-    noise = torch.randn(clean.shape, generator=torch_rng(0, "loss"))
+    clean, rng = bagel._encode(pictures), torch_rng(0, "loss")
+    torch.rand(2, generator=rng)  # which prompts are left out
+    noise = torch.randn(clean.shape, generator=rng)
     with torch.no_grad():
         bagel.latents.proj_out.weight.zero_()
         bagel.latents.proj_out.bias.zero_()
@@ -140,6 +141,39 @@ def test_left_out_prompts_do_not_count_in_the_generation_loss(
     pictures = [some_picture(), some_picture(seed=1)]
     losses = [bagel.generation_loss(texts, pictures, torch_rng(0, "loss")) for texts in (TEXTS, TEXTS[::-1])]
     assert bool((losses[0] - losses[1]).abs() > 1e-5) == (share == 0)
+
+
+def test_a_picture_drawn_again_is_drawn_after_its_reading(bagel: Bagel, monkeypatch: pytest.MonkeyPatch):
+    pictures = [some_picture(), some_picture(21, 14, seed=1)]
+    clean, rng = bagel._encode(pictures), torch_rng(0, "loss")
+    noise, seen = torch.randn(clean.shape, generator=rng), bagel.eye(pictures)
+    times = torch.randn(2, generator=rng).sigmoid()
+    losses = []
+    for i, tokens in enumerate(seen):
+        rows = bagel._padded([bagel._block(len(tokens))])
+        _, past = bagel._states(rows, [tokens])
+        context = module.Context(past, rows.real, torch.tensor([1]))
+        noisy = (1 - times[i]) * clean[i] + times[i] * noise[i]
+        states = bagel._drawing_states(noisy[None], times[i : i + 1], context)
+        losses.append((bagel.latents.velocity(states)[0] - (noise - clean)[i]).square().mean())
+    loss = bagel.reconstruction_loss(pictures, torch_rng(0, "loss"))
+    torch.testing.assert_close(loss, torch.stack(losses).mean(), atol=ATOL, rtol=0)
+    monkeypatch.setattr(bagel.eye, "forward", lambda pictures: [-tokens for tokens in seen])
+    assert (bagel.reconstruction_loss(pictures, torch_rng(0, "loss")) - loss).abs() > 100 * ATOL
+
+
+def test_holding_the_understanding_expert_changes_no_state_and_no_other_gradient(bagel: Bagel):
+    context = bagel._context(bagel._texts(TEXTS))
+    free, held = (
+        bagel._drawing_states(bagel._noise([5, 9]), torch.ones(2), context, still=still) for still in (False, True)
+    )
+    torch.testing.assert_close(held, free)
+    generating = list(bagel.language_model.gen.parameters())
+    ways = torch.randn(free.shape, generator=torch_rng(0, "ways"))
+    wanted, found = (
+        torch.autograd.grad((states * ways).sum(), generating, retain_graph=True) for states in (free, held)
+    )
+    torch.testing.assert_close(found, wanted)
 
 
 @torch.no_grad()

@@ -156,6 +156,33 @@ def test_the_head_learns_masked_tokens_of_its_own_picture(harmon: Harmon, monkey
     assert asked.count(None) / len(asked) == pytest.approx(0.1, abs=3 * (0.1 * 0.9 / len(asked)) ** 0.5)
 
 
+def test_a_picture_drawn_again_follows_a_reading_that_is_held_still(harmon: Harmon, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(harmon_module, "_LEAST_MASKED", 1.0)  # nothing is known but by the reading
+    pictures = list(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8))
+    loss = harmon.reconstruction_loss(pictures, torch_rng(0, "loss"))
+    loss.backward()
+    embed = harmon.encoder.embed.weight.grad
+    assert embed is None or not embed.any(), "tokens pass the encoder in the reading alone"
+    assert harmon.encoder.buffer.grad is not None and harmon.encoder.buffer.grad.any()
+
+    tokens, drawn = harmon._tokens_of(pictures), []
+    monkeypatch.setattr(
+        harmon_module, "diffusion_loss", lambda head, scheduler, clean, states, rng: drawn.append((clean, states))
+    )
+    harmon.reconstruction_loss(pictures, torch_rng(0, "loss"))
+    places = torch.rand(2, NUM_TOKENS, generator=_after_the_share("loss")).argsort(1)
+    clean, states = (values.unflatten(0, (-1, 2, NUM_TOKENS))[0] for values in drawn[0])
+    torch.testing.assert_close(clean[..., 0, 0], pick(tokens, places))
+    torch.testing.assert_close(states, pick(harmon._redrawing_states(tokens), places), atol=1e-5, rtol=0)
+
+
+def _after_the_share(purpose: str) -> torch.Generator:
+    """The generator of a loss once the masked share is drawn."""
+    rng = torch_rng(0, purpose)
+    torch.rand((), generator=rng)
+    return rng
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 
@@ -173,7 +200,7 @@ def test_pictures_are_understood_where_their_tokens_stand(harmon: Harmon, three_
     """The mean over the n tokens, after which buffers and words may follow unseen."""
     words, _ = harmon._talk(Conversation((("What?", "a star"),), three_pictures[0]))
     rows = harmon._padded([words])
-    states = harmon._states(harmon._embed(rows, harmon._tokens_of(three_pictures[:1])), rows.mask)
+    states = harmon._states(harmon._embed(rows, harmon._see(harmon._tokens_of(three_pictures[:1]))), rows.mask)
     first = words.index(harmon._image)
     expected = states[:, first : first + NUM_TOKENS].mean(1)
     torch.testing.assert_close(harmon.und_latent(three_pictures[:1]), expected, atol=1e-5, rtol=0)
@@ -189,7 +216,7 @@ def test_answers_do_not_depend_on_other_questions(harmon: Harmon, three_pictures
 def test_the_understanding_loss_is_the_librarys(harmon: Harmon, three_pictures: list[np.ndarray]):
     talk = Conversation((("What?", "a star"),), three_pictures[0])
     ids, labels = harmon._talk(talk)
-    embeds = harmon._embed(harmon._padded([ids]), harmon._tokens_of(three_pictures[:1]))
+    embeds = harmon._embed(harmon._padded([ids]), harmon._see(harmon._tokens_of(three_pictures[:1])))
     theirs = harmon.language_model(inputs_embeds=embeds, labels=torch.tensor([labels])).loss
     torch.testing.assert_close(harmon.understanding_loss([talk]), theirs, atol=1e-5, rtol=1e-5)
     other = Conversation(talk.turns, 255 - three_pictures[0])

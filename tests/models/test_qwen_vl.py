@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from latentbridge.models.qwen_vl import IGNORED_LABEL, Positions, QwenVL, TokenBatch
+from latentbridge.models.qwen_vl import Positions, QwenVL, TokenBatch
+from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.models.unified import Model
 from latentbridge.types import Conversation
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from latentbridge.images import fit_square
@@ -18,6 +19,7 @@ from latentbridge.models.navit_eye import NavitEye, resized
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
 from latentbridge.models.qwen_vl import token_id
 from latentbridge.models.rectified_flow import guided, noised, sampling_times, training_times
+from latentbridge.models.token_rows import IGNORED_LABEL, padded, reply_loss
 from latentbridge.models.unified_backbone import masked_mean, row_seeds
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
@@ -25,7 +27,6 @@ from latentbridge.types import Conversation, Picture
 FIRST, LAST = "<|im_start|>", "<|im_end|>"
 """Around every text; nothing tells the user's from the model's."""
 IMAGE, IMAGE_START, IMAGE_END = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
-_IGNORED = -100
 _SHIFT = 3.0
 """Of sampling times (spec LatentUMM 6)."""
 _GUIDED_FROM = 0.4
@@ -154,20 +155,20 @@ class Bagel(nn.Module):
             for talk, given in zip(conversations, tokens, strict=True)
         ]
         rows = self._padded([ids for ids, _ in talks])
-        labels = self._padded([labels for _, labels in talks]).ids.where(rows.real, _IGNORED)[:, 1:]
         states, _ = self._states(rows, [given for given in tokens if given is not None])
-        answered = labels != _IGNORED
-        logits = self.language_model.lm_head(states[:, :-1][answered])
-        return F.cross_entropy(logits.float(), labels[answered])
+        return reply_loss(self.language_model.lm_head, states, [labels for _, labels in talks])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Mean squared error of the velocity at one time for each picture; one prompt in ten is left out."""
-        clean = self._encode(pictures)
-        noise = torch.randn(clean.shape, generator=rng)
-        times = training_times(len(clean), rng)
-        context = self._context(prompts).without(torch.rand(len(clean), generator=rng) < _DROPPED)
-        velocity = self.latents.velocity(self._drawing_states(noised(clean, noise, times), times, context))
-        return F.mse_loss(velocity, noise - clean)
+        dropped = torch.rand(len(prompts), generator=rng) < _DROPPED
+        return self._flow_loss(pictures, self._context(self._texts(prompts)).without(dropped), rng)
+
+    def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
+        """The picture is the context, without a word; the eye and the understanding expert are held still, as in RecA."""
+        with torch.no_grad():
+            seen = self.eye(pictures)
+            context = self._context(self._blocks(seen), seen)
+        return self._flow_loss(pictures, context, rng, still=True)
 
     def trainable(self, name: str) -> bool:
         return not name.startswith("autoencoder.")
@@ -176,7 +177,7 @@ class Bagel(nn.Module):
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> tuple[Tensor, Tensor]:
         """Clean latents [b n c], and the generation expert's states [b n h], averaged over the way there; both float32."""
-        context = self._context(prompts)
+        context = self._context(self._texts(prompts))
         nothing = context.without(torch.ones(len(prompts), dtype=torch.bool))
         latents, mean_states = self._noise(seeds), torch.tensor(0.0)
         for time, following in pairwise(sampling_times(steps, _SHIFT)):
@@ -190,21 +191,40 @@ class Bagel(nn.Module):
             mean_states = mean_states + (time - following) * states.float()
         return latents, mean_states
 
-    def _drawing_states(self, noisy: Tensor, times: Tensor, context: Context) -> Tensor:
-        """The generation expert's states [b n h] at noisy latents [b n c]; all tokens of the picture see each other."""
+    def _flow_loss(
+        self, pictures: Sequence[Picture], context: Context, rng: torch.Generator, still: bool = False
+    ) -> Tensor:
+        """Mean squared error of the velocity at one time for each picture."""
+        clean = self._encode(pictures)
+        noise = torch.randn(clean.shape, generator=rng)
+        times = training_times(len(clean), rng)
+        velocity = self.latents.velocity(self._drawing_states(noised(clean, noise, times), times, context, still))
+        return F.mse_loss(velocity, noise - clean)
+
+    def _drawing_states(self, noisy: Tensor, times: Tensor, context: Context, still: bool = False) -> Tensor:
+        """The generation expert's states [b n h] at noisy latents [b n c]; all tokens of the picture see each other.
+
+        Where `still`, gradients pass through the understanding expert, which takes the picture's marks, but do not reach it.
+        """
         marks = self.language_model.embed_tokens(torch.tensor([[self._start, self._end]])).expand(len(noisy), -1, -1)
+        marks = marks.detach() if still else marks
         place = context.position[:, None]
         streams = [
             Stream(tokens, place.expand(tokens.shape[:2])) for tokens in (marks, self.latents.enter(noisy, times))
         ]
         count = 2 + noisy.shape[1]
         visible = torch.cat([context.real, context.real.new_ones(len(noisy), count)], dim=1)
-        (_, states), _ = self.language_model(streams, visible[:, None].expand(-1, count, -1), context.past)
+        given = streams, visible[:, None].expand(-1, count, -1), context.past
+        (_, states), _ = functional_call(self.language_model, self._held() if still else {}, given)
         return states
 
-    def _context(self, prompts: Sequence[str]) -> Context:
-        rows = self._texts(prompts)
-        _, past = self._states(rows)
+    def _held(self) -> dict[str, Tensor]:
+        """The language model's weights outside the generation expert, as constants."""
+        weights = self.language_model.named_parameters()
+        return {name: weight.detach() for name, weight in weights if not name.startswith("gen.")}
+
+    def _context(self, rows: Rows, seen: Sequence[Tensor] = ()) -> Context:
+        _, past = self._states(rows, seen)
         return Context(past, rows.real, rows.positions[:, -1] + 1)
 
     def _noise(self, seeds: Sequence[int]) -> Tensor:
@@ -224,7 +244,7 @@ class Bagel(nn.Module):
 
     def _read(self, seen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """States [b s h] of pictures alone, from the eye's tokens [n h] of each, and the mask [b s] of these tokens."""
-        rows = self._padded([self._block(len(tokens)) for tokens in seen])
+        rows = self._blocks(seen)
         return self._states(rows, seen)[0], rows.ids == self._image
 
     def _read_drawn(self, pixels: Tensor) -> Tensor:
@@ -238,6 +258,10 @@ class Bagel(nn.Module):
     def _block(self, num_tokens: int) -> list[int]:
         """A picture's token ids."""
         return [self._start, *[self._image] * num_tokens, self._end]
+
+    def _blocks(self, seen: Sequence[Tensor]) -> Rows:
+        """Rows of pictures alone."""
+        return self._padded([self._block(len(tokens)) for tokens in seen])
 
     def _texts(self, texts: Sequence[str]) -> Rows:
         return self._padded([self._text(text) for text in texts])
@@ -253,27 +277,23 @@ class Bagel(nn.Module):
         """Token ids of a conversation about a picture of `num_tokens`, or about none, and its labels; `open_ended` leaves
         out the last reply."""
         ids = self._block(num_tokens) if num_tokens else []
-        labels = [_IGNORED] * len(ids)
+        labels = [IGNORED_LABEL] * len(ids)
         for index, (user, assistant) in enumerate(conversation.turns):
             asked, reply = [*self._text(user), self._first], self._text(assistant)[1:]
             if open_ended and index == len(conversation.turns) - 1:
                 reply = []
             ids += asked + reply
-            labels += [_IGNORED] * len(asked) + reply
+            labels += [IGNORED_LABEL] * len(asked) + reply
         return ids, labels
 
     def _padded(self, rows: Sequence[list[int]]) -> Rows:
         """Rows of token ids; a picture stands first where there is one."""
-        length = max(len(row) for row in rows)
-        ids, positions, real = [], [], []
-        for row in rows:
-            gap = length - len(row)
-            block = row.index(self._end) + 1 if row[0] == self._start else 0
-            first = 1 if block else 0
-            ids.append([self._last] * gap + row)
-            positions.append([0] * (gap + block) + list(range(first, first + len(row) - block)))
-            real.append([False] * gap + [True] * len(row))
-        return Rows(torch.tensor(ids), torch.tensor(positions), torch.tensor(real))
+        ids, mask = padded(rows, self._last)
+        pictured = torch.isin(ids, torch.tensor([self._start, self._image, self._end]))
+        real = mask.bool()
+        first = pictured.any(1, keepdim=True).long()
+        positions = ((real & ~pictured).cumsum(1) - 1 + first).clamp_min(0)
+        return Rows(ids, positions, real)
 
     def _states(self, rows: Rows, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Past]:
         """The understanding expert's final states [b s h], with the eye's tokens of the rows' pictures, and keys and values."""

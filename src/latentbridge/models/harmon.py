@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from latentbridge.config import MarConfig
@@ -17,8 +16,8 @@ from latentbridge.models.autoencoder import KLAutoencoder
 from latentbridge.models.diffusion import Scheduler, diffusion_loss, sample
 from latentbridge.models.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
-from latentbridge.models.qwen_vl import IGNORED_LABEL, token_id
-from latentbridge.models.token_rows import Rows, padded, position_ids
+from latentbridge.models.qwen_vl import token_id
+from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
 from latentbridge.models.unified_backbone import masked_mean, row_seeds
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
@@ -95,12 +94,11 @@ class Harmon(nn.Module):
         if not isinstance(items[0], str):
             tokens = self._tokens_of(cast(Sequence[Picture], items))
             rows = self._padded([[*asked, *self._placeholders]] * len(tokens))
-            seen = self._states(self._embed(rows, tokens), rows.mask)[:, len(asked) :]
-            return seen[:, : self.num_tokens].mean(1).float()
+            states = self._states(self._embed(rows, self._see(tokens)), rows.mask)[:, len(asked) :]
+            return states[:, : self.num_tokens].mean(1).float()
         texts = [self._encode(text) for text in cast(Sequence[str], items)]
         rows = self._padded([[*asked, *text] for text in texts])
-        lengths = torch.tensor([len(text) for text in texts])
-        words = torch.arange(rows.ids.shape[1]) >= rows.ids.shape[1] - lengths[:, None]
+        words = last_tokens(rows, [len(text) for text in texts])
         return masked_mean(self._states(self._embed(rows), rows.mask), words)
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
@@ -122,7 +120,7 @@ class Harmon(nn.Module):
         talks = [Conversation(((q, ""),), p) for p, q in zip(pictures, questions, strict=True)]
         rows = self._padded([self._talk(talk, open_ended=True)[0] for talk in talks])
         replies = cast(Any, self.language_model).generate(
-            inputs_embeds=self._embed(rows, self._tokens_of(pictures)),
+            inputs_embeds=self._embed(rows, self._see(self._tokens_of(pictures))),
             attention_mask=rows.mask,
             max_new_tokens=self.max_tokens,
             do_sample=False,
@@ -135,30 +133,43 @@ class Harmon(nn.Module):
         """Mean next-token cross-entropy over the tokens of replies."""
         talks = [self._talk(conversation) for conversation in conversations]
         rows = self._padded([ids for ids, _ in talks])
-        labels = self._padded([labels for _, labels in talks]).ids.where(rows.mask.bool(), IGNORED_LABEL)
         pictures = [c.picture for c in conversations if c.picture is not None]
-        embeds = self._embed(rows, self._tokens_of(pictures) if pictures else None)
-        logits = self.language_model.lm_head(self._states(embeds, rows.mask)[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL)
+        embeds = self._embed(rows, self._see(self._tokens_of(pictures)) if pictures else None)
+        states = self._states(embeds, rows.mask)
+        return reply_loss(self.language_model.lm_head, states, [labels for _, labels in talks])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Diffusion loss of the head over masked tokens; one share of the places is masked in the whole batch."""
-        tokens = self._tokens_of(pictures)
-        masked_share = _LEAST_MASKED + (1 - _LEAST_MASKED) * torch.rand((), generator=rng).item()
-        count = int((1 - masked_share) * self.num_tokens)
-        order = torch.rand(tokens.shape[:2], generator=rng).argsort(1)
-        known, masked = order[:, :count].sort(1).values, order[:, count:]
         prompted = torch.rand(len(prompts), generator=rng) >= _UNPROMPTED
         rows = self._requests([p if kept else None for p, kept in zip(prompts, prompted.tolist(), strict=True)])
-        states = pick(self._drawing_states(self._embed(rows), rows.mask, tokens, known), masked)
-        clean = pick(tokens, masked).flatten(0, 1)[..., None, None]
-        noisings = clean.repeat(_NOISINGS, 1, 1, 1), states.flatten(0, 1).repeat(_NOISINGS, 1)
-        return diffusion_loss(self.head, self.scheduler, *noisings, rng)
+        return self._masked_loss(self._embed(rows), rows.mask, self._tokens_of(pictures), rng)
+
+    def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
+        """`generation_loss` after the requests of round trips, which show pictures for words.
+
+        No part of the model only reads; what is held still is the reading itself.
+        """
+        tokens = self._tokens_of(pictures)
+        rows = self._requests_again(len(tokens))
+        with torch.no_grad():
+            seen = self._see(tokens)
+        return self._masked_loss(self._embed(rows, seen), rows.mask, tokens, rng)
 
     def trainable(self, name: str) -> bool:
         return not name.startswith("autoencoder.")
 
     # --- drawing ---
+
+    def _masked_loss(self, embeds: Tensor, mask: Tensor, tokens: Tensor, rng: torch.Generator) -> Tensor:
+        """The diffusion loss of the tokens [b n c] that are masked after a request."""
+        masked_share = _LEAST_MASKED + (1 - _LEAST_MASKED) * torch.rand((), generator=rng).item()
+        count = int((1 - masked_share) * self.num_tokens)
+        order = torch.rand(tokens.shape[:2], generator=rng).argsort(1)
+        known, masked = order[:, :count].sort(1).values, order[:, count:]
+        states = pick(self._drawing_states(embeds, mask, tokens, known), masked)
+        clean = pick(tokens, masked).flatten(0, 1)[..., None, None]
+        noisings = clean.repeat(_NOISINGS, 1, 1, 1), states.flatten(0, 1).repeat(_NOISINGS, 1)
+        return diffusion_loss(self.head, self.scheduler, *noisings, rng)
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Tokens [b n c], and the states [b n d] they were drawn from; gradients reach the states, not the tokens."""
@@ -230,9 +241,9 @@ class Harmon(nn.Module):
 
     def _redrawing_states(self, tokens: Tensor) -> Tensor:
         """The states [b n d] of a new drawing, of which nothing is known, after a request that shows pictures for words."""
-        rows = self._padded([self._turn([*self._encode(_DRAW), *self._placeholders])] * len(tokens))
+        rows = self._requests_again(len(tokens))
         nothing = torch.zeros(len(tokens), 0, dtype=torch.long)
-        return self._drawing_states(self._embed(rows, tokens), rows.mask, tokens, nothing)
+        return self._drawing_states(self._embed(rows, self._see(tokens)), rows.mask, tokens, nothing)
 
     def _for_words(self, encoded: Tensor) -> Tensor:
         """The encoder's states in the language model's width; buffers come last, where they see all the others."""
@@ -253,6 +264,10 @@ class Harmon(nn.Module):
         """Prompts up to where the picture begins; None asks for any picture."""
         wanted = [_DRAW_ANYTHING if prompt is None else f"{_DRAW} {prompt}" for prompt in prompts]
         return self._padded([self._turn(self._encode(words)) for words in wanted])
+
+    def _requests_again(self, count: int) -> Rows:
+        """Requests that show a picture where `_requests` have words."""
+        return self._padded([self._turn([*self._encode(_DRAW), *self._placeholders])] * count)
 
     def _turn(self, words: list[int]) -> list[int]:
         """A user's turn, and the start of the reply."""
@@ -277,12 +292,12 @@ class Harmon(nn.Module):
     def _padded(self, rows: Sequence[list[int]]) -> Rows:
         return padded(rows, self._pad)
 
-    def _embed(self, rows: Rows, tokens: Tensor | None = None) -> Tensor:
-        """Token rows as the language model reads them, with the pictures of `tokens` in the placeholders."""
+    def _embed(self, rows: Rows, seen: Tensor | None = None) -> Tensor:
+        """Token rows as the language model reads them, with pictures as `_see` gives them in the placeholders."""
         embeds = self.language_model.get_input_embeddings()(rows.ids)
-        if tokens is None:
+        if seen is None:
             return embeds
-        return embeds.masked_scatter((rows.ids == self._image)[..., None], self._see(tokens).to(embeds.dtype))
+        return embeds.masked_scatter((rows.ids == self._image)[..., None], seen.to(embeds.dtype))
 
     def _states(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """The language model's states [b s h] after the final norm."""

@@ -14,15 +14,22 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 
 from latentbridge.errors import UserError
 from latentbridge.models.pixels import shown_levels, to_pictures
-from latentbridge.models.token_rows import Rows, padded, position_ids
+from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
 from latentbridge.models.unified_backbone import masked_mean, row_seeds
 from latentbridge.rng import torch_rng
+from latentbridge.rundir import read_json
 from latentbridge.types import Conversation, Picture
 
 USER, ASSISTANT = "<|User|>", "<|Assistant|>"
 IMAGE, IMAGE_START, IMAGE_END = "<image_placeholder>", "<begin_of_image>", "<end_of_image>"
 SPECIAL_TOKENS = (USER, ASSISTANT, IMAGE, IMAGE_START, IMAGE_END)
-_IGNORED = -100
+
+
+def is_janus(folder: Path) -> bool:
+    """Whether a folder's config, in transformers' layout, says so."""
+    path = folder / "config.json"
+    found = read_json(path) if path.is_file() else {}
+    return isinstance(found, dict) and found.get("model_type") == "janus"
 
 
 class JanusPro(nn.Module):
@@ -77,8 +84,7 @@ class JanusPro(nn.Module):
             return self._read(self._pixel_values(cast(Sequence[Picture], items))).mean(1).float()
         texts = [self._encode(f": {text}") for text in cast(Sequence[str], items)]
         rows = self._padded([[self._first, *self._user, *text] for text in texts])
-        lengths = torch.tensor([len(text) for text in texts])
-        words = torch.arange(rows.ids.shape[1]) >= rows.ids.shape[1] - lengths[:, None]
+        words = last_tokens(rows, [len(text) for text in texts])
         return masked_mean(self._states(self._embed(rows.ids), rows.mask), words)
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
@@ -118,13 +124,11 @@ class JanusPro(nn.Module):
         """Mean next-token cross-entropy over the tokens of replies."""
         talks = [self._talk(conversation) for conversation in conversations]
         rows = self._padded([ids for ids, _ in talks])
-        labels = self._padded([labels for _, labels in talks]).ids.where(rows.mask.bool(), _IGNORED)
         pictures = [c.picture for c in conversations if c.picture is not None]
         embeds = self._embed(rows.ids)
         if pictures:
             embeds = self._embed_seen(rows.ids, self._see(self._pixel_values(pictures)))
-        logits = self.model.lm_head(self._states(embeds, rows.mask)[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=_IGNORED)
+        return reply_loss(self.model.lm_head, self._states(embeds, rows.mask), [labels for _, labels in talks])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Mean cross-entropy over the codes of the pictures; nothing in it is drawn by chance."""
@@ -267,7 +271,7 @@ class JanusPro(nn.Module):
 
     def _talk(self, conversation: Conversation, open_ended: bool = False) -> tuple[list[int], list[int]]:
         """Token ids of a conversation in the release's words, and its labels; `open_ended` leaves out the last reply."""
-        ids, labels = [self._first], [_IGNORED]
+        ids, labels = [self._first], [IGNORED_LABEL]
         image = [self._start, *[self._image] * self.num_codes, self._end]
         for index, (user, assistant) in enumerate(conversation.turns):
             pictured = conversation.picture is not None and index == 0
@@ -280,7 +284,7 @@ class JanusPro(nn.Module):
             last = index == len(conversation.turns) - 1
             reply = [] if open_ended and last else [*self._encode(f" {assistant}"), self._last]
             ids += asked + reply
-            labels += [_IGNORED] * len(asked) + reply
+            labels += [IGNORED_LABEL] * len(asked) + reply
         return ids, labels
 
     def _padded(self, rows: Sequence[list[int]]) -> Rows:

@@ -13,10 +13,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from latentbridge.config import BackboneConfig
 from latentbridge.models.patches import patchify
+from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.types import Conversation, Picture
 
 Positions = Literal["mrope", "reference_1d"]
-IGNORED_LABEL = -100
 
 
 @dataclass

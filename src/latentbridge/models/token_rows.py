@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED_LABEL = -100
 
 
 class Rows(NamedTuple):
@@ -22,6 +25,19 @@ def padded(rows: Sequence[Sequence[int]], padding: int) -> Rows:
     length = max(len(row) for row in rows)
     ids = torch.tensor([[padding] * (length - len(row)) + list(row) for row in rows])
     return Rows(ids, torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]))
+
+
+def last_tokens(rows: Rows, counts: Sequence[int]) -> Tensor:
+    """Which places hold the last `counts[j]` tokens of row j, bool [b s]."""
+    length = rows.ids.shape[1]
+    return torch.arange(length) >= length - torch.tensor(counts)[:, None]
+
+
+def reply_loss(head: Callable[[Tensor], Tensor], states: Tensor, labels: Sequence[Sequence[int]]) -> Tensor:
+    """Mean next-token cross-entropy of states [b s h] over the `labels` of their rows that are not ignored."""
+    answers = padded(labels, IGNORED_LABEL).ids[:, 1:]
+    answered = answers != IGNORED_LABEL
+    return F.cross_entropy(head(states[:, :-1][answered]).float(), answers[answered])
 
 
 def position_ids(mask: Tensor) -> Tensor:
