@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from latentbridge.config import AutoencoderConfig
-from latentbridge.models.autoencoder import PatchAutoencoder
+from latentbridge.models.autoencoder import KLAutoencoder, PatchAutoencoder, kl_network
 
 PATCH_PX = 2
 FULL = 3 * PATCH_PX**2
@@ -66,3 +66,14 @@ def test_each_patch_has_its_own_place():
     moved[0, :, 2:4, 6:8] += 0.5
     changed = (autoencoder.encode(moved) != autoencoder.encode(picture)).any(dim=1)[0]
     assert changed.nonzero().tolist() == [[1, 3]]
+
+
+def test_a_network_of_levels_halves_between_them_and_attends_at_the_coarsest():
+    vae = kl_network([4, 4, 8], channels=5, attention=True, norm_num_groups=2, scaling_factor=2.0)
+    autoencoder = KLAutoencoder(vae)
+    pictures = torch.randn(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    latents = autoencoder.encode(pictures)
+    assert (autoencoder.patch_px, autoencoder.channels, autoencoder.scale) == (4, 5, 2.0)
+    assert latents.shape == (1, 5, 2, 3) and autoencoder.decode(latents).shape == pictures.shape
+    attending = [block for block in (*vae.encoder.down_blocks, *vae.decoder.up_blocks) if hasattr(block, "attentions")]
+    assert attending == [vae.encoder.down_blocks[-1], vae.decoder.up_blocks[0]]

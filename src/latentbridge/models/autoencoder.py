@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
@@ -81,3 +84,17 @@ class KLAutoencoder(nn.Module):
     def decode(self, image_latents: Tensor) -> Tensor:
         """Pictures [b, 3, h, w], not clamped, of image latents."""
         return self.vae.decode(image_latents / self.scale + self.shift, return_dict=False)[0]
+
+
+def kl_network(widths: Sequence[int], channels: int, attention: bool = False, **settings: Any) -> AutoencoderKL:
+    """diffusers' AutoencoderKL with a level for each of `widths`, finest first; between two levels the side is halved.
+
+    `attention` also stands at the coarsest level; the other `settings` are the library's.
+    """
+    finer, coarsest = len(widths) - 1, "Attn" if attention else ""
+    levels: dict[str, Any] = {
+        "block_out_channels": tuple(widths),
+        "down_block_types": ("DownEncoderBlock2D",) * finer + (f"{coarsest}DownEncoderBlock2D",),
+        "up_block_types": (f"{coarsest}UpDecoderBlock2D",) + ("UpDecoderBlock2D",) * finer,
+    }
+    return AutoencoderKL(latent_channels=channels, **levels, **settings)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from diffusers.models.embeddings import TimestepEmbedding, get_2d_sincos_pos_embed, get_timestep_embedding
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
-_TIME_FEATURES = 256
-"""As in DiT (arXiv 2212.09748), whose timestep embedding BAGEL takes."""
+from latentbridge.models.time_embedding import TimeEmbedding
 
 
 class LatentTokens(nn.Module):
@@ -24,15 +23,14 @@ class LatentTokens(nn.Module):
         self.channels, self.grid, self.patch = channels, grid, patch
         self.size = patch * patch * channels
         self.proj_in = nn.Linear(self.size, width)
-        self.time_embedder = TimestepEmbedding(_TIME_FEATURES, width)
+        self.time_embedder = TimeEmbedding(width)
         self.proj_out = nn.Linear(width, self.size)
         self.register_buffer("places", place_table(grid, width))
 
     def enter(self, noisy: Tensor, t: Tensor) -> Tensor:
         """Tokens [b n h] of noisy latents [b n c] at times `t` [b]."""
-        dtype = self.proj_in.weight.dtype
-        times = get_timestep_embedding(t, _TIME_FEATURES, flip_sin_to_cos=True, downscale_freq_shift=0)
-        return self.proj_in(noisy.to(dtype)) + self.time_embedder(times.to(dtype))[:, None] + self.places
+        latents = self.proj_in(noisy.to(self.proj_in.weight.dtype))
+        return latents + self.time_embedder(t)[:, None] + self.places
 
     def velocity(self, states: Tensor) -> Tensor:
         """Velocities, float32 [b n c], that states [b n h] of the generation expert stand for."""

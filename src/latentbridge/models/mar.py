@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 
 import torch
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
 from latentbridge.config import MarConfig
+from latentbridge.models.time_embedding import TimeEmbedding
 
 _NORM_EPS = 1e-6
-_TIME_WIDTH = 256
 _INIT_SPREAD = 0.02
 
 
@@ -89,8 +88,7 @@ class TokenDenoiser(nn.Module):
         width = config.head_width
         self.embed = nn.Linear(config.channels, width)
         self.embed_state = nn.Linear(config.width, width)
-        self.timesteps = Timesteps(_TIME_WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.embed_time = TimestepEmbedding(_TIME_WIDTH, width)
+        self.embed_time = TimeEmbedding(width)
         self.blocks = nn.ModuleList(_Modulated(width) for _ in range(config.head_layers))
         self.norm = nn.LayerNorm(width, eps=_NORM_EPS, elementwise_affine=False)
         self.modulation = _closed(width, 2 * width)
@@ -99,9 +97,7 @@ class TokenDenoiser(nn.Module):
     def forward(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
         """`noisy` [m c 1 1] at `timesteps` [m] under `states` [m d]; what is predicted is the scheduler's affair."""
         hidden = self.embed(noisy.flatten(1))
-        condition = nn.functional.silu(
-            self.embed_time(self.timesteps(timesteps).to(hidden.dtype)) + self.embed_state(states)
-        )
+        condition = nn.functional.silu(self.embed_time(timesteps) + self.embed_state(states))
         for block in self.blocks:
             hidden = block(hidden, condition)
         shift, scale = self.modulation(condition).chunk(2, dim=-1)

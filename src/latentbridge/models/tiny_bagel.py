@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL
 from torch import nn
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from latentbridge.config import TinyBagelConfig
-from latentbridge.models.autoencoder import KLAutoencoder
+from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.bagel import Bagel
 from latentbridge.models.checkpoint import ASSETS
 from latentbridge.models.latent_tokens import LatentTokens
@@ -50,11 +49,9 @@ def new_bagel(config: TinyBagelConfig, seed: int) -> Bagel:
     halvings = (config.patch_size_px // _LATENT_PATCH).bit_length() - 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * (halvings + 1),  # pyright: ignore[reportArgumentType]
-            up_block_types=("UpDecoderBlock2D",) * (halvings + 1),  # pyright: ignore[reportArgumentType]
-            block_out_channels=(config.vae_channels,) * halvings + (2 * config.vae_channels,),  # pyright: ignore[reportArgumentType]
-            latent_channels=_LATENT_CHANNELS,
+        vae = kl_network(
+            (config.vae_channels,) * halvings + (2 * config.vae_channels,),
+            _LATENT_CHANNELS,
             scaling_factor=1.0,
             use_quant_conv=False,
             use_post_quant_conv=False,

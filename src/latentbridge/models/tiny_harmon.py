@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from latentbridge.config import TinyHarmonConfig
-from latentbridge.models.autoencoder import KLAutoencoder
+from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.checkpoint import ASSETS
 from latentbridge.models.diffusion import make_scheduler
 from latentbridge.models.harmon import Harmon
@@ -35,11 +34,9 @@ def new_harmon(config: TinyHarmonConfig, seed: int) -> Harmon:
     halvings = config.patch_size_px.bit_length() - 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        autoencoder = AutoencoderKL(
-            block_out_channels=(config.vae_channels,) * (halvings + 1),  # pyright: ignore[reportArgumentType]
-            down_block_types=("DownEncoderBlock2D",) * (halvings + 1),  # pyright: ignore[reportArgumentType]
-            up_block_types=("UpDecoderBlock2D",) * (halvings + 1),  # pyright: ignore[reportArgumentType]
-            latent_channels=config.mar.channels,
+        autoencoder = kl_network(
+            (config.vae_channels,) * (halvings + 1),
+            config.mar.channels,
             norm_num_groups=config.vae_channels // 4,
             scaling_factor=1.0,
         )
