@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentbridge.errors import UserError
+from latentbridge.models.backbones import load_backbone
 from latentbridge.models.bagel import Bagel
 from latentbridge.models.released_bagel import load_bagel, our_name
 
@@ -187,6 +188,10 @@ def test_what_does_not_fit_is_refused_by_name(
 ):
     with pytest.raises(UserError, match=named):
         load_bagel(changed(folder, tmp_path / "changed", file, edit))
+
+
+def test_commands_find_it_by_its_files(folder: Path):
+    assert isinstance(load_backbone(folder), Bagel)
 
 
 def test_other_folders_are_refused(folder: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from latentbridge.config import MarConfig
 from latentbridge.errors import UserError
+from latentbridge.models.backbones import load_backbone
 from latentbridge.models.checkpoint import ASSETS
 from latentbridge.models.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser
 from latentbridge.models.released_harmon import HARMON_0_5B, HARMON_1_5B, Sizes, load_harmon, our_name
@@ -176,6 +177,11 @@ def test_a_tensor_too_few_or_too_many_is_refused_by_name(folder: Path, released:
     save_file(less, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"1 tensors .* \(first: decoder.mask\)"):
         load_harmon(folder, [SIZES])
+
+
+def test_commands_find_it_by_its_tensors(folder: Path):
+    with pytest.raises(UserError, match="holds no Harmon of 0.5 or 1.5"):  # one, but of a size that was never released
+        load_backbone(folder)
 
 
 def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path):

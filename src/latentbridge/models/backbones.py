@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from latentbridge.models.checkpoint import load, shipped
-from latentbridge.models.janus import JanusPro
+from latentbridge.models.janus import JanusPro, is_janus
 from latentbridge.models.omnibridge import OmniBridge
+from latentbridge.models.released_bagel import is_bagel, load_bagel
+from latentbridge.models.released_harmon import is_harmon, load_harmon
 from latentbridge.models.unified_backbone import UnifiedBackbone
-from latentbridge.rundir import read_json
 
-BACKBONES: dict[str, Callable[[Path], UnifiedBackbone]] = {"janus": JanusPro.load}
-"""By the `model_type` of a `config.json` in transformers' layout; any other folder is an OmniBridge."""
+
+class Kind(NamedTuple):
+    """How folders of one backbone are told, and loaded."""
+
+    holds: Callable[[Path], bool]
+    load: Callable[[Path], UnifiedBackbone]
+
+
+BACKBONES = (
+    Kind(is_janus, JanusPro.load),
+    Kind(is_bagel, load_bagel),
+    Kind(is_harmon, load_harmon),
+)
+"""In the order in which they are asked; any other folder is an OmniBridge."""
 
 
 def load_backbone(source: str | Path) -> UnifiedBackbone:
     """The backbone called `source`: "tiny", a run or model folder of ours, or a released checkpoint's folder."""
     folder = shipped(source)
-    config = folder / "config.json"
-    found = read_json(config) if config.is_file() else {}
-    kind = found.get("model_type") if isinstance(found, dict) else None
-    return BACKBONES[kind](folder) if kind in BACKBONES else OmniBridge(load(folder))
+    for kind in BACKBONES:
+        if kind.holds(folder):
+            return kind.load(folder)
+    return OmniBridge(load(folder))

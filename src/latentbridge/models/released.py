@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,12 +107,27 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{folder} holds no .safetensors files; download the safetensors version of the checkpoint.")
     stored: dict[str, torch.Tensor] = {}
     for path in files:
-        try:
-            with safe_open(path, framework="pt") as shard:
-                stored.update({name: shard.get_tensor(name) for name in shard.keys()})  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"Cannot read {path} ({error}); download it again.") from error
+        with _opened(path) as shard:
+            stored.update({name: shard.get_tensor(name) for name in shard.keys()})  # noqa: SIM118
     return stored
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """The names in a folder's safetensors files; no tensor is read."""
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with _opened(path) as shard:
+            names.update(shard.keys())
+    return names
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as shard:
+            yield shard
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"Cannot read {path} ({error}); download it again.") from error
 
 
 def require_fit(model: nn.Module, stored: dict[str, torch.Tensor], folder: Path) -> None:

@@ -21,12 +21,13 @@ from transformers import Qwen2Config, SiglipVisionConfig
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from latentbridge.errors import UserError
-from latentbridge.models.autoencoder import KLAutoencoder
+from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.bagel import Bagel
 from latentbridge.models.checkpoint import read_tensors
 from latentbridge.models.latent_tokens import LatentTokens
 from latentbridge.models.mixture_of_transformers import MixtureOfTransformers
 from latentbridge.models.navit_eye import NavitEye
+from latentbridge.models.released import require_fit
 from latentbridge.models.vocabulary import load_tokenizer
 from latentbridge.rundir import read_json
 
@@ -64,6 +65,11 @@ def our_name(released: str) -> str:
     return f"language_model.{expert}.{name}"
 
 
+def is_bagel(folder: Path) -> bool:
+    """Whether a folder has the config that only BAGEL's releases have."""
+    return (folder / _LANGUAGE).is_file()
+
+
 def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
     """BAGEL-7B-MoT from the folder of its release; every tensor must be known, present and of the right shape.
 
@@ -81,13 +87,7 @@ def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
         raise UserError(f"{folder} does not fit: {error.args[0]} is missing; {_MEND}.") from error
     stored = {name: tensor.to(dtype) for name, tensor in stored.items()}
     stored |= {f"autoencoder.vae.{name}": tensor.float() for name, tensor in _diffusers_names(flux, model).items()}
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in stored.items()}
-    odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if odd:
-        raise UserError(
-            f"{folder} does not fit: {len(odd)} tensors are missing, unexpected or of another shape (first: {odd[0]})."
-        )
+    require_fit(model, stored, folder)
     model.load_state_dict(stored, assign=True)
     return model.eval()
 
@@ -138,12 +138,10 @@ def _flux_autoencoder(flux: dict[str, Tensor]) -> AutoencoderKL:
     """Flux's VAE of the sizes its tensors tell."""
     blocks = [name.split(".") for name in flux if name.startswith("encoder.down.") and name.endswith("conv1.weight")]
     levels, layers = (1 + max(int(parts[place]) for parts in blocks) for place in (2, 4))
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
-        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
-        block_out_channels=tuple(len(flux[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)),  # pyright: ignore[reportArgumentType]
+    return kl_network(
+        [len(flux[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)],
+        flux["decoder.conv_in.weight"].shape[1],
         layers_per_block=layers,
-        latent_channels=flux["decoder.conv_in.weight"].shape[1],
         scaling_factor=_FLUX_SCALE,
         shift_factor=_FLUX_SHIFT,
         use_quant_conv=False,

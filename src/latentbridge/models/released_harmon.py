@@ -23,10 +23,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from latentbridge.config import MarConfig
 from latentbridge.errors import UserError
-from latentbridge.models.autoencoder import KLAutoencoder
+from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.diffusion import Scheduler
 from latentbridge.models.harmon import Harmon
-from latentbridge.models.released import read_tensors, require_fit
+from latentbridge.models.released import read_tensors, require_fit, tensor_names
 from latentbridge.models.vocabulary import load_tokenizer
 
 
@@ -111,6 +111,12 @@ def our_name(released: str) -> str:
     return released
 
 
+def is_harmon(folder: Path) -> bool:
+    """Whether the tensors in a folder are a language model's and a MAR's together; their names are all that tells."""
+    groups = {name.partition(".")[0] for name in tensor_names(folder)}
+    return {"llm", "mar"} <= groups
+
+
 def load_harmon(folder: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B)) -> Harmon:
     """A released Harmon in float32 from a folder of safetensors and its tokenizer; every tensor must be known and present.
 
@@ -162,15 +168,8 @@ def _ours(name: str, tensor: Tensor, channels: int) -> Tensor:
 
 
 def _kl16(channels: int, latent_channels: int) -> AutoencoderKL:
-    down, up = ("DownEncoderBlock2D",) * (_VAE_LEVELS - 1), ("UpDecoderBlock2D",) * (_VAE_LEVELS - 1)
-    return AutoencoderKL(
-        block_out_channels=tuple(channels * times for times in (1, 1, 2, 2, 4)),  # pyright: ignore[reportArgumentType]
-        down_block_types=(*down, "AttnDownEncoderBlock2D"),  # pyright: ignore[reportArgumentType]
-        up_block_types=("AttnUpDecoderBlock2D", *up),  # pyright: ignore[reportArgumentType]
-        layers_per_block=2,
-        latent_channels=latent_channels,
-        scaling_factor=_VAE_SCALE,
-    )
+    widths = [channels * times for times in (1, 1, 2, 2, 4)]
+    return kl_network(widths, latent_channels, attention=True, layers_per_block=2, scaling_factor=_VAE_SCALE)
 
 
 def _scheduler() -> Scheduler:
