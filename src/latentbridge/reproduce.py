@@ -57,7 +57,7 @@ def score(folder: Path) -> None:
     model = load_model(folder)
     worlds = [evaluate(model, "shapes", size=50), evaluate(model, "drawings", size=50)]
     scores = {
-        **{key: worlds[0][key] for key in ("seed", "date", "hardware")},
+        **{key: worlds[0][key] for key in ("size", "seed", "date", "hardware")},
         "command": "make reproduce",
         "drawings_manifest_sha256": load_drawings().manifest_sha256,
         "rows": [row for world in worlds for row in world["rows"]],
