@@ -35,7 +35,7 @@ _DROPPED = 0.1
 """Share of prompts left out of the generation loss, which is what makes guidance possible (spec LatentUMM 1.4)."""
 
 
-class Rows(NamedTuple):
+class PlacedRows(NamedTuple):
     """Rows of the understanding expert's tokens, padded on the left."""
 
     ids: Tensor
@@ -47,7 +47,7 @@ class Rows(NamedTuple):
 
 
 class Context(NamedTuple):
-    """Prompts as a drawing attends to them."""
+    """Prompts, or pictures to be drawn again, as a drawing attends to them."""
 
     past: Past
     real: Tensor
@@ -223,7 +223,7 @@ class Bagel(nn.Module):
         weights = self.language_model.named_parameters()
         return {name: weight.detach() for name, weight in weights if not name.startswith("gen.")}
 
-    def _context(self, rows: Rows, seen: Sequence[Tensor] = ()) -> Context:
+    def _context(self, rows: PlacedRows, seen: Sequence[Tensor] = ()) -> Context:
         _, past = self._states(rows, seen)
         return Context(past, rows.real, rows.positions[:, -1] + 1)
 
@@ -259,11 +259,11 @@ class Bagel(nn.Module):
         """A picture's token ids."""
         return [self._start, *[self._image] * num_tokens, self._end]
 
-    def _blocks(self, seen: Sequence[Tensor]) -> Rows:
+    def _blocks(self, seen: Sequence[Tensor]) -> PlacedRows:
         """Rows of pictures alone."""
         return self._padded([self._block(len(tokens)) for tokens in seen])
 
-    def _texts(self, texts: Sequence[str]) -> Rows:
+    def _texts(self, texts: Sequence[str]) -> PlacedRows:
         return self._padded([self._text(text) for text in texts])
 
     def _text(self, text: str) -> list[int]:
@@ -286,16 +286,16 @@ class Bagel(nn.Module):
             labels += [IGNORED_LABEL] * len(asked) + reply
         return ids, labels
 
-    def _padded(self, rows: Sequence[list[int]]) -> Rows:
+    def _padded(self, rows: Sequence[list[int]]) -> PlacedRows:
         """Rows of token ids; a picture stands first where there is one."""
         ids, mask = padded(rows, self._last)
         pictured = torch.isin(ids, torch.tensor([self._start, self._image, self._end]))
         real = mask.bool()
         first = pictured.any(1, keepdim=True).long()
         positions = ((real & ~pictured).cumsum(1) - 1 + first).clamp_min(0)
-        return Rows(ids, positions, real)
+        return PlacedRows(ids, positions, real)
 
-    def _states(self, rows: Rows, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Past]:
+    def _states(self, rows: PlacedRows, seen: Sequence[Tensor] = ()) -> tuple[Tensor, Past]:
         """The understanding expert's final states [b s h], with the eye's tokens of the rows' pictures, and keys and values."""
         embeds = self.language_model.embed_tokens(rows.ids)
         if seen:
