@@ -25,7 +25,7 @@ from latentbridge.models.omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.training.latentumm import RoundTrip, all_trips, best_trips, preference_loss, rollout_noise
 
-PAIRS, SIGMA, ROUNDS = 8, 0.05, 3
+PAIRS, SIGMA, ROUNDS = 4, 0.05, 3
 
 
 def main() -> None:
