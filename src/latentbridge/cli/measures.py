@@ -256,7 +256,7 @@ def compare(
     else:
         for row in found:
             values = " to ".join(format_score(value, row.unit) for value in (row.before, row.after))
-            print(f"{row.verdict:<8}{row.skill:<24}{row.metric:<46}{values:<20}  p = {row.p:.2g} ({row.test})")
+            print(f"{row.verdict:<8}{row.skill:<24}{row.metric:<48}{values:<20}  p = {row.p:.2g} ({row.test})")
         counts = ", ".join(f"{sum(row.verdict == v for row in found)} {v}" for v in ("better", "worse", "noise"))
         print(f"{counts}, of {len(found)} measures")
     if fail_on_worse and any(row.verdict == "worse" for row in found):

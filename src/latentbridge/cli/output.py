@@ -24,7 +24,7 @@ def print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
     """A line for each score: skill, measure, value, 95 % interval, number of items, note."""
     for row in rows:
         value, low, high = (format_score(row[name], row["unit"]) for name in ("value", "low", "high"))
-        line = f"{row['skill']:<24}{row['metric']:<46}{value:>9}  {f'{low} to {high}':<18}  n = {row['n']:<5}"
+        line = f"{row['skill']:<24}{row['metric']:<48}{value:>9}  {f'{low} to {high}':<18}  n = {row['n']:<5}"
         print(f"{line} {row['note']}".rstrip())
 
 
