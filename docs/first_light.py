@@ -12,6 +12,7 @@ import numpy as np
 
 import latentbridge
 from latentbridge.data.drawings import load_drawings
+from latentbridge.data.language import edit
 from latentbridge.data.render import render
 from latentbridge.data.scenes import BACKGROUNDS, distinct_scenes
 from latentbridge.rng import numpy_rng
@@ -25,7 +26,7 @@ PROMPTS = (
     "a red apple",
     "an umbrella",
 )
-EDITS = ("make the background sky", "remove the {0}", "make the {0} red")
+EDITS = ("background", "remove", "recolour")
 QUERIES = ("penguin", "guitar", "strawberry")
 
 
@@ -49,12 +50,9 @@ def main() -> None:
 
 
 def _edits(model: latentbridge.Model) -> list[tuple[str, np.ndarray]]:
-    row = []
-    chosen = distinct_scenes("test", numpy_rng(3, "first light"), 3, num_things=3)
-    for scene, template in zip(chosen, EDITS, strict=True):
-        thing = scene.things[0]
-        instruction = template.format(f"{thing.colour} {thing.shape}")
-        picture = render(scene)
+    row, rng = [], numpy_rng(4, "first light")
+    for scene, kind in zip(distinct_scenes("test", rng, len(EDITS), num_things=3), EDITS, strict=True):
+        picture, instruction = render(scene), edit(scene, rng, kind).instruction
         row += [("before", picture), (instruction, model.edit(picture, instruction, seed=7))]
     return row
 
