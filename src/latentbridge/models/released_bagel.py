@@ -117,7 +117,7 @@ def _empty(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tensor]) -> 
         )
     model.language_model.rotary_emb = Qwen2RotaryEmbedding(language)  # its frequencies are no weights
     positions = torch.arange(vision.image_size**2 // vision.patch_size**2)
-    model.eye.vision.embeddings.position_ids = positions[None]  # nor are these
+    model.eye.vision.embeddings.register_buffer("position_ids", positions[None], persistent=False)  # nor are these
     return model
 
 
