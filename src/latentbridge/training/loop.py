@@ -82,6 +82,12 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
             )
     if resume and (run.model / "config.json").exists():
         return run.model
+    for _, source in config.init:
+        if not (folder.parent / source).is_dir():
+            raise UserError(
+                f"{config.name} starts from the run {source}, and there is none in {folder.parent}; train it first: "
+                f"latentbridge train {source} --out {folder.parent / source}"
+            )
     write_json(run.path / "config.json", to_dict(config))
     if config.threads:
         torch.set_num_threads(config.threads)
