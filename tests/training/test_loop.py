@@ -187,6 +187,13 @@ def test_a_run_starts_from_the_shipped_model_by_its_name(small_config, tmp_path)
         run(config, tmp_path / "run")
 
 
+def test_a_run_without_the_run_it_starts_from_leaves_nothing_behind(small_config, tmp_path):
+    config = run_config(small_config, "sft", steps=1, init=(("backbone.", "first"),))
+    with pytest.raises(UserError, match="latentbridge train first --out .*first"):
+        train(config, make_stage(config), tmp_path / "second", progress=False)
+    assert not (tmp_path / "second").exists()
+
+
 @pytest.mark.parametrize(("kind", "part"), [("align", "aligner."), ("pretrain_decoder", "autoencoder.")])
 def test_parts_that_come_from_elsewhere_are_not_made_anew(small_config, quick_fit, kind, part):
     for init, kept in (((), False), (((part, "x"),), True), ((("", "x"),), True), ((("backbone.", "x"),), False)):

@@ -89,13 +89,20 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
             )
     if resume and (run.model / "config.json").exists():
         return run.model
+    starts = {source: folder.parent / shipped(source) for _, source in config.init}
+    for source, start_folder in starts.items():
+        if not start_folder.is_dir():
+            raise UserError(
+                f"{config.name} starts from the run {source}, and there is none in {folder.parent}; train it first: "
+                f"latentbridge train {source} --out {start_folder}"
+            )
     write_json(run.path / "config.json", to_dict(config))
     if config.threads:
         torch.set_num_threads(config.threads)
 
     model = new_model(config.model, config.seed)
     for part, source in config.init:
-        load_parts(model, folder.parent / shipped(source), [part])
+        load_parts(model, starts[source], [part])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if checkpoint is None:
