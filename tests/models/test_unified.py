@@ -105,6 +105,13 @@ def test_the_caption_reaches_the_decoder_through_the_aligner_alone(small_model: 
         small_model.generate(TEXTS[0], seed=1, steps=STEPS, rewrite=False, conditioning="text")
 
 
+def test_a_prompt_is_drawn_as_its_description_would_be(small_model: Model):
+    described = small_model.rewrite(TEXTS[0], 5)
+    assert described != TEXTS[0]
+    expected = small_model.generate(described, seed=5, steps=STEPS, rewrite=False)
+    assert np.array_equal(small_model.generate(TEXTS[0], seed=5, steps=STEPS), expected)
+
+
 @torch.no_grad()
 def test_captions_change_the_query_condition(small_model: Model):
     condition = small_model.query_condition(talks())

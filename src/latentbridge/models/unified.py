@@ -164,16 +164,17 @@ class Model(nn.Module):
     ) -> Any:
         """A picture for a prompt (a list for a list). The seed decides layout and noise; item i of a list uses seed + i.
 
-        With `rewrite` the backbone first completes the prompt; without, the prompt is taken as a full description.
+        With `rewrite` the backbone first completes the prompt; without, the prompt is taken as a full description. The
+        bridge reads the description as request and as reply, whatever the prompt was (the release keeps the prompt):
+        states after a prompt that leaves a colour open hardly hold the colour chosen (docs/LOG.md, 2026-11-23).
         `conditioning="text"` sends the description through the text encoder instead of the bridge, for comparison.
         """
         self.require("decoder", "draw")
         asked = _as_list(requests)
         seeds = _seeds(seed, len(asked))
         descriptions = self.rewrite(asked, seeds) if rewrite else asked
-        talks = drawing_talks(asked, descriptions)
-        states = self.query_condition(talks) if conditioning == "query" else self.text_condition(descriptions)
-        pictures = self._pictures(self.denoise(self._condition(states, descriptions), seeds, steps, guidance))
+        condition = self._describe_condition(descriptions, conditioning)
+        pictures = self._pictures(self.denoise(condition, seeds, steps, guidance))
         return _one_or_many(pictures, not isinstance(requests, str))
 
     def edit(
