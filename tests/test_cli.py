@@ -455,7 +455,11 @@ def test_trouble_leaves_the_old_picture_alone(run: Callable[..., Result], pictur
 
 def test_ctrl_c_is_one_line_and_exit_code_130(run: Callable[..., Result], picture: Path, model: Path):
     out = picture.with_name("walk")
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
     threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    result = run("loopback", picture, "--rounds", 1_000_000, "--out", out, "--model", model)
+    try:
+        result = run("loopback", picture, "--rounds", 1_000_000, "--out", out, "--model", model)
+    finally:
+        signal.signal(signal.SIGINT, heeded)
     assert result == Result(130, "", "interrupted\n")
     assert not out.exists()
