@@ -104,7 +104,7 @@ class DrawingsWorld:
         caption = shown.captions[rng.integers(len(shown.captions))]
         ask = draw_drawing if rng.random() > _EDIT_SHARE else redraw_drawing
         talk, drawn = ask(self.drawings, self.drawable, rng)
-        return AlignItem(talk, drawn, show(self.drawings, shown, ground), caption, _identity(shown.label))
+        return AlignItem(talk, drawn, show(self.drawings, shown, ground), caption, identity_of(shown.label))
 
 
 class ManifestWorld:
@@ -134,7 +134,7 @@ class ManifestWorld:
         record = self.captioned[rng.integers(len(self.captioned))]
         picture, text = _open(record.image), _text(record, rng)
         talk = Conversation(((prompts.draw_request(text), prompts.drawable(text)),))
-        return AlignItem(talk, picture, picture, text, _identity(str(record.image)))
+        return AlignItem(talk, picture, picture, text, identity_of(str(record.image)))
 
 
 class Mixture:
@@ -161,7 +161,8 @@ class Mixture:
         return sha256(f"{known} {own}".encode()).hexdigest()
 
 
-def _identity(name: str) -> int:
+def identity_of(name: str) -> int:
+    """A number that is equal where names are; fits int64."""
     return int.from_bytes(sha256(name.encode()).digest()[:7], "big")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from latentbridge.config import RunConfig
 from latentbridge.data.language import describe
 from latentbridge.data.render import render
 from latentbridge.data.scenes import distinct_scenes
-from latentbridge.data.worlds import Mixture
+from latentbridge.data.worlds import Mixture, identity_of
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge import OmniBridge
 from latentbridge.models.unified import Model
@@ -105,7 +104,7 @@ class PostTrain(Stage):
             pictures=[picture for picture, _ in items],
             prompts=prompts,
             seeds=rng.integers(2**31, size=len(items)).tolist(),
-            ids=torch.tensor([_identity(prompt) for prompt in prompts]),
+            ids=torch.tensor([identity_of(prompt) for prompt in prompts]),
             talks=[self.converse(rng) for _ in items],
         )
 
@@ -134,7 +133,3 @@ class PostTrain(Stage):
         measures = measure_collapse(text, image, backbone.roundtrip(drawn_from, seeds), drawn_from)
         self.guard.check(step, measures)
         return measures._asdict()
-
-
-def _identity(text: str) -> int:
-    return int.from_bytes(sha256(text.encode()).digest()[:7], "big")
