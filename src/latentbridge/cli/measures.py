@@ -204,7 +204,7 @@ def consistency(
     check_sampling(seed, steps=1, guidance=1.0)
     if out:
         check_out(out, (".json",))
-    from latentbridge.cli.output import print_json, print_scores
+    from latentbridge.cli.output import hand_over
     from latentbridge.data.pairs import held_out_pairs
 
     pairs = held_out_pairs(world, size, seed)
@@ -212,18 +212,11 @@ def consistency(
     from latentbridge.evaluation.run import tabulate
     from latentbridge.evaluation.views import own_view
     from latentbridge.models.backbones import load_backbone
-    from latentbridge.rundir import write_json
 
     judge = _load_view(encoder, 2 * len(pairs))
     backbone = load_backbone(model)
     rows = measure_consistency(backbone, pairs, [judge, own_view(backbone)], seed)
-    document = tabulate(rows, model=model, world=world, size=len(pairs), seed=seed, encoder=encoder)
-    if out:
-        write_json(out, document)
-    if as_json:
-        print_json(document)
-    else:
-        print_scores(document["rows"])
+    hand_over(tabulate(rows, model=model, world=world, size=len(pairs), seed=seed, encoder=encoder), out, as_json)
 
 
 def compare(

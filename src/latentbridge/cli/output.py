@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from latentbridge.evaluation.metrics import format_score
-from latentbridge.rundir import atomic_write
+from latentbridge.rundir import atomic_write, write_json
 from latentbridge.types import Picture
 
 
@@ -26,6 +26,16 @@ def print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
         value, low, high = (format_score(row[name], row["unit"]) for name in ("value", "low", "high"))
         line = f"{row['skill']:<24}{row['metric']:<48}{value:>9}  {f'{low} to {high}':<18}  n = {row['n']:<5}"
         print(f"{line} {row['note']}".rstrip())
+
+
+def hand_over(document: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
+    """A document of scores: written where it should be, and shown as JSON or as lines."""
+    if out:
+        write_json(out, document)
+    if as_json:
+        print_json(document)
+    else:
+        print_scores(document["rows"])
 
 
 def save_picture(picture: Picture, path: Path) -> None:

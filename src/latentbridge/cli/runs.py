@@ -76,19 +76,12 @@ def evaluate(
     check_at_least("--size", size, 1)
     if out:
         check_out(out, (".json",))
-    from latentbridge.cli.output import print_json, print_scores
+    from latentbridge.cli.output import hand_over
     from latentbridge.evaluation.run import World, evaluate
     from latentbridge.models.checkpoint import load
-    from latentbridge.rundir import write_json
 
     own = Path(world) if world.endswith(MANIFEST_SUFFIX) else None
-    scores = evaluate(load(model), own or cast(World, world), size=size)
-    if out:
-        write_json(out, scores)
-    if as_json:
-        print_json(scores)
-    else:
-        print_scores(scores["rows"])
+    hand_over(evaluate(load(model), own or cast(World, world), size=size), out, as_json)
 
 
 def report(
