@@ -20,8 +20,8 @@ from torch.nn.functional import cosine_similarity
 
 from latentbridge.data.language import describe
 from latentbridge.data.scenes import distinct_scenes
+from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import load
-from latentbridge.models.omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.training.latentumm import RoundTrip, all_trips, best_trips, preference_loss, rollout_noise
 

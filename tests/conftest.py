@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from latentbridge.models.bagel import Bagel
-    from latentbridge.models.harmon import Harmon
-    from latentbridge.models.janus import JanusPro
+    from latentbridge.models.backbones.bagel.model import Bagel
+    from latentbridge.models.backbones.harmon.model import Harmon
+    from latentbridge.models.backbones.janus.model import JanusPro
     from latentbridge.models.unified import Model
 
 
@@ -71,7 +71,7 @@ def small_model(small_config: ModelConfig) -> Model:
 @pytest.fixture(scope="session")
 def small_janus() -> JanusPro:
     """A Janus-Pro of 16 codes with random weights that keep the size of what passes; not to be changed."""
-    from latentbridge.models.tiny_janus import new_janus
+    from latentbridge.models.backbones.janus.tiny import new_janus
 
     sizes = TinyJanusConfig(width=32, num_layers=2, num_heads=2, image_size_px=32, codebook_size=61)
     model = new_janus(sizes, seed=0)
@@ -83,7 +83,7 @@ def small_janus() -> JanusPro:
 @pytest.fixture(scope="session")
 def small_harmon() -> Harmon:
     """A Harmon of 16 tokens with random weights that keep the size of what passes; not to be changed."""
-    from latentbridge.models.tiny_harmon import new_harmon
+    from latentbridge.models.backbones.harmon.tiny import new_harmon
 
     mar = MarConfig(
         width=28, num_layers=2, num_heads=2, grid=4, channels=5, num_buffers=3, head_width=31, head_layers=2
@@ -101,7 +101,7 @@ def small_bagel() -> Bagel:
 
     As in the release, the eye's patches are smaller than the squares of latent tokens.
     """
-    from latentbridge.models.tiny_bagel import new_bagel
+    from latentbridge.models.backbones.bagel.tiny import new_bagel
 
     sizes = TinyBagelConfig(width=32, num_layers=2, num_heads=2, num_kv_heads=1, image_size_px=32, eye_patch_px=7)
     model = new_bagel(sizes, seed=0)

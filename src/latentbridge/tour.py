@@ -29,7 +29,7 @@ from latentbridge.evaluation.gallery import draw_sheet
 from latentbridge.evaluation.loopback import loopback, round_cells
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
-from latentbridge.models.omnibridge import OmniBridge
+from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.unified import Model
 from latentbridge.retrieval.index import Index
 from latentbridge.rng import numpy_rng

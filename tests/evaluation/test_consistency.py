@@ -12,7 +12,7 @@ from latentbridge.data.pairs import Pair, held_out_pairs
 from latentbridge.evaluation.consistency import measure_consistency
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.views import own_view
-from latentbridge.models.janus import JanusPro
+from latentbridge.models.backbones.janus.model import JanusPro
 
 METRICS = [
     "Unified-Bench cosine (own)",

@@ -27,7 +27,7 @@ from latentbridge.evaluation.loopback import (
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.views import View, own_view
 from latentbridge.images import fit_square
-from latentbridge.models.omnibridge import OmniBridge
+from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 

@@ -21,10 +21,10 @@ from latentbridge.config import (
     StageConfig,
 )
 from latentbridge.errors import UserError
+from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.checkpoint import save_model
 from latentbridge.models.teachers import TEACHERS
 from latentbridge.models.unified import Model
-from latentbridge.models.unified_backbone import UnifiedBackbone
 from latentbridge.recipes import POST_SFT, RECIPES
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir

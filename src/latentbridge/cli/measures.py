@@ -104,7 +104,7 @@ def _walk_picture(image: Path, rounds: int, out: Path | None, seed: int, model: 
     picture = open_picture(image)
     from latentbridge.evaluation.gallery import draw_sheet
     from latentbridge.evaluation.loopback import loopback, round_cells
-    from latentbridge.models.backbones import load_backbone
+    from latentbridge.models.backbones.loading import load_backbone
 
     (walk,) = loopback(load_backbone(model), [picture], rounds, seed)
     if out:
@@ -143,7 +143,7 @@ def _walk_data(
     from latentbridge.evaluation.loopback import measure_loopback, pair_cells
     from latentbridge.evaluation.run import tabulate
     from latentbridge.evaluation.views import own_view
-    from latentbridge.models.backbones import load_backbone
+    from latentbridge.models.backbones.loading import load_backbone
     from latentbridge.rundir import write_json
 
     starts: list[Start] = [side for side in STARTS if start in (None, side)]
@@ -211,7 +211,7 @@ def consistency(
     from latentbridge.evaluation.consistency import measure_consistency
     from latentbridge.evaluation.run import tabulate
     from latentbridge.evaluation.views import own_view
-    from latentbridge.models.backbones import load_backbone
+    from latentbridge.models.backbones.loading import load_backbone
 
     judge = _load_view(encoder, 2 * len(pairs))
     backbone = load_backbone(model)

@@ -21,7 +21,7 @@ from latentbridge.evaluation.metrics import Score, average, share
 from latentbridge.evaluation.shapes import batched
 from latentbridge.evaluation.statistics import mcnemar
 from latentbridge.evaluation.views import View
-from latentbridge.models.unified_backbone import UnifiedBackbone
+from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.types import Conversation, Picture
 

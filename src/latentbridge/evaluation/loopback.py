@@ -25,7 +25,7 @@ from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.shapes import batched
 from latentbridge.evaluation.views import Items, View, own_view
 from latentbridge.images import fit_square
-from latentbridge.models.unified_backbone import UnifiedBackbone
+from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture

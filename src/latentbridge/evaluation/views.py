@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from latentbridge.evaluation.shapes import embed_batched
-from latentbridge.models.unified_backbone import UnifiedBackbone
+from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.types import Picture, Teacher
 
 Items = Sequence[Picture] | Sequence[str]

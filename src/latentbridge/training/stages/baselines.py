@@ -10,7 +10,7 @@ import torch
 
 from latentbridge.data.scenes import scenes
 from latentbridge.data.tasks import plan
-from latentbridge.models.unified_backbone import UnifiedBackbone
+from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.training.self_play import self_play_loss
 from latentbridge.training.stages.posttrain import PostBatch, PostTrain, Terms, weigh
 from latentbridge.types import Conversation

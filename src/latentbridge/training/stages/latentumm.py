@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
+from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.latent_heads import LatentHeads
 from latentbridge.models.teachers import load_teacher
 from latentbridge.models.unified import Model
-from latentbridge.models.unified_backbone import UnifiedBackbone
 from latentbridge.training.anchors import Anchors
 from latentbridge.training.latentumm import LatentPairs, centre, latentumm_loss, rollout_noise
 from latentbridge.training.stages.posttrain import PostBatch, PostTrain, Terms

@@ -16,9 +16,9 @@ from latentbridge.data.render import render
 from latentbridge.data.scenes import distinct_scenes
 from latentbridge.data.worlds import Mixture, identity_of
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge import OmniBridge
+from latentbridge.models.backbones.contract import UnifiedBackbone
+from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.unified import Model
-from latentbridge.models.unified_backbone import UnifiedBackbone
 from latentbridge.rng import numpy_rng
 from latentbridge.training.collapse import CollapseGuard, measure_collapse
 from latentbridge.training.items import ItemOrder

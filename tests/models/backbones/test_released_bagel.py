@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentbridge.errors import UserError
-from latentbridge.models.backbones import load_backbone
-from latentbridge.models.bagel import Bagel
-from latentbridge.models.released_bagel import load_bagel, our_name
+from latentbridge.models.backbones.bagel.model import Bagel
+from latentbridge.models.backbones.bagel.released import load_bagel, our_name
+from latentbridge.models.backbones.loading import load_backbone
 
 PATCHES = "vit_model.vision_model.embeddings.patch_embedding.weight"
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from latentbridge.errors import UserError
-from latentbridge.models.backbones import load_backbone
+from latentbridge.models.backbones.janus.model import JanusPro
+from latentbridge.models.backbones.loading import load_backbone
+from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import save_model
-from latentbridge.models.janus import JanusPro
-from latentbridge.models.omnibridge import OmniBridge
 from latentbridge.models.unified import Model
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from latentbridge.models.latent_tokens import place_table
+from latentbridge.models.backbones.bagel.latent_tokens import place_table
 from latentbridge.models.pixels import to_pixels
 from latentbridge.types import Picture
 

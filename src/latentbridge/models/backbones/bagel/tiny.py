@@ -8,11 +8,11 @@ from transformers import Qwen2Config, SiglipVisionConfig
 
 from latentbridge.config import TinyBagelConfig
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
-from latentbridge.models.bagel import Bagel
+from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
+from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
+from latentbridge.models.backbones.bagel.model import Bagel
+from latentbridge.models.backbones.bagel.navit_eye import NavitEye
 from latentbridge.models.checkpoint import ASSETS
-from latentbridge.models.latent_tokens import LatentTokens
-from latentbridge.models.mixture_of_transformers import MixtureOfTransformers
-from latentbridge.models.navit_eye import NavitEye
 from latentbridge.models.vocabulary import load_tokenizer
 
 _LATENT_CHANNELS, _LATENT_PATCH = 16, 2

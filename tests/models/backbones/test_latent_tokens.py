@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from latentbridge.models.latent_tokens import LatentTokens, place_table
+from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens, place_table
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 from latentbridge.config import MarConfig
 from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import KLAutoencoder
+from latentbridge.models.backbones.contract import masked_mean, row_seeds
+from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
 from latentbridge.models.diffusion import Scheduler, diffusion_loss, sample
-from latentbridge.models.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
 from latentbridge.models.qwen_vl import token_id
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
-from latentbridge.models.unified_backbone import masked_mean, row_seeds
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from latentbridge.models.backbones.bagel.released import is_bagel, load_bagel
+from latentbridge.models.backbones.contract import UnifiedBackbone
+from latentbridge.models.backbones.harmon.released import is_harmon, load_harmon
+from latentbridge.models.backbones.janus.model import JanusPro, is_janus
+from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import load, shipped
-from latentbridge.models.janus import JanusPro, is_janus
-from latentbridge.models.omnibridge import OmniBridge
-from latentbridge.models.released_bagel import is_bagel, load_bagel
-from latentbridge.models.released_harmon import is_harmon, load_harmon
-from latentbridge.models.unified_backbone import UnifiedBackbone
 
 
 class Kind(NamedTuple):

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from latentbridge.models.rectified_flow import guided, noised, sampling_times, training_times
+from latentbridge.models.backbones.bagel.rectified_flow import guided, noised, sampling_times, training_times
 
 
 def test_a_shift_moves_times_towards_the_noise():

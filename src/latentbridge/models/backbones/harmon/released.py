@@ -3,7 +3,7 @@
 No released file was at hand. The groups `llm`, `mar`, `proj_in`, `proj_out` and the sizes follow the papers and spec
 LatentUMM section 6. Unverified, from memory of the public code: every name inside `mar`; that the autoencoder lies
 beside them as `vae`, as MAR publishes it (KL-16 in the names of latent diffusion, `_VAE_SCALE`, attention at its
-coarsest level); the wording of requests in `models/harmon.py`. Loading is strict, so a wrong name is told, not guessed
+coarsest level); the wording of requests in `models/backbones/harmon/model.py`. Loading is strict, so a wrong name is told, not guessed
 around.
 """
 
@@ -24,8 +24,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from latentbridge.config import MarConfig
 from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
+from latentbridge.models.backbones.harmon.model import Harmon
 from latentbridge.models.diffusion import Scheduler
-from latentbridge.models.harmon import Harmon
 from latentbridge.models.released import read_tensors, require_fit, tensor_names
 from latentbridge.models.vocabulary import load_tokenizer
 

@@ -22,11 +22,11 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
-from latentbridge.models.bagel import Bagel
+from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
+from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
+from latentbridge.models.backbones.bagel.model import Bagel
+from latentbridge.models.backbones.bagel.navit_eye import NavitEye
 from latentbridge.models.checkpoint import read_tensors
-from latentbridge.models.latent_tokens import LatentTokens
-from latentbridge.models.mixture_of_transformers import MixtureOfTransformers
-from latentbridge.models.navit_eye import NavitEye
 from latentbridge.models.released import require_fit
 from latentbridge.models.vocabulary import load_tokenizer
 from latentbridge.rundir import read_json

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentbridge.config import TinyBagelConfig
-from latentbridge.models import bagel as module
-from latentbridge.models.bagel import FIRST, IMAGE, IMAGE_END, IMAGE_START, LAST, Bagel
+from latentbridge.models.backbones.bagel import model as module
+from latentbridge.models.backbones.bagel.model import FIRST, IMAGE, IMAGE_END, IMAGE_START, LAST, Bagel
+from latentbridge.models.backbones.bagel.tiny import new_bagel
 from latentbridge.models.pixels import to_pixels
-from latentbridge.models.tiny_bagel import new_bagel
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
 

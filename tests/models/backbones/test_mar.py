@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.config import MarConfig
-from latentbridge.models.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
+from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
 from latentbridge.rng import torch_rng
 
 SIZES = MarConfig(width=14, num_layers=2, num_heads=2, grid=3, channels=5, num_buffers=2, head_width=11, head_layers=2)

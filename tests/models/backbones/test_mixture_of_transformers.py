@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen3Config, Qwen3Model
 
-from latentbridge.models.mixture_of_transformers import MixtureOfTransformers, Stream, seen_before
+from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers, Stream, seen_before
 
 SIZES = {
     "hidden_size": 24,

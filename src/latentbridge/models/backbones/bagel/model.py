@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import KLAutoencoder
-from latentbridge.models.latent_tokens import LatentTokens
-from latentbridge.models.mixture_of_transformers import MixtureOfTransformers, Past, Stream, seen_before
-from latentbridge.models.navit_eye import NavitEye, resized
+from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
+from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers, Past, Stream, seen_before
+from latentbridge.models.backbones.bagel.navit_eye import NavitEye, resized
+from latentbridge.models.backbones.bagel.rectified_flow import guided, noised, sampling_times, training_times
+from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
 from latentbridge.models.qwen_vl import token_id
-from latentbridge.models.rectified_flow import guided, noised, sampling_times, training_times
 from latentbridge.models.token_rows import IGNORED_LABEL, padded, reply_loss
-from latentbridge.models.unified_backbone import masked_mean, row_seeds
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
 

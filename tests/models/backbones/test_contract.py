@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentbridge.models.omnibridge import OmniBridge
-from latentbridge.models.unified_backbone import UnifiedBackbone, masked_mean, row_seeds
+from latentbridge.models.backbones.contract import UnifiedBackbone, masked_mean, row_seeds
+from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
 

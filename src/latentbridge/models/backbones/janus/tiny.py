@@ -7,8 +7,8 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from latentbridge.config import TinyJanusConfig
+from latentbridge.models.backbones.janus.model import IMAGE, SPECIAL_TOKENS, JanusPro
 from latentbridge.models.checkpoint import ASSETS
-from latentbridge.models.janus import IMAGE, SPECIAL_TOKENS, JanusPro
 from latentbridge.models.qwen_vl import token_id
 from latentbridge.models.vocabulary import load_tokenizer
 

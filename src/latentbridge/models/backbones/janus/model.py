@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, JanusForConditionalGeneration
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from latentbridge.errors import UserError
+from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.pixels import shown_levels, to_pictures
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
-from latentbridge.models.unified_backbone import masked_mean, row_seeds
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import read_json
 from latentbridge.types import Conversation, Picture

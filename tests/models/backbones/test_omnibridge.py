@@ -7,8 +7,8 @@ import torch
 
 from latentbridge.config import ModelConfig
 from latentbridge.errors import UserError
+from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import new_model
-from latentbridge.models.omnibridge import OmniBridge
 from latentbridge.models.unified import Model
 
 TEXTS = ["a red circle", "two blue stars on the left"]

@@ -7,9 +7,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from latentbridge.config import TinyHarmonConfig
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
+from latentbridge.models.backbones.harmon.model import Harmon
 from latentbridge.models.checkpoint import ASSETS
 from latentbridge.models.diffusion import make_scheduler
-from latentbridge.models.harmon import Harmon
 from latentbridge.models.vocabulary import load_tokenizer
 
 _TRAIN_TIMESTEPS = 1000

@@ -1,0 +1,40 @@
+"""Every knob of a model and of a run, as frozen dataclasses; the standard library only."""
+
+from latentbridge.config.model import (
+    AlignerConfig,
+    AutoencoderConfig,
+    BackboneConfig,
+    DecoderConfig,
+    MarConfig,
+    ModelConfig,
+    RetrievalConfig,
+    SecondViewConfig,
+    TinyBagelConfig,
+    TinyHarmonConfig,
+    TinyJanusConfig,
+)
+from latentbridge.config.run import LatentUMMWeights, OptimConfig, PostTrainConfig, RunConfig, StageConfig, TaskMix
+from latentbridge.config.values import from_dict, to_dict, with_overrides
+
+__all__ = [
+    "AlignerConfig",
+    "AutoencoderConfig",
+    "BackboneConfig",
+    "DecoderConfig",
+    "LatentUMMWeights",
+    "MarConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PostTrainConfig",
+    "RetrievalConfig",
+    "RunConfig",
+    "SecondViewConfig",
+    "StageConfig",
+    "TaskMix",
+    "TinyBagelConfig",
+    "TinyHarmonConfig",
+    "TinyJanusConfig",
+    "from_dict",
+    "to_dict",
+    "with_overrides",
+]

@@ -1,0 +1,145 @@
+"""What is trained, on what, for how long, from where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from latentbridge.config.model import ModelConfig
+from latentbridge.errors import UserError
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Muon for the hidden matrices, AdamW for the rest; linear warm-up, then constant, then linear decay to zero."""
+
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    muon_lr: float = 5e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    decay_fraction: float = 0.4
+    """Share of the run, at its end, over which the learning rate falls to zero."""
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+
+
+@dataclass(frozen=True)
+class TaskMix:
+    """Shares of the kinds of conversation about `shapes`; they need not sum to one."""
+
+    look: float = 0.45
+    """A picture with questions, and half of the time a description, in any order."""
+    reason: float = 0.15
+    """A question answered by a worked chain."""
+    draw: float = 0.20
+    edit: float = 0.20
+    relation: float = 0.0
+    """Share of questions turned into ones about a relation, on top of a sixth; the hardest kind to learn."""
+
+
+@dataclass(frozen=True)
+class LatentUMMWeights:
+    """What each term of LatentUMM counts in the total (`training/latentumm.py`)."""
+
+    modal: float = 1.0
+    task: float = 1.0
+    """lambda_1."""
+    preference: float = 0.1
+    """lambda_2, as in the released embedding-space rollouts; the paper's value is not known."""
+    anchor: float = 1.0
+    """The release calls this term target."""
+    contrast: float = 1.0
+    """Unused by the reference objective."""
+
+
+@dataclass(frozen=True)
+class PostTrainConfig:
+    """What post-training adds to the native losses; a method reads the fields its docstring names."""
+
+    understanding: float = 1.0
+    """Weight of the native loss over conversations."""
+    generation: float = 1.0
+    """Weight of the native loss over drawings."""
+    reconstruction: float = 1.0
+    """Weight of RecA's term."""
+    self_play: float = 1.0
+    """Weight of UniGame's term."""
+    perturbation: float = 0.02
+    """The adversary's reach, as a share of the latent's norm; the release's bound."""
+    objective: Literal["anchored", "reference"] = "anchored"
+    """LatentUMM as ours or as released."""
+    weights: LatentUMMWeights = LatentUMMWeights()
+    teacher: str = "none"
+    """Whose embeddings anchor LatentUMM's latents: "none", or a name that `load_teacher` knows."""
+    rollouts: int = 4
+    """K; an even number where anchored."""
+    roundtrip_steps: int = 4
+    """Of denoising in a round trip, where a backbone denoises."""
+    sigma: float = 0.05
+    """Size of the rollouts' noise, in units of the latent's RMS where anchored; the released one."""
+    guard_warmup_steps: int = 100
+    """Steps before which a collapse is not held against the run."""
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What a stage is fed and how its terms weigh; a stage reads the fields its docstring names."""
+
+    kind: Literal[
+        "pretrain_decoder",
+        "pretrain_backbone",
+        "sft",
+        "align",
+        "posttrain_sft",
+        "reca",
+        "unigame",
+        "unicot",
+        "latentumm",
+    ]
+    drawings: float = 0.0
+    """Share of samples from the drawings world; 0 needs no downloaded data."""
+    tasks: TaskMix = TaskMix()
+    lora_rank: int = 0
+    """0 trains all backbone weights; otherwise peft adapters of this rank."""
+    beta_schedule: Literal["none", "step", "linear", "cosine", "ladder"] = "linear"
+    diffusion_weight: float = 0.0
+    distillation_weight: float = 1.0
+    retrieval_weight: float = 0.0
+    items: int = 16384
+    """How many items alignment or post-training goes through; what frozen networks say of them is cached on disk."""
+    manifest: str = ""
+    """A user's own data (JSONL), mixed in at half of the samples where given."""
+    posttrain: PostTrainConfig = PostTrainConfig()
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A complete run: what is trained, on what, for how long, from where."""
+
+    name: str
+    stage: StageConfig
+    steps: int
+    batch_size: int
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    init: tuple[tuple[str, str], ...] = ()
+    """(part of the model, folder it starts from) pairs. A relative folder is a sibling of this run's own, "tiny" the shipped
+    model; the part "" is the whole model."""
+    seed: int = 0
+    bf16: bool = True
+    """Mixed precision by autocast; on CPUs with AMX it halves the time of a step."""
+    log_every: int = 20
+    checkpoint_every: int = 200
+    threads: int = 0
+    """CPU threads; 0 takes all. Results are bitwise reproducible at one count only."""
+
+    def inherits(self, part: str) -> bool:
+        """Whether the run starts `part`, such as "decoder.", from another folder."""
+        return any(part.startswith(given) for given, _ in self.init)
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "seed": 0, "threads": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UserError(f"{name} is {getattr(self, name)}; it takes {bound} or more.")

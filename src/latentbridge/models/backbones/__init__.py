@@ -1,0 +1,1 @@
+"""The unified backbones that post-training and the measures know, behind one contract."""
