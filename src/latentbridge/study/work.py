@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,10 @@ from latentbridge.training.stages import make_stage
 def work(run: tuple[Any, ...], out: str, measuring: dict[str, Any] | None) -> None:
     """Carry out a run, given as the values of `Run`; a user's mistake is one line, and ends the process with 2."""
     torch.set_num_threads(1)
+    named = Run(*run)
     try:
-        carry_out(Run(*run), Path(out), from_dict(Measuring, measuring) if measuring else None)
+        with _alone(named, Path(out)):
+            carry_out(named, Path(out), from_dict(Measuring, measuring) if measuring else None)
     except UserError as error:
         print(f"error: {_one_line(error)}", flush=True)
         sys.exit(2)
@@ -50,6 +55,21 @@ def carry_out(run: Run, out: Path, measuring: Measuring | None) -> None:
     for world, report in now.missing:
         print(f"measuring {world} {report}", flush=True)
         make_document(backbone, now.folder, world, report, measuring, weights)
+
+
+@contextmanager
+def _alone(run: Run, out: Path) -> Iterator[None]:
+    """Holds the run's folder; studies that share runs may be carried out at once, and processes may outlive a kill."""
+    folder = out / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another process is at work on {folder}; call the study again once it has ended."
+            ) from None
+        yield
 
 
 def _one_line(error: UserError) -> str:
