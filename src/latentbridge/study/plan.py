@@ -40,6 +40,11 @@ class Run:
         return with_overrides(recipe(self.recipe), [*self.overrides, "threads=1"]) if self.recipe else None
 
     @property
+    def variant(self) -> tuple[str, ...]:
+        """What it shares with the runs of its arm that have other seeds."""
+        return (self.recipe, *(override for override in self.overrides if not override.startswith("seed=")))
+
+    @property
     def starts(self) -> list[str]:
         """What it starts from."""
         return list(dict.fromkeys(source for _, source in self.config.init)) if self.config else []
@@ -182,12 +187,16 @@ class Estimate:
 
 
 def estimate(standings: Sequence[Standing]) -> Estimate:
-    """What the standings still need, by the mean time of a step of each recipe and of each report on each world."""
-    paces: dict[str, list[float]] = {}
+    """What the standings still need, by the mean time of a step and of each report on each world.
+
+    A step is that of other seeds where there are any, else of the recipe's other variants.
+    """
+    paces: dict[str | tuple[str, ...], list[float]] = {}
     times: dict[tuple[str, str], list[float]] = {}
     for each in standings:
         if records := RunDir(each.folder).metrics():
-            paces.setdefault(each.run.recipe, []).append(records[-1]["seconds"] / records[-1]["step"])
+            for kind in (each.run.recipe, each.run.variant):
+                paces.setdefault(kind, []).append(records[-1]["seconds"] / records[-1]["step"])
         for path in (path for report in REPORTS for path in each.folder.glob(f"*/{report}")):
             times.setdefault((path.parent.name, path.name), []).append(read_json(path).get("seconds", 0.0))
     seconds, unknown = 0.0, 0
@@ -195,7 +204,7 @@ def estimate(standings: Sequence[Standing]) -> Estimate:
         if each.finished:
             continue
         known = [times.get(at) for at in each.missing]
-        pace = paces.get(each.run.recipe) if each.steps_left else [0.0]
+        pace = (paces.get(each.run.variant) or paces.get(each.run.recipe)) if each.steps_left else [0.0]
         seconds += sum(mean(found) for found in known if found) + (mean(pace) * each.steps_left if pace else 0.0)
         unknown += pace is None or None in known
     return Estimate(seconds / 3600, unknown)

@@ -73,7 +73,7 @@ def _section(document: Document) -> list[str]:
 def _group(document: Document, group: Document) -> list[str]:
     several = len(document["groups"]) > 1
     lines = [f"### From {group['base']}", ""] if several else []
-    lines += _overview(group)
+    lines += _overview(group, "skill") + _overview(group, "agreement")
     for name, alt in _figure_names(document, group):
         lines += [f"![{alt}](results/{name})", ""]
     lines += _failures(group)
@@ -84,11 +84,11 @@ def _group(document: Document, group: Document) -> list[str]:
     return lines + _folded("Every difference", group, group["differences"], "arm")
 
 
-def _overview(group: Document) -> list[str]:
-    """A row an arm, a column a measure."""
+def _overview(group: Document, about: str) -> list[str]:
+    """A row an arm, a column a measure of a skill or of agreement."""
     verdicts = {(row["arm"], row["measure"]): row["verdict"] for row in group["differences"]}
-    measures = group["measures"]
-    lines = _table_head(["", "seeds", *(_title(name, measures[name]) for name in measures)])
+    measures = {name: measure for name, measure in group["measures"].items() if measure["about"] == about}
+    lines = _table_head([about, "seeds", *(_title(name, measures[name]) for name in measures)])
     for arm in group["arms"]:
         cells = [arm["name"], str(arm["finished"]) if arm["recipe"] else ""]
         for name, measure in measures.items():

@@ -203,7 +203,13 @@ def _group(start: Treated, treated: Sequence[Treated], arms: Sequence[Arm], stud
     return {
         "base": start.name,
         "measures": {
-            name: {"unit": sense.unit, "better": sense.better, "n": len(sense.items)} for name, sense in senses.items()
+            name: {
+                "about": "skill" if measures[name].report == SCORES else "agreement",
+                "unit": sense.unit,
+                "better": sense.better,
+                "n": len(sense.items),
+            }
+            for name, sense in senses.items()
         },
         "arms": [
             {**_arm(each, measures, study.measuring, out), "recipe": recipe, "overrides": list(overrides)}

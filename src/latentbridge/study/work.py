@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import torch
 from latentbridge.config import from_dict
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import load_backbone
+from latentbridge.processes import held
 from latentbridge.rundir import RunDir, write_json
 from latentbridge.studies import Measuring
 from latentbridge.study.documents import make_document
@@ -27,7 +25,7 @@ def work(run: tuple[Any, ...], out: str, measuring: dict[str, Any] | None) -> No
     torch.set_num_threads(1)
     named = Run(*run)
     try:
-        with _alone(named, Path(out)):
+        with held(Path(out) / named.name, wait=False):  # a process may outlive the study that started it
             carry_out(named, Path(out), from_dict(Measuring, measuring) if measuring else None)
     except UserError as error:
         print(f"error: {_one_line(error)}", flush=True)
@@ -55,21 +53,6 @@ def carry_out(run: Run, out: Path, measuring: Measuring | None) -> None:
     for world, report in now.missing:
         print(f"measuring {world} {report}", flush=True)
         make_document(backbone, now.folder, world, report, measuring, weights)
-
-
-@contextmanager
-def _alone(run: Run, out: Path) -> Iterator[None]:
-    """Holds the run's folder; studies that share runs may be carried out at once, and processes may outlive a kill."""
-    folder = out / run.name
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"Another process is at work on {folder}; call the study again once it has ended."
-            ) from None
-        yield
 
 
 def _one_line(error: UserError) -> str:
