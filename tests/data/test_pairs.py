@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from latentbridge.data import pairs
-from latentbridge.data.drawings import Drawings
+from latentbridge.data.drawings import Drawings, parse_drawing
 from latentbridge.data.language import parse_description
 from latentbridge.data.oracle import read_scene
 from latentbridge.data.pairs import held_out_pairs
@@ -36,7 +36,8 @@ def test_drawings_are_held_out_and_asked_for_their_names(toy_drawings: Drawings,
     found = held_out_pairs("drawings", 5, seed=0)
     assert len({pair.text for pair in found}) == 5 and all(pair.scene is None for pair in found)
     for pair in found:
-        assert pair.answer in pairs.FORTY_CONCEPTS and pair.text.startswith(f"{pair.answer}, ")
+        label, _, ground = parse_drawing(pair.text) or ("", "", "")
+        assert pair.answer == label in pairs.FORTY_CONCEPTS and pair.drawing == (label, ground)
         assert any((pair.picture == pairs.show(toy_drawings, d, pair.text.split(" on ")[-1])).all() for d in unseen)
     assert len(held_out_pairs("drawings", 10_000, seed=0)) <= len(unseen)
 

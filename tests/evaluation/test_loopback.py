@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from latentbridge.evaluation.loopback import (
     loopback,
     measure_loopback,
     pair_cells,
+    pair_kept,
     round_cells,
     shown_scene,
     walk,
@@ -187,6 +189,19 @@ def test_facts_are_read_in_pictures_of_any_size() -> None:
     assert facts_kept(render(scene()).repeat(5, axis=0).repeat(5, axis=1), scene()) == 1
     assert facts_kept(fit_square(render(scene()), 32), scene()) == 1
     assert facts_kept(describe(scene()).replace("red", "green"), scene()) == pytest.approx(9 / 10)
+
+
+def test_of_a_drawing_words_keep_label_and_background_and_pictures_tell_nothing() -> None:
+    pair = Pair(render(scene()), "hot dog, a simple icon, on sky", drawing=("hot dog", "sky"))
+    said = {
+        "hot dog, a 3d render, on sky": 1,
+        "hot dog, a 3d render, on sand": 0.5,
+        "hot dog center, on sky": 0,
+        "sky": 0,
+    }
+    assert {text: pair_kept(text, pair) for text in said} == said
+    assert pair_kept(pair.picture, pair) is None
+    assert pair_kept(pair.text, replace(pair, drawing=None)) is None
 
 
 def test_shown_scene_tells_renderings_from_other_pictures() -> None:

@@ -200,6 +200,12 @@ def describe_drawing(drawing: Drawing, ground: str) -> str:
     return f"{drawing.label}, {drawing.style}, on {ground}"
 
 
+def parse_drawing(text: str) -> tuple[str, str, str] | None:
+    """Label, style and background in the canonical description of a single drawing, or None in any other text."""
+    found = re.fullmatch(r"(.+), (.+), on (.+)", text)
+    return (found[1], found[2], found[3]) if found else None
+
+
 def with_article(label: str) -> str:
     """ "a cat", "an owl"; names that look plural are left alone."""
     head = re.split(r" (?:with|without|of|in|on|and|behind) ", label)[0]

@@ -30,6 +30,9 @@ class Pair:
     answer: str | None = None
     scene: Scene | None = None
     """What both show, in the exact world."""
+    drawing: tuple[str, str] | None = None
+    """Label and background of the single drawing that both show. Its hand is left out: most pairs are by artists that no
+    training has named."""
 
 
 def held_out_pairs(world: str, count: int, seed: int) -> list[Pair]:
@@ -64,7 +67,9 @@ def _drawings_pairs(world: str, count: int, seed: int) -> list[Pair]:
     for drawing in (known[i] for i in rng.permutation(len(known))[:count]):
         ground = GROUNDS[rng.integers(len(GROUNDS))]
         text = describe_drawing(drawing, ground)
-        pairs[text] = Pair(show(drawings, drawing, ground), text, prompts.NAME_REQUEST, drawing.label)
+        pairs[text] = Pair(
+            show(drawings, drawing, ground), text, prompts.NAME_REQUEST, drawing.label, drawing=(drawing.label, ground)
+        )
     return list(pairs.values())
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from tqdm import tqdm
 
+from latentbridge.data.drawings import parse_drawing
 from latentbridge.data.grading import caption_facts
 from latentbridge.data.language import describe
 from latentbridge.data.oracle import read_scene
@@ -133,7 +134,8 @@ def measure_loopback(
     - origin found: whether the pair's own side is the nearest among all; chance is one in as many.
     - paired minus shuffled: cosine to the pair's own side minus the mean cosine to those of the others.
 
-    Where scenes are known, the share of their facts that the words say or the oracle reads. A share of right items has
+    Where scenes are known, the share of their facts that the words say or the oracle reads; of single drawings that of
+    label and background, in words alone. A share of right items has
     its Wilson interval, which a bootstrap of equal items lacks; a mean has its bootstrap interval.
     """
     sides: dict[str, Items] = {"picture": [pair.picture for pair in pairs], "text": [pair.text for pair in pairs]}
@@ -148,7 +150,8 @@ def measure_loopback(
     for hop, items in enumerate(tqdm(steps, f"{start} first", hops, disable=not progress, unit="hop"), start=1):
         kind = "text" if isinstance(items[0], str) else "picture"
         skill = f"loopback, {start} first"
-        kept = [facts_kept(item, pair.scene) for item, pair in zip(items, pairs, strict=True) if pair.scene]
+        found = [pair_kept(item, pair) for item, pair in zip(items, pairs, strict=True)]
+        kept = [share for share in found if share is not None]
         scores = [average(skill, "facts kept", kept)] if kept else []
         for view in views:
             if view.reads(items):
@@ -191,6 +194,16 @@ def pair_cells(measured: Loopback, pairs: Sequence[Pair]) -> list[list[Cell]]:
 
 
 # --- what is kept --------------------------------------------------------------------------------
+
+
+def pair_kept(item: Picture | str, pair: Pair) -> float | None:
+    """The share of a pair's facts that an item keeps, or None where nothing can tell exactly."""
+    if pair.scene:
+        return facts_kept(item, pair.scene)
+    if pair.drawing is None or not isinstance(item, str):
+        return None
+    label, _, background = parse_drawing(item) or ("", "", "")
+    return ((label == pair.drawing[0]) + (background == pair.drawing[1])) / 2
 
 
 def facts_kept(item: Picture | str, scene: Scene) -> float:
