@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,10 @@ def omnibridge(request: pytest.FixtureRequest) -> Case:
             "und_latent of pictures": {eye, words},
             "und_latent of texts": {words},
             "gen_latent": {words, *bridge},
+            "draw": {"model.decoder."},
             "roundtrip": {"model.decoder.", eye, words, *bridge},
             "understanding_loss": {eye, words},
+            "understanding_loss of drawings": {"model.decoder.", eye, words},
             "generation_loss": {words, *bridge, "model.decoder."},
             "reconstruction_loss": {*bridge, "model.decoder."},
         },
@@ -63,8 +65,10 @@ def janus(request: pytest.FixtureRequest) -> Case:
             "und_latent of pictures": {*eye, words},
             "und_latent of texts": {words},
             "gen_latent": {words, *codes},
+            "draw": {head, vq},
             "roundtrip": {head, vq, *eye, words},
             "understanding_loss": {*eye, words},
+            "understanding_loss of drawings": {head, vq, *eye, words},
             "generation_loss": {words, *codes, head},
             "reconstruction_loss": {words, *codes, head},
         },
@@ -82,8 +86,10 @@ def harmon(request: pytest.FixtureRequest) -> Case:
             "und_latent of pictures": {*eye, words},
             "und_latent of texts": {words},
             "gen_latent": drawn_from,
+            "draw": {"head."},
             "roundtrip": {"head.", *drawn_from},
             "understanding_loss": {*eye, words},
+            "understanding_loss of drawings": {"head.", *eye, words},
             "generation_loss": {*drawn_from, "head."},
             "reconstruction_loss": {*drawn_from, "head."},
         },
@@ -102,8 +108,10 @@ def bagel(request: pytest.FixtureRequest) -> Case:
             "und_latent of pictures": {eye, table, und},
             "und_latent of texts": {table, und},
             "gen_latent": {table, und, *noisy, gen, out},
+            "draw": {out, vae},
             "roundtrip": {out, vae, eye, table, und},
             "understanding_loss": {eye, table, und},
+            "understanding_loss of drawings": {out, vae, eye, table, und},
             "generation_loss": {table, und, *noisy, gen, out},
             "reconstruction_loss": {*noisy, gen, out},
         },
@@ -214,12 +222,17 @@ def calls(
     backbone: UnifiedBackbone, latents: Tensor, pictures: Sequence[np.ndarray]
 ) -> dict[str, Callable[[], Tensor]]:
     talks = [Conversation((("What?", "a red circle"),), pictures[0]), Conversation((("Hello", "yes"),))]
+    untold = [replace(talk, picture=None) for talk in talks]
     return {
         "und_latent of pictures": lambda: backbone.und_latent(pictures[:2]),
         "und_latent of texts": lambda: backbone.und_latent(TEXTS),
         "gen_latent": lambda: backbone.gen_latent(TEXTS[:2], SEEDS),
         "roundtrip": lambda: backbone.roundtrip(latents[:2], SEEDS),
+        "draw": lambda: backbone.draw(latents[:2], SEEDS),
         "understanding_loss": lambda: backbone.understanding_loss(talks),
+        "understanding_loss of drawings": lambda: backbone.understanding_loss(
+            untold, backbone.draw(latents[:2], SEEDS)
+        ),
         "generation_loss": lambda: backbone.generation_loss(TEXTS[:2], pictures[:2], torch_rng(0, "loss")),
         "reconstruction_loss": lambda: backbone.reconstruction_loss(pictures[:2], torch_rng(0, "loss")),
     }
@@ -266,6 +279,19 @@ def test_native_losses_know_the_right_answer(backbone: UnifiedBackbone, three_pi
     assert torch.equal(again, losses[1])
     others = backbone.generation_loss(TEXTS, three_pictures[::-1], torch_rng(0, "loss"))
     assert not torch.equal(others, losses[1])
+
+
+def test_drawings_are_told_as_users_pictures_are(backbone: UnifiedBackbone, latents: Tensor):
+    talks = [Conversation((("What?", text),)) for text in TEXTS[:2]]
+    with torch.no_grad():
+        drawn = backbone.draw(latents[:2], SEEDS)
+        told = backbone.understanding_loss(talks, drawn)
+        assert (told - backbone.understanding_loss(talks, drawn.flip(0))).abs() > ATOL
+        if drawn.ndim == 4:  # a picture, not Harmon's image latents
+            levels = drawn if drawn.max() > 2 else (drawn + 1) * 127.5
+            pictures = [level.permute(1, 2, 0).round().to(torch.uint8).numpy() for level in levels]
+            seen = [replace(talk, picture=picture) for talk, picture in zip(talks, pictures, strict=True)]
+            torch.testing.assert_close(told, backbone.understanding_loss(seen), atol=ATOL, rtol=0)
 
 
 # --- the arithmetic they share --------------------------------------------------------------------

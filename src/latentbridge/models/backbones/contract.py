@@ -30,13 +30,16 @@ class UnifiedBackbone(Protocol):
         """
         ...
 
-    def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
-        """Draw from `latents` [m d] and read each drawing with the understanding path, as the latent it would be drawn from.
+    def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+        """What a viewer would get of each of `latents` [m d], as the model reads it: one drawing a row, [m ...].
 
-        What is read is the picture a viewer would get; where one encoder serves reading and drawing (Harmon), it may be
-        the image latents that the picture is decoded from. Through rounding and choice of codes the gradient passes
-        straight, everywhere else it is exact.
+        Where one encoder serves reading and drawing (Harmon), it may be the image latents that the picture is decoded
+        from. Through rounding and choice of codes the gradient passes straight, everywhere else it is exact.
         """
+        ...
+
+    def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+        """`draw`, and read each drawing with the understanding path, as the latent [m d] it would be drawn from."""
         ...
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
@@ -47,8 +50,11 @@ class UnifiedBackbone(Protocol):
         """Answers to questions about pictures, one each; greedy."""
         ...
 
-    def understanding_loss(self, conversations: Sequence[Conversation]) -> Tensor:
-        """What the model was trained to minimise over replies, a scalar."""
+    def understanding_loss(self, conversations: Sequence[Conversation], drawn: Tensor | None = None) -> Tensor:
+        """What the model was trained to minimise over replies, a scalar.
+
+        `drawn` is what `draw` gave, one row for each conversation, which then has no picture of its own.
+        """
         ...
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:

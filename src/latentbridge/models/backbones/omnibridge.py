@@ -47,12 +47,15 @@ class OmniBridge(nn.Module):
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
         return self.model.query_condition(drawing_talks(prompts, prompts)).flatten(1).float()
 
-    def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+    def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+        """Levels [m 3 h w] from 0 to 255."""
         model = self.model
         condition = latents.unflatten(-1, (-1, model.config.aligner.d_model)).to(model.decoder.transformer.dtype)
         drawn = model.denoise(condition, row_seeds(seeds, len(latents)), self.roundtrip_steps, guidance=1.0)
-        levels = shown_levels(model.autoencoder.decode(drawn))
-        return model.aligned(*model.image_hidden(levels)).flatten(1).float()
+        return shown_levels(model.autoencoder.decode(drawn))
+
+    def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+        return self.model.aligned(*self.model.image_hidden(self.draw(latents, seeds))).flatten(1).float()
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
         return self.model.generate(list(prompts), row_seeds(seeds, len(prompts)), rewrite=False)
@@ -60,8 +63,8 @@ class OmniBridge(nn.Module):
     def understand(self, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
         return self.model.understand(list(pictures), list(questions))
 
-    def understanding_loss(self, conversations: Sequence[Conversation]) -> Tensor:
-        return self.model.backbone.language_loss(self.model.backbone.tokenize(conversations))
+    def understanding_loss(self, conversations: Sequence[Conversation], drawn: Tensor | None = None) -> Tensor:
+        return self.model.backbone.language_loss(self.model.backbone.tokenize(conversations, drawn=drawn))
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         return self._diffusion_loss(pictures, self.model.query_condition(drawing_talks(prompts, prompts)), rng)

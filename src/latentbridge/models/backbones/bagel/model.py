@@ -116,10 +116,14 @@ class Bagel(nn.Module):
         _, states = self._draw(prompts, row_seeds(seeds, len(prompts)), self.roundtrip_steps, guidance=1.0)
         return states.flatten(1)
 
-    def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+    def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+        """Pixels [m 3 h w] in [-1, 1]."""
         states = latents.unflatten(-1, (self.latents.grid**2, -1)).to(self.latents.places.dtype)
         clean = self._noise(row_seeds(seeds, len(latents))) - self.latents.velocity(states)
-        return self._read_drawn(shown_levels(self._decode(clean)) / 127.5 - 1)
+        return shown_levels(self._decode(clean)) / 127.5 - 1
+
+    def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+        return self._read_drawn(self.draw(latents, seeds))
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
@@ -146,10 +150,13 @@ class Bagel(nn.Module):
         replies = [row[: row.index(self._last)] for row in replies]
         return self.tokenizer.batch_decode(replies, skip_special_tokens=True)
 
-    def understanding_loss(self, conversations: Sequence[Conversation]) -> Tensor:
+    def understanding_loss(self, conversations: Sequence[Conversation], drawn: Tensor | None = None) -> Tensor:
         """Mean next-token cross-entropy over the tokens of replies."""
-        seen = iter(self.eye([c.picture for c in conversations if c.picture is not None]))
-        tokens = [next(seen) if c.picture is not None else None for c in conversations]
+        if drawn is not None:
+            tokens = self._look(drawn)
+        else:
+            seen = iter(self.eye([c.picture for c in conversations if c.picture is not None]))
+            tokens = [next(seen) if c.picture is not None else None for c in conversations]
         talks = [
             self._talk(talk, 0 if given is None else len(given))
             for talk, given in zip(conversations, tokens, strict=True)
@@ -249,9 +256,13 @@ class Bagel(nn.Module):
 
     def _read_drawn(self, pixels: Tensor) -> Tensor:
         """Drawings [b 3 h w] in [-1, 1] as latents [b n * h]."""
-        side_px = self.latents.grid * self.eye.patch_px
-        states, mask = self._read(list(self.eye.look(resized(pixels, (side_px, side_px)))))
+        states, mask = self._read(self._look(pixels))
         return states[mask].view(len(pixels), -1).float()
+
+    def _look(self, pixels: Tensor) -> list[Tensor]:
+        """The eye's tokens [n h] of each drawing [b 3 h w] in [-1, 1], at the size at which they show its latents' squares."""
+        side_px = self.latents.grid * self.eye.patch_px
+        return list(self.eye.look(resized(pixels, (side_px, side_px))))
 
     # --- words ---
 

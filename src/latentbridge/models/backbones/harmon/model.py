@@ -104,12 +104,16 @@ class Harmon(nn.Module):
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
         return self._draw(prompts, row_seeds(seeds, len(prompts)))[1].flatten(1).float()
 
-    def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+    def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+        """Tokens [m n c]."""
         states = latents.unflatten(-1, (self.num_tokens, -1))
         tokens = self._denoise(states, self._noise(row_seeds(seeds, len(latents))))
         if self.through_pixels:
             tokens = self._tokens(shown_levels(self._pixels(tokens)) / 127.5 - 1)
-        return self._redrawing_states(tokens).flatten(1).float()
+        return tokens
+
+    def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+        return self._redrawing_states(self.draw(latents, seeds)).flatten(1).float()
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
@@ -129,12 +133,13 @@ class Harmon(nn.Module):
         )
         return self.tokenizer.batch_decode(replies, skip_special_tokens=True)
 
-    def understanding_loss(self, conversations: Sequence[Conversation]) -> Tensor:
+    def understanding_loss(self, conversations: Sequence[Conversation], drawn: Tensor | None = None) -> Tensor:
         """Mean next-token cross-entropy over the tokens of replies."""
-        talks = [self._talk(conversation) for conversation in conversations]
+        talks = [self._talk(talk, drawn=drawn is not None) for talk in conversations]
         rows = self._padded([ids for ids, _ in talks])
         pictures = [c.picture for c in conversations if c.picture is not None]
-        embeds = self._embed(rows, self._see(self._tokens_of(pictures)) if pictures else None)
+        tokens = self._tokens_of(pictures) if pictures else drawn
+        embeds = self._embed(rows, None if tokens is None else self._see(tokens))
         states = self._states(embeds, rows.mask)
         return reply_loss(self.language_model.lm_head, states, [labels for _, labels in talks])
 
@@ -274,13 +279,16 @@ class Harmon(nn.Module):
         before, after = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
         return [*self._encode(before, special=True), *words, *self._encode(after, special=True)]
 
-    def _talk(self, conversation: Conversation, open_ended: bool = False) -> tuple[list[int], list[int]]:
-        """Token ids of a conversation, and its labels; `open_ended` leaves out the last reply."""
+    def _talk(
+        self, conversation: Conversation, open_ended: bool = False, drawn: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of a conversation and its labels; `open_ended` leaves out the last reply, and where `drawn`, a
+        drawing stands for the picture."""
         ids: list[int] = []
         labels: list[int] = []
+        pictured = drawn or conversation.picture is not None
         for index, (user, assistant) in enumerate(conversation.turns):
-            pictured = conversation.picture is not None and index == 0
-            image = [*self._placeholders, *self._encode("\n")] if pictured else []
+            image = [*self._placeholders, *self._encode("\n")] if pictured and index == 0 else []
             between = self._encode("\n") if index else []
             asked = [*between, *self._turn([*image, *self._encode(user)])]
             last = index == len(conversation.turns) - 1

@@ -91,14 +91,17 @@ class JanusPro(nn.Module):
         codes = self._draw(prompts, row_seeds(seeds, len(prompts)))
         return self._choosing_states(prompts, codes).flatten(1).float()
 
-    def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+    def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+        """Levels [m 3 h w] from 0 to 255."""
         states = latents.unflatten(-1, (self.num_codes, self.width)).to(self.model.dtype)
         logits = self.model.model.generation_head(states).float()
         chances = self._gumbel(row_seeds(seeds, len(latents)))
         soft = (logits + chances).softmax(-1)
         hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
-        levels = shown_levels(self._decode(hard + soft - soft.detach()))
-        return self._read(self._normalised(levels)).flatten(1).float()
+        return shown_levels(self._decode(hard + soft - soft.detach()))
+
+    def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
+        return self._read(self._normalised(self.draw(latents, seeds))).flatten(1).float()
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
@@ -120,14 +123,15 @@ class JanusPro(nn.Module):
         )
         return self.tokenizer.batch_decode(replies[:, rows.ids.shape[1] :], skip_special_tokens=True)
 
-    def understanding_loss(self, conversations: Sequence[Conversation]) -> Tensor:
+    def understanding_loss(self, conversations: Sequence[Conversation], drawn: Tensor | None = None) -> Tensor:
         """Mean next-token cross-entropy over the tokens of replies."""
-        talks = [self._talk(conversation) for conversation in conversations]
+        talks = [self._talk(talk, drawn=drawn is not None) for talk in conversations]
         rows = self._padded([ids for ids, _ in talks])
         pictures = [c.picture for c in conversations if c.picture is not None]
         embeds = self._embed(rows.ids)
-        if pictures:
-            embeds = self._embed_seen(rows.ids, self._see(self._pixel_values(pictures)))
+        if drawn is not None or pictures:
+            pixel_values = self._pixel_values(pictures) if drawn is None else self._normalised(drawn)
+            embeds = self._embed_seen(rows.ids, self._see(pixel_values))
         return reply_loss(self.model.lm_head, self._states(embeds, rows.mask), [labels for _, labels in talks])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
@@ -269,15 +273,18 @@ class JanusPro(nn.Module):
         talks = [self._talk(Conversation(((prompt, ""),)), open_ended=True)[0] for prompt in prompts]
         return self._padded([[*ids, self._start] for ids in talks])
 
-    def _talk(self, conversation: Conversation, open_ended: bool = False) -> tuple[list[int], list[int]]:
-        """Token ids of a conversation in the release's words, and its labels; `open_ended` leaves out the last reply."""
+    def _talk(
+        self, conversation: Conversation, open_ended: bool = False, drawn: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of a conversation in the release's words, and its labels; `open_ended` leaves out the last reply, and
+        where `drawn`, a drawing stands for the picture."""
         ids, labels = [self._first], [IGNORED_LABEL]
         image = [self._start, *[self._image] * self.num_codes, self._end]
+        pictured = drawn or conversation.picture is not None
         for index, (user, assistant) in enumerate(conversation.turns):
-            pictured = conversation.picture is not None and index == 0
             words = (
                 [*self._encode(": "), *image, *self._encode(f"\n{user}\n\n")]
-                if pictured
+                if pictured and index == 0
                 else self._encode(f": {user}\n\n")
             )
             asked = [*self._user, *words, *self._assistant, *self._encode(":")]
