@@ -20,7 +20,7 @@ def test_a_measure_is_the_mean_of_its_rows_item_by_item() -> None:
     found = documents(
         share("walk", "hop 4", [True, False, True, True, False]), average("talk", "hop 4", [0.5, 0.25, 1, 0, 0])
     )
-    measure = Measure("facts", "shapes", "scores.json", (("walk", "hop 4"), ("talk", "hop 4")))
+    measure = Measure("facts", "shapes", "scores.json", "skill", (("walk", "hop 4"), ("talk", "hop 4")))
     told = read_outcomes(measure, found)
     assert told is not None and told.items.tolist() == [0.75, 0.125, 1, 0.5, 0]
     assert (told.unit, told.better) == ("share", "higher")
@@ -28,15 +28,15 @@ def test_a_measure_is_the_mean_of_its_rows_item_by_item() -> None:
 
 def test_a_measure_without_a_metric_is_the_first_of_its_skill() -> None:
     found = documents(share("see", "a", [True]), share("draw", "all", [False, True]), share("draw", "some", [True]))
-    told = read_outcomes(Measure("drawing", "shapes", "scores.json", (("draw", ""),)), found)
+    told = read_outcomes(Measure("drawing", "shapes", "scores.json", "skill", (("draw", ""),)), found)
     assert told is not None and told.items.tolist() == [0, 1]
 
 
 def test_a_measure_of_which_a_row_is_missing_is_none() -> None:
     found = documents(share("walk", "hop 4", [True]))
-    half = Measure("facts", "shapes", "scores.json", (("walk", "hop 4"), ("talk", "hop 4")))
+    half = Measure("facts", "shapes", "scores.json", "skill", (("walk", "hop 4"), ("talk", "hop 4")))
     assert read_outcomes(half, found) is None
-    assert read_outcomes(Measure("facts", "drawings", "scores.json", (("walk", "hop 4"),)), found) is None
+    assert read_outcomes(Measure("facts", "drawings", "scores.json", "skill", (("walk", "hop 4"),)), found) is None
 
 
 def test_items_are_averaged_over_seeds_and_compared_in_pairs() -> None:
@@ -73,10 +73,13 @@ def test_headlines_end_a_walk_where_it_can_be_told_exactly() -> None:
     facts = {m.world: m.rows for m in headlines(Measuring(hops=6)) if m.name.startswith("facts")}
     assert facts == {
         "shapes": (
-            ("loopback, picture first", "hop 6, picture: facts kept"),
             ("loopback, text first", "hop 6, text: facts kept"),
+            ("loopback, picture first", "hop 6, picture: facts kept"),
         ),
         "drawings": (("loopback, text first", "hop 6, text: facts kept"),),
     }
     names = [(m.world, m.name) for m in headlines(Measuring())]
     assert len(names) == len(set(names)) == 4 + 2 + 2 * 5
+    without_eval = headlines(Measuring(worlds=("shapes",), size=0))
+    assert [m.name for m in without_eval if m.about == "skill"] == ["questions", "words", "drawing"]
+    assert all(m.report != "scores.json" for m in without_eval)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latentbridge.data.pairs import held_out_pairs
+from latentbridge.errors import UserError
 from latentbridge.evaluation.agreement import evaluate_consistency, evaluate_loopback
 from latentbridge.evaluation.compare import REPORTS
 from latentbridge.evaluation.run import World, evaluate
@@ -18,6 +19,11 @@ from latentbridge.rundir import read_json, write_json
 from latentbridge.studies import Measuring
 
 SCORES, CONSISTENCY, LOOPBACK = REPORTS
+
+
+def reports(measuring: Measuring) -> list[str]:
+    """The reports that every model gets on every world."""
+    return [report for report in REPORTS if report != SCORES or measuring.size]
 
 
 def conditions(report: str, measuring: Measuring, weights: str) -> dict[str, Any]:
@@ -59,5 +65,6 @@ def make_document(
 
 
 def _evaluate_skills(backbone: UnifiedBackbone, world: World, measuring: Measuring) -> dict[str, Any]:
-    assert isinstance(backbone, OmniBridge), "other backbones have no scores of their skills yet"
+    if not isinstance(backbone, OmniBridge):
+        raise UserError("Only an OmniBridge is scored by `eval`; give studies of other backbones a size of 0.")
     return evaluate(backbone.model, world, size=measuring.size, seed=measuring.seed, progress=False)

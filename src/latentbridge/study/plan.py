@@ -15,7 +15,7 @@ from latentbridge.models.checkpoint import shipped
 from latentbridge.recipes import RECIPES, recipe
 from latentbridge.rundir import RunDir, file_digest, read_json
 from latentbridge.studies import Arm, Measuring, Study
-from latentbridge.study.documents import conditions, stored_document
+from latentbridge.study.documents import conditions, reports, stored_document
 
 _SHIPPED = "tiny"
 FAILURE = "failed.json"
@@ -121,7 +121,7 @@ def standing(run: Run, out: Path, measuring: Measuring | None) -> Standing:
     Raises UserError where the folder holds a training by other settings or from other weights.
     """
     folder, config = out / run.name, run.config
-    reports = [(world, report) for world in measuring.worlds for report in REPORTS] if measuring else []
+    missing = [(world, report) for world in measuring.worlds for report in reports(measuring)] if measuring else []
     failure = str(read_json(folder / FAILURE)["reason"]) if (folder / FAILURE).is_file() else ""
     if config and not run.is_base:
         _check_same_training(run, config, out)
@@ -131,12 +131,12 @@ def standing(run: Run, out: Path, measuring: Measuring | None) -> Standing:
         trained, steps_left = False, config.steps - (read_json(newest / "state.json")["step"] if newest else 0)
     if trained and measuring:
         weights = weights_digest(run.name, out)
-        reports = [
+        missing = [
             (world, report)
-            for world, report in reports
+            for world, report in missing
             if stored_document(folder, world, report, conditions(report, measuring, weights)) is None
         ]
-    return Standing(run, folder, trained, steps_left, failure, tuple(reports))
+    return Standing(run, folder, trained, steps_left, failure, tuple(missing))
 
 
 def model_folder(name: str, out: Path) -> Path:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from latentbridge.config import to_dict
-from latentbridge.evaluation.compare import REPORTS, verdict
+from latentbridge.evaluation.compare import verdict
 from latentbridge.evaluation.metrics import Unit, outcome_values
 from latentbridge.evaluation.run import World
 from latentbridge.evaluation.statistics import bootstrap_interval, holm, permutation_test
 from latentbridge.rundir import RunDir
 from latentbridge.studies import Arm, Measuring, Study
-from latentbridge.study.documents import CONSISTENCY, LOOPBACK, SCORES, conditions, stored_document
+from latentbridge.study.documents import CONSISTENCY, LOOPBACK, SCORES, conditions, reports, stored_document
 from latentbridge.study.plan import Run, arm_run, arms_by_base, base_run, planned_runs, standing, weights_digest
 
 Documents = Mapping[tuple[World, str], Mapping[str, Any]]
@@ -36,6 +36,7 @@ class Measure:
     name: str
     world: World
     report: str
+    about: Literal["skill", "agreement"]
     rows: tuple[tuple[str, str], ...]
     """(skill, metric); without a metric the first row of the skill, which every report begins it with as its summary."""
 
@@ -51,32 +52,44 @@ class Outcomes(NamedTuple):
 
 def headlines(measuring: Measuring) -> list[Measure]:
     """The measures a study is judged by, skills before agreement."""
+    return [each for world in measuring.worlds for each in _skills(world, measuring)] + [
+        each for world in measuring.worlds for each in _agreement(world, measuring)
+    ]
+
+
+def _skills(world: World, measuring: Measuring) -> list[Measure]:
+    """What `eval` says, or, where it is left out, what the first steps of loopback and consistency do."""
+    if measuring.size:
+        named = {
+            "shapes": {"questions": "understand", "drawing": "draw", "edits": "edit", "finding R@1": "find"},
+            "drawings": {"naming": "understand", "drawing concepts": "draw"},
+        }
+        return [Measure(name, world, SCORES, "skill", ((skill, ""),)) for name, skill in named[world].items()]
+    first = (
+        Measure("words", world, LOOPBACK, "skill", (("loopback, picture first", "hop 1, text: facts kept"),)),
+        Measure("drawing", world, LOOPBACK, "skill", (("loopback, text first", "hop 1, picture: facts kept"),)),
+    )
+    return [
+        Measure("questions", world, CONSISTENCY, "skill", (("consistency", "right answers on the picture"),)),
+        *first,
+    ]
+
+
+def _agreement(world: World, measuring: Measuring) -> list[Measure]:
     last = f"hop {measuring.hops}"
-    walks = {
-        "shapes": (("loopback, picture first", f"{last}, picture: facts kept"),),
-        "drawings": (),  # pictures of drawings do not tell their facts exactly
-    }
-    skills: dict[World, dict[str, str]] = {
-        "shapes": {"questions": "understand", "drawing": "draw", "edits": "edit", "finding R@1": "find"},
-        "drawings": {"naming": "understand", "drawing concepts": "draw"},
-    }
-    agreement = {
+    walks = [("loopback, text first", f"{last}, text: facts kept")]
+    if world == "shapes":  # pictures of drawings do not tell their facts exactly
+        walks.append(("loopback, picture first", f"{last}, picture: facts kept"))
+    named = {
         "Unified-Bench cosine": f"Unified-Bench cosine ({measuring.encoder})",
         "agreement gap": "self-question agreement gap",
         "flip rate": "answer flip rate",
         "likelihood gap": "prompt-likelihood gap",
     }
-    found = [
-        Measure(name, world, SCORES, ((skill, ""),))
-        for world in measuring.worlds
-        for name, skill in skills[world].items()
+    return [
+        Measure(f"facts kept, {last}", world, LOOPBACK, "agreement", tuple(walks)),
+        *(Measure(name, world, CONSISTENCY, "agreement", (("consistency", row),)) for name, row in named.items()),
     ]
-    for world in measuring.worlds:
-        rows = (*walks[world], ("loopback, text first", f"{last}, text: facts kept"))
-        found.append(Measure(f"facts kept, {last}", world, LOOPBACK, rows))
-        for name, metric in agreement.items():
-            found.append(Measure(name, world, CONSISTENCY, (("consistency", metric),)))
-    return found
 
 
 def read_outcomes(measure: Measure, documents: Documents) -> Outcomes | None:
@@ -151,7 +164,7 @@ def tabulate_study(study: Study, out: Path) -> dict[str, Any] | None:
     for rows in ("differences", "against"):
         found = [(row, group["measures"][row["measure"]]["better"]) for group in groups for row in group[rows]]
         judge([row for row, _ in found], [better for _, better in found])
-    reports = [report for documents in everything for report in documents.values()]
+    made = [report for documents in everything for report in documents.values()]
     trained = [records[-1]["seconds"] for run in planned_runs(study) if (records := RunDir(out / run.name).metrics())]
     return _rounded(
         {
@@ -161,11 +174,11 @@ def tabulate_study(study: Study, out: Path) -> dict[str, Any] | None:
             "seeds": list(study.seeds),
             "focus": study.focus,
             "measuring": to_dict(study.measuring),
-            "date": max(report["date"] for report in reports),
-            "hardware": reports[0]["hardware"],
+            "date": max(report["date"] for report in made),
+            "hardware": made[0]["hardware"],
             "hours": {
                 "training": sum(trained) / 3600,
-                "measuring": sum(report["seconds"] for report in reports) / 3600,
+                "measuring": sum(report["seconds"] for report in made) / 3600,
             },
             "groups": groups,
         }
@@ -186,7 +199,7 @@ def _treated(name: str, runs: Sequence[Run], out: Path, measuring: Measuring) ->
 
 def _documents(run: Run, out: Path, measuring: Measuring) -> Documents:
     weights = weights_digest(run.name, out)
-    places = [(world, report) for world in measuring.worlds for report in REPORTS]
+    places = [(world, report) for world in measuring.worlds for report in reports(measuring)]
     found = {at: stored_document(out / run.name, *at, conditions(at[1], measuring, weights)) for at in places}
     return {at: document for at, document in found.items() if document is not None}
 
@@ -199,12 +212,12 @@ def _group(start: Treated, treated: Sequence[Treated], arms: Sequence[Arm], stud
     senses = {name: start.outcomes(measure)[0] for name, measure in measures.items()}
     focus = next(each for each in treated if each.name == study.focus)
     rivals = [each for each in treated if each is not focus]
-    against = {name: measure for name, measure in measures.items() if measure.report != SCORES}
+    against = {name: measure for name, measure in measures.items() if measure.about == "agreement"}
     return {
         "base": start.name,
         "measures": {
             name: {
-                "about": "skill" if measures[name].report == SCORES else "agreement",
+                "about": measures[name].about,
                 "unit": sense.unit,
                 "better": sense.better,
                 "n": len(sense.items),
