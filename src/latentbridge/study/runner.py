@@ -110,9 +110,10 @@ def _tell_end(run: Run, out: Path, code: int, seconds: float) -> None:
     if code == 0:
         _say(f"{run.name} is done after {seconds / 60:.1f} minutes.")
     else:
-        lines = (out / run.name / _LOG).read_text(errors="replace").split("\n")
-        said = [line for line in lines if line.strip()] or [f"it ended with {code}"]
-        _say(f"{run.name} failed after {seconds / 60:.1f} minutes: {said[-1].removeprefix('error: ')}")
+        lines = (out / run.name / _LOG).read_text(errors="replace").splitlines()
+        last = next((line for line in reversed(lines) if line.strip()), "nothing")
+        reason = last.removeprefix("error: ") if code == 2 else f"it ended with {code}, and said last: {last}"
+        _say(f"{run.name} failed after {seconds / 60:.1f} minutes: {reason}")
 
 
 def _say(line: str) -> None:
