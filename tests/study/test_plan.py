@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from latentbridge import recipes
 from latentbridge.errors import UserError
 from latentbridge.rundir import RunDir, write_json
 from latentbridge.studies import ABLATIONS, METHODS, Arm, Study
@@ -36,6 +37,13 @@ def test_values_of_a_sweep_that_the_focus_has_are_not_trained_twice() -> None:
 
 def test_one_arm_brings_what_it_starts_from(toy: Study) -> None:
     assert planned_runs(toy, "sft") == [base_run("toy-base"), *(arm_run(toy.arms[0], seed) for seed in (0, 1))]
+
+
+def test_a_teacher_of_our_own_is_trained_first(toy: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "scene-teacher", replace(recipes.RECIPES["toy-base"], name="scene-teacher"))
+    taught = replace(toy, arms=(toy.arms[0], Arm("taught", "toy-sft", ("stage.posttrain.teacher=scene",))))
+    names = [run.name for run in planned_runs(taught)]
+    assert names[:4] == ["toy-base", "toy-sft_seed=0", "scene-teacher", "toy-sft_teacher=scene_seed=0"]
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path, toy: Study, finish: Any) -> None:

@@ -46,8 +46,11 @@ class Run:
 
     @property
     def starts(self) -> list[str]:
-        """What it starts from."""
-        return list(dict.fromkeys(source for _, source in self.config.init)) if self.config else []
+        """The runs that must be trained before it: what it starts from, and a teacher that a recipe of its name makes."""
+        if not (config := self.config):
+            return []
+        teacher = f"{config.stage.posttrain.teacher}-teacher"
+        return list(dict.fromkeys([*(source for _, source in config.init), *([teacher] if teacher in RECIPES else [])]))
 
 
 def arm_run(arm: Arm, seed: int) -> Run:
