@@ -16,10 +16,11 @@ Document = Mapping[str, Any]
 _HEAD = """<!-- Written by `latentbridge study`; changes by hand are lost. -->
 # Results
 
-Every table is one command, which resumes where it was stopped. Models of one table see the same items. Shares are per cent, and what fails counts
-as 0. ▲ is better and ▼ worse than what the arms start from; unmarked is what chance explains at 5 % after Holm's
-correction over the table (random signs over items, each averaged over the seeds of its arm). Intervals are 95 %, by
-bootstrap over items; how far seeds lie apart stands beside them. `docs/measures.md` says what the measures are.
+Every table is one command, which goes on where it was stopped. Models of one table see the same items. Shares are per
+cent, and what fails counts as 0. ▲ is better and ▼ worse than what the arms start from; unmarked is what chance explains
+at 5 % after Holm's correction over the table (random signs over items, each averaged over the seeds of its arm).
+Intervals are 95 %, by bootstrap over items; how far seeds lie apart stands beside them. `docs/measures.md` says what the
+measures are.
 """
 _MARKS = {"better": " ▲", "worse": " ▼", "noise": ""}
 
@@ -76,12 +77,12 @@ def _group(document: Document, group: Document) -> list[str]:
     lines += _overview(group, "skill") + _overview(group, "agreement")
     for name, alt in _figure_names(document, group):
         lines += [f"![{alt}](results/{name})", ""]
-    lines += _failures(group)
     changed = [arm for arm in group["arms"] if arm["recipe"]]
     lines += [f"- {arm['name']}: `{' '.join([arm['recipe'], *arm['overrides']])}`" for arm in changed]
-    title = f"{document['focus']} against the other arms, in agreement"
-    lines += ["", *_folded(title, group, group["against"], "against")]
-    return lines + _folded("Every difference", group, group["differences"], "arm")
+    lines += ["", *_failures(group)]
+    title = f"{document['focus']} less each other arm, in agreement"
+    lines += _folded(title, group, group["against"], "other arm")
+    return lines + _folded(f"Every arm less {group['base']}", group, group["differences"], "arm")
 
 
 def _overview(group: Document, about: str) -> list[str]:
