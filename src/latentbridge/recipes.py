@@ -98,9 +98,9 @@ POST_LATENTUMM = replace(
     stage=replace(POST_SFT.stage, kind="latentumm", posttrain=PostTrainConfig(teacher="package")),
 )
 RELEASED_WEIGHTS = {
-    "stage1": LatentUMMWeights(preference=0.0, anchor=0.0, contrast=0.0),
-    "stage2": LatentUMMWeights(preference=0.1, anchor=0.0, contrast=0.0),
-    "bagel": LatentUMMWeights(modal=0.01, task=0.01, preference=0.001, anchor=0.01, contrast=0.0),
+    "stage1": LatentUMMWeights(preference=0.0, anchor=0.0, contrast=0.0, telling=0.0),
+    "stage2": LatentUMMWeights(preference=0.1, anchor=0.0, contrast=0.0, telling=0.0),
+    "bagel": LatentUMMWeights(modal=0.01, task=0.01, preference=0.001, anchor=0.01, contrast=0.0, telling=0.0),
 }
 """What each released trainer of LatentUMM uses unless told otherwise (spec LatentUMM 1.2 to 1.4); the shell script of its
 stage 1 anchors with 0.1."""

@@ -163,6 +163,7 @@ REACHED = {
         "task": {"backbone", "projector", "aligner", "decoder"},
         "preference": {"backbone", "projector", "aligner", "decoder"},
         "contrast": {"backbone"},
+        "telling": {"backbone", "projector", "aligner", "decoder"},
         "anchor": {"backbone", "heads"},
     },
 }

@@ -50,7 +50,8 @@ class LatentUMMWeights:
     anchor: float = 1.0
     """The release calls this term target."""
     contrast: float = 1.0
-    """Unused by the reference objective."""
+    """Unused by the reference objective, as is the next."""
+    telling: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,18 @@ from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.latent_heads import LatentHeads
 from latentbridge.models.teachers import load_teacher
 from latentbridge.models.unified import Model
+from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.training.anchors import Anchors
 from latentbridge.training.latentumm import LatentPairs, centre, latentumm_loss, rollout_noise
 from latentbridge.training.stages.posttrain import PostBatch, PostTrain, Terms
+from latentbridge.types import Conversation
 
 
 class LatentUMM(PostTrain):
     """Dual latent alignment (arXiv 2605.17766); see `training/latentumm.py` for the terms.
 
-    "anchored": captions' and pictures' understanding latents are aligned, latents to draw from make real round trips, and a
-    linear head, kept for training only, maps understanding latents to the teacher's centred embeddings. "reference" is
+    "anchored": captions' and pictures' understanding latents are aligned, latents to draw from make real round trips and
+    their drawings are told in words, and a linear head, kept for training only, maps understanding latents to the teacher's centred embeddings. "reference" is
     what the release does: its heads encode and decode a pooled state in place of drawing and reading, and the teacher's
     embeddings stand as they are. One thing differs there: the release pools a picture's state while drawing it under its
     caption, which the contract does not ask of backbones; here it is the state of the picture seen.
@@ -51,7 +53,12 @@ class LatentUMM(PostTrain):
             roundtrip = heads.autoencode
         else:
             targets = self._targets(batch, heads(text), heads(image)) if heads else ()
-            pairs = LatentPairs(text, image, backbone.gen_latent(batch.prompts, batch.seeds), batch.ids, targets)
+            z = backbone.gen_latent(batch.prompts, batch.seeds)
+            telling = None
+            if self.settings.weights.telling:
+                captions = [Conversation(((CAPTION_REQUEST, prompt),)) for prompt in batch.prompts]
+                telling = backbone.understanding_loss(captions, backbone.draw(z, batch.seeds))
+            pairs = LatentPairs(text, image, z, batch.ids, targets, telling)
             roundtrip = partial(backbone.roundtrip, seeds=batch.seeds)
         noise = rollout_noise(pairs.z, self.settings.rollouts, self.settings.sigma, rng, self.settings.objective)
         loss = latentumm_loss(pairs, roundtrip, noise, self.settings.weights, objective=self.settings.objective)
