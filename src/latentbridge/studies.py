@@ -56,6 +56,10 @@ def _varied(key: str, *values: str) -> tuple[Arm, ...]:
     return tuple(Arm(f"{key}={value}", _ANCHORED.recipe, (f"stage.posttrain.{key}={value}",)) for value in values)
 
 
+def _without(name: str, *terms: str) -> Arm:
+    return Arm(name, _ANCHORED.recipe, tuple(f"stage.posttrain.weights.{term}=0" for term in terms))
+
+
 METHODS = Study(
     name="methods",
     title="What each way of post-training does",
@@ -91,18 +95,17 @@ ABLATIONS = Study(
     arms=(
         _ANCHORED,
         *_varied("teacher", "none", "package", "scene"),
-        Arm(
-            "roundtrip=none",
-            _ANCHORED.recipe,
-            ("stage.posttrain.weights.task=0", "stage.posttrain.weights.preference=0"),
-        ),
+        _without("roundtrip=none", "task", "preference", "telling"),
+        _without("roundtrip=latents", "telling"),
+        _without("roundtrip=words", "task", "preference"),
         *_varied("rollouts", "2", "4", "8"),
         *_varied("sigma", "0", "0.05", "0.2", "0.5"),
     ),
     focus=_ANCHORED.name,
     seeds=(0, 1),
 )
-"""An OmniBridge's round trip goes through pixels, so the other way, image latents read as they are, is no arm here."""
+"""A drawing may come back as a latent (the terms task and preference), in words (telling), as both or not at all. An
+OmniBridge's round trip goes through pixels either way; image latents read as they are would be another backbone's arm."""
 
 STUDIES: dict[str, Study] = {study.name: study for study in (METHODS, BACKBONES, ABLATIONS)}
 

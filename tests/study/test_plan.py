@@ -26,7 +26,8 @@ def test_every_seed_of_every_method_starts_from_the_shipped_model() -> None:
 
 def test_values_of_a_sweep_that_the_focus_has_are_not_trained_twice() -> None:
     (arms,) = arms_by_base(ABLATIONS).values()
-    assert len(ABLATIONS.arms) - len(arms) == 3  # a teacher, a number of rollouts and a noise are the recipe's own
+    assert len(arms) < len(ABLATIONS.arms)
+    assert [arm_run(arm, 0) for arm in arms].count(arm_run(ABLATIONS.arms[0], 0)) == 1
     shared = {run.name for run in planned_runs(ABLATIONS)} & {run.name for run in planned_runs(METHODS)}
     assert shared == {"tiny", "post-latentumm_seed=0", "post-latentumm_seed=1"}
     configs = [replace(run.config, seed=0) for run in planned_runs(ABLATIONS) if run.config]
