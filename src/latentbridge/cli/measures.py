@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -145,9 +145,9 @@ def _walk_data(
     from latentbridge.models.backbones.loading import load_backbone
     from latentbridge.rundir import write_json
 
-    starts = [side for side in STARTS if start in (None, side)]
+    starts: list[Start] = [side for side in STARTS if start in (None, side)]
     judge = _load_view(encoder, len(starts) * len(pairs) * (1 + hops // 2))
-    named = {"model": model, "world": world, "encoder": encoder}
+    named: dict[str, Any] = {"model": model, "world": world, "encoder": encoder}
     document, measured = evaluate_loopback(
         load_backbone(model), pairs, judge, hops=hops, seed=seed, starts=starts, **named
     )
@@ -202,7 +202,7 @@ def consistency(
     from latentbridge.models.backbones.loading import load_backbone
 
     judge = _load_view(encoder, 2 * len(pairs))
-    named = {"model": model, "world": world, "encoder": encoder}
+    named: dict[str, Any] = {"model": model, "world": world, "encoder": encoder}
     document = evaluate_consistency(load_backbone(model), pairs, judge, seed=seed, **named)
     hand_over(document, out, as_json)
 

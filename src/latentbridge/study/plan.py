@@ -124,7 +124,9 @@ def standing(run: Run, out: Path, measuring: Measuring | None) -> Standing:
     Raises UserError where the folder holds a training by other settings or from other weights.
     """
     folder, config = out / run.name, run.config
-    missing = [(world, report) for world in measuring.worlds for report in reports(measuring)] if measuring else []
+    missing: list[tuple[World, str]] = []
+    if measuring:
+        missing = [(world, report) for world in measuring.worlds for report in reports(measuring)]
     failure = str(read_json(folder / FAILURE)["reason"]) if (folder / FAILURE).is_file() else ""
     if config and not run.is_base:
         _check_same_training(run, config, out)

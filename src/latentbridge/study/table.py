@@ -199,7 +199,7 @@ def _treated(name: str, runs: Sequence[Run], out: Path, measuring: Measuring) ->
 
 def _documents(run: Run, out: Path, measuring: Measuring) -> Documents:
     weights = weights_digest(run.name, out)
-    places = [(world, report) for world in measuring.worlds for report in reports(measuring)]
+    places: list[tuple[World, str]] = [(world, report) for world in measuring.worlds for report in reports(measuring)]
     found = {at: stored_document(out / run.name, *at, conditions(at[1], measuring, weights)) for at in places}
     return {at: document for at, document in found.items() if document is not None}
 
