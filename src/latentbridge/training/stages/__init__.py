@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from latentbridge.config import RunConfig
+from latentbridge.errors import UserError
 from latentbridge.training.loop import Stage
 from latentbridge.training.stages.align import Align
 from latentbridge.training.stages.baselines import PosttrainSft, Reca, UniCot, UniGame
@@ -28,4 +29,9 @@ STAGES: dict[str, Callable[[RunConfig], Stage]] = {
 
 def make_stage(config: RunConfig) -> Stage:
     """The stage a run's config names."""
-    return STAGES[config.stage.kind](config)
+    stage = STAGES[config.stage.kind](config)
+    if config.model.kind not in stage.trains:
+        raise UserError(
+            f"{config.stage.kind} trains {' or '.join(stage.trains)}, and the model of {config.name} is a {config.model.kind}; choose a recipe for it."
+        )
+    return stage

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, JanusForConditionalGeneration
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
+from latentbridge.config import TinyJanusConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.pixels import shown_levels, to_pictures
@@ -49,18 +50,22 @@ class JanusPro(nn.Module):
         image_processor: JanusImageProcessorPil,
         guidance: float = 5.0,
         max_tokens: int = 160,
+        config: TinyJanusConfig | None = None,
     ):
-        """`guidance` is that of drawing, `max_tokens` the longest answer."""
+        """`guidance` is that of drawing, `max_tokens` the longest answer; `config` is what the model was built from, where it
+        was built here."""
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.guidance = guidance
         self.max_tokens = max_tokens
-        config: Any = model.config
-        self.num_codes: int = config.vision_config.num_image_tokens
-        self.codebook_size: int = config.vq_config.num_embeddings
-        self.width: int = config.text_config.hidden_size
+        self.config = config
+        sizes: Any = model.config
+        self.image_size_px: int = sizes.vision_config.image_size
+        self.num_codes: int = sizes.vision_config.num_image_tokens
+        self.codebook_size: int = sizes.vq_config.num_embeddings
+        self.width: int = sizes.text_config.hidden_size
         self._user, self._assistant = (tokenizer.encode(role, add_special_tokens=False) for role in (USER, ASSISTANT))
         self._image, self._start, self._end = (
             tokenizer.convert_tokens_to_ids(token) for token in (IMAGE, IMAGE_START, IMAGE_END)
