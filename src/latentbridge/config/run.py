@@ -89,6 +89,8 @@ class StageConfig:
     kind: Literal[
         "pretrain_decoder",
         "pretrain_backbone",
+        "pretrain_codes",
+        "pretrain_unified",
         "sft",
         "align",
         "posttrain_sft",

@@ -15,6 +15,7 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 from latentbridge.config import TinyJanusConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
+from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
 from latentbridge.models.pixels import shown_levels, to_pictures
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
 from latentbridge.rng import torch_rng
@@ -86,7 +87,7 @@ class JanusPro(nn.Module):
 
     def und_latent(self, items: Sequence[Picture] | Sequence[str]) -> Tensor:
         if not isinstance(items[0], str):
-            return self._read(self._pixel_values(cast(Sequence[Picture], items))).mean(1).float()
+            return self._read(self.pixel_values(cast(Sequence[Picture], items))).mean(1).float()
         texts = [self._encode(f": {text}") for text in cast(Sequence[str], items)]
         rows = self._padded([[self._first, *self._user, *text] for text in texts])
         words = last_tokens(rows, [len(text) for text in texts])
@@ -117,7 +118,7 @@ class JanusPro(nn.Module):
         replies = self.model.generate(
             rows.ids,
             attention_mask=rows.mask,  # pyright: ignore[reportArgumentType]
-            pixel_values=self._pixel_values(pictures),
+            pixel_values=self.pixel_values(pictures),
             max_new_tokens=self.max_tokens,
             do_sample=False,
             pad_token_id=self._pad,
@@ -132,17 +133,17 @@ class JanusPro(nn.Module):
         pictures = [c.picture for c in conversations if c.picture is not None]
         embeds = self._embed(rows.ids)
         if pictures:
-            embeds = self._embed_seen(rows.ids, self._see(self._pixel_values(pictures)))
+            embeds = self._embed_seen(rows.ids, self._see(self.pixel_values(pictures)))
         return reply_loss(self.model.lm_head, self._states(embeds, rows.mask), [labels for _, labels in talks])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Mean cross-entropy over the codes of the pictures; nothing in it is drawn by chance."""
-        codes = self._codes(self._pixel_values(pictures))
+        codes = self._codes(self.pixel_values(pictures))
         return self._codes_loss(self._choosing_states(prompts, codes), codes)
 
     def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """The picture is read as a user's, without a word, and the answer is its codes; the eye is held still."""
-        pixel_values = self._pixel_values(pictures)
+        pixel_values = self.pixel_values(pictures)
         codes = self._codes(pixel_values)
         with torch.no_grad():
             seen = self._see(pixel_values)
@@ -212,24 +213,19 @@ class JanusPro(nn.Module):
     def _decode(self, weights: Tensor) -> Tensor:
         """Pixels of a weighting [b n codes] of the codebook at every position; of one code each, what the VQ model decodes."""
         vq = self.model.model.vqmodel
-        book = F.normalize(vq.quantize.embedding.weight, dim=-1)
-        entries = (weights.to(book.dtype) @ book).unflatten(1, tuple(vq.quantize.quant_state_dims))
-        return vq.decoder(vq.post_quant_conv(entries.permute(0, 3, 1, 2)))
+        book = codebook(vq)
+        return decode_entries(vq, weights.to(book.dtype) @ book)
 
     @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)
     def _codes(self, pixel_values: Tensor) -> Tensor:
-        """The nearest code by cosine at every position, int64 [b n].
-
-        The codebook was trained on unit vectors (arXiv 2406.06525, section 2.1), and transformers decodes it so, but
-        compares lengths as well when it encodes.
-        """
+        """The nearest code at every position, int64 [b n]; the same in training under bfloat16, which cannot tell neighbours apart."""
         vq = self.model.model.vqmodel
-        found = F.normalize(vq.quant_conv(vq.encoder(pixel_values)), dim=1).flatten(2).mT
-        return (found @ F.normalize(vq.quantize.embedding.weight, dim=-1).T).argmax(-1)
+        return nearest_codes(square_latents(vq, pixel_values), codebook(vq))
 
     # --- reading ---
 
-    def _pixel_values(self, pictures: Sequence[Picture]) -> Tensor:
+    def pixel_values(self, pictures: Sequence[Picture]) -> Tensor:
         """What SigLIP and the VQ model read, [b 3 h w]."""
         found = self.image_processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
         return found["pixel_values"].to(self.model.dtype)
