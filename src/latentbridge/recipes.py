@@ -7,6 +7,7 @@ from dataclasses import replace
 from latentbridge.config import (
     AlignerConfig,
     LatentUMMWeights,
+    MarConfig,
     ModelConfig,
     OptimConfig,
     PostTrainConfig,
@@ -14,6 +15,9 @@ from latentbridge.config import (
     SecondViewConfig,
     StageConfig,
     TaskMix,
+    TinyBagelConfig,
+    TinyHarmonConfig,
+    TinyJanusConfig,
 )
 from latentbridge.errors import unknown_name
 
@@ -116,6 +120,47 @@ POST_LATENTUMM_REFERENCE = replace(
 )
 """The objective with which the release trains BAGEL (spec LatentUMM 1.4)."""
 
+_PRETRAIN = RunConfig(
+    name="pretrain",
+    stage=StageConfig("pretrain_unified", tasks=TaskMix(look=1.0, reason=0.0, draw=0.0, edit=0.0), items=65536),
+    steps=1200,
+    batch_size=32,
+    optim=OptimConfig(lr=1e-3, muon_lr=4e-3, warmup_steps=50, decay_fraction=0.4),
+    threads=1,
+)
+"""What backbones learn from nothing: to look, and to draw full descriptions. They are asked neither to rewrite nor to edit."""
+PRETRAIN_JANUS_CODES = replace(
+    _PRETRAIN,
+    name="pretrain-janus-codes",
+    stage=replace(_PRETRAIN.stage, kind="pretrain_codes"),
+    model=TinyJanusConfig(image_size_px=32, patch_size_px=4),
+    bf16=False,
+)
+PRETRAIN_JANUS = replace(
+    _PRETRAIN,
+    name="pretrain-janus",
+    model=PRETRAIN_JANUS_CODES.model,
+    init=(("model.model.vqmodel.", "pretrain-janus-codes"),),
+)
+PRETRAIN_BAGEL = replace(_PRETRAIN, name="pretrain-bagel", model=TinyBagelConfig(image_size_px=32))
+PRETRAIN_HARMON = replace(
+    _PRETRAIN, name="pretrain-harmon", model=TinyHarmonConfig(mar=MarConfig(grid=8, channels=16), patch_size_px=4)
+)
+PRETRAINED = (PRETRAIN_JANUS, PRETRAIN_BAGEL, PRETRAIN_HARMON)
+POST_OF_OTHERS = tuple(
+    replace(
+        post,
+        name=f"{base.model.kind}-{post.name}",
+        stage=replace(base.stage, kind=post.stage.kind, items=post.stage.items),
+        model=base.model,
+        init=(("", base.name),),
+    )
+    for base in PRETRAINED
+    for post in (POST_SFT, POST_LATENTUMM)
+)
+"""Post-training as of the shipped model, on what the backbones were pretrained on. LatentUMM has no teacher there: the
+shipped one knows the words of drawings only."""
+
 RECIPES: dict[str, RunConfig] = {
     recipe.name: recipe
     for recipe in (
@@ -131,6 +176,9 @@ RECIPES: dict[str, RunConfig] = {
         POST_UNICOT,
         POST_LATENTUMM,
         POST_LATENTUMM_REFERENCE,
+        PRETRAIN_JANUS_CODES,
+        *PRETRAINED,
+        *POST_OF_OTHERS,
     )
 }
 

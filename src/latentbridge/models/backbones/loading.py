@@ -1,4 +1,4 @@
-"""Which unified backbone a folder holds, and how it is loaded."""
+"""Which unified backbone a folder holds, how it is loaded, and what makes a network of ours one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from latentbridge.models.backbones.bagel.model import Bagel
 from latentbridge.models.backbones.bagel.released import is_bagel, load_bagel
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.backbones.harmon.released import is_harmon, load_harmon
 from latentbridge.models.backbones.janus.model import JanusPro, is_janus
 from latentbridge.models.backbones.omnibridge import OmniBridge
-from latentbridge.models.checkpoint import load, shipped
+from latentbridge.models.checkpoint import Network, load, load_model, shipped
+from latentbridge.models.released import is_released
+from latentbridge.models.unified import Model
 
 
 class Kind(NamedTuple):
@@ -26,7 +29,7 @@ BACKBONES = (
     Kind(is_bagel, load_bagel),
     Kind(is_harmon, load_harmon),
 )
-"""In the order in which they are asked; any other folder is an OmniBridge."""
+"""Releases, in the order in which they are asked; any other folder is of ours, or an OmniBridge's release."""
 
 
 def load_backbone(source: str | Path) -> UnifiedBackbone:
@@ -35,4 +38,13 @@ def load_backbone(source: str | Path) -> UnifiedBackbone:
     for kind in BACKBONES:
         if kind.holds(folder):
             return kind.load(folder)
-    return OmniBridge(load(folder))
+    return as_backbone(load(folder) if is_released(folder) else load_model(folder))
+
+
+def as_backbone(network: Network, roundtrip_steps: int = 4) -> UnifiedBackbone:
+    """A network under the contract; `roundtrip_steps` are of the denoising of whole drawings, in backbones that do it."""
+    if isinstance(network, Model):
+        return OmniBridge(network, roundtrip_steps)
+    if isinstance(network, Bagel):
+        network.roundtrip_steps = roundtrip_steps
+    return network
