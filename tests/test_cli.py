@@ -22,7 +22,7 @@ from latentbridge.config import ModelConfig
 
 VERBS = (
     "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "train", "eval",
-    "consistency", "compare", "report",
+    "consistency", "compare", "study", "report",
     "quickstart", "reproduce", "version", "data", "data build", "data check", "data sample",
 )  # fmt: skip
 
@@ -191,6 +191,11 @@ def test_version(run: Callable[..., Result]):
         ("eval --world shaps", "did you mean 'shapes'?"),
         ("eval --size 0", "--size 0"),
         ("eval --model none", "holds no model"),
+        ("study methds", "did you mean 'methods'?"),
+        ("study methods --jobs 0", "--jobs 0"),
+        ("study methods --only anchord", "did you mean 'anchored'?"),
+        ("study methods --out in.png", "is a file, not a folder"),
+        ("study methods --results results.txt", "does not end in .md"),
         ("report none", "There is no run folder none"),
         ("data build drawngs", "did you mean 'drawings'?"),
         ("data sample shaps", "did you mean 'shapes'?"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from latentbridge.data.drawings import build_drawings, load_drawings
 from latentbridge.errors import UserError
 from latentbridge.evaluation.run import evaluate
 from latentbridge.models.checkpoint import TINY, load, save_model
+from latentbridge.processes import start_process
 from latentbridge.rundir import RunDir, atomic_write, write_json
 
 _WAVES = ((("pretrain-decoder",), ("pretrain-backbone", "sft")), (("sft-binding", "sft-edits"),), (("align",),))
@@ -34,7 +34,7 @@ def reproduce(out: Path) -> Path:
     print(f"Training takes {duration} on 2 CPU cores; interrupted, the same command goes on.", file=sys.stderr)
     build_drawings()
     for wave in _WAVES:
-        lanes = [_start_lane(lane, out) for lane in wave]
+        lanes = [start_process(train_lane, lane, str(out)) for lane in wave]
         if any([lane.wait() for lane in lanes]):
             raise UserError(f"A run stopped early; its message is above, and the same command goes on from {out}.")
     folder = ship(out, out / "tiny")
@@ -65,14 +65,8 @@ def score(folder: Path) -> None:
     write_json(folder / "scores.json", scores)
 
 
-def _start_lane(names: tuple[str, ...], out: Path) -> subprocess.Popen[bytes]:
-    """A process that trains the named recipes one after another, each resuming where it stands."""
-    script = f"from latentbridge.reproduce import train_lane; train_lane({names!r}, {str(out)!r})"
-    return subprocess.Popen([sys.executable, "-c", script])
-
-
 def train_lane(names: tuple[str, ...], out: str) -> None:
-    """Train recipes in turn; for the processes `reproduce` starts."""
+    """Train recipes in turn, each resuming where it stands; for the processes `reproduce` starts."""
     from latentbridge.recipes import recipe
     from latentbridge.training.loop import train
     from latentbridge.training.stages import make_stage

@@ -139,27 +139,17 @@ def _walk_data(
     from latentbridge.data.pairs import held_out_pairs
 
     pairs = held_out_pairs(world, size, seed)
+    from latentbridge.evaluation.agreement import evaluate_loopback
     from latentbridge.evaluation.gallery import draw_sheet
-    from latentbridge.evaluation.loopback import measure_loopback, pair_cells
-    from latentbridge.evaluation.run import tabulate
-    from latentbridge.evaluation.views import own_view
+    from latentbridge.evaluation.loopback import pair_cells
     from latentbridge.models.backbones.loading import load_backbone
     from latentbridge.rundir import write_json
 
-    starts: list[Start] = [side for side in STARTS if start in (None, side)]
+    starts = [side for side in STARTS if start in (None, side)]
     judge = _load_view(encoder, len(starts) * len(pairs) * (1 + hops // 2))
-    backbone = load_backbone(model)
-    views = [judge, own_view(backbone)]
-    measured = [measure_loopback(backbone, pairs, side, hops, views, seed) for side in starts]
-    document = tabulate(
-        [row for each in measured for row in each.rows],
-        model=model,
-        world=world,
-        size=len(pairs),
-        seed=seed,
-        hops=hops,
-        encoder=encoder,
-        half_life={f"{each.start} first": each.half_life for each in measured},
+    named = {"model": model, "world": world, "encoder": encoder}
+    document, measured = evaluate_loopback(
+        load_backbone(model), pairs, judge, hops=hops, seed=seed, starts=starts, **named
     )
     if out:
         for each in measured:
@@ -208,15 +198,13 @@ def consistency(
     from latentbridge.data.pairs import held_out_pairs
 
     pairs = held_out_pairs(world, size, seed)
-    from latentbridge.evaluation.consistency import measure_consistency
-    from latentbridge.evaluation.run import tabulate
-    from latentbridge.evaluation.views import own_view
+    from latentbridge.evaluation.agreement import evaluate_consistency
     from latentbridge.models.backbones.loading import load_backbone
 
     judge = _load_view(encoder, 2 * len(pairs))
-    backbone = load_backbone(model)
-    rows = measure_consistency(backbone, pairs, [judge, own_view(backbone)], seed)
-    hand_over(tabulate(rows, model=model, world=world, size=len(pairs), seed=seed, encoder=encoder), out, as_json)
+    named = {"model": model, "world": world, "encoder": encoder}
+    document = evaluate_consistency(load_backbone(model), pairs, judge, seed=seed, **named)
+    hand_over(document, out, as_json)
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""The verbs about runs: train, eval, report, quickstart, reproduce, version."""
+"""The verbs about runs: train, eval, study, report, quickstart, reproduce, version."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from latentbridge.cli.arguments import (
 )
 from latentbridge.errors import UserError
 from latentbridge.recipes import RECIPES, recipe
+from latentbridge.studies import STUDIES, study_named
 
 OutFolder = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 
@@ -82,6 +83,42 @@ def evaluate(
 
     own = Path(world) if world.endswith(MANIFEST_SUFFIX) else None
     hand_over(evaluate(load(model), own or cast(World, world), size=size), out, as_json)
+
+
+def study(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help=f"One of: {', '.join(STUDIES)}.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="The folder of all runs; studies share those they have in common.")
+    ] = Path("runs/studies"),
+    jobs: Annotated[int, typer.Option("--jobs", help="How many runs at a time, each on one thread.")] = 2,
+    only: Annotated[str | None, typer.Option("--only", metavar="ARM", help="Run this arm alone.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what there is to do and how long it takes, and stop.")
+    ] = False,
+    results: Annotated[Path, typer.Option("--results", help="The page to write; figures go beside it.")] = Path(
+        "docs/results.md"
+    ),
+) -> None:
+    """Train and measure what a table compares, and write the table.
+
+    Says beforehand what there is to do. Interrupted at any moment, the same command goes on; what is finished is not
+    repeated.
+
+    \b
+    Examples:
+      latentbridge study methods --plan
+      latentbridge study methods
+      latentbridge study ablations --only sigma=0.2
+      latentbridge study backbones --out runs/studies --jobs 1
+    """
+    chosen = study_named(name)
+    check_at_least("--jobs", jobs, 1)
+    check_folder(out)
+    check_out(results, (".md",))
+    from latentbridge.study.runner import run_study
+
+    if page := run_study(chosen, out, results, jobs=jobs, only=only, plan=plan):
+        print(f"The results are in {page}")
 
 
 def report(

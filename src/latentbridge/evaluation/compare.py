@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from latentbridge.errors import UserError
-from latentbridge.evaluation.metrics import Unit
+from latentbridge.evaluation.metrics import Unit, outcome_values
 from latentbridge.evaluation.statistics import fisher_exact, holm, mcnemar, permutation_test
 from latentbridge.rundir import read_json
 
@@ -73,7 +71,7 @@ def compare(before: Path, after: Path) -> list[Difference]:
             row.get("unit", "share"),
             p,
             test,
-            _verdict(row, other, level),
+            verdict(other["value"] - row["value"], row.get("better", "higher"), level),
         )
         for (row, other, p, test), level in zip(tested, adjusted, strict=True)
     ]
@@ -110,16 +108,13 @@ def _test(row: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, str]
             )
         if isinstance(first, str) and isinstance(second, str):
             return mcnemar([c == "1" for c in first], [c == "1" for c in second]), "McNemar"
-        return permutation_test(_numbers(second) - _numbers(first)), "permutation"
+        return permutation_test(outcome_values(second) - outcome_values(first)), "permutation"
     counts = [(round(score["value"] * score["n"]), score["n"]) for score in (row, other)]
     return fisher_exact(counts[0], counts[1]), "Fisher"
 
 
-def _numbers(outcomes: Sequence[Any]) -> np.ndarray:
-    return np.array([float(outcome) for outcome in outcomes])
-
-
-def _verdict(row: Mapping[str, Any], other: Mapping[str, Any], p: float) -> Verdict:
-    if p >= LEVEL or other["value"] == row["value"]:
+def verdict(gain: float, better: str, p: float) -> Verdict:
+    """What a gain in a measure is, where "higher" or "lower" is `better`, if chance gives as much with probability `p`."""
+    if p >= LEVEL or gain == 0:
         return "noise"
-    return "better" if (other["value"] > row["value"]) == (row.get("better", "higher") == "higher") else "worse"
+    return "better" if (gain > 0) == (better == "higher") else "worse"

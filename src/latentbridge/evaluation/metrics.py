@@ -57,6 +57,11 @@ def average(
     return Score(skill, metric, float(np.mean(outcomes)), low, high, len(outcomes), None, note, unit, better, outcomes)
 
 
+def outcome_values(outcomes: str | Sequence[float]) -> np.ndarray:
+    """Stored outcomes as one number an item, float64 [n]."""
+    return np.array([float(outcome) for outcome in outcomes])
+
+
 def recall_at_1(queries: np.ndarray, targets: np.ndarray, positive: np.ndarray) -> list[bool]:
     """For each query [q e], whether its nearest target [t e] is a positive (bool [q t]); unit vectors, float32."""
     nearest = (queries.astype(np.float32) @ targets.astype(np.float32).T).argmax(axis=1)

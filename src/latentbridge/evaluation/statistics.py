@@ -44,17 +44,18 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     return min(1.0, 2 * tail / 2**differing)
 
 
-def permutation_test(differences: Sequence[float] | np.ndarray) -> float:
+def permutation_test(differences: Sequence[float] | np.ndarray, resamples: int = RESAMPLES) -> float:
     """The p-value that paired differences are 0 on average, two-sided: how often random signs give a mean as far from 0.
 
-    Exact over all signs where these are at most `RESAMPLES`; else over so many drawn ones, the observed among them.
+    Exact over all signs where these are at most `resamples`; else over so many drawn ones, the observed among them. No
+    p-value is then below 1 / `resamples`, so tests that are many need more.
     """
     observed = np.asarray(differences, dtype=float)
     count = len(observed)
-    if 2**count <= RESAMPLES:
+    if 2**count <= resamples:
         signs = 1 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
     else:
-        drawn = numpy_rng(0, "permutation test").integers(2, size=(RESAMPLES, count))
+        drawn = numpy_rng(0, "permutation test").integers(2, size=(resamples, count))
         signs = np.concatenate([np.ones((1, count)), 1 - 2.0 * drawn])
     means = np.abs(signs @ observed) / max(1, count)
     return float((means >= abs(observed.sum()) / max(1, count) - _SAME).mean())

@@ -14,6 +14,7 @@ from torch import Tensor
 from latentbridge.data.drawings import default_cache
 from latentbridge.data.embeddings import EmbeddingStore, picture_digest, text_digest
 from latentbridge.errors import UserError
+from latentbridge.processes import held
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
 Pair = tuple[Picture, str]
@@ -46,8 +47,10 @@ class Anchors:
                 "stage.drawings, or set stage.posttrain.teacher to another one or to 'none'."
             )
         self.space = teacher.space
-        self._store = EmbeddingStore(default_cache() / "embeddings" / _folder(teacher.space), teacher.space)
-        self._store.fill(teacher, [picture for picture, _ in known], [text for _, text in known])
+        folder = default_cache() / "embeddings" / _folder(teacher.space)
+        with held(folder):  # runs beside each other fill one store, in turn
+            self._store = EmbeddingStore(folder, teacher.space)
+            self._store.fill(teacher, [picture for picture, _ in known], [text for _, text in known])
         embedded = self.of(known)
         self.text_mean = embedded.text.mean(0)
         """[e], over the set's captions; what `centre` takes away from anchors."""

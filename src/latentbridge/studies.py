@@ -1,0 +1,117 @@
+"""Named studies: which arms are held against the model they start from, with which seeds, and how all are measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from latentbridge.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What every model of a study goes through; items depend on world, size and seed alone, so all models see the same."""
+
+    worlds: tuple[Literal["shapes", "drawings"], ...] = ("shapes", "drawings")
+    size: int = 20
+    """Of the samples of `latentbridge eval`, in per cent; 0 leaves it out, for it scores OmniBridge alone."""
+    pairs: int = 60
+    """How many pairs of each world loopback and consistency take."""
+    hops: int = 4
+    """Of a loopback; an even number, so that a walk ends on the side it began at."""
+    encoder: str = "package"
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One treatment: a recipe, and what is changed in it."""
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms that differ in what is asked about, and in nothing else.
+
+    Arms are compared with what their recipes start from, and those that start alike with the `focus` among them. An arm
+    whose settings are those of the focus is the focus, and is not trained twice; so a sweep may name all its values.
+    """
+
+    name: str
+    title: str
+    question: str
+    arms: tuple[Arm, ...]
+    focus: str
+    seeds: tuple[int, ...]
+    measuring: Measuring = Measuring()
+
+
+_ANCHORED = Arm("anchored", "post-latentumm")
+
+
+def _varied(key: str, *values: str) -> tuple[Arm, ...]:
+    return tuple(Arm(f"{key}={value}", _ANCHORED.recipe, (f"stage.posttrain.{key}={value}",)) for value in values)
+
+
+def _without(name: str, *terms: str) -> Arm:
+    return Arm(name, _ANCHORED.recipe, tuple(f"stage.posttrain.weights.{term}=0" for term in terms))
+
+
+METHODS = Study(
+    name="methods",
+    title="What each way of post-training does",
+    question="Does LatentUMM as ours make understanding and drawing agree better than the baselines, and at what cost in skill?",
+    arms=(
+        Arm("sft", "post-sft"),
+        Arm("reca", "post-reca"),
+        Arm("unigame", "post-unigame"),
+        Arm("unicot", "post-unicot"),
+        Arm("reference", "post-latentumm-reference"),
+        _ANCHORED,
+    ),
+    focus=_ANCHORED.name,
+    seeds=(0, 1, 2),
+)
+BACKBONES = Study(
+    name="backbones",
+    title="Other backbones",
+    question="Does it hold for models that are built otherwise?",
+    arms=tuple(
+        Arm(arm, f"{backbone}-{recipe}")
+        for backbone in ("janus", "bagel", "harmon")
+        for arm, recipe in (("sft", "post-sft"), (_ANCHORED.name, _ANCHORED.recipe))
+    ),
+    focus=_ANCHORED.name,
+    seeds=(0, 1),
+    measuring=Measuring(worlds=("shapes",), size=0),
+)
+ABLATIONS = Study(
+    name="ablations",
+    title="What the parts of LatentUMM do",
+    question="Which of teacher, round trip, number of rollouts and size of their noise does the work? One is changed at a time.",
+    arms=(
+        _ANCHORED,
+        *_varied("teacher", "none", "package", "scene"),
+        _without("roundtrip=none", "task", "preference", "telling"),
+        _without("roundtrip=latents", "telling"),
+        _without("roundtrip=words", "task", "preference"),
+        *_varied("rollouts", "2", "4", "8"),
+        *_varied("sigma", "0", "0.05", "0.2", "0.5"),
+    ),
+    focus=_ANCHORED.name,
+    seeds=(0, 1),
+)
+"""A drawing may come back as a latent (the terms task and preference), in words (telling), as both or not at all. An
+OmniBridge's round trip goes through pixels either way; image latents read as they are would be another backbone's arm."""
+
+STUDIES: dict[str, Study] = {study.name: study for study in (METHODS, BACKBONES, ABLATIONS)}
+
+
+def study_named(name: str) -> Study:
+    """The study of that name; raises UserError with the nearest name."""
+    if name not in STUDIES:
+        raise unknown_name("study", name, STUDIES)
+    return STUDIES[name]

@@ -1,0 +1,70 @@
+"""The documents of scores of one model, a folder for each world: made, and found again where they were made alike."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from latentbridge.data.pairs import held_out_pairs
+from latentbridge.errors import UserError
+from latentbridge.evaluation.agreement import evaluate_consistency, evaluate_loopback
+from latentbridge.evaluation.compare import REPORTS
+from latentbridge.evaluation.run import World, evaluate
+from latentbridge.evaluation.views import external_view
+from latentbridge.models.backbones.contract import UnifiedBackbone
+from latentbridge.models.backbones.omnibridge import OmniBridge
+from latentbridge.models.teachers import load_teacher
+from latentbridge.rundir import read_json, write_json
+from latentbridge.studies import Measuring
+
+SCORES, CONSISTENCY, LOOPBACK = REPORTS
+
+
+def reports(measuring: Measuring) -> list[str]:
+    """The reports that every model gets on every world."""
+    return [report for report in REPORTS if report != SCORES or measuring.size]
+
+
+def conditions(report: str, measuring: Measuring, weights: str) -> dict[str, Any]:
+    """What decides the numbers of a report besides its world; `weights` is the model's digest."""
+    found: dict[str, Any] = {"weights": weights, "seed": measuring.seed}
+    if report == SCORES:
+        return {**found, "size": measuring.size}
+    found |= {"pairs": measuring.pairs, "encoder": measuring.encoder}
+    return {**found, "hops": measuring.hops} if report == LOOPBACK else found
+
+
+def stored_document(folder: Path, world: str, report: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """The document in a model's folder, or None where there is none that was made under the `wanted` conditions."""
+    path = folder / world / report
+    if not path.is_file():
+        return None
+    document = read_json(path)
+    return document if all(document.get(name) == value for name, value in wanted.items()) else None
+
+
+def make_document(
+    backbone: UnifiedBackbone, folder: Path, world: World, report: str, measuring: Measuring, weights: str
+) -> None:
+    """Measure a model and write the document."""
+    began, named = time.perf_counter(), conditions(report, measuring, weights)
+    if report == SCORES:
+        document = _evaluate_skills(backbone, world, measuring)
+    else:
+        pairs = held_out_pairs(world, measuring.pairs, measuring.seed)
+        judge = external_view(measuring.encoder, load_teacher(measuring.encoder))
+        if report == LOOPBACK:
+            document, _ = evaluate_loopback(
+                backbone, pairs, judge, hops=measuring.hops, seed=measuring.seed, world=world, progress=False
+            )
+        else:
+            document = evaluate_consistency(backbone, pairs, judge, seed=measuring.seed, world=world, progress=False)
+    seconds = round(time.perf_counter() - began, 1)
+    write_json(folder / world / report, {"model": folder.name, **named, "seconds": seconds, **document})
+
+
+def _evaluate_skills(backbone: UnifiedBackbone, world: World, measuring: Measuring) -> dict[str, Any]:
+    if not isinstance(backbone, OmniBridge):
+        raise UserError("Only an OmniBridge is scored by `eval`; give studies of other backbones a size of 0.")
+    return evaluate(backbone.model, world, size=measuring.size, seed=measuring.seed, progress=False)

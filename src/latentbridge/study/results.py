@@ -1,0 +1,175 @@
+"""`docs/results.md`: a section for each study, all of it written from the studies' stored documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from latentbridge.evaluation.metrics import format_score
+from latentbridge.rundir import atomic_write, read_json, write_json
+from latentbridge.studies import STUDIES
+from latentbridge.study.figures import draw_lines, draw_shares
+
+Document = Mapping[str, Any]
+
+_HEAD = """<!-- Written by `latentbridge study`; changes by hand are lost. -->
+# Results
+
+Every table is one command, which goes on where it was stopped. Models of one table see the same items. Shares are per
+cent, and what fails counts as 0. ▲ is better and ▼ worse than what the arms start from; unmarked is what chance explains
+at 5 % after Holm's correction over the table (random signs over items, each averaged over the seeds of its arm).
+Intervals are 95 %, by bootstrap over items; how far seeds lie apart stands beside them. `docs/measures.md` says what the
+measures are.
+"""
+_MARKS = {"better": " ▲", "worse": " ▼", "noise": ""}
+
+
+def write_results(document: Document, path: Path) -> Path:
+    """Store a study's document and figures in the folder `results` beside `path`, and write the page `path` from all there."""
+    folder = path.parent / "results"
+    write_json(folder / f"{document['name']}.json", document)
+    for name, drawn in _figures(document).items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(drawn, encoding="utf-8")
+    stored = [read_json(folder / f"{name}.json") for name in _known(folder)]
+    with atomic_write(path) as temporary:
+        temporary.write_text(render(stored), encoding="utf-8")
+    return path
+
+
+def render(documents: Sequence[Document]) -> str:
+    """The page of these studies."""
+    return "\n".join([_HEAD, *(line for document in documents for line in _section(document))])
+
+
+def _known(folder: Path) -> list[str]:
+    """The stored studies, in the order in which they are named."""
+    there = {path.stem for path in folder.glob("*.json")}
+    return [*(name for name in STUDIES if name in there), *sorted(there - STUDIES.keys())]
+
+
+# --- a section -----------------------------------------------------------------------------------
+
+
+def _section(document: Document) -> list[str]:
+    measuring, hours = document["measuring"], document["hours"]
+    worlds, seeds = " and ".join(measuring["worlds"]), ", ".join(str(seed) for seed in document["seeds"])
+    lines = [
+        f"## {document['title']}",
+        "",
+        document["question"],
+        "",
+        f"`latentbridge study {document['name']}`: seeds {seeds}; measured on {worlds} with {measuring['pairs']} pairs, "
+        f"{measuring['hops']} hops, samples of `eval` at {measuring['size']} %, encoder {measuring['encoder']}, seed "
+        f"{measuring['seed']}; {document['date']}, {document['hardware']} a run, {hours['training']:.1f} hours of training and "
+        f"{hours['measuring']:.1f} of measuring.",
+        "",
+    ]
+    for group in document["groups"]:
+        lines += _group(document, group)
+    return lines
+
+
+def _group(document: Document, group: Document) -> list[str]:
+    several = len(document["groups"]) > 1
+    lines = [f"### From {group['base']}", ""] if several else []
+    lines += _overview(group, "skill") + _overview(group, "agreement")
+    for name, alt in _figure_names(document, group):
+        lines += [f"![{alt}](results/{name})", ""]
+    changed = [arm for arm in group["arms"] if arm["recipe"]]
+    lines += [f"- {arm['name']}: `{' '.join([arm['recipe'], *arm['overrides']])}`" for arm in changed]
+    lines += ["", *_failures(group)]
+    title = f"{document['focus']} less each other arm, in agreement"
+    lines += _folded(title, group, group["against"], "other arm")
+    return lines + _folded(f"Every arm less {group['base']}", group, group["differences"], "arm")
+
+
+def _overview(group: Document, about: str) -> list[str]:
+    """A row an arm, a column a measure of a skill or of agreement."""
+    verdicts = {(row["arm"], row["measure"]): row["verdict"] for row in group["differences"]}
+    measures = {name: measure for name, measure in group["measures"].items() if measure["about"] == about}
+    lines = _table_head([about, "seeds", *(_title(name, measures[name]) for name in measures)])
+    for arm in group["arms"]:
+        cells = [arm["name"], str(arm["finished"]) if arm["recipe"] else ""]
+        for name, measure in measures.items():
+            value = arm["values"].get(name)
+            mark = _MARKS[verdicts.get((arm["name"], name), "noise")]
+            cells.append(_number(value["mean"], measure) + mark if value else "")
+        lines.append(_row(cells))
+    return [*lines, ""]
+
+
+def _failures(group: Document) -> list[str]:
+    lines = [f"- {name} failed: {reason}" for arm in group["arms"] for name, reason in arm["failures"].items()]
+    for arm in group["arms"]:
+        if (left := arm["planned"] - arm["finished"] - len(arm["failures"])) > 0:
+            lines.append(f"- {arm['name']}: {left} of {arm['planned']} runs are not finished")
+    return [*lines, ""] if lines else []
+
+
+def _folded(title: str, group: Document, rows: Sequence[Document], arm: str) -> list[str]:
+    """Differences, a row each, behind a fold."""
+    if not rows:
+        return []
+    values = {each["name"]: each["values"] for each in group["arms"]}
+    lines = [f"<details><summary>{title}</summary>", ""]
+    lines += _table_head(
+        ["measure", arm, "mean", "seeds from, to", "difference", "95 % interval", "p", "Holm", "", "n"]
+    )
+    for row in rows:
+        measure, value = group["measures"][row["measure"]], values[row["arm"]][row["measure"]]
+        numbers = [_number(value[name], measure) for name in ("mean", "lowest", "highest")]
+        change, low, high = (_number(row[name], measure, "+") for name in ("difference", "low", "high"))
+        tested = [f"{row['p']:.2g}", f"{row['holm']:.2g}", row["verdict"], str(measure["n"])]
+        between = f"{numbers[1]} to {numbers[2]}"
+        lines.append(_row([row["measure"], row["arm"], numbers[0], between, change, f"{low} to {high}", *tested]))
+    return [*lines, "", "</details>", ""]
+
+
+def _title(name: str, measure: Document) -> str:
+    return f"{name} (less is better)" if measure["better"] == "lower" else name
+
+
+def _number(value: float, measure: Document, sign: str = "") -> str:
+    """Shares in points without their unit, which the head of the page tells."""
+    shown = format_score(value, measure["unit"]).removesuffix(" %")
+    return f"+{shown}" if sign and not shown.startswith("-") else shown
+
+
+def _table_head(titles: Sequence[str]) -> list[str]:
+    return [_row(titles), _row(["---"] * len(titles))]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def _figure_names(document: Document, group: Document) -> list[tuple[str, str]]:
+    """(file, what it shows) of a group's figures."""
+    stem = f"{document['name']}_{group['base']}"
+    found = [
+        (f"{stem}_{world}.svg", f"facts kept on {world}, hop by hop")
+        for world in document["measuring"]["worlds"]
+        if any(kept is not None for arm in group["arms"] for kept in arm["facts"][world])
+    ]
+    if any(arm["shares"] for arm in group["arms"]):
+        found.append((f"{stem}_shares.svg", "shares of the gradient"))
+    return found
+
+
+def _figures(document: Document) -> dict[str, str]:
+    """File name: SVG."""
+    found: dict[str, str] = {}
+    for group in document["groups"]:
+        for name, title in _figure_names(document, group):
+            if name.endswith("_shares.svg"):
+                found[name] = draw_shares(title, {arm["name"]: arm["shares"] for arm in group["arms"] if arm["shares"]})
+            else:
+                world = name.removesuffix(".svg").rpartition("_")[2]
+                kept = {arm["name"]: [1.0, *arm["facts"][world]] for arm in group["arms"] if arm["finished"]}
+                found[name] = draw_lines(title, kept)
+    return found

@@ -1,0 +1,293 @@
+"""What the runs of a study came to, as plain numbers: arm by arm against what they start from, and the focus against the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from latentbridge.config import to_dict
+from latentbridge.evaluation.compare import verdict
+from latentbridge.evaluation.metrics import Unit, outcome_values
+from latentbridge.evaluation.run import World
+from latentbridge.evaluation.statistics import bootstrap_interval, holm, permutation_test
+from latentbridge.rundir import RunDir
+from latentbridge.studies import Arm, Measuring, Study
+from latentbridge.study.documents import CONSISTENCY, LOOPBACK, SCORES, conditions, reports, stored_document
+from latentbridge.study.plan import Run, arm_run, arms_by_base, base_run, planned_runs, standing, weights_digest
+
+Documents = Mapping[tuple[World, str], Mapping[str, Any]]
+"""By world and report."""
+_RESAMPLES = 20_000
+"""Of a permutation test: a hundred and more of them share a table, so Holm asks for p-values below .0005."""
+_DIGITS = 6
+
+
+# --- the measures of a table ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of the table: rows of a report, averaged item by item."""
+
+    name: str
+    world: World
+    report: str
+    about: Literal["skill", "agreement"]
+    rows: tuple[tuple[str, str], ...]
+    """(skill, metric); without a metric the first row of the skill, which every report begins it with as its summary."""
+
+
+class Outcomes(NamedTuple):
+    """What each item came to."""
+
+    items: np.ndarray
+    """float64 [n]."""
+    unit: Unit
+    better: str
+
+
+def headlines(measuring: Measuring) -> list[Measure]:
+    """The measures a study is judged by, skills before agreement."""
+    return [each for world in measuring.worlds for each in _skills(world, measuring)] + [
+        each for world in measuring.worlds for each in _agreement(world, measuring)
+    ]
+
+
+def _skills(world: World, measuring: Measuring) -> list[Measure]:
+    """What `eval` says, or, where it is left out, what the first steps of loopback and consistency do."""
+    if measuring.size:
+        named = {
+            "shapes": {"questions": "understand", "drawing": "draw", "edits": "edit", "finding R@1": "find"},
+            "drawings": {"naming": "understand", "drawing concepts": "draw"},
+        }
+        return [Measure(name, world, SCORES, "skill", ((skill, ""),)) for name, skill in named[world].items()]
+    first = (
+        Measure("words", world, LOOPBACK, "skill", (("loopback, picture first", "hop 1, text: facts kept"),)),
+        Measure("drawing", world, LOOPBACK, "skill", (("loopback, text first", "hop 1, picture: facts kept"),)),
+    )
+    return [
+        Measure("questions", world, CONSISTENCY, "skill", (("consistency", "right answers on the picture"),)),
+        *first,
+    ]
+
+
+def _agreement(world: World, measuring: Measuring) -> list[Measure]:
+    last = f"hop {measuring.hops}"
+    walks = [("loopback, text first", f"{last}, text: facts kept")]
+    if world == "shapes":  # pictures of drawings do not tell their facts exactly
+        walks.append(("loopback, picture first", f"{last}, picture: facts kept"))
+    named = {
+        "Unified-Bench cosine": f"Unified-Bench cosine ({measuring.encoder})",
+        "agreement gap": "self-question agreement gap",
+        "flip rate": "answer flip rate",
+        "likelihood gap": "prompt-likelihood gap",
+    }
+    return [
+        Measure(f"facts kept, {last}", world, LOOPBACK, "agreement", tuple(walks)),
+        *(Measure(name, world, CONSISTENCY, "agreement", (("consistency", row),)) for name, row in named.items()),
+    ]
+
+
+def read_outcomes(measure: Measure, documents: Documents) -> Outcomes | None:
+    """What a model's items came to, or None where its reports do not tell."""
+    document = documents.get((measure.world, measure.report), {"rows": []})
+    rows = [
+        next((row for row in document["rows"] if row["skill"] == skill and metric in ("", row["metric"])), None)
+        for skill, metric in measure.rows
+    ]
+    told = [row for row in rows if row is not None]
+    if len(told) < len(rows):
+        return None
+    items = np.mean([outcome_values(row["outcomes"]) for row in told], axis=0)
+    return Outcomes(items, told[0]["unit"], told[0]["better"])
+
+
+# --- two treatments of the same items ------------------------------------------------------------
+
+
+def difference(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> dict[str, float]:
+    """What the same items [n] come to under two treatments, each with one or more seeds.
+
+    Items are averaged over the seeds of a treatment first; interval and test are those of their n paired differences, so
+    they say how far the items stand for others, not how far the seeds do.
+    """
+    gains = np.mean(after, axis=0) - np.mean(before, axis=0)
+    low, high = bootstrap_interval(gains)
+    p = permutation_test(gains, _RESAMPLES)
+    return {"difference": float(gains.mean()), "low": low, "high": high, "p": p}
+
+
+def judge(found: Sequence[dict[str, Any]], better: Sequence[str]) -> None:
+    """Adds to the differences of one table their p-values after Holm's correction and what they then are."""
+    for each, sense, p in zip(found, better, holm([each["p"] for each in found]), strict=True):
+        each |= {"holm": p, "verdict": verdict(each["difference"], sense, p)}
+
+
+# --- a whole study -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Treated:
+    """An arm, or what arms start from, with the documents of each of its finished runs."""
+
+    name: str
+    runs: tuple[Run, ...]
+    documents: dict[Run, Documents]
+    failures: dict[str, str]
+    """Run: why it failed."""
+
+    def outcomes(self, measure: Measure) -> list[Outcomes]:
+        """One a finished run that tells."""
+        found = [read_outcomes(measure, documents) for documents in self.documents.values()]
+        return [each for each in found if each is not None]
+
+
+def tabulate_study(study: Study, out: Path) -> dict[str, Any] | None:
+    """The study's document, of what is finished under `out`; None where no model that arms start from is."""
+    groups: list[dict[str, Any]] = []
+    everything: list[Documents] = []
+    for base, arms in arms_by_base(study).items():
+        start = _treated(base, [base_run(base)], out, study.measuring)
+        if not start.documents:
+            continue
+        treated = [
+            _treated(arm.name, [arm_run(arm, seed) for seed in study.seeds], out, study.measuring) for arm in arms
+        ]
+        groups.append(_group(start, treated, arms, study, out))
+        everything += [documents for each in (start, *treated) for documents in each.documents.values()]
+    if not groups:
+        return None
+    for rows in ("differences", "against"):
+        found = [(row, group["measures"][row["measure"]]["better"]) for group in groups for row in group[rows]]
+        judge([row for row, _ in found], [better for _, better in found])
+    made = [report for documents in everything for report in documents.values()]
+    trained = [records[-1]["seconds"] for run in planned_runs(study) if (records := RunDir(out / run.name).metrics())]
+    return _rounded(
+        {
+            "name": study.name,
+            "title": study.title,
+            "question": study.question,
+            "seeds": list(study.seeds),
+            "focus": study.focus,
+            "measuring": to_dict(study.measuring),
+            "date": max(report["date"] for report in made),
+            "hardware": made[0]["hardware"],
+            "hours": {
+                "training": sum(trained) / 3600,
+                "measuring": sum(report["seconds"] for report in made) / 3600,
+            },
+            "groups": groups,
+        }
+    )
+
+
+def _treated(name: str, runs: Sequence[Run], out: Path, measuring: Measuring) -> Treated:
+    documents: dict[Run, Documents] = {}
+    failures: dict[str, str] = {}
+    for run in runs:
+        now = standing(run, out, measuring)
+        if now.failure:
+            failures[run.name] = now.failure
+        elif now.finished:
+            documents[run] = _documents(run, out, measuring)
+    return Treated(name, tuple(runs), documents, failures)
+
+
+def _documents(run: Run, out: Path, measuring: Measuring) -> Documents:
+    weights = weights_digest(run.name, out)
+    places = [(world, report) for world in measuring.worlds for report in reports(measuring)]
+    found = {at: stored_document(out / run.name, *at, conditions(at[1], measuring, weights)) for at in places}
+    return {at: document for at, document in found.items() if document is not None}
+
+
+def _group(start: Treated, treated: Sequence[Treated], arms: Sequence[Arm], study: Study, out: Path) -> dict[str, Any]:
+    """One model that arms start from, and those arms."""
+    measures = {
+        f"{measure.world}: {measure.name}": measure for measure in headlines(study.measuring) if start.outcomes(measure)
+    }
+    senses = {name: start.outcomes(measure)[0] for name, measure in measures.items()}
+    focus = next(each for each in treated if each.name == study.focus)
+    rivals = [each for each in treated if each is not focus]
+    against = {name: measure for name, measure in measures.items() if measure.about == "agreement"}
+    return {
+        "base": start.name,
+        "measures": {
+            name: {
+                "about": measures[name].about,
+                "unit": sense.unit,
+                "better": sense.better,
+                "n": len(sense.items),
+            }
+            for name, sense in senses.items()
+        },
+        "arms": [
+            {**_arm(each, measures, study.measuring, out), "recipe": recipe, "overrides": list(overrides)}
+            for each, (recipe, overrides) in zip(
+                (start, *treated), (("", ()), *((arm.recipe, arm.overrides) for arm in arms)), strict=True
+            )
+        ],
+        "differences": [row for each in treated for row in _differences(start, each, measures)],
+        "against": [row for each in rivals for row in _differences(each, focus, against, named=each.name)],
+    }
+
+
+def _differences(
+    before: Treated, after: Treated, measures: Mapping[str, Measure], named: str | None = None
+) -> list[dict[str, Any]]:
+    """One row a measure that both tell."""
+    found: list[dict[str, Any]] = []
+    for name, measure in measures.items():
+        items = [[each.items for each in treated.outcomes(measure)] for treated in (before, after)]
+        if all(items):
+            found.append({"arm": named or after.name, "measure": name, **difference(*items)})
+    return found
+
+
+def _arm(treated: Treated, measures: Mapping[str, Measure], measuring: Measuring, out: Path) -> dict[str, Any]:
+    """An arm by itself: the mean of each measure with its lowest and highest seed, and what the figures show."""
+    values: dict[str, dict[str, float]] = {}
+    for name, measure in measures.items():
+        if by_seed := [float(each.items.mean()) for each in treated.outcomes(measure)]:
+            values[name] = {"mean": float(np.mean(by_seed)), "lowest": min(by_seed), "highest": max(by_seed)}
+    logs = [RunDir(out / run.name).metrics() for run in treated.documents]
+    shares = [{k: v for k, v in record.items() if k.endswith(" share")} for log in logs for record in log]
+    terms = dict.fromkeys(term for record in shares for term in record)
+    return {
+        "name": treated.name,
+        "finished": len(treated.documents),
+        "planned": len(treated.runs),
+        "failures": treated.failures,
+        "values": values,
+        "facts": {world: _facts_by_hop(treated, world, measuring.hops) for world in measuring.worlds},
+        "shares": {
+            term.removesuffix(" share"): float(np.mean([record[term] for record in shares if term in record]))
+            for term in terms
+        },
+    }
+
+
+def _facts_by_hop(treated: Treated, world: World, hops: int) -> list[float | None]:
+    """The share of facts kept after each hop, mean over seeds and over the walks whose items tell there; None where none do."""
+    rows = [row for documents in treated.documents.values() for row in documents[world, LOOPBACK]["rows"]]
+    found: list[float | None] = []
+    for hop in range(1, hops + 1):
+        kept = [
+            row["value"]
+            for row in rows
+            if row["metric"].startswith(f"hop {hop}, ") and row["metric"].endswith(": facts kept")
+        ]
+        found.append(float(np.mean(kept)) if kept else None)
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    """The document with its numbers rounded, so that it reads well and is the same wherever it is made."""
+    if isinstance(value, float):
+        return round(value, _DIGITS)
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,70 @@
+"""A study as a user meets it: processes beside each other, what is said, and what a second call does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from latentbridge.processes import start_process
+from latentbridge.studies import Arm, Measuring, Study
+from latentbridge.study.runner import run_study
+from latentbridge.study.work import work
+
+SMALL = ("steps=2", "batch_size=2", "stage.items=5", "stage.drawings=0", "log_every=1")
+STUDY = Study(
+    name="small",
+    title="Small",
+    question="Does it run?",
+    arms=(
+        Arm("sft", "post-sft", SMALL),
+        Arm("burst", "post-sft", (*SMALL, "optim.lr=1e30", "optim.muon_lr=1e30")),
+    ),
+    focus="sft",
+    seeds=(0,),
+    measuring=Measuring(worlds=("shapes",), size=1, pairs=2, hops=2),
+)
+
+
+def test_a_process_calls_a_function_and_keeps_what_it_says(tmp_path: Path) -> None:
+    log = tmp_path / "new" / "log.txt"
+    codes = [start_process(print, "a", {"b": [1, None]}, threads=1, log=log).wait() for _ in range(2)]
+    assert codes == [0, 0] and log.read_text() == "a {'b': [1, None]}\n" * 2
+    assert start_process(json.loads, "{", log=log).wait() == 1
+
+
+def test_a_mistake_in_a_process_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        work(("post-none", "post-none", (), False), str(tmp_path), None)
+    assert ended.value.code == 2 and capsys.readouterr().out.startswith("error: Unknown recipe 'post-none'")
+
+
+def test_a_plan_says_what_there_is_to_do_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_study(STUDY, tmp_path / "runs", tmp_path / "results.md", plan=True) is None
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].split() == ["tiny", "3", "reports", "to", "measure"] and said[1].endswith(
+        " 2 steps to train, 3 reports to measure"
+    )
+    assert said[-1] == "3 of 3 runs are left. How long it takes is not known before the first runs have ended."
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_study_runs_is_interrupted_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, page = tmp_path / "runs", tmp_path / "docs" / "results.md"
+    threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_study(STUDY, out, page)
+    assert not page.exists() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert run_study(STUDY, out, page) == page
+    said = capsys.readouterr().err
+    assert "is done after" in said and "failed after" in said, said
+    assert "| sft | 1 |" in page.read_text() and "optim.lr=1e30" in page.read_text()
+    first = page.read_bytes()
+    assert run_study(STUDY, out, page) == page and page.read_bytes() == first
+    again = capsys.readouterr().err
+    assert "begins" not in again and "failed: The loss" in again, again
