@@ -41,6 +41,7 @@ def train(
       latentbridge train pretrain-backbone --set steps=100 --set optim.lr=5e-4 --out runs/trial
       latentbridge train pretrain-decoder --resume
       latentbridge train post-latentumm --set steps=20
+      latentbridge train pretrain-harmon --set model.width=96
     """
     from latentbridge.config import with_overrides
 
@@ -51,7 +52,7 @@ def train(
     from latentbridge.training.stages import make_stage
 
     model = train(config, make_stage(config), folder, resume=resume)
-    print(f"The model is in {model}; try: latentbridge understand IMAGE --model {folder}")
+    print(f"The model is in {model}; try: latentbridge eval --model {folder} --size 10")
 
 
 def evaluate(
@@ -64,6 +65,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a model on held-out data.
+
+    An OmniBridge has the full table; a Janus-Pro, BAGEL or Harmon is scored on shapes: questions, drawings of full
+    descriptions, and which picture is which.
 
     \b
     Examples:
@@ -78,10 +82,10 @@ def evaluate(
         check_out(out, (".json",))
     from latentbridge.cli.output import hand_over
     from latentbridge.evaluation.run import World, evaluate
-    from latentbridge.models.checkpoint import load
+    from latentbridge.models.backbones.loading import load_network
 
     own = Path(world) if world.endswith(MANIFEST_SUFFIX) else None
-    hand_over(evaluate(load(model), own or cast(World, world), size=size), out, as_json)
+    hand_over(evaluate(load_network(model), own or cast(World, world), size=size), out, as_json)
 
 
 def report(

@@ -21,7 +21,7 @@ class Kind(NamedTuple):
     """How folders of one backbone are told, and loaded."""
 
     holds: Callable[[Path], bool]
-    load: Callable[[Path], UnifiedBackbone]
+    load: Callable[[Path], Network]
 
 
 BACKBONES = (
@@ -34,11 +34,16 @@ BACKBONES = (
 
 def load_backbone(source: str | Path) -> UnifiedBackbone:
     """The backbone called `source`: "tiny", a run or model folder of ours, or a released checkpoint's folder."""
+    return as_backbone(load_network(source))
+
+
+def load_network(source: str | Path) -> Network:
+    """What `load_backbone` loads, as it is: an OmniBridge as the whole `Model`, which can do more than the contract asks."""
     folder = shipped(source)
     for kind in BACKBONES:
         if kind.holds(folder):
             return kind.load(folder)
-    return as_backbone(load(folder) if is_released(folder) else load_model(folder))
+    return load(folder) if is_released(folder) else load_model(folder)
 
 
 def as_backbone(network: Network, roundtrip_steps: int = 4) -> UnifiedBackbone:
