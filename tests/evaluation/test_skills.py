@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thinkers import Clumsy, Perfect, Stuck
+from tests.evaluation.thinkers import Clumsy, Perfect, Stuck
 
 from latentbridge.data.language import QUESTION_KINDS, describe
 from latentbridge.data.scenes import distinct_scenes
