@@ -11,6 +11,7 @@ from latentbridge.cli.arguments import (
     MANIFEST_SUFFIX,
     AsJson,
     ModelName,
+    Overrides,
     check_at_least,
     check_folder,
     check_out,
@@ -24,10 +25,7 @@ OutFolder = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 
 def train(
     name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times."),
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run folder; runs/RECIPE unless given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
 ) -> None:

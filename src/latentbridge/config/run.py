@@ -91,6 +91,7 @@ class StageConfig:
         "pretrain_backbone",
         "pretrain_codes",
         "pretrain_unified",
+        "pretrain_teacher",
         "sft",
         "align",
         "posttrain_sft",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from typing import NamedTuple
@@ -38,7 +38,8 @@ class Anchors:
     left out: `package` has no words for scenes.
     """
 
-    def __init__(self, teacher: Teacher, pairs: Sequence[Pair]) -> None:
+    def __init__(self, teacher: Teacher, pairs: Sequence[Pair], announce: Callable[[str], None] = print) -> None:
+        """What embedding will cost is announced before it starts."""
         known = [(picture, text) for picture, text in pairs if teacher.knows(text)]
         if not known:
             raise UserError(
@@ -46,8 +47,10 @@ class Anchors:
                 "stage.drawings, or set stage.posttrain.teacher to another one or to 'none'."
             )
         self.space = teacher.space
-        self._store = EmbeddingStore(default_cache() / "embeddings" / _folder(teacher.space), teacher.space)
-        self._store.fill(teacher, [picture for picture, _ in known], [text for _, text in known])
+        self.known = len(known)
+        """How many of the pairs the teacher knows."""
+        self.store = open_store(teacher.space)
+        self.store.fill(teacher, [picture for picture, _ in known], [text for _, text in known], announce=announce)
         embedded = self.of(known)
         self.text_mean = embedded.text.mean(0)
         """[e], over the set's captions; what `centre` takes away from anchors."""
@@ -56,12 +59,17 @@ class Anchors:
     def of(self, pairs: Sequence[Pair]) -> Targets:
         """The embeddings, as the teacher gave them, of the pairs in a batch that it knows."""
         keys = [(picture_digest(picture), text_digest(text)) for picture, text in pairs]
-        rows = [i for i, key in enumerate(keys) if all(digest in self._store for digest in key)]
+        rows = [i for i, key in enumerate(keys) if all(digest in self.store for digest in key)]
         image, text = (
-            torch.from_numpy(self._store.vectors([keys[i][side] for i in rows])).view(-1, self.space.dimension)
+            torch.from_numpy(self.store.vectors([keys[i][side] for i in rows])).view(-1, self.space.dimension)
             for side in range(2)
         )
         return Targets(torch.tensor(rows, dtype=torch.int64), text, image)
+
+
+def open_store(space: EmbeddingSpace) -> EmbeddingStore:
+    """Where all runs of this machine keep a space's embeddings."""
+    return EmbeddingStore(default_cache() / "embeddings" / _folder(space), space)
 
 
 def _folder(space: EmbeddingSpace) -> str:
