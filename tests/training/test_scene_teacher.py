@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from latentbridge.config import OptimConfig, RunConfig, SceneConfig, StageConfig
+from latentbridge.config import ModelConfig, OptimConfig, PostTrainConfig, RunConfig, SceneConfig, StageConfig
 from latentbridge.data.language import parse_description
+from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.recipes import recipe
 from latentbridge.rundir import RunDir
@@ -76,6 +77,24 @@ def test_training_teaches_which_text_belongs_to_which_picture(tmp_path: Path):
         run(config, tmp_path)
     last = RunDir(tmp_path).metrics()[-1]
     assert all(last[way] >= first[way] + 0.1 for way in ("image to text", "text to image")), (first, last)
+
+
+def test_a_run_learns_from_the_teacher_trained_beside_it_or_says_how_to_train_one(
+    small_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("latentbridge.training.stages.posttrain._HELD_OUT_PAIRS", 3)
+    post = PostTrainConfig(teacher="scene", rollouts=2, roundtrip_steps=1)
+    config = replace(
+        SMALL, name="pupil", stage=StageConfig("latentumm", items=7, posttrain=post), model=small_config, steps=1
+    )
+    runs = tmp_path / "runs"
+    with pytest.raises(UserError, match=f"train scene-teacher --out {runs}/scene-teacher --resume"):
+        run(config, runs / "pupil")
+    run(replace(SMALL, steps=1), runs / "scene-teacher")
+    run(config, runs / "pupil")
+    logged = RunDir(runs / "pupil").metrics()[-1]
+    assert logged["anchor"] > 0 and (tmp_path / "cache" / "embeddings").is_dir()
 
 
 def test_scenes_grow_and_a_batch_speaks_one_way():

@@ -22,8 +22,22 @@ _WHAT_COUNTS = (".safetensors", ".json", ".txt", ".model")
 """Files of weights, of settings and of tokenizers."""
 
 
-class _FromFolder(Teacher):
-    """A dual encoder of the library's, read from a folder of its own format and frozen."""
+class DualEncoderTeacher(Teacher):
+    """What a frozen dual encoder says: unit vectors."""
+
+    network: DualEncoder
+
+    @torch.no_grad()
+    def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
+        return self.network.pictures(pictures).numpy()
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self.network.texts(texts).numpy()
+
+
+class _FromFolder(DualEncoderTeacher):
+    """A dual encoder of the library's, read from a folder of its own format."""
 
     model_class: ClassVar[Any]
     processor_class: ClassVar[Any]
@@ -55,14 +69,6 @@ class _FromFolder(Teacher):
     @property
     def dimension(self) -> int:
         raise NotImplementedError
-
-    @torch.no_grad()
-    def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
-        return self.network.pictures(pictures).numpy()
-
-    @torch.no_grad()
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return self.network.texts(texts).numpy()
 
 
 class Clip(_FromFolder):

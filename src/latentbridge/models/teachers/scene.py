@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import fingerprint, load_model
 from latentbridge.models.dual_encoder import DualEncoder
-from latentbridge.types import EmbeddingSpace, Picture, Teacher
+from latentbridge.models.teachers.dual_encoder import DualEncoderTeacher
+from latentbridge.types import EmbeddingSpace
 
 
-class Scene(Teacher):
+class Scene(DualEncoderTeacher):
     """What the recipe left in a run folder. Unit vectors.
 
     It knows every scene, and of drawings the concepts and the hands of its training.
@@ -28,11 +25,3 @@ class Scene(Teacher):
         self.space = EmbeddingSpace(
             f"scene:{fingerprint(network)}", network.model.config.vision_config.hidden_size, "unit"
         )
-
-    @torch.no_grad()
-    def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
-        return self.network.pictures(pictures).numpy()
-
-    @torch.no_grad()
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return self.network.texts(texts).numpy()

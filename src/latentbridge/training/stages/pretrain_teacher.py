@@ -38,8 +38,8 @@ class ContrastBatch:
 class PretrainTeacher(Stage):
     """Contrast of all pictures and texts of a batch, many of which differ in one thing only (`data/contrasts.py`).
 
-    CLIP's loss, not SigLIP's sigmoid: with a few hundred pairs it learns faster, and what is loaded and saved is the same
-    but for a bias that stays 0. All texts of a batch are canonical or all are free, so that one that leaves things open
+    CLIP's loss, not SigLIP's sigmoid, for it knows what to do with texts that are true of two pictures; what is loaded and
+    saved is the same but for a bias that stays 0. All texts of a batch are canonical or all are free, so that one that leaves things open
     never counts as wrong for a picture of which it is true. Scenes grow over the first part of the run: one thing, then
     two, three and four, for which word belongs to which is learned soonest where there is one of each.
     """
