@@ -12,6 +12,7 @@ from latentbridge.config import (
     OptimConfig,
     PostTrainConfig,
     RunConfig,
+    SceneConfig,
     SecondViewConfig,
     StageConfig,
     TaskMix,
@@ -29,6 +30,17 @@ PRETRAIN_DECODER = RunConfig(
     optim=OptimConfig(lr=1e-3, muon_lr=5e-3, warmup_steps=50, decay_fraction=0.2, ema_decay=0.998),
     threads=1,
 )
+SCENE_TEACHER = RunConfig(
+    name="scene-teacher",
+    stage=StageConfig("pretrain_teacher", drawings=0.4),
+    steps=520,
+    batch_size=256,
+    model=SceneConfig(),
+    optim=OptimConfig(lr=1e-3, muon_lr=4e-3, warmup_steps=40, decay_fraction=0.6, ema_decay=0.99),
+    checkpoint_every=100,
+    threads=1,
+)
+"""The teacher `scene` of post-training, larger than the model it teaches and too large to ship."""
 PRETRAIN_BACKBONE = RunConfig(
     name="pretrain-backbone",
     stage=StageConfig("pretrain_backbone"),
@@ -181,6 +193,7 @@ RECIPES: dict[str, RunConfig] = {
         SFT_BINDING,
         SFT_EDITS,
         ALIGN,
+        SCENE_TEACHER,
         POST_SFT,
         POST_RECA,
         POST_UNIGAME,

@@ -24,8 +24,8 @@ from latentbridge.config import (
 )
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.janus.codes import codebook, codes_loss, init_codes, nearest_codes, square_latents
-from latentbridge.models.backbones.loading import load_backbone
-from latentbridge.models.checkpoint import BUILDERS, load_model, new_model, unique_state
+from latentbridge.models.backbones.loading import UNIFIED, load_backbone
+from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.recipes import RECIPES, recipe
 from latentbridge.rng import torch_rng
 from latentbridge.training.loop import train
@@ -149,7 +149,7 @@ def test_stages_say_whom_they_train():
         make_stage(run_config("harmon", "sft"))
     with pytest.raises(UserError, match="pretrain_codes trains janus, and the model of pretrain_codes is a omnibridge"):
         make_stage(run_config("janus", "pretrain_codes", model=ModelConfig()))
-    everyone: Any = [stage for stage in STAGES.values() if set(BUILDERS) <= set(stage.trains)]  # pyright: ignore
+    everyone: Any = [stage for stage in STAGES.values() if set(UNIFIED) <= set(stage.trains)]  # pyright: ignore
     assert len(everyone) == 5, "all methods of post-training"
 
 

@@ -193,5 +193,23 @@ class TinyBagelConfig:
     """Of a "kl" network; a multiple of 32, for the norms."""
 
 
-NetworkConfig = ModelConfig | TinyJanusConfig | TinyBagelConfig | TinyHarmonConfig
+@dataclass(frozen=True)
+class SceneConfig:
+    """Sizes of the teacher `scene`, a SigLIP built from nothing; released weights bring their own config."""
+
+    kind: Literal["scene"] = "scene"
+    picture_width: int = 512
+    """Also of the embeddings."""
+    picture_layers: int = 3
+    picture_heads: int = 8
+    image_size_px: int = 64
+    patch_size_px: int = 16
+    text_width: int = 256
+    text_layers: int = 3
+    text_heads: int = 4
+    text_length: int = 32
+    """Tokens that are read, padding included; canonical descriptions have 26 at most, a tenth of free ones more."""
+
+
+NetworkConfig = ModelConfig | TinyJanusConfig | TinyBagelConfig | TinyHarmonConfig | SceneConfig
 """What a run can train and a model folder hold; a stored one tells by its `kind`, and is a `ModelConfig` where it has none."""

@@ -92,6 +92,7 @@ class StageConfig:
         "pretrain_backbone",
         "pretrain_codes",
         "pretrain_unified",
+        "pretrain_teacher",
         "sft",
         "align",
         "posttrain_sft",

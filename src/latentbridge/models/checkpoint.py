@@ -24,6 +24,7 @@ from latentbridge.models.backbones.harmon.model import Harmon
 from latentbridge.models.backbones.harmon.tiny import build_harmon
 from latentbridge.models.backbones.janus.model import JanusPro
 from latentbridge.models.backbones.janus.tiny import build_janus
+from latentbridge.models.dual_encoder import DualEncoder, build_scene
 from latentbridge.models.released import is_released, load_released
 from latentbridge.models.unified import Model
 from latentbridge.models.vocabulary import load_tokenizer
@@ -34,13 +35,14 @@ ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 
 
-Network = Model | JanusPro | Bagel | Harmon
+Network = Model | JanusPro | Bagel | Harmon | DualEncoder
 """What can be built, trained, saved and loaded; each knows its `config` and its `tokenizer`."""
 BUILDERS: dict[str, Callable[[Any, Qwen2Tokenizer], Network]] = {
     "omnibridge": Model,
     "janus": build_janus,
     "bagel": build_bagel,
     "harmon": build_harmon,
+    "scene": build_scene,
 }
 """By the `kind` of a config; each takes config and tokenizer, and draws weights from the global generator."""
 

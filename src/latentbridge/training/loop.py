@@ -30,6 +30,8 @@ class Stage(Protocol):
 
     trains: tuple[str, ...] = ("omnibridge",)
     """The kinds of network it can train."""
+    runs: Path = Path("runs")
+    """Where the run and its siblings are; the loop says it."""
 
     def prepare(self, model: Network) -> None:
         """One-time work before the first step that the weights then carry: closed-form fits, initialisations."""
@@ -99,6 +101,7 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
                 f"{config.name} starts from the run {source}, and there is none in {folder.parent}; train it first: "
                 f"latentbridge train {source} --out {start_folder}"
             )
+    stage.runs = folder.parent
     write_json(run.path / "config.json", to_dict(config))
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -13,6 +13,7 @@ from latentbridge.training.stages.latentumm import LatentUMM
 from latentbridge.training.stages.pretrain_backbone import PretrainBackbone
 from latentbridge.training.stages.pretrain_codes import PretrainCodes
 from latentbridge.training.stages.pretrain_decoder import PretrainDecoder
+from latentbridge.training.stages.pretrain_teacher import PretrainTeacher
 from latentbridge.training.stages.pretrain_unified import PretrainUnified
 from latentbridge.training.stages.sft import Sft
 
@@ -21,6 +22,7 @@ STAGES: dict[str, Callable[[RunConfig], Stage]] = {
     "pretrain_backbone": PretrainBackbone,
     "pretrain_codes": PretrainCodes,
     "pretrain_unified": PretrainUnified,
+    "pretrain_teacher": PretrainTeacher,
     "sft": Sft,
     "align": Align,
     "posttrain_sft": PosttrainSft,

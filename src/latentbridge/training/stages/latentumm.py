@@ -38,8 +38,7 @@ class LatentUMM(PostTrain):
     def attach(self, model: Network) -> nn.Module | None:
         super().attach(model)
         if self.settings.teacher != "none":
-            items = [self.item(index) for index in range(self.config.stage.items)]
-            self.anchors = Anchors(load_teacher(self.settings.teacher), items)
+            self.anchors = Anchors(load_teacher(self.settings.teacher, self.runs), self.items())
         with torch.no_grad():
             width = self.backbone.und_latent(["a picture"]).shape[1]
         if self.settings.objective == "reference":

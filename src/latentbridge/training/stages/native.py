@@ -12,8 +12,8 @@ from torch import Tensor
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture, identity_of
 from latentbridge.models.backbones.contract import UnifiedBackbone
-from latentbridge.models.backbones.loading import as_backbone
-from latentbridge.models.checkpoint import BUILDERS, Network
+from latentbridge.models.backbones.loading import UNIFIED, as_backbone
+from latentbridge.models.checkpoint import Network
 from latentbridge.rng import numpy_rng
 from latentbridge.training.items import ItemOrder
 from latentbridge.training.loop import Stage
@@ -55,7 +55,7 @@ class Native(Stage):
     minimise. Pairs come from the worlds of the stage config. Any `UnifiedBackbone` will do; a `Model` becomes an `OmniBridge`.
     """
 
-    trains = tuple(BUILDERS)
+    trains = UNIFIED
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -83,6 +83,10 @@ class Native(Stage):
         """A picture of the finite set and its description."""
         rng = numpy_rng(self.config.seed, "post-training item", index)
         return self.worlds.pick(rng).depict(rng)
+
+    def items(self) -> list[tuple[Picture, str]]:
+        """The whole finite set."""
+        return [self.item(index) for index in range(self.config.stage.items)]
 
     def batch(self, model: Network, step: int) -> PairBatch:
         items = [self.item(index) for index in self.order.indices(step)]
