@@ -146,7 +146,7 @@ POST_LATENTUMM_REFERENCE = replace(
 _PRETRAIN = RunConfig(
     name="pretrain",
     stage=StageConfig("pretrain_unified", tasks=TaskMix(look=1.0, reason=0.0, draw=0.0, edit=0.0), items=65536),
-    steps=1200,
+    steps=2000,
     batch_size=32,
     optim=OptimConfig(lr=1e-3, muon_lr=4e-3, warmup_steps=50, decay_fraction=0.4),
     threads=1,
@@ -156,18 +156,20 @@ PRETRAIN_JANUS_CODES = replace(
     _PRETRAIN,
     name="pretrain-janus-codes",
     stage=replace(_PRETRAIN.stage, kind="pretrain_codes"),
+    steps=1500,
     model=TinyJanusConfig(image_size_px=32, patch_size_px=4),
     bf16=False,
 )
 PRETRAIN_JANUS = replace(
     _PRETRAIN,
     name="pretrain-janus",
+    steps=1200,
     model=PRETRAIN_JANUS_CODES.model,
     init=(("model.model.vqmodel.", "pretrain-janus-codes"),),
 )
 PRETRAIN_BAGEL = replace(_PRETRAIN, name="pretrain-bagel", model=TinyBagelConfig(image_size_px=32))
 PRETRAIN_HARMON = replace(
-    _PRETRAIN, name="pretrain-harmon", model=TinyHarmonConfig(mar=MarConfig(grid=8, channels=16), patch_size_px=4)
+    _PRETRAIN, name="pretrain-harmon", model=TinyHarmonConfig(mar=MarConfig(grid=4, channels=64, num_buffers=8))
 )
 PRETRAINED = (PRETRAIN_JANUS, PRETRAIN_BAGEL, PRETRAIN_HARMON)
 POST_OF_OTHERS = tuple(

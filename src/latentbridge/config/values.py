@@ -7,7 +7,7 @@ import json
 import math
 import types
 import typing
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from latentbridge.errors import UserError, unknown_name
 
@@ -19,7 +19,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+@overload
+def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT: ...
+@overload
+def from_dict(kind: types.UnionType, values: dict[str, Any]) -> Any: ...
+def from_dict(kind: Any, values: dict[str, Any]) -> Any:
     """The inverse of `to_dict`; unknown keys are refused with the nearest known one.
 
     Of a union of configs the values' own `kind` tells which is meant, and the first where they give none.
@@ -27,7 +31,7 @@ def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
     if isinstance(kind, types.UnionType):
         kind = _variant(kind, values)
     hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    fields = {f.name: f for f in dataclasses.fields(kind)}
     if not isinstance(values, dict):
         raise UserError(f"{values!r} cannot be read as {kind.__name__}, which is a group of keys: {', '.join(fields)}.")
     for name in values:
