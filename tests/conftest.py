@@ -71,10 +71,10 @@ def small_model(small_config: ModelConfig) -> Model:
 @pytest.fixture(scope="session")
 def small_janus() -> JanusPro:
     """A Janus-Pro of 16 codes with random weights that keep the size of what passes; not to be changed."""
-    from latentbridge.models.backbones.janus.tiny import new_janus
+    from latentbridge.models.checkpoint import new_model
 
     sizes = TinyJanusConfig(width=32, num_layers=2, num_heads=2, image_size_px=32, codebook_size=61)
-    model = new_janus(sizes, seed=0)
+    model = new_model(sizes, seed=0)
     _keep_sizes(model, torch_rng(0, "small janus"))
     model.max_tokens = 5
     return model
@@ -83,13 +83,13 @@ def small_janus() -> JanusPro:
 @pytest.fixture(scope="session")
 def small_harmon() -> Harmon:
     """A Harmon of 16 tokens with random weights that keep the size of what passes; not to be changed."""
-    from latentbridge.models.backbones.harmon.tiny import new_harmon
+    from latentbridge.models.checkpoint import new_model
 
     mar = MarConfig(
         width=28, num_layers=2, num_heads=2, grid=4, channels=5, num_buffers=3, head_width=31, head_layers=2
     )
-    sizes = TinyHarmonConfig(width=32, num_layers=2, num_heads=2, mar=mar, vae_channels=8)
-    model = new_harmon(sizes, seed=0)
+    sizes = TinyHarmonConfig(width=32, num_layers=2, num_heads=2, mar=mar, autoencoder="kl", vae_channels=8)
+    model = new_model(sizes, seed=0)
     _keep_sizes(model, torch_rng(0, "small harmon"))
     model.drawing_steps, model.denoising_steps, model.max_tokens = 3, 3, 5
     return model
@@ -101,10 +101,12 @@ def small_bagel() -> Bagel:
 
     As in the release, the eye's patches are smaller than the squares of latent tokens.
     """
-    from latentbridge.models.backbones.bagel.tiny import new_bagel
+    from latentbridge.models.checkpoint import new_model
 
-    sizes = TinyBagelConfig(width=32, num_layers=2, num_heads=2, num_kv_heads=1, image_size_px=32, eye_patch_px=7)
-    model = new_bagel(sizes, seed=0)
+    sizes = TinyBagelConfig(
+        width=32, num_layers=2, num_heads=2, num_kv_heads=1, image_size_px=32, eye_patch_px=7, autoencoder="kl"
+    )
+    model = new_model(sizes, seed=0)
     _keep_sizes(model, torch_rng(0, "small bagel"))
     model.steps, model.roundtrip_steps, model.max_tokens = 3, 2, 5
     return model

@@ -23,7 +23,7 @@ from latentbridge.config import ModelConfig
 VERBS = (
     "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "train", "eval",
     "consistency", "compare", "study", "report",
-    "quickstart", "reproduce", "version", "data", "data build", "data check", "data sample",
+    "quickstart", "reproduce", "version", "data", "data build", "data check", "data embed", "data sample",
 )  # fmt: skip
 
 
@@ -202,6 +202,9 @@ def test_version(run: Callable[..., Result]):
         ("data sample shapes --count 0", "--count 0"),
         ("data sample shapes --out a.xyz", "does not end in .png"),
         ("data check none.jsonl", "There is no manifest"),
+        ("data embed --recipe sft", "The recipe sft has no teacher; name one with --teacher"),
+        ("data embed --recipe sft --teacher package", "choose one of post-training"),
+        ("data embed --teacher packige", "did you mean 'package'?"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -427,6 +430,40 @@ def test_data_check_prints_a_line_a_fault(run: Callable[..., Result], picture: P
     result = run("data", "check", manifest)
     assert result.code == 2
     assert [line.split(":")[0] for line in result.out.splitlines()] == ["line 2", "line 3"]
+
+
+def test_data_embed_fills_the_store_that_runs_look_into(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from latentbridge.models.teachers import TEACHERS
+    from latentbridge.types import EmbeddingSpace, Teacher
+
+    class Counting(Teacher):
+        """Says how much it was shown; its answers are not free."""
+
+        space = EmbeddingSpace("counting", 2, "none")
+
+        def embed_pictures(self, pictures):
+            return np.array([[picture.sum(), 0] for picture in pictures], np.float32)
+
+        def embed_texts(self, texts):
+            return np.array([[0, len(text)] for text in texts], np.float32)
+
+        def cost(self, pictures: int, texts) -> str:
+            return f"{pictures} pictures and {len(texts)} texts cost a fortune." if pictures else ""
+
+    monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path))
+    monkeypatch.setitem(TEACHERS, "counting", lambda source: Counting())
+    asked = ["data", "embed", "--teacher", "counting", "--set", "stage.drawings=0", "--set", "stage.items=17", "--json"]
+    first = run(*asked)
+    assert first.code == 0 and "17 pictures and 17 texts cost a fortune." in first.err
+    document = json.loads(first.out)
+    assert document["known pairs"] == document["pairs"] == 17 and document["teacher"] == "counting"
+    assert document["embeddings"] == document["new embeddings"] == 34
+    assert (Path(document["store"]) / "vectors.rows").stat().st_size == 34 * 2 * 4
+    again = run(*asked)
+    assert json.loads(again.out)["new embeddings"] == 0 and "fortune" not in again.err
+    assert "34 embeddings by counting, 0 of them new" in run(*asked[:-1]).out
 
 
 # --- training ---

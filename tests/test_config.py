@@ -7,7 +7,20 @@ import json
 
 import pytest
 
-from latentbridge.config import ModelConfig, OptimConfig, RunConfig, StageConfig, from_dict, to_dict, with_overrides
+from latentbridge.config import (
+    MarConfig,
+    ModelConfig,
+    NetworkConfig,
+    OptimConfig,
+    RunConfig,
+    StageConfig,
+    TinyBagelConfig,
+    TinyHarmonConfig,
+    TinyJanusConfig,
+    from_dict,
+    to_dict,
+    with_overrides,
+)
 from latentbridge.errors import UserError
 
 RUN = RunConfig("trial", StageConfig("sft"), steps=10, batch_size=4, init=(("backbone", "runs/a"), ("decoder", "b")))
@@ -99,3 +112,32 @@ def test_a_damaged_config_is_named():
         from_dict(RunConfig, values | {"optim": 3})
     with pytest.raises(UserError, match="RunConfig needs a value for 'steps'"):
         from_dict(RunConfig, {name: value for name, value in values.items() if name != "steps"})
+
+
+@pytest.mark.parametrize("model", [ModelConfig(), TinyJanusConfig(width=96), TinyBagelConfig(), TinyHarmonConfig()])
+def test_a_run_knows_whose_sizes_it_has(model: NetworkConfig):
+    run = dataclasses.replace(RUN, model=model)
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(run)))) == run
+    assert with_overrides(run, ["steps=11"]).model == model
+
+
+def test_sizes_of_one_kind_can_be_set_and_those_of_another_cannot():
+    run = dataclasses.replace(RUN, model=TinyHarmonConfig())
+    changed = with_overrides(run, ["model.width=96", "model.mar.grid=5"])
+    assert changed.model == TinyHarmonConfig(width=96, mar=MarConfig(grid=5))
+    with pytest.raises(UserError, match="Unknown key 'codebook_size'"):
+        with_overrides(run, ["model.codebook_size=96"])
+    with pytest.raises(UserError, match="for example model.width="):
+        with_overrides(run, ["model=3"])
+    with pytest.raises(UserError, match="Unknown value for kind 'bagel'"):
+        with_overrides(run, ["model.kind=bagel"])
+
+
+def test_a_model_without_a_kind_is_an_omnibridge_and_an_unknown_kind_is_named():
+    values = to_dict(RUN)
+    del values["model"]["kind"]
+    assert from_dict(RunConfig, values) == RUN
+    with pytest.raises(UserError, match="Unknown kind of model 'janos'; did you mean 'janus'"):
+        from_dict(RunConfig, values | {"model": {"kind": "janos"}})
+    with pytest.raises(UserError, match="3 cannot be read as ModelConfig"):
+        from_dict(RunConfig, values | {"model": 3})

@@ -28,7 +28,7 @@ from latentbridge.evaluation.report import (
     tally,
     understand_section,
 )
-from latentbridge.models.checkpoint import TINY, load_model
+from latentbridge.models.checkpoint import TINY, load
 from latentbridge.rundir import RunDir
 from latentbridge.tour import try_drawing, try_editing, try_finding, try_loopback, try_understanding
 
@@ -76,7 +76,7 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
     outcome = Outcome()
     folder = TINY if source == "tiny" else Path(source)
     with outcome.part("load the model"):
-        model = load_model(folder)
+        model = load(folder)
     with outcome.part("get the drawings"):
         drawings = open_drawings()
         banks = open_banks(drawings) if drawings else []

@@ -11,7 +11,7 @@ import torch
 from latentbridge.data.drawings import build_drawings, load_drawings
 from latentbridge.errors import UserError
 from latentbridge.evaluation.run import evaluate
-from latentbridge.models.checkpoint import TINY, load_model, save_model
+from latentbridge.models.checkpoint import TINY, load, save_model
 from latentbridge.processes import start_process
 from latentbridge.rundir import RunDir, atomic_write, write_json
 
@@ -44,7 +44,7 @@ def reproduce(out: Path) -> Path:
 
 def ship(runs: Path, folder: Path) -> Path:
     """The aligned model rounded to bfloat16, with its recipes and training curves beside it."""
-    save_model(load_model(runs / "align"), folder, dtype=torch.bfloat16)
+    save_model(load(runs / "align"), folder, dtype=torch.bfloat16)
     for name in (name for wave in _WAVES for lane in wave for name in lane):
         for file in ("config.json", "metrics.jsonl"):
             with atomic_write(folder / "training" / name / file) as temporary:
@@ -54,7 +54,7 @@ def ship(runs: Path, folder: Path) -> Path:
 
 def score(folder: Path) -> None:
     """Both worlds' scores of the model in a folder, written to its `scores.json`."""
-    model = load_model(folder)
+    model = load(folder)
     worlds = [evaluate(model, "shapes", size=50), evaluate(model, "drawings", size=50)]
     scores = {
         **{key: worlds[0][key] for key in ("size", "seed", "date", "hardware")},

@@ -73,7 +73,7 @@ def one_thread_and_an_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """An autoencoder fitted to few pictures: 3,000 take seconds."""
-    monkeypatch.setattr("latentbridge.training.stages.pretrain_decoder._FIT_PICTURES", 64)
+    monkeypatch.setattr("latentbridge.training.autoencoder_fit._FIT_PICTURES", 64)
 
 
 def run_config(small_config: ModelConfig, kind: str, **changes: Any) -> RunConfig:
@@ -117,7 +117,8 @@ def run_until(config: RunConfig, folder: Path, last: int) -> None:
 
 
 def test_every_stage_is_tested_here():
-    assert {stage.kind for stage in STAGE_CONFIGS.values()} == STAGES.keys()
+    elsewhere = {"pretrain_codes", "pretrain_unified", "pretrain_teacher"}  # test_native.py and test_scene_teacher.py
+    assert {stage.kind for stage in STAGE_CONFIGS.values()} == STAGES.keys() - elsewhere
 
 
 # --- what moves ----------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from latentbridge.rundir import RunDir
 from latentbridge.training.loop import Objective, train
 from latentbridge.training.shares import gradient_shares
 from latentbridge.training.stages import make_stage
-from latentbridge.training.stages.posttrain import PostBatch, Terms
+from latentbridge.training.stages.native import PairBatch, Terms
 from latentbridge.types import EmbeddingSpace, LossOutputs, Picture, Teacher
 
 METHODS = ("posttrain_sft", "reca", "unigame", "unicot", "latentumm")
@@ -76,7 +76,7 @@ def run_config(kind: Any, model: ModelConfig | None = None, **settings: Any) -> 
     )
 
 
-def some_batch(kind: str = "posttrain_sft", step: int = 0, seed: int = 0) -> PostBatch:
+def some_batch(kind: str = "posttrain_sft", step: int = 0, seed: int = 0) -> PairBatch:
     stage: Any = make_stage(replace(run_config(kind), seed=seed))
     return stage.batch(None, step)
 
@@ -102,7 +102,7 @@ def moved(module: nn.Module, value: Any) -> set[str]:
 # --- the same data for all ------------------------------------------------------------------------
 
 
-def said(batch: PostBatch) -> tuple:
+def said(batch: PairBatch) -> tuple:
     pictures = [picture.tobytes() for picture in batch.pictures]
     return pictures, batch.prompts, batch.seeds, batch.ids.tolist()
 
@@ -192,7 +192,7 @@ def test_reconstruction_reads_pictures_and_no_description(small_model: Model):
     stage: Any = built.stage
     batch = stage.batch(built.model, 0)
 
-    def value(changed: PostBatch) -> float:
+    def value(changed: PairBatch) -> float:
         return stage.terms(stage.backbone, changed, torch_rng(0, "loss"), None).parts["reconstruction"]
 
     assert value(replace(batch, prompts=["a"] * SIZE)) == value(batch)

@@ -14,6 +14,9 @@ from latentbridge.errors import UserError, unknown_name
 ModelName = Annotated[str, typer.Option("--model", help='"tiny", a run folder or a model folder.')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same picture.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times.")
+]
 Steps = Annotated[int, typer.Option("--steps", help="Denoising steps: more is slower and finer.")]
 Guidance = Annotated[float, typer.Option("--guidance", help="How strictly the words are followed, from 0 to 50.")]
 OutPicture = Annotated[Path, typer.Option("--out", help="The picture to write.")]

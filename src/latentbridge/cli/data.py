@@ -1,7 +1,9 @@
-"""The verbs about data: build the drawings, check a manifest, look at samples."""
+"""The verbs about data: build the drawings, check a manifest, ask a teacher ahead, look at samples."""
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -10,13 +12,17 @@ import typer
 
 from latentbridge.cli.arguments import (
     PICTURE_SUFFIXES,
+    AsJson,
     OutPicture,
+    Overrides,
     check_at_least,
     check_folder,
     check_out,
     check_world,
 )
-from latentbridge.errors import unknown_name
+from latentbridge.config import with_overrides
+from latentbridge.errors import UserError, unknown_name
+from latentbridge.recipes import recipe
 
 app = typer.Typer(help="Build, check and look at data.", rich_markup_mode=None, no_args_is_help=True)
 
@@ -58,6 +64,63 @@ def check(manifest: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON-
     if faults:
         raise typer.Exit(2)
     print(f"{manifest}: no faults")
+
+
+@app.command()
+def embed(
+    name: Annotated[
+        str, typer.Option("--recipe", metavar="RECIPE", help="Whose pairs to embed: a recipe of post-training.")
+    ] = "post-latentumm",
+    overrides: Overrides = None,
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="Who embeds them; the recipe's own teacher unless given.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Embed a recipe's pairs ahead of its runs.
+
+    Says beforehand what it will cost. Interrupted at any moment, it goes on where it stopped; runs that start later, also
+    several at once, find everything done.
+
+    \b
+    Examples:
+      latentbridge data embed
+      latentbridge data embed --teacher scene
+      latentbridge data embed --recipe post-latentumm --set seed=1 --teacher siglip:my-siglip --json
+    """
+    config = with_overrides(recipe(name), overrides or [])
+    teacher = teacher or config.stage.posttrain.teacher
+    if teacher == "none":
+        raise UserError(f"The recipe {name} has no teacher; name one with --teacher, such as package.")
+    from latentbridge.cli.output import print_json
+    from latentbridge.models.teachers import load_teacher
+    from latentbridge.training.anchors import Anchors, open_store
+    from latentbridge.training.stages import make_stage
+    from latentbridge.training.stages.posttrain import PostTrain
+
+    stage = make_stage(config)
+    if not isinstance(stage, PostTrain):
+        raise UserError(
+            f"The recipe {name} has no teacher to ask; choose one of post-training, such as post-latentumm."
+        )
+    asked = load_teacher(teacher)
+    before = len(open_store(asked.space))
+    anchors = Anchors(asked, stage.items(), announce=partial(print, file=sys.stderr))
+    document = {
+        "teacher": asked.space.model,
+        "store": str(anchors.store.folder),
+        "pairs": config.stage.items,
+        "known pairs": anchors.known,
+        "embeddings": len(anchors.store),
+        "new embeddings": len(anchors.store) - before,
+    }
+    if as_json:
+        print_json(document)
+    else:
+        print(
+            f"{anchors.store.folder}: {len(anchors.store):,} embeddings by {asked.space.model}, "
+            f"{len(anchors.store) - before:,} of them new; it knows {anchors.known:,} of {config.stage.items:,} pairs"
+        )
 
 
 @app.command()

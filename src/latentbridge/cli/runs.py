@@ -11,6 +11,7 @@ from latentbridge.cli.arguments import (
     MANIFEST_SUFFIX,
     AsJson,
     ModelName,
+    Overrides,
     check_at_least,
     check_folder,
     check_out,
@@ -25,10 +26,7 @@ OutFolder = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 
 def train(
     name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times."),
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run folder; runs/RECIPE unless given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
 ) -> None:
@@ -42,6 +40,7 @@ def train(
       latentbridge train pretrain-backbone --set steps=100 --set optim.lr=5e-4 --out runs/trial
       latentbridge train pretrain-decoder --resume
       latentbridge train post-latentumm --set steps=20
+      latentbridge train pretrain-harmon --set model.width=96
     """
     from latentbridge.config import with_overrides
 
@@ -52,7 +51,7 @@ def train(
     from latentbridge.training.stages import make_stage
 
     model = train(config, make_stage(config), folder, resume=resume)
-    print(f"The model is in {model}; try: latentbridge understand IMAGE --model {folder}")
+    print(f"The model is in {model}; try: latentbridge eval --model {folder} --size 10")
 
 
 def evaluate(
@@ -65,6 +64,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a model on held-out data.
+
+    An OmniBridge has the full table; a Janus-Pro, BAGEL or Harmon is scored on shapes: questions, drawings of full
+    descriptions, and which picture is which.
 
     \b
     Examples:
@@ -79,10 +81,10 @@ def evaluate(
         check_out(out, (".json",))
     from latentbridge.cli.output import hand_over
     from latentbridge.evaluation.run import World, evaluate
-    from latentbridge.models.checkpoint import load
+    from latentbridge.models.backbones.loading import load_network
 
     own = Path(world) if world.endswith(MANIFEST_SUFFIX) else None
-    hand_over(evaluate(load(model), own or cast(World, world), size=size), out, as_json)
+    hand_over(evaluate(load_network(model), own or cast(World, world), size=size), out, as_json)
 
 
 def study(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One unified model."""
+    """One unified model of ours (OmniBridge)."""
 
+    kind: Literal["omnibridge"] = "omnibridge"
     parts: tuple[str, ...] = ("backbone", "bridge", "decoder")
     """What the model has: "bridge" is projector, aligner and retrieval head, "decoder" is text encoder, decoder and autoencoder."""
     backbone: BackboneConfig = BackboneConfig()
@@ -114,10 +116,16 @@ class ModelConfig:
     """Positions of the decoder's text slot; texts are padded to it, and padding is encoded like any token."""
 
 
+AutoencoderKind = Literal["linear", "kl"]
+"""What turns pictures into image latents: principal components, fitted before training (`PatchAutoencoder`), or a network as
+released (`KLAutoencoder`), which is random until something trains it."""
+
+
 @dataclass(frozen=True)
 class TinyJanusConfig:
     """Sizes of a Janus-Pro built from nothing; released weights bring their own config."""
 
+    kind: Literal["janus"] = "janus"
     width: int = 192
     """Of language model and eye, which are equally deep."""
     num_layers: int = 4
@@ -151,6 +159,7 @@ class MarConfig:
 class TinyHarmonConfig:
     """Sizes of a Harmon built from nothing; released weights bring their own sizes."""
 
+    kind: Literal["harmon"] = "harmon"
     width: int = 192
     """Of the language model."""
     num_layers: int = 4
@@ -158,14 +167,16 @@ class TinyHarmonConfig:
     mar: MarConfig = MarConfig()
     patch_size_px: int = 8
     """Side of the square that one image latent stands for; a power of two."""
+    autoencoder: AutoencoderKind = "linear"
     vae_channels: int = 32
-    """A multiple of 4, for the norms."""
+    """Of a "kl" network; a multiple of 4, for the norms."""
 
 
 @dataclass(frozen=True)
 class TinyBagelConfig:
     """Sizes of a BAGEL built from nothing; released weights bring their own config."""
 
+    kind: Literal["bagel"] = "bagel"
     width: int = 192
     """Of both experts and of the eye, which are equally deep."""
     num_layers: int = 4
@@ -177,5 +188,28 @@ class TinyBagelConfig:
     """Side of the square that one latent token draws; a power of two, 4 or more."""
     eye_patch_px: int = 8
     """Side of the square that one of the eye's tokens shows; no more than `patch_size_px`."""
+    autoencoder: AutoencoderKind = "linear"
     vae_channels: int = 32
-    """A multiple of 32, for the norms."""
+    """Of a "kl" network; a multiple of 32, for the norms."""
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Sizes of the teacher `scene`, a SigLIP built from nothing; released weights bring their own config."""
+
+    kind: Literal["scene"] = "scene"
+    picture_width: int = 512
+    """Also of the embeddings."""
+    picture_layers: int = 3
+    picture_heads: int = 8
+    image_size_px: int = 64
+    patch_size_px: int = 16
+    text_width: int = 256
+    text_layers: int = 3
+    text_heads: int = 4
+    text_length: int = 32
+    """Tokens that are read, padding included; canonical descriptions have 26 at most, a tenth of free ones more."""
+
+
+NetworkConfig = ModelConfig | TinyJanusConfig | TinyBagelConfig | TinyHarmonConfig | SceneConfig
+"""What a run can train and a model folder hold; a stored one tells by its `kind`, and is a `ModelConfig` where it has none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from latentbridge.config.model import ModelConfig
+from latentbridge.config.model import ModelConfig, NetworkConfig
 from latentbridge.errors import UserError
 
 
@@ -90,6 +90,9 @@ class StageConfig:
     kind: Literal[
         "pretrain_decoder",
         "pretrain_backbone",
+        "pretrain_codes",
+        "pretrain_unified",
+        "pretrain_teacher",
         "sft",
         "align",
         "posttrain_sft",
@@ -122,7 +125,7 @@ class RunConfig:
     stage: StageConfig
     steps: int
     batch_size: int
-    model: ModelConfig = ModelConfig()
+    model: NetworkConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     init: tuple[tuple[str, str], ...] = ()
     """(part of the model, folder it starts from) pairs. A relative folder is a sibling of this run's own, "tiny" the shipped

@@ -7,7 +7,7 @@ import json
 import math
 import types
 import typing
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from latentbridge.errors import UserError, unknown_name
 
@@ -19,10 +19,19 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
-    """The inverse of `to_dict`; unknown keys are refused with the nearest known one."""
+@overload
+def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT: ...
+@overload
+def from_dict(kind: types.UnionType, values: dict[str, Any]) -> Any: ...
+def from_dict(kind: Any, values: dict[str, Any]) -> Any:
+    """The inverse of `to_dict`; unknown keys are refused with the nearest known one.
+
+    Of a union of configs the values' own `kind` tells which is meant, and the first where they give none.
+    """
+    if isinstance(kind, types.UnionType):
+        kind = _variant(kind, values)
     hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    fields = {f.name: f for f in dataclasses.fields(kind)}
     if not isinstance(values, dict):
         raise UserError(f"{values!r} cannot be read as {kind.__name__}, which is a group of keys: {', '.join(fields)}.")
     for name in values:
@@ -54,10 +63,9 @@ def _replaced(config: Any, path: list[str], text: str) -> Any:
     if rest:
         return dataclasses.replace(config, **{name: _replaced(getattr(config, name), rest, text)})
     hint = typing.get_type_hints(type(config))[name]
-    if dataclasses.is_dataclass(hint):
-        raise UserError(
-            f"{name!r} is a group of keys; set one of them, for example {name}.{dataclasses.fields(hint)[0].name}=..."
-        )
+    if dataclasses.is_dataclass(getattr(config, name)):
+        inside = next(f.name for f in dataclasses.fields(getattr(config, name)) if f.name != "kind")
+        raise UserError(f"{name!r} is a group of keys; set one of them, for example {name}.{inside}=...")
     try:
         value = (
             text
@@ -70,7 +78,7 @@ def _replaced(config: Any, path: list[str], text: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+    if all(map(_is_group, typing.get_args(hint) if isinstance(hint, types.UnionType) else [hint])):
         return from_dict(hint, value)
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
@@ -90,6 +98,20 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     ):
         raise UserError(f"{value!r} is not a value for {name!r}, which takes {_words(hint)}.")
     return value
+
+
+def _is_group(hint: Any) -> bool:
+    """Whether a type is a config of its own."""
+    return dataclasses.is_dataclass(hint) and isinstance(hint, type)
+
+
+def _variant(union: types.UnionType, values: Any) -> Any:
+    variants = typing.get_args(union)
+    kinds = {str(variant.kind): variant for variant in variants}
+    kind = str(values.get("kind", variants[0].kind)) if isinstance(values, dict) else variants[0].kind
+    if kind not in kinds:
+        raise unknown_name("kind of model", kind, kinds)
+    return kinds[kind]
 
 
 def _words(hint: Any) -> str:

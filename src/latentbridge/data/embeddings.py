@@ -39,6 +39,11 @@ class EmbeddingStore:
             {digest.tobytes(): place for place, digest in enumerate(stored["digests"].rows)} if stored else {}
         )
 
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self._journal.folder
+
     def __len__(self) -> int:
         return len(self._places)
 

@@ -13,10 +13,13 @@ import torch
 from tqdm import tqdm
 
 from latentbridge.data.drawings import load_drawings
+from latentbridge.errors import UserError
 from latentbridge.evaluation import drawings as on_drawings
 from latentbridge.evaluation import shapes as on_shapes
 from latentbridge.evaluation.manifest import score_manifest
 from latentbridge.evaluation.metrics import Score
+from latentbridge.evaluation.skills import skill_jobs
+from latentbridge.models.checkpoint import Network
 from latentbridge.models.unified import Model
 
 World = Literal["shapes", "drawings"]
@@ -24,14 +27,20 @@ Job = Callable[[], list[Score]]
 
 
 def evaluate(
-    model: Model, world: World | Path, *, size: int = 100, seed: int = 1, progress: bool = True
+    model: Network, world: World | Path, *, size: int = 100, seed: int = 1, progress: bool = True
 ) -> dict[str, Any]:
     """The scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware"}.
 
-    `world` may also be the path of a user's manifest, of which the test split is scored. `size` scales every sample: 50 gives 300 questions, 300 drawings, 300 edits and retrieval among 1,000 scenes, which are the most.
+    A Janus-Pro, BAGEL or Harmon has the scores of `evaluation/skills.py`, on `shapes` alone. For an OmniBridge `world` may also be the path of a user's manifest, of which the test split is scored. `size` scales every sample: 50 gives 300 questions, 300 drawings, 300 edits and retrieval among 1,000 scenes, which are the most.
     """
-    if isinstance(world, Path):
-        jobs: list[Job] = [partial(score_manifest, model, world)]
+    if not isinstance(model, Model):
+        if world != "shapes":
+            raise UserError(
+                f"Only an OmniBridge is scored on {world}; take --world shapes, or loopback and consistency, which take any backbone and world."
+            )
+        jobs: list[Job] = skill_jobs(model, size, seed)
+    elif isinstance(world, Path):
+        jobs = [partial(score_manifest, model, world)]
     else:
         jobs = (_shapes_jobs if world == "shapes" else _drawings_jobs)(model, size, seed)
     rows: list[Score] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from latentbridge.data.scenes import Scene, Split, distinct_scenes, scenes
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
+from latentbridge.types import Picture
 
 DRAWING_AIMS = dict(zip(GENEVAL_CATEGORIES, (0.95, 0.80, 0.75, 0.90, 0.75, 0.70), strict=True))
 _BATCH = 50
@@ -52,14 +54,20 @@ def score_captions(model: Model, split: Split, count: int, seed: int) -> list[Sc
 
 def score_questions(model: Model, split: Split, each: int, seed: int, reasoning: bool) -> list[Score]:
     """Answers right, by kind and overall; `reasoning` asks for the worked answer and reads its last line."""
+    answer = partial(model.understand, reasoning=reasoning)
+    return score_answers(answer, split, each, seed, "worked" if reasoning else "direct")
+
+
+def score_answers(
+    answer: Callable[[list[Picture], list[str]], list[str]], split: Split, each: int, seed: int, how: str = "direct"
+) -> list[Score]:
+    """The last lines right of what `answer` makes of pictures and questions, by kind and overall."""
     rng = numpy_rng(seed, f"questions {split}")
     rows = _sample_each(ask, QUESTION_KINDS, split, each, rng)
     right: list[bool] = []
     for part in batched(rows):
-        pictures = [render(scene) for scene, _ in part]
-        replies = model.understand(pictures, [q.text for _, q in part], reasoning=reasoning)
+        replies = answer([render(scene) for scene, _ in part], [q.text for _, q in part])
         right += [final_answer(reply) == q.answer for reply, (_, q) in zip(replies, part, strict=True)]
-    how = "worked" if reasoning else "direct"
     scores = [share("understand", f"questions, {how} ({split})", right, aim=0.95 if split == "test" else None)]
     for index, kind in enumerate(QUESTION_KINDS):
         scores.append(share("understand", f"  {kind}, {how} ({split})", right[index * each : (index + 1) * each]))

@@ -86,6 +86,10 @@ class KLAutoencoder(nn.Module):
         return self.vae.decode(image_latents / self.scale + self.shift, return_dict=False)[0]
 
 
+Autoencoder = PatchAutoencoder | KLAutoencoder
+"""Both have `patch_px`, `channels`, `encode` and `decode`."""
+
+
 def kl_network(widths: Sequence[int], channels: int, attention: bool = False, **settings: Any) -> AutoencoderKL:
     """diffusers' AutoencoderKL with a level for each of `widths`, finest first; between two levels the side is halved.
 

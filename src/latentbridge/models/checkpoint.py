@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Tokenizer
 
-from latentbridge.config import ModelConfig, from_dict, to_dict
+from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
 from latentbridge.errors import UserError
 from latentbridge.models import released_decoder
+from latentbridge.models.backbones.bagel.model import Bagel
+from latentbridge.models.backbones.bagel.tiny import build_bagel
+from latentbridge.models.backbones.harmon.model import Harmon
+from latentbridge.models.backbones.harmon.tiny import build_harmon
+from latentbridge.models.backbones.janus.model import JanusPro
+from latentbridge.models.backbones.janus.tiny import build_janus
+from latentbridge.models.dual_encoder import DualEncoder, build_scene
 from latentbridge.models.released import is_released, load_released
 from latentbridge.models.unified import Model
 from latentbridge.models.vocabulary import load_tokenizer
@@ -27,23 +35,46 @@ ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 
 
-def new_model(config: ModelConfig, seed: int) -> Model:
-    """A model with random weights that depend on nothing but config and seed, and the tiny tokenizer."""
+Network = Model | JanusPro | Bagel | Harmon | DualEncoder
+"""What can be built, trained, saved and loaded; each knows its `config` and its `tokenizer`."""
+BUILDERS: dict[str, Callable[[Any, Qwen2Tokenizer], Network]] = {
+    "omnibridge": Model,
+    "janus": build_janus,
+    "bagel": build_bagel,
+    "harmon": build_harmon,
+    "scene": build_scene,
+}
+"""By the `kind` of a config; each takes config and tokenizer, and draws weights from the global generator."""
+
+
+@overload
+def new_model(config: ModelConfig, seed: int) -> Model: ...
+@overload
+def new_model(config: NetworkConfig, seed: int) -> Network: ...
+def new_model(config: NetworkConfig, seed: int) -> Network:
+    """A network with random weights that depend on nothing but config and seed, and the tiny tokenizer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=torch_rng(seed, "weights"))))
-        return Model(config, load_tokenizer(ASSETS / "tokenizer")).eval()
+        return _build(config, load_tokenizer(ASSETS / "tokenizer"))
 
 
-def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> None:
+def _build(config: NetworkConfig, tokenizer: Qwen2Tokenizer) -> Network:
+    return BUILDERS[config.kind](config, tokenizer).eval()
+
+
+def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write a model folder; `dtype` rounds the weights, for shipping. The config is written last, so a folder with one is whole.
 
     An attached released decoder stays in its own folder: name it again when the model is loaded.
     """
-    save_tokenizer(model.backbone.tokenizer, folder)
+    if model.config is None:
+        raise UserError("A released model stays in the folder of its release; only what was built here is saved.")
+    save_tokenizer(model.tokenizer, folder)
+    attached = released_decoder.PARTS if isinstance(model, Model) and model.captions is not None else ()
     weights = {
         name: (tensor.to(_shipped(name, dtype)) if dtype and tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in unique_state(model).items()
-        if model.captions is None or not name.startswith(released_decoder.PARTS)
+        if not name.startswith(attached)
     }
     with atomic_write(folder / "model.safetensors") as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
@@ -73,6 +104,10 @@ def load(source: str | Path, decoder: str | Path | None = None) -> Model:
     folder = shipped(source)
     released = is_released(folder)
     model = load_released(folder) if released else load_model(folder)
+    if not isinstance(model, Model):
+        raise UserError(
+            f"{source} holds a {model.config and model.config.kind}, and this takes an OmniBridge; eval, loopback, consistency and compare take any."
+        )
     if decoder is None and released and (folder / "decoder").is_dir():
         decoder = folder / "decoder"
     if decoder is not None:
@@ -85,19 +120,19 @@ def shipped(source: str | Path) -> Path:
     return TINY if str(source) == "tiny" else Path(source)
 
 
-def load_model(folder: Path) -> Model:
-    """The model saved in a folder (or in a run folder's `model/`); raises UserError where anything is missing or does not fit."""
+def load_model(folder: Path) -> Network:
+    """The network saved in a folder (or in a run folder's `model/`); raises UserError where anything is missing or does not fit."""
     folder = _model_folder(folder)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no model (no config.json); give a model folder, a run folder or 'tiny'.")
-    config = from_dict(ModelConfig, read_json(folder / "config.json"))
+    config = from_dict(NetworkConfig, read_json(folder / "config.json"))
     with torch.random.fork_rng(devices=[]):
-        model = Model(config, load_tokenizer(folder))
+        model = _build(config, load_tokenizer(folder))
     load_parts(model, folder, [""])
-    return model.eval()
+    return model
 
 
-def load_parts(model: Model, folder: Path, parts: Sequence[str]) -> None:
+def load_parts(model: torch.nn.Module, folder: Path, parts: Sequence[str]) -> None:
     """Copy the tensors whose names start with one of `parts` from a model folder; every tensor of those parts must be there and fit."""
     folder = _model_folder(folder)
     path = folder / "model.safetensors"

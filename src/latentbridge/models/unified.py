@@ -62,6 +62,7 @@ class Model(nn.Module):
             self.decoder = Decoder.from_config(config)
             self.autoencoder = PatchAutoencoder(config.autoencoder)
             self.scheduler = diffusion.make_scheduler(config.decoder.num_train_timesteps)
+        self.tokenizer = tokenizer
         self.captions: CaptionSlots | None = None
         """Set where a released decoder was attached, which reads captions by slots of its own."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from typing import NamedTuple
@@ -39,7 +39,8 @@ class Anchors:
     left out: `package` has no words for scenes.
     """
 
-    def __init__(self, teacher: Teacher, pairs: Sequence[Pair]) -> None:
+    def __init__(self, teacher: Teacher, pairs: Sequence[Pair], announce: Callable[[str], None] = print) -> None:
+        """What embedding will cost is announced before it starts."""
         known = [(picture, text) for picture, text in pairs if teacher.knows(text)]
         if not known:
             raise UserError(
@@ -47,10 +48,12 @@ class Anchors:
                 "stage.drawings, or set stage.posttrain.teacher to another one or to 'none'."
             )
         self.space = teacher.space
+        self.known = len(known)
+        """How many of the pairs the teacher knows."""
         folder = default_cache() / "embeddings" / _folder(teacher.space)
         with held(folder):  # runs beside each other fill one store, in turn
-            self._store = EmbeddingStore(folder, teacher.space)
-            self._store.fill(teacher, [picture for picture, _ in known], [text for _, text in known])
+            self.store = EmbeddingStore(folder, teacher.space)
+            self.store.fill(teacher, [picture for picture, _ in known], [text for _, text in known], announce=announce)
         embedded = self.of(known)
         self.text_mean = embedded.text.mean(0)
         """[e], over the set's captions; what `centre` takes away from anchors."""
@@ -59,9 +62,9 @@ class Anchors:
     def of(self, pairs: Sequence[Pair]) -> Targets:
         """The embeddings, as the teacher gave them, of the pairs in a batch that it knows."""
         keys = [(picture_digest(picture), text_digest(text)) for picture, text in pairs]
-        rows = [i for i, key in enumerate(keys) if all(digest in self._store for digest in key)]
+        rows = [i for i, key in enumerate(keys) if all(digest in self.store for digest in key)]
         image, text = (
-            torch.from_numpy(self._store.vectors([keys[i][side] for i in rows])).view(-1, self.space.dimension)
+            torch.from_numpy(self.store.vectors([keys[i][side] for i in rows])).view(-1, self.space.dimension)
             for side in range(2)
         )
         return Targets(torch.tensor(rows, dtype=torch.int64), text, image)

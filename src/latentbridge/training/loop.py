@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from latentbridge.config import RunConfig, from_dict, to_dict
 from latentbridge.errors import UserError
-from latentbridge.models.checkpoint import load_parts, new_model, read_tensors, save_model, shipped
-from latentbridge.models.unified import Model
+from latentbridge.models.checkpoint import Network, load_parts, new_model, read_tensors, save_model, shipped
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir, atomic_write, read_json, write_json
 from latentbridge.training.optim import Average, make_optimizers, schedule
@@ -28,29 +28,34 @@ from latentbridge.types import LossOutputs
 class Stage(Protocol):
     """What to move, what to feed, what to minimise; and, where a stage needs it, what comes before, around and between."""
 
-    def prepare(self, model: Model) -> None:
+    trains: tuple[str, ...] = ("omnibridge",)
+    """The kinds of network it can train."""
+    runs: Path = Path("runs")
+    """Where the run and its siblings are; the loop says it."""
+
+    def prepare(self, model: Network) -> None:
         """One-time work before the first step that the weights then carry: closed-form fits, initialisations."""
 
     def trainable(self, name: str) -> bool:
         """Whether the parameter of that name moves."""
         ...
 
-    def batch(self, model: Model, step: int) -> object:
+    def batch(self, model: Network, step: int) -> object:
         """The batch of a step, a function of (seed, step) alone."""
         ...
 
-    def loss(self, model: Model, batch: Any, rng: torch.Generator, heads: Any) -> LossOutputs:
+    def loss(self, model: Network, batch: Any, rng: torch.Generator, heads: Any) -> LossOutputs:
         """The loss; runs inside `Objective.forward`."""
         ...
 
-    def attach(self, model: Model) -> nn.Module | None:
+    def attach(self, model: Network) -> nn.Module | None:
         """Structure the stage adds, at the start and on every resume: adapters inside the model, and training-only heads to return."""
         return None
 
-    def detach(self, model: Model) -> None:
+    def detach(self, model: Network) -> None:
         """Take back what `attach` put inside the model, keeping what it learned."""
 
-    def check(self, model: Model, step: int) -> dict[str, float]:
+    def check(self, model: Network, step: int) -> dict[str, float]:
         """Measures on held-out data, for the log; raises UserError where going on would be a waste.
 
         Asked after every `checkpoint_every` steps and after the last, before anything is saved, so what a run leaves
@@ -62,7 +67,7 @@ class Stage(Protocol):
 class Objective(nn.Module):
     """Model, stage and training-only heads as one module whose forward is the loss, so that wrapping it wraps everything."""
 
-    def __init__(self, model: Model, stage: Stage):
+    def __init__(self, model: Network, stage: Stage):
         super().__init__()
         self.model = model
         self.stage = stage
@@ -96,6 +101,7 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
                 f"{config.name} starts from the run {source}, and there is none in {folder.parent}; train it first: "
                 f"latentbridge train {source} --out {start_folder}"
             )
+    stage.runs = folder.parent
     write_json(run.path / "config.json", to_dict(config))
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -109,7 +115,7 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
             stage.prepare(model)
         objective = Objective(model, stage)
     if config.bf16:
-        model.backbone.model.set_attn_implementation("eager")
+        _write_out_attention(model)
     named = {name: p for name, p in objective.named_parameters() if stage.trainable(name)}
     for name, parameter in objective.named_parameters():
         parameter.requires_grad_(name in named)
@@ -167,6 +173,12 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
     return run.model
 
 
+def _write_out_attention(model: Network) -> None:
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.set_attn_implementation("eager")
+
+
 def _step(
     objective: Objective,
     batch: object,
@@ -177,8 +189,8 @@ def _step(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Forward and backward: the parts of the loss, and what to log of the gradient: its norm, and the terms' `shares`.
 
-    In bfloat16 attention is written out, because the CPU's fused kernel is ten times slower backward; the backbone, whose
-    library has its own way to say so, is told in `train`.
+    In bfloat16 attention is written out, because the CPU's fused kernel is ten times slower backward; transformers'
+    models, which have their own way to say so, are told in `train`.
     """
     attention = sdpa_kernel(SDPBackend.MATH) if config.bf16 else nullcontext()
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16), attention:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from latentbridge.config import TinyBagelConfig
 from latentbridge.models.backbones.bagel import model as module
 from latentbridge.models.backbones.bagel.model import FIRST, IMAGE, IMAGE_END, IMAGE_START, LAST, Bagel
-from latentbridge.models.backbones.bagel.tiny import new_bagel
+from latentbridge.models.checkpoint import new_model
 from latentbridge.models.pixels import to_pixels
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
@@ -272,7 +272,7 @@ def test_texts_are_pooled_over_their_words_and_their_end(bagel: Bagel):
 def test_a_new_model_depends_on_its_seed_alone_and_starts_with_no_velocity():
     sizes = TinyBagelConfig(width=32, num_layers=1, num_heads=2, num_kv_heads=1, image_size_px=32)
     state = torch.random.get_rng_state()
-    first, again, other = (new_bagel(sizes, seed) for seed in (1, 1, 2))
+    first, again, other = (new_model(sizes, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), state)
     weights = [model.state_dict() for model in (first, again, other)]
     assert all(torch.equal(weights[0][name], tensor) for name, tensor in weights[1].items())

@@ -31,7 +31,7 @@ def some_codes(seed: int = 0) -> Tensor:
 def test_a_round_trip_reads_the_picture_a_viewer_gets(janus: JanusPro):
     janus.guidance = 1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
     pictures = janus.generate(TEXTS, [5, 9])
-    expected = janus._read(janus._pixel_values(pictures)).flatten(1)
+    expected = janus._read(janus.pixel_values(pictures)).flatten(1)
     returned = janus.roundtrip(janus.gen_latent(TEXTS, [5, 9]), [5, 9])
     torch.testing.assert_close(returned, expected, atol=5e-3, rtol=0)  # a pixel or two may tip to the next level
     assert (janus.roundtrip(janus.gen_latent(TEXTS, [5, 9]), [9, 5]) - expected).abs().max() > 5e-2
@@ -92,7 +92,7 @@ def test_pictures_are_encoded_by_direction_alone(janus: JanusPro):
 def test_levels_become_what_the_image_processor_makes_of_pictures(janus: JanusPro):
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     levels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
-    torch.testing.assert_close(janus._normalised(levels), janus._pixel_values(pictures), atol=1e-6, rtol=0)
+    torch.testing.assert_close(janus._normalised(levels), janus.pixel_values(pictures), atol=1e-6, rtol=0)
 
 
 def test_conversations_are_worded_as_in_the_release(janus: JanusPro):
@@ -120,7 +120,7 @@ def test_the_understanding_loss_is_the_librarys(janus: JanusPro):
     talk = Conversation((("What?", "a star"),), picture)
     ids, labels = janus._talk(talk)
     theirs = janus.model(
-        input_ids=torch.tensor([ids]), pixel_values=janus._pixel_values([picture]), labels=torch.tensor([labels])
+        input_ids=torch.tensor([ids]), pixel_values=janus.pixel_values([picture]), labels=torch.tensor([labels])
     ).loss
     torch.testing.assert_close(janus.understanding_loss([talk]), theirs, atol=1e-5, rtol=1e-5)
     other = Conversation((("What?", "a star"),), 255 - picture)

@@ -9,13 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from latentbridge.errors import UserError
+from latentbridge.models.dual_encoder import SIGLIP_TOKENS, DualEncoder
 from latentbridge.rundir import file_digest
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
@@ -23,13 +22,26 @@ _WHAT_COUNTS = (".safetensors", ".json", ".txt", ".model")
 """Files of weights, of settings and of tokenizers."""
 
 
-class _DualEncoder(Teacher):
-    """Unit vectors; texts longer than the model's context are cut."""
+class DualEncoderTeacher(Teacher):
+    """What a frozen dual encoder says: unit vectors."""
+
+    network: DualEncoder
+
+    @torch.no_grad()
+    def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
+        return self.network.pictures(pictures).numpy()
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self.network.texts(texts).numpy()
+
+
+class _FromFolder(DualEncoderTeacher):
+    """A dual encoder of the library's, read from a folder of its own format."""
 
     model_class: ClassVar[Any]
     processor_class: ClassVar[Any]
     tokens: ClassVar[dict[str, Any]]
-    """How the text encoder was trained to be fed."""
 
     def __init__(self, folder: str) -> None:
         kind = type(self).__name__.lower()
@@ -39,11 +51,11 @@ class _DualEncoder(Teacher):
                 f"There is no safetensors model in {folder or 'no folder'}; name the teacher {kind}:FOLDER."
             )
         try:
-            self.model, found = self.model_class.from_pretrained(
+            model, found = self.model_class.from_pretrained(
                 home, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-            self.processor = self.processor_class.from_pretrained(home, local_files_only=True)
-            self.tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)
+            processor = self.processor_class.from_pretrained(home, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{folder} cannot be read as a {kind} model ({error}); give its complete folder."
@@ -51,27 +63,15 @@ class _DualEncoder(Teacher):
         if found["missing_keys"]:
             first = sorted(found["missing_keys"])[0]
             raise UserError(f"{folder} is no {kind} model: {first} is missing; give the folder of one.")
-        self.model.eval().requires_grad_(False)
-        self.context = self.model.config.text_config.max_position_embeddings
+        self.network = DualEncoder(model, processor, tokenizer, self.tokens).eval().requires_grad_(False)
         self.space = EmbeddingSpace(f"{kind}:{_digest(home)}", self.dimension, "unit")
 
     @property
     def dimension(self) -> int:
         raise NotImplementedError
 
-    @torch.no_grad()
-    def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
-        images = [Image.fromarray(picture) for picture in pictures]
-        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
-        return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1).numpy()
 
-    @torch.no_grad()
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        fed = self.tokenizer(list(texts), truncation=True, max_length=self.context, return_tensors="pt", **self.tokens)
-        return F.normalize(self.model.get_text_features(**fed).pooler_output, dim=-1).numpy()
-
-
-class Clip(_DualEncoder):
+class Clip(_FromFolder):
     """A CLIPModel's projected features (arXiv:2103.00020)."""
 
     model_class, processor_class = CLIPModel, CLIPImageProcessorPil
@@ -79,18 +79,18 @@ class Clip(_DualEncoder):
 
     @property
     def dimension(self) -> int:
-        return self.model.config.projection_dim
+        return self.network.model.config.projection_dim
 
 
-class Siglip(_DualEncoder):
-    """A SiglipModel's pooled features (arXiv:2303.15343); it reads padding as text, always to its full context."""
+class Siglip(_FromFolder):
+    """A SiglipModel's pooled features (arXiv:2303.15343)."""
 
     model_class, processor_class = SiglipModel, SiglipImageProcessorPil
-    tokens: ClassVar[dict[str, Any]] = {"padding": "max_length", "return_attention_mask": False}
+    tokens = SIGLIP_TOKENS
 
     @property
     def dimension(self) -> int:
-        return self.model.config.vision_config.hidden_size
+        return self.network.model.config.vision_config.hidden_size
 
 
 def _digest(folder: Path) -> str:

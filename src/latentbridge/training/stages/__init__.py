@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from latentbridge.config import RunConfig
+from latentbridge.errors import UserError
 from latentbridge.training.loop import Stage
 from latentbridge.training.stages.align import Align
 from latentbridge.training.stages.baselines import PosttrainSft, Reca, UniCot, UniGame
 from latentbridge.training.stages.latentumm import LatentUMM
 from latentbridge.training.stages.pretrain_backbone import PretrainBackbone
+from latentbridge.training.stages.pretrain_codes import PretrainCodes
 from latentbridge.training.stages.pretrain_decoder import PretrainDecoder
+from latentbridge.training.stages.pretrain_teacher import PretrainTeacher
+from latentbridge.training.stages.pretrain_unified import PretrainUnified
 from latentbridge.training.stages.sft import Sft
 
 STAGES: dict[str, Callable[[RunConfig], Stage]] = {
     "pretrain_decoder": PretrainDecoder,
     "pretrain_backbone": PretrainBackbone,
+    "pretrain_codes": PretrainCodes,
+    "pretrain_unified": PretrainUnified,
+    "pretrain_teacher": PretrainTeacher,
     "sft": Sft,
     "align": Align,
     "posttrain_sft": PosttrainSft,
@@ -28,4 +35,9 @@ STAGES: dict[str, Callable[[RunConfig], Stage]] = {
 
 def make_stage(config: RunConfig) -> Stage:
     """The stage a run's config names."""
-    return STAGES[config.stage.kind](config)
+    stage = STAGES[config.stage.kind](config)
+    if config.model.kind not in stage.trains:
+        raise UserError(
+            f"{config.stage.kind} trains {' or '.join(stage.trains)}, and the model of {config.name} is a {config.model.kind}; choose a recipe for it."
+        )
+    return stage

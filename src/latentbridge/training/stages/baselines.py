@@ -12,7 +12,8 @@ from latentbridge.data.scenes import scenes
 from latentbridge.data.tasks import plan
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.training.self_play import self_play_loss
-from latentbridge.training.stages.posttrain import PostBatch, PostTrain, Terms, weigh
+from latentbridge.training.stages.native import PairBatch, Terms, weigh
+from latentbridge.training.stages.posttrain import PostTrain
 from latentbridge.types import Conversation
 
 _PLANNED_SHARE = 0.5
@@ -20,9 +21,6 @@ _PLANNED_SHARE = 0.5
 
 class PosttrainSft(PostTrain):
     """The native losses alone: what the data by itself would have done."""
-
-    def terms(self, backbone: UnifiedBackbone, batch: PostBatch, rng: torch.Generator, heads: Any) -> Terms:
-        return weigh()
 
 
 class Reca(PostTrain):
@@ -32,7 +30,7 @@ class Reca(PostTrain):
     losses, as every method's terms do, and understanding is held still in this term only.
     """
 
-    def terms(self, backbone: UnifiedBackbone, batch: PostBatch, rng: torch.Generator, heads: Any) -> Terms:
+    def terms(self, backbone: UnifiedBackbone, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
         loss = backbone.reconstruction_loss(batch.pictures, rng)
         return weigh(reconstruction=(self.settings.reconstruction, loss))
 
@@ -45,7 +43,7 @@ class UniGame(PostTrain):
     and failing means that the drawing is read as something else than the latent; that needs no judge and no buffer.
     """
 
-    def terms(self, backbone: UnifiedBackbone, batch: PostBatch, rng: torch.Generator, heads: Any) -> Terms:
+    def terms(self, backbone: UnifiedBackbone, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
         latents = backbone.gen_latent(batch.prompts, batch.seeds)
         loss = self_play_loss(latents, partial(backbone.roundtrip, seeds=batch.seeds), self.settings.perturbation)
         return weigh(self_play=(self.settings.self_play, loss))
@@ -61,6 +59,3 @@ class UniCot(PostTrain):
         if rng.random() < _PLANNED_SHARE:
             return plan(next(scenes("train", rng)), rng)
         return super().converse(rng)
-
-    def terms(self, backbone: UnifiedBackbone, batch: PostBatch, rng: torch.Generator, heads: Any) -> Terms:
-        return weigh()

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
 from latentbridge.models.backbones.contract import UnifiedBackbone
+from latentbridge.models.checkpoint import Network
 from latentbridge.models.latent_heads import LatentHeads
 from latentbridge.models.teachers import load_teacher
-from latentbridge.models.unified import Model
 from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.training.anchors import Anchors
 from latentbridge.training.latentumm import LatentPairs, centre, latentumm_loss, rollout_noise
-from latentbridge.training.stages.posttrain import PostBatch, PostTrain, Terms
+from latentbridge.training.stages.native import PairBatch, Terms
+from latentbridge.training.stages.posttrain import PostTrain
 from latentbridge.types import Conversation
 
 
@@ -34,18 +35,17 @@ class LatentUMM(PostTrain):
         super().__init__(config)
         self.anchors: Anchors | None = None
 
-    def attach(self, model: Model) -> nn.Module | None:
+    def attach(self, model: Network) -> nn.Module | None:
         super().attach(model)
         if self.settings.teacher != "none":
-            items = [self.item(index) for index in range(self.config.stage.items)]
-            self.anchors = Anchors(load_teacher(self.settings.teacher), items)
+            self.anchors = Anchors(load_teacher(self.settings.teacher, self.runs), self.items())
         with torch.no_grad():
             width = self.backbone.und_latent(["a picture"]).shape[1]
         if self.settings.objective == "reference":
             return LatentHeads(width, self.anchors.space.dimension if self.anchors else width)
         return nn.Linear(width, self.anchors.space.dimension) if self.anchors else None
 
-    def terms(self, backbone: UnifiedBackbone, batch: PostBatch, rng: torch.Generator, heads: Any) -> Terms:
+    def terms(self, backbone: UnifiedBackbone, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
         text, image = backbone.und_latent(batch.prompts), backbone.und_latent(batch.pictures)
         if self.settings.objective == "reference":
             embedded = heads.hidden_to_embed(text), heads.hidden_to_embed(image)
@@ -64,7 +64,7 @@ class LatentUMM(PostTrain):
         loss = latentumm_loss(pairs, roundtrip, noise, self.settings.weights, objective=self.settings.objective)
         return Terms(loss.weighted, loss.parts())
 
-    def _targets(self, batch: PostBatch, text: Tensor, image: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    def _targets(self, batch: PairBatch, text: Tensor, image: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
         """What is predicted of captions and pictures [b e] against what the teacher says, where it knows the pair."""
         if self.anchors is None:
             return ()

@@ -58,7 +58,8 @@ class PretrainBackbone(Stage):
         talks = [converse(scene, rng, self.config.stage.tasks) for scene in drawn]
         while all(talk.picture is None for talk in talks):  # nothing to label; happens in batches of one or two
             talks = [converse(scene, rng, self.config.stage.tasks) for scene in drawn]
-        patch_px = self.config.model.backbone.patch_size_px * self.config.model.backbone.merge_size
+        sizes = model.config.backbone
+        patch_px = sizes.patch_size_px * sizes.merge_size
         shown = [scene for scene, talk in zip(drawn, talks, strict=True) if talk.picture is not None]
         labels = [_token_labels(scene, patch_px) for scene in shown]
         return WarmupBatch(model.backbone.tokenize(talks), torch.from_numpy(np.stack(labels, axis=1)))

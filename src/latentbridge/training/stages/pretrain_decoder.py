@@ -13,12 +13,12 @@ from latentbridge.data.worlds import Mixture
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
+from latentbridge.training.autoencoder_fit import fit_autoencoder
 from latentbridge.training.loop import Stage
 from latentbridge.types import LossOutputs
 
 UNCONDITIONAL_SHARE = 0.1
 """Share of samples that see the empty text, for classifier-free guidance."""
-_FIT_PICTURES = 3000
 
 
 @dataclass
@@ -44,8 +44,8 @@ class PretrainDecoder(Stage):
     def prepare(self, model: Model) -> None:
         if self.config.inherits("autoencoder."):
             return
-        pictures = self._sample(numpy_rng(self.config.seed, "autoencoder fit"), _FIT_PICTURES).pictures
-        model.autoencoder.fit(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        side_px = model.config.decoder.grid * model.autoencoder.patch_px
+        fit_autoencoder(model.autoencoder, self.worlds, side_px, self.config.seed)
 
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.decoder.", "model.text_encoder."))

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from latentbridge.config import TinyBagelConfig
 from latentbridge.images import fit_square
-from latentbridge.models.autoencoder import KLAutoencoder
+from latentbridge.models.autoencoder import Autoencoder
 from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers, Past, Stream, seen_before
 from latentbridge.models.backbones.bagel.navit_eye import NavitEye, resized
@@ -79,15 +80,16 @@ class Bagel(nn.Module):
         language_model: MixtureOfTransformers,
         eye: NavitEye,
         latents: LatentTokens,
-        autoencoder: KLAutoencoder,
+        autoencoder: Autoencoder,
         tokenizer: Any,
         roundtrip_steps: int = 4,
         steps: int = 50,
         guidance: float = 4.0,
         max_tokens: int = 160,
+        config: TinyBagelConfig | None = None,
     ):
         """`steps` and `guidance` are those of drawing, `max_tokens` the longest answer; one roundtrip step gives the mean
-        of all drawings, which is blurred."""
+        of all drawings, which is blurred. `config` is what the model was built from, where it was built here."""
         super().__init__()
         self.language_model = language_model
         self.eye = eye
@@ -98,6 +100,7 @@ class Bagel(nn.Module):
         self.steps = steps
         self.guidance = guidance
         self.max_tokens = max_tokens
+        self.config = config
         self.image_size_px = latents.grid * latents.patch * autoencoder.patch_px
         self._first, self._last, self._image, self._start, self._end = (
             token_id(tokenizer, token) for token in (FIRST, LAST, IMAGE, IMAGE_START, IMAGE_END)

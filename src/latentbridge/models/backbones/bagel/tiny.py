@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
-from transformers import Qwen2Config, SiglipVisionConfig
+from transformers import Qwen2Config, Qwen2Tokenizer, SiglipVisionConfig
 
-from latentbridge.config import TinyBagelConfig
-from latentbridge.models.autoencoder import KLAutoencoder, kl_network
+from latentbridge.config import AutoencoderConfig, TinyBagelConfig
+from latentbridge.models.autoencoder import Autoencoder, KLAutoencoder, PatchAutoencoder, kl_network
 from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
 from latentbridge.models.backbones.bagel.model import Bagel
 from latentbridge.models.backbones.bagel.navit_eye import NavitEye
-from latentbridge.models.checkpoint import ASSETS
-from latentbridge.models.vocabulary import load_tokenizer
 
 _LATENT_CHANNELS, _LATENT_PATCH = 16, 2
 """As released."""
@@ -21,12 +18,11 @@ _INITIAL_SPREAD = 0.02
 """Of fresh matrices, as Qwen2's."""
 
 
-def new_bagel(config: TinyBagelConfig, seed: int) -> Bagel:
-    """A BAGEL whose random weights depend on nothing but config and seed, and whose velocities are zero.
+def build_bagel(config: TinyBagelConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
+    """A BAGEL with random weights whose velocities are zero.
 
-    The autoencoder is random too; train it, or give the model another, before the model learns to draw.
+    The autoencoder has learned nothing either; fit or train it before the model learns to draw.
     """
-    tokenizer = load_tokenizer(ASSETS / "tokenizer")
     language = Qwen2Config(
         hidden_size=config.width,
         num_hidden_layers=config.num_layers,
@@ -46,25 +42,27 @@ def new_bagel(config: TinyBagelConfig, seed: int) -> Bagel:
         patch_size=config.eye_patch_px,
         vision_use_head=False,
     )
-    halvings = (config.patch_size_px // _LATENT_PATCH).bit_length() - 1
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        vae = kl_network(
-            (config.vae_channels,) * halvings + (2 * config.vae_channels,),
-            _LATENT_CHANNELS,
-            scaling_factor=1.0,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        )
-        language_model = MixtureOfTransformers(language)
-        eye = NavitEye(vision, config.width, least_px=most_px // 4)
-        latents = LatentTokens(
-            _LATENT_CHANNELS, config.width, config.image_size_px // config.patch_size_px, _LATENT_PATCH
-        )
-        for part in (language_model, eye.connector, latents):
-            part.apply(_initialise)
-        nn.init.zeros_(latents.proj_out.weight)
-    return Bagel(language_model, eye, latents, KLAutoencoder(vae), tokenizer).eval()
+    language_model = MixtureOfTransformers(language)
+    eye = NavitEye(vision, config.width, least_px=most_px // 4)
+    latents = LatentTokens(_LATENT_CHANNELS, config.width, config.image_size_px // config.patch_size_px, _LATENT_PATCH)
+    for part in (language_model, eye.connector, latents):
+        part.apply(_initialise)
+    nn.init.zeros_(latents.proj_out.weight)
+    return Bagel(language_model, eye, latents, _autoencoder(config), tokenizer, config=config)
+
+
+def _autoencoder(config: TinyBagelConfig) -> Autoencoder:
+    side_px = config.patch_size_px // _LATENT_PATCH
+    if config.autoencoder == "linear":
+        return PatchAutoencoder(AutoencoderConfig(side_px, _LATENT_CHANNELS))
+    network = kl_network(
+        (config.vae_channels,) * (side_px.bit_length() - 1) + (2 * config.vae_channels,),
+        _LATENT_CHANNELS,
+        scaling_factor=1.0,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    return KLAutoencoder(network)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-from latentbridge.config import MarConfig
+from latentbridge.config import MarConfig, TinyHarmonConfig
 from latentbridge.images import fit_square
-from latentbridge.models.autoencoder import KLAutoencoder
+from latentbridge.models.autoencoder import Autoencoder
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
 from latentbridge.models.diffusion import Scheduler, diffusion_loss, sample
@@ -54,7 +54,7 @@ class Harmon(nn.Module):
         self,
         language_model: Qwen2ForCausalLM,
         mar: MarConfig,
-        autoencoder: KLAutoencoder,
+        autoencoder: Autoencoder,
         scheduler: Scheduler,
         tokenizer: Qwen2Tokenizer,
         guidance: float = 3.0,
@@ -62,11 +62,12 @@ class Harmon(nn.Module):
         denoising_steps: int = 8,
         through_pixels: bool = False,
         max_tokens: int = 160,
+        config: TinyHarmonConfig | None = None,
     ):
         """`guidance` is that of drawing; round trips have none, for the latent holds one branch of it.
 
         `drawing_steps` groups of tokens make a drawing, each denoised in `denoising_steps`. `max_tokens` is the longest
-        answer.
+        answer. `config` is what the model was built from, where it was built here.
         """
         super().__init__()
         width = language_model.config.hidden_size
@@ -81,7 +82,9 @@ class Harmon(nn.Module):
         self.denoising_steps = denoising_steps
         self.through_pixels = through_pixels
         self.max_tokens = max_tokens
+        self.config = config
         self.grid = mar.grid
+        self.image_size_px = mar.grid * autoencoder.patch_px
         self.num_tokens, self.num_buffers = mar.grid**2, mar.num_buffers
         self._image, self._end, self._pad = (
             token_id(tokenizer, name) for name in ("<|image_pad|>", "<|im_end|>", "<|endoftext|>")
@@ -233,8 +236,7 @@ class Harmon(nn.Module):
     @torch.no_grad()
     def _tokens_of(self, pictures: Sequence[Picture]) -> Tensor:
         """The tokens [b n c] of pictures of any size."""
-        side_px = self.grid * self.autoencoder.patch_px
-        return self._tokens(to_pixels([fit_square(picture, side_px) for picture in pictures]))
+        return self._tokens(to_pixels([fit_square(picture, self.image_size_px) for picture in pictures]))
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         return self.autoencoder.encode(pixels).flatten(2).mT

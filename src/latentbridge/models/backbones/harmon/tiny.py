@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from latentbridge.config import TinyHarmonConfig
-from latentbridge.models.autoencoder import KLAutoencoder, kl_network
+from latentbridge.config import AutoencoderConfig, TinyHarmonConfig
+from latentbridge.models.autoencoder import Autoencoder, KLAutoencoder, PatchAutoencoder, kl_network
 from latentbridge.models.backbones.harmon.model import Harmon
-from latentbridge.models.checkpoint import ASSETS
 from latentbridge.models.diffusion import make_scheduler
-from latentbridge.models.vocabulary import load_tokenizer
 
 _TRAIN_TIMESTEPS = 1000
 
 
-def new_harmon(config: TinyHarmonConfig, seed: int) -> Harmon:
-    """A Harmon whose random weights depend on nothing but config and seed.
+def build_harmon(config: TinyHarmonConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
+    """A Harmon with random weights.
 
     Its head predicts velocities under the tiny model's schedule, which few steps of denoising need; the release's
     predicts noise.
     """
-    tokenizer = load_tokenizer(ASSETS / "tokenizer")
     sizes = Qwen2Config(
         hidden_size=config.width,
         num_hidden_layers=config.num_layers,
@@ -31,20 +27,17 @@ def new_harmon(config: TinyHarmonConfig, seed: int) -> Harmon:
         vocab_size=len(tokenizer),
         tie_word_embeddings=True,
     )
-    halvings = config.patch_size_px.bit_length() - 1
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        autoencoder = kl_network(
-            (config.vae_channels,) * (halvings + 1),
-            config.mar.channels,
-            norm_num_groups=config.vae_channels // 4,
-            scaling_factor=1.0,
-        )
-        harmon = Harmon(
-            Qwen2ForCausalLM(sizes),
-            config.mar,
-            KLAutoencoder(autoencoder),
-            make_scheduler(_TRAIN_TIMESTEPS),
-            tokenizer,
-        )
-    return harmon.eval()
+    scheduler = make_scheduler(_TRAIN_TIMESTEPS)
+    return Harmon(Qwen2ForCausalLM(sizes), config.mar, _autoencoder(config), scheduler, tokenizer, config=config)
+
+
+def _autoencoder(config: TinyHarmonConfig) -> Autoencoder:
+    if config.autoencoder == "linear":
+        return PatchAutoencoder(AutoencoderConfig(config.patch_size_px, config.mar.channels))
+    network = kl_network(
+        (config.vae_channels,) * config.patch_size_px.bit_length(),
+        config.mar.channels,
+        norm_num_groups=config.vae_channels // 4,
+        scaling_factor=1.0,
+    )
+    return KLAutoencoder(network)

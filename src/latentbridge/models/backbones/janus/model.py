@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, JanusForConditionalGeneration
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
+from latentbridge.config import TinyJanusConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
+from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
 from latentbridge.models.pixels import shown_levels, to_pictures
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
 from latentbridge.rng import torch_rng
@@ -49,18 +51,22 @@ class JanusPro(nn.Module):
         image_processor: JanusImageProcessorPil,
         guidance: float = 5.0,
         max_tokens: int = 160,
+        config: TinyJanusConfig | None = None,
     ):
-        """`guidance` is that of drawing, `max_tokens` the longest answer."""
+        """`guidance` is that of drawing, `max_tokens` the longest answer; `config` is what the model was built from, where it
+        was built here."""
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.guidance = guidance
         self.max_tokens = max_tokens
-        config: Any = model.config
-        self.num_codes: int = config.vision_config.num_image_tokens
-        self.codebook_size: int = config.vq_config.num_embeddings
-        self.width: int = config.text_config.hidden_size
+        self.config = config
+        sizes: Any = model.config
+        self.image_size_px: int = sizes.vision_config.image_size
+        self.num_codes: int = sizes.vision_config.num_image_tokens
+        self.codebook_size: int = sizes.vq_config.num_embeddings
+        self.width: int = sizes.text_config.hidden_size
         self._user, self._assistant = (tokenizer.encode(role, add_special_tokens=False) for role in (USER, ASSISTANT))
         self._image, self._start, self._end = (
             tokenizer.convert_tokens_to_ids(token) for token in (IMAGE, IMAGE_START, IMAGE_END)
@@ -81,7 +87,7 @@ class JanusPro(nn.Module):
 
     def und_latent(self, items: Sequence[Picture] | Sequence[str]) -> Tensor:
         if not isinstance(items[0], str):
-            return self._read(self._pixel_values(cast(Sequence[Picture], items))).mean(1).float()
+            return self._read(self.pixel_values(cast(Sequence[Picture], items))).mean(1).float()
         texts = [self._encode(f": {text}") for text in cast(Sequence[str], items)]
         rows = self._padded([[self._first, *self._user, *text] for text in texts])
         words = last_tokens(rows, [len(text) for text in texts])
@@ -115,7 +121,7 @@ class JanusPro(nn.Module):
         replies = self.model.generate(
             rows.ids,
             attention_mask=rows.mask,  # pyright: ignore[reportArgumentType]
-            pixel_values=self._pixel_values(pictures),
+            pixel_values=self.pixel_values(pictures),
             max_new_tokens=self.max_tokens,
             do_sample=False,
             pad_token_id=self._pad,
@@ -130,18 +136,18 @@ class JanusPro(nn.Module):
         pictures = [c.picture for c in conversations if c.picture is not None]
         embeds = self._embed(rows.ids)
         if drawn is not None or pictures:
-            pixel_values = self._pixel_values(pictures) if drawn is None else self._normalised(drawn)
+            pixel_values = self.pixel_values(pictures) if drawn is None else self._normalised(drawn)
             embeds = self._embed_seen(rows.ids, self._see(pixel_values))
         return reply_loss(self.model.lm_head, self._states(embeds, rows.mask), [labels for _, labels in talks])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Mean cross-entropy over the codes of the pictures; nothing in it is drawn by chance."""
-        codes = self._codes(self._pixel_values(pictures))
+        codes = self._codes(self.pixel_values(pictures))
         return self._codes_loss(self._choosing_states(prompts, codes), codes)
 
     def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """The picture is read as a user's, without a word, and the answer is its codes; the eye is held still."""
-        pixel_values = self._pixel_values(pictures)
+        pixel_values = self.pixel_values(pictures)
         codes = self._codes(pixel_values)
         with torch.no_grad():
             seen = self._see(pixel_values)
@@ -211,24 +217,19 @@ class JanusPro(nn.Module):
     def _decode(self, weights: Tensor) -> Tensor:
         """Pixels of a weighting [b n codes] of the codebook at every position; of one code each, what the VQ model decodes."""
         vq = self.model.model.vqmodel
-        book = F.normalize(vq.quantize.embedding.weight, dim=-1)
-        entries = (weights.to(book.dtype) @ book).unflatten(1, tuple(vq.quantize.quant_state_dims))
-        return vq.decoder(vq.post_quant_conv(entries.permute(0, 3, 1, 2)))
+        book = codebook(vq)
+        return decode_entries(vq, weights.to(book.dtype) @ book)
 
     @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)
     def _codes(self, pixel_values: Tensor) -> Tensor:
-        """The nearest code by cosine at every position, int64 [b n].
-
-        The codebook was trained on unit vectors (arXiv 2406.06525, section 2.1), and transformers decodes it so, but
-        compares lengths as well when it encodes.
-        """
+        """The nearest code at every position, int64 [b n]; the same in training under bfloat16, which cannot tell neighbours apart."""
         vq = self.model.model.vqmodel
-        found = F.normalize(vq.quant_conv(vq.encoder(pixel_values)), dim=1).flatten(2).mT
-        return (found @ F.normalize(vq.quantize.embedding.weight, dim=-1).T).argmax(-1)
+        return nearest_codes(square_latents(vq, pixel_values), codebook(vq))
 
     # --- reading ---
 
-    def _pixel_values(self, pictures: Sequence[Picture]) -> Tensor:
+    def pixel_values(self, pictures: Sequence[Picture]) -> Tensor:
         """What SigLIP and the VQ model read, [b 3 h w]."""
         found = self.image_processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
         return found["pixel_values"].to(self.model.dtype)

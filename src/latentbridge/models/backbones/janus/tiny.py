@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import torch
-from transformers import JanusConfig, JanusForConditionalGeneration
+from transformers import JanusConfig, JanusForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from latentbridge.config import TinyJanusConfig
 from latentbridge.models.backbones.janus.model import IMAGE, SPECIAL_TOKENS, JanusPro
-from latentbridge.models.checkpoint import ASSETS
 from latentbridge.models.qwen_vl import token_id
-from latentbridge.models.vocabulary import load_tokenizer
 
 _CODE_WIDTH = 8
 """As released."""
 
 
-def new_janus(config: TinyJanusConfig, seed: int) -> JanusPro:
-    """A Janus-Pro whose random weights depend on nothing but config and seed; its pixels are in [-1, 1] as in the release."""
-    tokenizer = load_tokenizer(ASSETS / "tokenizer")
+def build_janus(config: TinyJanusConfig, tokenizer: Qwen2Tokenizer) -> JanusPro:
+    """A Janus-Pro with random weights; its pixels are in [-1, 1] as in the release. The tokenizer is given its special tokens.
+
+    The VQ model is random too; train its codes before the model learns to draw them (the stage "pretrain_codes").
+    """
     tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
     tokenizer.bos_token, tokenizer.eos_token = "<|im_start|>", "<|im_end|>"
     size_px, patch_px = config.image_size_px, config.patch_size_px
@@ -54,10 +53,7 @@ def new_janus(config: TinyJanusConfig, seed: int) -> JanusPro:
         },
         image_token_id=token_id(tokenizer, IMAGE),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = JanusForConditionalGeneration(sizes)
     processor = JanusImageProcessorPil(
         size={"height": size_px, "width": size_px}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
-    return JanusPro(model.eval(), tokenizer, processor)
+    return JanusPro(JanusForConditionalGeneration(sizes), tokenizer, processor, config=config)

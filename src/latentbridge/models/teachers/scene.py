@@ -1,0 +1,27 @@
+"""A teacher of our own: a SigLIP built from nothing, trained on the worlds by the recipe `scene-teacher`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import fingerprint, load_model
+from latentbridge.models.dual_encoder import DualEncoder
+from latentbridge.models.teachers.dual_encoder import DualEncoderTeacher
+from latentbridge.types import EmbeddingSpace
+
+
+class Scene(DualEncoderTeacher):
+    """What the recipe left in a run folder. Unit vectors.
+
+    It knows every scene, and of drawings the concepts and the hands of its training.
+    """
+
+    def __init__(self, folder: str) -> None:
+        network = load_model(Path(folder))
+        if not isinstance(network, DualEncoder):
+            raise UserError(f"{folder} holds another kind of model; name the run of a scene-teacher, as scene:FOLDER.")
+        self.network = network.requires_grad_(False)
+        self.space = EmbeddingSpace(
+            f"scene:{fingerprint(network)}", network.model.config.vision_config.hidden_size, "unit"
+        )

@@ -1,0 +1,23 @@
+"""The linear autoencoder's fit, in closed form, to pictures of the worlds a run is fed from."""
+
+from __future__ import annotations
+
+from latentbridge.data.worlds import Mixture
+from latentbridge.images import fit_square
+from latentbridge.models.autoencoder import PatchAutoencoder
+from latentbridge.models.pixels import to_pixels
+from latentbridge.rng import numpy_rng
+from latentbridge.types import Picture
+
+_FIT_PICTURES = 3000
+
+
+def fit_autoencoder(autoencoder: PatchAutoencoder, worlds: Mixture, side_px: int, seed: int) -> None:
+    """Fit an autoencoder to `_FIT_PICTURES` pictures at the size at which a model draws."""
+    autoencoder.fit(to_pixels(sample_pictures(worlds, _FIT_PICTURES, side_px, seed)))
+
+
+def sample_pictures(worlds: Mixture, count: int, side_px: int, seed: int) -> list[Picture]:
+    """Pictures to fit something to before the first step."""
+    rng = numpy_rng(seed, "autoencoder fit")
+    return [fit_square(worlds.pick(rng).depict(rng)[0], side_px) for _ in range(count)]

@@ -1,0 +1,45 @@
+"""Pretraining of Janus-Pro's VQ model: the stand-in for what LlamaGen's tokenizer brings to the release."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from latentbridge.config import RunConfig
+from latentbridge.data.worlds import Mixture
+from latentbridge.models.backbones.janus.codes import codes_loss, init_codes
+from latentbridge.models.backbones.janus.model import JanusPro
+from latentbridge.rng import numpy_rng, torch_rng
+from latentbridge.training.autoencoder_fit import sample_pictures
+from latentbridge.training.loop import Stage
+from latentbridge.types import LossOutputs, Picture
+
+_INIT_PICTURES = 500
+
+
+class PretrainCodes(Stage):
+    """Pictures of the worlds drawn again through the codes they are made of; only the VQ model moves."""
+
+    trains = ("janus",)
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.worlds = Mixture(config.stage)
+
+    def prepare(self, model: JanusPro) -> None:
+        pictures = sample_pictures(self.worlds, _INIT_PICTURES, model.image_size_px, self.config.seed)
+        rng = torch_rng(self.config.seed, "first codes")
+        init_codes(model.model.model.vqmodel, model.pixel_values(pictures), rng)
+
+    def trainable(self, name: str) -> bool:
+        return name.startswith("model.model.model.vqmodel.")
+
+    def batch(self, model: JanusPro, step: int) -> list[Picture]:
+        rng = numpy_rng(self.config.seed, "pretrain codes", step)
+        return [self.worlds.pick(rng).depict(rng)[0] for _ in range(self.config.batch_size)]
+
+    def loss(self, model: JanusPro, batch: list[Picture], rng: torch.Generator, heads: Any) -> LossOutputs:
+        found = codes_loss(model.model.model.vqmodel, model.pixel_values(batch))
+        parts = {name: value.item() for name, value in found._asdict().items()}
+        return LossOutputs(found.reconstruction + found.quantisation, parts)

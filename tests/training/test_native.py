@@ -1,0 +1,224 @@
+"""Any backbone is pretrained, post-trained, stopped and resumed by the one loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from latentbridge.config import (
+    MarConfig,
+    ModelConfig,
+    OptimConfig,
+    PostTrainConfig,
+    RunConfig,
+    StageConfig,
+    TaskMix,
+    TinyBagelConfig,
+    TinyHarmonConfig,
+    TinyJanusConfig,
+)
+from latentbridge.errors import UserError
+from latentbridge.models.backbones.janus.codes import codebook, codes_loss, init_codes, nearest_codes, square_latents
+from latentbridge.models.backbones.loading import UNIFIED, load_backbone
+from latentbridge.models.checkpoint import load_model, new_model, unique_state
+from latentbridge.recipes import RECIPES, recipe
+from latentbridge.rng import torch_rng
+from latentbridge.training.loop import train
+from latentbridge.training.stages import STAGES, make_stage
+
+LOOK = TaskMix(look=1.0, reason=0.0, draw=0.0, edit=0.0)
+CONFIGS: dict[str, Any] = {
+    "janus": TinyJanusConfig(width=32, num_layers=1, num_heads=2, image_size_px=16, patch_size_px=4, codebook_size=61),
+    "bagel": TinyBagelConfig(width=32, num_layers=1, num_heads=2, num_kv_heads=1, image_size_px=16),
+    "harmon": TinyHarmonConfig(
+        width=32,
+        num_layers=1,
+        num_heads=2,
+        mar=MarConfig(width=28, num_layers=1, num_heads=2, grid=3, channels=5, num_buffers=3, head_width=31),
+        patch_size_px=4,
+    ),
+}
+FROZEN = {"janus": "model.model.vqmodel.", "bagel": "autoencoder.", "harmon": "autoencoder."}
+kinds = pytest.mark.parametrize("kind", CONFIGS)
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("latentbridge.training.stages.posttrain._HELD_OUT_PAIRS", 3)
+    monkeypatch.setattr("latentbridge.training.autoencoder_fit._FIT_PICTURES", 30)
+    monkeypatch.setattr("latentbridge.training.stages.pretrain_codes._INIT_PICTURES", 30)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run_config(kind: str, stage: Any, **changes: Any) -> RunConfig:
+    settings = PostTrainConfig(rollouts=2, roundtrip_steps=2, guard_warmup_steps=1000)
+    run = RunConfig(
+        name=stage,
+        stage=StageConfig(stage, items=8, tasks=LOOK, posttrain=settings),
+        steps=3,
+        batch_size=2,
+        model=CONFIGS[kind],
+        optim=OptimConfig(warmup_steps=1),
+        bf16=False,
+        log_every=1,
+        checkpoint_every=2,
+        threads=1,
+    )
+    return replace(run, **changes)
+
+
+def run(config: RunConfig, folder: Path, resume: bool = False) -> bytes:
+    """The finished weights."""
+    return (train(config, make_stage(config), folder, resume=resume, progress=False) / "model.safetensors").read_bytes()
+
+
+class Stopped(Exception):
+    """Stands for a power cut."""
+
+
+def stop_before(config: RunConfig, folder: Path, last: int) -> None:
+    stage: Any = make_stage(config)
+    draw_batch = stage.batch
+
+    def batch(model: Any, step: int) -> object:
+        if step == last:
+            raise Stopped
+        return draw_batch(model, step)
+
+    stage.batch = batch
+    with pytest.raises(Stopped):
+        train(config, stage, folder, progress=False)
+
+
+@kinds
+@pytest.mark.parametrize("stage", ["posttrain_sft", "latentumm", "pretrain_unified"])
+def test_a_stopped_run_ends_as_a_whole_one_and_what_gives_latents_meaning_stays(tmp_path: Path, kind: str, stage: str):
+    config = run_config(kind, stage)
+    whole = run(config, tmp_path / "whole")
+    stop_before(config, tmp_path / "stopped", last=2)
+    same = run(config, tmp_path / "stopped", resume=True) == whole
+    assert same
+    before, after = unique_state(new_model(config.model, 0)), unique_state(load_model(tmp_path / "whole"))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    frozen = {name for name in moved if name.startswith(FROZEN[kind])}
+    fitted = stage == "pretrain_unified" and kind != "janus"
+    assert frozen == ({f"autoencoder.{name}" for name in ("mean", "basis", "scale")} if fitted else set())
+    free = [name for name in before if not name.startswith(FROZEN[kind])]
+    assert len(moved) > 0.8 * len(free)
+    assert load_backbone(tmp_path / "whole").generate(["a star"])[0].ndim == 3
+
+
+def test_codes_are_learned_alone_and_go_on_where_they_stopped(tmp_path: Path):
+    config = run_config("janus", "pretrain_codes")
+    whole = run(config, tmp_path / "codes")
+    stop_before(config, tmp_path / "stopped", last=2)
+    same = run(config, tmp_path / "stopped", resume=True) == whole
+    assert same
+    before, codes = unique_state(new_model(config.model, 0)), unique_state(load_model(tmp_path / "codes"))
+    assert {n.startswith(FROZEN["janus"]) for n in before if not torch.equal(before[n], codes[n])} == {True}
+    after = run_config("janus", "pretrain_unified", init=((FROZEN["janus"], "codes"),))
+    run(after, tmp_path / "unified")
+    unified = unique_state(load_model(tmp_path / "unified"))
+    assert all(torch.equal(unified[n], codes[n]) for n in codes if n.startswith(FROZEN["janus"]))
+
+
+@kinds
+def test_a_linear_autoencoder_that_comes_from_elsewhere_is_not_fitted_anew(kind: str):
+    for init, kept in (((), kind == "janus"), ((("autoencoder.", "x"),), True), ((("", "x"),), True)):
+        model, fresh = new_model(CONFIGS[kind], 0), unique_state(new_model(CONFIGS[kind], 0))
+        make_stage(run_config(kind, "pretrain_unified", init=init)).prepare(model)
+        state = unique_state(model)
+        assert all(torch.equal(state[name], fresh[name]) for name in state) == kept
+
+
+@kinds
+def test_bfloat16_pretrains_too(tmp_path: Path, kind: str):
+    assert run(run_config(kind, "pretrain_unified", bf16=True, steps=1), tmp_path / "run")
+
+
+def test_stages_say_whom_they_train():
+    with pytest.raises(UserError, match="sft trains omnibridge, and the model of sft is a harmon"):
+        make_stage(run_config("harmon", "sft"))
+    with pytest.raises(UserError, match="pretrain_codes trains janus, and the model of pretrain_codes is a omnibridge"):
+        make_stage(run_config("janus", "pretrain_codes", model=ModelConfig()))
+    everyone: Any = [stage for stage in STAGES.values() if set(UNIFIED) <= set(stage.trains)]  # pyright: ignore
+    assert len(everyone) == 5, "all methods of post-training"
+
+
+# --- codes ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    return torch.rand(7, 3, 16, 16, generator=torch_rng(0, "pixels")) * 2 - 1
+
+
+def vq_model() -> Any:
+    model: Any = new_model(CONFIGS["janus"], 0)
+    return model.model.model.vqmodel
+
+
+def test_codes_start_where_pictures_are(pixels: torch.Tensor):
+    vq = vq_model()
+    random_used = codes_loss(vq, pixels).used.item()
+    init_codes(vq, pixels, torch_rng(0, "codes"))
+    found = codes_loss(vq, pixels)
+    assert found.used.item() > max(0.9, random_used), "7 * 16 different squares for 61 codes"
+    latents = square_latents(vq, pixels)
+    nearest = codebook(vq)[nearest_codes(latents, codebook(vq))]
+    assert (latents * nearest).sum(-1).mean() > 0.9
+    plain = torch.ones(2, 3, 16, 16)
+    init_codes(vq, plain, torch_rng(0, "codes"))
+    assert vq.quantize.embedding.weight.isfinite().all(), "fewer squares than codes"
+
+
+def test_the_loss_of_codes_is_the_formula(pixels: torch.Tensor):
+    vq = vq_model()
+    found = codes_loss(vq, pixels)
+    latents, book = square_latents(vq, pixels), codebook(vq)
+    nearest = torch.cdist(latents, book[None].expand(7, -1, -1)).argmin(-1)  # of unit vectors the nearest by cosine
+    distance = (latents - book[nearest]).square().mean()
+    torch.testing.assert_close(found.quantisation, 1.25 * distance)
+    drawn = vq.decode(nearest)
+    torch.testing.assert_close(found.reconstruction, (drawn - pixels).square().mean(), atol=1e-5, rtol=1e-4)
+    assert found.used.item() == pytest.approx(len(nearest.unique()) / 61)
+
+
+def test_gradients_pass_straight_through_the_choice(pixels: torch.Tensor):
+    vq = vq_model()
+    codes_loss(vq, pixels).reconstruction.backward()
+    assert vq.encoder.conv_in.weight.grad.abs().max() > 0
+    assert vq.quantize.embedding.weight.grad is None, "pictures move the encoder; only the distance moves codes"
+    vq.zero_grad()
+    codes_loss(vq, pixels).quantisation.backward()
+    assert vq.quantize.embedding.weight.grad.abs().max() > 0 and vq.decoder.conv_out.weight.grad is None
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+def test_recipes_of_other_backbones_start_from_their_pretraining():
+    for kind in CONFIGS:
+        base = recipe(f"pretrain-{kind}")
+        for method in ("post-sft", "post-latentumm"):
+            config, ours = recipe(f"{kind}-{method}"), recipe(method)
+            assert config.init == (("", base.name),) and config.model == base.model
+            assert (config.stage.kind, config.steps, config.optim) == (ours.stage.kind, ours.steps, ours.optim)
+            assert config.stage.drawings == 0 and config.stage.posttrain.teacher == "none"
+    for config in RECIPES.values():
+        make_stage(replace(config, stage=replace(config.stage, drawings=0.0)))
+
+
+@kinds
+def test_pictures_are_drawn_at_the_size_a_recipe_names(kind: str):
+    model: Any = new_model(recipe(f"pretrain-{kind}").model, 0)
+    model.steps, model.drawing_steps, model.denoising_steps = 1, 1, 1
+    assert np.shape(model.generate(["a star"])[0]) == (32, 32, 3) and model.image_size_px == 32

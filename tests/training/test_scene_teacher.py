@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from latentbridge.config import ModelConfig, OptimConfig, PostTrainConfig, RunConfig, SceneConfig, StageConfig
+from latentbridge.data.language import parse_description
+from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import load_model, new_model, unique_state
+from latentbridge.recipes import recipe
+from latentbridge.rundir import RunDir
+from latentbridge.training.loop import train
+from latentbridge.training.stages import make_stage
+
+SMALL = RunConfig(
+    name="small-scene-teacher",
+    stage=StageConfig("pretrain_teacher"),
+    steps=6,
+    batch_size=7,
+    model=SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2),
+    optim=OptimConfig(lr=3e-3, muon_lr=1e-2, warmup_steps=3, ema_decay=0.9),
+    bf16=False,
+    log_every=1,
+    checkpoint_every=2,
+    threads=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("latentbridge.training.stages.pretrain_teacher._HELD_OUT_PAIRS", 31)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(config: RunConfig, folder: Path, resume: bool = False) -> bytes:
+    """The finished weights."""
+    return (train(config, make_stage(config), folder, resume=resume, progress=False) / "model.safetensors").read_bytes()
+
+
+class Stopped(Exception):
+    """Stands for a power cut."""
+
+
+def test_a_stopped_run_ends_as_a_whole_one_and_everything_but_the_unused_bias_moves(tmp_path: Path):
+    whole = run(SMALL, tmp_path / "whole")
+    stage: Any = make_stage(SMALL)
+    draw_batch = stage.batch
+
+    def batch(model: Any, step: int) -> object:
+        if step == 5:
+            raise Stopped
+        return draw_batch(model, step)
+
+    stage.batch = batch
+    with pytest.raises(Stopped):
+        train(SMALL, stage, tmp_path / "stopped", progress=False)
+    assert run(SMALL, tmp_path / "stopped", resume=True) == whole
+
+    before, after = unique_state(new_model(SMALL.model, SMALL.seed)), unique_state(load_model(tmp_path / "whole"))
+    assert before.keys() == after.keys()
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert still == {"model.logit_bias"}
+
+
+@torch.no_grad()
+def test_training_teaches_which_text_belongs_to_which_picture(tmp_path: Path):
+    config = replace(SMALL, steps=150, batch_size=31, checkpoint_every=1000)
+    stage: Any = make_stage(config)
+    first = stage.check(new_model(config.model, config.seed), 0)
+    with torch.enable_grad():
+        run(config, tmp_path)
+    last = RunDir(tmp_path).metrics()[-1]
+    assert all(last[way] >= first[way] + 0.1 for way in ("image to text", "text to image")), (first, last)
+
+
+def test_a_run_learns_from_the_teacher_trained_beside_it_or_says_how_to_train_one(
+    small_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("latentbridge.training.stages.posttrain._HELD_OUT_PAIRS", 3)
+    post = PostTrainConfig(teacher="scene", rollouts=2, roundtrip_steps=1)
+    config = replace(
+        SMALL, name="pupil", stage=StageConfig("latentumm", items=7, posttrain=post), model=small_config, steps=1
+    )
+    runs = tmp_path / "runs"
+    with pytest.raises(UserError, match=f"train scene-teacher --out {runs}/scene-teacher --resume"):
+        run(config, runs / "pupil")
+    run(replace(SMALL, steps=1), runs / "scene-teacher")
+    run(config, runs / "pupil")
+    logged = RunDir(runs / "pupil").metrics()[-1]
+    assert logged["anchor"] > 0 and (tmp_path / "cache" / "embeddings").is_dir()
+
+
+def test_scenes_grow_and_a_batch_speaks_one_way():
+    stage: Any = make_stage(replace(SMALL, steps=40, batch_size=24))
+    things, free = [], []
+    for step in (0, 4, 20, 23, 27, 31, 35, 39):
+        parsed = [parse_description(text) for text in stage.batch(None, step).texts]
+        free.append(not any(parsed))
+        assert free[-1] or all(parsed)
+        things.append(max((len(scene.things) for scene in parsed if scene), default=0))
+    assert 0 < sum(free) < len(free)
+    assert things[0] in (0, 1) and max(things) == 4
+
+
+def test_the_recipe_trains_on_both_worlds():
+    found = recipe("scene-teacher")
+    assert found.stage.drawings > 0 and found.batch_size >= 256 and isinstance(found.model, SceneConfig)
