@@ -14,7 +14,7 @@ class Measuring:
 
     worlds: tuple[Literal["shapes", "drawings"], ...] = ("shapes", "drawings")
     size: int = 20
-    """Of the samples of `latentbridge eval`, in per cent; 0 leaves it out, for it scores OmniBridge alone."""
+    """Of the samples of `latentbridge eval`, in per cent; 0 leaves it out, and skills are told by the first steps of the other reports."""
     pairs: int = 60
     """How many pairs of each world loopback and consistency take."""
     hops: int = 4
@@ -86,7 +86,7 @@ BACKBONES = Study(
     ),
     focus=_ANCHORED.name,
     seeds=(0, 1),
-    measuring=Measuring(worlds=("shapes",), size=0),
+    measuring=Measuring(worlds=("shapes",)),
 )
 ABLATIONS = Study(
     name="ablations",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from latentbridge.data.pairs import held_out_pairs
-from latentbridge.errors import UserError
 from latentbridge.evaluation.agreement import evaluate_consistency, evaluate_loopback
 from latentbridge.evaluation.compare import REPORTS
 from latentbridge.evaluation.run import World, evaluate
@@ -64,7 +63,6 @@ def make_document(
     write_json(folder / world / report, {"model": folder.name, **named, "seconds": seconds, **document})
 
 
-def _evaluate_skills(backbone: UnifiedBackbone, world: World, measuring: Measuring) -> dict[str, Any]:
-    if not isinstance(backbone, OmniBridge):
-        raise UserError("Only an OmniBridge is scored by `eval`; give studies of other backbones a size of 0.")
-    return evaluate(backbone.model, world, size=measuring.size, seed=measuring.seed, progress=False)
+def _evaluate_skills(backbone: Any, world: World, measuring: Measuring) -> dict[str, Any]:
+    network = backbone.model if isinstance(backbone, OmniBridge) else backbone
+    return evaluate(network, world, size=measuring.size, seed=measuring.seed, progress=False)
