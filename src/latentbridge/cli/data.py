@@ -94,7 +94,7 @@ def embed(
         raise UserError(f"The recipe {name} has no teacher; name one with --teacher, such as package.")
     from latentbridge.cli.output import print_json
     from latentbridge.models.teachers import load_teacher
-    from latentbridge.training.anchors import Anchors, open_store
+    from latentbridge.training.anchors import Anchors
     from latentbridge.training.stages import make_stage
     from latentbridge.training.stages.posttrain import PostTrain
 
@@ -104,7 +104,6 @@ def embed(
             f"The recipe {name} has no teacher to ask; choose one of post-training, such as post-latentumm."
         )
     asked = load_teacher(teacher)
-    before = len(open_store(asked.space))
     anchors = Anchors(asked, stage.items(), announce=partial(print, file=sys.stderr))
     document = {
         "teacher": asked.space.model,
@@ -112,14 +111,14 @@ def embed(
         "pairs": config.stage.items,
         "known pairs": anchors.known,
         "embeddings": len(anchors.store),
-        "new embeddings": len(anchors.store) - before,
+        "new embeddings": anchors.added,
     }
     if as_json:
         print_json(document)
     else:
         print(
             f"{anchors.store.folder}: {len(anchors.store):,} embeddings by {asked.space.model}, "
-            f"{len(anchors.store) - before:,} of them new; it knows {anchors.known:,} of {config.stage.items:,} pairs"
+            f"{anchors.added:,} of them new; it knows {anchors.known:,} of {config.stage.items:,} pairs"
         )
 
 

@@ -53,7 +53,10 @@ class Anchors:
         folder = default_cache() / "embeddings" / _folder(teacher.space)
         with held(folder):  # runs beside each other fill one store, in turn
             self.store = EmbeddingStore(folder, teacher.space)
+            stored = len(self.store)
             self.store.fill(teacher, [picture for picture, _ in known], [text for _, text in known], announce=announce)
+        self.added = len(self.store) - stored
+        """Embeddings that were not in the store before."""
         embedded = self.of(known)
         self.text_mean = embedded.text.mean(0)
         """[e], over the set's captions; what `centre` takes away from anchors."""
