@@ -117,7 +117,7 @@ def run_until(config: RunConfig, folder: Path, last: int) -> None:
 
 
 def test_every_stage_is_tested_here():
-    elsewhere = {"pretrain_codes", "pretrain_unified"}  # tests/training/test_native.py
+    elsewhere = {"pretrain_squares", "pretrain_codes", "pretrain_unified"}  # test_native.py
     assert {stage.kind for stage in STAGE_CONFIGS.values()} == STAGES.keys() - elsewhere
 
 

@@ -89,6 +89,7 @@ class StageConfig:
     kind: Literal[
         "pretrain_decoder",
         "pretrain_backbone",
+        "pretrain_squares",
         "pretrain_codes",
         "pretrain_unified",
         "sft",
