@@ -152,13 +152,19 @@ _PRETRAIN = RunConfig(
     threads=1,
 )
 """What backbones learn from nothing: to look, and to draw full descriptions. They are asked neither to rewrite nor to edit."""
-PRETRAIN_JANUS_CODES = replace(
+PRETRAIN_JANUS_SQUARES = replace(
     _PRETRAIN,
-    name="pretrain-janus-codes",
-    stage=replace(_PRETRAIN.stage, kind="pretrain_codes"),
-    steps=1500,
+    name="pretrain-janus-squares",
+    stage=replace(_PRETRAIN.stage, kind="pretrain_squares"),
+    steps=1000,
     model=TinyJanusConfig(image_size_px=32, patch_size_px=4),
     bf16=False,
+)
+PRETRAIN_JANUS_CODES = replace(
+    PRETRAIN_JANUS_SQUARES,
+    name="pretrain-janus-codes",
+    stage=replace(_PRETRAIN.stage, kind="pretrain_codes"),
+    init=(("model.model.vqmodel.", "pretrain-janus-squares"),),
 )
 PRETRAIN_JANUS = replace(
     _PRETRAIN,
@@ -202,6 +208,7 @@ RECIPES: dict[str, RunConfig] = {
         POST_UNICOT,
         POST_LATENTUMM,
         POST_LATENTUMM_REFERENCE,
+        PRETRAIN_JANUS_SQUARES,
         PRETRAIN_JANUS_CODES,
         *PRETRAINED,
         *POST_OF_OTHERS,

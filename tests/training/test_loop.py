@@ -117,7 +117,8 @@ def run_until(config: RunConfig, folder: Path, last: int) -> None:
 
 
 def test_every_stage_is_tested_here():
-    elsewhere = {"pretrain_codes", "pretrain_unified", "pretrain_teacher"}  # test_native.py and test_scene_teacher.py
+    # the others in test_native.py and test_scene_teacher.py
+    elsewhere = {"pretrain_squares", "pretrain_codes", "pretrain_unified", "pretrain_teacher"}
     assert {stage.kind for stage in STAGE_CONFIGS.values()} == STAGES.keys() - elsewhere
 
 

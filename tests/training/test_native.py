@@ -23,7 +23,14 @@ from latentbridge.config import (
     TinyJanusConfig,
 )
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.janus.codes import codebook, codes_loss, init_codes, nearest_codes, square_latents
+from latentbridge.models.backbones.janus.codes import (
+    codebook,
+    codes_loss,
+    init_codes,
+    nearest_codes,
+    square_latents,
+    squares_loss,
+)
 from latentbridge.models.backbones.loading import UNIFIED, load_backbone
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.recipes import RECIPES, recipe
@@ -116,8 +123,9 @@ def test_a_stopped_run_ends_as_a_whole_one_and_what_gives_latents_meaning_stays(
     assert load_backbone(tmp_path / "whole").generate(["a star"])[0].ndim == 3
 
 
-def test_codes_are_learned_alone_and_go_on_where_they_stopped(tmp_path: Path):
-    config = run_config("janus", "pretrain_codes")
+@pytest.mark.parametrize("stage", ["pretrain_squares", "pretrain_codes"])
+def test_codes_are_learned_alone_and_go_on_where_they_stopped(tmp_path: Path, stage: str):
+    config = run_config("janus", stage)
     whole = run(config, tmp_path / "codes")
     stop_before(config, tmp_path / "stopped", last=2)
     same = run(config, tmp_path / "stopped", resume=True) == whole
@@ -190,6 +198,15 @@ def test_the_loss_of_codes_is_the_formula(pixels: torch.Tensor):
     drawn = vq.decode(nearest)
     torch.testing.assert_close(found.reconstruction, (drawn - pixels).square().mean(), atol=1e-5, rtol=1e-4)
     assert found.used.item() == pytest.approx(len(nearest.unique()) / 61)
+
+
+def test_squares_are_drawn_as_if_each_had_a_code_of_its_own(pixels: torch.Tensor):
+    vq = vq_model()
+    two = pixels[:2]
+    with torch.no_grad():
+        vq.quantize.embedding.weight[:32] = square_latents(vq, two).flatten(0, 1)
+        torch.testing.assert_close(squares_loss(vq, two), codes_loss(vq, two).reconstruction)
+        assert squares_loss(vq, pixels) != codes_loss(vq, pixels).reconstruction
 
 
 def test_gradients_pass_straight_through_the_choice(pixels: torch.Tensor):

@@ -90,6 +90,7 @@ class StageConfig:
     kind: Literal[
         "pretrain_decoder",
         "pretrain_backbone",
+        "pretrain_squares",
         "pretrain_codes",
         "pretrain_unified",
         "pretrain_teacher",

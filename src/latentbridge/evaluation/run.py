@@ -19,6 +19,7 @@ from latentbridge.evaluation import shapes as on_shapes
 from latentbridge.evaluation.manifest import score_manifest
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.skills import skill_jobs
+from latentbridge.models.backbones.loading import as_backbone
 from latentbridge.models.checkpoint import Network
 from latentbridge.models.unified import Model
 
@@ -38,7 +39,7 @@ def evaluate(
             raise UserError(
                 f"Only an OmniBridge is scored on {world}; take --world shapes, or loopback and consistency, which take any backbone and world."
             )
-        jobs: list[Job] = skill_jobs(model, size, seed)
+        jobs: list[Job] = skill_jobs(as_backbone(model), size, seed)
     elif isinstance(world, Path):
         jobs = [partial(score_manifest, model, world)]
     else:

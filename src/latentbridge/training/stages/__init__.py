@@ -11,7 +11,7 @@ from latentbridge.training.stages.align import Align
 from latentbridge.training.stages.baselines import PosttrainSft, Reca, UniCot, UniGame
 from latentbridge.training.stages.latentumm import LatentUMM
 from latentbridge.training.stages.pretrain_backbone import PretrainBackbone
-from latentbridge.training.stages.pretrain_codes import PretrainCodes
+from latentbridge.training.stages.pretrain_codes import PretrainCodes, PretrainSquares
 from latentbridge.training.stages.pretrain_decoder import PretrainDecoder
 from latentbridge.training.stages.pretrain_teacher import PretrainTeacher
 from latentbridge.training.stages.pretrain_unified import PretrainUnified
@@ -20,6 +20,7 @@ from latentbridge.training.stages.sft import Sft
 STAGES: dict[str, Callable[[RunConfig], Stage]] = {
     "pretrain_decoder": PretrainDecoder,
     "pretrain_backbone": PretrainBackbone,
+    "pretrain_squares": PretrainSquares,
     "pretrain_codes": PretrainCodes,
     "pretrain_unified": PretrainUnified,
     "pretrain_teacher": PretrainTeacher,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL
@@ -94,7 +94,8 @@ def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
 
 def _diffusers_names(flux: dict[str, Tensor], model: Bagel) -> dict[str, Tensor]:
     """The tensors of Flux's VAE under diffusers' names; those that it does not know keep theirs, so that they are refused."""
-    renamed = convert_ldm_vae_checkpoint(flux, dict(model.autoencoder.vae.config))
+    vae = cast(KLAutoencoder, model.autoencoder).vae
+    renamed = convert_ldm_vae_checkpoint(flux, dict(vae.config))
     known = {name: tensor for name, tensor in renamed.items() if tensor is not None}
     taken = {tensor.data_ptr() for tensor in known.values()}
     return known | {name: tensor for name, tensor in flux.items() if tensor.data_ptr() not in taken}

@@ -51,6 +51,11 @@ def decode_entries(vq: JanusVQVAE, entries: Tensor) -> Tensor:
     return vq.decoder(vq.post_quant_conv(squares.permute(0, 3, 1, 2)))
 
 
+def squares_loss(vq: JanusVQVAE, pixels: Tensor) -> Tensor:
+    """Mean squared error of pixels drawn from the latents as they are, before there are codes."""
+    return F.mse_loss(decode_entries(vq, square_latents(vq, pixels)).float(), pixels)
+
+
 def codes_loss(vq: JanusVQVAE, pixels: Tensor) -> CodesLoss:
     """Reconstruction through the nearest codes, straight through their choice, and what keeps codes and latents together.
 
