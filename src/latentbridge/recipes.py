@@ -124,6 +124,20 @@ POST_LATENTUMM = replace(
 )
 """Words lead: at weight 1 the terms on latents outweigh them, and what is kept of drawings after four hops falls below
 what plain SFT keeps (docs/LOG.md, 2026-11-23)."""
+QUICKSTART = replace(
+    POST_LATENTUMM,
+    name="quickstart",
+    stage=replace(
+        POST_LATENTUMM.stage,
+        items=480,
+        posttrain=PostTrainConfig(
+            weights=LatentUMMWeights(modal=0.0, task=0.0, preference=0.0, anchor=0.0, contrast=0.0)
+        ),
+    ),
+    steps=30,
+    optim=OptimConfig(lr=2e-4, muon_lr=6e-4, warmup_steps=5, decay_fraction=0.5, ema_decay=0.9),
+)
+"""Post-training in a minute or two: drawings are told in words, and nothing else of LatentUMM acts."""
 RELEASED_WEIGHTS = {
     "stage1": LatentUMMWeights(preference=0.0, anchor=0.0, contrast=0.0, telling=0.0),
     "stage2": LatentUMMWeights(preference=0.1, anchor=0.0, contrast=0.0, telling=0.0),
@@ -208,6 +222,7 @@ RECIPES: dict[str, RunConfig] = {
         POST_UNICOT,
         POST_LATENTUMM,
         POST_LATENTUMM_REFERENCE,
+        QUICKSTART,
         PRETRAIN_JANUS_SQUARES,
         PRETRAIN_JANUS_CODES,
         *PRETRAINED,

@@ -114,7 +114,8 @@ def latentumm_loss(
         errors = [F.mse_loss(predicted.float(), target.float()) for predicted, target in pairs.anchors]
         contrast = telling = none
     else:
-        if not (pairs.anchors and weights.anchor) and not weights.contrast:
+        aligned = weights.modal or weights.task or weights.preference
+        if aligned and not (pairs.anchors and weights.anchor) and not weights.contrast:
             raise UserError("Nothing keeps all latents from becoming equal; raise the contrast weight above 0.")
         returned, scores = z, z.new_zeros(0, len(z))
         if weights.task or weights.preference:
