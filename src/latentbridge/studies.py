@@ -14,7 +14,7 @@ class Measuring:
 
     worlds: tuple[Literal["shapes", "drawings"], ...] = ("shapes", "drawings")
     size: int = 20
-    """Of the samples of `latentbridge eval`, in per cent; 0 leaves it out, and skills are told by the first steps of the other reports."""
+    """Of the samples of `latentbridge eval`, in per cent; 0 leaves it out."""
     pairs: int = 60
     """How many pairs of each world loopback and consistency take."""
     hops: int = 4
@@ -103,8 +103,9 @@ ABLATIONS = Study(
     ),
     focus=_ANCHORED.name,
     seeds=(0, 1),
+    measuring=Measuring(worlds=("drawings",), size=0),
 )
-"""A drawing may come back as a latent (the terms task and preference), in words (telling), as both or not at all. An
+"""Of agreement on drawings alone, where the shipped model loses most. A drawing may come back as a latent (the terms task and preference), in words (telling), as both or not at all. An
 OmniBridge's round trip goes through pixels either way; image latents read as they are would be another backbone's arm."""
 
 STUDIES: dict[str, Study] = {study.name: study for study in (METHODS, BACKBONES, ABLATIONS)}
