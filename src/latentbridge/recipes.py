@@ -196,7 +196,12 @@ POST_OF_OTHERS = tuple(
     replace(
         post,
         name=f"{base.model.kind}-{post.name}",
-        stage=replace(base.stage, kind=post.stage.kind, items=post.stage.items),
+        stage=replace(
+            base.stage,
+            kind=post.stage.kind,
+            items=post.stage.items,
+            posttrain=replace(post.stage.posttrain, teacher="none"),
+        ),
         model=base.model,
         init=(("", base.name),),
     )
