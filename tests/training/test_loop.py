@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.training.runs import run, run_until
 from torch import nn
 
 from latentbridge.config import ModelConfig, OptimConfig, PostTrainConfig, RunConfig, StageConfig, to_dict
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
-from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import RunDir
 from latentbridge.training.loop import train
@@ -90,30 +90,6 @@ def run_config(small_config: ModelConfig, kind: str, **changes: Any) -> RunConfi
         threads=1,
     )
     return replace(run, **changes)
-
-
-def run(config: RunConfig, folder: Path, resume: bool = False) -> bytes:
-    """The finished weights."""
-    return (train(config, make_stage(config), folder, resume=resume, progress=False) / "model.safetensors").read_bytes()
-
-
-class Stopped(Exception):
-    """Stands for a power cut."""
-
-
-def run_until(config: RunConfig, folder: Path, last: int) -> None:
-    """A run that is cut off before the batch of step `last`."""
-    stage = make_stage(config)
-    draw_batch = stage.batch
-
-    def batch(model: Model, step: int) -> object:
-        if step == last:
-            raise Stopped
-        return draw_batch(model, step)
-
-    stage.batch = batch  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(Stopped):
-        train(config, stage, folder, progress=False)
 
 
 def test_every_stage_is_tested_here():

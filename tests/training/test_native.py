@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.training.runs import run, run_until
 
 from latentbridge.config import (
     MarConfig,
@@ -35,7 +36,6 @@ from latentbridge.models.backbones.loading import UNIFIED, load_backbone
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.recipes import RECIPES, recipe
 from latentbridge.rng import torch_rng
-from latentbridge.training.loop import train
 from latentbridge.training.stages import STAGES, make_stage
 
 LOOK = TaskMix(look=1.0, reason=0.0, draw=0.0, edit=0.0)
@@ -82,35 +82,12 @@ def run_config(kind: str, stage: Any, **changes: Any) -> RunConfig:
     return replace(run, **changes)
 
 
-def run(config: RunConfig, folder: Path, resume: bool = False) -> bytes:
-    """The finished weights."""
-    return (train(config, make_stage(config), folder, resume=resume, progress=False) / "model.safetensors").read_bytes()
-
-
-class Stopped(Exception):
-    """Stands for a power cut."""
-
-
-def stop_before(config: RunConfig, folder: Path, last: int) -> None:
-    stage: Any = make_stage(config)
-    draw_batch = stage.batch
-
-    def batch(model: Any, step: int) -> object:
-        if step == last:
-            raise Stopped
-        return draw_batch(model, step)
-
-    stage.batch = batch
-    with pytest.raises(Stopped):
-        train(config, stage, folder, progress=False)
-
-
 @kinds
 @pytest.mark.parametrize("stage", ["posttrain_sft", "latentumm", "pretrain_unified"])
 def test_a_stopped_run_ends_as_a_whole_one_and_what_gives_latents_meaning_stays(tmp_path: Path, kind: str, stage: str):
     config = run_config(kind, stage)
     whole = run(config, tmp_path / "whole")
-    stop_before(config, tmp_path / "stopped", last=2)
+    run_until(config, tmp_path / "stopped", last=2)
     same = run(config, tmp_path / "stopped", resume=True) == whole
     assert same
     before, after = unique_state(new_model(config.model, 0)), unique_state(load_model(tmp_path / "whole"))
@@ -127,7 +104,7 @@ def test_a_stopped_run_ends_as_a_whole_one_and_what_gives_latents_meaning_stays(
 def test_codes_are_learned_alone_and_go_on_where_they_stopped(tmp_path: Path, stage: str):
     config = run_config("janus", stage)
     whole = run(config, tmp_path / "codes")
-    stop_before(config, tmp_path / "stopped", last=2)
+    run_until(config, tmp_path / "stopped", last=2)
     same = run(config, tmp_path / "stopped", resume=True) == whole
     assert same
     before, codes = unique_state(new_model(config.model, 0)), unique_state(load_model(tmp_path / "codes"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training.runs import run, run_until
 
 from latentbridge.config import ModelConfig, OptimConfig, PostTrainConfig, RunConfig, SceneConfig, StageConfig
 from latentbridge.data.language import parse_description
@@ -13,7 +14,6 @@ from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.recipes import recipe
 from latentbridge.rundir import RunDir
-from latentbridge.training.loop import train
 from latentbridge.training.stages import make_stage
 
 SMALL = RunConfig(
@@ -38,28 +38,9 @@ def one_thread(monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(threads)
 
 
-def run(config: RunConfig, folder: Path, resume: bool = False) -> bytes:
-    """The finished weights."""
-    return (train(config, make_stage(config), folder, resume=resume, progress=False) / "model.safetensors").read_bytes()
-
-
-class Stopped(Exception):
-    """Stands for a power cut."""
-
-
 def test_a_stopped_run_ends_as_a_whole_one_and_everything_but_the_unused_bias_moves(tmp_path: Path):
     whole = run(SMALL, tmp_path / "whole")
-    stage: Any = make_stage(SMALL)
-    draw_batch = stage.batch
-
-    def batch(model: Any, step: int) -> object:
-        if step == 5:
-            raise Stopped
-        return draw_batch(model, step)
-
-    stage.batch = batch
-    with pytest.raises(Stopped):
-        train(SMALL, stage, tmp_path / "stopped", progress=False)
+    run_until(SMALL, tmp_path / "stopped", last=5)
     assert run(SMALL, tmp_path / "stopped", resume=True) == whole
 
     before, after = unique_state(new_model(SMALL.model, SMALL.seed)), unique_state(load_model(tmp_path / "whole"))

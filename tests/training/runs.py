@@ -1,0 +1,36 @@
+"""Runs to their end, and runs that are cut off, for all tests of stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentbridge.config import RunConfig
+from latentbridge.training.loop import train
+from latentbridge.training.stages import make_stage
+
+
+class Stopped(Exception):
+    """Stands for a power cut."""
+
+
+def run(config: RunConfig, folder: Path, resume: bool = False) -> bytes:
+    """The finished weights."""
+    return (train(config, make_stage(config), folder, resume=resume, progress=False) / "model.safetensors").read_bytes()
+
+
+def run_until(config: RunConfig, folder: Path, last: int) -> None:
+    """A run that is cut off before the batch of step `last`."""
+    stage: Any = make_stage(config)
+    draw_batch = stage.batch
+
+    def batch(model: Any, step: int) -> object:
+        if step == last:
+            raise Stopped
+        return draw_batch(model, step)
+
+    stage.batch = batch
+    with pytest.raises(Stopped):
+        train(config, stage, folder, progress=False)
