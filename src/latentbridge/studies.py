@@ -83,7 +83,8 @@ BACKBONES = Study(
         Arm(arm, f"{backbone}-{recipe}")
         for backbone in ("janus", "bagel", "harmon")
         for arm, recipe in (("sft", "post-sft"), (_ANCHORED.name, _ANCHORED.recipe))
-    ),
+    )
+    + (Arm("anchored, through pixels", "harmon-post-latentumm", ("stage.posttrain.through_pixels=true",)),),
     focus=_ANCHORED.name,
     seeds=(0, 1),
     measuring=Measuring(worlds=("shapes",)),
@@ -105,8 +106,9 @@ ABLATIONS = Study(
     seeds=(0, 1),
     measuring=Measuring(worlds=("drawings",), size=0),
 )
-"""Of agreement on drawings alone, where the shipped model loses most. A drawing may come back as a latent (the terms task and preference), in words (telling), as both or not at all. An
-OmniBridge's round trip goes through pixels either way; image latents read as they are would be another backbone's arm."""
+"""Of agreement on drawings alone, where the shipped model loses most. A drawing may come back as a latent (the terms task
+and preference), in words (telling), as both or not at all. An OmniBridge's round trip goes through pixels either way;
+image latents read as they are, or through pixels, are Harmon's (`BACKBONES`)."""
 
 STUDIES: dict[str, Study] = {study.name: study for study in (METHODS, BACKBONES, ABLATIONS)}
 

@@ -77,6 +77,8 @@ class PostTrainConfig:
     """K; an even number where anchored."""
     roundtrip_steps: int = 4
     """Of denoising in a round trip, where a backbone denoises."""
+    through_pixels: bool = False
+    """Whether Harmon's round trips decode the picture and encode it again; all others pass through pixels anyway."""
     sigma: float = 0.05
     """Size of the rollouts' noise, in units of the latent's RMS where anchored; the released one."""
     guard_warmup_steps: int = 100

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from latentbridge.errors import UserError
+from latentbridge.models.backbones.bagel.model import Bagel
+from latentbridge.models.backbones.harmon.model import Harmon
 from latentbridge.models.backbones.janus.model import JanusPro
-from latentbridge.models.backbones.loading import load_backbone
+from latentbridge.models.backbones.loading import as_backbone, load_backbone
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import save_model
 from latentbridge.models.unified import Model
@@ -35,3 +39,11 @@ def test_a_folder_that_says_janus_is_one(small_janus: JanusPro, tmp_path: Path):
 def test_a_folder_of_nothing_is_refused_in_a_sentence(tmp_path: Path):
     with pytest.raises(UserError, match="holds no model"):
         load_backbone(tmp_path)
+
+
+def test_what_a_run_asks_of_round_trips_reaches_the_backbones_that_have_it(small_harmon: Harmon, small_bagel: Bagel):
+    assert not small_harmon.through_pixels
+    backbones: list[Any] = [
+        as_backbone(copy.deepcopy(each), 3, through_pixels=True) for each in (small_harmon, small_bagel)
+    ]
+    assert backbones[0].through_pixels and backbones[1].roundtrip_steps == 3

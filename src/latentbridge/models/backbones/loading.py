@@ -10,6 +10,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.backbones.bagel.model import Bagel
 from latentbridge.models.backbones.bagel.released import is_bagel, load_bagel
 from latentbridge.models.backbones.contract import UnifiedBackbone
+from latentbridge.models.backbones.harmon.model import Harmon
 from latentbridge.models.backbones.harmon.released import is_harmon, load_harmon
 from latentbridge.models.backbones.janus.model import JanusPro, is_janus
 from latentbridge.models.backbones.omnibridge import OmniBridge
@@ -52,12 +53,15 @@ def load_network(source: str | Path) -> Network:
     return load(folder) if is_released(folder) else load_model(folder)
 
 
-def as_backbone(network: Network, roundtrip_steps: int = 4) -> UnifiedBackbone:
-    """A network under the contract; `roundtrip_steps` are of the denoising of whole drawings, in backbones that do it."""
+def as_backbone(network: Network, roundtrip_steps: int = 4, through_pixels: bool = False) -> UnifiedBackbone:
+    """A network under the contract; `roundtrip_steps` are of the denoising of whole drawings, in backbones that do it, and
+    `through_pixels` is Harmon's."""
     if isinstance(network, DualEncoder):
         raise UserError("A dual encoder neither answers nor draws; give the folder of another model.")
     if isinstance(network, Model):
         return OmniBridge(network, roundtrip_steps)
     if isinstance(network, Bagel):
         network.roundtrip_steps = roundtrip_steps
+    if isinstance(network, Harmon):
+        network.through_pixels = through_pixels
     return network

@@ -71,7 +71,7 @@ class Native(Stage):
         return self.worlds.pick(rng).converse(rng)
 
     def attach(self, model: Network) -> torch.nn.Module | None:
-        self.backbone = as_backbone(model, self.settings.roundtrip_steps)
+        self.backbone = as_backbone(model, self.settings.roundtrip_steps, self.settings.through_pixels)
         free = {id(p) for name, p in self.backbone.named_parameters() if self.backbone.trainable(name)}
         self.moving = frozenset(f"model.{name}" for name, p in model.named_parameters() if id(p) in free)
         return None
