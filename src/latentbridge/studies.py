@@ -103,7 +103,7 @@ ABLATIONS = Study(
         *_varied("sigma", "0", "0.05", "0.2", "0.5"),
     ),
     focus=_ANCHORED.name,
-    seeds=(0, 1),
+    seeds=(0,),
     measuring=Measuring(worlds=("drawings",), size=0),
 )
 """Of agreement on drawings alone, where the shipped model loses most. A drawing may come back as a latent (the terms task

@@ -29,7 +29,7 @@ def test_values_of_a_sweep_that_the_focus_has_are_not_trained_twice() -> None:
     assert len(arms) < len(ABLATIONS.arms)
     assert [arm_run(arm, 0) for arm in arms].count(arm_run(ABLATIONS.arms[0], 0)) == 1
     shared = {run.name for run in planned_runs(ABLATIONS)} & {run.name for run in planned_runs(METHODS)}
-    assert shared == {"tiny", "post-latentumm_seed=0", "post-latentumm_seed=1"}
+    assert shared == {"tiny", "post-latentumm_seed=0"}
     configs = [replace(run.config, seed=0) for run in planned_runs(ABLATIONS) if run.config and not run.is_base]
     assert all(
         configs.count(config) == len(ABLATIONS.seeds) for config in configs
