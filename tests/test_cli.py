@@ -24,6 +24,7 @@ VERBS = (
     "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "train", "eval",
     "consistency", "compare", "study", "report",
     "quickstart", "reproduce", "version", "data", "data build", "data check", "data embed", "data sample",
+    "adapters", "adapters merge", "estimate",
 )  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 def test_every_verb_has_help_with_examples(run: Callable[..., Result], verb: str):
     result = run(*verb.split(), "--help")
     assert result.code == 0 and result.err == ""
-    if verb not in ("index", "data"):
+    if verb not in ("index", "data", "adapters"):
         assert f"Examples:\n    {'' if verb.startswith('data build') else 'latentbridge ' + verb}" in result.out
 
 

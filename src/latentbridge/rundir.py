@@ -72,6 +72,11 @@ class RunDir:
         """The folder the finished model is saved to."""
         return self.path / "model"
 
+    @property
+    def adapter(self) -> Path:
+        """The folder of the adapter that a run with `lora_rank` trains; `model` has it merged."""
+        return self.path / "adapter"
+
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
         self.path.mkdir(parents=True, exist_ok=True)

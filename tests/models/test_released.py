@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import latentbridge
-from latentbridge.config import ModelConfig
+from latentbridge.config import OMNIBRIDGE_8B, ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import ASSETS, new_model
-from latentbridge.models.released import OMNIBRIDGE_8B, our_name
+from latentbridge.models.released import our_name
 from latentbridge.models.unified import Model
 from latentbridge.models.vocabulary import load_tokenizer
 

@@ -11,7 +11,7 @@ import pytest
 from latentbridge import recipes
 from latentbridge.errors import UserError
 from latentbridge.rundir import RunDir, write_json
-from latentbridge.studies import ABLATIONS, METHODS, Arm, Study
+from latentbridge.studies import ABLATIONS, LORA, METHODS, Arm, Study
 from latentbridge.study.plan import FAILURE, arm_run, arms_by_base, base_run, estimate, planned_runs, standing
 
 
@@ -34,6 +34,16 @@ def test_values_of_a_sweep_that_the_focus_has_are_not_trained_twice() -> None:
     assert all(
         configs.count(config) == len(ABLATIONS.seeds) for config in configs
     )  # else names would hide a difference
+
+
+def test_adapters_and_full_fine_tuning_differ_in_rank_and_rate_alone() -> None:
+    base, *runs = planned_runs(LORA)
+    configs = [run.config for run in runs if run.config]
+    assert base == base_run("tiny") and [config.stage.lora_rank for config in configs] == [0, 4, 16, 64]
+    assert len({run.name for run in runs}) == 4 and [config.optim.lr for config in configs] == [1e-4] + 3 * [1e-3]
+    full = configs[0]
+    alike = [replace(each, stage=full.stage, optim=replace(each.optim, lr=full.optim.lr)) for each in configs]
+    assert alike == 4 * [full]
 
 
 def test_one_arm_brings_what_it_starts_from(toy: Study) -> None:

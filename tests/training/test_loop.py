@@ -15,16 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.training.runs import run, run_until
-from torch import nn
 
 from latentbridge.config import ModelConfig, OptimConfig, PostTrainConfig, RunConfig, StageConfig, to_dict
 from latentbridge.errors import UserError
+from latentbridge.models.adapters import attach_adapter, merge_adapter
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import RunDir
 from latentbridge.training.loop import train
 from latentbridge.training.stages import STAGES, make_stage
-from latentbridge.types import Conversation
 
 POST = PostTrainConfig(roundtrip_steps=1, rollouts=2)
 STAGE_CONFIGS = {
@@ -32,6 +31,7 @@ STAGE_CONFIGS = {
     "pretrain_backbone": StageConfig("pretrain_backbone"),
     "sft": StageConfig("sft"),
     "sft with lora": StageConfig("sft", lora_rank=2),
+    "adaption": StageConfig("adaption", items=16),
     "align": StageConfig("align", items=16, diffusion_weight=0.1, retrieval_weight=0.1),
     "posttrain_sft": StageConfig("posttrain_sft", items=8, posttrain=POST),
     "reca": StageConfig("reca", items=8, posttrain=POST),
@@ -50,6 +50,7 @@ MOVES = {
     "pretrain_backbone": ("backbone.",),
     "sft": ("backbone.",),
     "sft with lora": ("backbone.model.model.language_model.layers.",),
+    "adaption": ("projector.", "aligner."),
     "align": ("projector.", "aligner.", "retrieval."),
     "posttrain_sft": UNIFIED,
     "reca": UNIFIED,
@@ -190,23 +191,28 @@ def test_decoder_pretraining_moves_decoder_and_text_encoder_only(small_config, t
 
 # --- LoRA ----------------------------------------------------------------------------------------
 
+adapted = pytest.mark.parametrize("kind", ["sft", "posttrain_sft", "latentumm"])
 
-@torch.no_grad()
-def test_adapters_merge_into_plain_weights_that_do_the_same(small_config: ModelConfig):
-    model, plain = new_model(small_config, 0), new_model(small_config, 0)
-    stage = make_stage(run_config(small_config, "sft with lora"))
-    stage.attach(model)
-    adapters = {name: p for name, p in model.named_parameters() if stage.trainable(name)}
-    assert adapters and all("language_model" in name and p.shape.count(2) for name, p in adapters.items())
-    generator = torch.Generator().manual_seed(0)
-    for parameter in adapters.values():
-        nn.init.normal_(parameter, std=0.3, generator=generator)
-    batch = model.backbone.tokenize([Conversation((("Hi", "yes"),))])
-    adapted = model.backbone.hidden(batch)
-    stage.detach(model)
-    assert model.state_dict().keys() == plain.state_dict().keys()
-    assert (model.backbone.hidden(batch) - adapted).abs().max() < 1e-4  # float32 rounding of the merged product
-    assert (plain.backbone.hidden(batch) - adapted).abs().max() > 0.01
+
+@adapted
+def test_an_adapter_alone_moves_and_is_kept_beside_the_model(kind, small_config, tmp_path):
+    config = run_config(small_config, kind, steps=2)
+    config = replace(config, stage=replace(config.stage, lora_rank=2))
+    run(config, tmp_path)
+    before, after = unique_state(new_model(small_config, 0)), unique_state(load_model(tmp_path))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(name.startswith("backbone.model.model.language_model.layers.") for name in moved)
+    model = new_model(small_config, 0)
+    attach_adapter(model, tmp_path / "adapter")
+    merge_adapter(model)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in unique_state(model).items())
+
+
+@pytest.mark.parametrize("kind", ["align", "pretrain_decoder"])
+def test_an_adapter_beside_what_does_not_move_is_refused(kind, small_config, tmp_path, quick_fit):
+    config = run_config(small_config, kind)
+    with pytest.raises(UserError, match="no language model.*lora_rank=0"):
+        run(replace(config, stage=replace(config.stage, lora_rank=2)), tmp_path)
 
 
 # --- what goes wrong -----------------------------------------------------------------------------

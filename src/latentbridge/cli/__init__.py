@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from latentbridge.cli import data, measures, runs, search, skills
+from latentbridge.cli import adapters, data, estimates, measures, runs, search, skills
 from latentbridge.errors import UserError
 
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -68,12 +68,14 @@ app.command()(skills.embed)
 app.add_typer(search.app, name="index")
 app.command()(search.search)
 app.command()(runs.train)
+app.command()(estimates.estimate)
 app.command("eval")(runs.evaluate)
 app.command()(measures.loopback)
 app.command()(measures.consistency)
 app.command()(measures.compare)
 app.command()(runs.study)
 app.command()(runs.report)
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(data.app, name="data")
 app.command()(runs.quickstart)
 app.command()(runs.reproduce)

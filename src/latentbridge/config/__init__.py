@@ -8,6 +8,7 @@ from latentbridge.config.model import (
     MarConfig,
     ModelConfig,
     NetworkConfig,
+    ReleaseConfig,
     RetrievalConfig,
     SceneConfig,
     SecondViewConfig,
@@ -15,10 +16,13 @@ from latentbridge.config.model import (
     TinyHarmonConfig,
     TinyJanusConfig,
 )
+from latentbridge.config.released import OMNIBRIDGE_8B, QWEN2_VL_7B
 from latentbridge.config.run import LatentUMMWeights, OptimConfig, PostTrainConfig, RunConfig, StageConfig, TaskMix
 from latentbridge.config.values import from_dict, to_dict, with_overrides
 
 __all__ = [
+    "OMNIBRIDGE_8B",
+    "QWEN2_VL_7B",
     "AlignerConfig",
     "AutoencoderConfig",
     "BackboneConfig",
@@ -29,6 +33,7 @@ __all__ = [
     "NetworkConfig",
     "OptimConfig",
     "PostTrainConfig",
+    "ReleaseConfig",
     "RetrievalConfig",
     "RunConfig",
     "SceneConfig",

@@ -211,5 +211,12 @@ class SceneConfig:
     """Tokens that are read, padding included; canonical descriptions have 26 at most, a tenth of free ones more."""
 
 
-NetworkConfig = ModelConfig | TinyJanusConfig | TinyBagelConfig | TinyHarmonConfig | SceneConfig
+@dataclass(frozen=True)
+class ReleaseConfig:
+    """A unified backbone exactly as large as its release, whose own module under `models/backbones/` knows the sizes."""
+
+    kind: Literal["janus-pro-7b", "bagel-7b-mot", "harmon-1.5b"]
+
+
+NetworkConfig = ModelConfig | TinyJanusConfig | TinyBagelConfig | TinyHarmonConfig | SceneConfig | ReleaseConfig
 """What a run can train and a model folder hold; a stored one tells by its `kind`, and is a `ModelConfig` where it has none."""

@@ -97,6 +97,7 @@ class StageConfig:
         "pretrain_unified",
         "pretrain_teacher",
         "sft",
+        "adaption",
         "align",
         "posttrain_sft",
         "reca",
@@ -108,7 +109,7 @@ class StageConfig:
     """Share of samples from the drawings world; 0 needs no downloaded data."""
     tasks: TaskMix = TaskMix()
     lora_rank: int = 0
-    """0 trains all backbone weights; otherwise peft adapters of this rank."""
+    """0 moves all that the stage trains; else a peft adapter of this rank moves in the language model, and nothing else."""
     beta_schedule: Literal["none", "step", "linear", "cosine", "ladder"] = "linear"
     diffusion_weight: float = 0.0
     distillation_weight: float = 1.0
@@ -136,6 +137,8 @@ class RunConfig:
     seed: int = 0
     bf16: bool = True
     """Mixed precision by autocast; on CPUs with AMX it halves the time of a step."""
+    recompute: Literal["none", "cheap", "blocks"] = "none"
+    """What steps compute again to save memory (`training/recompute.py`); results stay bit for bit the same."""
     log_every: int = 20
     checkpoint_every: int = 200
     threads: int = 0

@@ -64,7 +64,7 @@ def _replaced(config: Any, path: list[str], text: str) -> Any:
         return dataclasses.replace(config, **{name: _replaced(getattr(config, name), rest, text)})
     hint = typing.get_type_hints(type(config))[name]
     if dataclasses.is_dataclass(getattr(config, name)):
-        inside = next(f.name for f in dataclasses.fields(getattr(config, name)) if f.name != "kind")
+        inside = next((f.name for f in dataclasses.fields(getattr(config, name)) if f.name != "kind"), "kind")
         raise UserError(f"{name!r} is a group of keys; set one of them, for example {name}.{inside}=...")
     try:
         value = (
@@ -107,7 +107,7 @@ def _is_group(hint: Any) -> bool:
 
 def _variant(union: types.UnionType, values: Any) -> Any:
     variants = typing.get_args(union)
-    kinds = {str(variant.kind): variant for variant in variants}
+    kinds = {kind: each for each in variants for kind in typing.get_args(typing.get_type_hints(each)["kind"])}
     kind = str(values.get("kind", variants[0].kind)) if isinstance(values, dict) else variants[0].kind
     if kind not in kinds:
         raise unknown_name("kind of model", kind, kinds)

@@ -11,21 +11,25 @@ from tempfile import TemporaryDirectory
 from typing import Any, overload
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import Qwen2Tokenizer
 
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
 from latentbridge.errors import UserError
 from latentbridge.models import released_decoder
+from latentbridge.models.adapters import attach_adapter
 from latentbridge.models.backbones.bagel.model import Bagel
+from latentbridge.models.backbones.bagel.released import build_bagel_7b
 from latentbridge.models.backbones.bagel.tiny import build_bagel
 from latentbridge.models.backbones.harmon.model import Harmon
+from latentbridge.models.backbones.harmon.released import build_harmon_1_5b
 from latentbridge.models.backbones.harmon.tiny import build_harmon
 from latentbridge.models.backbones.janus.model import JanusPro
+from latentbridge.models.backbones.janus.released import build_janus_pro_7b
 from latentbridge.models.backbones.janus.tiny import build_janus
 from latentbridge.models.dual_encoder import DualEncoder, build_scene
 from latentbridge.models.released import is_released, load_released
+from latentbridge.models.tensors import read_tensors
 from latentbridge.models.unified import Model
 from latentbridge.models.vocabulary import load_tokenizer
 from latentbridge.rng import torch_rng
@@ -43,18 +47,27 @@ BUILDERS: dict[str, Callable[[Any, Qwen2Tokenizer], Network]] = {
     "bagel": build_bagel,
     "harmon": build_harmon,
     "scene": build_scene,
+    "janus-pro-7b": build_janus_pro_7b,
+    "bagel-7b-mot": build_bagel_7b,
+    "harmon-1.5b": build_harmon_1_5b,
 }
 """By the `kind` of a config; each takes config and tokenizer, and draws weights from the global generator."""
 
 
 @overload
-def new_model(config: ModelConfig, seed: int) -> Model: ...
+def new_model(config: ModelConfig, seed: int, words: Path = ...) -> Model: ...
 @overload
-def new_model(config: NetworkConfig, seed: int) -> Network: ...
-def new_model(config: NetworkConfig, seed: int) -> Network:
-    """A network with random weights that depend on nothing but config and seed, and the tiny tokenizer."""
+def new_model(config: NetworkConfig, seed: int, words: Path = ...) -> Network: ...
+def new_model(config: NetworkConfig, seed: int, words: Path = ASSETS / "tokenizer") -> Network:
+    """A network with random weights that depend on nothing but config and seed; `words` is the folder of its tokenizer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=torch_rng(seed, "weights"))))
+        return _build(config, load_tokenizer(words))
+
+
+def outline(config: NetworkConfig) -> Network:
+    """The network of a config without weights, on the meta device: names and shapes alone."""
+    with torch.device("meta"):
         return _build(config, load_tokenizer(ASSETS / "tokenizer"))
 
 
@@ -95,11 +108,12 @@ def save_tokenizer(tokenizer: Qwen2Tokenizer, folder: Path) -> None:
                 shutil.copyfile(file, temporary)
 
 
-def load(source: str | Path, decoder: str | Path | None = None) -> Model:
+def load(source: str | Path, decoder: str | Path | None = None, adapter: str | Path | None = None) -> Model:
     """The model called `source`: "tiny" (ships with the package), a run or model folder, or a released checkpoint's folder.
 
     `decoder` is the folder of a released HunyuanDiT for a model that has none of its own; left out, it is `decoder/`
-    inside a released checkpoint's folder where there is one.
+    inside a released checkpoint's folder where there is one. `adapter` is the folder of a LoRA adapter to put beside the
+    weights (`models/adapters.py` takes it out again, and merges).
     """
     folder = shipped(source)
     released = is_released(folder)
@@ -112,6 +126,8 @@ def load(source: str | Path, decoder: str | Path | None = None) -> Model:
         decoder = folder / "decoder"
     if decoder is not None:
         released_decoder.attach_decoder(model, Path(decoder))
+    if adapter is not None:
+        attach_adapter(model, Path(adapter))
     return model
 
 
@@ -122,7 +138,7 @@ def shipped(source: str | Path) -> Path:
 
 def load_model(folder: Path) -> Network:
     """The network saved in a folder (or in a run folder's `model/`); raises UserError where anything is missing or does not fit."""
-    folder = _model_folder(folder)
+    folder = model_folder(folder)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no model (no config.json); give a model folder, a run folder or 'tiny'.")
     config = from_dict(NetworkConfig, read_json(folder / "config.json"))
@@ -134,7 +150,7 @@ def load_model(folder: Path) -> Network:
 
 def load_parts(model: torch.nn.Module, folder: Path, parts: Sequence[str]) -> None:
     """Copy the tensors whose names start with one of `parts` from a model folder; every tensor of those parts must be there and fit."""
-    folder = _model_folder(folder)
+    folder = model_folder(folder)
     path = folder / "model.safetensors"
     stored = read_tensors(path, "train or download the model again")
     wanted = {name: tensor for name, tensor in unique_state(model).items() if name.startswith(tuple(parts))}
@@ -151,15 +167,7 @@ def load_parts(model: torch.nn.Module, folder: Path, parts: Sequence[str]) -> No
             tensor.copy_(stored[name])
 
 
-def read_tensors(path: Path, mend: str) -> dict[str, torch.Tensor]:
-    """The tensors in a safetensors file; raises UserError with the `mend` where it is missing or damaged."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"Cannot read {path} ({error}); {mend}.") from error
-
-
-def _model_folder(folder: Path) -> Path:
+def model_folder(folder: Path) -> Path:
     """The `model/` of a run folder; any other folder is one already."""
     return folder / "model" if (folder / "model" / "config.json").exists() else folder
 

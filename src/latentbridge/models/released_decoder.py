@@ -14,10 +14,10 @@ import transformers
 from diffusers import AutoencoderKL, HunyuanDiT2DModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from transformers import BertModel, BertTokenizer, T5EncoderModel, T5Tokenizer
+from transformers import BertModel, BertTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from latentbridge.errors import UserError
-from latentbridge.models.autoencoder import KLAutoencoder
+from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.decoder import CaptionSlots, Decoder
 from latentbridge.models.diffusion import Scheduler
 from latentbridge.models.unified import Model
@@ -26,8 +26,54 @@ PARTS = ("text_encoder.", "decoder.", "autoencoder.", "captions.")
 """What `attach_decoder` sets; its weights stay in their own folder and are not saved with the model."""
 _PRETRAINING_PX = 512
 """Picture size whose rotary positions HunyuanDiT takes one a patch; others divide the same span (spec 2.2 step 7)."""
+_HUNYUAN_V1_2: dict[str, Any] = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 88,
+    "hidden_size": 1408,
+    "in_channels": 4,
+    "patch_size": 2,
+    "sample_size": 128,
+    "num_layers": 40,
+    "mlp_ratio": 4.3637,
+    "activation_fn": "gelu-approximate",
+    "cross_attention_dim": 1024,
+    "cross_attention_dim_t5": 2048,
+    "pooled_projection_dim": 1024,
+    "text_len": 77,
+    "text_len_t5": 256,
+    "learn_sigma": True,
+    "use_style_cond_and_image_meta_size": False,
+}
+_MT5_XL: dict[str, Any] = {
+    "vocab_size": 250112,
+    "d_model": 2048,
+    "d_kv": 64,
+    "d_ff": 5120,
+    "num_layers": 24,
+    "num_heads": 32,
+    "feed_forward_proj": "gated-gelu",
+}
+_SDXL_WIDTHS = (128, 256, 512, 512)
 _UNREAD = ("pooler.",)
 """Tensors a folder may hold and nothing here reads: BERT's pooler."""
+
+
+def outline_decoder(model: Model) -> None:
+    """Sets the networks of HunyuanDiT v1.2 without weights, on the meta device: names and shapes alone (spec 2.2 step 7).
+
+    BERT and tokenizers are left out; training reads neither.
+    """
+    with torch.device("meta"):
+        model.text_encoder = T5EncoderModel(T5Config(**_MT5_XL))
+        model.decoder = Decoder(HunyuanDiT2DModel(**_HUNYUAN_V1_2), rope_span=_PRETRAINING_PX // 8 // 2)
+        model.add_module(
+            "autoencoder", KLAutoencoder(kl_network(_SDXL_WIDTHS, 4, layers_per_block=2, scaling_factor=0.13025))
+        )
+
+
+def is_decoder(folder: Path) -> bool:
+    """Whether a folder holds a decoder in diffusers' layout."""
+    return (folder / "transformer" / "config.json").is_file()
 
 
 def attach_decoder(model: Model, folder: Path, dtype: torch.dtype = torch.float16) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -17,10 +19,15 @@ from transformers import PreTrainedModel
 
 from latentbridge.config import RunConfig, from_dict, to_dict
 from latentbridge.errors import UserError
-from latentbridge.models.checkpoint import Network, load_parts, new_model, read_tensors, save_model, shipped
+from latentbridge.models.adapters import add_adapter, is_adapter, merge_adapter, save_adapter
+from latentbridge.models.backbones.loading import starting_network
+from latentbridge.models.checkpoint import Network, save_model, shipped
+from latentbridge.models.tensors import read_tensors
+from latentbridge.recipes.real import RELEASES
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir, atomic_write, read_json, write_json
 from latentbridge.training.optim import Average, make_optimizers, schedule
+from latentbridge.training.recompute import recompute
 from latentbridge.training.shares import gradient_shares
 from latentbridge.types import LossOutputs
 
@@ -49,11 +56,8 @@ class Stage(Protocol):
         ...
 
     def attach(self, model: Network) -> nn.Module | None:
-        """Structure the stage adds, at the start and on every resume: adapters inside the model, and training-only heads to return."""
+        """Training-only heads, at the start and on every resume, and whatever else the stage needs of the model by then."""
         return None
-
-    def detach(self, model: Network) -> None:
-        """Take back what `attach` put inside the model, keeping what it learned."""
 
     def check(self, model: Network, step: int) -> dict[str, float]:
         """Measures on held-out data, for the log; raises UserError where going on would be a waste.
@@ -97,26 +101,27 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
     starts = {source: folder.parent / shipped(source) for _, source in config.init}
     for source, start_folder in starts.items():
         if not start_folder.is_dir():
-            raise UserError(
-                f"{config.name} starts from the run {source}, and there is none in {folder.parent}; train it first: "
-                f"latentbridge train {source} --out {start_folder}"
-            )
+            mend = f"train it first: latentbridge train {source} --out {start_folder}"
+            if source in RELEASES:
+                mend = f"put the folder of that release there: {RELEASES[source]}"
+            raise UserError(f"{config.name} starts from the run {source}, and there is none in {folder.parent}; {mend}")
     stage.runs = folder.parent
     write_json(run.path / "config.json", to_dict(config))
     if config.threads:
         torch.set_num_threads(config.threads)
 
-    model = new_model(config.model, config.seed)
-    for part, source in config.init:
-        load_parts(model, starts[source], [part])
+    model = starting_network(config.model, config.seed, [(part, starts[source]) for part, source in config.init])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if checkpoint is None:
             stage.prepare(model)
+        if config.stage.lora_rank:
+            add_adapter(model, config.stage.lora_rank)
         objective = Objective(model, stage)
     if config.bf16:
         _write_out_attention(model)
-    named = {name: p for name, p in objective.named_parameters() if stage.trainable(name)}
+    recompute(model, config.recompute)
+    named = moving(dict(objective.named_parameters()), stage, config)
     for name, parameter in objective.named_parameters():
         parameter.requires_grad_(name in named)
     optimizers = make_optimizers(named, config.optim)
@@ -167,10 +172,34 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
     with torch.no_grad():
         for name, parameter in named.items():
             parameter.copy_(average.weights[name])
-    stage.detach(model)
+    write_json(run.path / "size.json", _size(named))
+    if config.stage.lora_rank:
+        save_adapter(model, run.adapter)
+        merge_adapter(model)
     save_model(model, run.model)
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     return run.model
+
+
+def moving(parameters: Mapping[str, nn.Parameter], stage: Stage, config: RunConfig) -> dict[str, nn.Parameter]:
+    """What moves of an objective: what the stage trains; with `lora_rank` the language model's adapter and heads instead.
+
+    Raises UserError for an adapter beside weights that the stage would not train either.
+    """
+    trained = {name: p for name, p in parameters.items() if stage.trainable(name)}
+    if not config.stage.lora_rank:
+        return trained
+    if not any(".base_layer." in name for name in trained):
+        raise UserError(
+            f"{config.stage.kind} trains no language model that an adapter could stand for; set stage.lora_rank=0."
+        )
+    return {name: p for name, p in trained.items() if is_adapter(name) or name.startswith("heads.")}
+
+
+def _size(named: Mapping[str, nn.Parameter]) -> dict[str, float]:
+    """How many parameters moved, and the most memory this process has held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"moving": sum(p.numel() for p in named.values()), "peak_mib": round(peak)}
 
 
 def _write_out_attention(model: Network) -> None:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from latentbridge.config import BackboneConfig, ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.bagel.model import Bagel
 from latentbridge.models.backbones.harmon.model import Harmon
 from latentbridge.models.backbones.janus.model import JanusPro
-from latentbridge.models.backbones.loading import as_backbone, load_backbone
+from latentbridge.models.backbones.loading import as_backbone, load_backbone, starting_network
 from latentbridge.models.backbones.omnibridge import OmniBridge
-from latentbridge.models.checkpoint import save_model
+from latentbridge.models.checkpoint import ASSETS, new_model, save_model, save_tokenizer
 from latentbridge.models.unified import Model
+from latentbridge.models.vocabulary import load_tokenizer
+
+SMALL_QWEN = ModelConfig(
+    parts=("backbone",),
+    backbone=BackboneConfig(
+        hidden_size=32,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        intermediate_size=48,
+        vision_width=32,
+        vision_layers=1,
+        vision_heads=2,
+    ),
+)
 
 
 @torch.no_grad()
@@ -47,3 +64,42 @@ def test_what_a_run_asks_of_round_trips_reaches_the_backbones_that_have_it(small
         as_backbone(copy.deepcopy(each), 3, through_pixels=True) for each in (small_harmon, small_bagel)
     ]
     assert backbones[0].through_pixels and backbones[1].roundtrip_steps == 3
+
+
+# --- what a run starts from ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Qwen2-VL as transformers saves it."""
+    folder = tmp_path_factory.mktemp("qwen")
+    model = new_model(SMALL_QWEN, seed=3)
+    model.backbone.model.save_pretrained(folder)
+    model.backbone.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_run_starts_from_a_whole_release_in_float32(qwen_folder: Path) -> None:
+    started, plain = starting_network(SMALL_QWEN, 0, [("", qwen_folder)]), new_model(SMALL_QWEN, 3)
+    assert started.config == SMALL_QWEN
+    ours, theirs = plain.state_dict(), started.state_dict()
+    assert ours.keys() == theirs.keys() and all(tensor.dtype == torch.float32 for tensor in theirs.values())
+    assert all(torch.equal(ours[name].bfloat16().float(), theirs[name]) for name in ours)
+
+
+def test_a_release_of_other_sizes_is_refused(qwen_folder: Path) -> None:
+    wider = replace(SMALL_QWEN, backbone=replace(SMALL_QWEN.backbone, intermediate_size=64))
+    with pytest.raises(UserError, match="does not fit"):
+        starting_network(wider, 0, [("", qwen_folder)])
+
+
+def test_a_backbone_of_a_fixed_vocabulary_brings_its_words(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(ASSETS / "tokenizer")
+    tokenizer.add_tokens(["unheard-of"])
+    config = replace(SMALL_QWEN, backbone=replace(SMALL_QWEN.backbone, vocab_size=len(tokenizer)))
+    saved = new_model(config, 1)
+    save_model(saved, tmp_path)
+    save_tokenizer(tokenizer, tmp_path)
+    started = starting_network(config, 0, [("backbone.", tmp_path)])
+    assert started.tokenizer.encode("unheard-of") == [len(tokenizer) - 1]
+    assert torch.equal(started.backbone.model.lm_head.weight, saved.backbone.model.lm_head.weight)

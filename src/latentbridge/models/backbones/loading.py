@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
+from latentbridge.config import ModelConfig, NetworkConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.bagel.model import Bagel
 from latentbridge.models.backbones.bagel.released import is_bagel, load_bagel
@@ -14,9 +17,21 @@ from latentbridge.models.backbones.harmon.model import Harmon
 from latentbridge.models.backbones.harmon.released import is_harmon, load_harmon
 from latentbridge.models.backbones.janus.model import JanusPro, is_janus
 from latentbridge.models.backbones.omnibridge import OmniBridge
-from latentbridge.models.checkpoint import BUILDERS, Network, load, load_model, shipped
+from latentbridge.models.checkpoint import (
+    ASSETS,
+    BUILDERS,
+    Network,
+    load,
+    load_model,
+    load_parts,
+    model_folder,
+    new_model,
+    outline,
+    shipped,
+)
 from latentbridge.models.dual_encoder import DualEncoder
-from latentbridge.models.released import is_released
+from latentbridge.models.released import is_released, require_fit
+from latentbridge.models.released_decoder import attach_decoder, is_decoder
 from latentbridge.models.unified import Model
 
 
@@ -51,6 +66,31 @@ def load_network(source: str | Path) -> Network:
         if kind.holds(folder):
             return kind.load(folder)
     return load(folder) if is_released(folder) else load_model(folder)
+
+
+def starting_network(config: NetworkConfig, seed: int, init: Sequence[tuple[str, Path]]) -> Network:
+    """A run's network before its first step, from (part, folder) pairs: built anew, each part read from its folder.
+
+    A whole release is taken as it is, with its own tokenizer and in float32, in which the loop keeps what it trains; a
+    HunyuanDiT's folder is attached as the decoder. A backbone whose config fixes the size of its vocabulary reads with
+    the tokenizer of what it starts from.
+    """
+    folders = dict(init)
+    whole = folders.get("")
+    if whole and (is_released(whole) or any(kind.holds(whole) for kind in BACKBONES)):
+        release = load_network(whole).float()
+        require_fit(outline(config), release.state_dict(), whole)
+        release.config = config  # pyright: ignore[reportAttributeAccessIssue]
+        return release
+    fixed = isinstance(config, ModelConfig) and config.backbone.vocab_size and "backbone." in folders
+    words = model_folder(folders["backbone."]) if fixed else ASSETS / "tokenizer"
+    network = new_model(config, seed, words)
+    for part, folder in init:
+        if isinstance(network, Model) and part == "decoder." and is_decoder(folder):
+            attach_decoder(network, folder, torch.float32)
+        else:
+            load_parts(network, folder, [part])
+    return network
 
 
 def as_backbone(network: Network, roundtrip_steps: int = 4, through_pixels: bool = False) -> UnifiedBackbone:

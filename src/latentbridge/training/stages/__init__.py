@@ -7,7 +7,7 @@ from collections.abc import Callable
 from latentbridge.config import RunConfig
 from latentbridge.errors import UserError
 from latentbridge.training.loop import Stage
-from latentbridge.training.stages.align import Align
+from latentbridge.training.stages.align import Adaption, Align
 from latentbridge.training.stages.baselines import PosttrainSft, Reca, UniCot, UniGame
 from latentbridge.training.stages.latentumm import LatentUMM
 from latentbridge.training.stages.pretrain_backbone import PretrainBackbone
@@ -25,6 +25,7 @@ STAGES: dict[str, Callable[[RunConfig], Stage]] = {
     "pretrain_unified": PretrainUnified,
     "pretrain_teacher": PretrainTeacher,
     "sft": Sft,
+    "adaption": Adaption,
     "align": Align,
     "posttrain_sft": PosttrainSft,
     "reca": Reca,

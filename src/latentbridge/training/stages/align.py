@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import sha256
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,9 @@ class Align(Stage):
         draw_, draw_mask = self._padded("draw", indices)
         image, image_mask = self._padded("image", indices)
         text, text_mask = self._padded("text", indices)
-        channels, grid = model.config.autoencoder.channels, model.config.decoder.grid
+        latents = self._padded("latents", indices)[0]
+        channels = model.autoencoder.channels
+        grid = isqrt(latents[0].numel() // channels)
         return AlignBatch(
             progress=step / self.config.steps,
             draw=draw_,
@@ -109,7 +112,7 @@ class Align(Stage):
             text_mask=text_mask,
             target_ids=self._padded("ids", indices)[0].long(),
             target=self._padded("target", indices)[0],
-            image_latents=self._padded("latents", indices)[0].view(len(indices), channels, grid, grid),
+            image_latents=latents.view(len(indices), channels, grid, grid),
             identity=torch.from_numpy(self.features["identity"].padded(indices)[0][:, 0]),
         )
 
@@ -165,6 +168,17 @@ class Align(Stage):
             "latents": [row.half().numpy()[None] for row in latents],
             "identity": [np.array([item.identity]) for item in items],
         }
+
+
+class Adaption(Align):
+    """What comes before alignment: projector and learned queries move, the aligner stays what the text encoder gave it.
+
+    Deviation: the aligner's cross-attention moves too. In the paper it is frozen as it was drawn; ours starts at zero
+    (`models/aligner.py`), and behind a frozen zero the projector would learn nothing.
+    """
+
+    def trainable(self, name: str) -> bool:
+        return name.startswith(("model.projector.", "model.aligner.query_tokens")) or "EncDecAttention" in name
 
 
 def _half(hidden: Tensor, mask: Tensor) -> list[np.ndarray]:

@@ -71,10 +71,14 @@ class Native(Stage):
         return self.worlds.pick(rng).converse(rng)
 
     def attach(self, model: Network) -> torch.nn.Module | None:
+        self.choose(model)
+        return None
+
+    def choose(self, model: Network) -> None:
+        """Take the model as a backbone, and find what of it moves; nothing is computed, so the meta device will do."""
         self.backbone = as_backbone(model, self.settings.roundtrip_steps, self.settings.through_pixels)
         free = {id(p) for name, p in self.backbone.named_parameters() if self.backbone.trainable(name)}
         self.moving = frozenset(f"model.{name}" for name, p in model.named_parameters() if id(p) in free)
-        return None
 
     def trainable(self, name: str) -> bool:
         return name.startswith("heads.") or name in self.moving

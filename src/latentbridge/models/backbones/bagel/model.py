@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from latentbridge.config import TinyBagelConfig
+from latentbridge.config import ReleaseConfig, TinyBagelConfig
 from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import Autoencoder
 from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
@@ -86,7 +86,7 @@ class Bagel(nn.Module):
         steps: int = 50,
         guidance: float = 4.0,
         max_tokens: int = 160,
-        config: TinyBagelConfig | None = None,
+        config: TinyBagelConfig | ReleaseConfig | None = None,
     ):
         """`steps` and `guidance` are those of drawing, `max_tokens` the longest answer; one roundtrip step gives the mean
         of all drawings, which is blurred. `config` is what the model was built from, where it was built here."""

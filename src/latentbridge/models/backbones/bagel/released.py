@@ -17,17 +17,18 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor
-from transformers import Qwen2Config, SiglipVisionConfig
+from transformers import Qwen2Config, Qwen2Tokenizer, SiglipVisionConfig
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
+from latentbridge.config import ReleaseConfig
 from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
 from latentbridge.models.backbones.bagel.model import Bagel
 from latentbridge.models.backbones.bagel.navit_eye import NavitEye
-from latentbridge.models.checkpoint import read_tensors
 from latentbridge.models.released import require_fit
+from latentbridge.models.tensors import read_tensors
 from latentbridge.models.vocabulary import load_tokenizer
 from latentbridge.rundir import read_json
 
@@ -51,6 +52,43 @@ _LEAST_PX = 224
 """The shortest side of pictures read; the longest is SigLIP's own, 980."""
 _FLUX_SCALE, _FLUX_SHIFT = 0.3611, 0.1159
 """Of image latents, as in diffusers' Flux pipelines; the file does not say."""
+
+
+_LANGUAGE_7B: dict[str, Any] = {
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "intermediate_size": 18944,
+    "vocab_size": 152064,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    "tie_word_embeddings": False,
+}
+_VISION_7B: dict[str, Any] = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "image_size": 980,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+_LATENT_CHANNELS, _LATENT_GRID, _LATENT_PATCH = 16, 64, 2
+_FLUX_WIDTHS, _FLUX_LAYERS = [128, 256, 512, 512], 2
+"""BAGEL-7B-MoT: twice Qwen2.5-7B, SigLIP-so400m without its last layer, Flux's autoencoder (spec LatentUMM 6)."""
+
+
+def build_bagel_7b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
+    """BAGEL-7B-MoT with random weights."""
+    width = _LANGUAGE_7B["hidden_size"]
+    return Bagel(
+        MixtureOfTransformers(Qwen2Config.from_dict(_LANGUAGE_7B)),
+        NavitEye(SiglipVisionConfig.from_dict(_VISION_7B), width, _LEAST_PX),
+        LatentTokens(_LATENT_CHANNELS, width, _LATENT_GRID, _LATENT_PATCH),
+        KLAutoencoder(_flux_network(_FLUX_WIDTHS, _LATENT_CHANNELS, _FLUX_LAYERS)),
+        tokenizer,
+        config=config,
+    )
 
 
 def our_name(released: str) -> str:
@@ -139,9 +177,14 @@ def _flux_autoencoder(flux: dict[str, Tensor]) -> AutoencoderKL:
     """Flux's VAE of the sizes its tensors tell."""
     blocks = [name.split(".") for name in flux if name.startswith("encoder.down.") and name.endswith("conv1.weight")]
     levels, layers = (1 + max(int(parts[place]) for parts in blocks) for place in (2, 4))
+    widths = [len(flux[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)]
+    return _flux_network(widths, flux["decoder.conv_in.weight"].shape[1], layers)
+
+
+def _flux_network(widths: list[int], channels: int, layers: int) -> AutoencoderKL:
     return kl_network(
-        [len(flux[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)],
-        flux["decoder.conv_in.weight"].shape[1],
+        widths,
+        channels,
         layers_per_block=layers,
         scaling_factor=_FLUX_SCALE,
         shift_factor=_FLUX_SHIFT,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-from latentbridge.config import MarConfig, TinyHarmonConfig
+from latentbridge.config import MarConfig, ReleaseConfig, TinyHarmonConfig
 from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import Autoencoder
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
@@ -62,7 +62,7 @@ class Harmon(nn.Module):
         denoising_steps: int = 8,
         through_pixels: bool = False,
         max_tokens: int = 160,
-        config: TinyHarmonConfig | None = None,
+        config: TinyHarmonConfig | ReleaseConfig | None = None,
     ):
         """`guidance` is that of drawing; round trips have none, for the latent holds one branch of it.
 

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from latentbridge.config import MarConfig
+from latentbridge.config import MarConfig, ReleaseConfig
 from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.backbones.harmon.model import Harmon
@@ -61,6 +61,8 @@ HARMON_1_5B = Sizes(
 )
 """MAR-B and MAR-H under Qwen2.5 of 0.5 and 1.5 billion parameters."""
 
+_GRID = 32
+"""Of image latents: 512 px in squares of 16."""
 _VAE_SCALE = 0.2325
 _VAE_LEVELS = 5
 _RENAMES = (
@@ -133,15 +135,7 @@ def load_harmon(folder: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B
     mar = replace(sizes.mar, grid=math.isqrt(max(places, 1)))
     scheduler = _scheduler()  # its schedule is tensors, but no weights
     with torch.device("meta"):
-        harmon = Harmon(
-            Qwen2ForCausalLM(sizes.language_model),
-            mar,
-            KLAutoencoder(_kl16(sizes.vae_channels, mar.channels)),
-            scheduler,
-            load_tokenizer(folder),
-            drawing_steps=64,
-            denoising_steps=25,
-        )
+        harmon = _build(sizes._replace(mar=mar), scheduler, load_tokenizer(folder))
     stored.setdefault("language_model.lm_head.weight", embeddings)
     stored = {name: _ours(name, tensor, mar.channels) for name, tensor in stored.items()}
     require_fit(harmon, stored, folder)
@@ -150,6 +144,27 @@ def load_harmon(folder: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B
     rotary = harmon.language_model.model.rotary_emb
     rotary.__init__(rotary.config)  # its frequencies are no weights, so they are still on the meta device
     return harmon.eval()
+
+
+def build_harmon_1_5b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
+    """Harmon-1.5B with random weights, drawing at 512 px."""
+    sizes = HARMON_1_5B._replace(mar=replace(HARMON_1_5B.mar, grid=_GRID))
+    return _build(sizes, _scheduler(), tokenizer, config)
+
+
+def _build(
+    sizes: Sizes, scheduler: Scheduler, tokenizer: Qwen2Tokenizer, config: ReleaseConfig | None = None
+) -> Harmon:
+    return Harmon(
+        Qwen2ForCausalLM(sizes.language_model),
+        sizes.mar,
+        KLAutoencoder(_kl16(sizes.vae_channels, sizes.mar.channels)),
+        scheduler,
+        tokenizer,
+        drawing_steps=64,
+        denoising_steps=25,
+        config=config,
+    )
 
 
 def _ours(name: str, tensor: Tensor, channels: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, JanusForConditionalGeneration
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
-from latentbridge.config import TinyJanusConfig
+from latentbridge.config import ReleaseConfig, TinyJanusConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
@@ -51,7 +51,7 @@ class JanusPro(nn.Module):
         image_processor: JanusImageProcessorPil,
         guidance: float = 5.0,
         max_tokens: int = 160,
-        config: TinyJanusConfig | None = None,
+        config: TinyJanusConfig | ReleaseConfig | None = None,
     ):
         """`guidance` is that of drawing, `max_tokens` the longest answer; `config` is what the model was built from, where it
         was built here."""

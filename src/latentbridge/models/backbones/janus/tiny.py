@@ -53,7 +53,9 @@ def build_janus(config: TinyJanusConfig, tokenizer: Qwen2Tokenizer) -> JanusPro:
         },
         image_token_id=token_id(tokenizer, IMAGE),
     )
-    processor = JanusImageProcessorPil(
-        size={"height": size_px, "width": size_px}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
-    return JanusPro(JanusForConditionalGeneration(sizes), tokenizer, processor, config=config)
+    return JanusPro(JanusForConditionalGeneration(sizes), tokenizer, image_processor(size_px), config=config)
+
+
+def image_processor(size_px: int) -> JanusImageProcessorPil:
+    """Pictures of `size_px` squared as the release reads them, in [-1, 1]."""
+    return JanusImageProcessorPil(size={"height": size_px, "width": size_px}, image_mean=[0.5] * 3, image_std=[0.5] * 3)

@@ -21,6 +21,7 @@ from latentbridge.config import (
     TinyJanusConfig,
 )
 from latentbridge.errors import unknown_name
+from latentbridge.recipes.real import REAL
 
 PRETRAIN_DECODER = RunConfig(
     name="pretrain-decoder",
@@ -106,6 +107,13 @@ POST_SFT = RunConfig(
 )
 """Post-training of the shipped model; the recipes after it change the method and nothing else. Half of the items are
 drawings, for of `shapes` the shipped model already keeps nearly all."""
+DRAWINGS_SFT = replace(
+    POST_SFT,
+    name="drawings-sft",
+    stage=StageConfig("sft", drawings=0.9, tasks=SFT_EDITS.stage.tasks),
+    optim=replace(POST_SFT.optim, muon_lr=0.0),
+)
+"""A short SFT of the shipped model on what it knows least, for comparing adapters with full fine-tuning; AdamW alone."""
 POST_RECA = replace(POST_SFT, name="post-reca", stage=replace(POST_SFT.stage, kind="reca"))
 POST_UNIGAME = replace(POST_SFT, name="post-unigame", stage=replace(POST_SFT.stage, kind="unigame"))
 POST_UNICOT = replace(POST_SFT, name="post-unicot", stage=replace(POST_SFT.stage, kind="unicot"))
@@ -222,6 +230,7 @@ RECIPES: dict[str, RunConfig] = {
         ALIGN,
         SCENE_TEACHER,
         POST_SFT,
+        DRAWINGS_SFT,
         POST_RECA,
         POST_UNIGAME,
         POST_UNICOT,
@@ -232,6 +241,7 @@ RECIPES: dict[str, RunConfig] = {
         PRETRAIN_JANUS_CODES,
         *PRETRAINED,
         *POST_OF_OTHERS,
+        *REAL,
     )
 }
 
