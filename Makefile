@@ -19,6 +19,9 @@ test: .venv/installed  ## the fast tests
 test-slow: .venv/installed  ## every test, including those that train, kill and resume, and those that fetch packages
 	$(BIN)/python -m pytest -m 'slow or network'
 
+test-kill: .venv/installed  ## 200 processes killed at random moments and resumed, over every stage (minutes)
+	$(BIN)/python -m pytest -m slow tests/training/test_kill.py
+
 check: .venv/installed  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -34,4 +37,4 @@ bench: .venv/installed  ## the benchmarks, against their stored baselines; write
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-.PHONY: quickstart test test-slow check reproduce bench help
+.PHONY: quickstart test test-slow test-kill check reproduce bench help

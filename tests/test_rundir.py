@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from latentbridge.errors import UserError
-from latentbridge.rundir import RunDir, atomic_write, write_json
+from latentbridge.rundir import RunDir, atomic_folder, atomic_write, unfinished, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -27,6 +27,32 @@ def test_a_file_appears_whole_with_its_folder(tmp_path: Path):
         assert not target.exists()
     assert target.read_text() == "whole"
     assert names(target.parent) == ["a.txt"]
+
+
+def test_a_folder_takes_the_place_of_an_older_one_whole(tmp_path: Path):
+    target = tmp_path / "deep" / "folder"
+    for content in ("old", "new"):
+        with atomic_folder(target) as staging:
+            write_json(staging / "within" / f"{content}.json", content)
+            assert names(target) == ["within"] if content == "new" else not target.exists()
+    assert names(target / "within") == ["new.json"] and names(target.parent) == ["folder"]
+
+
+@pytest.mark.parametrize(
+    "trouble", [RuntimeError, KeyboardInterrupt, UserError, OSError(28, "No space left on device")]
+)
+def test_trouble_leaves_the_old_folder_and_nothing_else(tmp_path: Path, trouble: type[BaseException]):
+    (tmp_path / "folder").mkdir()
+    unfinished(tmp_path / "folder").mkdir()  # as a killed writer leaves it
+    (unfinished(tmp_path / "folder") / "stray").touch()
+    with (
+        pytest.raises(UserError if isinstance(trouble, OSError) else trouble),
+        atomic_folder(tmp_path / "folder") as new,
+    ):
+        assert names(new) == []
+        (new / "half").touch()
+        raise trouble
+    assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == []
 
 
 @pytest.mark.parametrize("trouble", [RuntimeError, KeyboardInterrupt, UserError])
@@ -122,6 +148,8 @@ def test_only_whole_checkpoints_count(tmp_path: Path):
     for step in (200, 1_000):
         write_json(run.checkpoint(step) / "state.json", {"step": step})
     run.checkpoint(9_000).mkdir()
+    (run.path / "checkpoints" / ".step_0009999.unfinished").mkdir()
+    assert run.checkpoints() == [run.checkpoint(1_000), run.checkpoint(200)]
     newest = run.newest_checkpoint()
     assert newest == run.checkpoint(1_000)
     assert json.loads((newest / "state.json").read_text()) == {"step": 1_000}

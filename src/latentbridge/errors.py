@@ -10,6 +10,10 @@ class UserError(ValueError):
     """A mistake the user can mend; its message is one sentence that names the fix. The CLI turns it into exit code 2."""
 
 
+class StorageError(UserError):
+    """A disk or folder that does not take what is written: no fault of what was under way, which can go on afterwards."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among `known`, with the nearest one suggested."""
     names = sorted(known)

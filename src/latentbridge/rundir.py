@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from latentbridge.errors import UserError
+from latentbridge.errors import StorageError, UserError
 
 
 @contextmanager
@@ -25,20 +26,64 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix, delete=False) as file:
             temporary = Path(file.name)
     except OSError as error:
-        raise UserError(
+        raise StorageError(
             f"Cannot write to {path.parent} ({error.strerror}); choose a folder you may write to."
         ) from error
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        _sync(path.parent)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Cannot write {path} ({reason}); free some space or choose another folder.") from error
+        raise StorageError(f"Cannot write {path} ({reason}); free some space or choose another folder.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path` that takes its place when the block ends well and vanishes when it does not.
+
+    All of it is on the disk before it has its name, so that even a power cut leaves the old folder, none, or the whole new
+    one. What a killed writer left behind is cleared away; one process at a time may write a folder.
+    """
+    staging = unfinished(path)
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write to {path.parent} ({error.strerror}); choose a folder you may write to."
+        ) from error
+    try:
+        yield staging
+        for written in (*staging.rglob("*"), staging):
+            _sync(written)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(staging, path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"Cannot write {path} ({reason}); free some space or choose another folder.") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def unfinished(path: Path) -> Path:
+    """Where a folder stands while it is written."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content or a folder's list of names is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -98,7 +143,10 @@ class RunDir:
         """The folder of the checkpoint taken after `step` steps."""
         return self.path / "checkpoints" / f"step_{step:07d}"
 
+    def checkpoints(self) -> list[Path]:
+        """The folders of finished checkpoints, newest first; each has its `state.json`."""
+        return sorted((path.parent for path in self.path.glob("checkpoints/step_*/state.json")), reverse=True)
+
     def newest_checkpoint(self) -> Path | None:
-        """The latest whole checkpoint; a folder counts once its `state.json`, written last, is there."""
-        whole = sorted(path.parent for path in self.path.glob("checkpoints/step_*/state.json"))
-        return whole[-1] if whole else None
+        """The latest finished checkpoint."""
+        return next(iter(self.checkpoints()), None)

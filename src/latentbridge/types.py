@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -42,13 +42,15 @@ class EditResult:
     """bool [h, w]: where new content was allowed."""
 
 
-@dataclass(frozen=True)
-class LossOutputs:
-    """A scalar to minimise and the named parts it was made of (detached floats, for the log)."""
+class LossOutputs(NamedTuple):
+    """A scalar to minimise and the named parts it was made of (detached floats, for the log).
+
+    A tuple, since FSDP looks for tensors in what a module returns and sees into no dataclass.
+    """
 
     loss: object
-    parts: dict[str, float] = field(default_factory=dict)
-    terms: dict[str, object] = field(default_factory=dict)
+    parts: dict[str, float] = {}
+    terms: dict[str, object] = {}
     """The weighted scalars that add up to the loss, where it is worth the time to log their shares of the gradient."""
 
 

@@ -33,6 +33,18 @@ def test_a_run_that_cannot_begin_keeps_nothing(tmp_path: Path, toy: Study) -> No
     assert not (tmp_path / run.name / FAILURE).exists()
 
 
+def test_a_run_that_the_disk_stopped_goes_on(tmp_path: Path, toy: Study, small_model: Model) -> None:
+    save_model(small_model, RunDir(tmp_path / "toy-base").model)
+    run = arm_run(toy.arms[0], 0)
+    (tmp_path / run.name).mkdir()
+    RunDir(tmp_path / run.name).model.write_text("in the way")
+    with pytest.raises(UserError, match="Cannot write to .*model"):
+        carry_out(run, tmp_path, None)
+    RunDir(tmp_path / run.name).model.unlink()
+    carry_out(run, tmp_path, None)
+    assert standing(run, tmp_path, toy.measuring).trained
+
+
 @pytest.mark.slow
 def test_a_toy_study_is_carried_out_once(tmp_path: Path, toy: Study, small_model: Model) -> None:
     save_model(small_model, RunDir(tmp_path / "toy-base").model)

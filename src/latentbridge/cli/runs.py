@@ -32,7 +32,7 @@ def train(
 ) -> None:
     """Train a model by a recipe.
 
-    Interrupted at any moment, it goes on with --resume.
+    Interrupted at any moment, it goes on with --resume. docs/many-processes.md starts it on many cores or machines.
 
     \b
     Examples:
@@ -48,10 +48,12 @@ def train(
     folder = out or Path("runs") / config.name
     check_folder(folder)
     from latentbridge.training.loop import train
+    from latentbridge.training.parallel import leads
     from latentbridge.training.stages import make_stage
 
     model = train(config, make_stage(config), folder, resume=resume)
-    print(f"The model is in {model}; try: latentbridge eval --model {folder} --size 10")
+    if leads():
+        print(f"The model is in {model}; try: latentbridge eval --model {folder} --size 10")
 
 
 def evaluate(

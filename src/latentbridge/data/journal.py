@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from latentbridge.errors import UserError
+from latentbridge.errors import StorageError, UserError
 from latentbridge.rundir import write_json
 
 Batch = dict[str, list[np.ndarray]]
@@ -174,4 +174,6 @@ def _write_at(path: Path, start: int, content: bytes) -> None:
             file.truncate()
             os.fsync(file.fileno())
     except OSError as error:
-        raise UserError(f"Cannot write {path} ({error.strerror}); free some space or choose another folder.") from error
+        raise StorageError(
+            f"Cannot write {path} ({error.strerror}); free some space or choose another folder."
+        ) from error

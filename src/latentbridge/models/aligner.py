@@ -79,6 +79,9 @@ class BiTransformer(nn.Module):
     reads nothing from the backbone (deviation: the release leaves PyTorch's defaults and zero queries).
     """
 
+    _no_split_modules = ("BiTransformerBlock",)
+    """What is sharded and gathered together, as the libraries' models say it."""
+
     def __init__(self, config: AlignerConfig) -> None:
         super().__init__()
         self.config = config
@@ -203,10 +206,15 @@ def mix_bernoulli(
     `keep_text_rows` [b] marks samples that keep all their text, as samples with a source image do. `generator` lives
     on the CPU. In expectation this is `mix_convex` with beta = 1 - probability.
     """
-    replaced = (torch.rand(text.shape[:2], generator=generator) < probability).to(text.device)
+    replaced = draw_replaced(*text.shape[:2], probability, generator).to(text.device)
     if keep_text_rows is not None:
         replaced = replaced & ~keep_text_rows.bool()[:, None]
     return torch.where(replaced[..., None], queries, text)
+
+
+def draw_replaced(rows: int, positions: int, probability: float, generator: torch.Generator) -> Tensor:
+    """bool [rows, positions]: which positions `mix_bernoulli` replaces."""
+    return torch.rand((rows, positions), generator=generator) < probability
 
 
 def draw_legacy_probability(code: float, generator: torch.Generator) -> float:

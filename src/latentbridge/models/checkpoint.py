@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import Qwen2Tokenizer
 
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
-from latentbridge.errors import UserError
+from latentbridge.errors import StorageError, UserError
 from latentbridge.models import released_decoder
 from latentbridge.models.adapters import attach_adapter
 from latentbridge.models.backbones.bagel.model import Bagel
@@ -76,12 +76,16 @@ def _build(config: NetworkConfig, tokenizer: Qwen2Tokenizer) -> Network:
 
 
 def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a model folder; `dtype` rounds the weights, for shipping. The config is written last, so a folder with one is whole.
+    """Write a model folder; `dtype` rounds the weights, for shipping.
+
+    The config goes first where one is and is written last, so a folder with one is whole, whenever the writer was killed.
 
     An attached released decoder stays in its own folder: name it again when the model is loaded.
     """
     if model.config is None:
         raise UserError("A released model stays in the folder of its release; only what was built here is saved.")
+    if (folder / "config.json").exists():
+        (folder / "config.json").unlink()
     save_tokenizer(model.tokenizer, folder)
     attached = released_decoder.PARTS if isinstance(model, Model) and model.captions is not None else ()
     weights = {
@@ -102,7 +106,10 @@ def _shipped(name: str, dtype: torch.dtype) -> torch.dtype:
 def save_tokenizer(tokenizer: Qwen2Tokenizer, folder: Path) -> None:
     """Write the tokenizer's files, each whole or not at all."""
     with TemporaryDirectory() as staging:
-        tokenizer.save_pretrained(staging)
+        try:
+            tokenizer.save_pretrained(staging)
+        except Exception as error:  # what its library raises where a disk is full has no type of its own
+            raise StorageError(f"Cannot write {staging} ({error}); free some space there.") from error
         for file in Path(staging).iterdir():
             with atomic_write(folder / file.name) as temporary:
                 shutil.copyfile(file, temporary)

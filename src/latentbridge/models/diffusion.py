@@ -65,8 +65,19 @@ def diffusion_loss(
     predict: Predict, scheduler: Scheduler, clean: Tensor, condition: Condition, rng: torch.Generator
 ) -> Tensor:
     """Mean squared error of the scheduler's target at uniform timesteps; `clean` [b c h w]."""
-    noise = torch.randn(clean.shape, generator=rng)
-    timesteps = torch.randint(0, len(scheduler.alphas_cumprod), (clean.shape[0],), generator=rng)
+    return noised_loss(predict, scheduler, clean, condition, *draw_noise(scheduler, clean.shape, rng))
+
+
+def draw_noise(scheduler: Scheduler, shape: Sequence[int], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noise of a shape [b c h w], and a timestep for each row, int64 [b]."""
+    noise = torch.randn(tuple(shape), generator=rng)
+    return noise, torch.randint(0, len(scheduler.alphas_cumprod), (shape[0],), generator=rng)
+
+
+def noised_loss(
+    predict: Predict, scheduler: Scheduler, clean: Tensor, condition: Condition, noise: Tensor, timesteps: Tensor
+) -> Tensor:
+    """`diffusion_loss` at given noise [b c h w] and `timesteps` [b]."""
     noisy = add_noise(scheduler, clean, noise, timesteps)
     expected = target(scheduler, clean, noise, timesteps)
     return (predict(noisy, timesteps, condition).float() - expected).square().mean()

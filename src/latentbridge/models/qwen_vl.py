@@ -177,13 +177,18 @@ class QwenVL(nn.Module):
 
         A plain mean over tokens lets descriptions drown answers of one word (square averaging, arXiv 2412.05271).
         """
+        total, weight = self.language_sum(batch, seen)
+        return total / weight
+
+    def language_sum(self, batch: TokenBatch, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The weighted sum of which `language_loss` is the mean, and the sum of the weights; 0 where nothing is labelled."""
         hidden = self.hidden(batch, seen)[:, :-1]
         targets = batch.labels[:, 1:]
         chosen = targets != IGNORED_LABEL
         weights = batch.weights[:, 1:][chosen]
         logits = self.model.lm_head(hidden[chosen])
         losses = nn.functional.cross_entropy(logits.float(), targets[chosen], reduction="none")
-        return (losses * weights).sum() / weights.sum()
+        return (losses * weights).sum(), weights.sum()
 
     @torch.no_grad()
     def reply(

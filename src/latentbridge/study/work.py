@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from latentbridge.config import from_dict
-from latentbridge.errors import UserError
+from latentbridge.errors import StorageError, UserError
 from latentbridge.models.backbones.loading import load_backbone
 from latentbridge.processes import held
 from latentbridge.rundir import RunDir, write_json
@@ -36,13 +36,15 @@ def carry_out(run: Run, out: Path, measuring: Measuring | None) -> None:
     """Train what is not trained and measure what is not measured.
 
     A training given up on its way (a collapse, a loss that is no number) would end so again: the reason is kept with the
-    run, and later calls leave it alone. One that could not even begin keeps nothing.
+    run, and later calls leave it alone. One that could not even begin, or that a full disk stopped, keeps nothing.
     """
     now = standing(run, out, measuring)
     if run.config and not now.trained:
         write_json(now.folder / STARTS, start_digests(run, out))
         try:
             train(run.config, make_stage(run.config), now.folder, resume=True, progress=False)
+        except StorageError:
+            raise
         except UserError as error:
             if RunDir(now.folder).metrics():
                 write_json(now.folder / FAILURE, {"reason": _one_line(error)})

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from latentbridge.models.aligner import draw_legacy_probability, mix_bernoulli, mix_convex
+from latentbridge.models.aligner import draw_legacy_probability, draw_replaced, mix_convex
+from latentbridge.training.parallel import mine, world
 
 BetaSchedule = Literal["none", "step", "linear", "cosine", "ladder"]
 _LADDER = (0, 0.005, 0.15, 0.75, 0.99, 2)
@@ -38,9 +39,12 @@ def mixed_inputs(
 ) -> Tensor:
     """The aligner's input [b n d]: text embeddings [b n d] and queries [1 n d], mixed as the schedule says.
 
-    "ladder" is the released code: whole positions are replaced at random, with the released probabilities in turn.
+    "ladder" is the released code: whole positions are replaced at random, with the released probabilities in turn. Rows
+    are this rank's, and chance is drawn for those of all.
     """
     if schedule == "ladder":
         rung = min(len(_LADDER) - 1, int(len(_LADDER) * progress / ANNEALED_SHARE))
-        return mix_bernoulli(text, queries.expand_as(text), draw_legacy_probability(_LADDER[rung], rng), rng)
+        probability = draw_legacy_probability(_LADDER[rung], rng)
+        replaced = mine(draw_replaced(len(text) * world(), text.shape[1], probability, rng))
+        return torch.where(replaced[..., None], queries, text)
     return mix_convex(text, queries, beta_at(schedule, progress))

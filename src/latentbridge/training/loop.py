@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
@@ -22,10 +20,11 @@ from latentbridge.errors import UserError
 from latentbridge.models.adapters import add_adapter, is_adapter, merge_adapter, save_adapter
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import Network, save_model, shipped
-from latentbridge.models.tensors import read_tensors
 from latentbridge.recipes.real import RELEASES
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import RunDir, atomic_write, read_json, write_json
+from latentbridge.rundir import RunDir, read_json, write_json
+from latentbridge.training import parallel
+from latentbridge.training.checkpoints import forget_checkpoints, newest_good, restore, save_checkpoint
 from latentbridge.training.optim import Average, make_optimizers, schedule
 from latentbridge.training.recompute import recompute
 from latentbridge.training.shares import gradient_shares
@@ -37,6 +36,10 @@ class Stage(Protocol):
 
     trains: tuple[str, ...] = ("omnibridge",)
     """The kinds of network it can train."""
+    many_ranks: bool = False
+    """Whether `batch` and `loss` know of other ranks (`training/parallel.py`); one that does not runs in one process."""
+    rollouts: bool = False
+    """Whether `batch` asks the model, which then has its weights whole on every rank."""
     runs: Path = Path("runs")
     """Where the run and its siblings are; the loop says it."""
 
@@ -82,13 +85,19 @@ class Objective(nn.Module):
 
 
 def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False, progress: bool = True) -> Path:
-    """Run a stage to its end and return the finished model's folder; with `resume`, go on from the newest whole checkpoint.
+    """Run a stage to its end and return the finished model's folder; with `resume`, go on from the newest good checkpoint.
 
-    A resumed run ends with the same weights, bit for bit, as one that was never stopped, on the same machine and thread count.
+    A resumed run ends with the same weights, bit for bit, as one that was never stopped, on the same machine and thread
+    count. Started by `torchrun`, all processes train together; on another number of them a run goes on all the same, but
+    its weights differ by rounding.
     """
+    with parallel.joined():
+        return _train(config, stage, folder, resume, progress and parallel.leads())
+
+
+def _train(config: RunConfig, stage: Stage, folder: Path, resume: bool, progress: bool) -> Path:
     run = RunDir(folder)
-    checkpoint = run.newest_checkpoint()
-    if (checkpoint or (run.model / "config.json").exists()) and not resume:
+    if (run.newest_checkpoint() or (run.model / "config.json").exists()) and not resume:
         raise UserError(f"{folder} already holds a run; add --resume to go on with it or choose another folder.")
     if resume and (run.path / "config.json").exists():
         stored = from_dict(RunConfig, read_json(run.path / "config.json"))
@@ -97,6 +106,7 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
                 f"{folder} was started with other settings; resume with the same recipe and --set values or choose another folder."
             )
     if resume and (run.model / "config.json").exists():
+        forget_checkpoints(run)
         return run.model
     starts = {source: folder.parent / shipped(source) for _, source in config.init}
     for source, start_folder in starts.items():
@@ -105,13 +115,16 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
             if source in RELEASES:
                 mend = f"put the folder of that release there: {RELEASES[source]}"
             raise UserError(f"{config.name} starts from the run {source}, and there is none in {folder.parent}; {mend}")
+    _check_ranks(config, stage)
+    checkpoint = newest_good(run)
     stage.runs = folder.parent
-    write_json(run.path / "config.json", to_dict(config))
+    if parallel.leads():
+        write_json(run.path / "config.json", to_dict(config))
     if config.threads:
         torch.set_num_threads(config.threads)
 
     model = starting_network(config.model, config.seed, [(part, starts[source]) for part, source in config.init])
-    with torch.random.fork_rng(devices=[]):
+    with parallel.in_turn(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if checkpoint is None:
             stage.prepare(model)
@@ -121,12 +134,13 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
     if config.bf16:
         _write_out_attention(model)
     recompute(model, config.recompute)
+    parallel.shard(objective)
     named = moving(dict(objective.named_parameters()), stage, config)
     for name, parameter in objective.named_parameters():
         parameter.requires_grad_(name in named)
     optimizers = make_optimizers(named, config.optim)
     average = Average(named, config.optim.ema_decay)
-    start = _restore(checkpoint, objective, optimizers, average) if checkpoint else 0
+    start = restore(checkpoint, objective, optimizers, average) if checkpoint else 0
 
     bar = tqdm(
         range(start, config.steps),
@@ -145,14 +159,20 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
         last = step + 1 == config.steps
         logged = last or (step + 1) % config.log_every == 0
         rng = torch_rng(config.seed, "loss", step)
-        parts, gradient = _step(objective, stage.batch(model, step), rng, named, config, shares=logged)
+        with parallel.whole(objective) if stage.rollouts else nullcontext():
+            batch = stage.batch(model, step)
+        parts, gradient = _step(objective, batch, rng, named, config, shares=logged and parallel.world() == 1)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         average.update(named, step)
         due = (step + 1) % config.checkpoint_every == 0
-        measures = stage.check(model, step + 1) if due or last else {}
-        if logged or measures:
+        measures: dict[str, float] = {}
+        if due or last:
+            with parallel.whole(objective):
+                measures = stage.check(model, step + 1)
+        parts = parallel.averaged(parts) if logged else parts
+        if (logged or measures) and parallel.leads():
             seconds = round(time.perf_counter() - began, 2)
             run.log(
                 {
@@ -167,17 +187,20 @@ def train(config: RunConfig, stage: Stage, folder: Path, *, resume: bool = False
             )
             bar.set_postfix({name: f"{value:.3f}" for name, value in parts.items()})
         if due and not last:
-            _save(run, step + 1, objective, optimizers, average)
+            save_checkpoint(run, step + 1, objective, optimizers, average)
 
     with torch.no_grad():
         for name, parameter in named.items():
             parameter.copy_(average.weights[name])
-    write_json(run.path / "size.json", _size(named))
-    if config.stage.lora_rank:
-        save_adapter(model, run.adapter)
-        merge_adapter(model)
-    save_model(model, run.model)
-    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+    parallel.settle(objective)
+    if parallel.leads():
+        write_json(run.path / "size.json", _size(named))
+        if config.stage.lora_rank:
+            save_adapter(model, run.adapter)
+            merge_adapter(model)
+        save_model(model, run.model)
+    forget_checkpoints(run)
+    parallel.wait_for_all()
     return run.model
 
 
@@ -200,6 +223,19 @@ def _size(named: Mapping[str, nn.Parameter]) -> dict[str, float]:
     """How many parameters moved, and the most memory this process has held, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"moving": sum(p.numel() for p in named.values()), "peak_mib": round(peak)}
+
+
+def _check_ranks(config: RunConfig, stage: Stage) -> None:
+    """Raises UserError where a run cannot be divided among the processes that were started."""
+    ranks = parallel.world()
+    if ranks > 1 and not stage.many_ranks:
+        raise UserError(
+            f"The stage {config.stage.kind} runs in one process, not in {ranks}; start it without torchrun."
+        )
+    if config.batch_size % ranks:
+        raise UserError(
+            f"batch_size is {config.batch_size}, of which {ranks} processes cannot have equal parts; choose a multiple of {ranks}."
+        )
 
 
 def _write_out_attention(model: Network) -> None:
@@ -225,52 +261,13 @@ def _step(
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16), attention:
         outputs = objective(batch, rng)
     loss = cast(Tensor, outputs.loss)
-    if not torch.isfinite(loss):
+    total = parallel.summed(loss)  # not finite where it is not on any rank, so that all stop
+    if not torch.isfinite(total):
         raise UserError(
-            f"The loss of {config.name} became {loss.item()}; lower optim.lr and optim.muon_lr and start again in another folder."
+            f"The loss of {config.name} became {total.item()}; lower optim.lr and optim.muon_lr and start again in another folder."
         )
     found = gradient_shares(cast(dict[str, Tensor], outputs.terms), named.values()) if shares else {}
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(named.values(), config.optim.clip_norm)
+    norm = parallel.clip_gradients(named.values(), config.optim.clip_norm)
     named_shares = {f"{name} share": share for name, share in found.items()}
-    return outputs.parts, {"grad_norm": round(float(norm), 4), **named_shares}
-
-
-def _save(
-    run: RunDir, step: int, objective: Objective, optimizers: list[torch.optim.Optimizer], average: Average
-) -> None:
-    folder = run.checkpoint(step)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "objective.safetensors", objective.state_dict())
-    _write(folder / "average.safetensors", average.weights)
-    for index, optimizer in enumerate(optimizers):
-        tensors = {
-            f"{key}.{name}": value
-            for key, state in optimizer.state_dict()["state"].items()
-            for name, value in state.items()
-        }
-        _write(folder / f"optimizer_{index}.safetensors", tensors)
-    write_json(folder / "state.json", {"step": step})
-    for old in sorted(run.path.glob("checkpoints/step_*"))[:-2]:
-        (old / "state.json").unlink(missing_ok=True)
-        shutil.rmtree(old)
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    with atomic_write(path) as temporary:
-        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary)
-
-
-def _restore(folder: Path, objective: Objective, optimizers: list[torch.optim.Optimizer], average: Average) -> int:
-    mend = f"the checkpoint is damaged; delete {folder} to resume from the one before it"
-    objective.load_state_dict(read_tensors(folder / "objective.safetensors", mend))
-    averaged = read_tensors(folder / "average.safetensors", mend)
-    average.weights = {name: averaged[name] for name in average.weights}
-    for index, optimizer in enumerate(optimizers):
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in read_tensors(folder / f"optimizer_{index}.safetensors", mend).items():
-            number, _, name = key.partition(".")
-            states.setdefault(int(number), {})[name] = value
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": states, "param_groups": groups})
-    return int(read_json(folder / "state.json")["step"])
+    return outputs.parts, {"grad_norm": round(norm, 4), **named_shares}

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from latentbridge.training.parallel import mean_of_all, rank, world
+
 
 class RetrievalLoss(NamedTuple):
     """`total` is what to minimise; the others are its parts before weighting, all scalars."""
@@ -27,8 +29,8 @@ def retrieval_loss(
     Row i of `image` and `text` [n e], unit vectors, and of `image_ids` [n] is one (picture, caption) pair; a picture
     recurs with each of its captions, and n is the same on every rank. `scale` is exp(logit_scale). Caption against
     caption: rows without a second caption are left out, and the caption itself is no target but stays in the
-    denominator, as in the release. The mean over ranks has the gradient of the loss over the global batch in its first
-    two parts; the third averages each rank's own rows. Source: OmniBridge, released code (not halved, unlike CLIP).
+    denominator, as in the release. The mean over ranks has the gradient of the loss over the global batch; the release
+    averages text_to_text over each rank's own rows, here it is over all. Source: OmniBridge, released code (not halved, unlike CLIP).
     """
     image, text = image.float(), text.float()
     images, texts, ids = gather(image), gather(text), gather(image_ids)
@@ -37,9 +39,9 @@ def retrieval_loss(
     text_to_image = _soft_cross_entropy(scale * text @ images.T, same).mean()
 
     rows = torch.arange(len(image_ids), device=same.device)
-    others = same.index_put((rows, rows + len(rows) * _rank()), same.new_zeros(()))
+    others = same.index_put((rows, rows + len(rows) * rank()), same.new_zeros(()))
     paired = others.sum(-1) > 0
-    text_to_text = _soft_cross_entropy(scale * text @ texts.T, others)[paired].sum() / paired.sum().clamp(min=1)
+    text_to_text = mean_of_all(_soft_cross_entropy(scale * text @ texts.T, others)[paired].sum(), paired.sum())
     total = image_to_text + text_to_image + text_to_text_weight * text_to_text
     return RetrievalLoss(total, image_to_text, text_to_image, text_to_text)
 
@@ -57,13 +59,13 @@ def gather(rows: Tensor) -> Tensor:
 
     The gradient is summed over ranks, so averaging parameter gradients afterwards gives that of the mean loss.
     """
-    return _Gather.apply(rows) if dist.is_initialized() else rows
+    return _Gather.apply(rows) if world() > 1 else rows
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        parts = [torch.empty_like(rows) for _ in range(world())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
@@ -71,11 +73,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         grad = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
-        return grad.chunk(dist.get_world_size())[_rank()]
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+        return grad.chunk(world())[rank()]
 
 
 def _soft_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.config import OptimConfig
+from latentbridge.training.parallel import gather_gradients
 
 _NOT_HIDDEN = ("embed", "lm_head", "shared", "proj_out", "heads.")
 """Matrices that are tables or output layers, for which Muon is not meant (see torch.optim.Muon)."""
@@ -36,9 +37,9 @@ def make_optimizers(named: dict[str, nn.Parameter], config: OptimConfig) -> list
         slow = [p for name, p in hidden.items() if name.endswith(_QWEN_SCORES)]
         full = [p for name, p in hidden.items() if not name.endswith(_QWEN_SCORES)]
         groups = [{"params": full, "lr": config.muon_lr}, {"params": slow, "lr": config.muon_lr * _QWEN_SCORES_RATE}]
-        optimizers.append(
-            torch.optim.Muon(_filled(groups), weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-        )
+        muon = torch.optim.Muon(_filled(groups), weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        muon.register_step_pre_hook(gather_gradients)
+        optimizers.append(muon)
         general = {name: p for name, p in general.items() if name not in hidden}
     groups = [
         {"params": list(general.values()), "lr": config.lr},

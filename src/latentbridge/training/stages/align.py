@@ -20,7 +20,7 @@ from latentbridge.data.journal import Ragged
 from latentbridge.data.worlds import AlignItem, Mixture
 from latentbridge.models.aligner import init_from_t5
 from latentbridge.models.checkpoint import unique_state
-from latentbridge.models.diffusion import diffusion_loss
+from latentbridge.models.diffusion import draw_noise, noised_loss
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.training.annealing import mixed_inputs
@@ -28,6 +28,7 @@ from latentbridge.training.items import ItemOrder
 from latentbridge.training.joining import fit_second_view
 from latentbridge.training.loop import Stage
 from latentbridge.training.losses import distillation_loss, retrieval_loss
+from latentbridge.training.parallel import mine
 from latentbridge.types import LossOutputs
 
 _PROBED_ITEMS = 64
@@ -66,6 +67,8 @@ class Align(Stage):
     finite set, so that all that is frozen (backbone states, text encodings, image latents) can be cached by content.
     """
 
+    many_ranks = True
+
     def __init__(self, config: RunConfig):
         self.config = config
         self.order = ItemOrder(config, "align order")
@@ -95,7 +98,7 @@ class Align(Stage):
         return name.startswith(("model.projector.", "model.aligner.", "model.retrieval."))
 
     def batch(self, model: Model, step: int) -> AlignBatch:
-        indices = self.order.indices(step)
+        indices = mine(self.order.indices(step))
         draw_, draw_mask = self._padded("draw", indices)
         image, image_mask = self._padded("image", indices)
         text, text_mask = self._padded("text", indices)
@@ -125,7 +128,9 @@ class Align(Stage):
         loss = stage.distillation_weight * distillation
         parts = {"distillation": float(distillation.detach())}
         if stage.diffusion_weight:
-            diffusion = diffusion_loss(model.decoder, model.scheduler, batch.image_latents, condition, rng)
+            clean = batch.image_latents
+            noise, timesteps = draw_noise(model.scheduler, (self.config.batch_size, *clean.shape[1:]), rng)
+            diffusion = noised_loss(model.decoder, model.scheduler, clean, condition, mine(noise), mine(timesteps))
             loss = loss + stage.diffusion_weight * diffusion
             parts["diffusion"] = float(diffusion.detach())
         if stage.retrieval_weight:

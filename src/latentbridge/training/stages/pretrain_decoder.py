@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
-from latentbridge.models.diffusion import diffusion_loss
+from latentbridge.models.diffusion import draw_noise, noised_loss
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.training.autoencoder_fit import fit_autoencoder
 from latentbridge.training.loop import Stage
+from latentbridge.training.parallel import mine
 from latentbridge.types import LossOutputs
 
 UNCONDITIONAL_SHARE = 0.1
@@ -37,6 +38,8 @@ class PretrainDecoder(Stage):
     Fed from the worlds of the stage config.
     """
 
+    many_ranks = True
+
     def __init__(self, config: RunConfig):
         self.config = config
         self.worlds = Mixture(config.stage)
@@ -53,13 +56,14 @@ class PretrainDecoder(Stage):
     def batch(self, model: Model, step: int) -> DrawBatch:
         rng = numpy_rng(self.config.seed, "pretrain decoder", step)
         batch = self._sample(rng, self.config.batch_size)
-        batch.texts = ["" if rng.random() < UNCONDITIONAL_SHARE else text for text in batch.texts]
-        return batch
+        texts = ["" if rng.random() < UNCONDITIONAL_SHARE else text for text in batch.texts]
+        return DrawBatch(mine(batch.pictures), mine(texts))
 
     def loss(self, model: Model, batch: DrawBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
         condition = model.text_condition(batch.texts)
         clean: Tensor = model.encode_pictures(batch.pictures)
-        loss = diffusion_loss(model.decoder, model.scheduler, clean, condition, rng)
+        noise, timesteps = draw_noise(model.scheduler, (self.config.batch_size, *clean.shape[1:]), rng)
+        loss = noised_loss(model.decoder, model.scheduler, clean, condition, mine(noise), mine(timesteps))
         return LossOutputs(loss, {"diffusion": float(loss.detach())})
 
     def _sample(self, rng: np.random.Generator, count: int) -> DrawBatch:

@@ -16,6 +16,7 @@ from latentbridge.models.dual_encoder import DualEncoder
 from latentbridge.rng import numpy_rng
 from latentbridge.training.loop import Stage
 from latentbridge.training.losses import retrieval_loss
+from latentbridge.training.parallel import mine
 from latentbridge.types import LossOutputs, Picture
 
 _FREE_SHARE = 0.2
@@ -45,6 +46,7 @@ class PretrainTeacher(Stage):
     """
 
     trains = ("scene",)
+    many_ranks = True
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -60,7 +62,7 @@ class PretrainTeacher(Stage):
         pairs: list[Contrast] = []
         while len(pairs) < self.config.batch_size:
             pairs += self.contrasts.family(rng, free, most)
-        pictures, texts, ids = zip(*pairs[: self.config.batch_size], strict=True)
+        pictures, texts, ids = zip(*mine(pairs[: self.config.batch_size]), strict=True)
         return ContrastBatch(list(pictures), list(texts), torch.tensor(ids))
 
     def loss(

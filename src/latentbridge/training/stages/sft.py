@@ -8,14 +8,18 @@ from torch import nn
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
 from latentbridge.models.qwen_vl import TokenBatch
+from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.training.loop import Stage
+from latentbridge.training.parallel import mean_of_all, mine
 from latentbridge.types import LossOutputs
 
 
 class Sft(Stage):
     """Supervised fine-tuning on conversations, all backbone weights or LoRA (`lora_rank`)."""
+
+    many_ranks = True
 
     def __init__(self, config: RunConfig):
         self.config = config
@@ -27,8 +31,13 @@ class Sft(Stage):
     def batch(self, model: Model, step: int) -> TokenBatch:
         rng = numpy_rng(self.config.seed, "sft", step)
         talks = [self.worlds.pick(rng).converse(rng) for _ in range(self.config.batch_size)]
-        return model.backbone.tokenize(talks)
+        own, seeing = mine(talks), [talk for talk in talks if talk.picture is not None]
+        lent = [] if any(talk.picture is not None for talk in own) else seeing[:1]
+        batch = model.backbone.tokenize([*own, *lent])
+        if lent:  # all ranks gather the vision tower's weights together, so one without a picture reads another's
+            batch.labels[-1], batch.weights[-1] = IGNORED_LABEL, 0.0
+        return batch
 
     def loss(self, model: Model, batch: TokenBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
-        language = model.backbone.language_loss(batch)
+        language = mean_of_all(*model.backbone.language_sum(batch))
         return LossOutputs(language, {"language": float(language.detach())})

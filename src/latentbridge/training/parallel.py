@@ -1,0 +1,192 @@
+"""Many processes that train as one: whose rows are whose, what is counted over all, and weights in shards (FSDP2).
+
+`torchrun` starts the processes, here called ranks. All draw the same global batch and each takes its rows, so a run sees
+the same data and noise on any number of ranks; each returns a loss whose mean over ranks is the loss of the whole batch,
+and FSDP averages the gradients. In a process that was started alone everything here hands back what it was given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Replicate
+
+RowsT = TypeVar("RowsT", list, Tensor, np.ndarray)
+
+_PATIENCE = timedelta(hours=12)
+"""How long a rank waits for the others, one of which may be filling a cache; where one dies, torchrun ends them all."""
+_MORE_BLOCKS = ("HunyuanDiTBlock",)
+"""Blocks of networks that do not list them as `_no_split_modules`, the libraries' word for layers to keep together."""
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def leads() -> bool:
+    """Whether this is the rank that writes files and talks to the user; known before and after the ranks are together."""
+    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Together with the other processes that `torchrun` started, where it did and they have not met already."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group(timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """One rank after another, so that a cache which all need is filled by the first and found by those who share its disk."""
+    for _ in range(rank()):
+        dist.barrier()
+    yield
+    if world() > 1:
+        for _ in range(world() - rank()):
+            dist.barrier()
+
+
+def wait_for_all() -> None:
+    """Go on when every rank has come here."""
+    if world() > 1:
+        dist.barrier()
+
+
+# --- rows and means --------------------------------------------------------------------------------
+
+
+def mine(rows: RowsT) -> RowsT:
+    """This rank's rows of the global batch: every world-th, beginning with its own number."""
+    return rows[rank() :: world()]
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum over ranks, without gradient."""
+    if world() == 1:
+        return value.detach()
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value
+
+
+def mean_of_all(total: Tensor, count: Tensor) -> Tensor:
+    """A loss that is the mean of something over the valid places of all ranks, of which each has another number.
+
+    `total` is the sum over this rank's places and `count` their number or weight, 1 or more where there are any. The mean
+    over ranks of what is returned is the sum of all totals over the sum of all counts, and 0 where nothing counts.
+    """
+    return total * world() / summed(count).clamp(min=1)
+
+
+def averaged(values: Mapping[str, float]) -> dict[str, float]:
+    """The mean over ranks of what each has under the same names, for the log."""
+    if world() == 1 or not values:
+        return dict(values)
+    means = summed(torch.tensor(list(values.values()), dtype=torch.double)) / world()
+    return dict(zip(values, means.tolist(), strict=True))
+
+
+def told(number: int) -> int:
+    """The leading rank's number, on every rank."""
+    if world() == 1:
+        return number
+    message = torch.tensor([number])
+    dist.broadcast(message, src=0)
+    return int(message)
+
+
+# --- weights in shards -----------------------------------------------------------------------------
+
+
+def shard(objective: nn.Module) -> None:
+    """Split all parameters over the ranks: by transformer block, and the rest with the root, whose forward gathers it.
+
+    A block stays with the root where others read its parameters, as the aligner's do with the relative position bias.
+    """
+    if world() == 1:
+        return
+    device = next(objective.parameters()).device.type
+    mesh = init_device_mesh(device, (world(),))
+    modules = list(objective.modules())
+    blocks = {name for module in modules for name in getattr(module, "_no_split_modules", None) or ()}
+    for module in modules:
+        alone = not any("relative_attention_bias" in name for name, _ in module.named_parameters())
+        if type(module).__name__ in {*blocks, *_MORE_BLOCKS} and alone:
+            fully_shard(module, mesh=mesh)
+    fully_shard(objective, mesh=mesh)
+
+
+@contextmanager
+def whole(objective: nn.Module) -> Iterator[None]:
+    """All weights gathered on every rank, so that ranks may call the model's parts as often as each likes.
+
+    For rollouts and checks: inside, no forward waits for other ranks, and nothing may be trained.
+    """
+    if not isinstance(objective, FSDPModule):
+        yield
+        return
+    objective._get_fsdp_state()._lazy_init()  # else the first block to be asked takes itself for the root
+    sharded = [module for module in objective.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.unshard()
+        module.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.set_reshard_after_forward(module is not objective, recurse=False)
+        objective.reset_iter_state()  # shards again, and forgets in which order blocks were asked
+
+
+def settle(objective: nn.Module) -> None:
+    """Give every module its parameters whole, for good: training is over."""
+    gathered: dict[int, nn.Parameter] = {}
+    for module in objective.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if isinstance(parameter, DTensor):
+                if id(parameter) not in gathered:  # tied ones stay tied
+                    gathered[id(parameter)] = nn.Parameter(parameter.full_tensor(), parameter.requires_grad)
+                module.register_parameter(name, gathered[id(parameter)])
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> float:
+    """Scale gradients in place to a norm of at most `largest` over all parameters and ranks; returns the norm before."""
+    moving = list(parameters)
+    norm = nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None])
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    nn.utils.clip_grads_with_norm_(moving, largest, norm)
+    return float(norm)
+
+
+def gather_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """A hook before a step: every rank gets the optimiser's gradients whole, where each row of an update needs all rows.
+
+    Muon runs on shards, too, but multiplies them in bfloat16 in another order, so that its updates differ in the third
+    digit from those of one rank; with whole gradients they are the same. Its momentum is whole on every rank then.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if isinstance(parameter.grad, DTensor):
+                parameter.grad = parameter.grad.redistribute(placements=[Replicate()])

@@ -1,0 +1,190 @@
+"""Killed at random moments and resumed, perhaps killed again: what is left in the end is what an undisturbed process leaves.
+
+Two hundred trials, `make test-kill`. They are cheap because one warm process, which has imported everything, forks a copy of
+itself for each. Checkpoints are written after every step and every trial fills its caches anew, so many kills fall there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentbridge.config import (
+    ModelConfig,
+    OptimConfig,
+    PostTrainConfig,
+    RunConfig,
+    SceneConfig,
+    StageConfig,
+    TinyJanusConfig,
+    from_dict,
+    to_dict,
+)
+from latentbridge.data.embeddings import EmbeddingStore, text_digest
+from latentbridge.rng import numpy_rng
+from latentbridge.rundir import RunDir
+from latentbridge.training.loop import train
+from latentbridge.training.stages import STAGES, make_stage
+from latentbridge.types import EmbeddingSpace
+
+ROOT = Path(__file__).parents[2]
+EMBEDDING = "embedding"
+JOBS = (*STAGES, EMBEDDING)
+TRIALS = 200
+JANUS = TinyJanusConfig(width=32, num_layers=1, num_heads=2, image_size_px=16, patch_size_px=4, codebook_size=61)
+SCENE = SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2)
+MODELS = {"pretrain_squares": JANUS, "pretrain_codes": JANUS, "pretrain_unified": JANUS, "pretrain_teacher": SCENE}
+"""What a stage trains where that is no OmniBridge."""
+POST = PostTrainConfig(roundtrip_steps=1, rollouts=2)
+TEXTS = [f"text {number}" for number in range(331)]
+
+
+def tiny(kind: str, small_config: ModelConfig) -> RunConfig:
+    """A run of a second, half of it spent on checkpoints."""
+    return RunConfig(
+        name=kind,
+        stage=StageConfig(kind, items=8, retrieval_weight=0.1, posttrain=POST),  # pyright: ignore[reportArgumentType]
+        steps=7,
+        batch_size=2,
+        model=MODELS.get(kind, small_config),
+        optim=OptimConfig(warmup_steps=1),
+        bf16=False,
+        log_every=1,
+        checkpoint_every=1,
+        threads=1,
+    )
+
+
+# --- the warm process -------------------------------------------------------------------------------
+
+
+class SlowTeacher:
+    """Five numbers for a text, a millisecond each."""
+
+    space = EmbeddingSpace("slow", 5, "none")
+
+    def embed_pictures(self, pictures: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    def embed_texts(self, texts: Any) -> np.ndarray:
+        time.sleep(1e-3 * len(texts))
+        return np.stack([numpy_rng(0, text).random(5, np.float32) for text in texts])
+
+    def cost(self, pictures: int, texts: list[str]) -> str:
+        return ""
+
+
+def do(job: dict[str, Any]) -> None:
+    """Begin a job, or go on with it, in a folder."""
+    folder = Path(job["folder"])
+    os.environ["LATENTBRIDGE_CACHE"] = str(folder / "cache")
+    if job["config"] is None:
+        EmbeddingStore(folder / "store", SlowTeacher.space).fill(SlowTeacher(), texts=TEXTS, progress=False)
+    else:
+        config = from_dict(RunConfig, job["config"])
+        train(config, make_stage(config), folder / "run", resume=True, progress=False)
+
+
+def serve() -> None:
+    """For each line of stdin a forked process that does the job and is killed after so many seconds, if any are given."""
+    from latentbridge.training import autoencoder_fit
+    from latentbridge.training.stages import posttrain, pretrain_codes, pretrain_teacher
+
+    autoencoder_fit._FIT_PICTURES, pretrain_codes._INIT_PICTURES = 64, 30
+    posttrain._HELD_OUT_PAIRS = pretrain_teacher._HELD_OUT_PAIRS = 3
+    for line in sys.stdin:
+        job = json.loads(line)
+        began = time.monotonic()
+        if (child := os.fork()) == 0:
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the answers' pipe is not the job's
+            try:
+                do(job)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        if job["seconds"] is not None:
+            time.sleep(job["seconds"])
+            os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(json.dumps({"status": status, "seconds": time.monotonic() - began}), flush=True)
+
+
+# --- trials -------------------------------------------------------------------------------------------
+
+
+class Warm:
+    """The warm process, seen from the tests."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._in, self._out = process.stdin, process.stdout
+
+    def do(self, config: RunConfig | None, folder: Path, seconds: float | None = None) -> tuple[int, float]:
+        """The exit status (-9 where killed) and the seconds it took."""
+        assert self._in and self._out
+        folder.mkdir(exist_ok=True)
+        job = {"config": config and to_dict(config), "folder": str(folder), "seconds": seconds}
+        self._in.write(json.dumps(job) + "\n")
+        self._in.flush()
+        answer = json.loads(self._out.readline())
+        return answer["status"], answer["seconds"]
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Warm]:
+    command = [sys.executable, "-m", "tests.training.test_kill"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+        yield Warm(process)
+        assert process.stdin
+        process.stdin.close()
+
+
+def outcome(folder: Path) -> bytes | list[Any]:
+    """The weights, or the embeddings."""
+    if (folder / "store").exists():
+        return (
+            EmbeddingStore(folder / "store", SlowTeacher.space).vectors([text_digest(text) for text in TEXTS]).tolist()
+        )
+    run = RunDir(folder / "run")
+    assert [record["step"] for record in run.metrics()] == list(range(1, 8))
+    found = {path.name for path in run.path.iterdir() if not path.name.startswith(".")}
+    assert found == {"config.json", "metrics.jsonl", "model"}
+    return (run.model / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("job", JOBS)
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
+    warm: Warm, small_config: ModelConfig, tmp_path: Path, job: str
+):
+    config = None if job == EMBEDDING else tiny(job, small_config)
+    status, seconds = warm.do(config, tmp_path / "whole")
+    assert status == 0
+    expected, chance, kills = outcome(tmp_path / "whole"), numpy_rng(0, f"kill {job}"), 0
+    trials = TRIALS // len(JOBS) + 1
+    for trial in range(trials):
+        folder = tmp_path / str(trial)
+        moments = chance.uniform(0, seconds, size=chance.integers(1, 3)).round(3).tolist()
+        kills += sum([warm.do(config, folder, moment)[0] == -signal.SIGKILL for moment in moments])
+        assert warm.do(config, folder)[0] == 0, f"killed after {moments} of {seconds} seconds"
+        same = outcome(folder) == expected
+        assert same, f"killed after {moments} of {seconds} seconds"
+    assert kills >= trials / 2, "most trials must have been disturbed"
+
+
+if __name__ == "__main__":
+    serve()

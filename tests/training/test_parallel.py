@@ -1,0 +1,288 @@
+"""Two ranks on one machine (gloo) train as one: the same weights up to rounding, and checkpoints that either can go on from."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.training.runs import run, run_until
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from latentbridge.config import (
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    SceneConfig,
+    StageConfig,
+    from_dict,
+    to_dict,
+)
+from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import new_model, unique_state
+from latentbridge.rng import numpy_rng, torch_rng
+from latentbridge.rundir import RunDir, read_json, write_json
+from latentbridge.training import parallel
+from latentbridge.training.loop import Objective, train
+from latentbridge.training.stages import make_stage
+from latentbridge.training.stages.sft import Sft
+from latentbridge.types import Conversation
+
+ROOT = Path(__file__).parents[2]
+FAST = {"sft": StageConfig("sft")}
+SLOW = {
+    "align": StageConfig("align", items=16, diffusion_weight=0.1, retrieval_weight=0.1),
+    "sft with lora": StageConfig("sft", lora_rank=2),
+    "sft in bfloat16": StageConfig("sft"),
+    "align up the ladder": StageConfig("align", items=16, retrieval_weight=0.1, beta_schedule="ladder"),
+    "pretrain_decoder": StageConfig("pretrain_decoder"),
+    "pretrain_teacher": StageConfig("pretrain_teacher"),
+}
+SCENE = SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2)
+ASKED = Conversation((("What is there?", ""),))
+SAME_GRADIENT = 1e-5
+"""Of the largest entry; float32 rounding of sums taken in another order. In bfloat16 products round, too."""
+SAME_LOSS = 2e-4
+"""Relative, over all steps; what the weights' differences come to."""
+SAME_WEIGHTS = 0.05
+"""Of the way they went. Muon makes all directions of a gradient equally long, those that are rounding as well, and AdamW all
+entries; after four steps what is rounding is a hundredth of the way, and rows that only one rank saw would be half of it."""
+
+
+def run_config(small_config: ModelConfig, name: str, stage: StageConfig) -> RunConfig:
+    return RunConfig(
+        name=name,
+        stage=stage,
+        steps=4,
+        batch_size=4,
+        model=SCENE if stage.kind == "pretrain_teacher" else small_config,
+        optim=OptimConfig(warmup_steps=1),
+        bf16=name.endswith("bfloat16"),
+        log_every=1,
+        checkpoint_every=2,
+        threads=1,
+    )
+
+
+# --- what each of the two processes does ------------------------------------------------------------
+
+
+class AskingSft(Sft):
+    """Before every batch each rank lets the model speak, another number of words than the other."""
+
+    rollouts = True
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        self.replies: list[str] = []
+
+    def batch(self, model: Any, step: int) -> Any:
+        for _ in range(1 + parallel.rank()):
+            self.replies += model.backbone.reply([ASKED], max_tokens=2 + 3 * parallel.rank())
+        return super().batch(model, step)
+
+
+def gradients(config: RunConfig) -> dict[str, Tensor]:
+    """Of the first step, whole."""
+    stage, model = make_stage(config), new_model(config.model, config.seed)
+    with parallel.in_turn():
+        objective = Objective(model, stage)
+    parallel.shard(objective)
+    for name, parameter in objective.named_parameters():
+        parameter.requires_grad_(stage.trainable(name))
+    outputs: Any = objective(stage.batch(model, 0), torch_rng(config.seed, "loss", 0))
+    outputs.loss.backward()
+    found = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+    return {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in found.items()}
+
+
+def work(folder: Path) -> None:
+    """Every run of `runs.json`: from the start, from one rank's checkpoint, and up to a checkpoint for one rank."""
+    found: dict[str, Any] = {}
+    with parallel.joined():
+        for name, values in read_json(folder / "runs.json").items():
+            config, home = from_dict(RunConfig, values), folder / name
+            save_file(gradients(config), folder / f"{name} {parallel.rank()}.safetensors")
+            run(config, home / "two")
+            run(config, home / "one then two", resume=True)
+            run_until(config, home / "two then one", last=3)
+            if name == "sft":
+                asking = AskingSft(config)
+                train(config, asking, home / "asking", progress=False)
+                found["replies"] = asking.replies
+                found["refused"] = [
+                    refusal(replace(config, stage=replace(config.stage, kind="pretrain_backbone")), folder / "no"),
+                    refusal(replace(config, batch_size=3), folder / "no"),
+                ]
+        found["mean"] = mean_where_one_rank_has_nothing()
+    write_json(folder / f"found_{os.environ['RANK']}.json", found)
+
+
+def refusal(config: RunConfig, folder: Path) -> str:
+    with pytest.raises(UserError) as refused:
+        run(config, folder)
+    return str(refused.value)
+
+
+def mean_where_one_rank_has_nothing() -> list[float]:
+    """The loss and its gradient, averaged over ranks as FSDP does: rank 0 has three rows, rank 1 none."""
+    weight = torch.tensor(3.0, requires_grad=True)
+    rows = torch.tensor([1.0, 2.0, 4.0])[: 0 if parallel.rank() else 3]
+    loss = parallel.mean_of_all((weight * rows).sum(), torch.tensor(len(rows)))
+    loss.backward()
+    assert weight.grad is not None
+    return [float(parallel.summed(value)) / 2 for value in (loss, weight.grad)]
+
+
+# --- and what one process makes of it ---------------------------------------------------------------
+
+
+def start_ranks(folder: Path) -> list[subprocess.Popen[bytes]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.training.test_parallel", str(folder)]
+    return [subprocess.Popen(command, cwd=ROOT, env={**os.environ, **rendezvous, "RANK": str(rank)}) for rank in "01"]
+
+
+def both_ways(folder: Path, small_config: ModelConfig, stages: dict[str, StageConfig]) -> dict[str, RunConfig]:
+    """The runs, made by one rank, by two, and by each up to a checkpoint and the other from there on."""
+    configs = {name: run_config(small_config, name, stage) for name, stage in stages.items()}
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTBRIDGE_CACHE", str(folder / "cache"))
+        for name, config in configs.items():
+            run_until(config, folder / name / "one then two", last=3)
+        write_json(folder / "runs.json", {name: to_dict(config) for name, config in configs.items()})
+        ranks = start_ranks(folder)
+        for name, config in configs.items():
+            run(config, folder / name / "one")
+        assert [process.wait(timeout=600) for process in ranks] == [0, 0]
+        for name, config in configs.items():
+            run(config, folder / name / "two then one", resume=True)
+    torch.set_num_threads(threads)
+    return configs
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig) -> tuple[Path, dict[str, RunConfig]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, both_ways(folder, small_config, FAST)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(RunDir(folder).model / "model.safetensors")
+
+
+def furthest(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[name].float() - second[name].float()).abs().max()) for name in first)
+
+
+def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return sum(float((first[name].float() - second[name].float()).square().sum()) for name in first) ** 0.5
+
+
+def check(folder: Path, config: RunConfig) -> None:
+    one = weights(folder / "one")
+    way = distance(one, unique_state(new_model(config.model, config.seed)))
+    apart = {name: distance(one, weights(folder / name)) / way for name in ("two", "one then two", "two then one")}
+    assert max(apart.values()) < SAME_WEIGHTS, apart
+    logs = [RunDir(folder / name).metrics() for name in ("one", "two")]
+    rounding = 20 if config.bf16 else 1
+    for alone, together in zip(*logs, strict=True):
+        named = set(alone) - {"seconds"}
+        expected = pytest.approx({n: alone[n] for n in named}, rel=rounding * SAME_LOSS, abs=rounding * SAME_LOSS)
+        assert {n: together[n] for n in named} == expected
+    if not config.bf16:
+        alone, *both = gradients(config), *(load_file(f"{folder} {rank}.safetensors") for rank in range(2))
+        largest = max(float(g.abs().max()) for g in alone.values())
+        assert furthest(alone, both[0]) < SAME_GRADIENT * largest and furthest(both[0], both[1]) == 0
+
+
+@pytest.mark.timeout(900)
+def test_two_ranks_train_as_one_and_go_on_from_each_others_checkpoints(fast: Any):
+    folder, configs = fast
+    check(folder / "sft", configs["sft"])
+
+
+def test_ranks_meet_batches_of_which_one_of_them_has_no_picture(fast: Any):
+    config: RunConfig = fast[1]["sft"]
+    stage: Any = make_stage(config)
+    split = []
+    for step in range(config.steps):
+        rng = numpy_rng(config.seed, "sft", step)
+        sees = [stage.worlds.pick(rng).converse(rng).picture is not None for _ in range(config.batch_size)]
+        split.append((any(sees[0::2]), any(sees[1::2])))
+    assert (True, False) in split or (False, True) in split, "else the test above says nothing about it"
+
+
+def test_ranks_may_ask_the_model_as_often_as_each_likes(fast: Any):
+    folder, configs = fast
+    asked = [read_json(folder / f"found_{rank}.json")["replies"] for rank in range(2)]
+    model: Any = new_model(configs["sft"].model, configs["sft"].seed)
+    assert asked[0][0] == model.backbone.reply([ASKED], max_tokens=2)[0]
+    assert asked[1][0] == asked[1][1] == model.backbone.reply([ASKED], max_tokens=5)[0]
+    assert furthest(weights(folder / "sft" / "asking"), weights(folder / "sft" / "two")) == 0
+
+
+def test_a_rank_without_valid_rows_takes_part_in_the_mean(fast: Any):
+    for rank in range(2):
+        assert read_json(fast[0] / f"found_{rank}.json")["mean"] == pytest.approx([3 * 7 / 3, 7 / 3])
+
+
+def test_what_cannot_be_divided_is_refused(fast: Any):
+    stage, size = read_json(fast[0] / "found_1.json")["refused"]
+    assert "pretrain_backbone runs in one process, not in 2; start it without torchrun" in stage
+    assert "batch_size is 3" in size and "multiple of 2" in size
+    assert not (fast[0] / "no").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_more_stages_train_on_two_ranks_as_on_one(
+    tmp_path: Path, small_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
+    for name, config in both_ways(tmp_path, small_config, SLOW).items():
+        check(tmp_path / name, config)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_torchrun_trains_by_the_command_line(tmp_path: Path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    settings = ["steps=2", "batch_size=4", "threads=1", "stage.drawings=0"]
+    command = [
+        "train",
+        "pretrain-decoder",
+        "--out",
+        str(tmp_path / "run"),
+        *(part for each in settings for part in ("--set", each)),
+    ]
+    done = subprocess.run([*torchrun, "-m", "latentbridge", *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The model is in") == 1 and weights(tmp_path / "run")
+
+
+def test_one_process_is_left_as_it_is():
+    rows = [2, 3, 5]
+    assert parallel.mine(rows) == rows and parallel.world() == 1 and parallel.leads() and parallel.told(7) == 7
+    total: Callable[[], Tensor] = lambda: torch.tensor(0.3) * 3  # noqa: E731
+    assert torch.equal(parallel.mean_of_all(total(), torch.tensor(7)), total() / 7)
+    assert parallel.averaged({"loss": 0.1}) == {"loss": 0.1}
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))
