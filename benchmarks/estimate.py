@@ -23,7 +23,7 @@ from latentbridge.models.checkpoint import new_model
 from latentbridge.recipes import PRETRAIN_BAGEL, PRETRAIN_HARMON, PRETRAIN_JANUS
 from latentbridge.rng import torch_rng
 from latentbridge.training.estimate import GIB, estimate
-from latentbridge.training.loop import Objective, moving
+from latentbridge.training.stage import Objective, moving
 from latentbridge.training.stages import make_stage
 
 BATCH = 2 if SMOKE else 8

@@ -22,8 +22,9 @@ from latentbridge.config import ModelConfig, RunConfig
 from latentbridge.models.checkpoint import new_model
 from latentbridge.recipes import SFT
 from latentbridge.rng import torch_rng
-from latentbridge.training.loop import moving, train
+from latentbridge.training.loop import train
 from latentbridge.training.optim import make_optimizers
+from latentbridge.training.stage import moving
 from latentbridge.training.stages import make_stage
 
 STEPS, BATCH = (3, 4) if SMOKE else (24, 16)

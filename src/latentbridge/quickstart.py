@@ -16,13 +16,13 @@ from latentbridge.data.drawings import Drawings, build_drawings, load_drawings
 from latentbridge.data.pairs import held_out_pairs
 from latentbridge.errors import UserError
 from latentbridge.evaluation.before_after import before_after_section, share_kept
+from latentbridge.evaluation.curves import training_section
 from latentbridge.evaluation.loopback import measure_loopback
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.page import Section, write_page
 from latentbridge.evaluation.report import (
     commands_section,
     credits_section,
-    curves_section,
     draw_section,
     edit_section,
     find_section,
@@ -188,7 +188,7 @@ def read_records(folder: Path) -> list[Section]:
         found.append(scores_section(json.loads((folder / "scores.json").read_text())))
     curves = {path.name: RunDir(path).metrics() for path in sorted(folder.glob("training/*"))}
     if any(curves.values()):
-        found.append(curves_section({name: records for name, records in curves.items() if records}))
+        found.append(training_section({name: records for name, records in curves.items() if records}))
     return found
 
 

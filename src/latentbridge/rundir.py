@@ -1,13 +1,19 @@
-"""What a run leaves behind: resolved config, metrics, checkpoints; every file whole or absent."""
+"""What a run leaves behind: resolved config, environment, metrics, checkpoints; every file whole or absent."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import platform
+import re
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -15,6 +21,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from latentbridge.errors import StorageError, UserError
+
+_PACKAGES = ("torch", "transformers", "diffusers", "peft", "numpy")
 
 
 @contextmanager
@@ -106,8 +114,27 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def describe_environment() -> dict[str, Any]:
+    """Where and how this process runs: command, time, machine, versions."""
+    return {
+        "command": shlex.join(sys.argv),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _processor() -> str:
+    cpus = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", cpus.read_text(), re.MULTILINE) if cpus.exists() else []
+    return names[0] if names else platform.processor()
+
+
 class RunDir:
-    """The folder of one run: `config.json`, `metrics.jsonl`, `checkpoints/step_*/`, and the finished `model/`."""
+    """The folder of one run: `config.json`, `environment.json`, `metrics.jsonl`, `checkpoints/step_*/`, the finished
+    `model/`; where asked for, `samples/` and `report.html`; and of a run that was stopped, why (`stopped.json`)."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -121,6 +148,33 @@ class RunDir:
     def adapter(self) -> Path:
         """The folder of the adapter that a run with `lora_rank` trains; `model` has it merged."""
         return self.path / "adapter"
+
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
+
+    @property
+    def stopped(self) -> Path:
+        """Where the loop says at which step, and why, it would not go on."""
+        return self.path / "stopped.json"
+
+    @property
+    def tracked(self) -> Path:
+        """Where trackers keep how far they have been told."""
+        return self.path / "tracked.json"
+
+    def sample(self, step: int) -> Path:
+        """The picture of what the model draws after `step` steps."""
+        return self.path / "samples" / f"step_{step:06d}.png"
+
+    @property
+    def prompts(self) -> Path:
+        """What those pictures were drawn from, a list."""
+        return self.path / "samples" / "prompts.json"
+
+    def samples(self) -> dict[int, Path]:
+        """All such pictures, by step."""
+        return {int(path.stem.removeprefix("step_")): path for path in sorted(self.path.glob("samples/step_*.png"))}
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""

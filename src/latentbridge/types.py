@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+
+from latentbridge.config import RunConfig
 
 Picture = np.ndarray
 """uint8 [h, w, 3], RGB."""
@@ -84,3 +87,21 @@ class Teacher(Protocol):
     def cost(self, pictures: int, texts: Sequence[str]) -> str:
         """What embedding so many pictures and these texts will cost, in one sentence; empty where it is free."""
         return ""
+
+
+class Observer(Protocol):
+    """Who looks on at a run and changes nothing in it: trackers, samples at intervals."""
+
+    def begin(self, folder: Path, config: RunConfig) -> None:
+        """Before the first step of a run in `folder`, and before it goes on."""
+
+    def looks(self, step: int) -> bool:
+        """Whether it wants to see the model after `step` steps."""
+        return False
+
+    def look(self, model: Any, step: int) -> dict[str, float]:
+        """Measures of the model after `step` steps, for the log."""
+        return {}
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """A row of the log, once it is written."""

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
-from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.evaluation.pages import Checker, check
 
-from latentbridge.errors import UserError
+from latentbridge.evaluation.curves import training_section
 from latentbridge.evaluation.loopback import Round
-from latentbridge.evaluation.page import show_chart, show_interval, show_picture, write_page
+from latentbridge.evaluation.page import show_interval, show_picture, write_page
 from latentbridge.evaluation.report import (
     Answer,
     Drawn,
@@ -26,7 +24,6 @@ from latentbridge.evaluation.report import (
     Walk,
     commands_section,
     credits_section,
-    curves_section,
     draw_section,
     edit_section,
     fade_outside,
@@ -35,54 +32,10 @@ from latentbridge.evaluation.report import (
     scores_section,
     tally,
     understand_section,
-    write_run_report,
 )
-from latentbridge.rundir import RunDir, write_json
 
 HOSTILE = """<script>alert('1 & 2')</script> "quoted" </section>"""
-VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline"}
-"""Elements that hold nothing; those of SVG close themselves."""
 PICTURE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
-
-
-class Checker(HTMLParser):
-    """Collects what a page holds and refuses tags that do not close in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: dict[str, int] = {}
-        self.sources: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen[tag] = self.seen.get(tag, 0) + 1
-        self.sources += [
-            value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "xlink:href")
-        ]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in VOID
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def check(path: Path) -> Checker:
-    checker = Checker()
-    page = path.read_text(encoding="utf-8")
-    checker.feed(page)
-    checker.close()
-    assert checker.open == []
-    assert "script" not in checker.seen and "link" not in checker.seen and "iframe" not in checker.seen
-    assert all(source.startswith(("#", "data:image/png;base64,")) for source in checker.sources)
-    assert not re.search(r"url\(|@import", page)
-    return checker
 
 
 def records(count: int = 30) -> list[dict[str, float]]:
@@ -123,7 +76,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Checker:
         find_section([Found(HOSTILE, HOSTILE, (hit, words)), Found("x", HOSTILE, (words,), PICTURE)], HOSTILE),
         loopback_section([Walk(PICTURE, rounds)]),
         scores_section({"rows": [row, {"skill": "b", "metric": "m", "value": 3}], "command": HOSTILE, "seed": 0}),
-        curves_section({HOSTILE: records()}),
+        training_section({HOSTILE: records()}),
         commands_section([(HOSTILE, HOSTILE)]),
         credits_section([HOSTILE]),
     ]
@@ -164,38 +117,6 @@ def test_fade_outside_keeps_the_mask_and_greys_the_rest() -> None:
     assert np.abs(faded[~mask].astype(int) - 128).max() <= 28 + 1  # 0.22 of 128, rounded down
 
 
-def test_a_chart_runs_from_corner_to_corner() -> None:
-    chart = show_chart("loss", [0, 10, 20], [4.0, 3.0, 2.0])
-    points = re.search(r'points="([^"]+)"', chart)
-    assert points is not None
-    # 320 x 130 with 18 px for the words above and below and 4 px of air; 3.0 lies half-way
-    assert points[1].split() == ["1.0,22.0", "160.0,65.0", "319.0,108.0", "319.0,108.0"]
-    assert "log scale" in show_chart("loss", [1, 2, 3], [100.0, 1.0, 0.1])
-    assert show_chart("loss", [1], [1.0]) == ""
-    assert "NaN" not in show_chart("loss", [1, 2, 3, 4], [1.0, float("nan"), 0.5, float("inf")])
-
-
 def test_an_interval_lies_on_its_track() -> None:
     drawn = show_interval(0.5, 0.4, 0.6, None)
     assert 'cx="64.0"' in drawn and 'x1="51.8" x2="76.2"' in drawn and "aim" not in drawn
-
-
-def test_the_report_of_a_run(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "run")
-    with pytest.raises(UserError, match="no metrics yet"):
-        write_run_report(run.path)
-    for record in records():
-        run.log(record)
-    write_json(run.path / "config.json", {"name": "trial <1>", "steps": 900, "optim": {"lr": 0.001}})
-    found = check(write_run_report(run.path))
-    assert "600 of 900 steps" in found.text
-    assert "optim.lr = 0.001" in found.text
-    assert "0.1 s at the end" in found.text  # 2 s for 20 steps
-    assert json.loads((run.path / "config.json").read_text())["steps"] == 900
-
-
-def test_a_resumed_clock_makes_no_negative_time(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
-    for step, seconds in ((20, 50.0), (40, 100.0), (60, 10.0), (80, 60.0)):
-        run.log({"step": step, "seconds": seconds, "samples": step, "grad_norm": 1.0, "lr": 1.0, "loss": 1.0})
-    assert "-" not in "".join(re.findall(r"([-\d.]+) s at the end", check(write_run_report(run.path)).text))

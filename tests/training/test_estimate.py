@@ -30,7 +30,7 @@ from latentbridge.recipes import RECIPES
 from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2, REAL, RELEASES
 from latentbridge.rng import torch_rng
 from latentbridge.training.estimate import GIB, Estimate, estimate, sketch
-from latentbridge.training.loop import moving
+from latentbridge.training.stage import moving
 from latentbridge.training.stages import make_stage
 
 real = pytest.mark.parametrize("config", REAL, ids=lambda config: config.name)

@@ -32,7 +32,8 @@ from latentbridge.models.checkpoint import new_model, unique_state
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.rundir import RunDir, read_json, write_json
 from latentbridge.training import parallel
-from latentbridge.training.loop import Objective, train
+from latentbridge.training.loop import train
+from latentbridge.training.stage import Objective
 from latentbridge.training.stages import make_stage
 from latentbridge.training.stages.sft import Sft
 from latentbridge.types import Conversation

@@ -28,8 +28,9 @@ from latentbridge.models.unified import Model
 from latentbridge.recipes import POST_SFT, RECIPES
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir
-from latentbridge.training.loop import Objective, train
+from latentbridge.training.loop import train
 from latentbridge.training.shares import gradient_shares
+from latentbridge.training.stage import Objective
 from latentbridge.training.stages import make_stage
 from latentbridge.training.stages.native import PairBatch, Terms
 from latentbridge.types import EmbeddingSpace, LossOutputs, Picture, Teacher

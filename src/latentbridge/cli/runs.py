@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -29,10 +30,18 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run folder; runs/RECIPE unless given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", metavar="TRACKER", help='"tensorboard", "trackio" or "wandb", beside metrics.jsonl.'),
+    ] = None,
+    sample_every: Annotated[
+        int, typer.Option("--sample-every", help="Draw and ask the same things after so many steps; 0 never.")
+    ] = 0,
 ) -> None:
     """Train a model by a recipe.
 
-    Interrupted at any moment, it goes on with --resume. docs/many-processes.md starts it on many cores or machines.
+    Interrupted at any moment, it goes on with --resume. How it is looked on at changes nothing in it, so --track and
+    --sample-every may differ from one --resume to the next. docs/many-processes.md starts it on many cores or machines.
 
     \b
     Examples:
@@ -41,17 +50,32 @@ def train(
       latentbridge train pretrain-decoder --resume
       latentbridge train post-latentumm --set steps=20
       latentbridge train pretrain-harmon --set model.width=96
+      latentbridge train align --track tensorboard --sample-every 200
     """
     from latentbridge.config import with_overrides
 
     config = with_overrides(recipe(name), overrides or [])
     folder = out or Path("runs") / config.name
     check_folder(folder)
+    check_at_least("--sample-every", sample_every, 0)
+    from latentbridge.evaluation.run_report import write_run_report
+    from latentbridge.evaluation.samples import Samples
+    from latentbridge.rundir import RunDir
+    from latentbridge.training.divergence import Diverged
     from latentbridge.training.loop import train
     from latentbridge.training.parallel import leads
     from latentbridge.training.stages import make_stage
+    from latentbridge.training.trackers import Tracker
 
-    model = train(config, make_stage(config), folder, resume=resume)
+    samples = [Samples(config, sample_every)] if sample_every else []
+    with ExitStack() as trackers:
+        told = [trackers.enter_context(Tracker(each)) for each in track or []]
+        try:
+            model = train(config, make_stage(config), folder, resume=resume, observers=[*samples, *told])
+        except Diverged:
+            if RunDir(folder).metrics():
+                write_run_report([folder], RunDir(folder).report)
+            raise
     if leads():
         print(f"The model is in {model}; try: latentbridge eval --model {folder} --size 10")
 
@@ -126,21 +150,38 @@ def study(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="A run folder, or several to lay over each other.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The .html file to write; report.html in RUN, or beside several.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write a run's report, one page.
+    """Write a page about runs, finished or not.
 
-    The page holds its pictures and needs no network.
+    Curves along samples and time, what was drawn on the way, settings, and how long is left. The page holds its pictures
+    and needs no network.
 
     \b
     Examples:
       latentbridge report runs/align
+      latentbridge report runs/post-sft runs/post-latentumm --out sft-against-latentumm.html
+      latentbridge report runs/align --json
     """
-    if not run.is_dir():
-        raise UserError(f"There is no run folder {run}; `latentbridge train` makes one.")
-    from latentbridge.evaluation.report import write_run_report
+    for run in runs:
+        if not run.is_dir():
+            raise UserError(f"There is no run folder {run}; `latentbridge train` makes one.")
+    if out:
+        check_out(out, (".html",))
+    from latentbridge.cli.output import print_json
+    from latentbridge.evaluation.run_report import describe_run, write_run_report
 
-    print(write_run_report(run))
+    page = write_run_report(runs, out or (runs[0] if len(runs) == 1 else runs[0].parent) / "report.html")
+    if as_json:
+        print_json({"page": page, "runs": [describe_run(run) for run in runs]})
+    else:
+        print(page)
 
 
 def quickstart(out: OutFolder = Path("quickstart"), model: ModelName = "tiny") -> None:

@@ -141,6 +141,9 @@ class RunConfig:
     """What steps compute again to save memory (`training/recompute.py`); results stay bit for bit the same."""
     log_every: int = 20
     checkpoint_every: int = 200
+    blend: float = 1.0
+    """How far of the way from the weights the run starts from to those it trains the finished model goes (WiSE-FT, arXiv
+    2109.01903); less than 1 gives up some of what was learned for what would be forgotten."""
     threads: int = 0
     """CPU threads; 0 takes all. Results are bitwise reproducible at one count only."""
 
@@ -153,3 +156,9 @@ class RunConfig:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise UserError(f"{name} is {getattr(self, name)}; it takes {bound} or more.")
+        if not 0 < self.blend <= 1:
+            raise UserError(f"blend is {self.blend}; it takes more than 0 and at most 1.")
+        if self.blend < 1 and (self.stage.lora_rank or not self.inherits("")):
+            raise UserError(
+                f"blend is {self.blend}, which mixes whole models; start {self.name} from one, without stage.lora_rank, or set blend=1."
+            )

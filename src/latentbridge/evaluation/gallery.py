@@ -1,4 +1,4 @@
-"""Walks of loopback as one picture to look at."""
+"""Walks of loopback, and drawings side by side, as one picture to look at."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _SIDE_PX = 192
 _GAP_PX = 12
 _TEXT_PX = 11
 _LINES = 5
+_GRID_SIDE_PX, _GRID_GAP_PX = 128, 4
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,20 @@ def draw_sheet(walks: Sequence[Sequence[Cell]]) -> Image.Image:
     return sheet
 
 
-def _enlarged(picture: Picture) -> Picture:
-    times = max(1, _SIDE_PX // max(picture.shape[:2]))
-    return fit_square(picture.repeat(times, axis=0).repeat(times, axis=1), _SIDE_PX)
+def draw_grid(pictures: Sequence[Picture], columns: int) -> Image.Image:
+    """Pictures alone, row by row, close together; small ones are enlarged pixel by pixel."""
+    step_px = _GRID_SIDE_PX + _GRID_GAP_PX
+    rows = -(-len(pictures) // columns)
+    grid = Image.new("RGB", (columns * step_px - _GRID_GAP_PX, rows * step_px - _GRID_GAP_PX), "white")
+    for index, picture in enumerate(pictures):
+        place = index % columns * step_px, index // columns * step_px
+        grid.paste(Image.fromarray(np.ascontiguousarray(_enlarged(picture, _GRID_SIDE_PX))), place)
+    return grid
+
+
+def _enlarged(picture: Picture, side_px: int = _SIDE_PX) -> Picture:
+    times = max(1, side_px // max(picture.shape[:2]))
+    return fit_square(picture.repeat(times, axis=0).repeat(times, axis=1), side_px)
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,12 +15,6 @@ from PIL import Image
 
 from latentbridge.rundir import atomic_write
 from latentbridge.types import Picture
-
-_CHART_PX = (320, 130)
-_CHART_MARGIN_PX = 18
-_CHART_POINTS = 300
-_LOG_SPAN = 20.0
-"""Charts whose values span more than this factor are logarithmic."""
 
 
 @dataclass(frozen=True)
@@ -99,32 +92,4 @@ def show_interval(value: float, low: float, high: float, aim: float | None) -> s
         '<svg class="interval" viewBox="0 0 128 16" aria-hidden="true"><line class="track" x1="3" x2="125" y1="8" y2="8"/>'
         f'<line class="range" x1="{scale[0]:.1f}" x2="{scale[1]:.1f}" y1="8" y2="8"/>{tick}'
         f'<circle class="value" cx="{scale[2]:.1f}" cy="8" r="3.2"/></svg>'
-    )
-
-
-def show_chart(title: str, steps: Sequence[float], values: Sequence[float], unit: str = "") -> str:
-    """A small line chart with its range and last value; logarithmic where the values span a wide range."""
-    points = [(x, y) for x, y in zip(steps, values, strict=True) if math.isfinite(y)]
-    if len(points) < 2:
-        return ""
-    last = points[-1][1]
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    logarithmic = low > 0 and high / low > _LOG_SPAN
-    points = points[:: max(1, len(points) // _CHART_POINTS)] + [points[-1]]
-    width, height = _CHART_PX
-    left, right, top, bottom = 1, width - 1, _CHART_MARGIN_PX, height - _CHART_MARGIN_PX
-    measure = math.log if logarithmic else float
-    xs = np.interp([x for x, _ in points], [points[0][0], points[-1][0] or 1], [left, right])
-    span = (measure(low), measure(high) if high > low else measure(low) + 1.0)
-    ys = np.interp([measure(y) for _, y in points], span, [bottom - 4, top + 4])
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
-    kind = "log scale, " if logarithmic else ""
-    return (
-        f'<figure class="card"><svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
-        f'<rect class="frame" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>'
-        f'<polyline class="line" points="{path}"/>'
-        f'<text x="{left}" y="{top - 6}">{high:.4g}{escape(unit)}</text>'
-        f'<text x="{left}" y="{height - 4}">{low:.4g}{escape(unit)}</text>'
-        f'<text x="{right}" y="{height - 4}" text-anchor="end">step {points[-1][0]:g}</text></svg>'
-        f"<figcaption>{escape(title)}: {kind}{last:.4g}{escape(unit)} at the end</figcaption></figure>"
     )

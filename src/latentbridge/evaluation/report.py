@@ -1,31 +1,25 @@
-"""What a model did, as a page to look at: sections from plain data, and the report of a training run."""
+"""What a model did, as a page to look at: sections from plain data."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby, pairwise
-from pathlib import Path
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from latentbridge.errors import UserError
 from latentbridge.evaluation.loopback import Round, half_life
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.page import (
     Section,
-    show_chart,
     show_figure,
     show_interval,
     show_mark,
     show_meter,
     show_picture,
-    write_page,
 )
-from latentbridge.rundir import RunDir
 from latentbridge.types import Picture
 
 _LONGEST_REPLY = 220
@@ -260,26 +254,6 @@ def _show_score(row: Mapping[str, Any]) -> str:
     )
 
 
-def curves_section(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section:
-    """Training curves: for each run its `metrics.jsonl` records, drawn as small charts."""
-    body = ""
-    for name, records in curves.items():
-        parts = [key for key in records[-1] if key not in ("step", "seconds", "samples", "grad_norm", "lr")]
-        charts = ""
-        for part, title in [*((part, part) for part in parts), ("grad_norm", "gradient norm")]:
-            logged = [record for record in records if part in record]
-            charts += show_chart(title, [record["step"] for record in logged], [record[part] for record in logged])
-        speeds = [
-            (b["step"], (b["seconds"] - a["seconds"]) / (b["step"] - a["step"]))
-            for a, b in pairwise(records)
-            if b["seconds"] > a["seconds"]  # the clock starts anew with a resume
-        ]
-        if speeds:
-            charts += show_chart("time of a step", [step for step, _ in speeds], [s for _, s in speeds], unit=" s")
-        body += f'<h3>{escape(name)}</h3><div class="cards">{charts}</div>'
-    return Section("curves", "Training", "How the losses fell, and at what speed.", body)
-
-
 def commands_section(commands: Sequence[tuple[str, str]]) -> Section:
     """(command, what it does) pairs."""
     rows = "".join(f"<li><code>{escape(command)}</code><span>{escape(what)}</span></li>" for command, what in commands)
@@ -293,27 +267,3 @@ def credits_section(credits: Sequence[str]) -> Section:
     rows = "".join(f"<li>{escape(credit)}</li>" for credit in sorted(set(credits)))
     lead = "The drawings on this page are other people's work, scaled to 64 pixels and placed on plain grounds."
     return Section("credits", "Credits", lead, f'<ul class="small">{rows}</ul>')
-
-
-def write_run_report(run_folder: Path) -> Path:
-    """`report.html` in the folder of a training run: losses, gradient norm, speed and every setting."""
-    run = RunDir(run_folder)
-    records = run.metrics()
-    if not records:
-        raise UserError(f"{run_folder} holds no metrics yet; give the folder of a run that has logged a step.")
-    settings = json.loads(path.read_text()) if (path := run.path / "config.json").exists() else {}
-    steps, total, last = records[-1]["step"], settings.get("steps"), records[-1]
-    lead = f"{steps} of {total} steps" if total else f"{steps} steps"
-    lead += f", {last['samples']} samples, {last['seconds'] / 60:.0f} minutes since it was last started."
-    rows = "".join(f"<div><code>{escape(key)} = {escape(value)}</code></div>" for key, value in _flatten(settings))
-    body = f'<details><summary>All settings</summary><div class="facts">{rows}</div></details>'
-    name = settings.get("name", run.path.name)
-    sections = [curves_section({name: records}), Section("settings", "Settings", "The resolved configuration.", body)]
-    return write_page(run.path / "report.html", f"Training run {name}", lead, sections)
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for key, value in values.items():
-        found += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, json.dumps(value))]
-    return found

@@ -29,10 +29,10 @@ from latentbridge.config import ModelConfig, RunConfig
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import Network, outline
 from latentbridge.models.released_decoder import outline_decoder
-from latentbridge.training.loop import Stage, moving
 from latentbridge.training.optim import make_optimizers
 from latentbridge.training.passes import Pass, Passes, passes
 from latentbridge.training.recompute import Recompute, blocks
+from latentbridge.training.stage import Stage, moving
 from latentbridge.training.stages import make_stage
 from latentbridge.training.stages.native import Native
 

@@ -138,6 +138,11 @@ def shard(objective: nn.Module) -> None:
     fully_shard(objective, mesh=mesh)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard of a tensor, which may be all of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 @contextmanager
 def whole(objective: nn.Module) -> Iterator[None]:
     """All weights gathered on every rank, so that ranks may call the model's parts as often as each likes.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from latentbridge.config import RunConfig
 from latentbridge.errors import UserError
-from latentbridge.training.loop import Stage
+from latentbridge.training.stage import Stage
 from latentbridge.training.stages.align import Adaption, Align
 from latentbridge.training.stages.baselines import PosttrainSft, Reca, UniCot, UniGame
 from latentbridge.training.stages.latentumm import LatentUMM

@@ -23,12 +23,12 @@ from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import draw_noise, noised_loss
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
-from latentbridge.training.annealing import mixed_inputs
+from latentbridge.training.annealing import ANNEALED_SHARE, mixed_inputs
 from latentbridge.training.items import ItemOrder
 from latentbridge.training.joining import fit_second_view
-from latentbridge.training.loop import Stage
 from latentbridge.training.losses import distillation_loss, retrieval_loss
 from latentbridge.training.parallel import mine
+from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
 
 _PROBED_ITEMS = 64
@@ -96,6 +96,11 @@ class Align(Stage):
 
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.projector.", "model.aligner.", "model.retrieval."))
+
+    def phase(self, step: int) -> int:
+        """Every step counts while text gives way to queries, which begins at a loss of nearly 0."""
+        annealed = round(ANNEALED_SHARE * self.config.steps)
+        return 0 if self.config.stage.beta_schedule == "none" else min(step, annealed)
 
     def batch(self, model: Model, step: int) -> AlignBatch:
         indices = mine(self.order.indices(step))

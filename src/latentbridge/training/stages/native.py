@@ -16,7 +16,7 @@ from latentbridge.models.backbones.loading import UNIFIED, as_backbone
 from latentbridge.models.checkpoint import Network
 from latentbridge.rng import numpy_rng
 from latentbridge.training.items import ItemOrder
-from latentbridge.training.loop import Stage
+from latentbridge.training.stage import Stage
 from latentbridge.types import Conversation, LossOutputs, Picture
 
 

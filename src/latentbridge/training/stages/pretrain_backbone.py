@@ -15,7 +15,7 @@ from latentbridge.data.tasks import converse
 from latentbridge.models.qwen_vl import TokenBatch
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
-from latentbridge.training.loop import Stage
+from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
 
 _ATTRIBUTES = (SHAPES, tuple(COLOURS), SIZES)

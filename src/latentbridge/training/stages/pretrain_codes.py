@@ -12,7 +12,7 @@ from latentbridge.models.backbones.janus.codes import codes_loss, init_codes, sq
 from latentbridge.models.backbones.janus.model import JanusPro
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.training.autoencoder_fit import sample_pictures
-from latentbridge.training.loop import Stage
+from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs, Picture
 
 _INIT_PICTURES = 500

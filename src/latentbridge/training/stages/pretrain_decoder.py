@@ -14,8 +14,8 @@ from latentbridge.models.diffusion import draw_noise, noised_loss
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.training.autoencoder_fit import fit_autoencoder
-from latentbridge.training.loop import Stage
 from latentbridge.training.parallel import mine
+from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
 
 UNCONDITIONAL_SHARE = 0.1

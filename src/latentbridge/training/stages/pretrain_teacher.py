@@ -14,9 +14,9 @@ from latentbridge.data.render import render
 from latentbridge.data.scenes import MAX_THINGS, distinct_scenes
 from latentbridge.models.dual_encoder import DualEncoder
 from latentbridge.rng import numpy_rng
-from latentbridge.training.loop import Stage
 from latentbridge.training.losses import retrieval_loss
 from latentbridge.training.parallel import mine
+from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs, Picture
 
 _FREE_SHARE = 0.2
@@ -58,7 +58,7 @@ class PretrainTeacher(Stage):
     def batch(self, model: DualEncoder, step: int) -> ContrastBatch:
         rng = numpy_rng(self.config.seed, "pretrain teacher", step)
         free = bool(rng.random() < _FREE_SHARE)
-        most = min(MAX_THINGS, 1 + _GROWTH * step // self.config.steps)
+        most = self.phase(step)
         pairs: list[Contrast] = []
         while len(pairs) < self.config.batch_size:
             pairs += self.contrasts.family(rng, free, most)
@@ -74,6 +74,10 @@ class PretrainTeacher(Stage):
                 pictures, texts, batch.ids, model.model.logit_scale.exp(), text_to_text_weight=0.0
             )
         return LossOutputs(contrast.total, {"contrast": contrast.total.item()})
+
+    def phase(self, step: int) -> int:
+        """The most things that a scene of this step has."""
+        return min(MAX_THINGS, 1 + _GROWTH * step // self.config.steps)
 
     @torch.no_grad()
     def check(self, model: DualEncoder, step: int) -> dict[str, float]:

@@ -11,8 +11,8 @@ from latentbridge.models.qwen_vl import TokenBatch
 from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
-from latentbridge.training.loop import Stage
 from latentbridge.training.parallel import mean_of_all, mine
+from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
 
 

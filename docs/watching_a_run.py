@@ -1,0 +1,37 @@
+"""Draws watching_a_run.svg from the log of the shipped model's alignment: `python docs/watching_a_run.py`."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from latentbridge.evaluation.curves import SAMPLES, TIME, show_gradient, show_pace, show_values
+from latentbridge.models.checkpoint import TINY
+from latentbridge.rundir import RunDir, atomic_write
+
+WIDTH_PX, HEIGHT_PX, TITLE_PX, GAP_PX = 360, 172, 22, 16
+
+
+def main() -> None:
+    runs = {"align": RunDir(TINY / "training" / "align").metrics()}
+    cards = [show_values(name, runs, SAMPLES) for name in ("distillation", "retrieval")]
+    cards += [show_gradient(runs, TIME), show_pace(runs, TIME)]
+    style = files("latentbridge").joinpath("assets/report.css").read_text(encoding="utf-8")
+    body = ""
+    for index, card in enumerate(cards):
+        chart, caption = re.search(r"<svg[^>]*>(.*)</svg><figcaption>(.*)</figcaption>", card, re.DOTALL).groups()  # type: ignore[union-attr]
+        x, y = index % 2 * (WIDTH_PX + GAP_PX), index // 2 * (HEIGHT_PX + TITLE_PX + GAP_PX)
+        body += f'<g class="chart" transform="translate({x} {y})">{chart}<text x="44" y="{HEIGHT_PX + 10}">{caption}</text></g>\n'
+    width, height = 2 * WIDTH_PX + GAP_PX, 2 * (HEIGHT_PX + TITLE_PX) + GAP_PX
+    with atomic_write(Path(__file__).with_suffix(".svg")) as temporary:
+        temporary.write_text(
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+            f'font-family="system-ui, sans-serif">\n<style>{style}</style>\n'
+            f'<rect width="{width}" height="{height}" style="fill: var(--card)"/>\n{body}</svg>\n',
+            encoding="utf-8",
+        )
+
+
+if __name__ == "__main__":
+    main()
