@@ -203,6 +203,12 @@ def test_version(run: Callable[..., Result]):
         ("data sample shapes --count 0", "--count 0"),
         ("data sample shapes --out a.xyz", "does not end in .png"),
         ("data check none.jsonl", "There is no manifest"),
+        ("data shards none.jsonl --out shards", "There is no manifest"),
+        ("data shards . --out shards", "There are no shards in"),
+        ("data shards none --out shards", "There are no shards in"),
+        ("data shards none.jsonl --out in.png", "is a file, not a folder"),
+        ('train sft --set stage.sources=[["shapes","x"]] --out run', "takes a number"),
+        ('train sft --set stage.sources=[["none",1]] --out run', "in place of stage.manifest and stage.drawings"),
         ("data embed --recipe sft", "The recipe sft has no teacher; name one with --teacher"),
         ("data embed --recipe sft --teacher package", "choose one of post-training"),
         ("data embed --teacher packige", "did you mean 'package'?"),
@@ -431,6 +437,15 @@ def test_data_check_prints_a_line_a_fault(run: Callable[..., Result], picture: P
     result = run("data", "check", manifest)
     assert result.code == 2
     assert [line.split(":")[0] for line in result.out.splitlines()] == ["line 2", "line 3"]
+
+
+def test_data_shards_says_what_it_wrote_and_writes_it_once(run: Callable[..., Result], picture: Path):
+    manifest, out = picture.with_name("m.jsonl"), picture.with_name("shards")
+    manifest.write_text(json.dumps({"image": "in.png", "texts": ["a red wall"]}) + "\n")
+    result = run("data", "shards", manifest, "--out", out)
+    assert (result.code, result.out) == (0, f"{out}: 1 samples in 1 shards\n")
+    assert sorted(path.name for path in out.iterdir()) == ["index.json", "train-000000.tar"]
+    assert is_one_error_line(run("data", "shards", manifest, "--out", out))
 
 
 def test_data_embed_fills_the_store_that_runs_look_into(

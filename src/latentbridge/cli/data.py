@@ -1,4 +1,4 @@
-"""The verbs about data: build the drawings, check a manifest, ask a teacher ahead, look at samples."""
+"""The verbs about data: build the drawings, check a manifest, turn it into shards, ask a teacher ahead, look at samples."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from latentbridge.cli.arguments import (
+    MANIFEST_SUFFIX,
     PICTURE_SUFFIXES,
     AsJson,
     OutPicture,
@@ -64,6 +65,37 @@ def check(manifest: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON-
     if faults:
         raise typer.Exit(2)
     print(f"{manifest}: no faults")
+
+
+@app.command()
+def shards(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A manifest, or a folder or url of tars or Parquet files.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Turn a manifest into shards, for data too large to check at every start.
+
+    Shards that others wrote, WebDataset's tars or Parquet files, stay where they are and get an index. The folder is used
+    wherever a manifest is.
+
+    \b
+    Examples:
+      latentbridge data shards my_pictures/manifest.jsonl --out my_shards
+      latentbridge data shards s3://bucket/pairs --out pairs
+      latentbridge train sft --set 'stage.sources=[["shapes", 0.5], ["my_shards", 0.5]]' --set stage.drawings=0
+    """
+    check_folder(out)
+    from latentbridge.cli.output import print_json
+    from latentbridge.data.sharding import index_shards, shard_manifest
+
+    written = shard_manifest(Path(source), out) if source.endswith(MANIFEST_SUFFIX) else index_shards(source, out)
+    samples = sum(shard.samples for shard in written)
+    if as_json:
+        print_json({"folder": str(out), "shards": len(written), "samples": samples})
+    else:
+        print(f"{out}: {samples:,} samples in {len(written):,} shards")
 
 
 @app.command()

@@ -117,7 +117,12 @@ class StageConfig:
     items: int = 16384
     """How many items alignment or post-training goes through; what frozen networks say of them is cached on disk."""
     manifest: str = ""
-    """A user's own data (JSONL), mixed in at half of the samples where given."""
+    """A user's own data (JSONL, or a folder of shards), mixed in at half of the samples where given."""
+    sources: tuple[tuple[str, float], ...] = ()
+    """(source, weight) pairs in place of `drawings` and `manifest`: "shapes", "drawings", a manifest, a folder or url of shards.
+    Weights need not sum to one; each source gets its exact share."""
+    packed: bool = False
+    """Whether conversations share rows instead of being padded to the longest (`models/packing.py`)."""
     posttrain: PostTrainConfig = PostTrainConfig()
 
 
@@ -146,6 +151,10 @@ class RunConfig:
     2109.01903); less than 1 gives up some of what was learned for what would be forgotten."""
     threads: int = 0
     """CPU threads; 0 takes all. Results are bitwise reproducible at one count only."""
+
+    def samples(self, step: int) -> range:
+        """The samples of a step, numbered from the run's first."""
+        return range(step * self.batch_size, (step + 1) * self.batch_size)
 
     def inherits(self, part: str) -> bool:
         """Whether the run starts `part`, such as "decoder.", from another folder."""

@@ -84,7 +84,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         kinds = typing.get_args(hint)
         if not isinstance(value, (list, tuple)) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
             raise UserError(f"{value!r} is not a value for {name!r}, which takes {_words(hint)}.")
-        return tuple(_convert(kinds[0], item, name) for item in value)
+        each = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        return tuple(_convert(one, item, name) for one, item in zip(each, value, strict=True))
     if typing.get_origin(hint) is Literal:
         if value not in typing.get_args(hint):
             raise unknown_name(f"value for {name}", str(value), typing.get_args(hint))

@@ -29,12 +29,13 @@ _SHOWN_FAULTS = 3
 class Record:
     """One checked line: a picture with any of texts, a question and an edit."""
 
-    image: Path
+    image: Path | bytes
+    """Where the picture is, or the file itself where it came out of a shard."""
     texts: tuple[str, ...] = ()
     question: str | None = None
     answer: str | None = None
     instruction: str | None = None
-    target: Path | None = None
+    target: Path | bytes | None = None
     """The picture the instruction leads to."""
     split: str = "train"
 
@@ -95,30 +96,20 @@ class _Reader:
             return fault(f"this is not JSON ({error.msg} at column {error.colno})")
         if not isinstance(entry, dict):
             return fault('a line holds one JSON object, like {"image": "cat.png", "texts": ["a cat"]}')
-        _check_fields(entry, fault)
+        check_fields(entry, fault)
         if len(self.faults) > before:
             return
-        edit = entry.get("edit") or {}
-        record = Record(
-            image=self.folder / entry["image"],
-            texts=tuple(entry.get("texts", ())),
-            question=entry.get("question"),
-            answer=entry.get("answer"),
-            instruction=edit.get("instruction"),
-            target=self.folder / edit["target"] if edit else None,
-            split=entry.get("split", "train"),
-        )
-        self._check_pictures(number, record, fault)
+        pictures = [self.folder / name for name in (entry["image"], (entry.get("edit") or {}).get("target")) if name]
+        record = record_of(entry, *pictures)
+        self._check_pictures(number, pictures, record.split, fault)
         if record in self._line_of_record:
             fault(f"this repeats line {self._line_of_record[record]}; remove one of them")
         self._line_of_record.setdefault(record, number)
         if len(self.faults) == before:
             self.records.append(record)
 
-    def _check_pictures(self, number: int, record: Record, fault: Callable[[str], None]) -> None:
-        for path in (record.image, record.target):
-            if path is None:
-                continue
+    def _check_pictures(self, number: int, paths: list[Path], side: str, fault: Callable[[str], None]) -> None:
+        for path in paths:
             if not path.is_file():
                 fault(
                     f"there is no picture {path.relative_to(self.folder)}; paths are relative to the manifest's folder"
@@ -130,8 +121,8 @@ class _Reader:
                 fault(f"{path.name} cannot be read as a picture ({error}); save it again as PNG or JPEG")
                 continue
             self._digests[path] = digest
-            split, first = self._side_of_picture.setdefault(digest, (record.split, number))
-            if split != record.split:
+            split, first = self._side_of_picture.setdefault(digest, (side, number))
+            if split != side:
                 fault(f"{path.name} shows what line {first} shows, which is in split {split!r}; keep both in one split")
 
 
@@ -142,7 +133,21 @@ def picture_digest(path: Path) -> str:
     return sha256(repr(pixels.size).encode() + pixels.tobytes()).hexdigest()
 
 
-def _check_fields(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
+def record_of(entry: dict[str, Any], image: Path | bytes, target: Path | bytes | None = None) -> Record:
+    """A faultless entry with its pictures."""
+    return Record(
+        image=image,
+        texts=tuple(entry.get("texts", ())),
+        question=entry.get("question"),
+        answer=entry.get("answer"),
+        instruction=(entry.get("edit") or {}).get("instruction"),
+        target=target,
+        split=entry.get("split", "train"),
+    )
+
+
+def check_fields(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
+    """Tells `fault` what is wrong with an entry, all but its pictures."""
     for name in entry.keys() - set(FIELDS):
         close = get_close_matches(name, FIELDS, n=1)
         fault(

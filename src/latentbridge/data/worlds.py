@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +26,8 @@ from latentbridge.data.language import caption_request, describe, paraphrase
 from latentbridge.data.manifest import Record, load_manifest
 from latentbridge.data.render import IMAGE_SIZE_PX, render
 from latentbridge.data.scenes import scenes
+from latentbridge.data.shards import ShardFolder
+from latentbridge.data.stream import ManifestShards, Shards, Stream, Turns
 from latentbridge.data.tasks import converse, draw, redraw
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
@@ -107,47 +110,95 @@ class DrawingsWorld:
         return AlignItem(talk, drawn, show(self.drawings, shown, ground), caption, identity_of(shown.label))
 
 
-class ManifestWorld:
-    """The training split of a user's manifest; pictures are fitted to the model's square."""
+class OwnWorld(Protocol):
+    """A user's own samples; pictures are fitted to the model's square."""
 
-    def __init__(self, path: Path) -> None:
-        self.records = [record for record in load_manifest(path) if record.split == "train"]
-        self.captioned = [record for record in self.records if record.texts]
-        if not self.captioned:
-            raise UserError(f'{path} has no training record with texts; give some lines "texts" and the split "train".')
+    def captioned(self, rng: np.random.Generator) -> Record:
+        """A sample with texts."""
+        ...
+
+    def spoken(self, rng: np.random.Generator) -> Record:
+        """A sample with texts or a question."""
+        ...
 
     def depict(self, rng: np.random.Generator) -> tuple[Picture, str]:
-        record = self.captioned[rng.integers(len(self.captioned))]
+        record = self.captioned(rng)
         return _open(record.image), _text(record, rng)
 
     def converse(self, rng: np.random.Generator) -> Conversation:
-        record = self.records[rng.integers(len(self.records))]
+        record = self.spoken(rng)
         turns = [(caption_request(rng), _text(record, rng))] if record.texts else []
         if record.question and record.answer:
             turns.append((record.question, record.answer))
-        if not turns:
-            record = self.captioned[rng.integers(len(self.captioned))]
-            turns = [(caption_request(rng), _text(record, rng))]
         return Conversation(tuple(turns[i] for i in rng.permutation(len(turns))), _open(record.image))
 
     def align(self, rng: np.random.Generator) -> AlignItem:
-        record = self.captioned[rng.integers(len(self.captioned))]
+        record = self.captioned(rng)
         picture, text = _open(record.image), _text(record, rng)
         talk = Conversation(((prompts.draw_request(text), prompts.drawable(text)),))
-        return AlignItem(talk, picture, picture, text, identity_of(str(record.image)))
+        return AlignItem(talk, picture, picture, text, _identity(record.image))
+
+
+class ManifestWorld(OwnWorld):
+    """The training split of a manifest, any sample at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self.records = [record for record in load_manifest(path) if record.split == "train"]
+        self._captioned = [record for record in self.records if record.texts]
+        if not self._captioned:
+            raise UserError(f'{path} has no training record with texts; give some lines "texts" and the split "train".')
+
+    def captioned(self, rng: np.random.Generator) -> Record:
+        return self._captioned[rng.integers(len(self._captioned))]
+
+    def spoken(self, rng: np.random.Generator) -> Record:
+        record = self.records[rng.integers(len(self.records))]
+        return record if record.texts or record.question else self.captioned(rng)
+
+
+@dataclass(frozen=True)
+class StreamedWorld(OwnWorld):
+    """One place of a stream, whose samples come in turn."""
+
+    stream: Stream
+    place: int
+
+    def captioned(self, rng: np.random.Generator) -> Record:
+        return self.stream.record(self.place, "texts")
+
+    def spoken(self, rng: np.random.Generator) -> Record:
+        return self.stream.record(self.place, "texts or a question")
 
 
 class Mixture:
-    """The worlds a stage config names, each by its share."""
+    """The worlds a stage config names, each by its share.
 
-    def __init__(self, stage: StageConfig):
+    Without `sources` a world is picked by chance, and so is what it shows. With them sources take turns, and those that are
+    a user's own give each sample once an epoch.
+    """
+
+    def __init__(self, stage: StageConfig, seed: int) -> None:
+        self.sources = _sources(stage)
+        self.turns = Turns([weight for _, weight in self.sources], seed) if self.sources else None
+        named = {name for name, _ in self.sources}
         self.shapes = ShapesWorld(stage.tasks)
-        self.drawings = DrawingsWorld() if stage.drawings else None
-        self.manifest = ManifestWorld(Path(stage.manifest)) if stage.manifest else None
+        self.drawings = DrawingsWorld() if stage.drawings or "drawings" in named else None
+        self.manifest = ManifestWorld(Path(stage.manifest)) if stage.manifest and not self.sources else None
         self.drawings_share = stage.drawings
+        self.own = {name: _own_shards(name) for name in sorted(named - {"shapes", "drawings"})}
+        self.streams = {name: Stream(shards, name, seed) for name, shards in self.own.items()}
 
-    def pick(self, rng: np.random.Generator) -> World:
-        """A world: the manifest half of the time where there is one, else drawings by their share, else shapes."""
+    def pick(self, rng: np.random.Generator, number: int) -> World:
+        """The world of the sample that comes after `number` others.
+
+        Without `sources` the manifest half of the time where there is one, else drawings by their share, else shapes.
+        """
+        if self.turns:
+            source, place = self.turns.at(number)
+            name = self.sources[source][0]
+            if name in self.streams:
+                return StreamedWorld(self.streams[name], place)
+            return self.drawings if self.drawings and name == "drawings" else self.shapes
         if self.manifest and rng.random() < 0.5:
             return self.manifest
         if self.drawings and rng.random() < self.drawings_share:
@@ -158,7 +209,30 @@ class Mixture:
         """What the samples depend on besides config and code."""
         known = self.drawings.drawings.manifest_sha256 if self.drawings else ""
         own = repr(self.manifest.records) if self.manifest else ""
-        return sha256(f"{known} {own}".encode()).hexdigest()
+        shares = [(name, weight, self.own[name].digest if name in self.own else "") for name, weight in self.sources]
+        return sha256(f"{known} {own}{shares or ''}".encode()).hexdigest()
+
+
+def _sources(stage: StageConfig) -> tuple[tuple[str, float], ...]:
+    """The sources that take turns; a manifest that has become shards is one of them."""
+    if stage.sources and (stage.manifest or stage.drawings):
+        raise UserError(
+            "stage.sources stands in place of stage.manifest and stage.drawings; set those to nothing and 0."
+        )
+    if any(not math.isfinite(weight) or weight <= 0 for _, weight in stage.sources):
+        raise UserError("A weight in stage.sources is a number above 0; leave out what is not wanted.")
+    if not stage.manifest or _is_manifest(stage.manifest):
+        return stage.sources
+    rest = (("shapes", (1 - stage.drawings) / 2), ("drawings", stage.drawings / 2))
+    return ((stage.manifest, 0.5), *((name, weight) for name, weight in rest if weight))
+
+
+def _own_shards(name: str) -> Shards:
+    return ManifestShards(Path(name)) if _is_manifest(name) else ShardFolder(name)
+
+
+def _is_manifest(name: str) -> bool:
+    return name.endswith(".jsonl") or Path(name).is_file()
 
 
 def identity_of(name: str) -> int:
@@ -166,8 +240,12 @@ def identity_of(name: str) -> int:
     return int.from_bytes(sha256(name.encode()).digest()[:7], "big")
 
 
-def _open(path: Path) -> Picture:
-    return fit_square(open_picture(path), IMAGE_SIZE_PX)
+def _identity(image: Path | bytes) -> int:
+    return identity_of(sha256(image).hexdigest() if isinstance(image, bytes) else str(image))
+
+
+def _open(image: Path | bytes) -> Picture:
+    return fit_square(open_picture(image), IMAGE_SIZE_PX)
 
 
 def _text(record: Record, rng: np.random.Generator) -> str:

@@ -12,6 +12,7 @@ from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGen
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from latentbridge.config import BackboneConfig
+from latentbridge.models.packing import pack
 from latentbridge.models.patches import patchify
 from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.types import Conversation, Picture
@@ -37,6 +38,8 @@ class TokenBatch:
     """float32 [patches, 3 * temporal * patch * patch], all pictures one after another."""
     image_grid_thw: Tensor | None
     """int64 [pictures, 3]."""
+    position_ids: Tensor | None = None
+    """int64 [4 b s] where conversations share rows: the place in one's own conversation, then the three of M-RoPE."""
 
 
 class QwenVL(nn.Module):
@@ -158,6 +161,10 @@ class QwenVL(nn.Module):
         image_mask = input_ids == self.model.config.image_token_id
         return TokenBatch(input_ids, attention_mask, image_mask, labels, weights, pixel_values, grid)
 
+    def pack(self, batch: TokenBatch) -> TokenBatch:
+        """The batch with several conversations in a row, for `language_loss`, which comes to the same."""
+        return pack(batch, self._position_ids(batch), self.padding)
+
     def hidden(self, batch: TokenBatch, seen: Tensor | None = None) -> Tensor:
         """Last-layer states after the final norm: [b s d]. `seen` is `picture_tokens` of the batch, where already known."""
         inputs = self._inputs(batch)
@@ -234,8 +241,8 @@ class QwenVL(nn.Module):
     def _inputs(self, batch: TokenBatch) -> dict:
         inputs = {
             "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            "position_ids": self._position_ids(batch),
+            "attention_mask": batch.attention_mask if batch.position_ids is None else None,
+            "position_ids": self._position_ids(batch) if batch.position_ids is None else batch.position_ids,
             "mm_token_type_ids": batch.image_mask.int(),
         }
         if batch.pixel_values is not None:

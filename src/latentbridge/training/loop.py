@@ -20,6 +20,7 @@ from latentbridge.models.checkpoint import save_model, shipped
 from latentbridge.recipes.real import RELEASES
 from latentbridge.rundir import RunDir, describe_environment, read_json, write_json
 from latentbridge.training import parallel
+from latentbridge.training.ahead import Batches
 from latentbridge.training.checkpoints import forget_checkpoints, newest_good
 from latentbridge.training.learner import Learner
 from latentbridge.training.stage import Stage
@@ -67,15 +68,19 @@ def _train(
     looking = observers if parallel.leads() else ()
     for observer in looking:
         observer.begin(run.path, config)
-    steps = range(learner.steps_done, config.steps)
-    bar = tqdm(steps, initial=steps.start, total=config.steps, desc=config.name, disable=not progress, mininterval=2)
-    began = time.perf_counter() - max((r["seconds"] for r in run.metrics() if r["step"] <= steps.start), default=0.0)
-    for step in bar:
+
+    def batch_of(step: int) -> object:
+        with parallel.whole(learner.objective) if stage.rollouts else nullcontext():
+            return stage.batch(model, step)
+
+    start = learner.steps_done
+    batches = Batches(batch_of, range(start, config.steps), ahead=not stage.rollouts)
+    bar = tqdm(batches, initial=start, total=config.steps, desc=config.name, disable=not progress, mininterval=2)
+    began = time.perf_counter() - max((r["seconds"] for r in run.metrics() if r["step"] <= start), default=0.0)
+    for step, batch in bar:
         last = step + 1 == config.steps
         logged = last or (step + 1) % config.log_every == 0
         due = last or (step + 1) % config.checkpoint_every == 0
-        with parallel.whole(learner.objective) if stage.rollouts else nullcontext():
-            batch = stage.batch(model, step)
         gradient, parts = learner.learn(batch, logged=logged)
         measures = learner.check() if due else {}
         if any(observer.looks(step + 1) for observer in observers):
@@ -85,7 +90,8 @@ def _train(
         if (logged or measures) and parallel.leads():
             seconds = round(time.perf_counter() - began, 2)
             counts = {"step": step + 1, "seconds": seconds, "samples": (step + 1) * config.batch_size}
-            record = {**counts, **gradient, **parts, **measures}
+            waiting = {"waiting share": batches.waiting_share()}
+            record = {**counts, **gradient, **waiting, **parts, **measures}
             run.log(record)
             for observer in looking:
                 observer.note(record)

@@ -72,7 +72,7 @@ class Align(Stage):
     def __init__(self, config: RunConfig):
         self.config = config
         self.order = ItemOrder(config, "align order")
-        self.worlds = Mixture(config.stage)
+        self.worlds = Mixture(config.stage, config.seed)
         self.features: dict[str, Ragged] = {}
 
     def prepare(self, model: Model) -> None:
@@ -152,7 +152,7 @@ class Align(Stage):
 
     def _item(self, index: int) -> AlignItem:
         rng = numpy_rng(self.config.seed, "align item", index)
-        return self.worlds.pick(rng).align(rng)
+        return self.worlds.pick(rng, index).align(rng)
 
     def _digest_items(self) -> str:
         """A hash of the first items, which notices changed templates, captions and renderers."""

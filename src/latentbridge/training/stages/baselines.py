@@ -55,7 +55,7 @@ class UniCot(PostTrain):
     As in the release the loss is the native one and the data make the difference; here every step is exact.
     """
 
-    def converse(self, rng: np.random.Generator) -> Conversation:
+    def converse(self, rng: np.random.Generator, number: int) -> Conversation:
         if rng.random() < _PLANNED_SHARE:
             return plan(next(scenes("train", rng)), rng)
-        return super().converse(rng)
+        return super().converse(rng, number)

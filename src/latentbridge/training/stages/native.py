@@ -60,15 +60,15 @@ class Native(Stage):
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.settings = config.stage.posttrain
-        self.worlds = Mixture(config.stage)
+        self.worlds = Mixture(config.stage, config.seed)
         self.order = ItemOrder(config, "post-training order")
         self.backbone: UnifiedBackbone
         self.moving: frozenset[str] = frozenset()
         """What the backbone lets move, as `Objective` names it."""
 
-    def converse(self, rng: np.random.Generator) -> Conversation:
-        """A conversation to understand."""
-        return self.worlds.pick(rng).converse(rng)
+    def converse(self, rng: np.random.Generator, number: int) -> Conversation:
+        """The conversation to understand that comes after `number` others."""
+        return self.worlds.pick(rng, number).converse(rng)
 
     def attach(self, model: Network) -> torch.nn.Module | None:
         self.choose(model)
@@ -86,7 +86,7 @@ class Native(Stage):
     def item(self, index: int) -> tuple[Picture, str]:
         """A picture of the finite set and its description."""
         rng = numpy_rng(self.config.seed, "post-training item", index)
-        return self.worlds.pick(rng).depict(rng)
+        return self.worlds.pick(rng, index).depict(rng)
 
     def items(self) -> list[tuple[Picture, str]]:
         """The whole finite set."""
@@ -101,7 +101,7 @@ class Native(Stage):
             prompts=prompts,
             seeds=rng.integers(2**31, size=len(items)).tolist(),
             ids=torch.tensor([identity_of(prompt) for prompt in prompts]),
-            talks=[self.converse(rng) for _ in items],
+            talks=[self.converse(rng, number) for number in self.config.samples(step)],
         )
 
     def loss(self, model: Network, batch: PairBatch, rng: torch.Generator, heads: Any) -> LossOutputs:

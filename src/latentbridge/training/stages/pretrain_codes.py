@@ -29,14 +29,14 @@ class PretrainSquares(Stage):
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.worlds = Mixture(config.stage)
+        self.worlds = Mixture(config.stage, config.seed)
 
     def trainable(self, name: str) -> bool:
         return name.startswith("model.model.model.vqmodel.")
 
     def batch(self, model: JanusPro, step: int) -> list[Picture]:
         rng = numpy_rng(self.config.seed, "pretrain codes", step)
-        return [self.worlds.pick(rng).depict(rng)[0] for _ in range(self.config.batch_size)]
+        return [self.worlds.pick(rng, number).depict(rng)[0] for number in self.config.samples(step)]
 
     def loss(self, model: JanusPro, batch: list[Picture], rng: torch.Generator, heads: Any) -> LossOutputs:
         loss = squares_loss(model.model.model.vqmodel, model.pixel_values(batch))

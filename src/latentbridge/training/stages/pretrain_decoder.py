@@ -42,7 +42,7 @@ class PretrainDecoder(Stage):
 
     def __init__(self, config: RunConfig):
         self.config = config
-        self.worlds = Mixture(config.stage)
+        self.worlds = Mixture(config.stage, config.seed)
 
     def prepare(self, model: Model) -> None:
         if self.config.inherits("autoencoder."):
@@ -55,9 +55,9 @@ class PretrainDecoder(Stage):
 
     def batch(self, model: Model, step: int) -> DrawBatch:
         rng = numpy_rng(self.config.seed, "pretrain decoder", step)
-        batch = self._sample(rng, self.config.batch_size)
-        texts = ["" if rng.random() < UNCONDITIONAL_SHARE else text for text in batch.texts]
-        return DrawBatch(mine(batch.pictures), mine(texts))
+        samples = [self.worlds.pick(rng, number).depict(rng) for number in self.config.samples(step)]
+        texts = ["" if rng.random() < UNCONDITIONAL_SHARE else text for _, text in samples]
+        return DrawBatch(np.stack(mine([picture for picture, _ in samples])), mine(texts))
 
     def loss(self, model: Model, batch: DrawBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
         condition = model.text_condition(batch.texts)
@@ -65,7 +65,3 @@ class PretrainDecoder(Stage):
         noise, timesteps = draw_noise(model.scheduler, (self.config.batch_size, *clean.shape[1:]), rng)
         loss = noised_loss(model.decoder, model.scheduler, clean, condition, mine(noise), mine(timesteps))
         return LossOutputs(loss, {"diffusion": float(loss.detach())})
-
-    def _sample(self, rng: np.random.Generator, count: int) -> DrawBatch:
-        samples = [self.worlds.pick(rng).depict(rng) for _ in range(count)]
-        return DrawBatch(np.stack([picture for picture, _ in samples]), [text for _, text in samples])

@@ -23,20 +23,20 @@ class Sft(Stage):
 
     def __init__(self, config: RunConfig):
         self.config = config
-        self.worlds = Mixture(config.stage)
+        self.worlds = Mixture(config.stage, config.seed)
 
     def trainable(self, name: str) -> bool:
         return name.startswith("model.backbone.")
 
     def batch(self, model: Model, step: int) -> TokenBatch:
         rng = numpy_rng(self.config.seed, "sft", step)
-        talks = [self.worlds.pick(rng).converse(rng) for _ in range(self.config.batch_size)]
+        talks = [self.worlds.pick(rng, number).converse(rng) for number in self.config.samples(step)]
         own, seeing = mine(talks), [talk for talk in talks if talk.picture is not None]
         lent = [] if any(talk.picture is not None for talk in own) else seeing[:1]
         batch = model.backbone.tokenize([*own, *lent])
         if lent:  # all ranks gather the vision tower's weights together, so one without a picture reads another's
             batch.labels[-1], batch.weights[-1] = IGNORED_LABEL, 0.0
-        return batch
+        return model.backbone.pack(batch) if self.config.stage.packed else batch
 
     def loss(self, model: Model, batch: TokenBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
         language = mean_of_all(*model.backbone.language_sum(batch))
