@@ -22,7 +22,7 @@ from latentbridge.config import ModelConfig
 
 VERBS = (
     "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "train", "eval",
-    "consistency", "compare", "study", "report",
+    "consistency", "reasoning", "compare", "study", "report",
     "quickstart", "reproduce", "version", "data", "data build", "data check", "data embed", "data sample",
     "adapters", "adapters merge", "estimate",
 )  # fmt: skip
@@ -181,6 +181,9 @@ def test_version(run: Callable[..., Result]):
         ("consistency --size 1", "--size 1"),
         ("consistency --out scores.txt", "does not end in .json"),
         ("consistency --size 2 --encoder packag", "did you mean 'package'?"),
+        ("reasoning --data shaps", "did you mean 'shapes'?"),
+        ("reasoning --data drawings", "have no problems of several steps"),
+        ("reasoning --size 0", "--size 0"),
         ("compare none folder.png", "There is no folder none"),
         ("compare folder.png folder.png", "no report in common"),
         ("train pretrain-decodr", "did you mean 'pretrain-decoder'?"),
@@ -337,6 +340,15 @@ def test_consistency_is_one_document(run: Callable[..., Result], tmp_path: Path,
     assert [row["metric"] for row in document["rows"]][:2] == [
         f"Unified-Bench cosine ({v})" for v in ("package", "own")
     ]
+
+
+def test_reasoning_is_one_document(run: Callable[..., Result], tmp_path: Path, model: Path):
+    out = tmp_path / "reasoning.json"
+    result = run("reasoning", "--size", 1, "--model", model, "--json", "--out", out)
+    assert result.code == 0
+    document = json.loads(result.out)
+    assert document == json.loads(out.read_text()) and document["size"] == 1
+    assert [row["metric"] for row in document["rows"]][:3] == ["answers", "key steps reached", "valid form"]
 
 
 def test_compare_says_better_worse_and_noise(run: Callable[..., Result], tmp_path: Path):

@@ -8,6 +8,7 @@ IMG_START, IMG_END = "<img>", "</img>"
 CAPTION_REQUEST = "Describe the picture."
 NAME_REQUEST = "What is this?"
 REASONING_REQUEST = "Think step by step."
+DELIBERATION_REQUEST = "Reason at length."
 
 
 def draw_request(prompt: str) -> str:
@@ -33,3 +34,8 @@ def undrawable(reply: str) -> str:
 def reasoned(question: str) -> str:
     """Asks for a worked answer instead of a short one."""
     return f"{question} {REASONING_REQUEST}"
+
+
+def deliberated(question: str) -> str:
+    """Asks for a long chain of sections (`data/reasoning.py`)."""
+    return f"{question} {DELIBERATION_REQUEST}"

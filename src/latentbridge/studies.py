@@ -16,10 +16,12 @@ class Measuring:
     size: int = 20
     """Of the samples of `latentbridge eval`, in per cent; 0 leaves it out."""
     pairs: int = 60
-    """How many pairs of each world loopback and consistency take."""
+    """How many pairs of each world loopback and consistency take; 0 leaves them out."""
     hops: int = 4
     """Of a loopback; an even number, so that a walk ends on the side it began at."""
     encoder: str = "package"
+    problems: int = 0
+    """How many of each kind the report on reasoning takes, on shapes; 0 leaves it out."""
     seed: int = 1
 
 
@@ -127,7 +129,22 @@ LORA = Study(
 """Adapters learn at ten times the rate of full fine-tuning, at which they do best in the comparisons known to us. Moved
 parameters and peak memory stand in each run's `size.json`."""
 
-STUDIES: dict[str, Study] = {study.name: study for study in (METHODS, BACKBONES, ABLATIONS, LORA)}
+REASONING = Study(
+    name="reasoning",
+    title="What rewards teach about reasoning",
+    question="Does Step-GRPO reason better than plain GRPO, and either better than as much more SFT on the same kind of chains?",
+    arms=(
+        Arm("more SFT", "reason-sft-more"),
+        Arm("GRPO", "reason-grpo"),
+        Arm("Step-GRPO", "reason-step-grpo"),
+    ),
+    focus="Step-GRPO",
+    seeds=(0, 1, 2),
+    measuring=Measuring(worlds=("shapes",), size=0, pairs=0, problems=50),
+)
+"""All arms start from the same model (`reason-sft`) and take about as long."""
+
+STUDIES: dict[str, Study] = {study.name: study for study in (METHODS, BACKBONES, ABLATIONS, LORA, REASONING)}
 
 
 def study_named(name: str) -> Study:

@@ -7,7 +7,11 @@ import pytest
 from PIL import Image
 
 from latentbridge.data.manifest import Record, check_manifest, load_manifest, picture_digest
+from latentbridge.data.reasoning import Chain, write_chain
 from latentbridge.errors import UserError
+
+ASKED = {"image": "b.png", "question": "How many?", "answer": "4"}
+CHAIN = write_chain(Chain("two pairs", "add them.", ("2 and 2 is 4",), "4"))
 
 
 @pytest.fixture
@@ -40,6 +44,12 @@ def test_a_sound_manifest_becomes_records(folder):
     ]
 
 
+def test_a_chain_and_its_key_steps_become_a_record(folder):
+    path = write(folder, {**ASKED, "chain": CHAIN, "key_steps": [["2 and 2", "two pairs"], ["4"]]})
+    (record,) = load_manifest(path)
+    assert record.chain == CHAIN and record.key_steps == (("2 and 2", "two pairs"), ("4",))
+
+
 @pytest.mark.parametrize(
     ("entry", "fault"),
     [
@@ -54,6 +64,11 @@ def test_a_sound_manifest_becomes_records(folder):
         ({"image": "b.png", "texts": "x"}, "line 2: `texts` must be a list of non-empty strings"),
         ({"image": "b.png", "texts": [" "]}, "line 2: `texts` must be a list of non-empty strings"),
         ({"image": "b.png"}, "line 2: nothing is said about the picture"),
+        ({"image": "b.png", "texts": ["x"], "chain": CHAIN}, "line 2: `chain` needs `question` and `answer` beside it"),
+        ({**ASKED, "chain": "it is 4"}, "line 2: `chain` must have the lines ### Image Description:"),
+        ({**ASKED, "chain": CHAIN.replace("is: 4", "is: 5")}, "line 2: `chain` ends with '5', and `answer` is '4'"),
+        ({**ASKED, "key_steps": ["2 and 2"]}, "line 2: `key_steps` must be a list of lists of phrases"),
+        ({**ASKED, "key_steps": [[]]}, "line 2: `key_steps` must be a list of lists of phrases"),
         ({"image": "b.png", "question": "What?"}, "line 2: `question` needs `answer` beside it"),
         (
             {"image": "b.png", "texts": ["x"], "answer": 3, "question": "How many?"},

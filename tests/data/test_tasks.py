@@ -8,9 +8,10 @@ import pytest
 from latentbridge import prompts
 from latentbridge.config import TaskMix
 from latentbridge.data.language import describe, edit, parse_description
+from latentbridge.data.reasoning import read_chain
 from latentbridge.data.render import render
 from latentbridge.data.scenes import HELD_OUT_PAIRS, Scene, Thing, distinct_scenes, split_of
-from latentbridge.data.tasks import converse, draw, look, plan, reason, redraw
+from latentbridge.data.tasks import converse, deliberate, draw, look, plan, reason, redraw
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Conversation
 
@@ -111,3 +112,27 @@ def test_a_plan_names_each_thing_before_the_description_that_is_drawn():
         "### Step 1: two objects\n### Step 2: small blue star top left\n### Step 3: large red circle bottom\n"
         "### Step 4: on sand\n<img>small blue star top left, large red circle bottom, on sand</img>"
     )
+
+
+def test_deliberation_asks_for_a_long_chain_and_gets_one():
+    for step, scene in enumerate(TRAIN[:61]):
+        ((request, reply),) = deliberate(scene, rng(step)).turns
+        chain = read_chain(reply)
+        assert request.endswith("? Reason at length.") and chain is not None
+        assert parse_description(chain.description) == scene
+
+
+def test_long_chains_have_their_share_and_take_nothing_from_mixes_without_them():
+    def requests(mix: TaskMix) -> list[str]:
+        return [texts(converse(scene, rng(step), mix)) for step, scene in enumerate(TRAIN)]
+
+    without = requests(TaskMix())
+    assert not [text for text in without if prompts.DELIBERATION_REQUEST in text]
+    only = requests(TaskMix(look=0, reason=0, draw=0, edit=0, deliberate=0.5))
+    assert all(prompts.DELIBERATION_REQUEST in text for text in only)
+    # what the shipped model learned from: the first draw of a mix is the same uniform number with or without the fifth kind
+    weights = np.array([0.45, 0.15, 0.20, 0.20])
+    for step in range(97):
+        assert rng(step).choice(4, p=weights / weights.sum()) == rng(step).choice(
+            5, p=np.append(weights, 0) / weights.sum()
+        )

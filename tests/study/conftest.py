@@ -57,7 +57,10 @@ def finish(tmp_path: Path, toy: Study) -> Finish:
         if run.config and not run.is_base:
             write_json(folder / "config.json", to_dict(run.config))
             write_json(folder / STARTS, start_digests(run, tmp_path))
-        RunDir(folder).log({"step": 2, "seconds": 1800.0, "understanding share": 0.75, "generation share": 0.25})
+        RunDir(folder).log({"step": 1, "seconds": 900.0, "reply tokens": 17.0})
+        RunDir(folder).log(
+            {"step": 2, "reply tokens": 19.0, "seconds": 1800.0, "understanding share": 0.75, "generation share": 0.25}
+        )
         rows = {
             SCORES: [share("understand", "questions", right)],
             CONSISTENCY: [replace(share("consistency", "answer flip rate", [not r for r in right]), better="lower")],

@@ -35,6 +35,7 @@ def test_a_study_is_tabulated(document: dict[str, Any]) -> None:
     assert base["values"]["shapes: questions"] == {"mean": 0, "lowest": 0, "highest": 0}
     assert sft["values"]["shapes: questions"] == {"mean": 0.730769, "lowest": 0.461538, "highest": 1}  # 19, 6, 13 of 13
     assert sft["facts"] == {"shapes": [0.625, 0.625]} and sft["shares"] == {"understanding": 0.75, "generation": 0.25}
+    assert sft["curves"] == {"reply tokens": [[1, 17], [2, 19]]}
     assert (burst["finished"], burst["planned"]) == (0, 2)
     assert list(burst["failures"].values()) == ["it burst."]
     rows = {row["measure"]: row for row in group["differences"]}
@@ -72,6 +73,10 @@ def test_the_page_tells_failures_and_keeps_other_studies(tmp_path: Path, documen
     assert "- burst: 1 of 2 runs are not finished" in text
     assert "| sft | 2 | 73.1 ▲ |" in text and "| toy-base |  | 0.0 |" in text
     assert "`latentbridge study toy`" in text
+    assert "![reply tokens, step by step](results/toy_toy-base_reply_tokens.svg)" in text
+    assert (
+        "seeds 0, 1; measured on shapes with 5 pairs, 2 hops, encoder package, samples of `eval` at 1 %, seed 1" in text
+    )
     for line in text.splitlines():
         if line.startswith("!["):
             figure = page.parent / line.split("(")[1].removesuffix(")")

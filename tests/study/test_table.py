@@ -9,7 +9,8 @@ import pytest
 
 from latentbridge.evaluation.metrics import Score, average, share
 from latentbridge.studies import Measuring
-from latentbridge.study.table import Measure, difference, headlines, judge, read_outcomes
+from latentbridge.study.headlines import Measure, headlines, read_outcomes
+from latentbridge.study.table import difference, judge
 
 
 def documents(*rows: Score, world: Any = "shapes", report: str = "scores.json") -> Any:
@@ -83,3 +84,17 @@ def test_headlines_end_a_walk_where_it_can_be_told_exactly() -> None:
     without_eval = headlines(Measuring(worlds=("shapes",), size=0))
     assert [m.name for m in without_eval if m.about == "skill"] == ["questions", "words", "drawing"]
     assert all(m.report != "scores.json" for m in without_eval)
+
+
+def test_reasoning_is_judged_where_it_is_measured_and_nothing_else_then():
+    only = headlines(Measuring(worlds=("shapes",), size=0, pairs=0, problems=7))
+    assert [(m.name, m.about) for m in only] == [(name, "reasoning") for name in ("answers", "key steps", "form")]
+    found = documents(
+        share("reasoning", "answers", [True, False]),
+        average("reasoning", "key steps reached", [1, 0.5]),
+        share("reasoning", "valid form", [False, False]),
+        report="reasoning.json",
+    )
+    items = [told.items.tolist() for m in only if (told := read_outcomes(m, found)) is not None]
+    assert items == [[1, 0], [1, 0.5], [0, 0]]
+    assert not [m for m in headlines(Measuring()) if m.about == "reasoning"]

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tests.training.runs import run, run_until
 
-from latentbridge.config import ModelConfig, OptimConfig, PostTrainConfig, RunConfig, StageConfig, to_dict
+from latentbridge.config import GrpoConfig, ModelConfig, OptimConfig, PostTrainConfig, RunConfig, StageConfig, to_dict
 from latentbridge.errors import UserError
 from latentbridge.models.adapters import attach_adapter, merge_adapter
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
@@ -31,6 +31,7 @@ STAGE_CONFIGS = {
     "sft": StageConfig("sft"),
     "sft with lora": StageConfig("sft", lora_rank=2),
     "adaption": StageConfig("adaption", items=16),
+    "step_grpo": StageConfig("step_grpo", grpo=GrpoConfig(generations=2, max_tokens=5)),
     "align": StageConfig("align", items=16, diffusion_weight=0.1, retrieval_weight=0.1),
     "posttrain_sft": StageConfig("posttrain_sft", items=8, posttrain=POST),
     "reca": StageConfig("reca", items=8, posttrain=POST),
@@ -50,6 +51,7 @@ MOVES = {
     "sft": ("backbone.",),
     "sft with lora": ("backbone.model.model.language_model.layers.",),
     "adaption": ("projector.", "aligner."),
+    "step_grpo": ("backbone.",),
     "align": ("projector.", "aligner.", "retrieval."),
     "posttrain_sft": UNIFIED,
     "reca": UNIFIED,

@@ -224,7 +224,7 @@ def test_ranks_meet_batches_of_which_one_of_them_has_no_picture(fast: Any):
     split = []
     for step in range(config.steps):
         rng = numpy_rng(config.seed, "sft", step)
-        sees = [stage.worlds.pick(rng).converse(rng).picture is not None for _ in range(config.batch_size)]
+        sees = [stage.worlds.pick(rng, number).converse(rng).picture is not None for number in config.samples(0)]
         split.append((any(sees[0::2]), any(sees[1::2])))
     assert (True, False) in split or (False, True) in split, "else the test above says nothing about it"
 

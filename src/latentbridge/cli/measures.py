@@ -1,4 +1,4 @@
-"""The verbs that measure whether understanding and drawing agree, and compare models: loopback, consistency, compare."""
+"""The verbs that measure agreement and reasoning, and compare models: loopback, consistency, reasoning, compare."""
 
 from __future__ import annotations
 
@@ -207,6 +207,44 @@ def consistency(
     hand_over(document, out, as_json)
 
 
+def reasoning(
+    model: ModelName = "tiny",
+    world: Annotated[
+        str, typer.Option("--data", help='"shapes", or a manifest of your own (a .jsonl file) with questions.')
+    ] = "shapes",
+    size: Annotated[int, typer.Option("--size", help="How many problems of each kind; a manifest gives all.")] = 50,
+    seed: Seed = 7,
+    out: Annotated[Path | None, typer.Option("--out", help="The .json file to write the scores to.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how well a model reasons at length.
+
+    Held-out problems of several steps: right answers, key steps reached, and valid forms of reasoning. The shipped model
+    has not learned long chains; recipes that begin with reason- teach them.
+
+    \b
+    Examples:
+      latentbridge reasoning --model runs/reason-sft
+      latentbridge reasoning --model runs/reason-step-grpo --out runs/reason-step-grpo/reasoning.json
+      latentbridge reasoning --model runs/trial --data my-questions.jsonl --json
+    """
+    check_world(world, or_manifest=True)
+    if world == "drawings":
+        raise UserError("The drawings have no problems of several steps; take --data shapes or a manifest.")
+    check_at_least("--size", size, 1)
+    check_sampling(seed, steps=1, guidance=1.0)
+    if out:
+        check_out(out, (".json",))
+    from latentbridge.cli.output import hand_over
+    from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
+
+    posed = held_out_problems(world, size, seed)
+    from latentbridge.models.backbones.loading import load_backbone
+
+    named: dict[str, Any] = {"model": model, "world": world, "size": size, "seed": seed}
+    hand_over(evaluate_reasoning(load_backbone(model).understand, posed, **named), out, as_json)
+
+
 def compare(
     before: Annotated[str, typer.Argument(metavar="RUN_A", help='A run or model folder with scores.json, or "tiny".')],
     after: Annotated[str, typer.Argument(metavar="RUN_B", help="Another, scored alike.")],
@@ -217,7 +255,7 @@ def compare(
 ) -> None:
     """Say what one model does better or worse than another.
 
-    Compares scores.json, consistency.json and loopback.json where both folders have them. What chance would explain is
+    Compares scores.json, consistency.json, loopback.json and reasoning.json where both folders have them. What chance would explain is
     noise; the bar rises with the number of measures (Holm), so that one run's luck raises no alarm.
 
     \b

@@ -17,7 +17,16 @@ from latentbridge.config.model import (
     TinyJanusConfig,
 )
 from latentbridge.config.released import OMNIBRIDGE_8B, QWEN2_VL_7B
-from latentbridge.config.run import LatentUMMWeights, OptimConfig, PostTrainConfig, RunConfig, StageConfig, TaskMix
+from latentbridge.config.run import (
+    GrpoConfig,
+    LatentUMMWeights,
+    OptimConfig,
+    PostTrainConfig,
+    RewardWeights,
+    RunConfig,
+    StageConfig,
+    TaskMix,
+)
 from latentbridge.config.values import from_dict, to_dict, with_overrides
 
 __all__ = [
@@ -27,6 +36,7 @@ __all__ = [
     "AutoencoderConfig",
     "BackboneConfig",
     "DecoderConfig",
+    "GrpoConfig",
     "LatentUMMWeights",
     "MarConfig",
     "ModelConfig",
@@ -35,6 +45,7 @@ __all__ = [
     "PostTrainConfig",
     "ReleaseConfig",
     "RetrievalConfig",
+    "RewardWeights",
     "RunConfig",
     "SceneConfig",
     "SecondViewConfig",

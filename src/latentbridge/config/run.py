@@ -36,6 +36,8 @@ class TaskMix:
     edit: float = 0.20
     relation: float = 0.0
     """Share of questions turned into ones about a relation, on top of a sixth; the hardest kind to learn."""
+    deliberate: float = 0.0
+    """A question of several steps answered by a long chain of sections (R1 distillation)."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,44 @@ class PostTrainConfig:
 
 
 @dataclass(frozen=True)
+class RewardWeights:
+    """What each part of a reply's reward counts (`training/rewards.py`); the defaults are R1-VL's. Plain GRPO is accuracy alone."""
+
+    accuracy: float = 1.0
+    key_steps: float = 0.1
+    """StepRAR: times the share of key steps reached."""
+    validity: float = 1.0
+    """StepRVR: for a valid form."""
+
+
+@dataclass(frozen=True)
+class GrpoConfig:
+    """Step-GRPO; defaults marked R1-VL are those of its released code (spec OmniBridge 3.2), what OmniBridge used is not known."""
+
+    generations: int = 4
+    """Replies to each problem, which form a group. R1-VL."""
+    temperature: float = 1.2
+    """Of the policy, when it is sampled and when it is trained. R1-VL."""
+    max_tokens: int = 1024
+    """Of a reply; one that does not end in time is worth nothing. R1-VL."""
+    rewards: RewardWeights = RewardWeights()
+    beta: float = 0.04
+    """Weight of the divergence from the start; 0 keeps no copy of it. DeepSeekMath's (arXiv 2402.03300)."""
+    clip: float = 0.2
+    """How far a token's probability may move from the one it was sampled with and still count. PPO's usual value."""
+
+    def __post_init__(self) -> None:
+        if self.generations < 2:
+            raise UserError(
+                f"generations is {self.generations}; a group takes 2 or more, to be compared with each other."
+            )
+        if self.temperature <= 0:
+            raise UserError(f"temperature is {self.temperature}; replies of a group differ above 0 only.")
+        if self.max_tokens < 1:
+            raise UserError(f"max_tokens is {self.max_tokens}; it takes 1 or more.")
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """What a stage is fed and how its terms weigh; a stage reads the fields its docstring names."""
 
@@ -98,6 +138,7 @@ class StageConfig:
         "pretrain_teacher",
         "sft",
         "adaption",
+        "step_grpo",
         "align",
         "posttrain_sft",
         "reca",
@@ -124,6 +165,7 @@ class StageConfig:
     packed: bool = False
     """Whether conversations share rows instead of being padded to the longest (`models/packing.py`)."""
     posttrain: PostTrainConfig = PostTrainConfig()
+    grpo: GrpoConfig = GrpoConfig()
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,11 @@ def describe_thing(thing: Thing) -> str:
     return f"{thing.size} {thing.colour} {thing.shape} {PLACES[thing.place]}"
 
 
+def list_things(things: list[Thing] | tuple[Thing, ...]) -> str:
+    """Things one by one in canonical words, or "none"."""
+    return "; ".join(describe_thing(thing) for thing in things) or "none"
+
+
 def parse_description(text: str) -> Scene | None:
     """The scene a canonical description names, or None where it is not one (unknown word, repeated place, too many things)."""
     *parts, last = text.strip().rstrip(".").split(", ")
@@ -173,10 +178,6 @@ def _yes_no(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _selection(things: list[Thing] | tuple[Thing, ...]) -> str:
-    return "; ".join(describe_thing(thing) for thing in things) or "none"
-
-
 def _ask_count(scene: Scene, rng: np.random.Generator) -> Question:
     thing = scene.things[rng.integers(len(scene.things))]
     shape = thing.shape if rng.random() < 0.8 else _pick(rng, SHAPES)
@@ -192,7 +193,7 @@ def _ask_count(scene: Scene, rng: np.random.Generator) -> Question:
         chosen, what = [t for t in scene.things if t.colour == colour], f"{colour} objects"
     else:
         chosen, what = [t for t in scene.things if (t.shape, t.colour) == (shape, colour)], f"{colour} {plural(shape)}"
-    return Question("count", f"How many {what} are there?", str(len(chosen)), (f"{what}: {_selection(chosen)}",))
+    return Question("count", f"How many {what} are there?", str(len(chosen)), (f"{what}: {list_things(chosen)}",))
 
 
 def _ask_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -237,7 +238,7 @@ def _ask_existence(scene: Scene, rng: np.random.Generator) -> Question:
     noun = f"{wanted[0]} {wanted[1]}"
     found = [t for t in scene.things if (t.colour, t.shape) == wanted]
     return Question(
-        "existence", f"Is there {with_article(noun)}?", _yes_no(bool(found)), (f"{plural(noun)}: {_selection(found)}",)
+        "existence", f"Is there {with_article(noun)}?", _yes_no(bool(found)), (f"{plural(noun)}: {list_things(found)}",)
     )
 
 
@@ -252,7 +253,7 @@ def _ask_comparison(scene: Scene, rng: np.random.Generator) -> Question:
     chosen = [[t for t in scene.things if t.shape == shape] for shape in (first, second)]
     answer = _yes_no(len(chosen[0]) > len(chosen[1]))
     steps = tuple(
-        f"{plural(shape)}: {_selection(things)}" for shape, things in zip((first, second), chosen, strict=True)
+        f"{plural(shape)}: {list_things(things)}" for shape, things in zip((first, second), chosen, strict=True)
     )
     return Question("comparison", f"Are there more {plural(first)} than {plural(second)}?", answer, steps)
 

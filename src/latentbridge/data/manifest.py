@@ -2,8 +2,10 @@
 
     {"image": "cat.png", "texts": ["a cat on a mat"], "question": "What is it?", "answer": "a cat", "split": "train"}
     {"image": "a.png", "texts": [], "edit": {"instruction": "remove the hat", "target": "b.png"}}
+    {"image": "b.png", "question": "How many legs?", "answer": "8", "chain": "### Image Description: ...",
+     "key_steps": [["2 dogs", "two dogs"], ["8 legs", "2 x 4"]]}
 
-Paths are relative to the manifest's folder; `split` is `train` unless given.
+A chain has the form of `data/reasoning.py`; of a key step any of its phrases will do. Paths are relative to the manifest's folder; `split` is `train` unless given.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from typing import Any
 
 from PIL import Image
 
+from latentbridge.data.language import final_answer
+from latentbridge.data.reasoning import read_chain
 from latentbridge.errors import UserError
 
 SPLITS = ("train", "val", "test")
-FIELDS = ("image", "texts", "question", "answer", "edit", "split")
+FIELDS = ("image", "texts", "question", "answer", "chain", "key_steps", "edit", "split")
 _SHOWN_FAULTS = 3
 
 
@@ -38,6 +42,10 @@ class Record:
     target: Path | bytes | None = None
     """The picture the instruction leads to."""
     split: str = "train"
+    chain: str = ""
+    """The answer worked out, in the form of `data/reasoning.py`."""
+    key_steps: tuple[tuple[str, ...], ...] = ()
+    """What must be found on the way, each by any of some phrases."""
 
 
 def load_manifest(path: Path) -> list[Record]:
@@ -140,6 +148,8 @@ def record_of(entry: dict[str, Any], image: Path | bytes, target: Path | bytes |
         texts=tuple(entry.get("texts", ())),
         question=entry.get("question"),
         answer=entry.get("answer"),
+        chain=entry.get("chain", ""),
+        key_steps=tuple(tuple(forms) for forms in entry.get("key_steps", ())),
         instruction=(entry.get("edit") or {}).get("instruction"),
         target=target,
         split=entry.get("split", "train"),
@@ -165,6 +175,7 @@ def check_fields(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
             fault(f"`{name}` must be a non-empty string")
         elif name in entry and partner not in entry:
             fault(f"`{name}` needs `{partner}` beside it")
+    _check_reasoning(entry, fault)
     edit = entry.get("edit")
     if "edit" in entry and not (
         isinstance(edit, dict) and edit.keys() == {"instruction", "target"} and all(map(_is_text, edit.values()))
@@ -180,6 +191,27 @@ def check_fields(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
         )
     if not (texts or "question" in entry or edit):
         fault("nothing is said about the picture; give `texts`, `question` and `answer`, or `edit`")
+
+
+def _check_reasoning(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
+    for name in ("chain", "key_steps"):
+        if name in entry and not (_is_text(entry.get("question")) and _is_text(entry.get("answer"))):
+            return fault(f"`{name}` needs `question` and `answer` beside it")
+    steps = entry.get("key_steps", [])
+    if not isinstance(steps, list) or not all(
+        isinstance(forms, list) and forms and all(map(_is_text, forms)) for forms in steps
+    ):
+        fault('`key_steps` must be a list of lists of phrases, like [["2 dogs", "two dogs"], ["8 legs"]]')
+    if "chain" not in entry:
+        return
+    chain = read_chain(entry["chain"]) if _is_text(entry["chain"]) else None
+    if chain is None:
+        fault(
+            "`chain` must have the lines ### Image Description:, ### Rationales:, ### Let's think step by step., "
+            "### Step 1: and so on, and ### The final answer is:"
+        )
+    elif final_answer(chain.answer) != final_answer(entry["answer"]):
+        fault(f"`chain` ends with {chain.answer!r}, and `answer` is {entry['answer']!r}; make them the same")
 
 
 def _is_text(value: object) -> bool:

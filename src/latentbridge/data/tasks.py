@@ -16,17 +16,21 @@ from latentbridge.data.language import (
     partial_prompt,
     reasoning_chain,
 )
+from latentbridge.data.problems import pose
+from latentbridge.data.reasoning import Problem
 from latentbridge.data.render import render
 from latentbridge.data.scenes import Scene, split_of
-from latentbridge.types import Conversation
+from latentbridge.types import Conversation, Picture
 
 _TRIES = 64
 
 
 def converse(scene: Scene, rng: np.random.Generator, mix: TaskMix) -> Conversation:
     """A conversation of a random kind about a scene."""
-    weights = np.array([mix.look, mix.reason, mix.draw, mix.edit])
+    weights = np.array([mix.look, mix.reason, mix.draw, mix.edit, mix.deliberate])
     kind = rng.choice(len(weights), p=weights / weights.sum())
+    if kind == 4:
+        return deliberate(scene, rng)
     if kind < 2:
         return (look, reason)[kind](scene, rng, mix.relation)
     return (draw, redraw)[kind - 2](scene, rng)[0]
@@ -47,6 +51,17 @@ def reason(scene: Scene, rng: np.random.Generator, relation: float = 0.0) -> Con
     """A question answered by a worked chain (R1 distillation)."""
     question = ask(scene, rng, relation=relation)
     return Conversation(((prompts.reasoned(question.text), reasoning_chain(scene, question)),), render(scene))
+
+
+def deliberate(scene: Scene, rng: np.random.Generator) -> Conversation:
+    """A question of several steps answered by a long chain (R1 distillation in R1-VL's form)."""
+    problem = pose(scene, rng)
+    return put(problem, render(scene), problem.chain)
+
+
+def put(problem: Problem, picture: Picture, reply: str = "") -> Conversation:
+    """A problem as a conversation, in which the model is to reason at length."""
+    return Conversation(((prompts.deliberated(problem.question), reply),), picture)
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]:

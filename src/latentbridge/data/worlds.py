@@ -24,6 +24,8 @@ from latentbridge.data.drawing_tasks import (
 from latentbridge.data.drawings import describe_drawing, load_drawings
 from latentbridge.data.language import caption_request, describe, paraphrase
 from latentbridge.data.manifest import Record, load_manifest
+from latentbridge.data.problems import problems
+from latentbridge.data.reasoning import KeyStep, Problem
 from latentbridge.data.render import IMAGE_SIZE_PX, render
 from latentbridge.data.scenes import scenes
 from latentbridge.data.shards import ShardFolder
@@ -79,6 +81,11 @@ class ShapesWorld:
     def converse(self, rng: np.random.Generator) -> Conversation:
         return converse(next(scenes("train", rng)), rng, self.tasks)
 
+    def problem(self, rng: np.random.Generator) -> tuple[Picture, Problem]:
+        """A picture and a question about it that takes several steps."""
+        scene, problem = next(problems("train", rng))
+        return render(scene), problem
+
     def align(self, rng: np.random.Generator) -> AlignItem:
         scene = next(scenes("train", rng))
         talk, target = (draw if rng.random() > _EDIT_SHARE else redraw)(scene, rng)
@@ -121,6 +128,10 @@ class OwnWorld(Protocol):
         """A sample with texts or a question."""
         ...
 
+    def questioned(self, rng: np.random.Generator) -> Record:
+        """A sample with a question and its answer."""
+        ...
+
     def depict(self, rng: np.random.Generator) -> tuple[Picture, str]:
         record = self.captioned(rng)
         return _open(record.image), _text(record, rng)
@@ -130,7 +141,14 @@ class OwnWorld(Protocol):
         turns = [(caption_request(rng), _text(record, rng))] if record.texts else []
         if record.question and record.answer:
             turns.append((record.question, record.answer))
+            if record.chain:
+                turns.append((prompts.deliberated(record.question), record.chain))
         return Conversation(tuple(turns[i] for i in rng.permutation(len(turns))), _open(record.image))
+
+    def problem(self, rng: np.random.Generator) -> tuple[Picture, Problem]:
+        """A picture and a question about it, with what a reply is graded by."""
+        record = self.questioned(rng)
+        return _open(record.image), problem_of(record)
 
     def align(self, rng: np.random.Generator) -> AlignItem:
         record = self.captioned(rng)
@@ -143,17 +161,31 @@ class ManifestWorld(OwnWorld):
     """The training split of a manifest, any sample at any time."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.records = [record for record in load_manifest(path) if record.split == "train"]
         self._captioned = [record for record in self.records if record.texts]
-        if not self._captioned:
-            raise UserError(f'{path} has no training record with texts; give some lines "texts" and the split "train".')
+        self._questioned = [record for record in self.records if record.question and record.answer]
+        if not self._captioned and not self._questioned:
+            raise UserError(
+                f'{path} has no training record with texts or a question; give some lines either and the split "train".'
+            )
 
     def captioned(self, rng: np.random.Generator) -> Record:
-        return self._captioned[rng.integers(len(self._captioned))]
+        return self._one(self._captioned, '"texts"', rng)
 
     def spoken(self, rng: np.random.Generator) -> Record:
         record = self.records[rng.integers(len(self.records))]
         return record if record.texts or record.question else self.captioned(rng)
+
+    def questioned(self, rng: np.random.Generator) -> Record:
+        return self._one(self._questioned, '"question" and "answer"', rng)
+
+    def _one(self, records: list[Record], fields: str, rng: np.random.Generator) -> Record:
+        if not records:
+            raise UserError(
+                f'{self.path} has no training record with {fields}; give some lines that and the split "train".'
+            )
+        return records[rng.integers(len(records))]
 
 
 @dataclass(frozen=True)
@@ -168,6 +200,9 @@ class StreamedWorld(OwnWorld):
 
     def spoken(self, rng: np.random.Generator) -> Record:
         return self.stream.record(self.place, "texts or a question")
+
+    def questioned(self, rng: np.random.Generator) -> Record:
+        return self.stream.record(self.place, "a question")
 
 
 class Mixture:
@@ -204,6 +239,11 @@ class Mixture:
         if self.drawings and rng.random() < self.drawings_share:
             return self.drawings
         return self.shapes
+
+    def problem(self, rng: np.random.Generator, number: int) -> tuple[Picture, Problem]:
+        """A picture and a question of several steps, as `pick` says; drawings have none, and shapes stand in for them."""
+        world = self.pick(rng, number)
+        return (world if isinstance(world, (ManifestWorld, StreamedWorld)) else self.shapes).problem(rng)
 
     def digest(self) -> str:
         """What the samples depend on besides config and code."""
@@ -246,6 +286,12 @@ def _identity(image: Path | bytes) -> int:
 
 def _open(image: Path | bytes) -> Picture:
     return fit_square(open_picture(image), IMAGE_SIZE_PX)
+
+
+def problem_of(record: Record) -> Problem:
+    """A record's question as a problem; its key steps have no phrases against them."""
+    assert record.question and record.answer
+    return Problem(record.question, record.answer, tuple(map(KeyStep, record.key_steps)), record.chain)
 
 
 def _text(record: Record, rng: np.random.Generator) -> str:

@@ -12,8 +12,8 @@ from latentbridge.evaluation.metrics import Unit, outcome_values
 from latentbridge.evaluation.statistics import fisher_exact, holm, mcnemar, permutation_test
 from latentbridge.rundir import read_json
 
-REPORTS = ("scores.json", "consistency.json", "loopback.json")
-"""What `eval`, `consistency` and `loopback` write, in the order it is shown in."""
+REPORTS = ("scores.json", "consistency.json", "loopback.json", "reasoning.json")
+"""What `eval`, `consistency`, `loopback` and `reasoning` write, in the order it is shown in."""
 SAME_FOR_BOTH = ("world", "size", "seed", "hops", "encoder", "drawings_manifest_sha256")
 """Conditions that must agree where both reports state them; else the items differ, or what is asked of them."""
 LEVEL = 0.05

@@ -14,6 +14,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from latentbridge.config import BackboneConfig
 from latentbridge.models.packing import pack
 from latentbridge.models.patches import patchify
+from latentbridge.models.sampling import sample_replies
 from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.types import Conversation, Picture
 
@@ -167,7 +168,7 @@ class QwenVL(nn.Module):
 
     def hidden(self, batch: TokenBatch, seen: Tensor | None = None) -> Tensor:
         """Last-layer states after the final norm: [b s d]. `seen` is `picture_tokens` of the batch, where already known."""
-        inputs = self._inputs(batch)
+        inputs = self.inputs(batch)
         if seen is not None:
             words = self.model.get_input_embeddings()(batch.input_ids)
             embeds = words.masked_scatter(batch.image_mask[..., None], seen.to(words.dtype))
@@ -176,8 +177,12 @@ class QwenVL(nn.Module):
 
     def picture_tokens(self, batch: TokenBatch) -> Tensor:
         """What the vision tower hands to the language model for pictures of one size: [pictures tokens d]."""
+        return torch.stack(self.picture_rows(batch))
+
+    def picture_rows(self, batch: TokenBatch) -> list[Tensor]:
+        """The same picture by picture, of any sizes: [tokens d] each."""
         found = self.model.model.get_image_features(batch.pixel_values, batch.image_grid_thw)  # pyright: ignore
-        return torch.stack(list(cast(Sequence[Tensor], found.pooler_output)))  # pyright: ignore
+        return list(cast(Sequence[Tensor], found.pooler_output))  # pyright: ignore
 
     def language_loss(self, batch: TokenBatch, seen: Tensor | None = None) -> Tensor:
         """Mean next-token cross-entropy over the labelled positions, each reply counting by the root of its length.
@@ -208,37 +213,19 @@ class QwenVL(nn.Module):
     ) -> list[str]:
         """The model's reply to each conversation; greedy, or sampled at `temperature` with one generator a conversation."""
         batch = self.tokenize(conversations, open_ended=True, pad="left")
-        inputs = self._inputs(batch)
-        position_ids = inputs.pop("position_ids")
-        next_position = position_ids.amax(dim=(0, 2)) + 1
-        finished = torch.zeros(len(conversations), dtype=torch.bool)
-        mask, cache, tokens = batch.attention_mask, None, []
-        step_inputs = {**inputs, "position_ids": position_ids}
-        for _ in range(max_tokens):
-            output = self.model.model(**step_inputs, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
-            logits = self.model.lm_head(output.last_hidden_state[:, -1]).float()
-            chosen = _choose(logits, temperature, generators)
-            chosen = torch.where(finished, self.padding, chosen)
-            finished |= chosen == self.end_of_turn
-            tokens.append(chosen)
-            if bool(finished.all()):
-                break
-            mask = torch.cat([mask, mask.new_ones(len(conversations), 1)], dim=1)
-            step_inputs = {
-                "input_ids": chosen[:, None],
-                "attention_mask": mask,
-                "position_ids": next_position[None, :, None].expand(3, -1, 1),
-            }
-            next_position = next_position + 1
-        rows = torch.stack(tokens, dim=1).tolist()
-        return [self._decode(row) for row in rows]
+        replies = sample_replies(self, batch, max_tokens=max_tokens, temperature=temperature, generators=generators)
+        return self.decode(replies.tokens)
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """The texts of replies [r t], up to the end of the turn."""
+        return [self._decode(row) for row in tokens.tolist()]
 
     def _decode(self, row: list[int]) -> str:
         end = row.index(self.end_of_turn) if self.end_of_turn in row else len(row)
         return str(self.tokenizer.decode([token for token in row[:end] if token != self.padding]))
 
-    def _inputs(self, batch: TokenBatch) -> dict:
+    def inputs(self, batch: TokenBatch) -> dict:
+        """The batch as the arguments of transformers' model."""
         inputs = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask if batch.position_ids is None else None,
@@ -284,15 +271,6 @@ class QwenVL(nn.Module):
     def _encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids; without `special`, the names of special tokens are text like any other, as what users type must be."""
         return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special)
-
-
-def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Generator] | None) -> Tensor:
-    if temperature == 0.0:
-        return logits.argmax(dim=-1)
-    assert generators is not None, "sampling needs one generator a conversation"
-    probabilities = (logits / temperature).softmax(dim=-1)
-    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
-    return torch.cat(drawn)
 
 
 def token_id(tokenizer: Qwen2Tokenizer, token: str) -> int:

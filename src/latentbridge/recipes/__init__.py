@@ -6,11 +6,13 @@ from dataclasses import replace
 
 from latentbridge.config import (
     AlignerConfig,
+    GrpoConfig,
     LatentUMMWeights,
     MarConfig,
     ModelConfig,
     OptimConfig,
     PostTrainConfig,
+    RewardWeights,
     RunConfig,
     SceneConfig,
     SecondViewConfig,
@@ -146,6 +148,45 @@ QUICKSTART = replace(
     optim=OptimConfig(lr=2e-4, muon_lr=6e-4, warmup_steps=5, decay_fraction=0.5, ema_decay=0.9),
 )
 """Post-training in a minute or two: drawings are told in words, and nothing else of LatentUMM acts."""
+REASON_SFT = RunConfig(
+    name="reason-sft",
+    stage=StageConfig("sft", tasks=TaskMix(look=0.1, reason=0.1, draw=0.1, edit=0.1, deliberate=0.6)),
+    steps=200,
+    batch_size=32,
+    model=ALIGN.model,
+    optim=OptimConfig(lr=5e-4, muon_lr=2e-3, warmup_steps=10, decay_fraction=0.3, ema_decay=0.98),
+    init=(("", "tiny"),),
+    bf16=False,
+    log_every=10,
+    checkpoint_every=50,
+    threads=1,
+)
+"""R1 distillation: the shipped model learns long chains, exact on `shapes`, and keeps what it knows by a little of the rest."""
+REASON_SFT_MORE = replace(
+    REASON_SFT,
+    name="reason-sft-more",
+    init=(("", "reason-sft"),),
+    steps=60,
+)
+REASON_STEP_GRPO = replace(
+    REASON_SFT,
+    name="reason-step-grpo",
+    stage=StageConfig("step_grpo", grpo=GrpoConfig(max_tokens=176)),
+    steps=60,
+    batch_size=16,
+    optim=OptimConfig(lr=1e-4, muon_lr=3e-4, warmup_steps=5, decay_fraction=0.3, ema_decay=0.9),
+    init=(("", "reason-sft"),),
+    log_every=1,
+    checkpoint_every=20,
+)
+REASON_GRPO = replace(
+    REASON_STEP_GRPO,
+    name="reason-grpo",
+    stage=replace(
+        REASON_STEP_GRPO.stage,
+        grpo=replace(REASON_STEP_GRPO.stage.grpo, rewards=RewardWeights(key_steps=0.0, validity=0.0)),
+    ),
+)
 RELEASED_WEIGHTS = {
     "stage1": LatentUMMWeights(preference=0.0, anchor=0.0, contrast=0.0, telling=0.0),
     "stage2": LatentUMMWeights(preference=0.1, anchor=0.0, contrast=0.0, telling=0.0),
@@ -237,6 +278,10 @@ RECIPES: dict[str, RunConfig] = {
         POST_LATENTUMM,
         POST_LATENTUMM_REFERENCE,
         QUICKSTART,
+        REASON_SFT,
+        REASON_SFT_MORE,
+        REASON_GRPO,
+        REASON_STEP_GRPO,
         PRETRAIN_JANUS_SQUARES,
         PRETRAIN_JANUS_CODES,
         *PRETRAINED,

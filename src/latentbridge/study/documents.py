@@ -9,6 +9,7 @@ from typing import Any
 from latentbridge.data.pairs import held_out_pairs
 from latentbridge.evaluation.agreement import evaluate_consistency, evaluate_loopback
 from latentbridge.evaluation.compare import REPORTS
+from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 from latentbridge.evaluation.run import World, evaluate
 from latentbridge.evaluation.views import external_view
 from latentbridge.models.backbones.contract import UnifiedBackbone
@@ -17,12 +18,18 @@ from latentbridge.models.teachers import load_teacher
 from latentbridge.rundir import read_json, write_json
 from latentbridge.studies import Measuring
 
-SCORES, CONSISTENCY, LOOPBACK = REPORTS
+SCORES, CONSISTENCY, LOOPBACK, REASONING = REPORTS
 
 
 def reports(measuring: Measuring) -> list[str]:
     """The reports that every model gets on every world."""
-    return [report for report in REPORTS if report != SCORES or measuring.size]
+    size = {
+        SCORES: measuring.size,
+        CONSISTENCY: measuring.pairs,
+        LOOPBACK: measuring.pairs,
+        REASONING: measuring.problems,
+    }
+    return [report for report in REPORTS if size[report]]
 
 
 def conditions(report: str, measuring: Measuring, weights: str) -> dict[str, Any]:
@@ -30,6 +37,8 @@ def conditions(report: str, measuring: Measuring, weights: str) -> dict[str, Any
     found: dict[str, Any] = {"weights": weights, "seed": measuring.seed}
     if report == SCORES:
         return {**found, "size": measuring.size}
+    if report == REASONING:
+        return {**found, "problems": measuring.problems}
     found |= {"pairs": measuring.pairs, "encoder": measuring.encoder}
     return {**found, "hops": measuring.hops} if report == LOOPBACK else found
 
@@ -50,6 +59,9 @@ def make_document(
     began, named = time.perf_counter(), conditions(report, measuring, weights)
     if report == SCORES:
         document = _evaluate_skills(backbone, world, measuring)
+    elif report == REASONING:
+        posed = held_out_problems(world, measuring.problems, measuring.seed)
+        document = evaluate_reasoning(backbone.understand, posed, world=world, seed=measuring.seed)
     else:
         pairs = held_out_pairs(world, measuring.pairs, measuring.seed)
         judge = external_view(measuring.encoder, load_teacher(measuring.encoder))

@@ -17,28 +17,52 @@ text { font: 12px system-ui, sans-serif; fill: #6d6a64; } .title { font-size: 14
 
 
 def draw_lines(title: str, series: Mapping[str, Sequence[float | None]]) -> str:
-    """Shares step by step, from step 0; a None is passed over. The scale ends at 100 % and begins below the lowest."""
+    """Shares hop by hop, from hop 0; a None is passed over. The scale ends at 100 % and begins below the lowest."""
     known = [value for values in series.values() for value in values if value is not None]
-    low = np.floor(min(known) * 10) / 10 if min(known) < 1 else 0.0
-    steps = max(len(values) for values in series.values()) - 1
-    right, bottom = _PLOT_PX, _HEIGHT_PX - 30
+    low = float(np.floor(min(known) * 10) / 10) if min(known) < 1 else 0.0
+    hops = max(len(values) for values in series.values())
+    points = {
+        name: [(hop, value) for hop, value in enumerate(values) if value is not None] for name, values in series.items()
+    }
+    shares = {value: f"{100 * value:.0f} %" for value in (low, (1 + low) / 2, 1.0)}
+    return _plot(title, points, {hop: f"hop {hop}" for hop in range(hops)}, shares)
 
-    def place(step: float, value: float) -> tuple[float, float]:
-        x = np.interp(step, [0, max(1, steps)], [_LEFT_PX, right])
-        return float(x), float(np.interp(value, [low, 1], [bottom, _TOP_PX]))
+
+def draw_curves(title: str, series: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """Numbers over steps, as (step, number); the scale spans what there is."""
+    steps, values = zip(*(point for points in series.values() for point in points), strict=True)
+    low, high = min(values), max(values)
+    high = high if high > low else low + 1
+    numbers = {value: f"{value:.3g}" for value in (low, (low + high) / 2, high)}
+    ends = dict.fromkeys((min(steps), (min(steps) + max(steps)) // 2, max(steps)))
+    return _plot(title, series, {step: f"step {step}" for step in ends}, numbers)
+
+
+def _plot(
+    title: str,
+    series: Mapping[str, Sequence[Sequence[float]]],
+    across: Mapping[float, str],
+    up: Mapping[float, str],
+) -> str:
+    """Lines through (x, y) points in a frame that spans the named places of both axes."""
+    right, bottom = _PLOT_PX, _HEIGHT_PX - 30
+    first, last = min(across), max(max(across), min(across) + 1)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            float(np.interp(x, [first, last], [_LEFT_PX, right])),
+            float(np.interp(y, [min(up), max(up)], [bottom, _TOP_PX])),
+        )
 
     body = [
         f'<rect class="frame" x="{_LEFT_PX}" y="{_TOP_PX}" width="{right - _LEFT_PX}" height="{bottom - _TOP_PX}"/>'
     ]
-    for value in (low, (1 + low) / 2, 1.0):
-        body.append(
-            f'<text x="{_LEFT_PX - 6}" y="{place(0, value)[1] + 4:.1f}" text-anchor="end">{100 * value:.0f} %</text>'
-        )
-    for step in range(steps + 1):
-        body.append(f'<text x="{place(step, low)[0]:.1f}" y="{bottom + 18}" text-anchor="middle">hop {step}</text>')
-    for index, values in enumerate(series.values()):
-        points = (place(step, value) for step, value in enumerate(values) if value is not None)
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    for y, label in up.items():
+        body.append(f'<text x="{_LEFT_PX - 6}" y="{place(first, y)[1] + 4:.1f}" text-anchor="end">{label}</text>')
+    for x, label in across.items():
+        body.append(f'<text x="{place(x, min(up))[0]:.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
+    for index, points in enumerate(series.values()):
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
         body.append(f'<polyline class="line" {_stroke(index)} points="{path}"/>')
     body += _legend(series, lines=True)
     return _svg(title, body, max(_HEIGHT_PX, _TOP_PX + _ROW_PX * len(series)))

@@ -9,7 +9,7 @@ from typing import Any
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.rundir import atomic_write, read_json, write_json
 from latentbridge.studies import STUDIES
-from latentbridge.study.figures import draw_lines, draw_shares
+from latentbridge.study.figures import draw_curves, draw_lines, draw_shares
 
 Document = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ def write_results(document: Document, path: Path) -> Path:
     """Store a study's document and figures in the folder `results` beside `path`, and write the page `path` from all there."""
     folder = path.parent / "results"
     write_json(folder / f"{document['name']}.json", document)
-    for name, drawn in _figures(document).items():
+    for name, _, drawn in (figure for group in document["groups"] for figure in _figures(document, group)):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(drawn, encoding="utf-8")
     stored = [read_json(folder / f"{name}.json") for name in _known(folder)]
@@ -60,8 +60,7 @@ def _section(document: Document) -> list[str]:
         "",
         document["question"],
         "",
-        f"`latentbridge study {document['name']}`: seeds {seeds}; measured on {worlds} with {measuring['pairs']} pairs, "
-        f"{measuring['hops']} hops, samples of `eval` at {measuring['size']} %, encoder {measuring['encoder']}, seed "
+        f"`latentbridge study {document['name']}`: seeds {seeds}; measured on {worlds} with {_samples(measuring)}, seed "
         f"{measuring['seed']}; {document['date']}, {document['hardware']} a run, {hours['training']:.1f} hours of training and "
         f"{hours['measuring']:.1f} of measuring.",
         "",
@@ -71,16 +70,30 @@ def _section(document: Document) -> list[str]:
     return lines
 
 
+def _samples(measuring: Document) -> str:
+    """What every model was asked, in words; what the study leaves out is not named."""
+    told: list[str] = []
+    if measuring["pairs"]:
+        told.append(f"{measuring['pairs']} pairs, {measuring['hops']} hops, encoder {measuring['encoder']}")
+    if measuring["size"]:
+        told.append(f"samples of `eval` at {measuring['size']} %")
+    if measuring.get("problems"):
+        told.append(f"{measuring['problems']} problems of each kind")
+    return ", ".join(told)
+
+
 def _group(document: Document, group: Document) -> list[str]:
     several = len(document["groups"]) > 1
     lines = [f"### From {group['base']}", ""] if several else []
-    lines += _overview(group, "skill") + _overview(group, "agreement")
-    for name, alt in _figure_names(document, group):
+    for about in dict.fromkeys(measure["about"] for measure in group["measures"].values()):
+        lines += _overview(group, about)
+    for name, alt, _ in _figures(document, group):
         lines += [f"![{alt}](results/{name})", ""]
     changed = [arm for arm in group["arms"] if arm["recipe"]]
     lines += [f"- {arm['name']}: `{' '.join([arm['recipe'], *arm['overrides']])}`" for arm in changed]
     lines += ["", *_failures(group)]
-    title = f"{document['focus']} less each other arm, in agreement"
+    about = " and ".join(dict.fromkeys(group["measures"][row["measure"]]["about"] for row in group["against"]))
+    title = f"{document['focus']} less each other arm, in {about}"
     lines += _folded(title, group, group["against"], "other arm")
     return lines + _folded(f"Every arm less {group['base']}", group, group["differences"], "arm")
 
@@ -148,28 +161,21 @@ def _row(cells: Sequence[str]) -> str:
 # --- figures -------------------------------------------------------------------------------------
 
 
-def _figure_names(document: Document, group: Document) -> list[tuple[str, str]]:
-    """(file, what it shows) of a group's figures."""
+def _figures(document: Document, group: Document) -> list[tuple[str, str, str]]:
+    """(file, what it shows, SVG) of a group's figures."""
     stem = f"{document['name']}_{group['base']}"
-    found = [
-        (f"{stem}_{world}.svg", f"facts kept on {world}, hop by hop")
-        for world in document["measuring"]["worlds"]
-        if any(kept is not None for arm in group["arms"] for kept in arm["facts"][world])
-    ]
-    if any(arm["shares"] for arm in group["arms"]):
-        found.append((f"{stem}_shares.svg", "shares of the gradient"))
-    return found
-
-
-def _figures(document: Document) -> dict[str, str]:
-    """File name: SVG."""
-    found: dict[str, str] = {}
-    for group in document["groups"]:
-        for name, title in _figure_names(document, group):
-            if name.endswith("_shares.svg"):
-                found[name] = draw_shares(title, {arm["name"]: arm["shares"] for arm in group["arms"] if arm["shares"]})
-            else:
-                world = name.removesuffix(".svg").rpartition("_")[2]
-                kept = {arm["name"]: [1.0, *arm["facts"][world]] for arm in group["arms"] if arm["finished"]}
-                found[name] = draw_lines(title, kept)
+    found: list[tuple[str, str, str]] = []
+    for world in document["measuring"]["worlds"]:
+        if any(kept is not None for arm in group["arms"] for kept in arm["facts"][world]):
+            title = f"facts kept on {world}, hop by hop"
+            kept = {arm["name"]: [1.0, *arm["facts"][world]] for arm in group["arms"] if arm["finished"]}
+            found.append((f"{stem}_{world}.svg", title, draw_lines(title, kept)))
+    shares = {arm["name"]: arm["shares"] for arm in group["arms"] if arm["shares"]}
+    if shares:
+        title = "shares of the gradient"
+        found.append((f"{stem}_shares.svg", title, draw_shares(title, shares)))
+    for name in dict.fromkeys(name for arm in group["arms"] for name in arm.get("curves", {})):
+        title = f"{name}, step by step"
+        curves = {arm["name"]: arm["curves"][name] for arm in group["arms"] if name in arm.get("curves", {})}
+        found.append((f"{stem}_{name.replace(' ', '_')}.svg", title, draw_curves(title, curves)))
     return found

@@ -5,105 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from latentbridge.config import to_dict
 from latentbridge.evaluation.compare import verdict
-from latentbridge.evaluation.metrics import Unit, outcome_values
 from latentbridge.evaluation.run import World
 from latentbridge.evaluation.statistics import bootstrap_interval, holm, permutation_test
 from latentbridge.rundir import RunDir
 from latentbridge.studies import Arm, Measuring, Study
-from latentbridge.study.documents import CONSISTENCY, LOOPBACK, SCORES, conditions, reports, stored_document
+from latentbridge.study.documents import LOOPBACK, conditions, reports, stored_document
+from latentbridge.study.headlines import Documents, Measure, Outcomes, headlines, read_outcomes
 from latentbridge.study.plan import Run, arm_run, arms_by_base, base_run, planned_runs, standing, weights_digest
 
-Documents = Mapping[tuple[World, str], Mapping[str, Any]]
-"""By world and report."""
 _RESAMPLES = 20_000
 """Of a permutation test: a hundred and more of them share a table, so Holm asks for p-values below .0005."""
 _DIGITS = 6
-
-
-# --- the measures of a table ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A column of the table: rows of a report, averaged item by item."""
-
-    name: str
-    world: World
-    report: str
-    about: Literal["skill", "agreement"]
-    rows: tuple[tuple[str, str], ...]
-    """(skill, metric); without a metric the first row of the skill, which every report begins it with as its summary."""
-
-
-class Outcomes(NamedTuple):
-    """What each item came to."""
-
-    items: np.ndarray
-    """float64 [n]."""
-    unit: Unit
-    better: str
-
-
-def headlines(measuring: Measuring) -> list[Measure]:
-    """The measures a study is judged by, skills before agreement."""
-    return [each for world in measuring.worlds for each in _skills(world, measuring)] + [
-        each for world in measuring.worlds for each in _agreement(world, measuring)
-    ]
-
-
-def _skills(world: World, measuring: Measuring) -> list[Measure]:
-    """What `eval` says, or, where it is left out, what the first steps of loopback and consistency do."""
-    if measuring.size:
-        named = {
-            "shapes": {"questions": "understand", "drawing": "draw", "edits": "edit", "finding R@1": "find"},
-            "drawings": {"naming": "understand", "drawing concepts": "draw"},
-        }
-        return [Measure(name, world, SCORES, "skill", ((skill, ""),)) for name, skill in named[world].items()]
-    first = (
-        Measure("words", world, LOOPBACK, "skill", (("loopback, picture first", "hop 1, text: facts kept"),)),
-        Measure("drawing", world, LOOPBACK, "skill", (("loopback, text first", "hop 1, picture: facts kept"),)),
-    )
-    return [
-        Measure("questions", world, CONSISTENCY, "skill", (("consistency", "right answers on the picture"),)),
-        *first,
-    ]
-
-
-def _agreement(world: World, measuring: Measuring) -> list[Measure]:
-    last = f"hop {measuring.hops}"
-    walks = [("loopback, text first", f"{last}, text: facts kept")]
-    if world == "shapes":  # pictures of drawings do not tell their facts exactly
-        walks.append(("loopback, picture first", f"{last}, picture: facts kept"))
-    named = {
-        "Unified-Bench cosine": f"Unified-Bench cosine ({measuring.encoder})",
-        "agreement gap": "self-question agreement gap",
-        "flip rate": "answer flip rate",
-        "likelihood gap": "prompt-likelihood gap",
-    }
-    return [
-        Measure(f"facts kept, {last}", world, LOOPBACK, "agreement", tuple(walks)),
-        *(Measure(name, world, CONSISTENCY, "agreement", (("consistency", row),)) for name, row in named.items()),
-    ]
-
-
-def read_outcomes(measure: Measure, documents: Documents) -> Outcomes | None:
-    """What a model's items came to, or None where its reports do not tell."""
-    document = documents.get((measure.world, measure.report), {"rows": []})
-    rows = [
-        next((row for row in document["rows"] if row["skill"] == skill and metric in ("", row["metric"])), None)
-        for skill, metric in measure.rows
-    ]
-    told = [row for row in rows if row is not None]
-    if len(told) < len(rows):
-        return None
-    items = np.mean([outcome_values(row["outcomes"]) for row in told], axis=0)
-    return Outcomes(items, told[0]["unit"], told[0]["better"])
+_CURVES = ("reward", "reply tokens", "KL")
+"""What is drawn over steps, where a stage logs it."""
 
 
 # --- two treatments of the same items ------------------------------------------------------------
@@ -212,7 +132,7 @@ def _group(start: Treated, treated: Sequence[Treated], arms: Sequence[Arm], stud
     senses = {name: start.outcomes(measure)[0] for name, measure in measures.items()}
     focus = next(each for each in treated if each.name == study.focus)
     rivals = [each for each in treated if each is not focus]
-    against = {name: measure for name, measure in measures.items() if measure.about == "agreement"}
+    against = {name: measure for name, measure in measures.items() if measure.about != "skill"}
     return {
         "base": start.name,
         "measures": {
@@ -263,6 +183,9 @@ def _arm(treated: Treated, measures: Mapping[str, Measure], measuring: Measuring
         "failures": treated.failures,
         "values": values,
         "facts": {world: _facts_by_hop(treated, world, measuring.hops) for world in measuring.worlds},
+        "curves": {
+            name: _curve(logs, name) for name in _CURVES if any(name in record for log in logs for record in log)
+        },
         "shares": {
             term.removesuffix(" share"): float(np.mean([record[term] for record in shares if term in record]))
             for term in terms
@@ -270,9 +193,17 @@ def _arm(treated: Treated, measures: Mapping[str, Measure], measuring: Measuring
     }
 
 
+def _curve(logs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> list[list[float]]:
+    """[step, mean over seeds] of something logged, at the steps that all seeds logged it."""
+    by_seed = [{record["step"]: record[name] for record in log if name in record} for log in logs]
+    steps = sorted(set.intersection(*(set(values) for values in by_seed)))
+    return [[step, float(np.mean([values[step] for values in by_seed]))] for step in steps]
+
+
 def _facts_by_hop(treated: Treated, world: World, hops: int) -> list[float | None]:
     """The share of facts kept after each hop, mean over seeds and over the walks whose items tell there; None where none do."""
-    rows = [row for documents in treated.documents.values() for row in documents[world, LOOPBACK]["rows"]]
+    told = [documents[world, LOOPBACK] for documents in treated.documents.values() if (world, LOOPBACK) in documents]
+    rows = [row for document in told for row in document["rows"]]
     found: list[float | None] = []
     for hop in range(1, hops + 1):
         kept = [

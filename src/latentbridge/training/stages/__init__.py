@@ -16,6 +16,7 @@ from latentbridge.training.stages.pretrain_decoder import PretrainDecoder
 from latentbridge.training.stages.pretrain_teacher import PretrainTeacher
 from latentbridge.training.stages.pretrain_unified import PretrainUnified
 from latentbridge.training.stages.sft import Sft
+from latentbridge.training.stages.step_grpo import StepGrpo
 
 STAGES: dict[str, Callable[[RunConfig], Stage]] = {
     "pretrain_decoder": PretrainDecoder,
@@ -26,6 +27,7 @@ STAGES: dict[str, Callable[[RunConfig], Stage]] = {
     "pretrain_teacher": PretrainTeacher,
     "sft": Sft,
     "adaption": Adaption,
+    "step_grpo": StepGrpo,
     "align": Align,
     "posttrain_sft": PosttrainSft,
     "reca": Reca,

@@ -1,0 +1,65 @@
+"""How well a model reasons at length: held-out problems of several steps, graded by the world that posed them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from latentbridge import prompts
+from latentbridge.data.manifest import load_manifest
+from latentbridge.data.problems import PROBLEM_KINDS, problems
+from latentbridge.data.reasoning import Problem, is_right, read_chain, steps_reached
+from latentbridge.data.render import render
+from latentbridge.data.worlds import problem_of
+from latentbridge.errors import UserError
+from latentbridge.evaluation.metrics import Score, average, share
+from latentbridge.evaluation.run import tabulate
+from latentbridge.evaluation.shapes import batched
+from latentbridge.images import open_picture
+from latentbridge.rng import numpy_rng
+from latentbridge.types import Picture
+
+Answer = Callable[[list[Picture], list[str]], list[str]]
+"""Replies to questions about pictures, such as the `understand` of a backbone."""
+
+
+def held_out_problems(world: str, size: int, seed: int) -> list[tuple[Picture, Problem]]:
+    """`size` problems of each kind about test scenes, or all questions of a manifest's test split."""
+    if world == "shapes":
+        return [
+            (render(scene), problem)
+            for kind in PROBLEM_KINDS
+            for _, (scene, problem) in zip(
+                range(size), problems("test", numpy_rng(seed, f"problems {kind}"), kind), strict=False
+            )
+        ]
+    asked = [record for record in load_manifest(Path(world)) if record.split == "test" and record.question]
+    if not asked:
+        raise UserError(f'{world} has no question in the split "test"; mark the lines to score with it.')
+    return [(open_picture(record.image), problem_of(record)) for record in asked]
+
+
+def evaluate_reasoning(answer: Answer, posed: Sequence[tuple[Picture, Problem]], **conditions: Any) -> dict[str, Any]:
+    """The report `reasoning.json`: `conditions` and the scores of replies to the problems."""
+    return tabulate(score_reasoning(answer, posed), **conditions)
+
+
+def score_reasoning(answer: Answer, posed: Sequence[tuple[Picture, Problem]]) -> list[Score]:
+    """Right answers, key steps reached and valid forms of what `answer` makes of problems when asked to reason at length."""
+    replies: list[str] = []
+    for part in batched(posed):
+        replies += answer(
+            [picture for picture, _ in part], [prompts.deliberated(problem.question) for _, problem in part]
+        )
+    graded = [(reply, problem) for reply, (_, problem) in zip(replies, posed, strict=True)]
+    right = [is_right(reply, problem) for reply, problem in graded]
+    scores = [
+        share("reasoning", "answers", right),
+        average("reasoning", "key steps reached", [steps_reached(reply, problem) for reply, problem in graded]),
+        share("reasoning", "valid form", [read_chain(reply) is not None for reply, _ in graded]),
+    ]
+    for kind in dict.fromkeys(problem.kind for _, problem in graded if problem.kind):
+        of_kind = [found for found, (_, problem) in zip(right, graded, strict=True) if problem.kind == kind]
+        scores.append(share("reasoning", f"  answers, {kind}", of_kind))
+    return scores

@@ -1,0 +1,68 @@
+"""Groups of replies sampled from the policy as it is, and what they are worth: the data of reinforcement learning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentbridge.config import GrpoConfig
+from latentbridge.data.reasoning import Problem
+from latentbridge.data.tasks import put
+from latentbridge.models.qwen_vl import QwenVL, TokenBatch
+from latentbridge.models.sampling import Replies, sample_replies
+from latentbridge.rng import torch_rng
+from latentbridge.training.rewards import grade, weigh
+from latentbridge.types import Picture
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """g replies to each of b problems."""
+
+    prompts: TokenBatch
+    """The problems [b s], padded on the left."""
+    replies: Replies
+    """[b * g t]; those to one problem follow each other."""
+    rewards: Tensor
+    """float32 [b g]."""
+    told: dict[str, float]
+    """What to log of them."""
+
+
+def roll_out(
+    backbone: QwenVL, problems: Sequence[tuple[Picture, Problem]], settings: GrpoConfig, seed: int, step: int
+) -> Rollouts:
+    """A group of replies to each problem; reply i of a step is a function of (seed, step, i) and the weights alone."""
+    began = time.perf_counter()
+    count = settings.generations
+    prompts = backbone.tokenize([put(problem, picture) for picture, problem in problems], open_ended=True, pad="left")
+    replies = sample_replies(
+        backbone,
+        prompts,
+        copies=count,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        generators=[torch_rng(seed, "rollout", step, index) for index in range(count * len(problems))],
+    )
+    seconds = time.perf_counter() - began
+    texts = [
+        text if ended else ""
+        for text, ended in zip(backbone.decode(replies.tokens), replies.ended.tolist(), strict=True)
+    ]
+    graded = [grade(text, problems[index // count][1]) for index, text in enumerate(texts)]
+    rewards = torch.tensor([weigh(each, settings.rewards) for each in graded]).view(len(problems), count)
+    parts = {name.replace("_", " "): sum(each[name] for each in graded) / len(graded) for name in graded[0]}
+    tokens = int(replies.mask.sum())
+    told = {
+        "reward": float(rewards.mean()),
+        **parts,
+        "reply tokens": tokens / len(texts),
+        "unfinished": 1 - float(replies.ended.float().mean()),
+        "groups of equals": float((rewards.amax(dim=1) == rewards.amin(dim=1)).float().mean()),
+        "tokens per second": tokens / seconds,
+    }
+    return Rollouts(prompts, replies, rewards, told)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.training.runs import run, run_until
+
+from latentbridge.config import GrpoConfig, ModelConfig, OptimConfig, RewardWeights, RunConfig, StageConfig
+from latentbridge.data.reasoning import Problem
+from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import new_model, save_model
+from latentbridge.models.unified import Model
+from latentbridge.rng import numpy_rng
+from latentbridge.rundir import RunDir
+from latentbridge.training.rewards import REWARDS
+from latentbridge.training.rollouts import roll_out
+from latentbridge.training.stages import make_stage
+
+EASY = GrpoConfig(generations=3, temperature=1.0, max_tokens=9, rewards=RewardWeights(key_steps=0, validity=0))
+
+
+def early_letters(reply: str, problem: Problem) -> float:
+    """A task that a model without any skill can learn: to write letters of the first half of the alphabet."""
+    return sum(letter in "abcdefghijklm" for letter in reply.lower()) / max(1, len(reply))
+
+
+@pytest.fixture
+def toy_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REWARDS, "accuracy", early_letters)
+
+
+@pytest.fixture
+def start(small_model: Model, tmp_path: Path) -> Model:
+    """A model many of whose replies end within nine tokens; as the run `start` beside the runs of a test."""
+    model = deepcopy(small_model)
+    with torch.no_grad():
+        model.backbone.model.lm_head.weight[model.backbone.end_of_turn] *= 2
+    save_model(model, RunDir(tmp_path / "start").model)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def config_of(small_config: ModelConfig, lora_rank: int = 0, **changes: Any) -> RunConfig:
+    made = RunConfig(
+        name="toy",
+        stage=StageConfig("step_grpo", lora_rank=lora_rank, grpo=EASY),
+        steps=5,
+        batch_size=2,
+        model=small_config,
+        optim=OptimConfig(warmup_steps=1),
+        bf16=False,
+        log_every=1,
+        checkpoint_every=2,
+        init=(("", "start"),),
+        threads=1,
+    )
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_run_cut_off_between_rollouts_ends_as_a_whole_one(
+    small_config, tmp_path: Path, start, toy_task, lora_rank: int
+):
+    config = config_of(small_config, lora_rank)
+    whole = run(config, tmp_path / "whole")
+    run_until(config, tmp_path / "stopped", last=3)
+    assert run(config, tmp_path / "stopped", resume=True) == whole
+    records = RunDir(tmp_path / "whole").metrics()
+    resumed = RunDir(tmp_path / "stopped").metrics()
+    for name in ("reward", "KL", "policy", "grad_norm", "reply tokens"):
+        assert [record[name] for record in resumed] == [record[name] for record in records]
+    # against the start itself the first step has nothing to lose; later ones have, also after a resume
+    assert records[0]["KL"] == 0 and all(record["KL"] > 0 for record in records[1:])
+    assert records[0]["grad_norm"] > 0 and all(record["clipped"] == 0 for record in records)
+
+
+def test_replies_are_a_function_of_seed_step_and_place(small_model, tmp_path: Path):
+    stage: Any = make_stage(config_of(small_model.config))
+    problems = [stage.worlds.problem(numpy_rng(0, "test")) for _ in range(2)]
+
+    def texts(seed: int, step: int) -> list[str]:
+        return small_model.backbone.decode(roll_out(small_model.backbone, problems, EASY, seed, step).replies.tokens)
+
+    assert texts(0, 1) == texts(0, 1) and len(set(texts(0, 1))) == 6
+    assert texts(0, 1) != texts(0, 2) and texts(0, 1) != texts(1, 1)
+
+
+def test_what_does_not_end_in_time_is_worth_nothing(start, toy_task):
+    stage: Any = make_stage(config_of(start.config))
+    problems = [stage.worlds.problem(numpy_rng(0, "test")) for _ in range(5)]
+    found = roll_out(start.backbone, problems, EASY, 0, 0)
+    ended = found.replies.ended.view(5, 3)
+    assert (found.rewards[~ended] == 0).all() and (found.rewards[ended] > 0).any()
+    assert found.told["unfinished"] == pytest.approx(1 - ended.float().mean().item())
+    assert found.told["reward"] == pytest.approx(found.rewards.mean().item())
+    assert found.told["reply tokens"] == pytest.approx(found.replies.mask.sum().item() / 15)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_reward_rises_on_a_task_that_can_be_learned(small_config, tmp_path: Path, start, toy_task, lora_rank: int):
+    config = config_of(
+        small_config,
+        lora_rank,
+        steps=24,
+        batch_size=4,
+        optim=OptimConfig(lr=1e-2, muon_lr=1e-2, warmup_steps=1, decay_fraction=0.0),
+    )
+    run(config, tmp_path / "run")
+    rewards = [record["reward"] for record in RunDir(tmp_path / "run").metrics()]
+    assert np.mean(rewards[-6:]) > np.mean(rewards[:6]) + 0.15
+
+
+def test_a_manifest_brings_problems_of_its_own(small_model, tmp_path: Path):
+    Image.fromarray(np.full((9, 9, 3), 80, np.uint8)).save(tmp_path / "dog.png")
+    entry = {"image": "dog.png", "question": "How many legs have two dogs?", "answer": "8", "key_steps": [["4 legs"]]}
+    (tmp_path / "own.jsonl").write_text(json.dumps(entry))
+    config = config_of(
+        small_model.config, stage=StageConfig("step_grpo", manifest=str(tmp_path / "own.jsonl"), grpo=EASY)
+    )
+    stage: Any = make_stage(config)
+    asked = {stage.worlds.problem(numpy_rng(0, "test", step))[1].question for step in range(20)}
+    assert entry["question"] in asked and len(asked) > 2
+    (tmp_path / "own.jsonl").write_text(json.dumps({"image": "dog.png", "texts": ["a dog"]}))
+    stage = make_stage(config)
+    with pytest.raises(UserError, match='give some lines "question" and "answer"'):
+        for step in range(20):
+            stage.worlds.problem(numpy_rng(0, "test", step))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generations": 1}, "a group takes 2 or more"),
+        ({"temperature": 0.0}, "above 0 only"),
+        ({"max_tokens": 0}, "1 or more"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(change: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        GrpoConfig(**change)
+
+
+def test_the_start_is_kept_apart_from_what_is_saved(small_config):
+    stage: Any = make_stage(config_of(small_config))
+    model: Any = new_model(small_config, 0)
+    assert stage.attach(model) is None
+    kept = dict(stage.reference.named_parameters())
+    assert kept.keys() == dict(model.backbone.named_parameters()).keys()
+    assert not any(p.requires_grad for p in kept.values())
+    assert (
+        make_stage(config_of(small_config, stage=StageConfig("step_grpo", grpo=replace(EASY, beta=0.0)))).attach(model)
+        is None
+    )
