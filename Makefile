@@ -16,8 +16,8 @@ quickstart: .venv/installed  ## understand, draw, edit, find and loop on real pi
 test: .venv/installed  ## the fast tests
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed  ## every test, including those that train, kill and resume, and those that fetch packages
-	$(BIN)/python -m pytest -m 'slow or network'
+test-slow: .venv/installed  ## every slow test but those of test-kill, including those that train, and those that fetch packages
+	$(BIN)/python -m pytest -m 'slow or network' --ignore tests/training/test_kill.py
 
 test-kill: .venv/installed  ## 200 processes killed at random moments and resumed, over every stage (minutes)
 	$(BIN)/python -m pytest -m slow tests/training/test_kill.py

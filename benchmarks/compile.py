@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from harness import SMOKE, compare, in_turns, keep, one_thread
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from latentbridge.config import ModelConfig
 from latentbridge.models.checkpoint import new_model
@@ -33,7 +34,13 @@ def main() -> None:
     for part, (module, inputs) in parts().items():
         compiled = torch.compile(module, dynamic=False)
         began = time.process_time()
-        step(compiled, inputs)
+        try:
+            step(compiled, inputs)
+        except BackendCompilerFailed as error:
+            print(
+                f"The {part} does not compile here ({str(error).splitlines()[0]}); a compiler needs Python's headers too."
+            )
+            return
         details[f"compiling the {part}, own process (CPU s)"] = round(time.process_time() - began, 1)
         seconds = in_turns({"off": partial(step, module, inputs), "on": partial(step, compiled, inputs)}, ROUNDS)
         saved = sum(seconds["off"]) - sum(seconds["on"])

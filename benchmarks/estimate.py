@@ -17,7 +17,7 @@ from harness import SMOKE, Target, keep, one_thread
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentbridge.config import ModelConfig, RunConfig, StageConfig
+from latentbridge.config import ModelConfig, RunConfig, StageConfig, TaskMix
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import new_model
 from latentbridge.recipes import PRETRAIN_BAGEL, PRETRAIN_HARMON, PRETRAIN_JANUS
@@ -27,7 +27,9 @@ from latentbridge.training.stage import Objective, moving
 from latentbridge.training.stages import make_stage
 
 BATCH = 2 if SMOKE else 8
-SFT = RunConfig("sft", StageConfig("sft"), 1, BATCH, model=ModelConfig(parts=("backbone",)), bf16=False)
+LOOK = TaskMix(look=1.0, reason=0.0, draw=0.0, edit=0.0)
+"""A picture in every conversation, as estimates have it."""
+SFT = RunConfig("sft", StageConfig("sft", tasks=LOOK), 1, BATCH, model=ModelConfig(parts=("backbone",)), bf16=False)
 STEPS = {
     "sft": SFT,
     "sft with adapters": replace(SFT, stage=replace(SFT.stage, lora_rank=8)),

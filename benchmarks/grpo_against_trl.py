@@ -20,12 +20,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor, TrainerCallback
 
 from latentbridge.config import GrpoConfig, OptimConfig, RunConfig
-from latentbridge.data.tasks import put
+from latentbridge.data.problems import problems
+from latentbridge.data.render import render
 from latentbridge.models.checkpoint import load, save_model, shipped
+from latentbridge.prompts import deliberated
 from latentbridge.recipes import recipe
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import RunDir
@@ -173,6 +176,7 @@ def train_with_trl(
         learning_rate=1e-5,
         lr_scheduler_type="constant",
         max_steps=steps,
+        shuffle_dataset=False,
         gradient_checkpointing=False,
         use_cpu=True,
         bf16=False,
@@ -220,20 +224,21 @@ class Trl:
     )
 
     def __init__(self, here: Path, model: Any) -> None:
-        from PIL import Image
-
         self.here, backbone = here, model.backbone
         self.processor = PictureProcessor(backbone.image_processor, backbone.tokenizer, chat_template=TEMPLATE)
-        stage: Any = make_stage(recipe("reason-step-grpo"))
-        posed = [stage.worlds.problem(numpy_rng(0, "benchmark", index)) for index in range(PROBLEMS * STEPS)]
+        posed = [
+            next(problems("train", rng))
+            for rng in (numpy_rng(0, "problems", step) for step in range(STEPS))
+            for _ in range(PROBLEMS)
+        ]  # in the order in which our stage meets them
         self.manifest = [
             {
-                "question": put(problem, picture).turns[0][0],
-                "image": Image.fromarray(picture),
+                "question": deliberated(problem.question),
+                "image": Image.fromarray(render(scene)),
                 "problem": problem,
                 "index": index,
             }
-            for index, (picture, problem) in enumerate(posed)
+            for index, (scene, problem) in enumerate(posed)
         ]
 
     def trainer(self, folder: Path, steps: int, tokens: int, **more: Any) -> Any:

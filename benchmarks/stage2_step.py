@@ -111,7 +111,8 @@ def at_full_size() -> dict[str, float]:
     found = {"store (TFLOP)": round(store, 2)}
     for picture in PICTURE_TOKENS:
         hidden = flops(
-            Pass(_EYE, 4 * picture, learns=False),
+            Pass(f"{_EYE}blocks.", 4 * picture, learns=False),
+            Pass(f"{_EYE}merger.", picture, learns=False),
             Pass(_LANGUAGE, picture, learns=False),
             Pass(_LANGUAGE, CAPTION_TOKENS, times=2, learns=False),
             Pass("text_encoder.", config.model.text_length, learns=False),  # pyright: ignore[reportAttributeAccessIssue]

@@ -67,7 +67,7 @@ def once(config: RunConfig, ahead: bool) -> tuple[float, float]:
         train(config, stage, Path(folder) / "run", progress=False)
         lines = RunDir(Path(folder) / "run").metrics()
     seconds = (lines[-2]["seconds"] - lines[0]["seconds"]) / (lines[-2]["step"] - lines[0]["step"])
-    return median(line["waiting share"] for line in lines[1:-1]), seconds
+    return median(line["waiting"] for line in lines[1:-1]), seconds
 
 
 if __name__ == "__main__":

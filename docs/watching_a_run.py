@@ -7,17 +7,17 @@ from importlib.resources import files
 from pathlib import Path
 
 from latentbridge.evaluation.curves import SAMPLES, TIME, show_gradient, show_pace, show_values
-from latentbridge.models.checkpoint import TINY
 from latentbridge.rundir import RunDir, atomic_write
 
 WIDTH_PX, HEIGHT_PX, TITLE_PX, GAP_PX = 360, 172, 22, 16
 
 
 def main() -> None:
-    runs = {"align": RunDir(TINY / "training" / "align").metrics()}
+    assets = files("latentbridge").joinpath("assets")
+    runs = {"align": RunDir(str(assets.joinpath("tiny/training/align"))).metrics()}
     cards = [show_values(name, runs, SAMPLES) for name in ("distillation", "retrieval")]
     cards += [show_gradient(runs, TIME), show_pace(runs, TIME)]
-    style = files("latentbridge").joinpath("assets/report.css").read_text(encoding="utf-8")
+    style = assets.joinpath("report.css").read_text(encoding="utf-8")
     body = ""
     for index, card in enumerate(cards):
         chart, caption = re.search(r"<svg[^>]*>(.*)</svg><figcaption>(.*)</figcaption>", card, re.DOTALL).groups()  # type: ignore[union-attr]

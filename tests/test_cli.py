@@ -190,6 +190,9 @@ def test_version(run: Callable[..., Result]):
         ("train pretrain-decoder --set stepps=3", "did you mean 'steps'?"),
         ("train pretrain-decoder --set steps", "key=value"),
         ("train pretrain-decoder --out in.png", "is a file, not a folder"),
+        ("train pretrain-decoder --sample-every -1", "--sample-every -1"),
+        ("train scene-teacher --sample-every 5", "leave out --sample-every"),
+        ("train pretrain-decoder --track tensorbord", "did you mean 'tensorboard'?"),
         ("edit in.png PROMPT --out o.png --method maskd", "did you mean 'masked'?"),
         ("eval --out scores.txt", "does not end in .json"),
         ("eval --world shaps", "did you mean 'shapes'?"),
@@ -201,6 +204,8 @@ def test_version(run: Callable[..., Result]):
         ("study methods --out in.png", "is a file, not a folder"),
         ("study methods --results results.txt", "does not end in .md"),
         ("report none", "There is no run folder none"),
+        ("report folder.png --out page.txt", "does not end in .html"),
+        ("report folder.png", "holds no metrics yet"),
         ("data build drawngs", "did you mean 'drawings'?"),
         ("data sample shaps", "did you mean 'shapes'?"),
         ("data sample shapes --count 0", "--count 0"),
@@ -504,12 +509,36 @@ def test_train_leaves_a_model_that_the_other_verbs_take(run: Callable[..., Resul
         "model.backbone.num_layers=1", "model.backbone.vision_layers=1", "model.aligner.num_layers=1",
         "model.aligner.num_queries=4", "model.aligner.cross_layers=[0]", "model.decoder.num_layers=2",
     ]  # fmt: skip
-    result = run("train", "pretrain-decoder", "--out", folder, *(word for s in settings for word in ("--set", s)))
+    settings = [word for setting in settings for word in ("--set", setting)]
+    result = run("train", "pretrain-decoder", "--out", folder, *settings, "--sample-every", 1)
     assert result.code == 0, result.err
+    assert (folder / "samples" / "step_000001.png").exists()
     assert str(folder / "model") in result.out
     assert run("understand", picture, "--model", folder).code == 0
-    assert run("report", folder).code == 0
+    assert run("report", folder).out == f"{folder / 'report.html'}\n"
     assert (folder / "report.html").exists()
+    told = json.loads(run("report", folder, folder, "--out", folder / "two.html", "--json").out)
+    assert [each["state"] for each in told["runs"]] == ["finished", "finished"] and Path(told["page"]).exists()
+
+
+def test_a_run_that_diverges_leaves_its_report(run: Callable[..., Result], tmp_path: Path):
+    settings = [
+        "steps=9",
+        "batch_size=1",
+        "log_every=1",
+        "optim.lr=1e30",
+        "optim.muon_lr=0",
+        "optim.warmup_steps=0",
+        "bf16=false",
+    ]
+    words = [word for setting in settings for word in ("--set", setting)]
+    result = run("train", "pretrain-backbone", "--out", tmp_path / "wild", *words)
+    assert (
+        result.code == 2
+        and "error: The loss of pretrain-backbone became" in result.err
+        and "Traceback" not in result.err
+    )
+    assert "stopped" in (tmp_path / "wild" / "report.html").read_text()
 
 
 # --- trouble on the way ---

@@ -37,6 +37,7 @@ def test_overrides_reach_every_kind_of_field():
             "stage.beta_schedule=cosine",
             "stage.manifest=a=b.jsonl",
             'init=[["", "runs/x"]]',
+            'stage.sources=[["shapes", 1], ["s3://bucket/own", 0.5]]',
             "steps=5",
         ],
     )
@@ -47,6 +48,8 @@ def test_overrides_reach_every_kind_of_field():
     assert changed.stage.beta_schedule == "cosine"
     assert changed.stage.manifest == "a=b.jsonl"
     assert changed.init == (("", "runs/x"),)
+    assert changed.stage.sources == (("shapes", 1.0), ("s3://bucket/own", 0.5))
+    assert from_dict(RunConfig, to_dict(changed)) == changed
     assert RUN.steps == 10
 
 

@@ -149,6 +149,7 @@ class RunDir:
         """The folder of the adapter that a run with `lora_rank` trains; `model` has it merged."""
         return self.path / "adapter"
 
+    @property
     def report(self) -> Path:
         """The page about the run."""
         return self.path / "report.html"

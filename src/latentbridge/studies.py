@@ -73,6 +73,7 @@ METHODS = Study(
         Arm("unicot", "post-unicot"),
         Arm("reference", "post-latentumm-reference"),
         _ANCHORED,
+        Arm("anchored, half-way", _ANCHORED.recipe, ("blend=0.5",)),
     ),
     focus=_ANCHORED.name,
     seeds=(0, 1, 2),

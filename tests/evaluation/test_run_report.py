@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> RunDir:
     write_json(run.path / "config.json", {"name": HOSTILE, "steps": 1800, "optim": {"lr": 0.001}})
     write_json(run.path / "environment.json", {"python": "3.11.9", "packages": {"torch": "2.9"}})
     for index in range(1, 31):
-        shares = {"drawing share": 0.75, "telling share": 0.25, "waiting share": 0.02}
+        shares = {"drawing share": 0.75, "telling share": 0.25, "waiting": 0.02}
         measures = {"held-out facts drawn": index / 30, "spread": 0.5} if index % 3 == 0 else {}
         run.log(row(20 * index, telling=2.0, **shares, **measures))
     run.sample(60).parent.mkdir()
@@ -97,7 +97,7 @@ def test_runs_lie_over_each_other_in_their_colours(run: RunDir, tmp_path: Path) 
     for index in range(1, 11):
         other.log(row(20 * index, answer=1.0))
     page = page_of(run, other)
-    assert "2 training runs" in page.text and "drawing: log scale, trial 0.001667, other 0.005 at the end" in page.text
+    assert "2 training runs" in page.text and "drawing (log scale), at the end0.0016670.005" in page.text
     assert "answer: 1 at the end" in page.text  # only one of them has it
     table = page.text.split("what differs", 1)[1]
     assert re.search(r"optim\.lr0\.0010\.01", table) and "steps = 1800" in table

@@ -59,7 +59,14 @@ def finish(tmp_path: Path, toy: Study) -> Finish:
             write_json(folder / STARTS, start_digests(run, tmp_path))
         RunDir(folder).log({"step": 1, "seconds": 900.0, "reply tokens": 17.0})
         RunDir(folder).log(
-            {"step": 2, "reply tokens": 19.0, "seconds": 1800.0, "understanding share": 0.75, "generation share": 0.25}
+            {
+                "step": 2,
+                "reply tokens": 19.0,
+                "seconds": 1800.0,
+                "understanding share": 0.75,
+                "generation share": 0.25,
+                "waiting": 0.5,
+            }
         )
         rows = {
             SCORES: [share("understand", "questions", right)],

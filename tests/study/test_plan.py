@@ -17,11 +17,11 @@ from latentbridge.study.plan import FAILURE, arm_run, arms_by_base, base_run, es
 
 def test_every_seed_of_every_method_starts_from_the_shipped_model() -> None:
     runs = planned_runs(METHODS)
-    assert len(runs) == 1 + 6 * 3 and runs[0] == base_run("tiny")
-    assert [run.name.endswith("seed=0") for run in runs[1:7]] == [True] * 6
+    assert len(runs) == 1 + 7 * 3 and runs[0] == base_run("tiny")
+    assert [run.name.endswith("seed=0") for run in runs[1:8]] == [True] * 7
     configs = [run.config for run in runs[1:]]
     assert all(config and config.threads == 1 for config in configs)
-    assert [config.seed for config in configs if config] == [0] * 6 + [1] * 6 + [2] * 6
+    assert [config.seed for config in configs if config] == [0] * 7 + [1] * 7 + [2] * 7
 
 
 def test_values_of_a_sweep_that_the_focus_has_are_not_trained_twice() -> None:

@@ -110,4 +110,4 @@ def test_a_damaged_shard_stops_a_run_that_then_goes_on_as_if_nothing_had_been(sm
         train(config, make_stage(config), tmp_path / "stopped", progress=False)
     damaged.write_bytes(content)
     assert run(config, tmp_path / "stopped", resume=True) == whole
-    assert all(0 <= record["waiting share"] <= 1 for record in RunDir(tmp_path / "whole").metrics())
+    assert all(0 <= record["waiting"] <= 1 for record in RunDir(tmp_path / "whole").metrics())

@@ -41,7 +41,7 @@ from latentbridge.types import EmbeddingSpace
 ROOT = Path(__file__).parents[2]
 EMBEDDING = "embedding"
 JOBS = (*STAGES, EMBEDDING)
-TRIALS = 200
+TRIALS, STEPS = 200, 4
 JANUS = TinyJanusConfig(width=32, num_layers=1, num_heads=2, image_size_px=16, patch_size_px=4, codebook_size=61)
 SCENE = SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2)
 MODELS = {"pretrain_squares": JANUS, "pretrain_codes": JANUS, "pretrain_unified": JANUS, "pretrain_teacher": SCENE}
@@ -55,7 +55,7 @@ def tiny(kind: str, small_config: ModelConfig) -> RunConfig:
     return RunConfig(
         name=kind,
         stage=StageConfig(kind, items=8, retrieval_weight=0.1, posttrain=POST),  # pyright: ignore[reportArgumentType]
-        steps=7,
+        steps=STEPS,
         batch_size=2,
         model=MODELS.get(kind, small_config),
         optim=OptimConfig(warmup_steps=1),
@@ -159,7 +159,7 @@ def outcome(folder: Path) -> bytes | list[Any]:
             EmbeddingStore(folder / "store", SlowTeacher.space).vectors([text_digest(text) for text in TEXTS]).tolist()
         )
     run = RunDir(folder / "run")
-    assert [record["step"] for record in run.metrics()] == list(range(1, 8))
+    assert [record["step"] for record in run.metrics()] == list(range(1, STEPS + 1))
     found = {path.name for path in run.path.iterdir() if not path.name.startswith(".")}
     assert found == {"config.json", "metrics.jsonl", "model"}
     return (run.model / "model.safetensors").read_bytes()

@@ -17,7 +17,13 @@ def estimate(
     name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, as for `latentbridge train`.")],
     overrides: Overrides = None,
     ranks: Annotated[int, typer.Option("--ranks", help="GPUs that share the run.")] = 1,
-    tflops: Annotated[float, typer.Option("--tflops", help="10^12 FLOPs a second that a GPU sustains.")] = 400.0,
+    tflops: Annotated[
+        float,
+        typer.Option(
+            "--tflops",
+            help="10^12 FLOPs a second that a GPU sustains; 400 is two fifths of an H100's peak in bfloat16.",
+        ),
+    ] = 400.0,
     price: Annotated[float, typer.Option("--price", help="Of a GPU for an hour, in any currency.")] = 2.0,
     text_tokens: Annotated[int, typer.Option("--text-tokens", help="Tokens of a sample's words.")] = 256,
     picture_px: Annotated[int, typer.Option("--picture-px", help="Side of pictures, where any size is read.")] = 512,

@@ -183,7 +183,7 @@ class ManifestWorld(OwnWorld):
     def _one(self, records: list[Record], fields: str, rng: np.random.Generator) -> Record:
         if not records:
             raise UserError(
-                f'{self.path} has no training record with {fields}; give some lines that and the split "train".'
+                f'{self.path} has no training record with {fields}; give some lines those and the split "train".'
             )
         return records[rng.integers(len(records))]
 

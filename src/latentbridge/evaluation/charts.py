@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -15,7 +15,8 @@ _POINTS = 300
 _LOG_SPAN = 20.0
 """Charts whose values span more than this factor are logarithmic."""
 _SMOOTHED = 40
-"""Curves of at least so many points are drawn faintly, with their running mean over a twentieth of them on top."""
+"""Curves of at least so many points are drawn faintly, with their running median over a twentieth of them on top; a mean would
+make a plateau of every spike."""
 COLOURS = 8
 """How many `c0`, `c1` and so on there are; after the last they begin again."""
 
@@ -24,7 +25,6 @@ COLOURS = 8
 class Line:
     """A curve of n points over a rising axis."""
 
-    name: str
     xs: Sequence[float]
     ys: Sequence[float]
     """What is not finite is left out."""
@@ -85,14 +85,19 @@ def in_time(seconds: float) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
-def show_lines(title: str, lines: Sequence[Line], along: Callable[[float], str] = in_samples, unit: str = "") -> str:
-    """Lines in one frame, with where they end; nothing where none has two points. `along` words the ticks of the axis."""
+def show_lines(
+    title: str, lines: Sequence[Line], along: Callable[[float], str] = in_samples, unit: str = "", linear: bool = False
+) -> str:
+    """Lines in one frame, with where they end; nothing where none has two points. `along` words the ticks of the axis.
+
+    Values of a wide range are drawn by their logarithms, unless `linear`.
+    """
     drawn = [line for line in map(_finite, lines) if len(line.xs) > 1]
     if not drawn:
         return ""
     values = np.concatenate([line.ys for line in drawn])
     low, high = float(values.min()), float(values.max())
-    logarithmic = low > 0 and high / low > _LOG_SPAN
+    logarithmic = not linear and low > 0 and high / low > _LOG_SPAN
     if low == high:
         low, high = low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2
     down = _Scale(low, high, _BOTTOM_PX - 4, _TOP_PX + 4, logarithmic)
@@ -103,10 +108,12 @@ def show_lines(title: str, lines: Sequence[Line], along: Callable[[float], str] 
         smooth = len(line.xs) >= _SMOOTHED
         body += _polyline(f"line {colour}{' is-faint' if smooth else ''}", line.xs, line.ys, across, down)
         if smooth:
-            body += _polyline(f"line {colour}", line.xs, _running_mean(np.asarray(line.ys)), across, down)
-    ends = ", ".join(f"{line.name + ' ' if len(drawn) > 1 else ''}{line.ys[-1]:.4g}{unit}" for line in drawn)
-    kind = "log scale, " if logarithmic else ""
-    return _card(title, f"{title}: {kind}{ends} at the end", body)
+            body += _polyline(f"line {colour}", line.xs, _running_median(line.ys), across, down)
+    title = f"{title} (log scale)" if logarithmic else title
+    ends = [(line.colour, f"{line.ys[-1]:.4g}{unit}") for line in drawn]
+    if len(ends) == 1:
+        return _card(title, f"{title}: {ends[0][1]} at the end", body)
+    return _card(title, f"{title}, at the end", body, show_legend(ends))
 
 
 def show_stack(
@@ -125,19 +132,19 @@ def show_stack(
         body += f'<polygon class="area c{index % COLOURS}" points="{_points(edge)}"/>'
         below = top
     body += "".join(_tick_down(down, value, f"{value:.0%}") for value in (0.0, 0.5, 1.0))
-    named = {name: f"{name} {values[-1]:.0%}" for name, values in shares.items()}
-    return _card(title, f"{title}, at the end", body, show_legend(named))
+    ends = enumerate(f"{name} {values[-1]:.0%}" for name, values in shares.items())
+    return _card(title, f"{title}, at the end", body, show_legend(ends))
 
 
-def show_legend(words: Mapping[str, str]) -> str:
-    """Names in the colours of the lines or shares that come in this order, each with some words."""
-    chips = "".join(f'<span class="chip c{i % COLOURS}">{escape(said)}</span>' for i, said in enumerate(words.values()))
+def show_legend(words: Iterable[tuple[int, str]]) -> str:
+    """Words behind the colours they stand for."""
+    chips = "".join(f'<span class="chip c{colour % COLOURS}">{escape(said)}</span>' for colour, said in words)
     return f'<div class="legend">{chips}</div>'
 
 
 def _finite(line: Line) -> Line:
     points = [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if math.isfinite(y)]
-    return Line(line.name, [x for x, _ in points], [y for _, y in points], line.colour)
+    return Line([x for x, _ in points], [y for _, y in points], line.colour)
 
 
 def _thinned(count: int) -> np.ndarray:
@@ -145,10 +152,10 @@ def _thinned(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, _POINTS)).round().astype(int))
 
 
-def _running_mean(ys: np.ndarray) -> np.ndarray:
-    """[n] means over a twentieth of the points, over those that there are at the ends."""
-    ones = np.ones(2 * (len(ys) // 40) + 1)
-    return np.convolve(ys, ones, "same") / np.convolve(np.ones(len(ys)), ones, "same")
+def _running_median(ys: Sequence[float]) -> np.ndarray:
+    """[n] medians over a twentieth of the points around each, over those that there are at the ends."""
+    reach = len(ys) // 40
+    return np.array([np.median(ys[max(0, i - reach) : i + reach + 1]) for i in range(len(ys))])
 
 
 def _across(end: float) -> _Scale:

@@ -14,7 +14,7 @@ from latentbridge.evaluation.page import Section
 Records = Sequence[Mapping[str, Any]]
 """The lines of a `metrics.jsonl`, by step."""
 _CLOCK = ("step", "seconds", "samples")
-_GRADIENT, _RATE, _WAITING, _SHARE, _HELD_OUT = "grad_norm", "lr", "waiting share", " share", "held-out "
+_GRADIENT, _RATE, _WAITING, _SHARE, _HELD_OUT = "grad_norm", "lr", "waiting", " share", "held-out "
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def loss_names(runs: Iterable[Records]) -> list[str]:
         name
         for records in runs
         for name in records[-1]
-        if name not in (*_CLOCK, _GRADIENT, _RATE)
+        if name not in (*_CLOCK, _GRADIENT, _RATE, _WAITING)
         and not name.endswith(_SHARE)
         and not name.startswith(_HELD_OUT)
         and all(name in record for record in records)
@@ -63,33 +63,33 @@ def measure_names(runs: Iterable[Records]) -> list[str]:
         for records in runs
         for record in records
         for name in record
-        if name not in (*_CLOCK, _GRADIENT, _RATE, *losses) and not name.endswith(_SHARE)
+        if name not in (*_CLOCK, _GRADIENT, _RATE, _WAITING, *losses) and not name.endswith(_SHARE)
     )
 
 
 def share_names(records: Records) -> list[str]:
     """The terms whose shares of the gradient a run logs, as they are logged."""
-    return _ordered(name for record in records for name in record if name.endswith(_SHARE) and name != _WAITING)
+    return _ordered(name for record in records for name in record if name.endswith(_SHARE))
 
 
-def show_values(name: str, runs: Mapping[str, Records], axis: Axis, title: str = "") -> str:
+def show_values(name: str, runs: Mapping[str, Records], axis: Axis, title: str = "", linear: bool = False) -> str:
     """One logged value of all runs that have it, in one chart."""
     lines = [
-        Line(run, [x for x, _ in points], [y for _, y in points], colour)
-        for colour, (run, records) in enumerate(runs.items())
+        Line([x for x, _ in points], [y for _, y in points], colour)
+        for colour, records in enumerate(runs.values())
         if (points := [(x, r[name]) for x, r in zip(axis.of(records), records, strict=True) if name in r])
     ]
-    return show_lines(title or name, lines, axis.along)
+    return show_lines(title or name, lines, axis.along, linear=linear)
 
 
 def show_pace(runs: Mapping[str, Records], axis: Axis) -> str:
     """The time of a step."""
     lines = []
-    for colour, (run, records) in enumerate(runs.items()):
+    for colour, records in enumerate(runs.values()):
         clock, places = elapsed(records), axis.of(records)
         rows = list(zip(records, clock, places, strict=True))
         paces = [(x, (end - start) / (b["step"] - a["step"])) for (a, start, _), (b, end, x) in pairwise(rows)]
-        lines.append(Line(run, [x for x, _ in paces], [y for _, y in paces], colour))
+        lines.append(Line([x for x, _ in paces], [y for _, y in paces], colour))
     return show_lines("time of a step", lines, axis.along, unit=" s")
 
 
@@ -117,7 +117,7 @@ def show_curves(runs: Mapping[str, Records], axis: Axis) -> str:
         "Gradient": show_gradient(runs, axis),
         "Pace": show_pace(runs, axis)
         + show_values(_WAITING, runs, axis, "share of the time spent waiting for batches")
-        + show_values(_RATE, runs, axis, "learning rate, as a share of its peak"),
+        + show_values(_RATE, runs, axis, "learning rate, as a share of its peak", linear=True),
     }
     return "".join(
         f'<h3>{heading}</h3><div class="cards">{charts}</div>' for heading, charts in groups.items() if charts
@@ -126,7 +126,7 @@ def show_curves(runs: Mapping[str, Records], axis: Axis) -> str:
 
 def curves_section(runs: Mapping[str, Records]) -> Section:
     """Runs over each other, along samples or along time as the reader chooses."""
-    legend = show_legend({run: run for run in runs}) if len(runs) > 1 else ""
+    legend = show_legend(enumerate(runs)) if len(runs) > 1 else ""
     choices, panels = "", ""
     for index, axis in enumerate((SAMPLES, TIME)):
         checked = " checked" if index == 0 else ""

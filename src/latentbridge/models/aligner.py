@@ -206,7 +206,7 @@ def mix_bernoulli(
     `keep_text_rows` [b] marks samples that keep all their text, as samples with a source image do. `generator` lives
     on the CPU. In expectation this is `mix_convex` with beta = 1 - probability.
     """
-    replaced = draw_replaced(*text.shape[:2], probability, generator).to(text.device)
+    replaced = draw_replaced(text.shape[0], text.shape[1], probability, generator).to(text.device)
     if keep_text_rows is not None:
         replaced = replaced & ~keep_text_rows.bool()[:, None]
     return torch.where(replaced[..., None], queries, text)

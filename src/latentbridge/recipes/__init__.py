@@ -166,8 +166,9 @@ REASON_SFT_MORE = replace(
     REASON_SFT,
     name="reason-sft-more",
     init=(("", "reason-sft"),),
-    steps=60,
+    steps=200,
 )
+"""As much more of the same as the two runs of rewards after it take, by the tokens that pass: the control."""
 REASON_STEP_GRPO = replace(
     REASON_SFT,
     name="reason-step-grpo",

@@ -51,7 +51,8 @@ OMNIBRIDGE_8B_STAGE1 = RunConfig(
     recompute="blocks",
 )
 """SFT of Qwen2-VL-7B: the language model moves through an adapter, the vision tower stays (spec OmniBridge 3.2). The
-paper has fewer than 100,000 samples, which are two epochs here; rank, rate, batch and shares of tasks are ours."""
+paper has fewer than 100,000 samples, which are two epochs here; rank, rate, batch and shares of tasks are ours. Step-GRPO belongs between this run and the next:
+a recipe of that stage starts from this one, and takes its place in `OMNIBRIDGE_8B_ADAPTION.init`."""
 OMNIBRIDGE_8B_ADAPTION = RunConfig(
     name="omnibridge-8b-adaption",
     stage=StageConfig("adaption", items=65536),
@@ -100,11 +101,12 @@ HARMON_1_5B_LATENTUMM = replace(
     _LATENTUMM,
     name="harmon-1.5b-latentumm",
     stage=replace(_LATENTUMM.stage, lora_rank=0),
+    batch_size=8,
     model=ReleaseConfig("harmon-1.5b"),
     optim=replace(_ADAMW, lr=1e-5),
     init=(("", "Harmon-1_5B"),),
 )
-"""Small enough to move whole."""
+"""Small enough to move whole; but a drawing has 64 steps, all with gradient, so eight samples fill eight GPUs of 80 GB."""
 REAL = (
     OMNIBRIDGE_8B_STAGE1,
     OMNIBRIDGE_8B_ADAPTION,

@@ -7,7 +7,18 @@ from html import escape
 
 import numpy as np
 
-_COLOURS = ("#3257a8", "#b3402f", "#2c7a4b", "#b8860b", "#7b4fa3", "#1d8a99", "#c2578f", "#6d6a64")
+_COLOURS = (
+    "#3257a8",
+    "#b3402f",
+    "#2c7a4b",
+    "#b8860b",
+    "#7b4fa3",
+    "#1d8a99",
+    "#c2578f",
+    "#6d6a64",
+    "#d9722e",
+    "#8fa31e",
+)
 _WIDTH_PX, _PLOT_PX, _HEIGHT_PX, _ROW_PX, _TOP_PX, _LEFT_PX = 720, 500, 300, 22, 30, 48
 _STYLE = """<style>
 text { font: 12px system-ui, sans-serif; fill: #6d6a64; } .title { font-size: 14px; fill: #1d1c1a; }

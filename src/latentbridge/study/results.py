@@ -167,7 +167,7 @@ def _figures(document: Document, group: Document) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     for world in document["measuring"]["worlds"]:
         if any(kept is not None for arm in group["arms"] for kept in arm["facts"][world]):
-            title = f"facts kept on {world}, hop by hop"
+            title = f"facts kept on {world}, from words, hop by hop"
             kept = {arm["name"]: [1.0, *arm["facts"][world]] for arm in group["arms"] if arm["finished"]}
             found.append((f"{stem}_{world}.svg", title, draw_lines(title, kept)))
     shares = {arm["name"]: arm["shares"] for arm in group["arms"] if arm["shares"]}

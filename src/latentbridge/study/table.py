@@ -201,7 +201,7 @@ def _curve(logs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> list[list[
 
 
 def _facts_by_hop(treated: Treated, world: World, hops: int) -> list[float | None]:
-    """The share of facts kept after each hop, mean over seeds and over the walks whose items tell there; None where none do."""
+    """The share of facts kept after each hop of the walks that begin with words, mean over seeds; None where no hop tells them."""
     told = [documents[world, LOOPBACK] for documents in treated.documents.values() if (world, LOOPBACK) in documents]
     rows = [row for document in told for row in document["rows"]]
     found: list[float | None] = []
@@ -209,7 +209,9 @@ def _facts_by_hop(treated: Treated, world: World, hops: int) -> list[float | Non
         kept = [
             row["value"]
             for row in rows
-            if row["metric"].startswith(f"hop {hop}, ") and row["metric"].endswith(": facts kept")
+            if row["skill"] == "loopback, text first"
+            and row["metric"].startswith(f"hop {hop}, ")
+            and row["metric"].endswith(": facts kept")
         ]
         found.append(float(np.mean(kept)) if kept else None)
     return found

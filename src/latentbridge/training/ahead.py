@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -28,7 +30,7 @@ class Batches:
         self._began, self._waited_s = time.perf_counter(), 0.0
 
     def __iter__(self) -> Iterator[tuple[int, object]]:
-        made = iter(_ahead(self._make, self._steps) if self._is_ahead else map(self._make, self._steps))
+        made = map(pickle.loads, _ahead(self._make, self._steps)) if self._is_ahead else map(self._make, self._steps)
         self.waiting_share()
         try:
             for step in self._steps:
@@ -49,7 +51,7 @@ class Batches:
         return round(share, 4)
 
 
-def _ahead(make: Callable[[int], object], steps: range) -> DataLoader[object]:
+def _ahead(make: Callable[[int], object], steps: range) -> DataLoader[bytes]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers would warn of the fork; texts come one by one
     return DataLoader(
         _Made(make),
@@ -63,18 +65,21 @@ def _ahead(make: Callable[[int], object], steps: range) -> DataLoader[object]:
     )
 
 
-class _Made(Dataset[object]):
-    """Batches by their step, or what is wrong with them: a loader would wrap an error of its process in a traceback."""
+class _Made(Dataset[bytes]):
+    """Pickled batches by their step, or what is wrong with them: a loader would wrap an error of its process in a traceback.
+
+    Bytes, for tensors would travel as files in shared memory, and where those find no room the loop would wait for ever.
+    """
 
     def __init__(self, make: Callable[[int], object]) -> None:
         self._make = make
 
-    def __getitem__(self, step: int) -> object:
+    def __getitem__(self, step: int) -> bytes:
         try:
-            return self._make(step)
+            return pickle.dumps(self._make(step))
         except UserError as error:
-            return error
+            return pickle.dumps(error)
 
 
-def _as_it_is(batch: object) -> object:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -105,7 +105,7 @@ class DivergenceGuard:
         if step >= self.forgiven and has_risen(losses):
             level = usual(losses[:-_PATIENCE]).median
             story = f"rose from {level:.4g} to {loss:.4g} and stayed up for {_PATIENCE} steps{_within([self._risen_part()])}"
-            self._stop(step, f"The loss of {self.config.name} {story}", forgivable=True)
+            self._stop(step, f"The loss of {self.config.name} {story}", since=step - _PATIENCE + 1)
 
     def check_gradient(
         self, step: int, norm: float, loss: Callable[[], Tensor], named: Mapping[str, nn.Parameter]
@@ -133,10 +133,12 @@ class DivergenceGuard:
             distances[name] = usual(before).distance(value) if before else 0.0
         return max(distances, key=lambda name: distances[name], default="")
 
-    def _stop(self, step: int, story: str, forgivable: bool = False) -> NoReturn:
-        checkpoint = self.run.newest_checkpoint()
-        kept = f"the checkpoint {checkpoint.name} is kept" if checkpoint else "there was no checkpoint yet"
-        also = ", or, where it was to be expected, go on with --resume" if forgivable and checkpoint else ""
+    def _stop(self, step: int, story: str, since: int | None = None) -> NoReturn:
+        """`since` is the step at which the trouble began, where that was earlier and may have been meant."""
+        whole = [path.parent.name for path in sorted(self.run.path.glob("checkpoints/step_*/state.json"))]
+        good = [name for name in whole if since is None or int(name.removeprefix("step_")) <= since]
+        kept = f"the checkpoint {good[-1]} is kept" if good else "there is no checkpoint from before"
+        also = "" if since is None else ", or, where that was to be expected, go on with --resume"
         reason = (
             f"{story} at step {step + 1}, whose batch is stage.batch(model, {step}) of seed {self.config.seed}; {kept}; "
             f"look at {self.run.report} (latentbridge report {self.run.path}), lower optim.lr and optim.muon_lr and start "

@@ -6,9 +6,10 @@ How it is made. The network is built on the meta device; what moves is what `loo
   optimiser                 8 bytes a moving parameter under AdamW, 4 under Muon
   bfloat16 copies           2 bytes a moving parameter, which autocast keeps during a step
   activations               for each pass with gradient (`training/passes.py`) the input and the output of every linear layer,
-                            at 2 bytes a number in bfloat16 and 4 else, but 4 bytes a logit; the aligner's attention
-                            scores. With recompute="cheap" the outputs alone, with "blocks" the
-                            inputs of blocks and one block whole. A rank holds its share of the batch
+                            at 2 bytes a number in bfloat16 and 4 else, but 4 bytes a logit; beside an adapter, which
+                            keeps the input, the output alone; the aligner's attention scores. With
+                            recompute="cheap" outputs alone, with "blocks" the inputs of blocks and one block whole.
+                            A rank holds its share of the batch
   FLOPs                     2 a weight and token forward, 2 more to pass gradients on, 2 more where the weight moves;
                             and 4 x tokens^2 x width a layer for attention, as often
 
@@ -70,7 +71,7 @@ class Estimate:
             *(f"{name:<18}{value:8.2f} GiB a rank" for name, value in memory.items()),
             f"{'peak':<18}{self.peak:8.2f} GiB a rank",
             f"{'a step':<18}{self.step_tflop:8.1f} TFLOP",
-            f"{'the run':<18}{self.hours:8.2f} hours, {self.cost:.2f} in the unit of --price",
+            f"{'the run':<18}{self.hours:8.3g} hours, {self.cost:.3g} in the unit of --price",
         ]
 
 
@@ -146,7 +147,8 @@ def activation_bytes(network: nn.Module, found: Passes, bytes_each: int, recompu
         inside, scores = 0.0, _aligner_scores(network, each)
         for name, layer in _layers(network, each.part):
             rows, columns = layer.weight.shape[0], layer.weight[0].numel()
-            numbers = rows if recompute == "cheap" and id(layer) in within else rows + columns
+            alone = name.endswith(".base_layer") or (recompute == "cheap" and id(layer) in within)
+            numbers = rows if alone else rows + columns
             bytes_kept = columns * bytes_each + 4 * rows if name.endswith(_LOGITS) else numbers * bytes_each
             if id(layer) in within:
                 inside += each.tokens * bytes_kept

@@ -90,8 +90,7 @@ def _train(
         if (logged or measures) and parallel.leads():
             seconds = round(time.perf_counter() - began, 2)
             counts = {"step": step + 1, "seconds": seconds, "samples": (step + 1) * config.batch_size}
-            waiting = {"waiting share": batches.waiting_share()}
-            record = {**counts, **gradient, **waiting, **parts, **measures}
+            record = {**counts, **gradient, "waiting": batches.waiting_share(), **parts, **measures}
             run.log(record)
             for observer in looking:
                 observer.note(record)

@@ -115,7 +115,12 @@ def _omnibridge(network: Any, text: int, picture_px: int, steps: int) -> Verbs:
     sizes = network.config.backbone
     side = (sizes.image_size_px or picture_px) // (sizes.patch_size_px * sizes.merge_size)
     picture = side**2
-    eye = (Pass("backbone.model.model.visual.", picture * sizes.merge_size**2, of_data=True),)
+    visual, patches = "backbone.model.model.visual.", picture * sizes.merge_size**2
+    eye = (
+        Pass(f"{visual}patch_embed.", patches, of_data=True),
+        Pass(f"{visual}blocks.", patches, of_data=True),
+        Pass(f"{visual}merger.", picture, of_data=True),
+    )
     language, head = "backbone.model.model.language_model.", "backbone.model.lm_head"
     bridge = (Pass("projector.", text), Pass("aligner.", network.config.aligner.num_queries))
     draw = (Pass("decoder.", _squares(network), steps),) if hasattr(network, "decoder") else ()

@@ -51,7 +51,9 @@ class Tracker(Observer):
         try:
             self._library = import_module(TRACKERS[name][0])
         except ImportError as missing:
-            raise UserError(f'{name} is missing; run `pip install "latentbridge[track]"`.') from missing
+            raise UserError(
+                f'{name} is missing or incomplete ({missing}); run `pip install "latentbridge[track]"`.'
+            ) from missing
         self._board: Board | None = None
 
     def begin(self, folder: Path, config: RunConfig) -> None:

@@ -93,13 +93,14 @@ def test_a_release_of_other_sizes_is_refused(qwen_folder: Path) -> None:
         starting_network(wider, 0, [("", qwen_folder)])
 
 
-def test_a_backbone_of_a_fixed_vocabulary_brings_its_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["", "backbone."])
+def test_a_backbone_of_a_fixed_vocabulary_brings_its_words(part: str, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(ASSETS / "tokenizer")
     tokenizer.add_tokens(["unheard-of"])
     config = replace(SMALL_QWEN, backbone=replace(SMALL_QWEN.backbone, vocab_size=len(tokenizer)))
     saved = new_model(config, 1)
     save_model(saved, tmp_path)
     save_tokenizer(tokenizer, tmp_path)
-    started = starting_network(config, 0, [("backbone.", tmp_path)])
+    started = starting_network(config, 0, [(part, tmp_path)])
     assert started.tokenizer.encode("unheard-of") == [len(tokenizer) - 1]
     assert torch.equal(started.backbone.model.lm_head.weight, saved.backbone.model.lm_head.weight)

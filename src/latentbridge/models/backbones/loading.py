@@ -82,8 +82,9 @@ def starting_network(config: NetworkConfig, seed: int, init: Sequence[tuple[str,
         require_fit(outline(config), release.state_dict(), whole)
         release.config = config  # pyright: ignore[reportAttributeAccessIssue]
         return release
-    fixed = isinstance(config, ModelConfig) and config.backbone.vocab_size and "backbone." in folders
-    words = model_folder(folders["backbone."]) if fixed else ASSETS / "tokenizer"
+    source = folders.get("backbone.", whole)
+    own_words = isinstance(config, ModelConfig) and config.backbone.vocab_size > 0
+    words = model_folder(source) if source and own_words else ASSETS / "tokenizer"
     network = new_model(config, seed, words)
     for part, folder in init:
         if isinstance(network, Model) and part == "decoder." and is_decoder(folder):

@@ -13,7 +13,7 @@ from latentbridge.models.qwen_vl import token_id
 
 _SIZE_PX = 384
 _WIDTH = 4096
-_JANUS_PRO_7B: dict[str, dict[str, Any]] = {
+_JANUS_PRO_7B: Any = {
     "text_config": {
         "model_type": "llama",
         "hidden_size": _WIDTH,

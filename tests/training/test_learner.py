@@ -1,0 +1,61 @@
+"""What a run leaves of what it learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.training.runs import run, run_until
+
+from latentbridge.config import OptimConfig, RunConfig, StageConfig
+from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import new_model, save_model, unique_state
+
+
+@pytest.fixture
+def config(small_config, tmp_path: Path) -> RunConfig:
+    """Steps that start from a whole model, which is there."""
+    save_model(new_model(small_config, 5), tmp_path / "start" / "model")
+    return RunConfig(
+        name="blended",
+        stage=StageConfig("sft"),
+        steps=3,
+        batch_size=2,
+        model=small_config,
+        optim=OptimConfig(lr=1e-2, warmup_steps=1),
+        init=(("", "start"),),
+        bf16=False,
+        checkpoint_every=1,
+        threads=1,
+    )
+
+
+def test_a_blend_lies_between_the_start_and_what_was_learned(config: RunConfig, tmp_path: Path):
+    start = unique_state(new_model(config.model, 5))
+    run(config, tmp_path / "whole")
+    run(replace(config, blend=0.25), tmp_path / "part")
+    learned, blended = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "part"))
+    moved = [name for name in start if not torch.equal(start[name], learned[name])]
+    assert moved and all(torch.equal(blended[name], start[name]) for name in start.keys() - set(moved))
+    for name in moved:
+        assert torch.equal(blended[name], start[name].lerp(learned[name], 0.25)), name
+
+
+def test_a_blend_is_the_same_after_a_resume(config: RunConfig, tmp_path: Path):
+    blended = replace(config, blend=0.25)
+    whole = run(blended, tmp_path / "whole")
+    run_until(blended, tmp_path / "cut", 2)
+    assert run(blended, tmp_path / "cut", resume=True) == whole
+
+
+@pytest.mark.parametrize(
+    "changes", [{"blend": 0.0}, {"blend": 1.5}, {"blend": 0.5, "init": ()}, {"blend": 0.5, "stage": "lora"}]
+)
+def test_a_blend_that_cannot_be_is_refused(config: RunConfig, changes: dict):
+    if "stage" in changes:
+        changes = {**changes, "stage": StageConfig("sft", lora_rank=2)}
+    with pytest.raises(UserError, match="^blend is "):
+        replace(config, **changes)
