@@ -59,7 +59,8 @@ SAME_LOSS = 1e-3
 """Relative, over all steps; what the weights' differences come to."""
 SAME_WEIGHTS = 0.1
 """Of the way they went. Muon makes all directions of a gradient equally long and AdamW all its entries, those that are
-rounding as well, so weights part sooner than losses do."""
+rounding as well, so weights part sooner than losses do. In bfloat16, where more entries are rounding, .102 was measured in
+four steps (2026-11-23) and twice as much is allowed; gradients are compared in float32."""
 
 
 def run_config(small_config: ModelConfig, name: str, stage: StageConfig) -> RunConfig:
@@ -208,7 +209,7 @@ def check(folder: Path, config: RunConfig) -> None:
     one = weights(folder / "one")
     way = distance(one, unique_state(new_model(config.model, config.seed)))
     apart = {name: distance(one, weights(folder / name)) / way for name in ("two", "one then two", "two then one")}
-    assert max(apart.values()) < SAME_WEIGHTS, apart
+    assert max(apart.values()) < SAME_WEIGHTS * (2 if config.bf16 else 1), apart
     assert furthest(weights(folder / "two"), weights(folder / "two then two")) == 0
     logs = [RunDir(folder / name).metrics() for name in ("one", "two")]
     rounding = 20 if config.bf16 else 1
