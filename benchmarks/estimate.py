@@ -12,16 +12,14 @@ import tempfile
 from dataclasses import replace
 from typing import Any
 
-import torch
 from harness import SMOKE, Target, keep, one_thread
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from latentbridge.config import ModelConfig, RunConfig, StageConfig, TaskMix
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import new_model
 from latentbridge.recipes import PRETRAIN_BAGEL, PRETRAIN_HARMON, PRETRAIN_JANUS
 from latentbridge.rng import torch_rng
+from latentbridge.training.counting import count_step
 from latentbridge.training.estimate import GIB, estimate
 from latentbridge.training.stage import Objective, moving
 from latentbridge.training.stages import make_stage
@@ -72,21 +70,8 @@ def counted(config: RunConfig) -> tuple[float, float, int]:
     named = moving(dict(objective.named_parameters()), stage, config)
     for name, parameter in objective.named_parameters():
         parameter.requires_grad_(name in named)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keeping(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     batch: Any = stage.batch(model, 0)
-    with FlopCounterMode(display=False) as counter:
-        with saved_tensors_hooks(keeping, lambda tensor: tensor):
-            loss: Any = objective(batch, torch_rng(0, "estimate")).loss
-        loss.backward()
-    return counter.get_total_flops(), sum(kept.values()), text_tokens(model, batch)
+    return *count_step(lambda: objective(batch, torch_rng(0, "estimate")).loss, model), text_tokens(model, batch)
 
 
 def text_tokens(model: Any, batch: Any) -> int:

@@ -70,7 +70,7 @@ def in_turns_with_the_loop(config: RunConfig) -> tuple[list[float], list[float],
         starts.append(time.process_time())
         return found
 
-    stage.batch = batch
+    stage.batch, stage.rollouts = batch, True  # so that batches are made, and timed, in the loop
     with tempfile.TemporaryDirectory() as folder:
         train(config, stage, Path(folder) / "run", progress=False)
     loop = [end - start for start, end in zip(starts, ends[1:], strict=False)]

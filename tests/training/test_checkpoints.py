@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from tests.training.runs import run, run_until
+from tests.training.test_loop import run_config
 
-from latentbridge.config import ModelConfig, OptimConfig, RunConfig, StageConfig
+from latentbridge.config import ModelConfig, RunConfig
 from latentbridge.errors import UserError
 from latentbridge.rundir import RunDir, read_json, unfinished
 from latentbridge.training.checkpoints import newest_good
@@ -24,18 +25,7 @@ from latentbridge.training.checkpoints import newest_good
 def config(small_config: ModelConfig) -> Iterator[RunConfig]:
     """Seven steps, and a checkpoint after two, four and six."""
     threads = torch.get_num_threads()
-    yield RunConfig(
-        name="sft",
-        stage=StageConfig("sft"),
-        steps=7,
-        batch_size=2,
-        model=small_config,
-        optim=OptimConfig(warmup_steps=1),
-        bf16=False,
-        log_every=1,
-        checkpoint_every=2,
-        threads=1,
-    )
+    yield run_config(small_config, "sft", steps=7, batch_size=2)
     torch.set_num_threads(threads)
 
 

@@ -9,9 +9,6 @@ from functools import cache
 from typing import Any
 
 import pytest
-import torch
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from latentbridge.cli import main
 from latentbridge.config import (
@@ -30,6 +27,7 @@ from latentbridge.models.checkpoint import new_model, outline
 from latentbridge.recipes import RECIPES
 from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2, REAL, RELEASES
 from latentbridge.rng import torch_rng
+from latentbridge.training.counting import count_step
 from latentbridge.training.estimate import GIB, Estimate, estimate, sketch
 from latentbridge.training.stage import moving
 from latentbridge.training.stages import make_stage
@@ -121,22 +119,10 @@ def counted(config: RunConfig) -> tuple[float, float, int]:
     named = moving({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(f"model.{name}" in named)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     batch: Any = stage.batch(model, 0)
-    with FlopCounterMode(display=False) as counter:
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss: Any = stage.loss(model, batch, torch_rng(0, "estimate"), None).loss
-        loss.backward()
+    found = count_step(lambda: stage.loss(model, batch, torch_rng(0, "estimate"), None).loss, model)
     picture = int(batch.image_mask.sum()) // len(batch.input_ids)
-    return counter.get_total_flops(), sum(kept.values()), batch.input_ids.shape[1] - picture
+    return *found, batch.input_ids.shape[1] - picture
 
 
 def test_a_tiny_step_does_and_keeps_what_is_estimated() -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.training.runs import run, run_until
+from tests.training.test_loop import run_config
 
-from latentbridge.config import OptimConfig, RunConfig, StageConfig
+from latentbridge.config import RunConfig, StageConfig
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model, save_model, unique_state
 
@@ -19,18 +20,7 @@ from latentbridge.models.checkpoint import new_model, save_model, unique_state
 def config(small_config, tmp_path: Path) -> RunConfig:
     """Steps that start from a whole model, which is there."""
     save_model(new_model(small_config, 5), tmp_path / "start" / "model")
-    return RunConfig(
-        name="blended",
-        stage=StageConfig("sft"),
-        steps=3,
-        batch_size=2,
-        model=small_config,
-        optim=OptimConfig(lr=1e-2, warmup_steps=1),
-        init=(("", "start"),),
-        bf16=False,
-        checkpoint_every=1,
-        threads=1,
-    )
+    return run_config(small_config, "sft", steps=3, init=(("", "start"),), checkpoint_every=1)
 
 
 def test_a_blend_lies_between_the_start_and_what_was_learned(config: RunConfig, tmp_path: Path):

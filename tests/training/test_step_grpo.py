@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.training.runs import run, run_until
+from tests.training.test_loop import run_config
 
 from latentbridge.config import GrpoConfig, ModelConfig, OptimConfig, RewardWeights, RunConfig, StageConfig
 from latentbridge.data.reasoning import Problem
@@ -54,19 +55,8 @@ def one_thread():
 
 
 def config_of(small_config: ModelConfig, lora_rank: int = 0, **changes: Any) -> RunConfig:
-    made = RunConfig(
-        name="toy",
-        stage=StageConfig("step_grpo", lora_rank=lora_rank, grpo=EASY),
-        steps=5,
-        batch_size=2,
-        model=small_config,
-        optim=OptimConfig(warmup_steps=1),
-        bf16=False,
-        log_every=1,
-        checkpoint_every=2,
-        init=(("", "start"),),
-        threads=1,
-    )
+    stage = StageConfig("step_grpo", lora_rank=lora_rank, grpo=EASY)
+    made = run_config(small_config, "step_grpo", stage=stage, steps=5, batch_size=2, init=(("", "start"),))
     return replace(made, **changes)
 
 

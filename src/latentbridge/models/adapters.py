@@ -1,4 +1,4 @@
-"""LoRA adapters of a network's language model: added, told from other weights, kept as peft keeps them, merged, taken out.
+"""LoRA adapters of a network's language model: added, told from other weights, kept as in peft, merged, switched off, taken out.
 
 They sit beside the projections of the language model's layers and nowhere else; peft's "all-linear" would take vision
 towers too (spec libraries 4). In BAGEL that is both experts. An adapter's folder holds `adapter_config.json` and
@@ -9,6 +9,7 @@ reads them over anyone's Qwen2-VL, Janus-Pro or (for Harmon) Qwen2.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
@@ -84,6 +85,19 @@ def detach_adapter(network: nn.Module) -> None:
 def merge_adapter(network: nn.Module) -> None:
     """Adds the adapter to the weights, which do alone what both did, up to rounding; a network without one stays as it is."""
     _take_out(network, merge=True)
+
+
+@contextmanager
+def without_adapter(network: nn.Module) -> Iterator[None]:
+    """The network as it is without its adapter, if it has one, which stays where it is."""
+    layers = [layer for _, layer in _layers(network)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def save_adapter(network: nn.Module, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What a run takes, told from its config alone: parameters, peak memory by part, FLOPs, hours and cost. An estimate, not a promise.
 
-How it is made. The network is built on the meta device; what moves is what `loop.moving` says. Per rank, fully sharded:
+How it is made. The network is built on the meta device; what moves is what `stage.moving` says. Per rank, fully sharded:
 
   weights, gradients, EMA   4 bytes a parameter (all of them; those that move), as the loop keeps them
   optimiser                 8 bytes a moving parameter under AdamW, 4 under Muon

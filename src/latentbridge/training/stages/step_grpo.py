@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
+from latentbridge.models.adapters import without_adapter
 from latentbridge.models.qwen_vl import QwenVL
 from latentbridge.models.sampling import reply_log_probs
 from latentbridge.models.unified import Model
@@ -66,19 +64,7 @@ class StepGrpo(Sft):
 
     @torch.no_grad()
     def _reference_log_probs(self, model: Model, batch: Rollouts) -> Tensor:
-        with _without_adapters(model.backbone):
+        with without_adapter(model.backbone):
             return reply_log_probs(
                 self.reference or model.backbone, batch.prompts, batch.replies, self.settings.temperature
             )
-
-
-@contextmanager
-def _without_adapters(backbone: nn.Module) -> Iterator[None]:
-    layers = [module for module in backbone.modules() if isinstance(module, LoraLayer)]
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
