@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from latentbridge.cli import adapters, data, estimates, measures, runs, search, skills
+from latentbridge.cli import adapters, data, estimates, measures, runs, search, serving, skills
 from latentbridge.errors import UserError
 
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -67,6 +67,7 @@ app.command()(skills.edit)
 app.command()(skills.embed)
 app.add_typer(search.app, name="index")
 app.command()(search.search)
+app.command()(serving.serve)
 app.command()(runs.train)
 app.command()(estimates.estimate)
 app.command("eval")(runs.evaluate)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ def guided(predict: Predict, guidance: float) -> Callable[[Tensor, Tensor, Condi
     return run
 
 
-def sample(
+def sample_steps(
     predict: Predict,
     scheduler: Scheduler,
     condition: Condition,
@@ -110,10 +111,10 @@ def sample(
     steps: int,
     guidance: float,
     keep: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """Image latents [b c h w] denoised from unit `noise` under `condition` against `negative`, with gradients.
+) -> Iterator[Tensor]:
+    """Image latents [b c h w] on their way from unit `noise`, with gradients, once a step; the last are clean.
 
-    `generators`, one an item, feed the schedulers that add noise at every step. `keep` = (clean source latents, mask
+    They are denoised under `condition` against `negative`. `generators`, one an item, feed the schedulers that add noise at every step. `keep` = (clean source latents, mask
     [b 1 h w] that is 1 where new content goes) holds everything outside the mask on the source's own noised path at
     every step (blended latent diffusion, arXiv 2206.02779).
     """
@@ -129,10 +130,20 @@ def sample(
             latents = mask * latents + (1 - mask) * scheduler.add_noise(source, noise, t)
         prediction = step_predict(scheduler.scale_model_input(latents, timestep), t, condition, negative)
         latents = scheduler.step(prediction, timestep, latents, **chance, return_dict=False)[0]
-    if keep is not None:
-        source, mask = keep
-        latents = mask * latents + (1 - mask) * source
-    return latents
+        if keep is not None and timestep == scheduler.timesteps[-1]:
+            source, mask = keep
+            latents = mask * latents + (1 - mask) * source
+        yield latents
+
+
+def sample(*arguments: Any, **settings: Any) -> Tensor:
+    """What `sample_steps` ends with."""
+    return last(sample_steps(*arguments, **settings))
+
+
+def last(steps: Iterator[Tensor]) -> Tensor:
+    """The last of at least one."""
+    return deque(steps, maxlen=1).pop()
 
 
 @torch.no_grad()

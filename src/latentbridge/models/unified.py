@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -32,6 +33,21 @@ EditMethod = Literal["masked", "reference"]
 Images = ImageLike | Sequence[ImageLike]
 Texts = str | Sequence[str]
 _MASK_PROBES = 4
+
+
+@dataclass(frozen=True)
+class EditPlan:
+    """What is known of b edits before the first denoising step."""
+
+    pictures: list[Picture]
+    """The sources at the decoder's size."""
+    before: list[str]
+    after: list[str]
+    mask: np.ndarray
+    """bool [b h w]: where new content is allowed."""
+    condition: Condition
+    keep: tuple[Tensor, Tensor]
+    """The sources' image latents [b c h w], and 1 where new ones go [b 1 h w]."""
 
 
 class Model(nn.Module):
@@ -174,8 +190,8 @@ class Model(nn.Module):
         asked = _as_list(requests)
         seeds = _seeds(seed, len(asked))
         descriptions = self.rewrite(asked, seeds) if rewrite else asked
-        condition = self._describe_condition(descriptions, conditioning)
-        pictures = self._pictures(self.denoise(condition, seeds, steps, guidance))
+        condition = self.describe_condition(descriptions, conditioning)
+        pictures = self.decode_pictures(self.denoise(condition, seeds, steps, guidance))
         return _one_or_many(pictures, not isinstance(requests, str))
 
     def edit(
@@ -230,12 +246,26 @@ class Model(nn.Module):
         after = [prompts.undrawable(reply) for reply in self.backbone.reply(asked)]
         if method == "reference":
             condition = self._condition(self._picture_condition(pictures, after), after)
-            drawn = self._pictures(self.denoise(condition, seeds, steps, guidance))
+            drawn = self.decode_pictures(self.denoise(condition, seeds, steps, guidance))
             everywhere = np.ones(drawn[0].shape[:2], bool)
             results = [EditResult(new, "", text, everywhere) for new, text in zip(drawn, after, strict=True)]
             return _one_or_many(results, many)
         before = self.backbone.reply([Conversation(((prompts.CAPTION_REQUEST, ""),), p) for p in pictures])
-        seen, wanted = (self._describe_condition(texts, conditioning) for texts in (before, after))
+        plan = self.plan_edit(pictures, before, after, seeds, conditioning)
+        drawn = self.denoise(plan.condition, seeds, steps, guidance, keep=plan.keep)
+        return _one_or_many(self.finish_edit(plan, drawn), many)
+
+    @torch.no_grad()
+    def plan_edit(
+        self,
+        pictures: Sequence[Picture],
+        before: Sequence[str],
+        after: Sequence[str],
+        seeds: Sequence[int],
+        conditioning: Conditioning = "text",
+    ) -> EditPlan:
+        """Step 2 of `trace_edit`: where pictures change that are described as `before` and shall be as `after`."""
+        seen, wanted = (self.describe_condition(texts, conditioning) for texts in (before, after))
         patch = self.autoencoder.patch_px
         pictures = [fit_square(picture, self.decoder.grid * patch) for picture in pictures]
         source = self.encode_pictures(pictures)
@@ -248,12 +278,15 @@ class Model(nn.Module):
         )
         mask = diffusion.edit_mask(old, new)
         touched = torch.nn.functional.max_pool2d(mask[:, None].float(), patch)
-        drawn = self._pictures(self.denoise(wanted, seeds, steps, guidance, keep=(source, touched)))
-        results = [
-            EditResult(np.where(allowed[..., None], drawn[i], pictures[i]), before[i], after[i], allowed)
-            for i, allowed in enumerate(mask.numpy())
+        return EditPlan(pictures, list(before), list(after), mask.numpy(), wanted, (source, touched))
+
+    def finish_edit(self, plan: EditPlan, image_latents: Tensor) -> list[EditResult]:
+        """Step 3 of `trace_edit`, once the plan's condition was denoised around what it keeps."""
+        drawn = self.decode_pictures(image_latents)
+        return [
+            EditResult(np.where(allowed[..., None], drawn[i], plan.pictures[i]), plan.before[i], plan.after[i], allowed)
+            for i, allowed in enumerate(plan.mask)
         ]
-        return _one_or_many(results, many)
 
     @torch.no_grad()
     def embed(self, *, images: Images | None = None, texts: Texts | None = None) -> np.ndarray:
@@ -280,7 +313,8 @@ class Model(nn.Module):
         vectors = self.retrieval(kind, self.projector(hidden), mask, self.aligner)
         return self.second_view.beside(vectors, kind, items) if self.config.second_view.words else vectors
 
-    def _describe_condition(self, descriptions: Sequence[str], conditioning: Conditioning) -> Condition:
+    def describe_condition(self, descriptions: Sequence[str], conditioning: Conditioning) -> Condition:
+        """What the decoder draws full descriptions from."""
         if conditioning == "text":
             return self._condition(self.text_condition(descriptions), descriptions)
         return self._condition(self.query_condition(drawing_talks(descriptions, descriptions)), descriptions)
@@ -331,9 +365,20 @@ class Model(nn.Module):
         keep: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Image latents [b c h w] drawn from a condition, with gradients; item i starts from the noise of `seeds[i]`."""
+        return diffusion.last(self.denoise_steps(condition, seeds, steps, guidance, keep))
+
+    def denoise_steps(
+        self,
+        condition: Condition,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        keep: tuple[Tensor, Tensor] | None = None,
+    ) -> Iterator[Tensor]:
+        """What `denoise` ends with, after every step, for who has other things to do in between."""
         against = [self.captions.negative if self.captions is not None else ""]
         negative = self._condition(self.text_condition(against), against)
-        return diffusion.sample(
+        return diffusion.sample_steps(
             self.decoder,
             self.scheduler,
             condition,
@@ -353,7 +398,8 @@ class Model(nn.Module):
         """Image latents [b c h w] of uint8 pictures of the decoder's size."""
         return self.autoencoder.encode(to_pixels(pictures))
 
-    def _pictures(self, image_latents: Tensor) -> list[Picture]:
+    def decode_pictures(self, image_latents: Tensor) -> list[Picture]:
+        """The inverse of `encode_pictures`."""
         return to_pictures(self.autoencoder.decode(image_latents))
 
 

@@ -1,0 +1,123 @@
+"""The HTTP interface: `create_app` puts routes, errors and the engine together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import latentbridge
+from latentbridge.errors import StorageError, UserError
+from latentbridge.models.unified import Model
+from latentbridge.serving.engine import Busy, Closing, Engine
+from latentbridge.serving.house import House
+from latentbridge.serving.metrics import Metrics
+from latentbridge.serving.refusals import Refusal, error_document, too_fast
+from latentbridge.serving.routes import chat, embeddings, loopback, pictures, state
+from latentbridge.serving.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(model: Model, settings: Settings | None = None) -> FastAPI:
+    """The server's app over a model, which it takes over (`Engine`); it works from its start-up to its shutdown.
+
+    `app.state.house` is what routes share. Middleware: the last added is asked first.
+    """
+    settings = settings or Settings()
+    metrics = Metrics()
+    house = House(Engine(model, settings, metrics), settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        house.engine.start()
+        yield
+        await house.engine.close()
+
+    app = FastAPI(
+        title="LatentBridge", version=latentbridge.__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.state.house = house
+    for routes in (chat, pictures, embeddings, loopback, state):
+        app.include_router(routes.router)
+    for kind, answer in _ANSWERS.items():
+        app.add_exception_handler(kind, answer)
+    app.add_middleware(Counted, metrics=metrics)
+    return app
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+async def _refused(_: Request, error: Any) -> JSONResponse:
+    return error.response()
+
+
+async def _user_error(_: Request, error: Exception) -> JSONResponse:
+    status = 507 if isinstance(error, StorageError) else 400
+    return JSONResponse(error_document(status, str(error)), status)
+
+
+async def _invalid(_: Request, error: Any) -> JSONResponse:
+    """The first thing pydantic found, by the name of its field; what was sent is not repeated."""
+    found = error.errors()[0]
+    param = ".".join(str(part) for part in found["loc"] if part != "body") or None
+    message = f"{param}: {found['msg']}" if param else found["msg"]
+    return JSONResponse(error_document(400, message, found["type"], param), 400)
+
+
+async def _http(_: Request, error: Any) -> JSONResponse:
+    return JSONResponse(error_document(error.status_code, str(error.detail)), error.status_code, error.headers)
+
+
+async def _busy(_: Request, error: Any) -> JSONResponse:
+    return too_fast(str(error), error.retry_after_s).response()
+
+
+async def _closing(_: Request, error: Exception) -> JSONResponse:
+    return Refusal(503, "The server is shutting down; ask again once it is back.", "shutting_down").response()
+
+
+async def _too_long(_: Request, error: Exception) -> JSONResponse:
+    return Refusal(408, "The answer took too long and was given up; ask for less.", "request_timeout").response()
+
+
+async def _unexpected(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse(error_document(500, "Something went wrong in the server; its log says what."), 500)
+
+
+_ANSWERS: dict[type[Exception], Callable[[Request, Any], Awaitable[JSONResponse]]] = {
+    Refusal: _refused,
+    UserError: _user_error,
+    RequestValidationError: _invalid,
+    HTTPException: _http,
+    Busy: _busy,
+    Closing: _closing,
+    TimeoutError: _too_long,
+    Exception: _unexpected,
+}
+
+
+class Counted:
+    """Middleware that counts answers by the route that gave them."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = scope.get("route")
+                path = getattr(route, "path", "other")
+                self.metrics.answers.labels(path, str(message["status"])).inc()
+            await send(message)
+
+        await self.app(scope, receive, counted)

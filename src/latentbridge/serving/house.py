@@ -1,0 +1,155 @@
+"""What all routes share: the engine, the limits, and how requests become work."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+from PIL import Image
+
+from latentbridge import prompts
+from latentbridge.errors import UserError
+from latentbridge.images import open_picture
+from latentbridge.serving.engine import Engine
+from latentbridge.serving.refusals import Refusal
+from latentbridge.serving.replies import Ask, Piece
+from latentbridge.serving.settings import Settings
+from latentbridge.serving.work import Drawing
+from latentbridge.types import Conversation, Picture
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class House:
+    """Engine and limits of one app."""
+
+    engine: Engine
+    settings: Settings
+    started: int = field(default_factory=lambda: now())
+
+    # --- checks ---
+
+    def check_model(self, name: str | None) -> None:
+        """Refuses the name of a model that is not here."""
+        if name not in (None, self.settings.model_name):
+            raise Refusal(
+                404, f"There is no model {name!r}; this server has {self.settings.model_name!r}.", "model_not_found"
+            )
+
+    def check_text(self, kind: str, text: str) -> None:
+        """Refuses an empty text and one that is too long."""
+        if not text.strip():
+            raise UserError(f"The {kind} is empty; say in a few words what you want.")
+        if len(text) > self.settings.max_characters:
+            raise UserError(f"The {kind} has {len(text):,} characters; {self.settings.max_characters:,} are the most.")
+
+    def check_most(self, name: str, value: int, most: int) -> None:
+        """Refuses a number above its limit."""
+        if value > most:
+            raise UserError(f"{name} is {value}; {most} is the most this server takes on for one request.")
+
+    # --- from requests to what the model takes ---
+
+    async def picture(self, url: str) -> Picture:
+        """The picture in a data URL, at the model's size."""
+        head, comma, data = url.partition(",")
+        if not (head.startswith("data:image/") and head.endswith(";base64") and comma):
+            raise UserError("A picture is given as a data URL, data:image/png;base64,...; send it so.")
+        try:
+            return await self.opened(base64.b64decode(data, validate=True))
+        except binascii.Error:
+            raise UserError("The data URL of the picture is not base64; encode it again.") from None
+
+    async def opened(self, data: bytes) -> Picture:
+        """The picture in a file's bytes, at the model's size."""
+        return await asyncio.to_thread(lambda: self.engine.model.fit(open_picture(data)))
+
+    async def description(self, prompt: str, seed: int) -> str:
+        """The full description the model draws for a prompt; `Model.rewrite` for one of many."""
+        limit = self.engine.model.config.text_length + 4
+        talk = Conversation(((prompts.draw_request(prompt), ""),))
+        reply = await self.engine.reply(Ask(talk, limit, temperature=0.3, seed=seed, purpose="rewrite"))
+        return prompts.undrawable(reply)
+
+    async def told(self, picture: Picture, request: str, max_tokens: int = 128) -> str:
+        """What the model says of a picture, greedy."""
+        return await self.engine.reply(Ask(Conversation(((request, ""),), picture), max_tokens))
+
+    async def drawn(self, description: str, seed: int, steps: int = 20, guidance: float = 2.5) -> Picture:
+        """A picture of a full description."""
+        return await self.engine.do(Drawing(description, seed, steps, guidance))
+
+    # --- while a request is in the house ---
+
+    async def answer(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+        """The result of work that has a place in the engine, within the time limit; dropped once the client hangs up."""
+        try:
+            with self.engine.place():
+                async with asyncio.timeout(self.settings.request_timeout_s):
+                    return await self.unless_gone(request, work)
+        finally:
+            work.close()
+
+    async def unless_gone(self, request: Request, work: Awaitable[T]) -> T:
+        """The result of work that is dropped as soon as the client hangs up; the request's body has been read."""
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(_hung_up(request))
+        try:
+            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Refusal(499, "The client hung up.", "client_closed_request")
+            return task.result()
+        finally:
+            task.cancel()
+            gone.cancel()
+
+    async def in_time(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
+        """The pieces of a reply; raises TimeoutError once it has taken as long as a request may."""
+        until = time.monotonic() + self.settings.request_timeout_s
+        async with aclosing(pieces):
+            while True:
+                try:
+                    piece = await asyncio.wait_for(anext(pieces), until - time.monotonic())
+                except StopAsyncIteration:
+                    return
+                yield piece
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def house_of(request: Request) -> House:
+    """The house of the app that serves a request."""
+    return request.app.state.house
+
+
+TheHouse = Annotated[House, Depends(house_of)]
+
+
+def new_seed() -> int:
+    """A seed for who brings none; answers tell it."""
+    return secrets.randbits(31)
+
+
+def png(picture: Picture) -> str:
+    """A picture as base64 of a PNG."""
+    file = BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def now() -> int:
+    """Seconds since 1970, as OpenAI stamps answers."""
+    return int(time.time())

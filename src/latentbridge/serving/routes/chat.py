@@ -1,0 +1,151 @@
+"""POST /v1/chat/completions: questions about a picture, or talk without one; whole or streamed."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import ExitStack, aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from latentbridge import prompts
+from latentbridge.errors import UserError
+from latentbridge.serving.documented import REFUSALS
+from latentbridge.serving.house import House, TheHouse, new_seed, now
+from latentbridge.serving.refusals import error_document
+from latentbridge.serving.replies import Ask, Piece
+from latentbridge.serving.schemas import (
+    ChatAnswer,
+    ChatChunk,
+    ChatRequest,
+    Choice,
+    ChunkChoice,
+    Delta,
+    ImagePart,
+    Message,
+    ReplyMessage,
+    Usage,
+)
+from latentbridge.types import Conversation
+
+router = APIRouter()
+_STREAM: dict[int | str, Any] = {
+    200: {
+        "description": "The reply; with `stream`, events of ChatChunk that end with [DONE].",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+_REASONED = {
+    "low": prompts.reasoned,
+    "medium": prompts.reasoned,
+    "high": prompts.deliberated,
+    "xhigh": prompts.deliberated,
+}
+
+
+@router.post("/v1/chat/completions", response_model=ChatAnswer, responses=_STREAM | REFUSALS, operation_id="chat")
+async def chat(asked: ChatRequest, request: Request, house: TheHouse) -> Any:
+    """A reply to a conversation with at most one picture, given as a data URL."""
+    house.check_model(asked.model)
+    ask = await _ask(asked, house)
+    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": house.settings.model_name}
+    if not asked.stream:
+        pieces = await house.answer(request, _all(house, ask))
+        text = ReplyMessage(content="".join(piece.text for piece in pieces))
+        choice = Choice(message=text, finish_reason=pieces[-1].finish_reason or "stop")
+        return ChatAnswer(**head, choices=[choice], usage=_usage(pieces[-1]))
+    with ExitStack() as stack:
+        stack.enter_context(house.engine.place())
+        pieces = house.in_time(house.engine.pieces(ask))
+        first = await house.unless_gone(request, anext(pieces))  # what is refused is refused before the stream begins
+        wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        events = _events(head, first, pieces, wants_usage, stack.pop_all())
+    return StreamingResponse(events, media_type="text/event-stream")
+
+
+async def _all(house: House, ask: Ask) -> list[Piece]:
+    async with aclosing(house.engine.pieces(ask)) as pieces:
+        return [piece async for piece in pieces]
+
+
+async def _events(
+    head: dict[str, Any], piece: Piece, rest: AsyncGenerator[Piece], wants_usage: bool, place: ExitStack
+) -> AsyncIterator[str]:
+    """Server-sent events of a reply whose first piece is there; the place in the engine is given back at the end."""
+
+    def event(choices: list[ChunkChoice], usage: Usage | None = None) -> str:
+        chunk = ChatChunk(**head, choices=choices, usage=usage)
+        return f"data: {chunk.model_dump_json(exclude={} if wants_usage else {'usage'})}\n\n"
+
+    with place:
+        async with aclosing(rest):
+            yield event([ChunkChoice(delta=Delta(role="assistant", content=""))])
+            try:
+                while not piece.finish_reason:
+                    if piece.text:
+                        yield event([ChunkChoice(delta=Delta(content=piece.text))])
+                    piece = await anext(rest)
+            except TimeoutError:
+                late = error_document(408, "The reply took too long and was given up; ask for less.", "request_timeout")
+                yield f"data: {json.dumps(late)}\n\n"
+                return
+            if piece.text:
+                yield event([ChunkChoice(delta=Delta(content=piece.text))])
+            yield event([ChunkChoice(delta=Delta(), finish_reason=piece.finish_reason)])
+            if wants_usage:
+                yield event([], _usage(piece))
+            yield "data: [DONE]\n\n"
+
+
+async def _ask(asked: ChatRequest, house: House) -> Ask:
+    limits = house.settings
+    max_tokens = asked.max_completion_tokens or asked.max_tokens or limits.max_tokens
+    house.check_most("max_tokens", max_tokens, limits.max_tokens)
+    stop = tuple([asked.stop] if isinstance(asked.stop, str) else asked.stop or ())
+    if "" in stop:
+        raise UserError("A stop text is empty; leave it out.")
+    talk = await _conversation(asked.messages, asked.reasoning_effort or "none", house)
+    seed = new_seed() if asked.seed is None else asked.seed
+    return Ask(talk, max_tokens, asked.temperature or 0.0, seed, stop)
+
+
+async def _conversation(messages: Sequence[Message], effort: str, house: House) -> Conversation:
+    """Turns of user and assistant. What the system says goes before the first user text, since the model knows no system."""
+    turns: list[tuple[str, str]] = []
+    asked, urls = "", list[str]()
+    for message in messages:
+        text, pictures = _parts(message)
+        urls += pictures
+        if message.role != "assistant":
+            asked = f"{asked}\n{text}" if asked else text
+        elif asked:
+            turns.append((asked, text))
+            asked = ""
+        else:
+            raise UserError("An assistant's message answers nothing; put a user's message before it.")
+    if not asked and not urls:
+        raise UserError("The last message is not the user's; end with what the model shall reply to.")
+    if len(urls) > 1:
+        raise UserError(f"The conversation has {len(urls)} pictures; this model looks at one.")
+    house.check_text("conversation", asked or prompts.CAPTION_REQUEST)
+    asked = _REASONED.get(effort, str)(asked or prompts.CAPTION_REQUEST)
+    return Conversation((*turns, (asked, "")), await house.picture(urls[0]) if urls else None)
+
+
+def _parts(message: Message) -> tuple[str, list[str]]:
+    """The text of a message, and the addresses of its pictures."""
+    if isinstance(message.content, str):
+        return message.content, []
+    texts = [part.text for part in message.content if not isinstance(part, ImagePart)]
+    return "\n".join(texts), [part.image_url.url for part in message.content if isinstance(part, ImagePart)]
+
+
+def _usage(last: Piece) -> Usage:
+    return Usage(
+        prompt_tokens=last.prompt_tokens,
+        completion_tokens=last.reply_tokens,
+        total_tokens=last.prompt_tokens + last.reply_tokens,
+    )

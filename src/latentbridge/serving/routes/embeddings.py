@@ -1,0 +1,62 @@
+"""POST /v1/embeddings: unit vectors of texts and, beyond OpenAI's API, of pictures, all in one space."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from latentbridge.errors import UserError
+from latentbridge.serving.documented import REFUSALS
+from latentbridge.serving.house import House, TheHouse
+from latentbridge.serving.schemas import (
+    EmbeddingAnswer,
+    EmbeddingItem,
+    EmbeddingRequest,
+    EmbeddingUsage,
+    PictureInput,
+    TextInput,
+)
+from latentbridge.serving.work import Embedded, PictureEmbedding, TextEmbedding
+
+router = APIRouter()
+
+
+@router.post("/v1/embeddings", responses=REFUSALS, operation_id="embed")
+async def embed(asked: EmbeddingRequest, request: Request, house: TheHouse) -> EmbeddingAnswer:
+    """A unit vector for each input, in order."""
+    house.check_model(asked.model)
+    own = house.engine.model.embedding_size
+    house.engine.model.require("bridge", "embed")
+    if asked.dimensions not in (None, own):
+        raise UserError(f"This model's vectors have {own} numbers, not {asked.dimensions}; leave out `dimensions`.")
+    items = [asked.input] if isinstance(asked.input, str) else asked.input
+    if not items:
+        raise UserError("There is nothing to embed; give at least one text or picture.")
+    house.check_most("The number of inputs", len(items), house.settings.max_inputs)
+    works = [await _work(item, house) for item in items]
+    found: list[Embedded] = await house.answer(request, house.engine.do_all(works))
+    tokens = sum(each.tokens for each in found)
+    return EmbeddingAnswer(
+        data=[
+            EmbeddingItem(index=i, embedding=_written(each.vector, asked.encoding_format))
+            for i, each in enumerate(found)
+        ],
+        model=house.settings.model_name,
+        usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
+    )
+
+
+async def _work(item: str | TextInput | PictureInput, house: House) -> TextEmbedding | PictureEmbedding:
+    if isinstance(item, PictureInput):
+        return PictureEmbedding(await house.picture(item.image))
+    text = item.text if isinstance(item, TextInput) else item
+    house.check_text("text", text)
+    return TextEmbedding(text)
+
+
+def _written(vector: np.ndarray, encoding: str | None) -> list[float] | str:
+    if encoding == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return vector.tolist()

@@ -1,0 +1,46 @@
+"""POST /v1/loopback: a picture put into words, the words drawn, and again; how far it drifts."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from latentbridge import prompts
+from latentbridge.rng import numpy_rng
+from latentbridge.serving.documented import REFUSALS
+from latentbridge.serving.house import TheHouse, new_seed, png
+from latentbridge.serving.schemas import LoopbackAnswer, LoopbackRequest, LoopbackRound
+from latentbridge.serving.work import PictureEmbedding
+
+router = APIRouter()
+_MAX_TOKENS = 160
+
+
+@router.post("/v1/loopback", responses=REFUSALS, operation_id="loopback")
+async def loopback(asked: LoopbackRequest, request: Request, house: TheHouse) -> LoopbackAnswer:
+    """The rounds of a picture, as `latentbridge loopback` walks them."""
+    house.check_model(asked.model)
+    house.check_most("rounds", asked.rounds, house.settings.max_rounds)
+    house.engine.model.require("decoder", "draw")
+    picture = await house.picture(asked.image)
+    seed = new_seed() if asked.seed is None else asked.seed
+
+    async def seen(picture):
+        return (await house.engine.do(PictureEmbedding(house.engine.model.fit(picture)))).vector
+
+    async def work() -> list[LoopbackRound]:
+        rounds: list[LoopbackRound] = []
+        shown, first = picture, await seen(picture)
+        before = first
+        for number in range(asked.rounds):
+            words = await house.told(shown, prompts.CAPTION_REQUEST, _MAX_TOKENS)
+            noise = int(numpy_rng(seed, "loopback", number).integers(2**31))
+            shown = await house.drawn(words, noise)
+            vector = await seen(shown)
+            likeness = float(vector @ first), float(vector @ before)
+            rounds.append(
+                LoopbackRound(words=words, b64_json=png(shown), to_origin=likeness[0], to_previous=likeness[1])
+            )
+            before = vector
+        return rounds
+
+    return LoopbackAnswer(seed=seed, rounds=await house.answer(request, work()))

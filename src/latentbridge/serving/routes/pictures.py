@@ -1,0 +1,95 @@
+"""POST /v1/images/generations and /v1/images/edits."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, File, Form, Request, UploadFile
+
+from latentbridge import prompts
+from latentbridge.errors import UserError
+from latentbridge.serving.documented import REFUSALS
+from latentbridge.serving.house import House, TheHouse, new_seed, now, png
+from latentbridge.serving.schemas import DrawRequest, Guidance, NumSteps, PictureAnswer, PicturesAnswer, Seed
+from latentbridge.serving.work import Drawing, Edit
+from latentbridge.types import Picture
+
+router = APIRouter()
+
+
+@router.post("/v1/images/generations", responses=REFUSALS, operation_id="draw")
+async def draw(asked: DrawRequest, request: Request, house: TheHouse) -> PicturesAnswer:
+    """Pictures of a prompt: the model completes it to a full description, and draws that."""
+    house.check_model(asked.model)
+    house.check_text("prompt", asked.prompt)
+    count, steps = asked.n or 1, asked.steps or 20
+    guidance = 2.5 if asked.guidance is None else asked.guidance
+    size, seeds = _check(house, count, asked.size, steps, asked.seed)
+
+    async def work() -> list[PictureAnswer]:
+        descriptions = await asyncio.gather(*(house.description(asked.prompt, seed) for seed in seeds))
+        works = [Drawing(text, seed, steps, guidance) for text, seed in zip(descriptions, seeds, strict=True)]
+        return _answers(await house.engine.do_all(works), descriptions, seeds)
+
+    return PicturesAnswer(created=now(), data=await house.answer(request, work()), size=size)
+
+
+@router.post("/v1/images/edits", responses=REFUSALS, operation_id="edit")
+async def edit(
+    request: Request,
+    house: TheHouse,
+    prompt: Annotated[str, Form()],
+    image: Annotated[UploadFile | None, File(description="The picture to change.")] = None,
+    images: Annotated[list[UploadFile] | None, File(alias="image[]", description="The same, in a list of one.")] = None,
+    mask: Annotated[UploadFile | None, File(description="Refused: the model finds by itself what changes.")] = None,
+    model: Annotated[str | None, Form()] = None,
+    n: Annotated[int, Form(ge=1)] = 1,
+    size: Annotated[str | None, Form()] = None,
+    seed: Annotated[Seed | None, Form()] = None,
+    steps: Annotated[NumSteps, Form()] = 20,
+    guidance: Annotated[Guidance, Form()] = 2.5,
+    response_format: Annotated[Literal["b64_json"], Form()] = "b64_json",
+) -> PicturesAnswer:
+    """A picture changed as told, the rest of it kept."""
+    house.check_model(model)
+    house.check_text("prompt", prompt)
+    size, seeds = _check(house, n, size, steps, seed)
+    files = [*([image] if image else []), *(images or [])]
+    if len(files) != 1:
+        raise UserError(f"There are {len(files)} pictures; send the one to change as `image`.")
+    if mask is not None:
+        raise UserError("This model finds by itself what changes; leave out `mask`.")
+    picture = await house.opened(await files[0].read())
+
+    async def work() -> list[PictureAnswer]:
+        before, after = await asyncio.gather(
+            house.told(picture, prompts.CAPTION_REQUEST), house.told(picture, prompts.edit_request(prompt))
+        )
+        after = prompts.undrawable(after)
+        works = [Edit(picture, before, after, each, steps, guidance) for each in seeds]
+        results = await house.engine.do_all(works)
+        return _answers([result.picture for result in results], [after] * len(seeds), seeds)
+
+    return PicturesAnswer(created=now(), data=await house.answer(request, work()), size=size)
+
+
+def _check(house: House, count: int, size: str | None, steps: int, seed: int | None) -> tuple[str, list[int]]:
+    """The size drawn, and a seed for each picture, where a request for pictures is within the limits."""
+    model, limits = house.engine.model, house.settings
+    model.require("decoder", "draw")
+    side = model.decoder.grid * model.autoencoder.patch_px
+    drawn = f"{side}x{side}"
+    if size not in (None, "auto", drawn):
+        raise UserError(f"This model draws {drawn}, not {size}; leave out `size`.")
+    house.check_most("n", count, limits.max_pictures)
+    house.check_most("steps", steps, limits.max_steps)
+    first = new_seed() if seed is None else seed
+    return drawn, [first + i for i in range(count)]
+
+
+def _answers(pictures: list[Picture], descriptions: list[str], seeds: list[int]) -> list[PictureAnswer]:
+    return [
+        PictureAnswer(b64_json=png(picture), revised_prompt=text, seed=seed)
+        for picture, text, seed in zip(pictures, descriptions, seeds, strict=True)
+    ]

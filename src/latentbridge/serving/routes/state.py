@@ -1,0 +1,55 @@
+"""What the server is and how it does: models, health, readiness, counters."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from latentbridge.serving.documented import REFUSALS
+from latentbridge.serving.house import House, TheHouse
+from latentbridge.serving.refusals import Refusal
+from latentbridge.serving.schemas import Health, ModelCard, ModelList
+
+router = APIRouter(responses=REFUSALS)
+
+
+@router.get("/v1/models", operation_id="list_models")
+async def list_models(house: TheHouse) -> ModelList:
+    """The one model there is."""
+    return ModelList(data=[_card(house)])
+
+
+@router.get("/v1/models/{name}", operation_id="find_model")
+async def find_model(name: str, house: TheHouse) -> ModelCard:
+    """A model by its name."""
+    house.check_model(name)
+    return _card(house)
+
+
+@router.get("/healthz", operation_id="health")
+async def health() -> Health:
+    """The server answers."""
+    return Health()
+
+
+@router.get("/readyz", operation_id="readiness")
+async def readiness(house: TheHouse) -> Health:
+    """The server takes requests, and its engine does them."""
+    if not house.engine.ready:
+        raise Refusal(503, "The engine is not at work; ask again in a moment.", "not_ready")
+    return Health()
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(house: TheHouse) -> Response:
+    """Counters in Prometheus' text format."""
+    return Response(house.engine.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _card(house: House) -> ModelCard:
+    return ModelCard(id=house.settings.model_name, created=house.started)

@@ -1,0 +1,37 @@
+"""Every knob of the server; the standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the server takes on at a time, and how much one request may ask for."""
+
+    model_name: str = "tiny"
+    """What clients call the model."""
+    slots: int = 16
+    """Replies written side by side."""
+    context_tokens: int = 512
+    """Prompt and reply together."""
+    max_batch: int = 8
+    """Pictures drawn, or items embedded, in one pass."""
+    max_requests: int = 64
+    """Requests in the house, waiting or at work; the next one is told to come back."""
+    request_timeout_s: float = 120.0
+    """What takes longer is given up."""
+    max_body_bytes: int = 20 * 2**20
+    max_characters: int = 4_000
+    """Of one text."""
+    max_tokens: int = 256
+    """Of a reply, and what a request gets that names no number."""
+    max_pictures: int = 8
+    """Drawn for one request."""
+    max_steps: int = 100
+    max_inputs: int = 256
+    """Texts and pictures embedded for one request."""
+    max_rounds: int = 16
+    """Of a walk through words and pictures."""
+    max_hits: int = 100
+    """Returned by one search."""
