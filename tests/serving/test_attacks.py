@@ -87,7 +87,6 @@ def server() -> Iterator[Server]:
     with running(small_app(), LIMITS, (f"Authorization: Bearer {KEY}",)) as started:
         yield started
         log = started.log.getvalue()
-        open("/tmp/guard_log.txt", "w").write(log)
         assert "GET /healthz" in log
         assert KEY not in log and "SECRET" not in log
         assert SMALL[30:60] not in log and "Traceback" not in log
@@ -289,7 +288,8 @@ BODIES = {
     "an escape sequence": b'{"prompt": "\\u001b[2J"}',
     "no words": b'{"prompt": " "}',
     "a very long prompt": b'{"prompt": "' + b"x" * 1_000_000 + b'"}',
-    "a million keys": json.dumps({str(n): 0 for n in range(100_000)}).encode(),
+    "a hundred thousand names": json.dumps({str(n): 0 for n in range(100_000)}).encode(),
+    "a million values": b'{"prompt": "x", "other": [' + b"0," * 1_000_000 + b"0]}",
 }
 
 

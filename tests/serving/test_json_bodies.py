@@ -22,6 +22,7 @@ def test_ordinary_json_is_what_it_says():
         b'{"a": Infinity}',
         b'{"a": -Infinity}',
         b'{"a": [{"b": [1, -1e999]}]}',
+        b'{"a": [' + b"0," * 5_000 + b'0], "b": [' + b"0," * 5_000 + b"0]}",
         b'{"a": 1, "a": 2}',
         b'{"a": {"b": 1, "b": 1}}',
         b"[" * 202 + b"]" * 202,

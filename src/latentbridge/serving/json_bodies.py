@@ -17,6 +17,9 @@ from fastapi.routing import APIRoute
 
 from latentbridge.serving.refusals import Refusal
 
+MAX_VALUES = 10_000
+"""In one document; each one too many would cost an error of its own, written out, while all others wait."""
+
 
 def parse_json(body: bytes) -> Any:
     """The document; raises a 400 that says where it is broken and repeats nothing of it."""
@@ -24,8 +27,7 @@ def parse_json(body: bytes) -> Any:
         document = jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError as error:
         raise _bad("a key twice" if "duplicate key" in str(error) else str(error)) from None
-    if _overflows(document):
-        raise _bad("a number too large")
+    _check(document)
     return document
 
 
@@ -33,16 +35,18 @@ def _bad(reason: str) -> Refusal:
     return Refusal(400, f"The body is not JSON as it should be ({reason}); mend it and send it again.", "bad_json")
 
 
-def _overflows(document: Any) -> bool:
-    """Whether a number anywhere in the document is infinite."""
-    waiting = [document]
+def _check(document: Any) -> None:
+    """Refuses a document with an infinite number or with more values than any request has."""
+    waiting, seen = [document], 0
     while waiting:
         item = waiting.pop()
         if isinstance(item, float) and math.isinf(item):
-            return True
+            raise _bad("a number too large")
         if isinstance(item, (list, dict)):
+            seen += len(item)
+            if seen > MAX_VALUES:
+                raise _bad(f"more than {MAX_VALUES:,} values")
             waiting.extend(item.values() if isinstance(item, dict) else item)
-    return False
 
 
 class JsonRoute(APIRoute):
