@@ -167,6 +167,74 @@ def test_a_picture_below_the_limit_reaches_the_decoder():
     assert "broken" in refusal(png_header(7_071, 7_071))
 
 
+@pytest.mark.parametrize("size", [(30_000, 1), (1, 30_000), (16_385, 3)])
+def test_a_side_beyond_all_photographs_is_refused_before_it_is_decoded(size: tuple[int, int]):
+    words = f"{size[0]:,} x {size[1]:,}"
+    assert words in refusal(png_header(*size))
+    assert words in refusal(np.zeros((size[1], size[0]), dtype=np.uint8))
+    assert open_picture(np.zeros((1, 16_384), dtype=np.uint8)).shape == (1, 16_384, 3)
+
+
+def test_a_server_may_ask_for_smaller_pictures():
+    with pytest.raises(UserError, match=r"more than 0\.5 megapixels"):
+        open_picture(png_header(1_000, 501), max_megapixels=0.5)
+    assert open_picture(noise(), max_megapixels=0.001147).shape == (31, 37, 3)
+
+
+# --- pictures made to harm ---
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "GIF"])
+def test_a_few_bytes_that_unfold_to_many_pixels_are_refused(kind: str):
+    options: dict = {"TIFF": {"compression": "tiff_deflate"}, "WEBP": {"lossless": True, "method": 0}}.get(kind, {})
+    bomb = encode(Image.new("L" if kind != "WEBP" else "RGB", (4_000, 4_000)), kind, **options)
+    assert len(bomb) < 200_000  # 48 MB of pixels
+    with pytest.raises(UserError, match="more than 4 megapixels"):
+        open_picture(bomb, max_megapixels=4)
+
+
+def test_text_that_unfolds_inside_a_picture_is_refused():
+    data = encode(Image.fromarray(noise()))
+    body = b"Comment\0\0" + zlib.compress(b"\0" * (80 << 20))
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    assert len(chunk) < 100_000
+    assert "too large" in refusal(data[:33] + chunk + data[33:])
+
+
+def test_frames_after_the_first_are_not_decoded():
+    first, second = encode(Image.new("P", (5, 3), 7), "GIF"), b"\x2c\0\0\0\0\xff\xff\xff\xff\0\x08\xff" + b"\xff" * 255
+    assert open_picture(first[:-1] + second * 1_000 + b"\0\x3b").shape == (3, 5, 3)
+
+
+def test_a_first_frame_that_is_larger_than_its_picture_is_measured_as_it_is():
+    small = bytearray(encode(Image.new("P", (8, 8)), "GIF"))
+    frame = small.index(b"\x2c")
+    small[frame + 5 : frame + 9] = struct.pack("<HH", 30_000, 5)
+    assert "30,000" in refusal(bytes(small))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>',
+        b'<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY a SYSTEM "file:///etc/passwd">]><svg>&a;</svg>',
+        b"<html><script>alert(1)</script></html>" + encode(Image.new("RGB", (2, 2))),
+        b"%PDF-1.7\n" + encode(Image.new("RGB", (2, 2)), "JPEG"),
+        b"PK\x03\x04" + encode(Image.new("RGB", (2, 2))),
+        b"GIF89a/*" + b"*/=alert(1)//",
+    ],
+    ids=["svg", "svg with an entity", "html", "pdf", "zip", "script"],
+)
+def test_what_is_a_picture_and_something_else_besides_is_refused(data: bytes):
+    assert "picture" in refusal(data)
+
+
+def test_of_what_hangs_behind_a_picture_nothing_is_left():
+    opened = open_picture(encode(Image.fromarray(noise())) + b"PK\x03\x04<script>alert(1)</script>")
+    assert np.array_equal(opened, noise())
+
+
 @pytest.mark.parametrize(
     ("array", "words"),
     [

@@ -18,26 +18,29 @@ ImageLike = str | Path | bytes | np.ndarray | Image.Image
 """A path, encoded bytes, a uint8 array [h, w, 3], [h, w, 4] or [h, w], or a PIL image."""
 
 MAX_MEGAPIXELS = 50
+MAX_SIDE_PX = 16_384
+"""A longer side is no photograph; a server meets it as 30,000 x 1 pixels, which are few and break what resizes them."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What is read; Pillow's other readers are left out, because some start programs (EPS) and few pictures need them."""
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B")
 
 
-def open_picture(source: Any) -> Picture:
+def open_picture(source: Any, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
     """The picture as uint8 [h, w, 3] RGB, upright by its EXIF orientation; transparency is laid on white.
 
-    16-bit greys are scaled to 8 bits, an animation gives its first frame. Raises UserError, in one sentence, for
-    whatever cannot be read, and before decoding for more than `MAX_MEGAPIXELS`.
+    16-bit greys are scaled to 8 bits. An animation gives its first frame, and the others are never decoded. Raises
+    UserError, in one sentence, for whatever cannot be read, and before decoding for more than `max_megapixels` or a side
+    above `MAX_SIDE_PX`. Decoding takes up to 20 bytes a pixel, which is what a server bounds with `max_megapixels`.
     """
     if isinstance(source, np.ndarray):
-        return _from_image(Image.fromarray(_checked(source)), "The picture")
+        return _from_image(Image.fromarray(_checked(source)), "The picture", max_megapixels)
     if isinstance(source, Image.Image):
-        with _one_sentence("The picture"):
-            return _from_image(source, "The picture")
+        with _one_sentence("The picture", max_megapixels):
+            return _from_image(source, "The picture", max_megapixels)
     if isinstance(source, bytes):
-        return _from_file(BytesIO(source), "The picture")
+        return _from_file(BytesIO(source), "The picture", max_megapixels)
     if isinstance(source, (str, Path)):
-        return _from_file(_existing(Path(source)), str(source))
+        return _from_file(_existing(Path(source)), str(source), max_megapixels)
     raise UserError(f"A picture is a path, bytes, a uint8 array or a PIL image, not {type(source).__name__}.")
 
 
@@ -72,13 +75,13 @@ def _checked(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _from_file(file: Path | BytesIO, name: str) -> Picture:
-    with _one_sentence(name), Image.open(file, formats=FORMATS) as image:
-        return _from_image(image, name)
+def _from_file(file: Path | BytesIO, name: str, max_megapixels: float) -> Picture:
+    with _one_sentence(name, max_megapixels), Image.open(file, formats=FORMATS) as image:
+        return _from_image(image, name, max_megapixels)
 
 
 @contextmanager
-def _one_sentence(name: str) -> Iterator[None]:
+def _one_sentence(name: str, max_megapixels: float) -> Iterator[None]:
     """Whatever Pillow raises inside, as a UserError about `name`."""
     try:
         yield
@@ -88,16 +91,20 @@ def _one_sentence(name: str) -> Iterator[None]:
         kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise UserError(f"{name} is not a picture that can be read; use {kinds}.") from None
     except Image.DecompressionBombError:
-        raise _too_large(name) from None
+        raise _too_large(name, max_megapixels) from None
     except PermissionError:
         raise UserError(f"{name} may not be read (permission denied); change its permissions or copy it.") from None
     except Exception as error:  # a broken file trips Pillow's decoders in every way there is
         raise UserError(f"{name} is broken or cut short ({error}); save it again as PNG or JPEG.") from error
 
 
-def _from_image(image: Image.Image, name: str) -> Picture:
-    if image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
-        raise _too_large(name)
+def _from_image(image: Image.Image, name: str, max_megapixels: float) -> Picture:
+    if image.width * image.height > max_megapixels * 1_000_000:
+        raise _too_large(name, max_megapixels)
+    if max(image.size) > MAX_SIDE_PX:
+        raise UserError(
+            f"{name} is {image.width:,} x {image.height:,} pixels; {MAX_SIDE_PX:,} are the most for a side, so scale it down."
+        )
     if image.width * image.height == 0:
         raise UserError(f"{name} is empty ({image.width} x {image.height}); give at least one pixel.")
     upright = ImageOps.exif_transpose(image)
@@ -119,5 +126,5 @@ def _eight_bits(deep: np.ndarray, name: str) -> Picture:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _too_large(name: str) -> UserError:
-    return UserError(f"{name} has more than {MAX_MEGAPIXELS} megapixels; scale it down first.")
+def _too_large(name: str, max_megapixels: float) -> UserError:
+    return UserError(f"{name} has more than {max_megapixels:g} megapixels; scale it down first.")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from unicodedata import category
+
+from latentbridge.errors import UserError
+
 IMG_START, IMG_END = "<img>", "</img>"
 """Special tokens around a rewritten caption that is meant to be drawn (spec 2.2 step 3)."""
 
@@ -9,6 +13,20 @@ CAPTION_REQUEST = "Describe the picture."
 NAME_REQUEST = "What is this?"
 REASONING_REQUEST = "Think step by step."
 DELIBERATION_REQUEST = "Reason at length."
+
+MAX_CHARACTERS = 1_000
+"""The longest prompt, question or instruction."""
+
+
+def check_text(kind: str, text: str, max_characters: int = MAX_CHARACTERS) -> None:
+    """Refuses a text that is empty or too long, and one with control characters, which no one types and logs obey."""
+    if not text.strip():
+        raise UserError(f"The {kind} is empty; say in a few words what you want.")
+    if len(text) > max_characters:
+        raise UserError(f"The {kind} has {len(text):,} characters; {max_characters:,} are the most, so shorten it.")
+    for place, letter in enumerate(text):
+        if category(letter) in ("Cc", "Cs") and letter not in "\n\r\t":
+            raise UserError(f"The {kind} has a control character (U+{ord(letter):04X}) at place {place}; leave it out.")
 
 
 def draw_request(prompt: str) -> str:

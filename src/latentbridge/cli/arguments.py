@@ -21,7 +21,6 @@ Steps = Annotated[int, typer.Option("--steps", help="Denoising steps: more is sl
 Guidance = Annotated[float, typer.Option("--guidance", help="How strictly the words are followed, from 0 to 50.")]
 OutPicture = Annotated[Path, typer.Option("--out", help="The picture to write.")]
 
-MAX_CHARACTERS = 1_000
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 50.0
 MAX_SEED = 2**63 - 1
@@ -35,14 +34,6 @@ def check_world(world: str, or_manifest: bool = False) -> None:
     """Refuses a world that does not exist; a manifest's path is one where allowed."""
     if world not in WORLDS and not (or_manifest and world.endswith(MANIFEST_SUFFIX)):
         raise unknown_name("world", world, WORLDS)
-
-
-def check_text(kind: str, text: str) -> None:
-    """Refuses an empty text and one of more than `MAX_CHARACTERS`."""
-    if not text.strip():
-        raise UserError(f"The {kind} is empty; say in a few words what you want.")
-    if len(text) > MAX_CHARACTERS:
-        raise UserError(f"The {kind} has {len(text):,} characters; {MAX_CHARACTERS:,} are the most, so shorten it.")
 
 
 def check_sampling(seed: int, steps: int, guidance: float) -> None:

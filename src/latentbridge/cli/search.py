@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentbridge.cli.arguments import AsJson, ModelName, check_at_least, check_folder, check_text
+from latentbridge.cli.arguments import AsJson, ModelName, check_at_least, check_folder
 from latentbridge.errors import UserError
+from latentbridge.prompts import check_text
 
 if TYPE_CHECKING:
     from latentbridge.models.unified import Model

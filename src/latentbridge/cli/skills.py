@@ -18,10 +18,9 @@ from latentbridge.cli.arguments import (
     Steps,
     check_out,
     check_sampling,
-    check_text,
 )
 from latentbridge.errors import UserError
-from latentbridge.prompts import CAPTION_REQUEST
+from latentbridge.prompts import CAPTION_REQUEST, check_text
 
 ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help=PICTURE_KINDS)]
 

@@ -1,0 +1,172 @@
+"""Pictures by address: as data in the address itself, or, from hosts a setting names, over the network.
+
+Whatever a name resolves to is checked where the connection is made, and the connection goes to the very address that was
+checked, so neither spellings (0x7f.1, [::ffff:127.0.0.1]), redirects nor a name that resolves anew each time lead inside.
+httpcore hands over exactly that step (its network backend); Host and TLS name stay the ones of the URL. Of the libraries
+for this, httpx-secure connects before it checks, safehttpx lets NAT64 and 6to4 pass and asks a third party's DNS, and
+drawbridge is one alpha release.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import anyio
+import httpcore2
+import httpx2
+
+from latentbridge.errors import UserError
+
+_DATA_URL = re.compile(r"data:(?P<kind>[a-z]+/[a-z0-9.+-]+);base64", re.IGNORECASE)
+_KINDS = ("image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif", "image/bmp", "image/tiff")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PORTS = {"http": 80, "https": 443}
+_NOT_PUBLIC = tuple(
+    ip_network(network)
+    for network in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
+        *("192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24"),
+        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        "168.63.129.16/32",  # public by number, yet a cloud's own service for its machines
+        *("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"),  # Teredo and 6to4 among them
+    )
+)
+"""The special-purpose registries of IANA (RFC 6890), written out since `ipaddress` knows another part in every release."""
+_UNICAST = ip_network("2000::/3")
+"""All of IPv6 that is routed; loopback, link-local, unique local, multicast, IPv4-mapped and NAT64 lie outside."""
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """Where pictures may be fetched from, and how much of one."""
+
+    hosts: tuple[str, ...] = ()
+    """Names of hosts, or `*` for every public one; none, and nothing is fetched."""
+    max_bytes: int = 20 << 20
+    timeout_s: float = 10.0
+    """For names, connections, redirects and the picture together."""
+    max_redirects: int = 3
+
+
+async def picture_bytes(url: str, fetching: Fetching) -> bytes:
+    """The encoded picture that a `data:` URL holds or an address leads to; raises UserError where it may not be had."""
+    if url[:5].lower() == "data:":
+        return _data(url, fetching.max_bytes)
+    if not fetching.hosts:
+        raise UserError(
+            "This server fetches nothing from addresses; send the picture as a data URL (data:image/png;base64,...)."
+        )
+    try:
+        with anyio.fail_after(fetching.timeout_s):
+            return await _fetch(url, fetching)
+    except TimeoutError:
+        raise UserError(
+            f"The picture's address did not answer within {fetching.timeout_s:g} s; send a data URL."
+        ) from None
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether the address is one of the public internet, where anyone could ask for the picture."""
+    if address.version == 6 and address not in _UNICAST:
+        return False
+    return not any(address.version == network.version and address in network for network in _NOT_PUBLIC)
+
+
+def _data(url: str, max_bytes: int) -> bytes:
+    head, comma, body = url.partition(",")
+    kind = _DATA_URL.fullmatch(head) if comma else None
+    if kind is None or kind["kind"].lower() not in _KINDS:
+        raise UserError(f"A picture's data URL begins with data:TYPE;base64, where TYPE is one of {', '.join(_KINDS)}.")
+    if len(body) * 3 // 4 > max_bytes:
+        raise UserError(f"The picture has more than {max_bytes:,} bytes; send a smaller one.")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise UserError("The picture's data URL is not base64; encode the file's bytes again.") from None
+
+
+async def _fetch(url: str, fetching: Fetching) -> bytes:
+    async with httpcore2.AsyncConnectionPool(network_backend=_PublicNetwork(), max_keepalive_connections=0) as pool:
+        for _ in range(fetching.max_redirects + 1):
+            place = _allowed(url, fetching)
+            target = httpcore2.URL(scheme=place.raw_scheme, host=place.raw_host, port=place.port, target=place.raw_path)
+            headers = [(b"Host", place.netloc), (b"Accept", b"image/*"), (b"Accept-Encoding", b"identity")]
+            try:
+                async with pool.stream("GET", target, headers=headers) as answer:
+                    found = {name.lower(): value for name, value in answer.headers}
+                    if answer.status in _REDIRECTS and b"location" in found:
+                        url = str(place.join(found[b"location"].decode("latin-1")))
+                        continue
+                    if answer.status != 200 or b"content-encoding" in found:
+                        raise UserError("The picture's address does not answer with a picture; check it in a browser.")
+                    return await _body(answer, fetching.max_bytes)
+            except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, httpx2.InvalidURL):
+                raise _unreachable(place.host) from None
+        raise UserError(f"The picture's address leads on more than {fetching.max_redirects} times; give the last one.")
+
+
+def _allowed(url: str, fetching: Fetching) -> httpx2.URL:
+    """The address, where its host is one of those set and it is plain http or https on its own port."""
+    try:
+        place = httpx2.URL(url)
+    except (httpx2.InvalidURL, UnicodeError):
+        raise UserError("The picture's address is no URL; check how it is spelt.") from None
+    if place.scheme not in _PORTS or place.port not in (None, _PORTS[place.scheme]) or place.userinfo:
+        raise UserError("A picture's address begins with http:// or https:// and names neither a port nor a user.")
+    if "*" not in fetching.hosts and place.host.lower() not in fetching.hosts:
+        raise UserError(f"This server fetches pictures from {', '.join(fetching.hosts)} only; send a data URL.")
+    return place
+
+
+async def _body(answer: httpcore2.Response, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for chunk in answer.aiter_stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise UserError(f"The picture has more than {max_bytes:,} bytes; give the address of a smaller one.")
+    return bytes(body)
+
+
+class _PublicNetwork(httpcore2.AsyncNetworkBackend):
+    """Connections to public addresses only, each resolved once; a name with one private address is refused altogether."""
+
+    def __init__(self) -> None:
+        self._network = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        for address in await _resolve(host, port):
+            try:
+                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+            except httpcore2.ConnectError:
+                continue
+        raise _unreachable(host)
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    """The addresses of a host; raises UserError unless all are public."""
+    try:
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise _unreachable(host) from None
+    addresses = [str(entry[4][0]) for entry in found]
+    if not all(is_public(ip_address(address)) for address in addresses):
+        raise _unreachable(host)
+    return addresses
+
+
+def _unreachable(host: str) -> UserError:
+    """One sentence for what is private, does not exist or does not answer, so that nobody maps a network with it."""
+    return UserError(f"{host} is no public address that answers; check it, or send the picture as a data URL.")

@@ -1,0 +1,413 @@
+"""What strangers send, to a real server on loopback: each attack ends in a refusal within its time, and the server lives.
+
+Raw sockets, since clients with manners cannot send most of this. The application is a small one with the routes that
+take JSON, forms, pictures and names; `tests/serving/test_api.py` has the real one under the same guard.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Annotated, Any
+
+import pytest
+from fastapi import FastAPI, File, Form, Path, Request, UploadFile
+from PIL import Image
+from pydantic import BaseModel, Field
+from tests.serving.server import Server, running
+
+from latentbridge.errors import UserError
+from latentbridge.images import open_picture
+from latentbridge.prompts import check_text
+from latentbridge.serving.fetch import Fetching, picture_bytes
+from latentbridge.serving.json_bodies import JsonRoute
+from latentbridge.serving.keys import ENVIRONMENT, read_keys
+from latentbridge.serving.limits import FORM_LIMITS, Guard, Limits
+from latentbridge.serving.refusals import Refusal
+
+KEY = "ada-" + "k" * 20
+LIMITS = Limits(body_bytes=2 << 20, receive_s=2.0)
+WITHIN_S = 12.0
+"""Generous, for tests share their cores: the limits under test are 2 and 3 seconds."""
+CHAT, EDITS = "/v1/chat/completions", "/v1/images/edits"
+
+
+class _Asked(BaseModel):
+    prompt: str
+    image: str | None = None
+    guidance: Annotated[float, Field(ge=0, le=50)] = 2.5
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+def small_app() -> FastAPI:
+    """Routes of the kinds that a server of ours has, which answer with what they read."""
+    app = FastAPI(form_limits=FORM_LIMITS, redirect_slashes=False)
+    app.router.route_class = JsonRoute
+    app.add_middleware(Guard, keys=read_keys(None, {ENVIRONMENT: f"ada:{KEY}"}), limits=LIMITS)
+
+    @app.exception_handler(Refusal)
+    async def refuse(request: Request, refusal: Refusal):
+        return refusal.response()
+
+    @app.exception_handler(UserError)
+    async def mistaken(request: Request, error: UserError):
+        return Refusal(400, str(error), "bad_request").response()
+
+    @app.get("/healthz")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.post(CHAT)
+    async def chat(asked: _Asked) -> dict[str, Any]:
+        check_text("prompt", asked.prompt)
+        if asked.image is None:
+            return {"read": asked.prompt}
+        picture = open_picture(await picture_bytes(asked.image, Fetching()), max_megapixels=4)
+        return {"read": picture.shape}
+
+    @app.post(EDITS)
+    async def edit(prompt: Annotated[str, Form()], image: Annotated[UploadFile, File()]) -> dict[str, Any]:
+        check_text("prompt", prompt)
+        return {"read": open_picture(await image.read(), max_megapixels=4).shape}
+
+    @app.get("/v1/index/{name}")
+    async def index(name: Annotated[str, Path(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]) -> dict[str, str]:
+        return {"name": name}
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running(small_app(), LIMITS, (f"Authorization: Bearer {KEY}",)) as started:
+        yield started
+        log = started.log.getvalue()
+        assert "GET /healthz" in log
+        assert KEY not in log and "SECRET" not in log
+        assert SMALL[30:60] not in log and "Traceback" not in log
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def data_url(picture: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+PICTURE = encoded(Image.linear_gradient("L").convert("RGB"))
+SMALL = data_url(PICTURE)
+
+
+def form(*parts: bytes, end: bytes = b"--B--\r\n") -> bytes:
+    return b"".join(b"--B\r\n" + part + b"\r\n" for part in parts) + end
+
+
+def field(name: str, value: bytes, more: str = "") -> bytes:
+    return f'Content-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + value
+
+
+IMAGE = field("image", PICTURE, '; filename="a.png"\r\nContent-Type: image/png')
+
+
+def post_form(server: Server, body: bytes, kind: str = "multipart/form-data; boundary=B"):
+    return server.ask("POST", EDITS, body, f"Content-Type: {kind}")
+
+
+# --- who behaves ---
+
+
+def test_who_behaves_is_served(server: Server):
+    chat = server.post_json(CHAT, json.dumps({"prompt": "a red circle", "image": SMALL}).encode())
+    assert (chat.status, json.loads(chat.body)) == (200, {"read": [256, 256, 3]})
+    edit = post_form(server, form(field("prompt", b"make it red"), IMAGE))
+    assert (edit.status, json.loads(edit.body)) == (200, {"read": [256, 256, 3]})
+    assert server.ask("GET", "/v1/index/cats").status == 200
+
+
+# --- connections ---
+
+
+def _slowly(data: bytes, step: int = 1) -> Iterator[bytes]:
+    return (data[start : start + step] for start in range(0, len(data), step))
+
+
+def _head(server: Server, *headers: str, path: str = CHAT) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{server.port}", *server.headers, *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+JSON = "Content-Type: application/json"
+
+
+def test_a_head_that_drips_is_given_up(server: Server):
+    answer = server.send(itertools.chain([b"GET / HTTP/1.1\r\n"], _slowly(b"X-Drip: " + b"x" * 10_000)), pause_s=0.1)
+    assert answer.status == 408
+    assert answer.seconds < WITHIN_S
+    assert server.lives()
+
+
+def test_a_silent_connection_is_closed(server: Server):
+    answer = server.send([])
+    assert (answer.raw, answer.seconds < WITHIN_S) == (b"", True)
+
+
+def test_a_body_that_drips_is_refused(server: Server):
+    answer = server.send(
+        itertools.chain([_head(server, JSON, "Content-Length: 9999")], _slowly(b"x" * 9_999)), pause_s=0.1
+    )
+    assert answer.status == 408
+    assert b"request_timeout" in answer.body and b"connection: close" in answer.raw
+    assert answer.seconds < WITHIN_S
+    assert server.lives()
+
+
+def test_a_body_without_end_is_refused(server: Server):
+    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    answer = server.send(itertools.chain([_head(server, JSON, "Transfer-Encoding: chunked")], itertools.repeat(chunk)))
+    assert answer.status == 413
+    assert server.lives()
+
+
+def test_who_goes_on_sending_after_a_refusal_is_cut_off(server: Server):
+    with server.connect() as connection:
+        connection.sendall(_head(server, JSON, "Content-Length: 999999999"))
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413")
+        with pytest.raises(ConnectionError):
+            for _ in range(200):
+                connection.sendall(b"x")
+                connection.settimeout(0.05)
+                try:
+                    if not connection.recv(65_536):
+                        raise ConnectionResetError
+                except TimeoutError:
+                    pass
+    assert server.lives()
+
+
+@pytest.mark.parametrize("cut", [1, 30, 200, -1])
+def test_an_upload_cut_short_ends_in_no_answer_or_a_refusal(server: Server, cut: int):
+    whole = server.request("POST", CHAT, json.dumps({"prompt": "SECRET", "image": SMALL}).encode(), JSON)
+    answer = server.send([whole[:cut]], cut=True)
+    assert answer.status in (0, 400, 408)
+    assert answer.seconds < WITHIN_S
+    assert server.lives()
+
+
+def test_many_slow_clients_do_not_keep_others_waiting(server: Server):
+    slow = [server.connect() for _ in range(50)]
+    for connection in slow:
+        connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+    assert server.lives()
+    for connection in slow:
+        connection.close()
+
+
+HTTP = {
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 500,
+    "a line without end": b"GET /" + b"a" * 200_000,
+    "a flood of headers": b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+    "too many headers": b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"A: b\r\n" * 65 + b"\r\n",
+    "a long header": b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nA: " + b"b" * 17_000 + b"\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "a header with a NUL": b"GET / HTTP/1.1\r\nHost: a\r\nA: \x00\r\n\r\n",
+    "two lengths": b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "a negative length": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+    "a length of words": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x10\r\n\r\n",
+    "a length of thousands of digits": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5_000 + b"\r\n\r\n",
+    "a folded header": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n chunked, identity\r\n\r\n0\r\n\r\n",
+    "an unknown key": b"GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer nobody\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("raw", HTTP.values(), ids=HTTP.keys())
+def test_what_is_hardly_http_is_refused(server: Server, raw: bytes):
+    answer = server.send([raw])
+    assert 400 <= answer.status < 500
+    assert answer.seconds < WITHIN_S
+    assert server.lives()
+
+
+def test_a_length_and_chunks_at_once_smuggle_nothing(server: Server):
+    hidden = b"GET /v1/index/hidden HTTP/1.1\r\nHost: a\r\n\r\n"
+    body = b"0\r\n\r\n" + hidden
+    answer = server.send([_head(server, JSON, f"Content-Length: {len(body)}", "Transfer-Encoding: chunked") + body])
+    assert 400 <= answer.status < 500
+    assert b"hidden" not in answer.raw
+    assert server.lives()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
+def test_a_compressed_body_is_refused(server: Server, encoding: str):
+    bomb = zlib.compress(b"\0" * (1 << 20), wbits=31)
+    assert server.ask("POST", CHAT, bomb, JSON, f"Content-Encoding: {encoding}").status == 415
+    assert server.ask("POST", CHAT, bomb, JSON).status == 400
+
+
+@pytest.mark.parametrize("header", ["Origin: https://evil.example", "Sec-Fetch-Site: cross-site"])
+def test_a_page_of_another_site_is_refused(server: Server, header: str):
+    assert server.ask("POST", CHAT, b'{"prompt": "x"}', "Content-Type: text/plain", header).status == 403
+
+
+# --- JSON ---
+
+BODIES = {
+    "NaN": b'{"prompt": "x", "guidance": NaN}',
+    "Infinity": b'{"prompt": "x", "guidance": Infinity}',
+    "a number beyond floats": b'{"prompt": "x", "guidance": 1e999}',
+    "a number beyond integers": b'{"prompt": "x", "seed": 18446744073709551616}',
+    "thousands of digits": b'{"prompt": "x", "seed": ' + b"9" * 100_000 + b"}",
+    "a key twice": b'{"prompt": "SECRET", "prompt": "y"}',
+    "depth": b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "depth in what is ignored": b'{"prompt": "x", "other": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}",
+    "depth without end": b"[" * 1_000_000,
+    "cut short": b'{"prompt": "SECRET',
+    "no text": b'{"prompt": "\xff\xfe"}',
+    "half a letter": b'{"prompt": "\\ud800"}',
+    "a list": b"[1, 2]",
+    "nothing": b"",
+    "null": b"null",
+    "of another type": b'{"prompt": {"a": "SECRET"}}',
+    "control characters": b'{"prompt": "a\\u0000b"}',
+    "an escape sequence": b'{"prompt": "\\u001b[2J"}',
+    "no words": b'{"prompt": " "}',
+    "a very long prompt": b'{"prompt": "' + b"x" * 1_000_000 + b'"}',
+    "a hundred thousand names": json.dumps({str(n): 0 for n in range(100_000)}).encode(),
+    "a million values": b'{"prompt": "x", "other": [' + b"0," * 1_000_000 + b"0]}",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+def test_json_made_to_harm_is_refused(server: Server, body: bytes):
+    answer = server.post_json(CHAT, body)
+    assert 400 <= answer.status < 500
+    assert answer.seconds < WITHIN_S
+    assert server.lives()
+
+
+# --- pictures ---
+
+
+def _bomb(kind: str, **options: Any) -> bytes:
+    return encoded(Image.new("RGB", (3_000, 3_000)), kind, **options)
+
+
+PICTURES = {
+    "a PNG bomb": data_url(_bomb("PNG")),
+    "a WebP bomb": data_url(_bomb("WEBP", lossless=True, method=0), "image/webp"),
+    "a TIFF bomb": data_url(_bomb("TIFF", compression="tiff_deflate"), "image/tiff"),
+    "a GIF bomb": data_url(_bomb("GIF"), "image/gif"),
+    "a billion pixels": data_url(png_header(32_000, 32_000)),
+    "long sides": data_url(png_header(30_000, 1)),
+    "cut short": data_url(PICTURE[: len(PICTURE) // 2]),
+    "SVG": data_url(b'<svg xmlns="http://www.w3.org/2000/svg"/>', "image/svg+xml"),
+    "SVG that says PNG": data_url(b'<svg xmlns="http://www.w3.org/2000/svg"/>'),
+    "HTML that says PNG": data_url(b"<script>alert(1)</script>" + PICTURE),
+    "a PDF around a picture": data_url(b"%PDF-1.7\n" + PICTURE),
+    "PostScript": data_url(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+    "a pickle": data_url(b"\x80\x04\x95cos\nsystem\n(S'true'\ntR."),
+    "a type that is none": "data:text/html;base64,AAAA",
+    "bad base64": "data:image/png;base64,!!!!",
+    "base64 cut short": SMALL[:-1],
+    "no base64": "data:image/png,AAAA",
+    "nothing": "data:image/png;base64,",
+    "a file": "file:///etc/passwd",
+    "a path": "/etc/passwd",
+    "an address inside": "http://169.254.169.254/latest/meta-data/",
+    "an address outside": "https://example.com/a.png",
+}
+
+
+@pytest.mark.parametrize("url", PICTURES.values(), ids=PICTURES.keys())
+def test_pictures_made_to_harm_are_refused(server: Server, url: str):
+    answer = server.post_json(CHAT, json.dumps({"prompt": "x", "image": url}).encode())
+    assert 400 <= answer.status < 500
+    assert answer.seconds < WITHIN_S
+    assert server.lives()
+
+
+# --- forms ---
+
+FORMS = {
+    "many tiny parts": form(*[field("prompt", b"x")] * 20_000),
+    "many files": form(*[field("image", b"x", '; filename="a"')] * 10_000),
+    "many headers in a part": form(b"A: b\r\n" * 10_000 + field("prompt", b"x")),
+    "a header without end": b"--B\r\nContent-Disposition: " + b"x" * 1_000_000,
+    "a long field": form(field("prompt", b"x" * 1_000_000), IMAGE),
+    "no end": form(field("prompt", b"x"), end=b""),
+    "another boundary": form(field("prompt", b"x"), IMAGE).replace(b"--B", b"--C"),
+    "line ends alone": b"\r\n" * 500_000,
+    "no name": form(b"Content-Disposition: form-data\r\n\r\nx"),
+    "a picture that is none": form(field("prompt", b"x"), field("image", b"SECRET", '; filename="../../etc/passwd"')),
+    "words for a picture": form(field("prompt", b"x"), field("image", b"SECRET")),
+    "no words": form(IMAGE),
+}
+
+
+@pytest.mark.parametrize("body", FORMS.values(), ids=FORMS.keys())
+def test_forms_made_to_harm_are_refused(server: Server, body: bytes):
+    answer = post_form(server, body)
+    assert 400 <= answer.status < 500
+    assert answer.seconds < WITHIN_S
+    assert server.lives()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/form-data; boundary=" + "B" * 5_000,
+        "text/plain",
+    ],
+)
+def test_a_form_that_does_not_say_how_it_is_one_is_refused(server: Server, kind: str):
+    assert 400 <= post_form(server, form(field("prompt", b"x"), IMAGE), kind).status < 500
+    assert server.lives()
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "..",
+            "../etc",
+            "..%2fetc",
+            "%2e%2e",
+            "%2e%2e%2fetc%2fpasswd",
+            "..%5cetc",
+            "%2fetc",
+            "a%00b",
+            "a%0d%0ab",
+            "%ff",
+            "a%2fb",
+        ),
+        *("a.b", "~", "A", "-a", "a" * 65, "%C3%A9", "a%20b", "cats%0a", "con:", "....//"),
+    ],
+)
+def test_a_name_that_is_a_path_is_refused(server: Server, name: str):
+    assert 400 <= server.ask("GET", f"/v1/index/{name}").status < 500
+    assert server.lives()
+
+
+def test_a_key_in_an_address_does_not_reach_the_log(server: Server):
+    assert server.ask("GET", f"/v1/index/cats?key={KEY}&image=SECRET").status == 200
