@@ -16,6 +16,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import cast
 
 import anyio
 import httpcore2
@@ -137,7 +138,7 @@ class _PublicNetwork(httpcore2.AsyncNetworkBackend):
     """Connections to public addresses only, each resolved once; a name with one private address is refused altogether."""
 
     def __init__(self) -> None:
-        self._network = httpcore2.AnyIOBackend()
+        self._network = cast(httpcore2.AsyncNetworkBackend, httpcore2.AnyIOBackend())
 
     async def connect_tcp(
         self,
