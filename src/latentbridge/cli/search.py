@@ -44,10 +44,12 @@ def build(
     paths = _pictures_in(folder)
     target = out or folder / INDEX_NAME
     check_folder(target)
-    from latentbridge.models.checkpoint import load
+    from latentbridge.models.checkpoint import fingerprint, load
+    from latentbridge.retrieval.stores import create_index
 
-    index = _build(folder, paths, load(model))
-    index.save(target)
+    finder = load(model)
+    index = create_index(target, finder.embedding_size, fingerprint(finder))
+    _build(folder, paths, finder, index)
     print(f"{target}: {len(index):,} pictures")
 
 
@@ -80,21 +82,24 @@ def search(
     check_at_least("-k", k, 1)
     from latentbridge.cli.output import print_json
     from latentbridge.images import open_picture
-    from latentbridge.retrieval.index import Index
+    from latentbridge.retrieval.stores import holds_index, open_index
 
-    stored = next((path for path in (source, source / INDEX_NAME) if (path / "manifest.json").is_file()), None)
+    stored = next((path for path in (source, source / INDEX_NAME) if holds_index(path)), None)
     paths = [] if stored else _pictures_in(source)
     picture = open_picture(image) if image else None
-    index = Index.load(stored) if stored else None
-    from latentbridge.models.checkpoint import fingerprint, load
-    from latentbridge.search import search_index
+    index = open_index(stored) if stored else None
+    from latentbridge.models.checkpoint import load
+    from latentbridge.search import Wish, check_maker, search_index
 
     finder = load(model)
-    if index is not None and index.maker not in ("", fingerprint(finder)):
-        raise UserError(f"{stored} was built with another model; build it again or name that model with --model.")
-    if index is None:
+    if index is not None:
+        check_maker(finder, index, stored)
+    else:
         index = _build(source, paths, finder)
-    hits = search_index(finder, index, text=query, image=picture, but=text, k=k)
+    wishes = [Wish(words=words) for words in (query, text) if words is not None]
+    if picture is not None:
+        wishes.append(Wish(picture=picture))
+    hits = search_index(finder, index, *wishes, k=k)
     if as_json:
         asked = {"query": query, "image": image, "text": text}
         print_json({**asked, "hits": [{"id": hit.id, "score": round(hit.score, 6)} for hit in hits]})
@@ -112,7 +117,7 @@ def _pictures_in(folder: Path) -> list[Path]:
     return paths
 
 
-def _build(folder: Path, paths: list[Path], model: Model) -> Index:
+def _build(folder: Path, paths: list[Path], model: Model, index: Index | None = None) -> Index:
     """An index of the readable pictures, by their paths inside `folder`; the others are named on stderr."""
     from tqdm import tqdm
 
@@ -128,7 +133,7 @@ def _build(folder: Path, paths: list[Path], model: Model) -> Index:
             else:
                 yield path.relative_to(folder).as_posix(), picture
 
-    index = build_index(model, read())
+    index = build_index(model, read(), index)
     if not len(index):
         raise UserError(f"None of the {len(paths)} pictures in {folder} can be read; see the lines above.")
     return index
