@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.retrieval.vectors import compass, unit
 
 from latentbridge.errors import UserError
-from latentbridge.retrieval.disk import FILE, DiskIndex
+from latentbridge.retrieval.disk import FILE
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.filters import OPERATORS, Condition, hold, parse_condition
-from latentbridge.retrieval.health import health
+from latentbridge.retrieval.health import LEAST_RECALL, health
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.items import check_name
 from latentbridge.retrieval.stores import create_index, holds_index, open_index
@@ -25,13 +25,19 @@ from latentbridge.retrieval.stores import create_index, holds_index, open_index
 Make = Callable[[int], Index]
 
 
-@pytest.fixture(params=["exact", "disk"])
+@pytest.fixture(params=["exact", "disk", pytest.param("postgres", marks=pytest.mark.slow)])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    """A maker of empty indexes."""
+    """A maker of empty indexes, one a test."""
     made: list[Index] = []
 
     def new(dimension: int) -> Index:
-        index = ExactIndex(dimension) if request.param == "exact" else DiskIndex.create(tmp_path / "index", dimension)
+        if request.param == "exact":
+            index: Index = ExactIndex(dimension)
+        elif request.param == "disk":
+            index = create_index(tmp_path / "index", dimension)
+        else:
+            name = f"test-{abs(hash(request.node.name)):x}"
+            index = create_index(f"{request.getfixturevalue('postgres')}/{name}", dimension)
         made.append(index)
         return index
 
@@ -133,15 +139,13 @@ entries = st.dictionaries(
 conditions = st.builds(Condition, st.sampled_from(["kind", "a.b", "x-1"]), st.sampled_from(sorted(OPERATORS)), values)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(metadata=st.lists(entries, min_size=1, max_size=8), where=st.lists(conditions, min_size=1, max_size=2))
-def test_a_file_filters_as_the_oracle_does(
-    tmp_path_factory: pytest.TempPathFactory, metadata: list[dict[str, Any]], where: list[Condition]
-) -> None:
-    index = DiskIndex.create(tmp_path_factory.mktemp("filters") / "index", 2)
+def test_filters_mean_the_same_everywhere(make: Make, metadata: list[dict[str, Any]], where: list[Condition]) -> None:
+    index = make(2)
+    index.delete(list(index.ids()))
     index.add([str(i) for i in range(len(metadata))], np.tile([[1.0, 0.0]], (len(metadata), 1)), metadata)
     assert list(index.ids(where)) == [str(i) for i, entry in enumerate(metadata) if hold(where, entry)]
-    index.close()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +169,59 @@ def test_conditions_as_people_write_them(text: str, field: str, sign: str, value
 def test_conditions_nobody_can_read_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="write it like kind=photo"):
         parse_condition(text)
+
+
+# --- a database elsewhere ---
+
+
+@pytest.mark.slow
+def test_a_database_keeps_indexes_apart_and_their_makers(postgres: str) -> None:
+    address = f"{postgres}/kept-apart"
+    index = compass(create_index(address, 2, "a model"))
+    index.add(["far"], np.array([[0.0, -1.0]]))
+    other = create_index(f"{postgres}/kept-apart-2", 3, "a model")
+    index.close()
+    again = open_index(address)
+    assert (again.dimension, again.maker, len(again), len(other)) == (2, "a model", 4, 0)
+    assert health(again).faults == () and again.description()["bytes"] > 0
+    with pytest.raises(UserError, match="another model"):
+        create_index(address, 2, "another")
+    with pytest.raises(UserError, match="holds no index"):
+        open_index(f"{postgres}/nothing")
+    with pytest.raises(UserError, match="at most 2,000 numbers"):
+        create_index(f"{postgres}/wide", 3000)
+
+
+@pytest.mark.slow
+def test_a_database_finds_through_its_graph_and_through_a_filter(postgres: str) -> None:
+    rng, count = np.random.default_rng(7), 2003
+    index = create_index(f"{postgres}/graph", 16)
+    index.add([str(i) for i in range(count)], unit(rng, count, 16), [{"n": i} for i in range(count)])
+    index.refresh()
+    assert health(index).recall >= LEAST_RECALL
+    few = [Condition("n", "<", 50)]
+    for quick, exact in zip(
+        *(index.search(unit(rng, 5, 16), 10, few, exact=exact) for exact in (False, True)), strict=True
+    ):
+        assert len(quick) == len(exact) == 10
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("postgres://localhost/pets", "does not name an index"),
+        ("postgres://localhost/db/Bad Name", "cannot name an index"),
+        ("postgres://me:secret@127.0.0.1:1/db/pets", "does not answer"),
+        ("qdrant://localhost/pets", "Nothing is known of qdrant://"),
+    ],
+)
+def test_addresses_that_lead_nowhere_are_refused_without_the_password(address: str, message: str) -> None:
+    if "answer" in message:
+        pytest.importorskip("psycopg")
+    for opening in (open_index, lambda place: create_index(place, 2)):
+        with pytest.raises(UserError, match=message) as refused:
+            opening(address)
+        assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
 
 
 # --- the folder ---

@@ -75,6 +75,9 @@ class ExactIndex:
         order = np.unique(keys)
         return self._rows.take(order)[np.searchsorted(order, keys)]
 
+    def refresh(self) -> None:
+        """See `Index.refresh`; there is nothing to do."""
+
     def compact(self) -> None:
         """See `Index.compact`."""
         keys, kept = np.array(sorted(self._items), np.int64), self._rows

@@ -58,8 +58,12 @@ class Index(Protocol):
         """float32 [n, dimension]; raises UserError where there is no such item."""
         ...
 
+    def refresh(self) -> None:
+        """After much was added or deleted: bring up to date what makes searches quick. Searches are right without it."""
+        ...
+
     def compact(self) -> None:
-        """Give back the room of what was deleted, and bring what searches are quick by up to date."""
+        """Give back the room of what was deleted, and refresh."""
         ...
 
     def faults(self) -> list[str]:

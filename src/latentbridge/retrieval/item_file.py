@@ -134,7 +134,7 @@ class ItemFile:
         )
         return self._arrays(found)
 
-    def keys(self, where: Sequence[Condition]) -> np.ndarray:
+    def keys(self, where: Sequence[Condition] = ()) -> np.ndarray:
         """int64 [n], sorted: the keys of the items that meet all conditions."""
         clause, values = _clause(where)
         rows = self._ask(f"SELECT key FROM items WHERE {clause} ORDER BY key", values)
@@ -159,10 +159,10 @@ class ItemFile:
         asked = "SELECT id, key, metadata FROM items WHERE id IN (SELECT value FROM json_each(?))"
         return {name: (key, entry) for name, key, entry in self._ask(asked, (json.dumps(list(ids)),))}
 
-    def compact(self) -> None:
-        """Forget removals and give their room back to the disk."""
+    def compact(self, upto: int) -> None:
+        """Forget removals up to a number, and give the room of what was removed back to the disk."""
         with self._commits() as connection:
-            connection.execute("DELETE FROM removed")
+            connection.execute("DELETE FROM removed WHERE number <= ?", (upto,))
             connection.execute("UPDATE settings SET value = value + 1 WHERE name = 'compactions'")
         with self._writing, self._told():
             self._connection().execute("VACUUM")

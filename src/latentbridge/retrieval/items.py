@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,13 @@ def check_name(name: str) -> str:
             "the first a letter or digit."
         )
     return name
+
+
+def shown(address: str | Path) -> str:
+    """An address as it may be printed: without a password."""
+    place, at, rest = str(address).rpartition("@")
+    kind, colon, user = place.partition("://")
+    return f"{kind}{colon}{user.partition(':')[0]}{at}{rest}" if at and colon else str(address)
 
 
 def no_item(name: str) -> UserError:
