@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from itertools import islice
 from typing import Any
 
@@ -33,6 +34,10 @@ class Built:
     left_out: list[str] = field(default_factory=list)
     """What could not be used, a sentence each."""
     seconds: float = 0.0
+
+    def __add__(self, other: Built) -> Built:
+        """Both passes, one after the other."""
+        return Built(*(getattr(self, each.name) + getattr(other, each.name) for each in dataclass_fields(self)))
 
     @property
     def rate(self) -> float:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latentbridge.cli.arguments import AsJson, ModelName, check_at_least, check_folder
+from latentbridge.cli.filling import fill, list_left_out, tell
 from latentbridge.errors import UserError
 
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
-    from latentbridge.indexing import Built
-    from latentbridge.models.unified import Model
     from latentbridge.retrieval.filters import Condition
     from latentbridge.retrieval.index import Index
 
@@ -22,8 +20,6 @@ app = typer.Typer(help="Build and keep an index of pictures.", rich_markup_mode=
 
 INDEX_NAME = ".latentbridge-index"
 """Where a folder's index is kept unless --store says otherwise."""
-LEFT_OUT = "left_out.txt"
-"""The pictures that could not be used, listed beside the index."""
 
 Address = Annotated[
     str,
@@ -86,15 +82,15 @@ def build(
 
     finder, new = load(model), not holds_index(target)
     index = create_index(target, finder.embedding_size, fingerprint(finder))
-    built = _fill(finder, index, found, said)
+    built = fill(finder, index, found, said)
     if "://" not in target:
-        _list_left_out(Path(target), built.left_out)
+        list_left_out(Path(target), built.left_out)
     if not len(index):
         index.close()
         if new and "://" not in target:
             _remove(Path(target))
         raise UserError(f"None of the {len(built.left_out)} pictures in {source} can be read; see the lines above.")
-    _tell(shown(target), index, built, as_json)
+    tell(shown(target), index, built, as_json)
 
 
 @app.command()
@@ -118,6 +114,7 @@ def add(
     found: list[Source] = [FilePictures(files)] if files else []
     found += [open_source(source) for source in sources if Path(source) not in files]
     said = _fields(fields)
+    from latentbridge.indexing import Built
     from latentbridge.models.checkpoint import load
     from latentbridge.retrieval.items import shown
     from latentbridge.search import check_maker
@@ -125,8 +122,8 @@ def add(
     index = open_at(address)
     finder = load(model)
     check_maker(finder, index, shown(address))
-    for each in found:
-        _tell(shown(address), index, _fill(finder, index, each, said, mirror=False), as_json)
+    built = sum((fill(finder, index, each, said, mirror=False) for each in found), Built())
+    tell(shown(address), index, built, as_json)
 
 
 @app.command()
@@ -280,44 +277,8 @@ def _fields(written: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _fill(model: Model, index: Index, source: Source, fields: dict[str, Any], mirror: bool = True) -> Built:
-    from tqdm import tqdm
-
-    from latentbridge.indexing import fill_index
-
-    def say(sentence: str) -> None:
-        tqdm.write(f"left out: {sentence}", file=sys.stderr)
-
-    with tqdm(total=source.count(), desc="indexing", unit="picture", disable=None) as bar:
-        return fill_index(model, index, source, fields, mirror=mirror, left_out=say, progress=bar.update)
-
-
-def _tell(place: str, index: Index, built: Built, as_json: bool) -> None:
-    from latentbridge.cli.output import print_json
-
-    if as_json:
-        counts = {"embedded": built.embedded, "unchanged": built.unchanged, "dropped": built.dropped}
-        speed = {"seconds": round(built.seconds, 1), "pictures a second": round(built.rate, 1)}
-        print_json({"index": place, "items": len(index), **counts, "left out": built.left_out, **speed})
-        return
-    done = f"{built.embedded:,} embedded at {built.rate:.1f} a second" if built.embedded else "none of them new"
-    more = {"unchanged": built.unchanged, "dropped": built.dropped, "left out": len(built.left_out)}
-    print(f"{place}: {len(index):,} pictures, {done}" + "".join(f", {n:,} {what}" for what, n in more.items() if n))
-
-
 def _described(index: Index) -> str:
     return f"{len(index):,} items; " + ", ".join(f"{name}: {value}" for name, value in index.description().items())
-
-
-def _list_left_out(folder: Path, sentences: list[str]) -> None:
-    """The list beside the index, where there is anything to list."""
-    from latentbridge.rundir import atomic_write
-
-    if not sentences:
-        (folder / LEFT_OUT).unlink(missing_ok=True)
-        return
-    with atomic_write(folder / LEFT_OUT) as temporary:
-        temporary.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8", errors="replace")
 
 
 def _remove(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentbridge.cli.arguments import PICTURE_SUFFIXES, AsJson, ModelName, check_at_least, check_out, check_text
+from latentbridge.cli.filling import fill
 from latentbridge.cli.index import INDEX_NAME, Where, conditions_of, open_at
 from latentbridge.errors import UserError
 
@@ -130,18 +130,11 @@ def _stored(address: str) -> tuple[Index | None, Source | None]:
 
 def _built(model: Model, source: Source) -> Index:
     """An index in memory of all pictures that can be read; the others are named on stderr."""
-    from tqdm import tqdm
-
-    from latentbridge.indexing import fill_index
     from latentbridge.models.checkpoint import fingerprint
     from latentbridge.retrieval.exact import ExactIndex
 
-    def say(sentence: str) -> None:
-        tqdm.write(f"left out: {sentence}", file=sys.stderr)
-
     index = ExactIndex(model.embedding_size, fingerprint(model))
-    with tqdm(total=source.count(), desc="indexing", unit="picture", disable=None) as bar:
-        built = fill_index(model, index, source, left_out=say, progress=bar.update)
+    built = fill(model, index, source)
     if not len(index):
         raise UserError(
             f"None of the {len(built.left_out)} pictures in {source.name} can be read; see the lines above."

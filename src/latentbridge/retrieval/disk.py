@@ -235,10 +235,10 @@ class DiskIndex:
         for keys, vectors in self._file.rows(0, self._file.state().last_key):
             part = Rows(self.dimension)
             part.append(keys, vectors)
-            for row, (more, scores) in enumerate(part.search(queries, k, among)):
-                keys, scores = np.append(best[row][0], more), np.append(best[row][1], scores)
+            for row, found in enumerate(part.search(queries, k, among)):
+                numbers, scores = (np.append(*both) for both in zip(best[row], found, strict=True))
                 order = np.argsort(-scores, kind="stable")[:k]
-                best[row] = keys[order], scores[order]
+                best[row] = numbers[order], scores[order]
         return best
 
     def _settle(self, built: Cells, removed: np.ndarray) -> None:
