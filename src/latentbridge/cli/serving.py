@@ -58,9 +58,9 @@ def serve(
     known = read_keys(keys)
     check_bind(host, known)
     try:
-        from latentbridge.serving.api import Protection, create_app
+        from latentbridge.serving.api import create_app
         from latentbridge.serving.fetch import Fetching
-        from latentbridge.serving.limits import KINDS
+        from latentbridge.serving.limits import KINDS, Limits
         from latentbridge.serving.listening import listen
         from latentbridge.serving.rates import Rates, parse_allowances
     except ImportError as missing:
@@ -72,5 +72,6 @@ def serve(
 
     called = name or model.rstrip("/").rpartition("/")[2]
     settings = Settings(model_name=called, max_requests=max_requests, request_timeout_s=timeout_s)
-    protection = Protection(known, rates, fetching=Fetching(hosts=tuple(fetch or ())))
-    listen(create_app(load(model), settings, protection), host, port, protection.limits)
+    limits, fetching = Limits(), Fetching(hosts=tuple(fetch or ()))
+    app = create_app(load(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
+    listen(app, host, port, limits)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -31,24 +30,21 @@ from latentbridge.serving.settings import Settings
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Protection:
-    """Who may ask, how much, how large a request may be, and where pictures may be fetched from."""
-
-    keys: Keys = field(default_factory=Keys)
-    rates: Rates = field(default_factory=Rates)
-    limits: Limits = field(default_factory=Limits)
-    fetching: Fetching = field(default_factory=Fetching)
-
-
-def create_app(model: Model, settings: Settings | None = None, protection: Protection | None = None) -> FastAPI:
+def create_app(
+    model: Model,
+    settings: Settings | None = None,
+    *,
+    keys: Keys | None = None,
+    rates: Rates | None = None,
+    limits: Limits | None = None,
+    fetching: Fetching | None = None,
+) -> FastAPI:
     """The server's app over a model, which it takes over (`Engine`); it works from its start-up to its shutdown.
 
     `app.state.house` is what routes share. What stands before them all is `Guard`, and `Counted` sees its refusals too.
     """
-    settings, against = settings or Settings(), protection or Protection()
-    metrics = Metrics()
-    house = House(Engine(model, settings, metrics), settings, against.fetching)
+    settings, metrics = settings or Settings(), Metrics()
+    house = House(Engine(model, settings, metrics), settings, fetching or Fetching())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -64,7 +60,7 @@ def create_app(model: Model, settings: Settings | None = None, protection: Prote
         app.include_router(routes.router)
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
-    app.add_middleware(Guard, keys=against.keys, rates=against.rates, limits=against.limits)
+    app.add_middleware(Guard, keys=keys or Keys(), rates=rates or Rates(), limits=limits or Limits())
     app.add_middleware(Counted, metrics=metrics)  # the last added is asked first
     return app
 
