@@ -24,8 +24,9 @@ from latentbridge.serving.limits import Guard, Limits
 from latentbridge.serving.metrics import Metrics
 from latentbridge.serving.rates import Rates
 from latentbridge.serving.refusals import Refusal, error_document, too_fast
-from latentbridge.serving.routes import chat, embeddings, loopback, pictures, state
+from latentbridge.serving.routes import chat, embeddings, loopback, pictures, search, state
 from latentbridge.serving.settings import Settings
+from latentbridge.serving.shelf import Shelf
 
 _log = logging.getLogger(__name__)
 
@@ -44,19 +45,21 @@ def create_app(
     `app.state.house` is what routes share. What stands before them all is `Guard`, and `Counted` sees its refusals too.
     """
     settings, metrics = settings or Settings(), Metrics()
-    house = House(Engine(model, settings, metrics), settings, fetching or Fetching())
+    shelf = Shelf(settings.indexes, model)
+    house = House(Engine(model, settings, metrics), settings, fetching or Fetching(), shelf)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         house.engine.start()
         yield
         await house.engine.close()
+        shelf.close()
 
     app = FastAPI(
         title="LatentBridge", version=latentbridge.__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.house = house
-    for routes in (chat, pictures, embeddings, loopback, state):
+    for routes in (chat, pictures, embeddings, search, loopback, state):
         app.include_router(routes.router)
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
