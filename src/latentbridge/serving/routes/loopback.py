@@ -10,7 +10,7 @@ from latentbridge.rng import numpy_rng
 from latentbridge.serving.documented import REFUSALS
 from latentbridge.serving.house import TheHouse, new_seed, png
 from latentbridge.serving.json_bodies import JsonRoute
-from latentbridge.serving.schemas import LoopbackAnswer, LoopbackRequest, LoopbackRound
+from latentbridge.serving.our_schemas import LoopbackAnswer, LoopbackRequest, LoopbackRound
 from latentbridge.serving.work import PictureEmbedding
 from latentbridge.types import Picture
 

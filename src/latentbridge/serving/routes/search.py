@@ -16,7 +16,7 @@ from latentbridge.search import Wish
 from latentbridge.serving.documented import REFUSALS, TAKEN
 from latentbridge.serving.house import House, TheHouse
 from latentbridge.serving.json_bodies import JsonRoute
-from latentbridge.serving.schemas import (
+from latentbridge.serving.our_schemas import (
     Added,
     AddRequest,
     Deleted,
