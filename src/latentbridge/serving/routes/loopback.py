@@ -48,4 +48,4 @@ async def loopback(asked: LoopbackRequest, request: Request, house: TheHouse) ->
             before = vector
         return rounds
 
-    return LoopbackAnswer(seed=seed, rounds=await house.answer(request, work()))
+    return LoopbackAnswer(seed=seed, rounds=await house.answer(request, work))
