@@ -16,7 +16,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from schemathesis import GenerationMode
-from schemathesis.checks import CHECKS
+from schemathesis.checks import CHECKS, load_all_checks
 from tests.serving.conftest import png_of, url_of
 from tests.serving.server import Server, running
 
@@ -31,6 +31,7 @@ from latentbridge.serving.limits import Limits
 from latentbridge.serving.settings import Settings
 from latentbridge.types import Picture
 
+load_all_checks()
 ANSWERS = CHECKS.get_by_names(
     ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
 )
