@@ -1,4 +1,4 @@
-"""Requests and answers by OpenAI's names, and ours beside them.
+"""Requests and answers by OpenAI's names.
 
 What OpenAI's API has and this model cannot do is refused unless it is asked for by its neutral value; what only concerns
 OpenAI's own house (`user`, `store`) is taken and left alone; any other name is refused, as OpenAI does.
@@ -18,7 +18,7 @@ One = Annotated[float, Field(ge=1, le=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=100, description="A text that ends the reply.")]
 
 
-class _Request(BaseModel):
+class AnyRequest(BaseModel):
     """What every request may name."""
 
     model_config = ConfigDict(extra="forbid")
@@ -86,7 +86,7 @@ class ResponseFormat(BaseModel):
     type: Literal["text"]
 
 
-class ChatRequest(_Request):
+class ChatRequest(AnyRequest):
     messages: list[Message] = Field(min_length=1, max_length=200)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -159,7 +159,7 @@ class ChatChunk(BaseModel):
 # --- pictures ------------------------------------------------------------------------------------
 
 
-class DrawRequest(_Request):
+class DrawRequest(AnyRequest):
     prompt: str
     n: int | None = Field(1, ge=1)
     size: str | None = Field(None, description='"auto" or the size the model draws.')
@@ -203,7 +203,7 @@ class PictureInput(BaseModel):
     image: str = Field(description="A data URL of a picture.")
 
 
-class EmbeddingRequest(_Request):
+class EmbeddingRequest(AnyRequest):
     input: str | list[str | TextInput | PictureInput] = Field(
         description='OpenAI takes texts; here {"image": "data:..."} and {"text": "..."} may stand among them.',
     )
@@ -229,7 +229,7 @@ class EmbeddingAnswer(BaseModel):
     usage: EmbeddingUsage
 
 
-# --- models, loopback, health --------------------------------------------------------------------
+# --- models ------------------------------------------------------------------------------------
 
 
 class ModelCard(BaseModel):
@@ -242,25 +242,3 @@ class ModelCard(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[ModelCard]
-
-
-class LoopbackRequest(_Request):
-    image: str = Field(description="A data URL of the picture to start from.")
-    rounds: int = Field(4, ge=1, description="How often to go round: into words, and drawn from them.")
-    seed: Seed | None = None
-
-
-class LoopbackRound(BaseModel):
-    words: str
-    b64_json: str = Field(description="A PNG of what was drawn from the words.")
-    to_origin: float = Field(description="Cosine of what the model sees in this picture and in the first.")
-    to_previous: float = Field(description="Cosine of what it sees in this picture and in the one before.")
-
-
-class LoopbackAnswer(BaseModel):
-    seed: int
-    rounds: list[LoopbackRound]
-
-
-class Health(BaseModel):
-    status: Literal["ok"] = "ok"
