@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cache, partial
@@ -29,8 +28,6 @@ from latentbridge.serving.refusals import Refusal, error_document, too_fast
 from latentbridge.serving.routes import chat, embeddings, loopback, pictures, search, state
 from latentbridge.serving.settings import Settings
 from latentbridge.serving.shelf import Shelf
-
-_log = logging.getLogger(__name__)
 
 
 def create_app(
