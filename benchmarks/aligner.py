@@ -21,7 +21,7 @@ from harness import SMOKE, Target, compare, in_turns, keep, one_thread, printed_
 from torch import Tensor, nn
 
 from latentbridge.config import AlignerConfig
-from latentbridge.models.aligner import BiTransformer
+from latentbridge.models.omnibridge.aligner import BiTransformer
 from latentbridge.rng import torch_rng
 from latentbridge.training.recompute import Recompute, recompute
 

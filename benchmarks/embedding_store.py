@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from latentbridge.data.embeddings import EmbeddingStore, text_digest
-from latentbridge.data.released_embeddings import read_released
+from latentbridge.data.stores.embeddings import EmbeddingStore, text_digest
+from latentbridge.data.stores.released_embeddings import read_released
 from latentbridge.rng import numpy_rng
 from latentbridge.types import EmbeddingSpace
 

@@ -19,8 +19,8 @@ from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import new_model
 from latentbridge.recipes import PRETRAIN_BAGEL, PRETRAIN_HARMON, PRETRAIN_JANUS
 from latentbridge.rng import torch_rng
-from latentbridge.training.counting import count_step
-from latentbridge.training.estimate import GIB, estimate
+from latentbridge.training.costs.counting import count_step
+from latentbridge.training.costs.estimate import GIB, estimate
 from latentbridge.training.stage import Objective, moving
 from latentbridge.training.stages import make_stage
 

@@ -25,15 +25,15 @@ from safetensors.torch import load_file
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor, TrainerCallback
 
 from latentbridge.config import GrpoConfig, OptimConfig, RunConfig
-from latentbridge.data.problems import problems
-from latentbridge.data.render import render
+from latentbridge.data.shapes.problems import problems
+from latentbridge.data.shapes.render import render
 from latentbridge.models.checkpoint import load, save_model, shipped
 from latentbridge.prompts import deliberated
 from latentbridge.recipes import recipe
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import RunDir
 from latentbridge.training.loop import train
-from latentbridge.training.rewards import REWARDS
+from latentbridge.training.objectives.rewards import REWARDS
 from latentbridge.training.stages import make_stage
 
 try:
@@ -49,7 +49,7 @@ TEMPLATE = (
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""The turns of `models/qwen_vl.py`, as trl wants them."""
+"""The turns of `models/qwen_vl/model.py`, as trl wants them."""
 
 
 def main() -> None:

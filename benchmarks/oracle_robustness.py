@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
-from latentbridge.data.oracle import read_scene
-from latentbridge.data.render import render
-from latentbridge.data.scenes import SPLITS, Scene, scenes
+from latentbridge.data.shapes.oracle import read_scene
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import SPLITS, Scene, scenes
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import atomic_write
 

@@ -18,7 +18,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latentbridge.models.checkpoint import load
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.recipes import recipe
 from latentbridge.training.stages import make_stage
 

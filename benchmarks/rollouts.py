@@ -17,12 +17,12 @@ from harness import SMOKE, Target, compare, in_turns, keep, one_thread
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from latentbridge.data.language import describe
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.language import describe
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import load
 from latentbridge.rng import numpy_rng, torch_rng
-from latentbridge.training.latentumm import RoundTrip, all_trips, best_trips, preference_loss, rollout_noise
+from latentbridge.training.objectives.latentumm import RoundTrip, all_trips, best_trips, preference_loss, rollout_noise
 
 PAIRS, SIGMA, ROUNDS, COUNTS = (2, 0.05, 1, (2,)) if SMOKE else (4, 0.05, 5, (2, 4, 8))
 

@@ -4,7 +4,7 @@ Three ways a step can get its features: read from the store, recomputed from sto
 captions were sampled anew, which is what the released code does. Two sizes: the shipped tiny model, and the proportions of
 the 8B recipe scaled down: all widths by 8 (3584 to 448, of the aligner 2048 to 256), 28 layers to 8 and 24 to 4, which
 leaves the backbone 7 times the weights that stage 2 moves, where it is 6 at full size. At full size nothing is timed; there the ratio of FLOPs is
-given, by the passes of `training/estimate.py`: of the store's step one forward and backward of projector and aligner, of
+given, by the passes of `training/costs/estimate.py`: of the store's step one forward and backward of projector and aligner, of
 the others the vision tower and language model over picture, caption and description, and mT5's encoder, besides. FLOPs
 say too little of sampling, which reads all weights once for every token of a batch; how much that is stands beside them.
 Run: python benchmarks/stage2_step.py
@@ -22,12 +22,12 @@ from harness import SMOKE, compare, in_turns, keep, one_thread
 
 from latentbridge.config import AlignerConfig, BackboneConfig, ModelConfig, RunConfig
 from latentbridge.models.checkpoint import new_model
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.recipes import ALIGN
 from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2
 from latentbridge.rng import torch_rng
-from latentbridge.training.estimate import pass_flops, sketch
-from latentbridge.training.passes import Pass, passes
+from latentbridge.training.costs.estimate import pass_flops, sketch
+from latentbridge.training.costs.passes import Pass, passes
 from latentbridge.training.stages.align import Align
 
 ROUNDS, BATCH = (1, 2) if SMOKE else (6, 16)

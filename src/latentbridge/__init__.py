@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentbridge.models.checkpoint import load
-    from latentbridge.models.unified import Model
+    from latentbridge.models.omnibridge.model import Model
     from latentbridge.retrieval.index import Index
 
 __version__ = "0.1.0"
 __all__ = ["Index", "Model", "load"]
 _HOMES = {
     "load": "latentbridge.models.checkpoint",
-    "Model": "latentbridge.models.unified",
+    "Model": "latentbridge.models.omnibridge.model",
     "Index": "latentbridge.retrieval.index",
 }
 

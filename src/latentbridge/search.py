@@ -11,7 +11,7 @@ import numpy as np
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.unified import Images, Model, Texts
+from latentbridge.models.omnibridge.model import Images, Model, Texts
 from latentbridge.retrieval.index import Index, compose_query
 from latentbridge.types import Hit
 

@@ -13,7 +13,7 @@ from latentbridge.cli.arguments import AsJson, ModelName, check_at_least, check_
 from latentbridge.errors import UserError
 
 if TYPE_CHECKING:
-    from latentbridge.models.unified import Model
+    from latentbridge.models.omnibridge.model import Model
     from latentbridge.retrieval.index import Index
     from latentbridge.types import Picture
 
