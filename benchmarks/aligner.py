@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-from harness import SMOKE, Target, compare, in_turns, keep, one_thread, printed_number
+from harness import SMOKE, Target, compare, flops, in_turns, keep, one_thread, printed_number
 from torch import Tensor, nn
 
 from latentbridge.config import AlignerConfig
@@ -62,7 +62,10 @@ def main() -> None:
             compare(f"{name}: blocks / eager, memory of a step", [memory["blocks"]], [memory["none"]]),
             compare(f"{name}: eager / floor, time", seconds["none"], seconds["floor"]),
         ]
+        products = {way: flops(ways[way]) for way in seconds}
         details[name] = {
+            "FLOPs, eager / floor": round(products["none"] / products["floor"], 3),
+            "GFLOP a CPU second": {way: round(products[way] / min(found) / 1e9, 1) for way, found in seconds.items()},
             "CPU s": {way: round(min(found), 3) for way, found in seconds.items()},
             "MiB of a step": {what: round(found) for what, found in memory.items()},
         }
