@@ -48,6 +48,7 @@ def main() -> None:
         for what in WAYS:
             model, ways[what] = prepared(depth, BATCH)
             recompute(model, what)
+        ways["bfloat16"] = torch.autocast("cpu", torch.bfloat16)(prepared(depth, BATCH)[1])
         ways["floor"] = floor(depth)
         seconds = in_turns(ways, ROUNDS)
         memory = {
@@ -60,6 +61,7 @@ def main() -> None:
             compare(f"{name}: cheap / eager, memory of a step", [memory["cheap"]], [memory["none"]], most=0.6),
             compare(f"{name}: blocks / eager, time", seconds["blocks"], seconds["none"]),
             compare(f"{name}: blocks / eager, memory of a step", [memory["blocks"]], [memory["none"]]),
+            compare(f"{name}: eager / bfloat16, time", seconds["none"], seconds["bfloat16"]),
             compare(f"{name}: eager / floor, time", seconds["none"], seconds["floor"]),
         ]
         products = {way: flops(ways[way]) for way in seconds}

@@ -1,8 +1,8 @@
 """Stage 1 with several conversations in a row against conversations padded to the longest: CPU time for the same tokens.
 
 The same batches of a recipe's own size both ways, another every round, forward and backward through the shipped model's
-backbone; packing them is timed with it. The floor is how many rows are left: time can fall by no more than what is left out
-but for attention, which is shorter in shorter rows and not in packed ones. Run: python benchmarks/packing.py
+backbone; packing them is timed with it. At most as much can be won as there are places fewer, which the details tell: all
+but attention takes its time by the place, and attention has as long rows as before. Run: python benchmarks/packing.py
 """
 
 from __future__ import annotations

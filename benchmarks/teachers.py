@@ -2,10 +2,12 @@
 
 `drawings` are pictures by unseen artists, each with concept, hand and background in its text. A teacher is left out where
 it knows none of a world's texts, and asked only for those it knows. Chance is one in as many as there are pairs.
-Run: python benchmarks/teachers.py [TEACHER ...], such as package scene:runs/scene-teacher; else `package`.
+Run: python benchmarks/teachers.py [TEACHER ...]; else `package`, and `scene` where it was trained in `runs`.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from harness import ARGUMENTS, SMOKE, Target, keep, one_thread, share
@@ -19,9 +21,10 @@ PAIRS = {"shapes": 20, "drawings": 20} if SMOKE else {"shapes": 1000, "drawings"
 
 def main() -> None:
     one_thread()
+    trained = sorted(Path("runs").glob("**/scene-teacher"))
     targets: list[Target] = []
     known: dict[str, dict[str, int]] = {}
-    for name in ARGUMENTS or ["package"]:
+    for name in ARGUMENTS or ["package", *(f"scene:{run}" for run in trained[:1])]:
         found = measure(name, load_teacher(name))
         targets += [target for pair in found.values() for target in pair[1]]
         known[name] = {world: count for world, (count, _) in found.items()}
