@@ -79,6 +79,7 @@ def _target(
 def flops(way: Callable[[], object]) -> int:
     """Of the products that a way computes, there and back, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
+        counter.mod_tracker.__exit__()  # to which module a product belongs is not asked; without gradients asking may fail
         way()
     return counter.get_total_flops()
 
