@@ -21,7 +21,7 @@ from latentbridge.rundir import RunDir
 from latentbridge.training.loop import train
 from latentbridge.training.stages import make_stage
 
-LINES, STEPS_A_LINE, ROUNDS = (2, 2, 1) if SMOKE else (2, 3, 3)
+LINES, STEPS_A_LINE, ROUNDS = (2, 2, 1) if SMOKE else (2, 2, 3)
 """Lines of the log that count, and steps between them."""
 STARTS = {
     "pretrain-decoder": (("autoencoder.", "tiny"),),
