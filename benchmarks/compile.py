@@ -1,7 +1,7 @@
 """torch.compile on and off: forward and backward of one block of the tiny aligner and of one of the decoder.
 
 Blocks alone, for they are what repeats: all blocks of a kind share what one of them was compiled to (PyTorch's recipe of
-regional compilation). A block took 34 CPU seconds, nearly all of them the C++ compiler's; the aligner whole had not ended
+regional compilation). A block took 34 CPU seconds with the C++ compiler in them; the aligner whole had not ended
 after 49, more than three minutes of a busy machine (2026-11-23). The language model is left out: its batches have another
 length at every step, for which it would be compiled again and again. Compiling needs a C++ compiler, and its own time is
 given, for a run must first earn that back.
