@@ -314,9 +314,9 @@ def embedded() -> tuple[np.ndarray, np.ndarray]:
     """The shipped model's vectors of 1,024 scenes, and of the descriptions of 128 others."""
     from itertools import islice
 
-    from latentbridge.data.language import describe
-    from latentbridge.data.render import render
-    from latentbridge.data.scenes import scenes
+    from latentbridge.data.shapes.language import describe
+    from latentbridge.data.shapes.render import render
+    from latentbridge.data.shapes.scenes import scenes
     from latentbridge.models.checkpoint import load
 
     model, drawn = load("tiny"), list(islice(scenes("train", numpy_rng(0, "engines")), 1152))

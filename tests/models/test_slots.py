@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from latentbridge.errors import UserError
-from latentbridge.models.slots import Choosing, ReplySlots
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.qwen_vl.slots import Choosing, ReplySlots
 from latentbridge.types import Conversation
 
 LENGTH, MOST = 97, 11

@@ -20,11 +20,11 @@ from schemathesis.checks import CHECKS, load_all_checks
 from tests.serving.conftest import png_of, url_of
 from tests.serving.server import Server, running
 
-from latentbridge.data.render import render
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.evaluation.loopback import loopback
 from latentbridge.models.backbones.omnibridge import OmniBridge
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
 from latentbridge.serving.limits import Limits

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import latentbridge
 from latentbridge.errors import StorageError, UserError
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.serving.documented import documented
 from latentbridge.serving.engine import Busy, Closing, Engine
 from latentbridge.serving.fetch import Fetching

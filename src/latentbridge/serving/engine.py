@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from latentbridge.errors import UserError
-from latentbridge.models.slots import ReplySlots
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.qwen_vl.slots import ReplySlots
 from latentbridge.serving.metrics import Metrics
 from latentbridge.serving.replies import Ask, Piece, Writing
 from latentbridge.serving.rows import make_rows_independent
