@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from harness import SMOKE, Target, compare, in_turns, keep, one_thread
@@ -229,7 +228,7 @@ def measure(make: Callable[[Path], Engine], folder: Path, count: int) -> dict[st
     queries, best = np.load(folder / "queries.npy"), np.load(folder / "best.npy")
     with tempfile.TemporaryDirectory(dir=folder) as home:
         engine = make(Path(home))
-        before, began = memory(), time.process_time()
+        before, began = memory("VmRSS"), time.process_time()
         engine.build(blocks(folder), count)
         build = time.process_time() - began
         disk = sum(path.stat().st_size for path in Path(home).rglob("*") if path.is_file())
@@ -244,7 +243,7 @@ def measure(make: Callable[[Path], Engine], folder: Path, count: int) -> dict[st
             engine.search(query, width)
             wall.append(time.perf_counter() - began)
         cpu = (time.process_time() - cpu) / len(queries)
-        after, peak = memory(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        after, peak = memory("VmRSS"), memory("VmHWM")
     return {
         "build CPU s": round(build, 1),
         "disk MB": round(disk / 1e6),
@@ -259,9 +258,9 @@ def measure(make: Callable[[Path], Engine], folder: Path, count: int) -> dict[st
     }
 
 
-def memory() -> float:
-    """MB that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+def memory(kind: Literal["VmRSS", "VmHWM"]) -> float:
+    """MB that this process holds now, or has held at most."""
+    return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").open() if line.startswith(kind))
 
 
 def against_faiss(folder: Path, count: int, name: str) -> Target:
