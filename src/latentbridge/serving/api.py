@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import latentbridge
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.unified import Model
+from latentbridge.serving.callers import Stranger
 from latentbridge.serving.engine import Busy, Closing, Engine
 from latentbridge.serving.fetch import Fetching
 from latentbridge.serving.house import House
@@ -26,6 +27,7 @@ from latentbridge.serving.rates import Rates
 from latentbridge.serving.refusals import Refusal, error_document, too_fast
 from latentbridge.serving.routes import chat, embeddings, loopback, pictures, state
 from latentbridge.serving.settings import Settings
+from latentbridge.serving.tools import Tools, http_routes
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         house.engine.start()
-        yield
+        async with tools.session_manager.run():
+            yield
         await house.engine.close()
 
     app = FastAPI(
@@ -58,6 +61,8 @@ def create_app(
     app.state.house = house
     for routes in (chat, pictures, embeddings, loopback, state):
         app.include_router(routes.router)
+    tools = Tools(app, Stranger()).server()
+    app.router.routes += http_routes(tools, (limits or Limits()).body_bytes)
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
     app.add_middleware(Guard, keys=keys or Keys(), rates=rates or Rates(), limits=limits or Limits())
