@@ -14,6 +14,7 @@ from latentbridge.errors import UserError
 from latentbridge.serving.settings import Settings
 
 _DEFAULTS = Settings()
+Indexes = Annotated[Path | None, typer.Option("--indexes", help="The folder whose indexes are searched and filled.")]
 
 
 def serve(
@@ -23,6 +24,7 @@ def serve(
     name: Annotated[
         str | None, typer.Option("--name", help="What clients call the model; the end of --model unless given.")
     ] = None,
+    indexes: Indexes = None,
     keys: Annotated[
         Path | None,
         typer.Option("--keys", help='A file of "name:key" lines; keys may also stand in LATENTBRIDGE_KEYS.'),
@@ -68,8 +70,7 @@ def serve(
     rates = Rates(parse_allowances(limit or [], tuple(KINDS.values())))
     from latentbridge.models.checkpoint import load
 
-    called = name or _last_name(model)
-    settings = Settings(model_name=called, max_requests=max_requests, request_timeout_s=timeout_s)
+    settings = Settings(name or _last_name(model), indexes, max_requests=max_requests, request_timeout_s=timeout_s)
     limits, fetching = Limits(), Fetching(hosts=tuple(fetch or ()))
     app = create_app(load(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
     listen(app, host, port, limits)
@@ -77,6 +78,7 @@ def serve(
 
 def mcp(
     model: ModelName = "tiny",
+    indexes: Indexes = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="A folder to save pictures in, so that tools can go on with them.")
     ] = None,
@@ -88,7 +90,7 @@ def mcp(
     \b
     Examples:
       latentbridge mcp
-      latentbridge mcp --model runs/trial --out drawings
+      latentbridge mcp --indexes my_indexes --out drawings
     """
     if out is not None:
         check_folder(out)
@@ -99,7 +101,7 @@ def mcp(
 
     from latentbridge.models.checkpoint import load
 
-    asyncio.run(serve_stdio(create_app(load(model), Settings(_last_name(model))), out))
+    asyncio.run(serve_stdio(create_app(load(model), Settings(_last_name(model), indexes)), out))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,6 +18,7 @@ import latentbridge
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.unified import Model
 from latentbridge.serving.callers import Stranger
+from latentbridge.serving.documented import documented
 from latentbridge.serving.engine import Busy, Closing, Engine
 from latentbridge.serving.fetch import Fetching
 from latentbridge.serving.house import House
@@ -25,8 +27,9 @@ from latentbridge.serving.limits import Guard, Limits
 from latentbridge.serving.metrics import Metrics
 from latentbridge.serving.rates import Rates
 from latentbridge.serving.refusals import Refusal, error_document, too_fast
-from latentbridge.serving.routes import chat, embeddings, loopback, pictures, state
+from latentbridge.serving.routes import chat, embeddings, loopback, pictures, search, state
 from latentbridge.serving.settings import Settings
+from latentbridge.serving.shelf import Shelf
 from latentbridge.serving.tools import Tools, http_routes
 
 _log = logging.getLogger(__name__)
@@ -46,7 +49,8 @@ def create_app(
     `app.state.house` is what routes share. What stands before them all is `Guard`, and `Counted` sees its refusals too.
     """
     settings, metrics = settings or Settings(), Metrics()
-    house = House(Engine(model, settings, metrics), settings, fetching or Fetching())
+    shelf = Shelf(settings.indexes, model)
+    house = House(Engine(model, settings, metrics), settings, fetching or Fetching(), shelf)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -54,15 +58,17 @@ def create_app(
         async with tools.session_manager.run():
             yield
         await house.engine.close()
+        shelf.close()
 
     app = FastAPI(
         title="LatentBridge", version=latentbridge.__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.house = house
-    for routes in (chat, pictures, embeddings, loopback, state):
+    for routes in (chat, pictures, embeddings, search, loopback, state):
         app.include_router(routes.router)
     tools = Tools(app, Stranger()).server()
     app.router.routes += http_routes(tools, (limits or Limits()).body_bytes)
+    app.openapi = cache(partial(documented, app))
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
     app.add_middleware(Guard, keys=keys or Keys(), rates=rates or Rates(), limits=limits or Limits())

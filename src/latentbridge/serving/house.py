@@ -6,11 +6,11 @@ import asyncio
 import base64
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from PIL import Image
@@ -23,6 +23,7 @@ from latentbridge.serving.fetch import Fetching, picture_bytes
 from latentbridge.serving.refusals import Refusal
 from latentbridge.serving.replies import Ask, Piece
 from latentbridge.serving.settings import Settings
+from latentbridge.serving.shelf import Shelf
 from latentbridge.serving.work import Drawing
 from latentbridge.types import Conversation, Picture
 
@@ -31,11 +32,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class House:
-    """Engine and limits of one app."""
+    """Engine, limits and indexes of one app."""
 
     engine: Engine
     settings: Settings
     fetching: Fetching
+    shelf: Shelf
     started: int = field(default_factory=lambda: now())
 
     # --- checks ---
@@ -79,14 +81,11 @@ class House:
 
     # --- while a request is in the house ---
 
-    async def answer(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+    async def answer(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
         """The result of work that has a place in the engine, within the time limit; dropped once the client hangs up."""
-        try:
-            with self.engine.place():
-                async with asyncio.timeout(self.settings.request_timeout_s):
-                    return await self.unless_gone(request, work)
-        finally:
-            work.close()
+        with self.engine.place():
+            async with asyncio.timeout(self.settings.request_timeout_s):
+                return await self.unless_gone(request, work())
 
     async def unless_gone(self, request: Request, work: Awaitable[T]) -> T:
         """The result of work that is dropped as soon as the client hangs up; the request's body has been read."""

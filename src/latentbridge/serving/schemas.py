@@ -1,4 +1,4 @@
-"""Requests and answers by OpenAI's names, and ours beside them.
+"""Requests and answers by OpenAI's names.
 
 What OpenAI's API has and this model cannot do is refused unless it is asked for by its neutral value; what only concerns
 OpenAI's own house (`user`, `store`) is taken and left alone; any other name is refused, as OpenAI does.
@@ -17,7 +17,7 @@ Neutral = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
 
 
-class _Request(BaseModel):
+class AnyRequest(BaseModel):
     """What every request may name."""
 
     model_config = ConfigDict(extra="forbid")
@@ -83,7 +83,7 @@ class ResponseFormat(BaseModel):
     type: Literal["text"]
 
 
-class ChatRequest(_Request):
+class ChatRequest(AnyRequest):
     messages: list[Message] = Field(min_length=1)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -91,7 +91,7 @@ class ChatRequest(_Request):
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default here, is the likeliest reply.")
     seed: Seed | None = None
-    stop: str | list[str] | None = Field(None, max_length=4)
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
         None,
         description="low and medium ask for the steps before the answer, high and xhigh for a long chain of them.",
@@ -156,7 +156,7 @@ class ChatChunk(BaseModel):
 # --- pictures ------------------------------------------------------------------------------------
 
 
-class DrawRequest(_Request):
+class DrawRequest(AnyRequest):
     prompt: str
     n: int | None = Field(1, ge=1)
     size: str | None = Field(None, description='"auto" or the size the model draws.')
@@ -200,7 +200,7 @@ class PictureInput(BaseModel):
     image: str = Field(description="A data URL of a picture.")
 
 
-class EmbeddingRequest(_Request):
+class EmbeddingRequest(AnyRequest):
     input: str | list[str | TextInput | PictureInput] = Field(
         description='OpenAI takes texts; here {"image": "data:..."} and {"text": "..."} may stand among them.',
     )
@@ -226,7 +226,7 @@ class EmbeddingAnswer(BaseModel):
     usage: EmbeddingUsage
 
 
-# --- models, loopback, health --------------------------------------------------------------------
+# --- models ------------------------------------------------------------------------------------
 
 
 class ModelCard(BaseModel):
@@ -239,25 +239,3 @@ class ModelCard(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[ModelCard]
-
-
-class LoopbackRequest(_Request):
-    image: str = Field(description="A data URL of the picture to start from.")
-    rounds: int = Field(4, ge=1, description="How often to go round: into words, and drawn from them.")
-    seed: Seed | None = None
-
-
-class LoopbackRound(BaseModel):
-    words: str
-    b64_json: str = Field(description="A PNG of what was drawn from the words.")
-    to_origin: float = Field(description="Cosine of what the model sees in this picture and in the first.")
-    to_previous: float = Field(description="Cosine of what it sees in this picture and in the one before.")
-
-
-class LoopbackAnswer(BaseModel):
-    seed: int
-    rounds: list[LoopbackRound]
-
-
-class Health(BaseModel):
-    status: Literal["ok"] = "ok"

@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -55,7 +56,7 @@ async def chat(asked: ChatRequest, request: Request, house: TheHouse) -> Any:
     request.state.charge(ask.max_tokens)
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": house.settings.model_name}
     if not asked.stream:
-        pieces = await house.answer(request, _all(house, ask))
+        pieces = await house.answer(request, partial(_all, house, ask))
         text = ReplyMessage(content="".join(piece.text for piece in pieces))
         choice = Choice(message=text, finish_reason=pieces[-1].finish_reason or "stop")
         return ChatAnswer(**head, choices=[choice], usage=_usage(pieces[-1]))
