@@ -37,8 +37,8 @@ class Stranger:
         """Where a PNG that was made is saved, if it is."""
         return None
 
-    def thumbnail(self, metadata: dict[str, Any]) -> str | None:
-        """Base64 of a small PNG of an item, where its picture may be shown."""
+    def thumbnail(self, hit: dict[str, Any]) -> str | None:
+        """Base64 of a small PNG of what was found, where its picture may be shown."""
         return None
 
 
@@ -58,15 +58,16 @@ class User(Stranger):
         return picture if _is_address(picture) else self._read(Path(picture).expanduser())
 
     def items(self, pictures: Iterable[str], fault: Fault) -> Iterator[dict[str, Any]]:
-        """See `Stranger.items`; a path may be a folder's, and items of files are named after their paths."""
+        """See `Stranger.items`; a path may be a folder's, and the id of a file's item is its path, which other tools take."""
         for picture in pictures:
             if _is_address(picture):
                 yield from super().items([picture], fault)
                 continue
             path = Path(picture).expanduser()
             for found in (FolderPictures(path) if path.is_dir() else FilePictures([path])).pictures(fault):
+                said = dict(found.metadata)
                 try:
-                    yield {"id": found.id, "image": self._read(found.image), "metadata": found.metadata}
+                    yield {"id": said.pop("file"), "image": self._read(found.image), "metadata": said}
                 except UserError as error:
                     fault(str(error))
 
@@ -79,10 +80,11 @@ class User(Stranger):
             temporary.write_bytes(picture)
         return path
 
-    def thumbnail(self, metadata: dict[str, Any]) -> str | None:
-        """See `Stranger.thumbnail`."""
+    def thumbnail(self, hit: dict[str, Any]) -> str | None:
+        """See `Stranger.thumbnail`; what `items` made is named after its file, other items tell its place."""
+        said = hit["metadata"]
         try:
-            return png(fit_square(picture_of(metadata), _THUMB_PX))
+            return png(fit_square(picture_of(said if "shard" in said else {"file": hit["id"], **said}), _THUMB_PX))
         except UserError:
             return None
 

@@ -159,7 +159,7 @@ class Tools:
         parts: list[str | ContentBlock] = []
         for hit in hits:
             parts.append(f"{hit['score']:.3f}  {hit['id']}")
-            if thumbnail := self.caller.thumbnail(hit["metadata"]):
+            if thumbnail := self.caller.thumbnail(hit):
                 parts.append(_image(thumbnail))
         return _result(*(parts or ["Nothing was found."]), structured={"hits": hits})
 
