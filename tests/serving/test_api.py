@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from schemathesis import GenerationMode
-from schemathesis.checks import CHECKS
+from schemathesis.checks import CHECKS, load_all_checks
 from tests.serving.conftest import png_of, url_of
 from tests.serving.server import Server, running
 
@@ -30,6 +31,7 @@ from latentbridge.serving.limits import Limits
 from latentbridge.serving.settings import Settings
 from latentbridge.types import Picture
 
+load_all_checks()
 ANSWERS = CHECKS.get_by_names(
     ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
 )
@@ -102,6 +104,43 @@ def test_health_readiness_and_counters(web: httpx.Client):
     page = web.get("/metrics")
     assert page.headers["content-type"].startswith("text/plain")
     assert 'latentbridge_answers_total{path="/healthz",status="200"}' in page.text
+
+
+def counter(web: httpx.Client, name: str) -> float:
+    line = next((line for line in web.get("/metrics").text.splitlines() if line.startswith(f"{name} ")), f"{name} 0")
+    return float(line.split()[-1])
+
+
+def nobody_is_inside(web: httpx.Client) -> bool:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if counter(web, "latentbridge_requests_inside") == 0:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_who_hangs_up_is_gone_at_once(web: httpx.Client, picture_url: str):
+    finished = 'latentbridge_work_seconds_count{kind="Drawing"}'
+    before, written = counter(web, finished), counter(web, "latentbridge_tokens_total")
+    with pytest.raises(httpx.ReadTimeout):
+        web.post("/v1/images/generations", json={"prompt": "a star", "steps": 100, "n": 8}, timeout=0.5)
+    assert nobody_is_inside(web)
+    content = [{"type": "text", "text": "Is there a star?"}, {"type": "image_url", "image_url": {"url": picture_url}}]
+    asked = {"messages": [{"role": "user", "content": content}], "stream": True, "reasoning_effort": "low"}
+    with web.stream("POST", "/v1/chat/completions", json=asked) as answer:
+        assert next(answer.iter_lines()).startswith("data: ")
+    assert nobody_is_inside(web)
+    web.post("/v1/images/generations", json={"prompt": "a star", "steps": 1})  # which a drawing at work would hold up
+    assert counter(web, finished) == before + 1
+    assert counter(web, "latentbridge_tokens_total") < written + 9 * 36 + 40
+
+
+def test_what_takes_too_long_is_given_up(served_model: Model):
+    with running(create_app(served_model, Settings(request_timeout_s=0.2)), Limits()) as server:
+        late = server.post_json("/v1/images/generations", b'{"prompt": "a star", "steps": 100}')
+        assert late.status == 408 and b"request_timeout" in late.body
+        assert server.lives()
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))

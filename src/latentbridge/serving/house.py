@@ -100,16 +100,17 @@ class House:
             task.cancel()
             gone.cancel()
 
-    async def in_time(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
-        """The pieces of a reply; raises TimeoutError once it has taken as long as a request may."""
+    async def pieces(self, ask: Ask) -> AsyncGenerator[Piece]:
+        """A reply as it is written, with a place in the engine; raises TimeoutError once it has taken too long."""
         until = time.monotonic() + self.settings.request_timeout_s
-        async with aclosing(pieces):
-            while True:
-                try:
-                    piece = await asyncio.wait_for(anext(pieces), until - time.monotonic())
-                except StopAsyncIteration:
-                    return
-                yield piece
+        with self.engine.place():
+            async with aclosing(self.engine.pieces(ask)) as pieces:
+                while True:
+                    try:
+                        piece = await asyncio.wait_for(anext(pieces), until - time.monotonic())
+                    except StopAsyncIteration:
+                        return
+                    yield piece
 
 
 async def _hung_up(request: Request) -> None:
