@@ -14,7 +14,10 @@ from latentbridge.errors import UserError
 from latentbridge.serving.settings import Settings
 
 _DEFAULTS = Settings()
-Indexes = Annotated[Path | None, typer.Option("--indexes", help="The folder whose indexes are searched and filled.")]
+Indexes = Annotated[
+    str | None,
+    typer.Option("--indexes", help="The folder, or postgres://host/database, whose indexes are searched and filled."),
+]
 
 
 def serve(
