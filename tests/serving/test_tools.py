@@ -143,6 +143,28 @@ def test_over_http_no_file_is_read_or_written(keyed: Server, tmp_path: Path, sce
     over_http(keyed, KEYS["ada"], talk)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b"[" * 100_000,
+        b"[]",
+        b'{"jsonrpc": "2.0"}',
+        b'{"jsonrpc": "2.0", "id": 1, "method": "x" ',
+        b"\xff",
+    ],
+    ids=["empty", "cut", "nan", "deep", "list", "no-method", "open", "binary"],
+)
+def test_what_is_no_message_is_refused(keyed: Server, body: bytes):
+    accepted = "Accept: application/json, text/event-stream"
+    key = f"Authorization: Bearer {KEYS['ada']}"
+    assert 400 <= keyed.ask("POST", "/mcp", body, "Content-Type: application/json", accepted, key).status < 500
+    assert keyed.ask("GET", "/mcp", b"", accepted, key).status == 405
+    assert keyed.lives()
+
+
 def test_pictures_are_indexed_found_and_taken_out_over_http(keyed: Server, three_pictures: list[Picture]):
     urls = ["data:image/png;base64," + base64.b64encode(png_of(picture)).decode() for picture in three_pictures]
 

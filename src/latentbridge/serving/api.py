@@ -30,7 +30,7 @@ from latentbridge.serving.refusals import Refusal, error_document, too_fast
 from latentbridge.serving.routes import chat, embeddings, loopback, pictures, search, state
 from latentbridge.serving.settings import Settings
 from latentbridge.serving.shelf import Shelf
-from latentbridge.serving.tools import Tools, http_routes
+from latentbridge.serving.tools import Tools, http_route
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def create_app(
     for routes in (chat, pictures, embeddings, search, loopback, state):
         app.include_router(routes.router)
     tools = Tools(app, Stranger()).server()
-    app.router.routes += http_routes(tools, (limits or Limits()).body_bytes)
+    app.router.routes.append(http_route(tools, (limits or Limits()).body_bytes))
     app.openapi = cache(partial(documented, app))
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)

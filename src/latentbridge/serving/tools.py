@@ -23,10 +23,11 @@ from fastapi import FastAPI
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent, ToolAnnotations
 from pydantic import Field
-from starlette.routing import BaseRoute
+from starlette.routing import Route
 
 import latentbridge
 from latentbridge.errors import UserError
@@ -257,17 +258,15 @@ def _result(*parts: str | ContentBlock, structured: Any = None) -> CallToolResul
     return CallToolResult(content=content, structured_content=structured)
 
 
-def http_routes(server: MCPServer, body_bytes: int) -> list[BaseRoute]:
-    """The routes of the tools over HTTP, to be served while `server.session_manager.run()` does.
+def http_route(server: MCPServer, body_bytes: int) -> Route:
+    """The route of the tools over HTTP, to be served while `server.session_manager.run()` does.
 
-    Without sessions: a request is all a caller has, so nothing is kept between two, and nobody can take over another's.
-    Foreign pages and hosts are refused by `Guard`, as for all routes.
+    Without sessions: a request is all a caller has, so nothing is kept between two, nobody can take over another's, and
+    there is nothing to wait for by GET. Foreign pages and hosts are refused by `Guard`, as for all routes.
     """
     theirs = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    app = server.streamable_http_app(
-        streamable_http_path=PATH, stateless_http=True, max_request_body_size=body_bytes, transport_security=theirs
-    )
-    return list(app.routes)
+    server.streamable_http_app(stateless_http=True, max_request_body_size=body_bytes, transport_security=theirs)
+    return Route(PATH, StreamableHTTPASGIApp(server.session_manager), methods=["POST"])
 
 
 async def serve_stdio(app: FastAPI, folder: Path | None) -> None:
