@@ -234,22 +234,6 @@ def test_over_stdio_an_assistant_works_with_files(
 # --- the verb ---
 
 
-@pytest.mark.parametrize(("package", "verb"), [("mcp", "mcp"), ("mcp", "serve"), ("fastapi", "serve")])
-def test_a_missing_package_is_named_with_its_extra(
-    package: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    for name in list(sys.modules):
-        if name.startswith((f"{package}.", "latentbridge.serving.")):
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(SystemExit) as ended:
-        main([verb])
-    assert ended.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith(f"error: Serving needs {package},") and 'pip install "latentbridge[serve]"' in lines[0]
-
-
 def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
