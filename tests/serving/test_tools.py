@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import numpy as np
@@ -45,12 +45,14 @@ def keyed(served_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield started
 
 
-def over_http(server: Server, key: str | None, talk: Talk) -> Any:
+def over_http(server: Server, key: str | None, talk: Talk, mode: Literal["auto", "legacy"] = "auto") -> Any:
     async def work() -> Any:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         async with (
             httpx2.AsyncClient(headers=headers, timeout=120) as http,
-            Client(streamable_http_client(f"http://127.0.0.1:{server.port}/mcp", http_client=http)) as client,
+            Client(
+                streamable_http_client(f"http://127.0.0.1:{server.port}/mcp", http_client=http), mode=mode
+            ) as client,
         ):
             return await talk(client)
 
@@ -107,7 +109,16 @@ def test_without_the_key_there_are_no_tools(keyed: Server):
     for key in (None, KEYS["ada"] + "x"):
         with pytest.raises(Exception) as caught:
             over_http(keyed, key, talk)
-        assert "401" in _all_words(caught.value)
+        assert "error response" in _all_words(caught.value)
+    assert keyed.ask("POST", "/mcp", b"{}", "Content-Type: application/json").status == 401
+
+
+def test_assistants_of_the_older_protocol_are_served_and_asked_for_their_key_too(keyed: Server):
+    async def talk(client: Client) -> None:
+        assert [tool.name for tool in (await client.list_tools()).tools] == VERBS
+        assert "picture 1" not in words(await client.call_tool("embed", {"texts": ["a star", "a circle"]}))
+
+    over_http(keyed, KEYS["bob"], talk, mode="legacy")
 
 
 def _all_words(error: BaseException) -> str:
