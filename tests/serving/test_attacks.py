@@ -19,7 +19,7 @@ from PIL import Image
 from tests.serving.server import Answer, Server, running
 
 from latentbridge.models.checkpoint import load
-from latentbridge.serving.api import create_app
+from latentbridge.serving.api import Protection, create_app
 from latentbridge.serving.keys import ENVIRONMENT, read_keys
 from latentbridge.serving.limits import Limits
 from latentbridge.serving.rates import Allowance, Rates
@@ -35,7 +35,7 @@ CHAT, DRAW, EDITS = "/v1/chat/completions", "/v1/images/generations", "/v1/image
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     keys, rates = read_keys(None, {ENVIRONMENT: f"ada:{KEY}"}), Rates({"loopback": Allowance(requests=2)})
-    app = create_app(load("tiny"), Settings(max_megapixels=4), keys=keys, rates=rates, limits=LIMITS)
+    app = create_app(load("tiny"), Settings(max_megapixels=4), Protection(keys, rates, LIMITS))
     with running(app, LIMITS, (f"Authorization: Bearer {KEY}",)) as started:
         yield started
         log = started.log.getvalue()
@@ -418,7 +418,19 @@ def test_a_form_that_does_not_say_how_it_is_one_is_refused(server: Server, kind:
             "%ff",
             "a%2fb",
         ),
-        *("a.b", "~", "A", "-a", "a" * 65, "%C3%A9", "a%20b", "cats%0a", "con:", "....//"),
+        *(
+            "a.b",
+            "~",
+            "A",
+            "-a",
+            "a" * 65,
+            "%C3%A9",
+            "a%20b",
+            "cats%0a",
+            "con:",
+            "....//",
+            "postgres%3a%2f%2fevil%2fx%2fy",
+        ),
     ],
 )
 def test_a_name_that_is_a_path_is_refused(server: Server, name: str):
