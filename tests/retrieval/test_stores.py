@@ -20,7 +20,7 @@ from latentbridge.retrieval.filters import OPERATORS, Condition, hold, parse_con
 from latentbridge.retrieval.health import LEAST_RECALL, health
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.items import check_name
-from latentbridge.retrieval.stores import create_index, holds_index, open_index
+from latentbridge.retrieval.stores import address_in, create_index, holds_index, names_in, open_index
 
 Make = Callable[[int], Index]
 
@@ -169,6 +169,24 @@ def test_conditions_as_people_write_them(text: str, field: str, sign: str, value
 def test_conditions_nobody_can_read_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="write it like kind=photo"):
         parse_condition(text)
+
+
+# --- side by side ---
+
+
+@pytest.mark.parametrize("kind", ["folder", pytest.param("database", marks=pytest.mark.slow)])
+def test_indexes_side_by_side_are_listed_and_have_addresses(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    shelf = tmp_path / "shelf" if kind == "folder" else request.getfixturevalue("postgres")
+    before = names_in(shelf)
+    for name in ("side-b", "side-a"):
+        create_index(address_in(shelf, name), 2).close()
+    assert [name for name in names_in(shelf) if name not in before] == ["side-a", "side-b"]
+    assert len(open_index(address_in(shelf, "side-a"))) == 0
+    for name in ("../side-a", "Side", ""):
+        with pytest.raises(UserError, match="cannot name an index"):
+            address_in(shelf, name)
 
 
 # --- a database elsewhere ---

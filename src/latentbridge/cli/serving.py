@@ -1,17 +1,23 @@
-"""The verb that starts the server."""
+"""The verbs that serve the model: over HTTP, and to an assistant on this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from latentbridge.cli.arguments import ModelName, check_at_least
+from latentbridge.cli.arguments import ModelName, check_at_least, check_folder
 from latentbridge.errors import UserError
 from latentbridge.serving.settings import Settings
 
 _DEFAULTS = Settings()
+Indexes = Annotated[
+    str | None,
+    typer.Option("--indexes", help="The folder, or postgres://host/database, whose indexes are searched and filled."),
+]
 
 
 def serve(
@@ -21,9 +27,7 @@ def serve(
     name: Annotated[
         str | None, typer.Option("--name", help="What clients call the model; the end of --model unless given.")
     ] = None,
-    indexes: Annotated[
-        Path | None, typer.Option("--indexes", help="The folder whose indexes are searched and filled.")
-    ] = None,
+    indexes: Indexes = None,
     keys: Annotated[
         Path | None,
         typer.Option("--keys", help='A file of "name:key" lines; keys may also stand in LATENTBRIDGE_KEYS.'),
@@ -60,21 +64,60 @@ def serve(
 
     known = read_keys(keys)
     check_bind(host, known)
-    try:
+    with _serve_extra():
         from latentbridge.serving.api import create_app
         from latentbridge.serving.fetch import Fetching
         from latentbridge.serving.limits import KINDS, Limits
         from latentbridge.serving.listening import listen
         from latentbridge.serving.rates import Rates, parse_allowances
+    rates = Rates(parse_allowances(limit or [], tuple(KINDS.values())))
+    from latentbridge.models.checkpoint import load
+
+    settings = Settings(name or _last_name(model), indexes, max_requests=max_requests, request_timeout_s=timeout_s)
+    limits, fetching = Limits(), Fetching(hosts=tuple(fetch or ()))
+    app = create_app(load(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
+    listen(app, host, port, limits)
+
+
+def mcp(
+    model: ModelName = "tiny",
+    indexes: Indexes = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A folder to save pictures in, so that tools can go on with them.")
+    ] = None,
+) -> None:
+    """Be tools for an assistant on this machine: MCP over stdin and stdout.
+
+    An assistant starts it; docs/mcp.md has what to paste into its settings. `latentbridge serve` has the same tools at /mcp.
+
+    \b
+    Examples:
+      latentbridge mcp
+      latentbridge mcp --indexes my_indexes --out drawings
+    """
+    if out is not None:
+        check_folder(out)
+    with _serve_extra():
+        from latentbridge.serving.api import create_app
+        from latentbridge.serving.tools import serve_stdio
+    import asyncio
+
+    from latentbridge.models.checkpoint import load
+
+    asyncio.run(serve_stdio(create_app(load(model), Settings(_last_name(model), indexes)), out))
+
+
+@contextmanager
+def _serve_extra() -> Iterator[None]:
+    """Names the extra to install where a package is missing."""
+    try:
+        yield
     except ImportError as missing:
         raise UserError(
             f'Serving needs {missing.name}, which is missing; run `pip install "latentbridge[serve]"`.'
         ) from missing
-    rates = Rates(parse_allowances(limit or [], tuple(KINDS.values())))
-    from latentbridge.models.checkpoint import load
 
-    called = name or model.rstrip("/").rpartition("/")[2]
-    settings = Settings(called, indexes, max_requests=max_requests, request_timeout_s=timeout_s)
-    limits, fetching = Limits(), Fetching(hosts=tuple(fetch or ()))
-    app = create_app(load(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
-    listen(app, host, port, limits)
+
+def _last_name(model: str) -> str:
+    """What a model is called by whoever asks for it."""
+    return model.rstrip("/").rpartition("/")[2]

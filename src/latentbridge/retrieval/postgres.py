@@ -198,6 +198,14 @@ class PostgresIndex:
         return flat.reshape(len(sent), self.dimension)
 
 
+def index_names(database: str) -> list[str]:
+    """The names of all indexes in a database; none where it has never held one."""
+    with _told(database), _connected(database) as connection:
+        there = connection.execute("SELECT to_regclass('latentbridge_indexes') IS NOT NULL").fetchone()
+        asked = "SELECT name FROM latentbridge_indexes ORDER BY name"
+        return [name for (name,) in connection.execute(asked)] if there and there[0] else []
+
+
 def _split(address: str) -> tuple[str, str]:
     """The address of a database, and the name of the index in it."""
     parts = urlsplit(address)

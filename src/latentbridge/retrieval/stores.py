@@ -7,7 +7,7 @@ from pathlib import Path
 from latentbridge.errors import UserError
 from latentbridge.retrieval.disk import FILE, DiskIndex
 from latentbridge.retrieval.index import Index
-from latentbridge.retrieval.items import shown
+from latentbridge.retrieval.items import check_name, shown
 
 _POSTGRES = ("postgres://", "postgresql://")
 
@@ -33,6 +33,21 @@ def create_index(address: str | Path, dimension: int, maker: str = "") -> Index:
         index.close()
         raise UserError(f"{shown(address)} was built with another model; use that one, or build a new index elsewhere.")
     return index
+
+
+def names_in(shelf: str | Path) -> list[str]:
+    """The names of the indexes side by side in a folder, or in a database (postgres://host/database)."""
+    if not _elsewhere(shelf):
+        folder = Path(shelf)
+        return [path.name for path in sorted(folder.iterdir()) if holds_index(path)] if folder.is_dir() else []
+    from latentbridge.retrieval.postgres import index_names
+
+    return index_names(str(shelf))
+
+
+def address_in(shelf: str | Path, name: str) -> str | Path:
+    """The address of one of them, or of one to come."""
+    return f"{shelf}/{check_name(name)}" if _elsewhere(shelf) else Path(shelf) / check_name(name)
 
 
 def holds_index(folder: str | Path) -> bool:

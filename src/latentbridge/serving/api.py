@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import latentbridge
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.omnibridge.model import Model
+from latentbridge.serving.callers import Stranger
 from latentbridge.serving.documented import documented
 from latentbridge.serving.engine import Busy, Closing, Engine
 from latentbridge.serving.fetch import Fetching
@@ -28,6 +29,7 @@ from latentbridge.serving.refusals import Refusal, error_document, too_fast
 from latentbridge.serving.routes import chat, embeddings, loopback, pictures, search, state
 from latentbridge.serving.settings import Settings
 from latentbridge.serving.shelf import Shelf
+from latentbridge.serving.tools import Tools, http_route
 
 
 def create_app(
@@ -50,7 +52,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         house.engine.start()
-        yield
+        async with tools.session_manager.run():
+            yield
         await house.engine.close()
         shelf.close()
 
@@ -66,6 +69,8 @@ def create_app(
     app.state.house = house
     for routes in (chat, pictures, embeddings, search, loopback, state):
         app.include_router(routes.router)
+    tools = Tools(app, Stranger()).server()
+    app.router.routes.append(http_route(tools, (limits or Limits()).body_bytes))
     app.openapi = cache(partial(documented, app))
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)

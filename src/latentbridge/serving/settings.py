@@ -12,8 +12,8 @@ class Settings:
 
     model_name: str = "tiny"
     """What clients call the model."""
-    indexes: Path | None = None
-    """The folder of the indexes; there are none without."""
+    indexes: str | Path | None = None
+    """The folder of the indexes, or the address of their database; there are none without."""
     slots: int = 16
     """Replies written side by side."""
     context_tokens: int = 512
