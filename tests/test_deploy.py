@@ -21,9 +21,9 @@ from latentbridge.serving.limits import OPEN_PATHS
 ROOT = Path(__file__).parent.parent
 STAGES = [
     [tuple(line.split(maxsplit=1)) for line in stage.splitlines() if line and not line.startswith("#")]
-    for stage in re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text()).split("\nFROM ")
+    for stage in re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text()).split("\nFROM ")[1:]
 ]
-"""Each stage as its instructions, (name, arguments); the first line of a later stage lost its FROM."""
+"""Each stage as its instructions, (name, arguments); the first of them, its image, lost its FROM."""
 LAST = dict(STAGES[-1][1:])
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVER, STORE = COMPOSE["services"]["server"], COMPOSE["services"]["store"]

@@ -113,8 +113,9 @@ def _serve_extra() -> Iterator[None]:
     try:
         yield
     except ImportError as missing:
+        package = (missing.name or "a package").partition(".")[0]
         raise UserError(
-            f'Serving needs {missing.name}, which is missing; run `pip install "latentbridge[serve]"`.'
+            f'Serving needs {package}, which is missing; run `pip install "latentbridge[serve]"`.'
         ) from missing
 
 
