@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,17 @@ def serve(
     name: Annotated[
         str | None, typer.Option("--name", help="What clients call the model; the end of --model unless given.")
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", help='A file of "name:key" lines; keys may also stand in LATENTBRIDGE_KEYS.'),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="KIND=REQUESTS[,COST]", help="What each key may ask in a minute; repeatable."),
+    ] = None,
+    fetch: Annotated[
+        list[str] | None, typer.Option("--fetch", metavar="HOST", help="Fetch pictures from this host; repeatable.")
+    ] = None,
     max_requests: Annotated[
         int, typer.Option("--max-requests", help="Requests taken in at a time; the next ones are told to come back.")
     ] = _DEFAULTS.max_requests,
@@ -33,6 +45,7 @@ def serve(
     Examples:
       latentbridge serve
       latentbridge serve --model runs/trial --port 8080
+      latentbridge serve --host 0.0.0.0 --keys keys --limit chat=60,6000
       curl http://127.0.0.1:8000/v1/models
     """
     check_at_least("--max-requests", max_requests, 1)
@@ -40,16 +53,24 @@ def serve(
         raise UserError(f"--port {port} is no port; give a number from 0 to 65535, such as 8000.")
     if not 0 < timeout_s <= 86_400:
         raise UserError(f"--timeout {timeout_s} is out of range; give seconds, such as 120.")
-    try:
-        import uvicorn
+    from latentbridge.serving.keys import check_bind, read_keys
 
-        from latentbridge.serving.api import create_app
+    known = read_keys(keys)
+    check_bind(host, known)
+    try:
+        from latentbridge.serving.api import Protection, create_app
+        from latentbridge.serving.fetch import Fetching
+        from latentbridge.serving.limits import KINDS
+        from latentbridge.serving.listening import listen
+        from latentbridge.serving.rates import Rates, parse_allowances
     except ImportError as missing:
         raise UserError(
             f'Serving needs {missing.name}, which is missing; run `pip install "latentbridge[serve]"`.'
         ) from missing
+    rates = Rates(parse_allowances(limit or [], tuple(KINDS.values())))
     from latentbridge.models.checkpoint import load
 
     called = name or model.rstrip("/").rpartition("/")[2]
     settings = Settings(model_name=called, max_requests=max_requests, request_timeout_s=timeout_s)
-    uvicorn.run(create_app(load(model), settings), host=host, port=port, log_level="info")
+    protection = Protection(known, rates, fetching=Fetching(hosts=tuple(fetch or ())))
+    listen(create_app(load(model), settings, protection), host, port, protection.limits)

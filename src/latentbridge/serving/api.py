@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,8 +18,12 @@ import latentbridge
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.unified import Model
 from latentbridge.serving.engine import Busy, Closing, Engine
+from latentbridge.serving.fetch import Fetching
 from latentbridge.serving.house import House
+from latentbridge.serving.keys import Keys
+from latentbridge.serving.limits import Guard, Limits
 from latentbridge.serving.metrics import Metrics
+from latentbridge.serving.rates import Rates
 from latentbridge.serving.refusals import Refusal, error_document, too_fast
 from latentbridge.serving.routes import chat, embeddings, loopback, pictures, state
 from latentbridge.serving.settings import Settings
@@ -26,14 +31,24 @@ from latentbridge.serving.settings import Settings
 _log = logging.getLogger(__name__)
 
 
-def create_app(model: Model, settings: Settings | None = None) -> FastAPI:
+@dataclass(frozen=True)
+class Protection:
+    """Who may ask, how much, how large a request may be, and where pictures may be fetched from."""
+
+    keys: Keys = field(default_factory=Keys)
+    rates: Rates = field(default_factory=Rates)
+    limits: Limits = field(default_factory=Limits)
+    fetching: Fetching = field(default_factory=Fetching)
+
+
+def create_app(model: Model, settings: Settings | None = None, protection: Protection | None = None) -> FastAPI:
     """The server's app over a model, which it takes over (`Engine`); it works from its start-up to its shutdown.
 
-    `app.state.house` is what routes share. Middleware: the last added is asked first.
+    `app.state.house` is what routes share. What stands before them all is `Guard`, and `Counted` sees its refusals too.
     """
-    settings = settings or Settings()
+    settings, against = settings or Settings(), protection or Protection()
     metrics = Metrics()
-    house = House(Engine(model, settings, metrics), settings)
+    house = House(Engine(model, settings, metrics), settings, against.fetching)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -49,7 +64,8 @@ def create_app(model: Model, settings: Settings | None = None) -> FastAPI:
         app.include_router(routes.router)
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
-    app.add_middleware(Counted, metrics=metrics)
+    app.add_middleware(Guard, keys=against.keys, rates=against.rates, limits=against.limits)
+    app.add_middleware(Counted, metrics=metrics)  # the last added is asked first
     return app
 
 

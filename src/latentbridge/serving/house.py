@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Coroutine
@@ -20,6 +19,7 @@ from latentbridge import prompts
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
 from latentbridge.serving.engine import Engine
+from latentbridge.serving.fetch import Fetching, picture_bytes
 from latentbridge.serving.refusals import Refusal
 from latentbridge.serving.replies import Ask, Piece
 from latentbridge.serving.settings import Settings
@@ -35,6 +35,7 @@ class House:
 
     engine: Engine
     settings: Settings
+    fetching: Fetching
     started: int = field(default_factory=lambda: now())
 
     # --- checks ---
@@ -46,13 +47,6 @@ class House:
                 404, f"There is no model {name!r}; this server has {self.settings.model_name!r}.", "model_not_found"
             )
 
-    def check_text(self, kind: str, text: str) -> None:
-        """Refuses an empty text and one that is too long."""
-        if not text.strip():
-            raise UserError(f"The {kind} is empty; say in a few words what you want.")
-        if len(text) > self.settings.max_characters:
-            raise UserError(f"The {kind} has {len(text):,} characters; {self.settings.max_characters:,} are the most.")
-
     def check_most(self, name: str, value: int, most: int) -> None:
         """Refuses a number above its limit."""
         if value > most:
@@ -61,18 +55,12 @@ class House:
     # --- from requests to what the model takes ---
 
     async def picture(self, url: str) -> Picture:
-        """The picture in a data URL, at the model's size."""
-        head, comma, data = url.partition(",")
-        if not (head.startswith("data:image/") and head.endswith(";base64") and comma):
-            raise UserError("A picture is given as a data URL, data:image/png;base64,...; send it so.")
-        try:
-            return await self.opened(base64.b64decode(data, validate=True))
-        except binascii.Error:
-            raise UserError("The data URL of the picture is not base64; encode it again.") from None
+        """The picture in a data URL, or at an address where those may be asked, at the model's size."""
+        return await self.opened(await picture_bytes(url, self.fetching))
 
     async def opened(self, data: bytes) -> Picture:
         """The picture in a file's bytes, at the model's size."""
-        return await asyncio.to_thread(lambda: self.engine.model.fit(open_picture(data)))
+        return await asyncio.to_thread(lambda: self.engine.model.fit(open_picture(data, self.settings.max_megapixels)))
 
     async def description(self, prompt: str, seed: int) -> str:
         """The full description the model draws for a prompt; `Model.rewrite` for one of many."""
@@ -85,7 +73,7 @@ class House:
         """What the model says of a picture, greedy."""
         return await self.engine.reply(Ask(Conversation(((request, ""),), picture), max_tokens))
 
-    async def drawn(self, description: str, seed: int, steps: int = 20, guidance: float = 2.5) -> Picture:
+    async def drawn(self, description: str, seed: int, steps: int, guidance: float = 2.5) -> Picture:
         """A picture of a full description."""
         return await self.engine.do(Drawing(description, seed, steps, guidance))
 

@@ -21,9 +21,10 @@ class Settings:
     """Requests in the house, waiting or at work; the next one is told to come back."""
     request_timeout_s: float = 120.0
     """What takes longer is given up."""
-    max_body_bytes: int = 20 * 2**20
+    max_megapixels: float = 16.0
+    """Of a picture sent, before it is scaled to the model's size."""
     max_characters: int = 4_000
-    """Of one text."""
+    """Of a conversation's last turn, or of a text to embed; prompts are bounded everywhere (`prompts.py`)."""
     max_tokens: int = 256
     """Of a reply, and what a request gets that names no number."""
     max_pictures: int = 8

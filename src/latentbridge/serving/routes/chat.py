@@ -15,6 +15,7 @@ from latentbridge import prompts
 from latentbridge.errors import UserError
 from latentbridge.serving.documented import REFUSALS
 from latentbridge.serving.house import House, TheHouse, new_seed, now
+from latentbridge.serving.json_bodies import JsonRoute
 from latentbridge.serving.refusals import error_document
 from latentbridge.serving.replies import Ask, Piece
 from latentbridge.serving.schemas import (
@@ -31,7 +32,7 @@ from latentbridge.serving.schemas import (
 )
 from latentbridge.types import Conversation
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 _STREAM: dict[int | str, Any] = {
     200: {
         "description": "The reply; with `stream`, events of ChatChunk that end with [DONE].",
@@ -46,11 +47,12 @@ _REASONED = {
 }
 
 
-@router.post("/v1/chat/completions", response_model=ChatAnswer, responses=_STREAM | REFUSALS, operation_id="chat")
+@router.post("/v1/chat/completions", response_model=ChatAnswer, responses=_STREAM, operation_id="chat")
 async def chat(asked: ChatRequest, request: Request, house: TheHouse) -> Any:
     """A reply to a conversation with at most one picture, given as a data URL."""
     house.check_model(asked.model)
     ask = await _ask(asked, house)
+    request.state.charge(ask.max_tokens)
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": house.settings.model_name}
     if not asked.stream:
         pieces = await house.answer(request, _all(house, ask))
@@ -130,7 +132,7 @@ async def _conversation(messages: Sequence[Message], effort: str, house: House) 
         raise UserError("The last message is not the user's; end with what the model shall reply to.")
     if len(urls) > 1:
         raise UserError(f"The conversation has {len(urls)} pictures; this model looks at one.")
-    house.check_text("conversation", asked or prompts.CAPTION_REQUEST)
+    prompts.check_text("conversation", asked or prompts.CAPTION_REQUEST, house.settings.max_characters)
     asked = _REASONED.get(effort, str)(asked or prompts.CAPTION_REQUEST)
     return Conversation((*turns, (asked, "")), await house.picture(urls[0]) if urls else None)
 

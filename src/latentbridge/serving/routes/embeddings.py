@@ -8,8 +8,10 @@ import numpy as np
 from fastapi import APIRouter, Request
 
 from latentbridge.errors import UserError
+from latentbridge.prompts import check_text
 from latentbridge.serving.documented import REFUSALS
 from latentbridge.serving.house import House, TheHouse
+from latentbridge.serving.json_bodies import JsonRoute
 from latentbridge.serving.schemas import (
     EmbeddingAnswer,
     EmbeddingItem,
@@ -20,10 +22,10 @@ from latentbridge.serving.schemas import (
 )
 from latentbridge.serving.work import Embedded, PictureEmbedding, TextEmbedding
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 
 
-@router.post("/v1/embeddings", responses=REFUSALS, operation_id="embed")
+@router.post("/v1/embeddings", operation_id="embed")
 async def embed(asked: EmbeddingRequest, request: Request, house: TheHouse) -> EmbeddingAnswer:
     """A unit vector for each input, in order."""
     house.check_model(asked.model)
@@ -35,6 +37,7 @@ async def embed(asked: EmbeddingRequest, request: Request, house: TheHouse) -> E
     if not items:
         raise UserError("There is nothing to embed; give at least one text or picture.")
     house.check_most("The number of inputs", len(items), house.settings.max_inputs)
+    request.state.charge(len(items))
     works = [await _work(item, house) for item in items]
     found: list[Embedded] = await house.answer(request, house.engine.do_all(works))
     tokens = sum(each.tokens for each in found)
@@ -52,7 +55,7 @@ async def _work(item: str | TextInput | PictureInput, house: House) -> TextEmbed
     if isinstance(item, PictureInput):
         return PictureEmbedding(await house.picture(item.image))
     text = item.text if isinstance(item, TextInput) else item
-    house.check_text("text", text)
+    check_text("text", text, house.settings.max_characters)
     return TextEmbedding(text)
 
 

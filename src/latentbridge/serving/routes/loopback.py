@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import numpy as np
 from fastapi import APIRouter, Request
 
 from latentbridge import prompts
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.documented import REFUSALS
 from latentbridge.serving.house import TheHouse, new_seed, png
+from latentbridge.serving.json_bodies import JsonRoute
 from latentbridge.serving.schemas import LoopbackAnswer, LoopbackRequest, LoopbackRound
 from latentbridge.serving.work import PictureEmbedding
+from latentbridge.types import Picture
 
-router = APIRouter()
-_MAX_TOKENS = 160
+router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
+_MAX_TOKENS, _STEPS = 160, 20
+"""As in `Model.understand` and `Model.generate`, which `latentbridge loopback` uses."""
 
 
-@router.post("/v1/loopback", responses=REFUSALS, operation_id="loopback")
+@router.post("/v1/loopback", operation_id="loopback")
 async def loopback(asked: LoopbackRequest, request: Request, house: TheHouse) -> LoopbackAnswer:
     """The rounds of a picture, as `latentbridge loopback` walks them."""
     house.check_model(asked.model)
     house.check_most("rounds", asked.rounds, house.settings.max_rounds)
     house.engine.model.require("decoder", "draw")
+    request.state.charge(asked.rounds * _STEPS)
     picture = await house.picture(asked.image)
     seed = new_seed() if asked.seed is None else asked.seed
 
-    async def seen(picture):
+    async def seen(picture: Picture) -> np.ndarray:
         return (await house.engine.do(PictureEmbedding(house.engine.model.fit(picture)))).vector
 
     async def work() -> list[LoopbackRound]:
@@ -34,7 +39,7 @@ async def loopback(asked: LoopbackRequest, request: Request, house: TheHouse) ->
         for number in range(asked.rounds):
             words = await house.told(shown, prompts.CAPTION_REQUEST, _MAX_TOKENS)
             noise = int(numpy_rng(seed, "loopback", number).integers(2**31))
-            shown = await house.drawn(words, noise)
+            shown = await house.drawn(words, noise, _STEPS)
             vector = await seen(shown)
             likeness = float(vector @ first), float(vector @ before)
             rounds.append(

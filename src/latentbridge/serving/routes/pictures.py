@@ -11,21 +11,23 @@ from latentbridge import prompts
 from latentbridge.errors import UserError
 from latentbridge.serving.documented import REFUSALS
 from latentbridge.serving.house import House, TheHouse, new_seed, now, png
+from latentbridge.serving.json_bodies import JsonRoute
 from latentbridge.serving.schemas import DrawRequest, Guidance, NumSteps, PictureAnswer, PicturesAnswer, Seed
 from latentbridge.serving.work import Drawing, Edit
 from latentbridge.types import Picture
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 
 
-@router.post("/v1/images/generations", responses=REFUSALS, operation_id="draw")
+@router.post("/v1/images/generations", operation_id="draw")
 async def draw(asked: DrawRequest, request: Request, house: TheHouse) -> PicturesAnswer:
     """Pictures of a prompt: the model completes it to a full description, and draws that."""
     house.check_model(asked.model)
-    house.check_text("prompt", asked.prompt)
+    prompts.check_text("prompt", asked.prompt)
     count, steps = asked.n or 1, asked.steps or 20
     guidance = 2.5 if asked.guidance is None else asked.guidance
     size, seeds = _check(house, count, asked.size, steps, asked.seed)
+    request.state.charge(count * steps)
 
     async def work() -> list[PictureAnswer]:
         descriptions = await asyncio.gather(*(house.description(asked.prompt, seed) for seed in seeds))
@@ -35,7 +37,7 @@ async def draw(asked: DrawRequest, request: Request, house: TheHouse) -> Picture
     return PicturesAnswer(created=now(), data=await house.answer(request, work()), size=size)
 
 
-@router.post("/v1/images/edits", responses=REFUSALS, operation_id="edit")
+@router.post("/v1/images/edits", operation_id="edit")
 async def edit(
     request: Request,
     house: TheHouse,
@@ -53,8 +55,9 @@ async def edit(
 ) -> PicturesAnswer:
     """A picture changed as told, the rest of it kept."""
     house.check_model(model)
-    house.check_text("prompt", prompt)
+    prompts.check_text("prompt", prompt)
     size, seeds = _check(house, n, size, steps, seed)
+    request.state.charge(n * steps)
     files = [*([image] if image else []), *(images or [])]
     if len(files) != 1:
         raise UserError(f"There are {len(files)} pictures; send the one to change as `image`.")
