@@ -51,7 +51,7 @@ _REASONED = {
 async def chat(asked: ChatRequest, request: Request, house: TheHouse) -> Any:
     """A reply to a conversation with at most one picture, given as a data URL."""
     house.check_model(asked.model)
-    ask = await _ask(asked, house)
+    ask = await ask_of(asked, house)
     request.state.charge(ask.max_tokens)
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": house.settings.model_name}
     if not asked.stream:
@@ -102,7 +102,8 @@ async def _events(
             yield "data: [DONE]\n\n"
 
 
-async def _ask(asked: ChatRequest, house: House) -> Ask:
+async def ask_of(asked: ChatRequest, house: House) -> Ask:
+    """What a request asks of the engine, within the limits."""
     limits = house.settings
     max_tokens = asked.max_completion_tokens or asked.max_tokens or limits.max_tokens
     house.check_most("max_tokens", max_tokens, limits.max_tokens)

@@ -63,6 +63,6 @@ def add_page(app: FastAPI, rates: Rates) -> None:
         ssr_mode=False,
         mcp_server=False,
         enable_monitoring=False,
-        max_file_size=f"{desk.house.settings.max_body_bytes}b",
+        max_file_size=32 << 20,
     )
     app.add_api_route("/", lambda: RedirectResponse(PATH), include_in_schema=False)
