@@ -17,10 +17,10 @@ test: .venv/installed  ## the fast tests
 	$(BIN)/python -m pytest
 
 test-slow: .venv/installed  ## every slow test but those of test-kill, including those that train, and those that fetch packages
-	$(BIN)/python -m pytest -m 'slow or network' --ignore tests/training/test_kill.py
+	$(BIN)/python -m pytest -m 'slow or network' --ignore tests/training/test_kill.py --ignore tests/retrieval/test_kill.py
 
-test-kill: .venv/installed  ## 200 processes killed at random moments and resumed, over every stage (minutes)
-	$(BIN)/python -m pytest -m slow tests/training/test_kill.py
+test-kill: .venv/installed  ## 200 runs over every stage, and an index 200 times, killed at random moments and resumed (minutes)
+	$(BIN)/python -m pytest -m slow tests/training/test_kill.py tests/retrieval/test_kill.py
 
 check: .venv/installed  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .

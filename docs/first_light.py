@@ -64,7 +64,7 @@ def _finds(model: latentbridge.Model) -> list[list[tuple[str, np.ndarray]]]:
     index = build_index(model, pictures.items())
     rows = []
     for query in QUERIES:
-        hits = search_index(model, index, text=query, k=6)
+        hits = search_index(model, index, query, k=6)
         rows.append([(f"{query!r} {hit.score:.2f}", pictures[hit.id]) for hit in hits])
     return rows
 

@@ -21,7 +21,8 @@ from latentbridge.cli import main
 from latentbridge.config import ModelConfig
 
 VERBS = (
-    "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "train", "eval",
+    "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "index add",
+    "index delete", "index compact", "index check", "index info", "index duplicates", "train", "eval",
     "consistency", "reasoning", "compare", "study", "report",
     "quickstart", "reproduce", "version", "data", "data build", "data check", "data embed", "data sample",
     "adapters", "adapters merge", "estimate",
@@ -159,14 +160,27 @@ def test_version(run: Callable[..., Result]):
         ("embed in.png", "Say where the vectors go"),
         ("embed in.png --json --out v.npz", "Say where the vectors go"),
         ("embed in.png --out v.txt", "does not end in .npz"),
-        ("search .", "Give either words"),
-        ("search . PROMPT --image in.png", "Give either words"),
-        ("search . --text PROMPT", "Give either words"),
-        ("search . PROMPT --text PROMPT", "--text refines --image"),
+        ("search .", "Give something to look for"),
+        ("search . --not PROMPT", "Give something to look for"),
+        ("search . EMPTY", "The query is empty"),
+        ("search . PROMPT --also night:0", "The weight of 'night' is out of range"),
+        ("search . PROMPT --where kind", "write it like kind=photo"),
+        ("search . PROMPT --out a.txt", "does not end in .html"),
+        ("search ftp://x/y PROMPT", "Nothing is known of ftp://"),
         ("search . PROMPT -k 0", "-k 0"),
         ("search none PROMPT", "neither an index nor a folder"),
         ("search folder.png PROMPT", "There are no pictures"),
         ("index build none", "neither an index nor a folder"),
+        ("index build none.jsonl", "There is no manifest"),
+        ("index build . --store in.png/x", "is a file, not a folder"),
+        ("index build . --field size<3", "says nothing to store"),
+        ("index add . in.png", "holds no index"),
+        ("index delete .", "either their ids, or --where"),
+        ("index delete . a --where kind=b", "either their ids, or --where"),
+        ("index compact .", "holds no index"),
+        ("index check . --sample 0", "--sample 0"),
+        ("index info none", "holds no index"),
+        ("index duplicates . --above 1.5", "--above 1.5"),
         ("loopback in.png --rounds 0", "--rounds 0"),
         ("loopback", "Give either a picture or --data"),
         ("loopback in.png --data shapes", "Give either a picture or --data"),
@@ -396,23 +410,97 @@ def test_a_picture_is_found_by_itself_with_and_without_an_index(run: Callable[..
     passing = run(*asked)
     assert "left out" in passing.err and "broken.jpg" in passing.err
     built = run("index", "build", album, "--model", model)
-    assert built.code == 0 and "3 pictures" in built.out
+    assert built.code == 0 and "3 pictures, 3 embedded at" in built.out and "1 left out" in built.out
+    assert "broken.jpg" in (album / ".latentbridge-index" / "left_out.txt").read_text()
     indexed = run(*asked)
     assert indexed.err == ""
     for result in (passing, indexed):
         hits = json.loads(result.out)["hits"]
         assert len(hits) == 2
-        assert hits[0]["id"] == "sub/c.png"
+        assert hits[0]["id"] == "sub/c.png" and hits[0]["metadata"]["folder"] == "sub"
         assert abs(hits[0]["score"] - 1) < 1e-5
 
 
-def test_search_by_words_and_by_a_refined_picture(run: Callable[..., Result], album: Path, model: Path):
+def test_search_by_words_pictures_items_weights_and_filters(run: Callable[..., Result], album: Path, model: Path):
     index = album.with_name("index")
-    assert run("index", "build", album, "--out", index, "--model", model).code == 0
-    words = run("search", index, "a star", "--model", model)
-    assert words.code == 0 and len(words.out.splitlines()) == 3
-    refined = run("search", index, "--image", album / "a.png", "--text", "but red", "--model", model, "--json")
-    assert json.loads(refined.out)["text"] == "but red"
+    assert run("index", "build", album, "--out", index, "--model", model, "--field", "owner=anna").code == 0
+
+    def found(*arguments: str | Path) -> list[str]:
+        result = run("search", index, *arguments, "--model", model)
+        assert result.code == 0
+        return [line.split()[1] for line in result.out.splitlines()]
+
+    assert len(found("a star")) == 3
+    assert found("a star", "--where", "folder=sub") == ["sub/c.png"]
+    assert found("a star", "--where", "owner!=anna") == []
+    assert sorted(found("--like", "a.png")) == ["b.png", "sub/c.png"]
+    assert found("but red:5", "--image", album / "b.png", "--not", "an owl:0.01")[0] in ("a.png", "b.png", "sub/c.png")
+    assert found("a star", "--image", album / "b.png", "--also", "red:.001", "--not", "blue:0.001")[0] == "b.png"
+
+
+def test_results_can_be_looked_at(run: Callable[..., Result], album: Path, model: Path, tmp_path: Path):
+    run("index", "build", album, "--model", model)
+    (album / "b.png").unlink()  # what is gone since is shown as a grey square
+    page, sheet = tmp_path / "results.html", tmp_path / "results.png"
+    assert run("search", album, "a <star>", "--model", model, "--out", page).code == 0
+    assert run("search", album, "a star", "--model", model, "--out", sheet).code == 0
+    html = page.read_text()
+    assert html.count("<img") == 3 and "sub/c.png" in html and "a &lt;star&gt;" in html and "http" not in html
+    assert Image.open(sheet).size == (3 * 168 + 8, 168 + 8)
+
+
+def test_building_again_takes_in_what_is_new_or_changed_and_drops_what_is_gone(
+    run: Callable[..., Result], album: Path, model: Path
+):
+    def build(*more: str | Path) -> dict:
+        return json.loads(run("index", "build", album, "--model", model, "--json", *more).out)
+
+    def counts(document: dict) -> tuple[int, ...]:
+        return tuple(document[name] for name in ("items", "embedded", "unchanged", "dropped"))
+
+    assert counts(build()) == (3, 3, 0, 0)
+    assert counts(build()) == (3, 0, 3, 0)
+    Image.new("RGB", (31, 17), "red").save(album / "b.png")
+    Image.new("RGB", (7, 7), "blue").save(album / "d.png")
+    (album / "a.png").unlink()
+    assert counts(build()) == (3, 2, 1, 1)
+    assert counts(build("--field", "owner=anna")) == (3, 0, 3, 0)  # only what is said of them changes
+    hits = json.loads(run("search", album, "red", "--where", "width>7", "--model", model, "--json").out)["hits"]
+    assert {hit["id"]: hit["metadata"]["height"] for hit in hits} == {"b.png": 17, "sub/c.png": 40}
+
+
+def test_an_index_is_kept_with_its_other_verbs(run: Callable[..., Result], album: Path, model: Path, tmp_path: Path):
+    run("index", "build", album, "--model", model)
+    twin = tmp_path / "twin.png"
+    twin.write_bytes((album / "a.png").read_bytes())
+    assert "4 pictures, 1 embedded" in run("index", "add", album, twin, "--model", model).out
+    pairs = json.loads(run("index", "duplicates", album, "--above", "0.9999", "--json").out)["pairs"]
+    assert [pair["ids"] for pair in pairs] == [["a.png", str(twin)]]
+    checked = run("index", "check", album)
+    assert checked.code == 0 and "4 items, 0 faults, recall@10 1.000" in checked.out
+    assert json.loads(run("index", "info", album, "--json").out)["items"] == 4
+    assert is_one_error_line(run("index", "delete", album, "a.png", "nobody"))
+    assert run("index", "delete", album, "a.png").out == "1 removed, 3 left\n"
+    assert run("index", "delete", album, "--where", "folder=sub").out == "1 removed, 2 left\n"
+    assert run("index", "compact", album).out.startswith("2 items")
+    assert "4 pictures, 2 embedded" in run("index", "build", album, "--model", model).out  # the twin is none of its own
+
+
+def test_a_manifest_is_indexed_with_what_it_says(run: Callable[..., Result], album: Path, model: Path):
+    lines = [
+        '{"image": "a.png", "texts": ["an owl"], "year": 2020}',
+        '{"image": "sub/c.png", "year": 2026}',
+        '{"image": "none.png"}',
+        '{"image": "../x.png"}',
+        "nonsense",
+    ]
+    (album / "m.jsonl").write_text("\n".join(lines))
+    refused = run("index", "build", album / "m.jsonl", "--model", model)
+    assert is_one_error_line(refused) and "--store" in refused.err
+    built = json.loads(run("index", "build", album / "m.jsonl", "--store", album / "i", "--model", model, "--json").out)
+    assert (built["items"], len(built["left out"])) == (2, 3)
+    late = run("search", album / "i", "x", "--where", "year>2020", "--model", model)
+    assert late.out.split()[1] == "sub/c.png" and len(late.out.splitlines()) == 1
 
 
 def test_an_index_of_another_model_is_refused(
@@ -422,8 +510,9 @@ def test_an_index_of_another_model_is_refused(
 
     run("index", "build", album, "--model", model)
     save_model(new_model(small_config, 1), tmp_path / "other")
-    result = run("search", album, "a star", "--model", tmp_path / "other")
-    assert is_one_error_line(result) and "another model" in result.err
+    for verb in (["search", album, "a star"], ["index", "build", album], ["index", "add", album, album / "a.png"]):
+        result = run(*verb, "--model", tmp_path / "other")
+        assert is_one_error_line(result) and "another model" in result.err
 
 
 def test_a_folder_of_broken_pictures_has_no_index(run: Callable[..., Result], tmp_path: Path, model: Path):

@@ -1,4 +1,4 @@
-"""Building and searching an index with a small random model: routes, batches and refusals."""
+"""Building and searching an index with a small random model: routes, weights and refusals."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from latentbridge.data.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import fingerprint, new_model
 from latentbridge.models.unified import Model
-from latentbridge.retrieval.index import Index, compose_query
+from latentbridge.retrieval.exact import ExactIndex
+from latentbridge.retrieval.filters import Condition
+from latentbridge.retrieval.index import Index
+from latentbridge.retrieval.rows import combine
 from latentbridge.rng import numpy_rng
-from latentbridge.search import build_index, search_index
+from latentbridge.search import Wish, build_index, check_maker, query_of, search_index
 from latentbridge.types import Picture
 
 
@@ -35,11 +38,11 @@ def index(model: Model, pictures: list[Picture]) -> Index:
 
 
 def test_every_picture_finds_itself(model: Model, index: Index, pictures: list[Picture]) -> None:
-    assert index.ids == list("abcde")
-    hits = search_index(model, index, image=pictures, k=1)
-    assert [row[0].id for row in hits] == list("abcde")
-    # the same picture in another batch: float32 rounding of another matrix shape only
-    assert [row[0].score for row in hits] == pytest.approx([1.0] * 5, abs=1e-5)
+    assert list(index.ids()) == list("abcde")
+    for name, picture in zip("abcde", pictures, strict=True):
+        best = search_index(model, index, Wish(picture=picture), k=1)[0]
+        assert best.id == name
+        assert best.score == pytest.approx(1.0, abs=1e-5)  # the same picture in another batch
 
 
 def test_pictures_are_read_one_batch_at_a_time(model: Model, pictures: list[Picture]) -> None:
@@ -57,40 +60,40 @@ def test_pictures_are_read_one_batch_at_a_time(model: Model, pictures: list[Pict
     assert len(taken) == 6  # stopped where the source stopped: nothing was read ahead of its batch
 
 
-def test_one_query_gives_hits_and_a_list_gives_lists(model: Model, index: Index) -> None:
-    one = search_index(model, index, text="a red star", k=3)
-    many = search_index(model, index, text=["a red star", "an owl"], k=3)
-    assert [hit.id for hit in one] == [hit.id for hit in many[0]]
-    assert len(many) == 2 and len(one) == 3
+def test_parts_are_weighed_and_a_negative_one_leads_away(model: Model, index: Index, pictures: list[Picture]) -> None:
+    picture, red, owl = model.embed(images=pictures[0]), model.embed(texts="red"), model.embed(texts="an owl")
+    wishes = [Wish(picture=pictures[0]), Wish(words="but red", weight=0.5), Wish(words="an owl", weight=-0.25)]
+    expected = combine([picture, red, owl], [1, 0.5, -0.25])
+    assert query_of(model, index, wishes) == pytest.approx(expected, abs=1e-6)
+    assert [hit.id for hit in search_index(model, index, *wishes)] == [hit.id for hit in index.search(expected)[0]]
+    with pytest.raises(UserError, match="not only what to avoid"):
+        search_index(model, index, Wish(words="red", weight=-1.0))
 
 
-def test_but_composes_picture_and_words(model: Model, index: Index, pictures: list[Picture]) -> None:
-    query = compose_query(model.embed(images=pictures[0]), model.embed(texts="red"), 0.25)
-    expected = index.search(query, 5)[0]
-    hits = search_index(model, index, image=pictures[0], but="but red", k=5, weight=0.25)
-    assert [hit.id for hit in hits] == [hit.id for hit in expected]
-    assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-6)
-    plain = search_index(model, index, image=pictures[0], k=5)
-    assert [hit.score for hit in plain] != pytest.approx([hit.score for hit in expected], abs=1e-3)
+def test_more_like_an_item_leaves_the_item_out(model: Model, index: Index) -> None:
+    expected = [hit for hit in index.search(index.vectors(["c"]), 5)[0] if hit.id != "c"]
+    assert search_index(model, index, Wish(item="c"), k=4) == expected
+    assert search_index(model, index, Wish(item="c"), k=2) == expected[:2]
+    with pytest.raises(UserError, match="no item 'nobody'"):
+        search_index(model, index, Wish(item="nobody"))
 
 
-def test_one_change_goes_with_all_pictures(model: Model, index: Index, pictures: list[Picture]) -> None:
-    hits = search_index(model, index, image=pictures[:2], but="red", k=5)
-    singly = [search_index(model, index, image=picture, but="red", k=5) for picture in pictures[:2]]
-    assert [[hit.id for hit in row] for row in hits] == [[hit.id for hit in row] for row in singly]
+def test_only_what_meets_the_conditions_is_found(model: Model, pictures: list[Picture]) -> None:
+    index = ExactIndex(model.embedding_size)
+    vectors = np.concatenate([model.embed(images=[picture]) for picture in pictures])
+    index.add(list("abcde"), vectors, [{"number": number} for number in range(5)])
+    hits = search_index(model, index, "a red star", where=[Condition("number", ">=", 3)])
+    assert sorted(hit.id for hit in hits) == ["d", "e"]
 
 
-def test_search_wants_exactly_one_of_text_and_picture(model: Model, index: Index, pictures: list[Picture]) -> None:
-    for wrong in ({}, {"text": "red", "image": pictures[0]}):
-        with pytest.raises(UserError, match="either a text or a picture"):
-            search_index(model, index, **wrong)
+def test_a_wish_is_one_of_three() -> None:
+    for wrong in ({}, {"words": "red", "item": "a"}):
+        with pytest.raises(UserError, match="one of the three"):
+            Wish(**wrong)
 
 
-def test_the_fingerprint_is_of_the_weights(model: Model, index: Index, small_config: ModelConfig) -> None:
+def test_an_index_of_another_model_is_refused(model: Model, index: Index, small_config: ModelConfig) -> None:
     assert index.maker == fingerprint(model)
-    assert fingerprint(new_model(small_config, seed=0)) == index.maker
-    assert fingerprint(new_model(small_config, seed=1)) != index.maker
-
-
-def test_vectors_are_unit_length(index: Index) -> None:
-    assert np.linalg.norm(index.vectors, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
+    check_maker(new_model(small_config, seed=0), index, "here")
+    with pytest.raises(UserError, match="another model"):
+        check_maker(new_model(small_config, seed=1), index, "here")

@@ -1,8 +1,9 @@
-"""Pictures into an index, and words or pictures into hits: where models and retrieval meet."""
+"""Words, pictures and items of an index into hits: where models and retrieval meet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -11,14 +12,34 @@ import numpy as np
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.unified import Images, Model, Texts
-from latentbridge.retrieval.index import Index, compose_query
+from latentbridge.models.unified import Model
+from latentbridge.retrieval.exact import ExactIndex
+from latentbridge.retrieval.filters import Condition
+from latentbridge.retrieval.index import Index
+from latentbridge.retrieval.rows import combine
 from latentbridge.types import Hit
 
 
-def build_index(model: Model, pictures: Iterable[tuple[str, ImageLike]], batch_size: int = 64) -> Index:
-    """An index of (id, picture) pairs, read and embedded one batch at a time; wrap the pairs in `tqdm` to watch."""
-    index = Index(model.embedding_size, maker=fingerprint(model))
+@dataclass(frozen=True)
+class Wish:
+    """One part of a query: words, a picture, or an item of the index ("more like this"); exactly one of them."""
+
+    words: str | None = None
+    picture: ImageLike | None = None
+    item: str | None = None
+    weight: float = 1.0
+    """How much it counts beside the other parts; below 0, how much it counts against a hit."""
+
+    def __post_init__(self) -> None:
+        if sum(part is not None for part in (self.words, self.picture, self.item)) != 1:
+            raise UserError("A part of a query is words, a picture or an item of the index; give one of the three.")
+
+
+def build_index(
+    model: Model, pictures: Iterable[tuple[str, ImageLike]], index: Index | None = None, batch_size: int = 64
+) -> Index:
+    """The index, a new one in memory unless given, with (id, picture) pairs, read and embedded one batch at a time."""
+    index = index or ExactIndex(model.embedding_size, fingerprint(model))
     source = iter(pictures)
     while batch := list(islice(source, batch_size)):
         index.add([name for name, _ in batch], model.embed(images=[picture for _, picture in batch]))
@@ -26,29 +47,32 @@ def build_index(model: Model, pictures: Iterable[tuple[str, ImageLike]], batch_s
 
 
 def search_index(
-    model: Model,
-    index: Index,
-    text: Texts | None = None,
-    image: Images | None = None,
-    but: Texts | None = None,
-    k: int = 10,
-    weight: float = 0.5,
-) -> Any:
-    """The `k` best hits for a text or for a picture: a list of `Hit`, or a list of such lists where a list is asked.
-
-    `but` tells what should differ, as in picture and "but red": the query is then `compose_query(picture, "red",
-    weight)`. It may be one text for all queries.
-    """
-    if (text is None) == (image is None):
-        raise UserError('Search takes either a text or a picture; say what should differ in `but`, as in "but red".')
-    query = model.embed(texts=text) if text is not None else model.embed(images=image)
-    if but is not None:
-        change = _without_but(but) if isinstance(but, str) else [_without_but(words) for words in but]
-        query, words = np.broadcast_arrays(query, model.embed(texts=change))
-        query = compose_query(query, words, weight)
-    hits: list[list[Hit]] = index.search(query, k)
-    return hits[0] if query.ndim == 1 else hits
+    model: Model, index: Index, *asked: str | Wish, k: int = 10, where: Sequence[Condition] = ()
+) -> list[Hit]:
+    """The `k` best hits for what is asked, a text alone being words; items that are asked for by id are not found again."""
+    wishes = [Wish(words=part) if isinstance(part, str) else part for part in asked]
+    given = {wish.item for wish in wishes if wish.item is not None}
+    hits = index.search(query_of(model, index, wishes), k + len(given), where)[0]
+    return [hit for hit in hits if hit.id not in given][:k]
 
 
-def _without_but(words: str) -> str:
-    return words.strip().removeprefix("but ")
+def query_of(model: Model, index: Index, wishes: Sequence[Wish]) -> np.ndarray:
+    """The unit vector, float32 [e], along the weighted sum of the parts' vectors."""
+    if not any(wish.weight > 0 for wish in wishes):
+        raise UserError("A search needs words, a picture or an item to look for, not only what to avoid.")
+    vectors = [_vector(model, index, wish, alone=len(wishes) == 1) for wish in wishes]
+    return combine(vectors, [wish.weight for wish in wishes])
+
+
+def check_maker(model: Model, index: Index, address: Any) -> None:
+    """Raises UserError where the index was built with another model."""
+    if index.maker not in ("", fingerprint(model)):
+        raise UserError(f"{address} was built with another model; build it again or name that model with --model.")
+
+
+def _vector(model: Model, index: Index, wish: Wish, alone: bool) -> np.ndarray:
+    if wish.words is not None:
+        return model.embed(texts=wish.words if alone else wish.words.strip().removeprefix("but "))
+    if wish.picture is not None:
+        return model.embed(images=wish.picture)
+    return index.vectors([str(wish.item)])[0]

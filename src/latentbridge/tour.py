@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -30,11 +31,14 @@ from latentbridge.evaluation.loopback import loopback, round_cells
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
 from latentbridge.models.backbones.omnibridge import OmniBridge
+from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.unified import Model
+from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.index import Index
+from latentbridge.retrieval.stores import create_index
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import atomic_write
-from latentbridge.search import build_index, search_index
+from latentbridge.search import Wish, build_index, search_index
 from latentbridge.types import Hit, Picture
 
 NUM_INDEXED = 3000
@@ -180,9 +184,11 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
     held_out = [d for split in ("val", "test_artist", "test_concept") for d in drawings.split(split)]
     chosen = {_name(d): d for d in sorted(_pick(rng, held_out, NUM_INDEXED), key=lambda d: d.index)}
     pictures = ((name, drawings.on_background(d.index, _WHITE)) for name, d in chosen.items())
-    index = build_index(model, tqdm(pictures, desc="indexing drawings", unit="picture", total=len(chosen)))
-    index.save(out / "index")
+    shutil.rmtree(out / "index", ignore_errors=True)
+    index = create_index(out / "index", model.embedding_size, fingerprint(model))
+    build_index(model, tqdm(pictures, desc="indexing drawings", unit="picture", total=len(chosen)), index)
     words = _index_texts(model, sorted({d.label for d in chosen.values()}), "indexing names")
+    names, labels = list(index.ids()), list(words.ids())
 
     def shown(hits: Sequence[Hit], right: Callable[[Drawing], bool]) -> tuple[FoundItem, ...]:
         items = [(chosen[hit.id], hit.score) for hit in hits]
@@ -193,32 +199,34 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
         )
 
     found: list[Found] = []
-    for label in _pick(rng, [label for label in FORTY_CONCEPTS if label in words.ids], 4):
-        items = shown(search_index(model, index, text=label, k=8), lambda d, label=label: d.label == label)
+    for label in _pick(rng, [label for label in FORTY_CONCEPTS if label in labels], 4):
+        items = shown(search_index(model, index, label, k=8), lambda d, label=label: d.label == label)
         found.append(Found("Words to picture", label, items))
-    hits = search_index(model, index, text="a sea animal", k=8)
+    hits = search_index(model, index, "a sea animal", k=8)
     found.append(Found("Words to picture", "a sea animal", shown(hits, lambda d: d.subgroup == "animal-marine")))
 
-    queries = _pick(rng, [d for d in drawings.split("train") if _is_known(d) and d.label in words.ids], 9)
+    queries = _pick(rng, [d for d in drawings.split("train") if _is_known(d) and d.label in labels], 9)
     credits.extend(d.attribution for d in queries)
     asked = [(d, f"{d.label}, {d.artist}", drawings.on_background(d.index, _WHITE)) for d in queries]
     for query, name, picture in asked[:3]:
-        items = shown(search_index(model, index, image=picture, k=8), lambda d, q=query: d.concept == q.concept)
+        items = shown(search_index(model, index, Wish(picture=picture), k=8), lambda d, q=query: d.concept == q.concept)
         found.append(Found("Picture to picture", name, items, picture))
     for (_, name, picture), other in zip(asked[3:6], queries, strict=False):
-        hits = search_index(model, index, image=picture, but=other.label, k=8)
+        hits = search_index(model, index, Wish(picture=picture), other.label, k=8)
         items = shown(hits, lambda d, other=other: d.label == other.label)
         found.append(Found("Picture and words to picture", f"{name}, but {other.label}", items, picture))
     for query, name, picture in asked[6:]:
-        hits = search_index(model, words, image=picture, k=5)
+        hits = search_index(model, words, Wish(picture=picture), k=5)
         told = tuple(FoundItem(hit.id, hit.score, right=hit.id == query.label) for hit in hits)
         found.append(Found("Picture to words", name, told, picture))
 
     to_picture = _share(
-        chosen[hits[0].id].label == label for label, hits in zip(words.ids, index.search(words.vectors, 1), strict=True)
+        chosen[hits[0].id].label == label
+        for label, hits in zip(labels, index.search(words.vectors(labels), 1), strict=True)
     )
     to_words = _share(
-        chosen[name].label == hits[0].id for name, hits in zip(index.ids, words.search(index.vectors, 1), strict=True)
+        chosen[name].label == hits[0].id
+        for name, hits in zip(names, words.search(index.vectors(names), 1), strict=True)
     )
     result = (
         f"Among {len(index):,} held-out drawings of {len(words):,} concepts, {format_score(to_picture)} of the names find a "
@@ -232,19 +240,19 @@ def _find_scenes(model: Model) -> tuple[str, list[Found]]:
     known = {describe(scene): render(scene) for scene in distinct_scenes("test", rng, NUM_SCENES)}
     bar = tqdm(known.items(), desc="indexing shapes", unit="picture")
     index, words = build_index(model, bar), _index_texts(model, list(known), "indexing descriptions")
-    by_words, by_picture = index.search(words.vectors, 8), words.search(index.vectors, 3)
+    ids = list(known)  # of both: a picture goes by its description
+    by_words, by_picture = index.search(words.vectors(ids), 8), words.search(index.vectors(ids), 3)
     found: list[Found] = []
     for row in range(2):
-        text = words.ids[row]
+        text = ids[row]
         hits = tuple(FoundItem(hit.id, hit.score, known[hit.id], hit.id == text) for hit in by_words[row])
         found.append(Found("Words to picture, shapes", text, hits))
     for row in range(2, 4):
-        name = index.ids[row]
+        name = ids[row]
         told = tuple(FoundItem(hit.id, hit.score, right=hit.id == name) for hit in by_picture[row])
         found.append(Found("Picture to words, shapes", "", told, known[name]))
     shares = [
-        _share(hits[0].id == name for name, hits in zip(index.ids, ranked, strict=True))
-        for ranked in (by_words, by_picture)
+        _share(hits[0].id == name for name, hits in zip(ids, ranked, strict=True)) for ranked in (by_words, by_picture)
     ]
     result = (
         f"among {len(index):,} distinct scenes, {format_score(shares[0])} of the descriptions find their picture first "
@@ -254,7 +262,7 @@ def _find_scenes(model: Model) -> tuple[str, list[Found]]:
 
 
 def _index_texts(model: Model, texts: Sequence[str], name: str) -> Index:
-    index = Index(model.embedding_size)
+    index = ExactIndex(model.embedding_size)
     for batch in _batches(texts, name, "text", size=64):
         index.add(batch, model.embed(texts=batch))
     return index

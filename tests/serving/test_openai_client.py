@@ -15,7 +15,7 @@ from tests.serving.conftest import client_of
 from tests.serving.server import running
 
 from latentbridge.models.unified import Model
-from latentbridge.serving.api import Protection, create_app
+from latentbridge.serving.api import create_app
 from latentbridge.serving.keys import ENVIRONMENT, read_keys
 from latentbridge.serving.limits import Limits
 from latentbridge.serving.rates import Allowance, Rates
@@ -111,7 +111,9 @@ def test_an_edit_comes_as_a_form(client: OpenAI, served_model: Model, picture_fi
         assert answer.data is not None and np.array_equal(opened(answer.data[0].b64_json), expected)
 
 
-def test_embeddings_of_texts_and_pictures(client: OpenAI, served_model: Model, picture_url: str, scene_picture: Picture):
+def test_embeddings_of_texts_and_pictures(
+    client: OpenAI, served_model: Model, picture_url: str, scene_picture: Picture
+):
     inputs: Any = ["a red circle", {"image": picture_url}, {"text": "three blue stars in a row"}]
     plain = client.embeddings.create(model="tiny", input=inputs, encoding_format="float")
     packed = client.embeddings.create(model="tiny", input=inputs)  # the client asks for base64 and unpacks it
@@ -137,13 +139,16 @@ def test_mistakes_are_bad_requests_that_name_the_mend(client: OpenAI, picture_ur
         "is the most": lambda: client.images.generate(prompt="a star", n=9),
         "messages": lambda: client.chat.completions.create(model="tiny", messages=[]),
         "looks at one": lambda: client.chat.completions.create(
-            model="tiny", messages=[*question("a", picture_url), {"role": "assistant", "content": "b"}, *question("c", picture_url)]
+            model="tiny",
+            messages=[*question("a", picture_url), {"role": "assistant", "content": "b"}, *question("c", picture_url)],
         ),
         "tools": lambda: client.chat.completions.create(
             model="tiny", messages=question("a"), tools=[{"type": "function", "function": {"name": "f"}}]
         ),
         "vectors have": lambda: client.embeddings.create(model="tiny", input="a", dimensions=7),
-        "data:": lambda: client.chat.completions.create(model="tiny", messages=question("a", "https://example.org/a.png")),
+        "data:": lambda: client.chat.completions.create(
+            model="tiny", messages=question("a", "https://example.org/a.png")
+        ),
         "is empty": lambda: client.images.generate(prompt=" "),
     }
     for words, call in calls.items():
@@ -165,7 +170,7 @@ def test_what_is_not_there_is_not_found(client: OpenAI):
 def test_keys_and_rates_are_told_as_openai_tells_them(served_model: Model):
     key = "k" * 20
     rates = Rates({"embed": Allowance(requests=1)})
-    app = create_app(served_model, protection=Protection(read_keys(None, {ENVIRONMENT: f"ada:{key}"}), rates))
+    app = create_app(served_model, keys=read_keys(None, {ENVIRONMENT: f"ada:{key}"}), rates=rates)
     with running(app, Limits()) as server:
         with pytest.raises(openai.AuthenticationError):
             client_of(server, "wrong").models.list()

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from latentbridge.cli import adapters, data, estimates, measures, runs, search, serving, skills
+from latentbridge.cli import adapters, data, estimates, index, measures, runs, search, serving, skills
 from latentbridge.errors import UserError
 
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -65,7 +65,7 @@ app.command()(skills.understand)
 app.command()(skills.generate)
 app.command()(skills.edit)
 app.command()(skills.embed)
-app.add_typer(search.app, name="index")
+app.add_typer(index.app, name="index")
 app.command()(search.search)
 app.command()(serving.serve)
 app.command()(runs.train)

@@ -1,135 +1,184 @@
-"""The verbs that find pictures: `index build` and `search`."""
+"""The verb that finds pictures: `search`."""
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentbridge.cli.arguments import AsJson, ModelName, check_at_least, check_folder
+from latentbridge.cli.arguments import PICTURE_SUFFIXES, AsJson, ModelName, check_at_least, check_out
+from latentbridge.cli.filling import fill
+from latentbridge.cli.index import INDEX_NAME, Where, conditions_of, open_at
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 
 if TYPE_CHECKING:
+    from latentbridge.data.pictures import Source
     from latentbridge.models.unified import Model
     from latentbridge.retrieval.index import Index
-    from latentbridge.types import Picture
+    from latentbridge.search import Wish
+    from latentbridge.types import Hit, Picture
 
-app = typer.Typer(help="Build an index of a folder of pictures.", rich_markup_mode=None, no_args_is_help=True)
-
-INDEX_NAME = ".latentbridge-index"
-"""Where a folder's index is kept unless --out says otherwise."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-
-
-@app.command()
-def build(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures, searched with its subfolders.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help=f"The index folder to write; DIR/{INDEX_NAME} unless given.")
-    ] = None,
-    model: ModelName = "tiny",
-) -> None:
-    """Index a folder of pictures, so that `latentbridge search` answers at once.
-
-    Pictures that cannot be read are named and left out.
-
-    \b
-    Examples:
-      latentbridge index build my_pictures
-      latentbridge index build my_pictures --out my_index
-    """
-    paths = _pictures_in(folder)
-    target = out or folder / INDEX_NAME
-    check_folder(target)
-    from latentbridge.models.checkpoint import load
-
-    index = _build(folder, paths, load(model))
-    index.save(target)
-    print(f"{target}: {len(index):,} pictures")
+_PAGE_SUFFIX = ".html"
+_THUMB_PX = 160
+_MAX_WEIGHT = 100.0
 
 
 def search(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="An index, or a folder of pictures.")],
+    address: Annotated[
+        str,
+        typer.Argument(metavar="INDEX", help="An index, a folder of pictures, or postgres://host/database/name."),
+    ],
     query: Annotated[str | None, typer.Argument(metavar="QUERY", help="What to look for, in words.")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="Look for pictures like this one.")] = None,
-    text: Annotated[str | None, typer.Option("--text", help="With --image: what should be different.")] = None,
+    like: Annotated[
+        list[str] | None, typer.Option("--like", metavar="ID", help="Look for more like this item. Repeatable.")
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="WORDS[:WEIGHT]", help="What counts too; weight 1 unless given. Repeatable."),
+    ] = None,
+    but_not: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--not", metavar="WORDS[:WEIGHT]", help="What counts against; weight 0.5 unless given. Repeatable."
+        ),
+    ] = None,
+    where: Where = None,
     k: Annotated[int, typer.Option("-k", help="Number of results.")] = 10,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Show the results on a page (.html) or a sheet (.png).")
+    ] = None,
     model: ModelName = "tiny",
     as_json: AsJson = False,
 ) -> None:
-    """Find pictures by words, a picture, or both.
+    """Find pictures by words, a picture, items of the index, or any of them together.
 
     A folder without an index is indexed in passing, which takes longer.
 
     \b
     Examples:
       latentbridge search my_pictures "a sea animal"
-      latentbridge search my_pictures --image q.png
-      latentbridge search my_pictures --image q.png --text "but red" -k 3 --json
+      latentbridge search my_pictures "but red" --image q.png
+      latentbridge search my_pictures "a harbour" --also night:0.5 --not people --where "width>=640"
+      latentbridge search my_index --like sub/c.png -k 3 --out results.html
     """
-    if (query is None) == (image is None):
-        raise UserError('Give either words to look for or --image; words that refine a picture go to --text "but red".')
-    if text is not None and image is None:
-        raise UserError("--text refines --image; to search by words alone, give them as QUERY.")
-    for kind, words in (("query", query), ("text", text)):
-        if words is not None:
-            check_text(kind, words)
+    if query is None and image is None and not like:
+        raise UserError("Give something to look for: words as QUERY, --image, or --like with the id of an item.")
+    words = [(query, 1.0)] if query is not None else []
+    words += [_weighed(text, 1.0) for text in also or []]
+    words += [(text, -weight) for text, weight in (_weighed(text, 0.5) for text in but_not or [])]
+    for text, _ in words:
+        check_text("query", text)
     check_at_least("-k", k, 1)
+    if out:
+        check_out(out, (_PAGE_SUFFIX, *PICTURE_SUFFIXES))
+    conditions = conditions_of(where)
     from latentbridge.cli.output import print_json
     from latentbridge.images import open_picture
-    from latentbridge.retrieval.index import Index
+    from latentbridge.retrieval.items import shown
+    from latentbridge.search import Wish, check_maker, search_index
 
-    stored = next((path for path in (source, source / INDEX_NAME) if (path / "manifest.json").is_file()), None)
-    paths = [] if stored else _pictures_in(source)
-    picture = open_picture(image) if image else None
-    index = Index.load(stored) if stored else None
-    from latentbridge.models.checkpoint import fingerprint, load
-    from latentbridge.search import search_index
+    wishes = [Wish(words=text, weight=weight) for text, weight in words]
+    if image:
+        wishes.append(Wish(picture=open_picture(image)))
+    wishes += [Wish(item=name) for name in like or []]
+    index, source = _stored(address)
+    from latentbridge.models.checkpoint import load
 
     finder = load(model)
-    if index is not None and index.maker not in ("", fingerprint(finder)):
-        raise UserError(f"{stored} was built with another model; build it again or name that model with --model.")
     if index is None:
-        index = _build(source, paths, finder)
-    hits = search_index(finder, index, text=query, image=picture, but=text, k=k)
+        assert source is not None
+        index = _built(finder, source)
+    check_maker(finder, index, shown(address))
+    hits = search_index(finder, index, *wishes, k=k, where=conditions)
+    if out:
+        _show(index, hits, _in_words(wishes, image), out)
     if as_json:
-        asked = {"query": query, "image": image, "text": text}
-        print_json({**asked, "hits": [{"id": hit.id, "score": round(hit.score, 6)} for hit in hits]})
+        known = index.metadata([hit.id for hit in hits])
+        asked = {"query": query, "image": image, "like": like, "also": also, "not": but_not, "where": where}
+        rows = [
+            {"id": hit.id, "score": round(hit.score, 6), "metadata": metadata}
+            for hit, metadata in zip(hits, known, strict=True)
+        ]
+        print_json({**{name: value for name, value in asked.items() if value}, "hits": rows})
     else:
         for hit in hits:
             print(f"{hit.score:.3f}  {hit.id}")
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(f"{folder} is neither an index nor a folder of pictures; check the path.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise UserError(f"There are no pictures in {folder}; looked for {', '.join(SUFFIXES)}.")
-    return paths
+def _weighed(text: str, weight: float) -> tuple[str, float]:
+    """Words and the weight after their last colon, if there is one."""
+    if written := re.fullmatch(r"(.*):\s*(\d+\.?\d*|\.\d+)\s*", text, re.DOTALL):
+        text, weight = written[1], float(written[2])
+    if not 0 < weight <= _MAX_WEIGHT:
+        raise UserError(f"The weight of {text!r} is out of range; give a number above 0 and up to {_MAX_WEIGHT:.0f}.")
+    return text, weight
 
 
-def _build(folder: Path, paths: list[Path], model: Model) -> Index:
-    """An index of the readable pictures, by their paths inside `folder`; the others are named on stderr."""
-    from tqdm import tqdm
+def _stored(address: str) -> tuple[Index | None, Source | None]:
+    """The index at an address; where there is none, the pictures to make one of."""
+    from latentbridge.data.pictures import open_source
+    from latentbridge.retrieval.stores import holds_index
 
-    from latentbridge.images import fit_square, open_picture
-    from latentbridge.search import build_index
+    if "://" in address or any(map(holds_index, (address, Path(address) / INDEX_NAME))):
+        return open_at(address), None
+    return None, open_source(address)
 
-    def read() -> Iterator[tuple[str, Picture]]:
-        for path in tqdm(paths, desc="indexing", disable=None):
-            try:
-                picture = fit_square(open_picture(path), model.config.backbone.image_size_px)
-            except UserError as error:
-                tqdm.write(f"left out: {error}", file=sys.stderr)
-            else:
-                yield path.relative_to(folder).as_posix(), picture
 
-    index = build_index(model, read())
+def _built(model: Model, source: Source) -> Index:
+    """An index in memory of all pictures that can be read; the others are named on stderr."""
+    from latentbridge.models.checkpoint import fingerprint
+    from latentbridge.retrieval.exact import ExactIndex
+
+    index = ExactIndex(model.embedding_size, fingerprint(model))
+    built = fill(model, index, source)
     if not len(index):
-        raise UserError(f"None of the {len(paths)} pictures in {folder} can be read; see the lines above.")
+        raise UserError(
+            f"None of the {len(built.left_out)} pictures in {source.name} can be read; see the lines above."
+        )
     return index
+
+
+def _in_words(wishes: list[Wish], image: Path | None) -> str:
+    """What was asked for, for a title."""
+
+    def told(wish: Wish) -> str:
+        what = wish.words or (f"like {wish.item}" if wish.item else f"like {image}")
+        return f"{'not ' if wish.weight < 0 else ''}{what}" + ("" if wish.weight == 1 else f" ({abs(wish.weight):g})")
+
+    return ", ".join(map(told, wishes))
+
+
+def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
+    """The hits as a page, or as a sheet of small pictures in their order."""
+    thumbs = list(_thumbs(index, hits))
+    if out.suffix.lower() == _PAGE_SUFFIX:
+        from latentbridge.evaluation.page import Section, show_figure, write_page
+
+        figures = (show_figure(thumb, f"{hit.score:.3f}  {hit.id}") for hit, thumb in zip(hits, thumbs, strict=True))
+        body = f'<div class="cards narrow">{"".join(figures)}</div>'
+        write_page(out, title, f"{len(hits)} results, best first", [Section("results", "Results", "", body)])
+        return
+    from latentbridge.cli.output import lay_out, save_picture
+
+    if not thumbs:
+        raise UserError(f"Nothing was found, so there is nothing to show in {out}; ask for something else.")
+    save_picture(lay_out(thumbs, columns=5, scale=1), out)
+
+
+def _thumbs(index: Index, hits: list[Hit]) -> Iterator[Picture]:
+    """A small square picture of each hit; a grey one where the picture is no longer there."""
+    import numpy as np
+
+    from latentbridge.data.pictures import picture_of
+    from latentbridge.images import fit_square
+
+    for metadata in index.metadata([hit.id for hit in hits]):
+        try:
+            yield fit_square(picture_of(metadata or {}), _THUMB_PX)
+        except UserError:
+            yield np.full((_THUMB_PX, _THUMB_PX, 3), 128, np.uint8)

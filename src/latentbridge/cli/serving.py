@@ -21,6 +21,9 @@ def serve(
     name: Annotated[
         str | None, typer.Option("--name", help="What clients call the model; the end of --model unless given.")
     ] = None,
+    indexes: Annotated[
+        Path | None, typer.Option("--indexes", help="The folder whose indexes are searched and filled.")
+    ] = None,
     keys: Annotated[
         Path | None,
         typer.Option("--keys", help='A file of "name:key" lines; keys may also stand in LATENTBRIDGE_KEYS.'),
@@ -58,9 +61,9 @@ def serve(
     known = read_keys(keys)
     check_bind(host, known)
     try:
-        from latentbridge.serving.api import Protection, create_app
+        from latentbridge.serving.api import create_app
         from latentbridge.serving.fetch import Fetching
-        from latentbridge.serving.limits import KINDS
+        from latentbridge.serving.limits import KINDS, Limits
         from latentbridge.serving.listening import listen
         from latentbridge.serving.rates import Rates, parse_allowances
     except ImportError as missing:
@@ -71,6 +74,7 @@ def serve(
     from latentbridge.models.checkpoint import load
 
     called = name or model.rstrip("/").rpartition("/")[2]
-    settings = Settings(model_name=called, max_requests=max_requests, request_timeout_s=timeout_s)
-    protection = Protection(known, rates, fetching=Fetching(hosts=tuple(fetch or ())))
-    listen(create_app(load(model), settings, protection), host, port, protection.limits)
+    settings = Settings(called, indexes, max_requests=max_requests, request_timeout_s=timeout_s)
+    limits, fetching = Limits(), Fetching(hosts=tuple(fetch or ()))
+    app = create_app(load(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
+    listen(app, host, port, limits)

@@ -136,7 +136,7 @@ def fetch(where: str, wrong: Callable[[bytes], str] = lambda data: "") -> bytes:
 def read_samples(name: str, data: bytes) -> list[Record]:
     """The samples in a shard's bytes."""
     records = []
-    for key, entry, image, target in (_parquet_entries if name.endswith(".parquet") else _tar_entries)(name, data):
+    for key, entry, image, target in read_entries(name, data):
         faults = [] if image else ["it has no picture"]
         check_fields({**entry, "image": "picture"}, faults.append)
         if "split" in entry:
@@ -147,11 +147,16 @@ def read_samples(name: str, data: bytes) -> list[Record]:
     return records
 
 
-_Entry = tuple[str, dict[str, Any], bytes | None, bytes | None]
+def read_entries(name: str, data: bytes) -> Iterator[Entry]:
+    """The samples in a shard's bytes, whatever is said of them."""
+    return (_parquet_entries if name.endswith(".parquet") else _tar_entries)(name, data)
+
+
+Entry = tuple[str, dict[str, Any], bytes | None, bytes | None]
 """Key, a manifest's line without its paths, picture, target of an edit."""
 
 
-def _tar_entries(name: str, data: bytes) -> Iterator[_Entry]:
+def _tar_entries(name: str, data: bytes) -> Iterator[Entry]:
     parts: dict[str, dict[str, bytes]] = {}
     try:
         with tarfile.open(fileobj=BytesIO(data), mode="r:") as archive:
@@ -175,7 +180,7 @@ def _tar_entries(name: str, data: bytes) -> Iterator[_Entry]:
         yield key, entry, next(iter(pictures), None), next(iter(targets), None)
 
 
-def _parquet_entries(name: str, data: bytes) -> Iterator[_Entry]:
+def _parquet_entries(name: str, data: bytes) -> Iterator[Entry]:
     try:
         import pyarrow  # pyright: ignore[reportMissingImports]
         from pyarrow import parquet  # pyright: ignore[reportMissingImports]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,46 +24,46 @@ from latentbridge.serving.limits import Guard, Limits
 from latentbridge.serving.metrics import Metrics
 from latentbridge.serving.rates import Rates
 from latentbridge.serving.refusals import Refusal, error_document, too_fast
-from latentbridge.serving.routes import chat, embeddings, loopback, pictures, state
+from latentbridge.serving.routes import chat, embeddings, loopback, pictures, search, state
 from latentbridge.serving.settings import Settings
+from latentbridge.serving.shelf import Shelf
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Protection:
-    """Who may ask, how much, how large a request may be, and where pictures may be fetched from."""
-
-    keys: Keys = field(default_factory=Keys)
-    rates: Rates = field(default_factory=Rates)
-    limits: Limits = field(default_factory=Limits)
-    fetching: Fetching = field(default_factory=Fetching)
-
-
-def create_app(model: Model, settings: Settings | None = None, protection: Protection | None = None) -> FastAPI:
+def create_app(
+    model: Model,
+    settings: Settings | None = None,
+    *,
+    keys: Keys | None = None,
+    rates: Rates | None = None,
+    limits: Limits | None = None,
+    fetching: Fetching | None = None,
+) -> FastAPI:
     """The server's app over a model, which it takes over (`Engine`); it works from its start-up to its shutdown.
 
     `app.state.house` is what routes share. What stands before them all is `Guard`, and `Counted` sees its refusals too.
     """
-    settings, against = settings or Settings(), protection or Protection()
-    metrics = Metrics()
-    house = House(Engine(model, settings, metrics), settings, against.fetching)
+    settings, metrics = settings or Settings(), Metrics()
+    shelf = Shelf(settings.indexes, model)
+    house = House(Engine(model, settings, metrics), settings, fetching or Fetching(), shelf)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         house.engine.start()
         yield
         await house.engine.close()
+        shelf.close()
 
     app = FastAPI(
         title="LatentBridge", version=latentbridge.__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.house = house
-    for routes in (chat, pictures, embeddings, loopback, state):
+    for routes in (chat, pictures, embeddings, search, loopback, state):
         app.include_router(routes.router)
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
-    app.add_middleware(Guard, keys=against.keys, rates=against.rates, limits=against.limits)
+    app.add_middleware(Guard, keys=keys or Keys(), rates=rates or Rates(), limits=limits or Limits())
     app.add_middleware(Counted, metrics=metrics)  # the last added is asked first
     return app
 

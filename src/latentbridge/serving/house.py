@@ -23,6 +23,7 @@ from latentbridge.serving.fetch import Fetching, picture_bytes
 from latentbridge.serving.refusals import Refusal
 from latentbridge.serving.replies import Ask, Piece
 from latentbridge.serving.settings import Settings
+from latentbridge.serving.shelf import Shelf
 from latentbridge.serving.work import Drawing
 from latentbridge.types import Conversation, Picture
 
@@ -31,11 +32,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class House:
-    """Engine and limits of one app."""
+    """Engine, limits and indexes of one app."""
 
     engine: Engine
     settings: Settings
     fetching: Fetching
+    shelf: Shelf
     started: int = field(default_factory=lambda: now())
 
     # --- checks ---

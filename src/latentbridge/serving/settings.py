@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -11,6 +12,8 @@ class Settings:
 
     model_name: str = "tiny"
     """What clients call the model."""
+    indexes: Path | None = None
+    """The folder of the indexes; there are none without."""
     slots: int = 16
     """Replies written side by side."""
     context_tokens: int = 512

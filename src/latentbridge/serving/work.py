@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentbridge.models.condition import Condition, map_condition
+from latentbridge.models.condition import map_condition
 from latentbridge.models.unified import EditPlan, Model
-from latentbridge.types import Conversation, EditResult, Picture
+from latentbridge.retrieval.filters import Condition
+from latentbridge.retrieval.index import Index
+from latentbridge.search import Wish, search_index
+from latentbridge.types import Conversation, EditResult, Hit, Picture
 
 Steps = Generator[None, None, list[Any]]
 """Rests between steps, and returns a result for each work of the batch."""
@@ -45,7 +48,7 @@ class Drawing:
     @classmethod
     def together(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[Picture]]:
         """Descriptions differ in length, so each is read alone; denoising, which takes long, is done at once."""
-        conditions: list[Condition] = []
+        conditions: list[Any] = []
         for work in works:
             conditions.append(model.describe_condition([work.description], "query"))
             yield
@@ -118,6 +121,25 @@ class TextEmbedding:
         tokens = _tokens(model, Conversation(((works[0].text, ""),)))
         yield
         return [Embedded(vector, tokens) for vector in model.embed(texts=[work.text for work in works])]
+
+
+@dataclass(frozen=True)
+class Looking:
+    """The items of an index that are nearest to what is wished for."""
+
+    index: Index
+    wishes: tuple[Wish, ...]
+    k: int
+    where: tuple[Condition, ...] = ()
+
+    def shape(self, model: Model) -> Hashable:
+        """Wishes differ in kind and number, so every search is done alone."""
+        return id(self)
+
+    @classmethod
+    def together(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[list[Hit]]]:
+        yield
+        return [search_index(model, w.index, *w.wishes, k=w.k, where=w.where) for w in works]
 
 
 def _tokens(model: Model, conversation: Conversation) -> int:

@@ -1,0 +1,200 @@
+"""Pictures to be found later: a folder, a manifest, or shards, one picture at a time and never all in memory.
+
+What is said of a picture besides (all other fields of a manifest's line or a shard's sample) becomes what it can be
+filtered by. Faults are told and passed over: one broken picture among a million stops nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from latentbridge.data.shards import fetch, found_shards, read_entries
+from latentbridge.errors import UserError
+from latentbridge.images import open_picture
+from latentbridge.types import Picture
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+MANIFEST_SUFFIX = ".jsonl"
+
+Fault = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One picture of a source, not yet opened."""
+
+    id: str
+    stamp: str
+    """Another one where the picture has changed."""
+    metadata: dict[str, Any]
+    image: Path | bytes
+
+
+class Source(Protocol):
+    """Where pictures come from."""
+
+    name: str
+    """The same for the same source, whenever it is read."""
+    unread: list[str]
+    """Shards that could not be read to their end; what came from them may still be there."""
+
+    def count(self) -> int | None:
+        """How many pictures there are; None where only reading all of it would tell."""
+        ...
+
+    def pictures(self, fault: Fault) -> Iterator[Found]:
+        """Each picture, in the same order every time; what cannot be used is told to `fault`."""
+        ...
+
+
+def open_source(where: str) -> Source:
+    """A manifest (`.jsonl`), a folder of pictures, or a folder or url of shards; raises UserError where it is none."""
+    if where.endswith(MANIFEST_SUFFIX):
+        return ManifestPictures(Path(where))
+    if "://" in where:
+        return ShardPictures(where)
+    folder = Path(where)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is neither an index nor a folder of pictures; check the path.")
+    if FolderPictures(folder).count():
+        return FolderPictures(folder)
+    try:
+        return ShardPictures(where)
+    except UserError:
+        raise UserError(
+            f"There are no pictures in {folder}; looked for {', '.join(SUFFIXES)} and for shards."
+        ) from None
+
+
+def picture_of(metadata: dict[str, Any]) -> Picture:
+    """The picture that an item's metadata tell the place of; raises UserError where it is no longer there."""
+    if "file" in metadata:
+        return open_picture(metadata["file"])
+    if "shard" in metadata:
+        for key, _, image, _ in read_entries(metadata["shard"], fetch(metadata["shard"])):
+            if key == metadata["sample"] and image:
+                return open_picture(image)
+    raise UserError("It is not known where this picture is; build the index again.")
+
+
+class FolderPictures:
+    """The pictures in a folder and its subfolders, by their paths within it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name, self.unread = str(folder.resolve()), list[str]()
+
+    def count(self) -> int | None:
+        """See `Source.count`."""
+        return sum(1 for _ in self._paths())
+
+    def pictures(self, fault: Fault) -> Iterator[Found]:
+        """See `Source.pictures`."""
+        for path in self._paths():
+            name = path.relative_to(self.folder)
+            said = {"folder": "" if name.parent == Path() else name.parent.as_posix(), "kind": path.suffix.lower()[1:]}
+            yield from _file(name.as_posix(), path, said, fault)
+
+    def _paths(self) -> Iterator[Path]:
+        for folder, inside, names in os.walk(self.folder):
+            inside.sort()
+            for name in sorted(names):
+                if name.lower().endswith(SUFFIXES):
+                    yield Path(folder, name)
+
+
+class FilePictures:
+    """Single pictures, by their paths as they are given."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.name, self.unread, self._paths = "", list[str](), paths
+
+    def count(self) -> int | None:
+        """See `Source.count`."""
+        return len(self._paths)
+
+    def pictures(self, fault: Fault) -> Iterator[Found]:
+        """See `Source.pictures`."""
+        for path in self._paths:
+            yield from _file(path.as_posix(), path, {"kind": path.suffix.lower()[1:]}, fault)
+
+
+class ManifestPictures:
+    """The pictures of a manifest's lines; of several lines with one picture, the first counts."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise UserError(f"There is no manifest at {path}; give the path of a JSON-lines file.")
+        self.path = path
+        self.name, self.unread = str(path.resolve()), list[str]()
+
+    def count(self) -> int | None:
+        """See `Source.count`."""
+        with self.path.open("rb") as lines:
+            return sum(1 for line in lines if line.strip())
+
+    def pictures(self, fault: Fault) -> Iterator[Found]:
+        """See `Source.pictures`."""
+        with self.path.open(encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                place = f"{self.path}, line {number}"
+                try:
+                    entry = json.loads(line, parse_constant=lambda name: None)
+                except ValueError as error:
+                    fault(f"{place} is not JSON ({error})")
+                    continue
+                image = entry.pop("image", None) if isinstance(entry, dict) else None
+                if not isinstance(image, str) or not image or Path(image).is_absolute() or ".." in Path(image).parts:
+                    fault(f"{place} has no `image` that is a path inside the manifest's folder")
+                else:
+                    yield from _file(Path(image).as_posix(), self.path.parent / image, entry, fault)
+
+
+class ShardPictures:
+    """The samples of the tars and Parquet files in one place, each of which is read whole."""
+
+    def __init__(self, where: str) -> None:
+        self.name = where.rstrip("/") if "://" in where else str(Path(where).resolve())
+        self.unread: list[str] = []
+        self._shards = found_shards(self.name)
+
+    def count(self) -> int | None:
+        """See `Source.count`."""
+        return None
+
+    def pictures(self, fault: Fault) -> Iterator[Found]:
+        """See `Source.pictures`."""
+        for shard in self._shards:
+            place = f"{self.name}/{shard}"
+            try:
+                for key, entry, image, _ in read_entries(shard, fetch(place)):
+                    if image is None:
+                        fault(f"the sample {key} of {place} has no picture")
+                        continue
+                    said = {name: value for name, value in entry.items() if name != "edit"}
+                    said |= {"shard": place, "sample": key}
+                    yield Found(f"{PurePosixPath(shard).name}/{key}", sha256(image).hexdigest()[:16], said, image)
+            except UserError as error:
+                self.unread.append(place)
+                fault(str(error))
+
+
+def _file(name: str, path: Path, said: dict[str, Any], fault: Fault) -> Iterator[Found]:
+    """The picture in a file, unless there is no such file or its name is no text."""
+    try:
+        status = path.stat()
+        name.encode()
+    except OSError as error:
+        fault(f"{path} cannot be read ({error.strerror})")
+    except UnicodeEncodeError:
+        fault(f"the name of {os.fsencode(path)!r} is no text; rename it")
+    else:
+        yield Found(name, f"{status.st_size}-{status.st_mtime_ns}", {**said, "file": str(path.resolve())}, path)

@@ -1,0 +1,116 @@
+"""Vectors sorted into cells around centres (an inverted file), as 8-bit copies, by faiss: quick candidates, no truth.
+
+A search looks into the cells nearest to the query. What was removed since they were made is left out by whoever asks. Their
+file can be deleted at any time; a new one is made from the items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentbridge.rundir import atomic_write
+
+PER_CENTRE = 40
+"""Vectors a centre is learned from; faiss warns below 39."""
+WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
+"""How many cells a search may look into; more find more and take longer."""
+_NAME = "cells-{last_key:012d}-{width}.faiss"
+
+
+def available() -> bool:
+    """Whether faiss is installed."""
+    return find_spec("faiss") is not None
+
+
+def centres_for(count: int) -> int:
+    """How many cells so many vectors are sorted into: as many as make finding a cell and looking into some cost alike."""
+    return round(4 * count**0.5)
+
+
+class Cells:
+    """Vectors by key; any number of threads may ask for candidates, none while vectors are taken in."""
+
+    def __init__(self, index: Any, last_key: int = 0, width: int = WIDTHS[0]) -> None:
+        self._index = index
+        self.last_key = last_key
+        """The largest key in them."""
+        self.width = width
+
+    @classmethod
+    def learn(cls, sample: np.ndarray, centres: int) -> Cells:
+        """Empty cells around so many centres of a sample, float32 [n, dimension]."""
+        import faiss  # pyright: ignore[reportMissingImports]
+
+        index = faiss.index_factory(sample.shape[1], f"IVF{centres},SQ8", faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid = PER_CENTRE
+        index.train(sample)
+        return cls(index)
+
+    @classmethod
+    def load(cls, folder: Path) -> Cells | None:
+        """The newest cells kept in a folder; None where there are none that can be read."""
+        if not available():
+            return None
+        import faiss  # pyright: ignore[reportMissingImports]
+
+        for path in sorted(folder.glob("cells-*.faiss"), reverse=True):
+            try:
+                return cls(faiss.read_index(str(path)), *map(int, path.stem.split("-")[1:]))
+            except RuntimeError:  # cut short, or of another version: as if it were not there
+                continue
+        return None
+
+    def save(self, folder: Path) -> None:
+        """Keep them in a folder, in place of those that were there; the file's name says what they cover."""
+        import faiss  # pyright: ignore[reportMissingImports]
+
+        path = folder / _NAME.format(last_key=self.last_key, width=self.width)
+        with atomic_write(path) as temporary:
+            faiss.write_index(self._index, str(temporary))
+        for other in folder.glob("cells-*.faiss"):
+            if other != path:
+                other.unlink(missing_ok=True)
+
+    def __len__(self) -> int:
+        return self._index.ntotal
+
+    @property
+    def centres(self) -> int:
+        """How many cells there are."""
+        return self._index.nlist
+
+    def extend(self, rows: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Take in keys, int64 [n], larger than all before, with their vectors, float32 [n, dimension]."""
+        for keys, vectors in rows:
+            self._index.add_with_ids(vectors, keys)
+            self.last_key = int(keys[-1])
+
+    def settle(self, good: Callable[[], bool]) -> None:
+        """Take the smallest width with which searches are good, the largest where none is."""
+        for self.width in WIDTHS:
+            if good():
+                return
+
+    def candidates(
+        self, queries: np.ndarray, count: int, among: np.ndarray | None = None, without: np.ndarray | None = None
+    ) -> np.ndarray:
+        """int64 [n, count]: keys likely to be among the best for each query, -1 where there are no more.
+
+        Only keys of `among` and none of `without`, where given; the fewer remain, the more cells are looked into.
+        """
+        import faiss  # pyright: ignore[reportMissingImports]
+
+        options, width = {}, self.width
+        if among is not None or (without is not None and len(without)):
+            open_to = np.full(self.last_key + 1, among is None)
+            open_to[among[among <= self.last_key] if among is not None else 0] = True
+            open_to[without if without is not None else 0] = False
+            width = round(width * len(self) / max(1, np.count_nonzero(open_to)))
+            options["sel"] = faiss.IDSelectorBitmap(np.packbits(open_to, bitorder="little"))
+        options["nprobe"] = min(max(width, self.width), self.centres)
+        return self._index.search(queries, count, params=faiss.SearchParametersIVF(**options))[1]

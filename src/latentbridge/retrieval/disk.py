@@ -1,0 +1,259 @@
+"""The index that is kept in a folder: every item in one SQLite file, and beside it what makes searches quick.
+
+A small index is looked through whole. A large one has cells, which give candidates whose exact scores are then computed from
+the file; what came after the cells is looked through whole until `refresh` takes it in. Rows and cells follow the file,
+whoever writes, and can be made again from it at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentbridge.errors import UserError
+from latentbridge.retrieval import cells
+from latentbridge.retrieval.cells import Cells
+from latentbridge.retrieval.filters import Condition
+from latentbridge.retrieval.health import recall_of, words_like
+from latentbridge.retrieval.item_file import ItemFile, State
+from latentbridge.retrieval.items import checked_items, checked_queries, no_item
+from latentbridge.retrieval.rows import Rows, best_of
+from latentbridge.rng import numpy_rng
+from latentbridge.types import Hit
+
+FILE = "items.sqlite"
+_OLD = "manifest.json"
+CELLS_FROM = 50_000
+"""Items from which on cells pay (docs/decisions/0009-index.md)."""
+_LATE_SHARE = 0.05
+"""Share of the items that may be missing in the cells, or removed and still there, before `refresh` mends that."""
+_FEW = 5_000
+"""Where a filter leaves so few, each is looked at."""
+_RECALL = 0.96
+"""What the number of cells to look into is chosen by, a little above the promised 0.95."""
+_SAMPLE = 100
+
+Found = list[tuple[np.ndarray, np.ndarray]]
+"""For each query, keys and exact scores, best first."""
+
+
+@dataclass
+class _View:
+    """What searches look through, and up to which state of the file."""
+
+    followed: State
+    rows: Rows
+    """What came after the cells; everything where there are none."""
+    cells: Cells | None = None
+    removed: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    """Keys in the cells that are no longer there."""
+
+
+class DiskIndex:
+    """An `Index` in a folder, for many readers and one writer at a time, within a process and among processes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens an index; raises UserError where there is none."""
+        self.folder = folder
+        if not (folder / FILE).is_file():
+            if (folder / _OLD).is_file():
+                raise UserError(f"{folder} holds an index of an older version; delete the folder and build it again.")
+            raise UserError(f"{folder} holds no index; build one with `latentbridge index build`.")
+        self._file = ItemFile(folder / FILE)
+        self.dimension, self.maker = self._file.dimension, self._file.maker
+        self._following = threading.Lock()
+        self._view: _View | None = None
+
+    @classmethod
+    def create(cls, folder: Path, dimension: int, maker: str = "") -> DiskIndex:
+        """A new index, or the one that is there already, whatever it holds."""
+        if (folder / FILE).is_file() or not (folder / _OLD).is_file():
+            ItemFile.create(folder / FILE, dimension, maker).close()
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[dict[str, Any]] | None = None) -> None:
+        """See `Index.add`."""
+        vectors, entries = checked_items(ids, vectors, metadata, self.dimension)
+        self._file.put(ids, vectors, entries)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """See `Index.delete`."""
+        return self._file.remove(ids)
+
+    def search(
+        self, queries: np.ndarray, k: int = 10, where: Sequence[Condition] = (), *, exact: bool = False
+    ) -> list[list[Hit]]:
+        """See `Index.search`."""
+        queries = checked_queries(queries, self.dimension, k)
+        while True:
+            among = self._file.keys(where) if where else None
+            found = self._pass(queries, k, among) if exact else self._find(queries, k, among)
+            keys = np.unique(np.concatenate([keys for keys, _ in found])) if found else np.empty(0, np.int64)
+            names = self._file.ids_of(keys)
+            if len(names) == len(keys):  # else some were removed while they were looked for
+                return [
+                    [Hit(names[key], score) for key, score in zip(keys.tolist(), scores.tolist(), strict=True)]
+                    for keys, scores in found
+                ]
+
+    def ids(self, where: Sequence[Condition] = ()) -> Iterator[str]:
+        """See `Index.ids`."""
+        return self._file.ids(where)
+
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        """See `Index.metadata`."""
+        found = self._file.entries_of(ids)
+        return [json.loads(found[name][1]) if name in found else None for name in ids]
+
+    def vectors(self, ids: Sequence[str]) -> np.ndarray:
+        """See `Index.vectors`."""
+        found = self._file.entries_of(ids)
+        for name in ids:
+            if name not in found:
+                raise no_item(name)
+        keys = [found[name][0] for name in ids]
+        there, vectors = self._file.take(keys)
+        return vectors[np.searchsorted(there, keys)]
+
+    def refresh(self) -> None:
+        """See `Index.refresh`: make or extend the cells where enough has changed to be worth it."""
+        now, count = self._file.state(), len(self)
+        if count < CELLS_FROM or not cells.available():
+            return
+        built = Cells.load(self.folder)  # a copy of its own: the one in view is being searched
+        gone = self._file.removed(0, now.last_removal)
+        removed = 0 if built is None else int((gone <= built.last_key).sum())
+        late = _LATE_SHARE * count
+        if built is None or removed > late or built.centres < cells.centres_for(count) / 2:
+            centres = cells.centres_for(count)
+            built = Cells.learn(self._sample(cells.PER_CENTRE * centres), centres)
+        elif count + removed - len(built) <= late:
+            return
+        built.extend(self._file.rows(built.last_key, now.last_key))
+        self._settle(built, gone)
+        with self._following:
+            built.save(self.folder)
+            self._view = None
+
+    def compact(self) -> None:
+        """See `Index.compact`."""
+        now = self._file.state()
+        if len(self._file.removed(0, now.last_removal)):
+            for path in self.folder.glob("cells-*.faiss"):  # they hold what is about to be forgotten
+                path.unlink(missing_ok=True)
+            self._view = None
+        self.refresh()
+        self._file.compact(now.last_removal)
+
+    def faults(self) -> list[str]:
+        """See `Index.faults`."""
+        found = self._file.faults()
+        count = len(self)
+        if count >= CELLS_FROM and cells.available() and Cells.load(self.folder) is None:
+            found.append(f"Searches look at all of {count:,} items; run `latentbridge index compact`.")
+        return found
+
+    def description(self) -> dict[str, Any]:
+        """See `Index.description`."""
+        how, built = "exact", Cells.load(self.folder)
+        if built:
+            how = f"{built.width} of {built.centres:,} cells of {len(built):,} items"
+        elif len(self) >= CELLS_FROM and not cells.available():
+            how = "exact, for want of faiss; pip install 'latentbridge[index]'"
+        return {
+            "kept in": str(self.folder),
+            "search": how,
+            "bytes": sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file()),
+        }
+
+    def close(self) -> None:
+        """See `Index.close`."""
+        self._file.close()
+
+    def _follow(self) -> _View:
+        """What searches look through, brought up to the last commit."""
+        with self._following:
+            now = self._file.state()
+            view = self._view
+            if view is None or view.followed.compactions != now.compactions:
+                loaded = Cells.load(self.folder)
+                start = State(loaded.last_key if loaded else 0, 0, now.compactions)
+                view = self._view = _View(start, Rows(self.dimension), loaded)
+            done = view.followed
+            if now != done:
+                for keys, vectors in self._file.rows(done.last_key, now.last_key):
+                    view.rows.append(keys, vectors)
+                gone = self._file.removed(done.last_removal, now.last_removal)
+                view.rows.discard(gone)
+                if view.cells:
+                    view.removed = np.union1d(view.removed, gone[gone <= view.cells.last_key])
+                view.followed = now
+            return view
+
+    def _find(self, queries: np.ndarray, k: int, among: np.ndarray | None) -> Found:
+        """The best keys as quickly as the index can."""
+        view = self._follow()
+        if view.cells is None:
+            return view.rows.search(queries, k, among)
+        if among is not None and len(among) <= _FEW:
+            few = Rows(self.dimension)
+            few.append(*self._file.take(among))
+            return few.search(queries, k)
+        return self._rescored(view.cells, queries, k, among, view.removed, view.rows.search(queries, k, among))
+
+    def _rescored(
+        self,
+        built: Cells,
+        queries: np.ndarray,
+        k: int,
+        among: np.ndarray | None,
+        removed: np.ndarray,
+        late: Found,
+    ) -> Found:
+        """The best of the cells' candidates and of what came after them, by their exact scores."""
+        near = built.candidates(queries, 2 * k + 20, among, removed)
+        wanted = [np.union1d(row[row >= 0], keys) for row, (keys, _) in zip(near, late, strict=True)]
+        there, vectors = self._file.take(np.unique(np.concatenate(wanted)))
+        found = []
+        for query, keys in zip(queries, wanted, strict=True):
+            keys = np.intersect1d(keys, there, assume_unique=True)
+            found.append(best_of(query, keys, vectors[np.searchsorted(there, keys)], k))
+        return found
+
+    def _pass(self, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> Found:
+        """The best keys after a look at every item, some thousands of which are in memory at a time."""
+        best: Found = [(np.empty(0, np.int64), np.empty(0)) for _ in queries]
+        for keys, vectors in self._file.rows(0, self._file.state().last_key):
+            part = Rows(self.dimension)
+            part.append(keys, vectors)
+            for row, found in enumerate(part.search(queries, k, among)):
+                numbers, scores = (np.append(*both) for both in zip(best[row], found, strict=True))
+                order = np.argsort(-scores, kind="stable")[:k]
+                best[row] = numbers[order], scores[order]
+        return best
+
+    def _settle(self, built: Cells, removed: np.ndarray) -> None:
+        """Choose how many cells are looked into, by queries as far from everything as words are."""
+        queries = words_like(self._sample(_SAMPLE))
+        best, none = self._pass(queries, 10), [(np.empty(0, np.int64), np.empty(0)) for _ in queries]
+        removed = removed[removed <= built.last_key]
+
+        def good() -> bool:
+            found = self._rescored(built, queries, 10, None, removed, none)
+            return recall_of([scores for _, scores in found], [scores for _, scores in best]) >= _RECALL
+
+        built.settle(good)
+
+    def _sample(self, count: int) -> np.ndarray:
+        """float32 [n, dimension]: at most so many vectors from anywhere."""
+        keys = self._file.keys()
+        return self._file.take(np.sort(numpy_rng(0, "index sample").permutation(keys)[:count]))[1]

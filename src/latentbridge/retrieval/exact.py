@@ -1,0 +1,96 @@
+"""Exact search in memory: the oracle that every other index is held against, and enough for what need not be kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from latentbridge.retrieval.filters import Condition, hold
+from latentbridge.retrieval.items import checked_items, checked_queries, no_item
+from latentbridge.retrieval.rows import Rows
+from latentbridge.types import Hit
+
+
+class ExactIndex:
+    """An `Index` that looks at every item and is gone with the process."""
+
+    def __init__(self, dimension: int, maker: str = "") -> None:
+        self.dimension = dimension
+        self.maker = maker
+        self._rows = Rows(dimension)
+        self._keys: dict[str, int] = {}
+        self._items: dict[int, tuple[str, dict[str, Any]]] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[dict[str, Any]] | None = None) -> None:
+        """See `Index.add`."""
+        vectors, entries = checked_items(ids, vectors, metadata, self.dimension)
+        self.delete(ids)
+        keys = np.arange(self._next, self._next + len(ids), dtype=np.int64)
+        for key, name, entry in zip(keys.tolist(), ids, entries, strict=True):
+            self._keys[name], self._items[key] = key, (name, json.loads(entry))
+        self._rows.append(keys, vectors)
+        self._next += len(ids)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """See `Index.delete`."""
+        gone = [key for name in ids if (key := self._keys.pop(name, None)) is not None]
+        self._rows.discard(np.array(gone, np.int64))
+        for key in gone:
+            del self._items[key]
+        return len(gone)
+
+    def search(
+        self, queries: np.ndarray, k: int = 10, where: Sequence[Condition] = (), *, exact: bool = False
+    ) -> list[list[Hit]]:
+        """See `Index.search`; it is exact either way."""
+        queries = checked_queries(queries, self.dimension, k)
+        among = np.array([key for key, (_, entry) in self._items.items() if hold(where, entry)], np.int64)
+        found = self._rows.search(queries, k, among if where else None)
+        return [
+            [Hit(self._items[key][0], score) for key, score in zip(keys.tolist(), scores.tolist(), strict=True)]
+            for keys, scores in found
+        ]
+
+    def ids(self, where: Sequence[Condition] = ()) -> Iterator[str]:
+        """See `Index.ids`."""
+        return (name for name, entry in list(self._items.values()) if hold(where, entry))
+
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        """See `Index.metadata`."""
+        return [self._items[self._keys[name]][1] if name in self._keys else None for name in ids]
+
+    def vectors(self, ids: Sequence[str]) -> np.ndarray:
+        """See `Index.vectors`."""
+        for name in ids:
+            if name not in self._keys:
+                raise no_item(name)
+        keys = np.array([self._keys[name] for name in ids], np.int64)
+        order = np.unique(keys)
+        return self._rows.take(order)[np.searchsorted(order, keys)]
+
+    def refresh(self) -> None:
+        """See `Index.refresh`; there is nothing to do."""
+
+    def compact(self) -> None:
+        """See `Index.compact`."""
+        keys, kept = np.array(sorted(self._items), np.int64), self._rows
+        self._rows = Rows(self.dimension)
+        self._rows.append(keys, kept.take(keys))
+
+    def faults(self) -> list[str]:
+        """See `Index.faults`; memory is trusted."""
+        return []
+
+    def description(self) -> dict[str, Any]:
+        """See `Index.description`."""
+        return {"kept in": "memory", "search": "exact"}
+
+    def close(self) -> None:
+        """See `Index.close`."""

@@ -1,0 +1,94 @@
+"""Conditions on metadata, as people write them (`kind=photo`, `width>=640`), and what they mean.
+
+A condition compares like with like: a number with numbers, text with texts (by code points), true and false with
+themselves. A field that is a list meets it where any of its entries does. `!=` holds wherever `=` does not, so also where
+the field is missing; all others need the field.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from latentbridge.errors import UserError
+
+Plain = str | int | float | bool
+OPERATORS = {
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_WRITTEN = re.compile(r"\s*([\w.-]+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A field of the metadata held against a value."""
+
+    field: str
+    operator: str
+    """One of `OPERATORS`."""
+    value: Plain
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.field):
+            raise UserError(f"{self.field!r} is no name of a field; use letters, digits, dots, dashes and underscores.")
+        if self.operator not in OPERATORS:
+            raise UserError(f"{self.operator!r} compares nothing; use one of {' '.join(OPERATORS)}.")
+        if kind_of(self.value) is None:
+            raise UserError(f"{self.field} is compared with a text, a number, true or false, not with {self.value!r}.")
+
+
+def parse_condition(text: str) -> Condition:
+    """`FIELD OPERATOR VALUE`; a value that is a number, true or false in JSON is one, and quotes make it text."""
+    written = _WRITTEN.fullmatch(text)
+    if written is None:
+        raise UserError(f"The condition {text!r} cannot be read; write it like kind=photo, width>=640 or kind!=photo.")
+    field, sign, value = written.groups()
+    return Condition(field, sign, parse_value(value.strip()))
+
+
+def parse_value(text: str) -> Plain:
+    """A number, true, false or quoted text as JSON has them; any other text as it stands."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if kind_of(value) else text
+
+
+def holds(condition: Condition, metadata: dict[str, Any]) -> bool:
+    """Whether an item's metadata meets a condition."""
+    found = metadata.get(condition.field)
+    entries = found if isinstance(found, list) else [found]
+    if condition.operator == "!=":
+        return not any(_compares(entry, "=", condition.value) for entry in entries)
+    return any(_compares(entry, condition.operator, condition.value) for entry in entries)
+
+
+def hold(where: Sequence[Condition], metadata: dict[str, Any]) -> bool:
+    """Whether an item's metadata meets all conditions."""
+    return all(holds(condition, metadata) for condition in where)
+
+
+def kind_of(value: Any) -> str | None:
+    """What a value is compared as: "truth", "number" or "text"; None for what is not compared."""
+    if isinstance(value, bool):
+        return "truth"
+    if isinstance(value, (int, float)) and abs(value) < float("inf"):
+        return "number"
+    return "text" if isinstance(value, str) else None
+
+
+def _compares(found: Any, sign: str, value: Plain) -> bool:
+    kind = kind_of(value)
+    if kind_of(found) != kind or (kind == "truth" and sign != "="):
+        return False
+    return bool(OPERATORS[sign](found, value))

@@ -1,0 +1,113 @@
+"""/v1/index and /v1/search: pictures kept by name, and found by words, pictures, or each other."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+
+from latentbridge.errors import UserError
+from latentbridge.prompts import check_text
+from latentbridge.retrieval.filters import parse_condition
+from latentbridge.retrieval.index import Index
+from latentbridge.search import Wish
+from latentbridge.serving.documented import REFUSALS, TAKEN
+from latentbridge.serving.house import House, TheHouse
+from latentbridge.serving.json_bodies import JsonRoute
+from latentbridge.serving.schemas import (
+    Added,
+    AddRequest,
+    Deleted,
+    FoundItem,
+    IndexCard,
+    IndexList,
+    IndexRequest,
+    SearchAnswer,
+    SearchPart,
+    SearchRequest,
+)
+from latentbridge.serving.work import Embedded, Looking, PictureEmbedding
+
+router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
+
+
+@router.get("/v1/index", operation_id="list_indexes")
+async def list_indexes(house: TheHouse) -> IndexList:
+    """All indexes."""
+    return IndexList(data=[await _card(name, house) for name in house.shelf.names()])
+
+
+@router.post("/v1/index", status_code=201, responses=TAKEN, operation_id="create_index")
+async def create_index(asked: IndexRequest, house: TheHouse) -> IndexCard:
+    """A new, empty index."""
+    await asyncio.to_thread(house.shelf.create, asked.name)
+    return await _card(asked.name, house)
+
+
+@router.get("/v1/index/{name}", operation_id="find_index")
+async def find_index(name: str, house: TheHouse) -> IndexCard:
+    """An index by its name."""
+    return await _card(name, house)
+
+
+@router.post("/v1/index/{name}/items", operation_id="add_items")
+async def add_items(name: str, asked: AddRequest, request: Request, house: TheHouse) -> Added:
+    """Pictures into an index, all of them or none; what has the id of an item there takes its place."""
+    house.check_most("The number of items", len(asked.items), house.settings.max_inputs)
+    request.state.charge(len(asked.items))
+    index = await _index(name, house)
+    ids = [item.id for item in asked.items]
+    if len(set(ids)) < len(ids):
+        raise UserError("Two of the items have the same id; give every item its own.")
+    works = [PictureEmbedding(await house.picture(item.image)) for item in asked.items]
+
+    async def work() -> None:
+        found: list[Embedded] = await house.engine.do_all(works)
+        vectors = np.stack([each.vector for each in found])
+        await asyncio.to_thread(index.add, ids, vectors, [item.metadata for item in asked.items])
+
+    await house.answer(request, work())
+    return Added(index=name, added=len(ids), items=len(index))
+
+
+@router.delete("/v1/index/{name}/items", operation_id="delete_items")
+async def delete_items(
+    name: str, house: TheHouse, id: Annotated[list[str], Query(min_length=1, description="May be repeated.")]
+) -> Deleted:
+    """Items out of an index; ids that are not there are passed over."""
+    index = await _index(name, house)
+    gone = await asyncio.to_thread(index.delete, id)
+    return Deleted(index=name, deleted=gone, items=len(index))
+
+
+@router.post("/v1/search", operation_id="search")
+async def search(asked: SearchRequest, request: Request, house: TheHouse) -> SearchAnswer:
+    """What is nearest to words, pictures and items taken together, each with its weight."""
+    house.check_most("k", asked.k, house.settings.max_hits)
+    request.state.charge(len(asked.query) if isinstance(asked.query, list) else 1)
+    parts = [SearchPart(text=asked.query)] if isinstance(asked.query, str) else asked.query
+    where = [parse_condition(condition) for condition in asked.where]
+    index = await _index(asked.index, house)
+    wishes = tuple([await _wish(part, house) for part in parts])
+    hits = await house.answer(request, house.engine.do(Looking(index, wishes, asked.k, tuple(where))))
+    metadata = await asyncio.to_thread(index.metadata, [hit.id for hit in hits])
+    found = zip(hits, metadata, strict=True)
+    return SearchAnswer(index=asked.index, data=[FoundItem(id=h.id, score=h.score, metadata=m or {}) for h, m in found])
+
+
+async def _wish(part: SearchPart, house: House) -> Wish:
+    if part.text is not None:
+        check_text("query", part.text, house.settings.max_characters)
+    picture = None if part.image is None else await house.picture(part.image)
+    return Wish(words=part.text, picture=picture, item=part.item, weight=part.weight)
+
+
+async def _index(name: str, house: House) -> Index:
+    return await asyncio.to_thread(house.shelf.index, name)
+
+
+async def _card(name: str, house: House) -> IndexCard:
+    index = await _index(name, house)
+    return IndexCard(id=name, items=len(index), dimension=index.dimension)

@@ -1,0 +1,64 @@
+"""The indexes a server keeps: folders inside one folder, by name."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import fingerprint
+from latentbridge.models.unified import Model
+from latentbridge.retrieval.index import Index
+from latentbridge.retrieval.items import check_name
+from latentbridge.retrieval.stores import create_index, holds_index, open_index
+from latentbridge.search import check_maker
+from latentbridge.serving.refusals import Refusal
+
+
+class Shelf:
+    """Indexes of the vectors of one model, opened when first asked for; threads may share it."""
+
+    def __init__(self, folder: Path | None, model: Model):
+        self._folder = folder
+        self._model = model
+        self._lock = threading.Lock()
+        self._open: dict[str, Index] = {}
+
+    def names(self) -> list[str]:
+        """All indexes there are."""
+        folder = self._folder
+        found = sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
+        return [path.name for path in found if holds_index(path)]
+
+    def index(self, name: str) -> Index:
+        """An index that is there; raises a 404 where none is."""
+        check_name(name)
+        with self._lock:
+            if name not in self._open:
+                if name not in self.names():
+                    raise Refusal(404, f"There is no index {name!r}; POST /v1/index makes one.", "index_not_found")
+                index = open_index(self._place(name))
+                check_maker(self._model, index, name)
+                self._open[name] = index
+            return self._open[name]
+
+    def create(self, name: str) -> Index:
+        """A new index; raises a 409 where the name is taken."""
+        with self._lock:
+            if name in self.names():
+                raise Refusal(409, f"There is an index {name!r} already; choose another name.", "index_exists")
+            place = self._place(name)
+            self._open[name] = create_index(place, self._model.embedding_size, fingerprint(self._model))
+            return self._open[name]
+
+    def close(self) -> None:
+        """Let go of all files."""
+        with self._lock:
+            for index in self._open.values():
+                index.close()
+            self._open.clear()
+
+    def _place(self, name: str) -> Path:
+        if self._folder is None:
+            raise UserError("This server keeps no indexes; start it with --indexes FOLDER.")
+        return self._folder / check_name(name)

@@ -1,0 +1,82 @@
+"""The oracle against hand-worked and brute-force results, its refusals, and how queries are combined."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tests.retrieval.vectors import compass, unit
+
+from latentbridge.errors import UserError
+from latentbridge.retrieval.exact import ExactIndex
+from latentbridge.retrieval.rows import _BLOCK_ROWS, Rows, combine
+
+
+def test_search_ranks_hand_worked_cosines() -> None:
+    hits = compass(ExactIndex(2)).search(np.array([0.8, 0.6]), k=3)
+    assert [[hit.id for hit in row] for row in hits] == [["north-east", "east", "north"]]
+    # 0.6 * 0.8 + 0.8 * 0.6; the stored numbers are float32
+    assert [hit.score for hit in hits[0]] == pytest.approx([0.96, 0.8, 0.6], abs=1e-7)
+
+
+def test_search_agrees_with_sorting_everything() -> None:
+    rng = np.random.default_rng(0)
+    vectors, queries = unit(rng, 211, 17), unit(rng, 13, 17)
+    index = ExactIndex(17)
+    index.add([str(i) for i in range(211)], vectors)
+    expected = np.argsort(-(queries.astype(np.float64) @ vectors.T.astype(np.float64)), axis=1)[:, :7]
+    assert [[int(hit.id) for hit in row] for row in index.search(queries, 7)] == expected.tolist()
+
+
+def test_results_do_not_depend_on_the_batch() -> None:
+    rng = np.random.default_rng(1)
+    vectors, queries = unit(rng, 300, 64), unit(rng, 29, 64)
+    index = ExactIndex(64)
+    index.add([str(i) for i in range(300)], vectors)
+    together = index.search(queries, 5)
+    assert together == [index.search(query, 5)[0] for query in queries]  # bit for bit: scores are compared, too
+
+
+def test_equal_scores_keep_the_order_of_adding() -> None:
+    vector = unit(np.random.default_rng(2), 1, 33)
+    index = ExactIndex(33)
+    index.add([f"{i:02d}" for i in range(40)], np.repeat(vector, 40, axis=0))
+    assert [hit.id for hit in index.search(vector, 6)[0]] == ["00", "01", "02", "03", "04", "05"]
+
+
+def test_rows_grow_over_many_blocks_and_forget() -> None:
+    """Appends that end inside, at and beyond the end of a block; keys with gaps; rows discarded in each block."""
+    rng = np.random.default_rng(3)
+    total = 2 * _BLOCK_ROWS + 101
+    keys, vectors = np.cumsum(rng.integers(1, 4, total)), unit(rng, total, 3)
+    rows = Rows(3)
+    for start, end in ((0, 7), (7, _BLOCK_ROWS), (_BLOCK_ROWS, _BLOCK_ROWS), (_BLOCK_ROWS, total)):
+        rows.append(keys[start:end], vectors[start:end])
+    gone = rng.permutation(total)[: total // 2]
+    rows.discard(np.append(keys[gone], keys[-1] + 5))
+    left = np.setdiff1d(np.arange(total), gone)
+    query = unit(rng, 1, 3)
+    best = left[np.argsort(-(vectors[left].astype(np.float64) @ query[0].astype(np.float64)), kind="stable")[:5]]
+    assert rows.search(query, 5)[0][0].tolist() == keys[best].tolist()
+    among = np.sort(keys[rng.permutation(total)[:500]])
+    chosen = np.intersect1d(left, np.searchsorted(keys, among))
+    best = chosen[np.argsort(-(vectors[chosen].astype(np.float64) @ query[0].astype(np.float64)), kind="stable")[:5]]
+    assert rows.search(query, 5, among)[0][0].tolist() == keys[best].tolist()
+    assert np.array_equal(rows.take(among), vectors[np.searchsorted(keys, among)])
+
+
+def test_queries_are_combined_by_hand() -> None:
+    east, north = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    # east + 3 * north has length sqrt(10); float32 keeps seven digits
+    assert combine([east, north], [1, 3]) == pytest.approx(np.array([1, 3]) / np.sqrt(10), abs=1e-6)
+    assert combine([east, north], [1, -1]) == pytest.approx(np.array([1, -1]) / np.sqrt(2), abs=1e-6)
+    assert combine([east[None], north[None]], [2, 0]).tolist() == [[1.0, 0.0]]
+    with pytest.raises(UserError, match="cancel"):
+        combine([east, -east], [0.5, 0.5])
+
+
+def test_the_index_needs_no_torch() -> None:
+    code = "import sys, latentbridge.retrieval.stores; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

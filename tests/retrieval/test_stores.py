@@ -1,0 +1,310 @@
+"""What every index promises, held against the oracle: random histories, filters, refusals, and what survives closing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.retrieval.vectors import compass, unit
+
+from latentbridge.errors import UserError
+from latentbridge.retrieval.disk import FILE
+from latentbridge.retrieval.exact import ExactIndex
+from latentbridge.retrieval.filters import OPERATORS, Condition, hold, parse_condition
+from latentbridge.retrieval.health import LEAST_RECALL, health
+from latentbridge.retrieval.index import Index
+from latentbridge.retrieval.items import check_name
+from latentbridge.retrieval.stores import create_index, holds_index, open_index
+
+Make = Callable[[int], Index]
+
+
+@pytest.fixture(params=["exact", "disk", pytest.param("postgres", marks=pytest.mark.slow)])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    """A maker of empty indexes, one a test."""
+    made: list[Index] = []
+
+    def new(dimension: int) -> Index:
+        if request.param == "exact":
+            index: Index = ExactIndex(dimension)
+        elif request.param == "disk":
+            index = create_index(tmp_path / "index", dimension)
+        else:
+            name = f"test-{abs(hash(request.node.name)):x}"
+            index = create_index(f"{request.getfixturevalue('postgres')}/{name}", dimension)
+        made.append(index)
+        return index
+
+    yield new
+    for index in made:
+        index.close()
+
+
+def test_what_was_added_comes_back(make: Make) -> None:
+    index = compass(make(2))
+    assert len(index) == 3 and list(index.ids()) == ["east", "north", "north-east"]
+    assert index.metadata(["north-east", "west", "east"]) == [{}, None, {"degrees": 90}]
+    assert index.vectors(["north", "east", "north"]).tolist() == [[0, 1], [1, 0], [0, 1]]
+    with pytest.raises(UserError, match="no item 'west'"):
+        index.vectors(["east", "west"])
+
+
+def test_an_id_added_again_is_replaced_and_counts_as_new(make: Make) -> None:
+    index = compass(make(2))
+    index.add(["east"], np.array([[-1.0, 0.0]]), [{"degrees": 270}])
+    assert list(index.ids()) == ["north", "north-east", "east"]
+    assert index.metadata(["east"]) == [{"degrees": 270}]
+    assert [hit.id for hit in index.search(np.array([1.0, 0.0]))[0]] == ["north-east", "north", "east"]
+
+
+def test_a_random_history_ends_as_the_oracle_does(make: Make) -> None:
+    """Adds, replacements, deletes and compactions; every search in between finds what the oracle finds, bit for bit."""
+    rng = np.random.default_rng(5)
+    index, oracle = make(7), ExactIndex(7)
+    for step in range(60):
+        ids = [f"item {number}" for number in rng.permutation(97)[: rng.integers(1, 13)]]
+        if rng.random() < 0.7:
+            vectors, metadata = unit(rng, len(ids), 7), [{"step": step} for _ in ids]
+            index.add(ids, vectors, metadata)
+            oracle.add(ids, vectors, metadata)
+        else:
+            assert index.delete(ids) == oracle.delete(ids)
+        if step % 11 == 5:
+            index.compact()
+        queries = unit(rng, 3, 7)
+        assert index.search(queries, 5) == oracle.search(queries, 5)
+        late = [Condition("step", ">", step / 2)]
+        assert index.search(queries, 5, late) == oracle.search(queries, 5, late)
+    ids = list(oracle.ids())
+    assert list(index.ids()) == ids and len(index) == len(ids) > 20
+    assert np.array_equal(index.vectors(ids), oracle.vectors(ids)) and index.metadata(ids) == oracle.metadata(ids)
+    found = health(index)
+    assert (found.items, found.faults, found.recall) == (len(ids), (), 1.0)
+
+
+def test_an_empty_index_and_a_k_larger_than_it(make: Make) -> None:
+    index = make(2)
+    assert index.search(np.array([[1.0, 0.0], [0.0, 1.0]]), k=3) == [[], []]
+    assert health(index).queries == 0
+    assert len(compass(index).search(np.array([1.0, 0.0]), k=50)[0]) == 3
+    with pytest.raises(UserError, match="at least one"):
+        index.search(np.array([1.0, 0.0]), k=0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "vectors", "metadata", "message"),
+    [
+        (["a"], [[3.0, 4.0]], None, "length 1"),
+        (["a"], [[1.0, 0.0, 0.0]], None, "vectors of 2 numbers"),
+        (["a"], [1.0, 0.0], None, "1 ids, 2 vectors"),
+        (["a"], [[np.nan, 1.0]], None, "NaN"),
+        (["a", "a"], [[1.0, 0.0], [0.0, 1.0]], None, "given twice"),
+        ([""], [[1.0, 0.0]], None, "is empty"),
+        (["\udc80"], [[1.0, 0.0]], None, "no text"),
+        (["a", "b"], [[1.0, 0.0]], None, "2 ids, 1 vectors"),
+        (["a"], [[1.0, 0.0]], [{"path": Path("x")}], "plain JSON"),
+        (["a"], [[1.0, 0.0]], [{"size": float("nan")}], "plain JSON"),
+    ],
+)
+def test_add_refuses_in_one_sentence_and_adds_nothing(
+    make: Make, ids: list[str], vectors: list, metadata: list | None, message: str
+) -> None:
+    index = compass(make(2))
+    with pytest.raises(UserError, match=message) as refused:
+        index.add(ids, np.array(vectors), metadata)
+    assert "\n" not in str(refused.value)
+    assert list(index.ids()) == ["east", "north", "north-east"]
+
+
+def test_search_refuses_queries_of_another_width(make: Make) -> None:
+    with pytest.raises(UserError, match="use the model it was built with"):
+        compass(make(2)).search(np.array([1.0, 0.0, 0.0]))
+
+
+# --- filters ---
+
+values = st.one_of(
+    st.booleans(), st.integers(-3, 3), st.floats(-3, 3), st.sampled_from(["", "a", "b", "é", "1", "true"])
+)
+entries = st.dictionaries(
+    st.sampled_from(["kind", "a.b", "x-1"]),
+    st.one_of(values, st.none(), st.lists(values, max_size=3), st.dictionaries(st.just("kind"), values)),
+)
+conditions = st.builds(Condition, st.sampled_from(["kind", "a.b", "x-1"]), st.sampled_from(sorted(OPERATORS)), values)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(metadata=st.lists(entries, min_size=1, max_size=8), where=st.lists(conditions, min_size=1, max_size=2))
+def test_filters_mean_the_same_everywhere(make: Make, metadata: list[dict[str, Any]], where: list[Condition]) -> None:
+    index = make(2)
+    index.delete(list(index.ids()))
+    index.add([str(i) for i in range(len(metadata))], np.tile([[1.0, 0.0]], (len(metadata), 1)), metadata)
+    assert list(index.ids(where)) == [str(i) for i, entry in enumerate(metadata) if hold(where, entry)]
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "sign", "value"),
+    [
+        ("kind=photo", "kind", "=", "photo"),
+        ("width >= 640", "width", ">=", 640),
+        ("score!=1.5", "score", "!=", 1.5),
+        ("seen=true", "seen", "=", True),
+        ('year="2020"', "year", "=", "2020"),
+        ("note=a=b", "note", "=", "a=b"),
+        ("empty=", "empty", "=", ""),
+        ("x<NaN", "x", "<", "NaN"),
+    ],
+)
+def test_conditions_as_people_write_them(text: str, field: str, sign: str, value: object) -> None:
+    assert parse_condition(text) == Condition(field, sign, value)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("text", ["kind", "=photo", "two words=x", 'a"b=c', ""])
+def test_conditions_nobody_can_read_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="write it like kind=photo"):
+        parse_condition(text)
+
+
+# --- a database elsewhere ---
+
+
+@pytest.mark.slow
+def test_a_database_keeps_indexes_apart_and_their_makers(postgres: str) -> None:
+    address = f"{postgres}/kept-apart"
+    index = compass(create_index(address, 2, "a model"))
+    index.add(["far"], np.array([[0.0, -1.0]]))
+    other = create_index(f"{postgres}/kept-apart-2", 3, "a model")
+    index.close()
+    again = open_index(address)
+    assert (again.dimension, again.maker, len(again), len(other)) == (2, "a model", 4, 0)
+    assert health(again).faults == () and again.description()["bytes"] > 0
+    with pytest.raises(UserError, match="another model"):
+        create_index(address, 2, "another")
+    with pytest.raises(UserError, match="holds no index"):
+        open_index(f"{postgres}/nothing")
+    with pytest.raises(UserError, match="at most 2,000 numbers"):
+        create_index(f"{postgres}/wide", 3000)
+
+
+@pytest.mark.slow
+def test_a_database_finds_through_its_graph_and_through_a_filter(postgres: str) -> None:
+    rng, count = np.random.default_rng(7), 2003
+    index = create_index(f"{postgres}/graph", 16)
+    index.add([str(i) for i in range(count)], unit(rng, count, 16), [{"n": i} for i in range(count)])
+    index.refresh()
+    assert health(index).recall >= LEAST_RECALL
+    few = [Condition("n", "<", 50)]
+    queries = unit(rng, 5, 16)
+    assert index.search(queries, 10, few) == index.search(queries, 10, few, exact=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("postgres://localhost/pets", "does not name an index"),
+        ("postgres://localhost/db/Bad Name", "cannot name an index"),
+        ("postgres://me:secret@127.0.0.1:1/db/pets", "does not answer"),
+        ("qdrant://localhost/pets", "Nothing is known of qdrant://"),
+    ],
+)
+def test_addresses_that_lead_nowhere_are_refused_without_the_password(address: str, message: str) -> None:
+    if "answer" in message:
+        pytest.importorskip("psycopg")
+    for opening in (open_index, lambda place: create_index(place, 2)):
+        with pytest.raises(UserError, match=message) as refused:
+            opening(address)
+        assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+# --- the folder ---
+
+
+def test_a_folder_keeps_what_was_added_and_its_maker(tmp_path: Path) -> None:
+    index = compass(create_index(tmp_path / "index", 2, "a model"))
+    index.add(["odd \u2028 name"], np.array([[0.0, -1.0]]))
+    index.close()
+    assert holds_index(tmp_path / "index") and not holds_index(tmp_path)
+    again = open_index(tmp_path / "index")
+    assert (again.dimension, again.maker, len(again)) == (2, "a model", 4)
+    assert again.search(np.array([0.0, -1.0]), 1)[0][0].id == "odd \u2028 name"
+    assert len(create_index(tmp_path / "index", 2, "a model")) == 4
+    with pytest.raises(UserError, match="another model"):
+        create_index(tmp_path / "index", 2, "another")
+
+
+def test_a_search_sees_what_another_process_wrote(tmp_path: Path) -> None:
+    ours, theirs = compass(create_index(tmp_path, 2)), open_index(tmp_path)
+    query = np.array([0.8, 0.6])
+    assert theirs.search(query) == ours.search(query)
+    ours.add(["here"], query[None])
+    ours.delete(["north"])
+    assert [hit.id for hit in theirs.search(query)[0]] == ["here", "north-east", "east"]
+    theirs.compact()
+    ours.delete(["here"])
+    ours.compact()
+    theirs.add(["there"], query[None])
+    for index in (ours, theirs):
+        assert [hit.id for hit in index.search(query)[0]] == ["there", "north-east", "east"]
+
+
+def test_many_read_while_one_writes(tmp_path: Path) -> None:
+    """Two items are always added, replaced and deleted together, so every search finds both or neither."""
+    index = create_index(tmp_path, 3)
+    pair, done, wrong = unit(np.random.default_rng(6), 2, 3), threading.Event(), []
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                hits = index.search(pair[0], 5)[0]
+                if sorted(hit.id for hit in hits) not in ([], ["a", "b"]):
+                    wrong.append(hits)
+        except Exception as error:
+            wrong.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for step in range(30):
+        index.add(["a", "b"], pair)
+        index.add(["a", "b"], pair[::-1])
+        index.compact() if step % 10 == 9 else index.delete(["a", "b"])
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
+def test_a_damaged_file_is_refused_in_one_sentence(tmp_path: Path, damage: str) -> None:
+    compass(create_index(tmp_path, 2)).close()
+    content = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes({"cut": content[:5000], "noise": b"noise" * 1000, "empty": b""}[damage])
+    with pytest.raises(UserError) as refused:
+        list(open_index(tmp_path).ids())
+    assert "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
+
+
+def test_folders_without_an_index_and_with_an_old_one_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no index; build one"):
+        open_index(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    for opening in (open_index, lambda folder: create_index(folder, 2)):
+        with pytest.raises(UserError, match="older version; delete the folder and build it again"):
+            opening(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pets", "a", "2026_photos-old"])
+def test_names_that_may_come_from_outside(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "Pets", "-a", "a b", "a.b", "é", "a" * 49, "a\n", "a\0"])
+def test_names_that_may_not(name: str) -> None:
+    with pytest.raises(UserError, match="cannot name an index"):
+        check_name(name)

@@ -1,0 +1,177 @@
+"""The engine by itself: turns, places, what is given up, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentbridge.errors import UserError
+from latentbridge.models.unified import Model
+from latentbridge.serving.engine import Busy, Closing, Engine
+from latentbridge.serving.metrics import Metrics
+from latentbridge.serving.replies import Ask, Piece
+from latentbridge.serving.settings import Settings
+from latentbridge.serving.work import Drawing, TextEmbedding
+from latentbridge.types import Conversation, Picture
+
+LONG = 400
+"""Steps of a drawing that no test waits for."""
+
+
+@asynccontextmanager
+async def working(model: Model, **settings: Any) -> AsyncIterator[Engine]:
+    engine = Engine(model, Settings(**settings), Metrics())
+    engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def asked(text: str, picture: Picture | None = None, max_tokens: int = 40, **how: Any) -> Ask:
+    return Ask(Conversation(((text, ""),), picture), max_tokens, **how)
+
+
+async def all_of(engine: Engine, ask: Ask) -> list[Piece]:
+    async with aclosing(engine.pieces(ask)) as pieces:
+        return [piece async for piece in pieces]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 200))  # pyright: ignore
+
+
+def counted(engine: Engine, name: str, **labels: str) -> float:
+    return engine.metrics.registry.get_sample_value(f"latentbridge_{name}", labels) or 0.0
+
+
+def test_answers_at_once_are_the_answers_one_by_one(served_model: Model, scene_picture: Picture):
+    works: list[Any] = [
+        asked("Describe the picture.", scene_picture),
+        asked("What?", max_tokens=7, temperature=1.4, seed=5),
+        asked("Is there a star? Think step by step.", scene_picture),
+        TextEmbedding("a red star"),
+        TextEmbedding("a tan star"),
+        Drawing("small red star top, on white", 1, 3, 2.5),
+        Drawing("large blue circle left, small tan ring top, on black", 2, 3, 2.5),
+    ]
+
+    async def test() -> None:
+        async with working(served_model) as engine:
+
+            async def answer(work: Any) -> Any:
+                if isinstance(work, Ask):
+                    return [piece.token for piece in await all_of(engine, work)]
+                result = await engine.do(work)
+                return result.vector if isinstance(work, TextEmbedding) else result
+
+            alone = [await answer(work) for work in works]
+            for order in (works, works[::-1]):
+                at_once = await asyncio.gather(*map(answer, order))
+                for one, other in zip(alone, at_once if order is works else at_once[::-1], strict=True):
+                    assert np.array_equal(one, other)
+            assert counted(engine, "batch_size_count", kind="Drawing") < 6
+
+    run(test)
+
+
+def test_a_short_reply_does_not_wait_for_a_long_drawing(served_model: Model):
+    async def test() -> None:
+        async with working(served_model) as engine:
+            drawing = asyncio.ensure_future(engine.do(Drawing("red star, on white", 1, LONG, 2.5)))
+            await until(lambda: counted(engine, "batch_size_count", kind="Drawing") == 1)
+            assert await engine.reply(asked("Draw: a star", max_tokens=3))
+            assert not drawing.done()
+            drawing.cancel()
+
+    run(test)
+
+
+def test_who_hangs_up_frees_the_slot(served_model: Model, scene_picture: Picture):
+    async def test() -> None:
+        async with working(served_model, slots=1) as engine:
+            question = asked("Is there a star? Think step by step.", scene_picture)
+            async with aclosing(engine.pieces(question)) as pieces:
+                await anext(pieces)
+            # the one slot is free again, long before the reply would have ended
+            assert len(await all_of(engine, asked("What?", max_tokens=2))) == 2
+            written = counted(engine, "tokens_total")
+            assert written < 10
+
+    run(test)
+
+
+def test_a_drawing_nobody_waits_for_is_dropped(served_model: Model):
+    async def test() -> None:
+        async with working(served_model) as engine:
+            drawing = asyncio.ensure_future(engine.do(Drawing("red star, on white", 1, LONG, 2.5)))
+            await until(lambda: counted(engine, "batch_size_count", kind="Drawing") == 1)
+            drawing.cancel()
+            done = await engine.do(Drawing("red star, on white", 1, 1, 2.5))
+            assert done.shape == (64, 64, 3)
+            assert counted(engine, "work_seconds_count", kind="Drawing") == 1  # the long one never ended
+
+    run(test)
+
+
+def test_a_full_engine_says_when_to_come_back(served_model: Model):
+    async def test() -> None:
+        async with working(served_model, max_requests=2) as engine:
+            with engine.place(), engine.place():
+                with pytest.raises(Busy) as caught, engine.place():
+                    pass
+                assert caught.value.retry_after_s >= 1
+            with engine.place():
+                assert counted(engine, "requests_inside") == 1 and counted(engine, "refused_total") == 1
+
+    run(test)
+
+
+def test_the_end_waits_for_what_was_begun_and_takes_nothing_new(served_model: Model):
+    async def test() -> None:
+        engine = Engine(served_model, Settings(), Metrics())
+        with pytest.raises(Closing), engine.place():
+            pass
+        engine.start()
+        reply = asyncio.ensure_future(engine.reply(asked("Draw: a star")))
+        drawing = asyncio.ensure_future(engine.do(Drawing("red star, on white", 1, 5, 2.5)))
+        await asyncio.sleep(0)
+        await engine.close()
+        assert not engine.ready
+        assert await reply and (await drawing).shape == (64, 64, 3)
+        with pytest.raises(Closing), engine.place():
+            pass
+
+    run(test)
+
+
+def test_a_mistake_is_told_to_who_made_it_and_to_nobody_else(served_model: Model):
+    class Broken(TextEmbedding):
+        def shape(self, model: Model) -> Any:
+            raise ZeroDivisionError
+
+    async def test() -> None:
+        async with working(served_model, context_tokens=64) as engine:
+            fine, long, broken = await asyncio.gather(
+                engine.reply(asked("Draw: a star", max_tokens=3)),
+                engine.reply(asked("star " * 99)),
+                engine.do(Broken("a star")),
+                return_exceptions=True,
+            )
+            assert isinstance(fine, str) and fine
+            assert isinstance(long, UserError) and "shorten" in str(long)
+            assert isinstance(broken, ZeroDivisionError)
+            assert (await engine.do(TextEmbedding("a star"))).tokens > 1
+
+    run(test)
