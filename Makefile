@@ -22,6 +22,9 @@ test-slow: .venv/installed  ## every slow test but those of test-kill, including
 test-kill: .venv/installed  ## 200 runs over every stage, and an index 200 times, killed at random moments and resumed (minutes)
 	$(BIN)/python -m pytest -m slow tests/training/test_kill.py tests/retrieval/test_kill.py
 
+test-ui: .venv/installed  ## the page for people, in a headless Chromium that is installed beforehand
+	$(BIN)/python -m pytest -m browser tests/serving/test_ui.py
+
 check: .venv/installed  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -37,4 +40,4 @@ bench: .venv/installed  ## the benchmarks, against their stored baselines; write
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-.PHONY: quickstart test test-slow test-kill check reproduce bench help
+.PHONY: quickstart test test-slow test-kill test-ui check reproduce bench help

@@ -35,6 +35,7 @@ def serve(
     fetch: Annotated[
         list[str] | None, typer.Option("--fetch", metavar="HOST", help="Fetch pictures from this host; repeatable.")
     ] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="Show a page for people at /ui.")] = False,
     max_requests: Annotated[
         int, typer.Option("--max-requests", help="Requests taken in at a time; the next ones are told to come back.")
     ] = _DEFAULTS.max_requests,
@@ -47,6 +48,7 @@ def serve(
     \b
     Examples:
       latentbridge serve
+      latentbridge serve --ui --indexes my_indexes
       latentbridge serve --model runs/trial --port 8080
       latentbridge serve --host 0.0.0.0 --keys keys --limit chat=60,6000
       curl http://127.0.0.1:8000/v1/models
@@ -66,9 +68,13 @@ def serve(
         from latentbridge.serving.limits import KINDS, Limits
         from latentbridge.serving.listening import listen
         from latentbridge.serving.rates import Rates, parse_allowances
+
+        if ui:
+            from latentbridge.serving.ui.page import add_page
     except ImportError as missing:
+        extras = "serve,ui" if ui else "serve"
         raise UserError(
-            f'Serving needs {missing.name}, which is missing; run `pip install "latentbridge[serve]"`.'
+            f'Serving needs {missing.name}, which is missing; run `pip install "latentbridge[{extras}]"`.'
         ) from missing
     rates = Rates(parse_allowances(limit or [], tuple(KINDS.values())))
     from latentbridge.models.checkpoint import load
@@ -77,4 +83,6 @@ def serve(
     settings = Settings(called, indexes, max_requests=max_requests, request_timeout_s=timeout_s)
     limits, fetching = Limits(), Fetching(hosts=tuple(fetch or ()))
     app = create_app(load(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
+    if ui:
+        add_page(app, rates)
     listen(app, host, port, limits)

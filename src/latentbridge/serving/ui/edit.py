@@ -14,6 +14,8 @@ from latentbridge.serving.ui.desk import Desk, shown
 from latentbridge.serving.ui.inputs import PictureInput, guidance_input, seed_input, steps_input, words_input
 
 _PATH = "/v1/images/edits"
+_MOVE = "(share) => ({slider_position: share, __type__: 'update'})"
+"""Gradio's before and after obeys the mouse alone; a slider beside it obeys keys and screen readers too."""
 
 
 def tab(desk: Desk) -> None:
@@ -29,7 +31,10 @@ def tab(desk: Desk) -> None:
                 guidance = guidance_input()
             go = gr.Button("Edit", variant="primary")
         with gr.Column(scale=3, min_width=280):
-            both = gr.ImageSlider(label="Before and after", format="png", elem_classes="pictures", max_height=420)
+            both = gr.ImageSlider(
+                label="Before and after", format="png", elem_classes=["pictures", "both"], max_height=420
+            )
+            share = gr.Slider(0, 100, 50, step=1, label="Before, and from here on after", elem_id="share")
             after = gr.Textbox(label="What was drawn", interactive=False)
 
     async def answer(
@@ -53,3 +58,4 @@ def tab(desk: Desk) -> None:
 
     inputs = [picture, change, seed, steps, guidance]
     gr.on([go.click, change.submit], answer, inputs, [both, after])
+    share.input(None, share, both, js=_MOVE)

@@ -11,7 +11,7 @@ from gradio_client import utils as payloads
 from starlette.responses import RedirectResponse
 
 from latentbridge.serving.rates import Rates
-from latentbridge.serving.ui import chat, draw, edit, loopback
+from latentbridge.serving.ui import chat, draw, edit, loopback, search
 from latentbridge.serving.ui.desk import Desk
 from latentbridge.serving.ui.theme import CSS, theme
 
@@ -22,6 +22,7 @@ _TABS: tuple[tuple[str, Callable[[Desk], None]], ...] = (
     ("Chat", chat.tab),
     ("Draw", draw.tab),
     ("Edit", edit.tab),
+    ("Search", search.tab),
     ("Loopback", loopback.tab),
 )
 
