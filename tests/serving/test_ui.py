@@ -43,6 +43,7 @@ PATIENCE_MS = 120_000
 KEY = "k" * 20
 WIDE, NARROW = (1200, 900), (390, 844)
 PICTURES = 5
+BOT = "[data-testid=bot]"
 FACTS = "Describe the picture."
 
 
@@ -184,24 +185,24 @@ def test_a_question_about_a_picture_is_answered_word_by_word(visit, served, serv
     at.page.evaluate(
         """() => {
             window.seen = new Set();
-            const note = () => document.querySelectorAll(".bot .prose").forEach((e) => window.seen.add(e.innerText));
+            const note = () => document.querySelectorAll("[data-testid=bot]").forEach((e) => window.seen.add(e.innerText));
             new MutationObserver(note).observe(document.body, {subtree: true, childList: true, characterData: true});
         }"""
     )
     tab.get_by_role("textbox").fill(FACTS)
     tab.get_by_role("textbox").press("Enter")
     whole = served_model.understand(pictures[0], FACTS)
-    tab.locator(".bot .prose", has_text=whole).wait_for()
+    tab.locator(BOT, has_text=whole).wait_for()
     at.shoot("chat")
     seen = sorted(at.page.evaluate("[...window.seen]"), key=len)
     assert len(seen) > 3 and all(whole.startswith(text.strip()) for text in seen)
 
     tab.get_by_role("textbox").fill("Is there a star?")
     tab.get_by_role("textbox").press("Enter")
-    tab.locator(".bot .prose").nth(1).wait_for()
+    tab.locator(BOT).nth(1).wait_for()
     tab.get_by_role("button", name="New conversation").click()
     tab.get_by_text("begins a new conversation").wait_for()
-    assert tab.locator(".bot").count() == 0
+    assert tab.locator(BOT).count() == 0
 
 
 def test_a_seed_draws_what_the_library_draws_and_the_wall_keeps_it(visit, served, served_model):

@@ -16,12 +16,13 @@ _PATH = "/v1/chat/completions"
 
 def tab(desk: Desk) -> None:
     """A conversation about one picture; another picture begins another conversation."""
-    messages = gr.State([], time_to_live=3600)
+    messages, lines = gr.State([], time_to_live=3600), gr.State([], time_to_live=3600)
     talk = gr.Chatbot(
         label="Conversation",
         height=420,
         buttons=["copy"],
         feedback_options=None,
+        render_markdown=False,
         placeholder="Add a picture below and ask about it.\n\nA new picture begins a new conversation.",
     )
     said = gr.MultimodalTextbox(
@@ -44,7 +45,7 @@ def tab(desk: Desk) -> None:
             request = desk.request(visit, _PATH)
             files, text = given["files"], given["text"].strip()
             if files:
-                earlier, shown = [], [_line("user", gr.FileData(path=files[0]))]
+                earlier, shown = [], [_line("user", {"path": files[0], "alt_text": "Your picture"})]
             part = [ImagePart(type="image_url", image_url=ImageUrl(url=await desk.data_url(files[0])))] if files else []
             asked = [*earlier, Message(role="user", content=[TextPart(type="text", text=text), *part])]
             effort = "low" if in_steps else "none"
@@ -55,12 +56,13 @@ def tab(desk: Desk) -> None:
             with desk.house.engine.place():
                 async for piece in desk.house.in_time(desk.house.engine.pieces(ask)):
                     answer += piece.text
-                    yield None, earlier, [*shown, _line("assistant", answer)]
-            yield None, [*asked, Message(role="assistant", content=answer)], [*shown, _line("assistant", answer)]
+                    told = [*shown, _line("assistant", answer)]
+                    yield None, [*asked, Message(role="assistant", content=answer)], told, told
 
-    sending = said.submit(reply, [said, messages, talk, in_steps], [said, messages, talk], show_progress="hidden")
+    outputs = [said, messages, lines, talk]
+    sending = said.submit(reply, [said, messages, lines, in_steps], outputs, show_progress="hidden")
     stop.click(None, cancels=[sending])
-    anew.click(lambda: (None, [], []), None, [said, messages, talk], cancels=[sending])
+    anew.click(lambda: (None, [], [], []), None, outputs, cancels=[sending])
 
 
 def _line(role: str, content: Any) -> dict[str, Any]:
