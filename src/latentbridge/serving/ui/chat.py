@@ -23,6 +23,7 @@ def tab(desk: Desk) -> None:
         buttons=["copy"],
         feedback_options=None,
         render_markdown=False,
+        elem_classes="talk",
         placeholder="Add a picture below and ask about it.\n\nA new picture begins a new conversation.",
     )
     said = gr.MultimodalTextbox(
@@ -62,7 +63,7 @@ def tab(desk: Desk) -> None:
     outputs = [said, messages, lines, talk]
     sending = said.submit(reply, [said, messages, lines, in_steps], outputs, show_progress="hidden")
     stop.click(None, cancels=[sending])
-    anew.click(lambda: (None, [], [], []), None, outputs, cancels=[sending])
+    gr.on([anew.click, talk.clear], lambda: (None, [], [], []), None, outputs, cancels=[sending])
 
 
 def _line(role: str, content: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import gradio as gr
 from latentbridge.serving.routes.pictures import draw
 from latentbridge.serving.schemas import DrawRequest
 from latentbridge.serving.ui.desk import Desk, shown
-from latentbridge.serving.ui.inputs import guidance_input, seed_input, steps_input, words_input
+from latentbridge.serving.ui.inputs import chosen_seed, guidance_input, seed_input, steps_input, words_input
 
 _PATH = "/v1/images/generations"
 _MOST_KEPT = 32
@@ -30,14 +30,20 @@ def tab(desk: Desk) -> None:
             go = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3, min_width=280):
             gallery = gr.Gallery(
-                label="Drawn", columns=4, height="auto", format="png", buttons=["download"], elem_classes="pictures"
+                label="Drawn",
+                show_label=False,
+                columns=4,
+                height="auto",
+                format="png",
+                buttons=["download"],
+                elem_classes="pictures",
             )
 
     async def answer(
         prompt: str, count: int, seed: int | None, steps: int, guidance: float, earlier: list[Any], visit: gr.Request
     ) -> tuple[Any, ...]:
         async with desk.telling():
-            asked = DrawRequest(prompt=prompt, n=count, seed=seed, steps=steps, guidance=guidance)
+            asked = DrawRequest(prompt=prompt, n=count, seed=chosen_seed(seed), steps=steps, guidance=guidance)
             drawn = await draw(asked, desk.request(visit, _PATH), desk.house)
         new = [(shown(each.b64_json), f"{each.revised_prompt} (seed {each.seed})") for each in drawn.data]
         kept = [*new, *earlier][:_MOST_KEPT]

@@ -11,7 +11,14 @@ from fastapi import UploadFile
 
 from latentbridge.serving.routes.pictures import edit
 from latentbridge.serving.ui.desk import Desk, shown
-from latentbridge.serving.ui.inputs import PictureInput, guidance_input, seed_input, steps_input, words_input
+from latentbridge.serving.ui.inputs import (
+    PictureInput,
+    chosen_seed,
+    guidance_input,
+    seed_input,
+    steps_input,
+    words_input,
+)
 
 _PATH = "/v1/images/edits"
 _MOVE = "(share) => ({slider_position: share, __type__: 'update'})"
@@ -49,7 +56,7 @@ def tab(desk: Desk) -> None:
                 change,
                 upload,
                 n=1,
-                seed=seed,
+                seed=chosen_seed(seed),
                 steps=steps,
                 guidance=guidance,
             )

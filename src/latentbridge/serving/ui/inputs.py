@@ -17,6 +17,10 @@ class PictureInput(gr.Image):
     def __init__(self, label: str = "Picture", **props: Any):
         super().__init__(label=label, type="filepath", sources=["upload", "clipboard"], height=260, buttons=[], **props)
 
+    def get_config(self, cls: Any = None) -> dict[str, Any]:
+        """What the browser is told: all that Gradio's own picture is."""
+        return super().get_config(gr.Image)
+
     def preprocess(self, payload: Any) -> str | None:
         """The path, of a file that was uploaded to this page."""
         return payload.path if payload else None
@@ -28,8 +32,13 @@ def words_input(label: str, placeholder: str, settings: Settings, **props: Any) 
 
 
 def seed_input() -> gr.Number:
-    """A seed, or none."""
-    return gr.Number(None, label="Seed", info="Same seed, same picture; empty: a new one.", precision=0, minimum=0)
+    """A seed, or none, which Gradio cannot leave open in a field of numbers."""
+    return gr.Number(-1, label="Seed", info="Same seed, same picture; -1: a new one.", precision=0, minimum=-1)
+
+
+def chosen_seed(seed: int | None) -> int | None:
+    """The seed in a `seed_input`; None asks for a new one."""
+    return None if seed is None or seed < 0 else seed
 
 
 def steps_input(settings: Settings) -> gr.Slider:

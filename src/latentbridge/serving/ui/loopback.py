@@ -10,7 +10,7 @@ import pandas as pd
 from latentbridge.serving.routes.loopback import loopback
 from latentbridge.serving.schemas import LoopbackRequest
 from latentbridge.serving.ui.desk import Desk, shown
-from latentbridge.serving.ui.inputs import PictureInput, seed_input
+from latentbridge.serving.ui.inputs import PictureInput, chosen_seed, seed_input
 
 _PATH = "/v1/loopback"
 
@@ -26,7 +26,13 @@ def tab(desk: Desk) -> None:
             go = gr.Button("Go round", variant="primary")
         with gr.Column(scale=3, min_width=280):
             strip = gr.Gallery(
-                label="The chain", columns=4, height="auto", format="png", buttons=[], elem_classes="pictures"
+                label="The chain",
+                show_label=False,
+                columns=4,
+                height="auto",
+                format="png",
+                buttons=[],
+                elem_classes="pictures",
             )
             curve = gr.LinePlot(
                 x="round",
@@ -43,7 +49,7 @@ def tab(desk: Desk) -> None:
     async def answer(file: str | None, rounds: int, seed: int | None, visit: gr.Request) -> tuple[Any, ...]:
         async with desk.telling():
             start = await desk.data_url(file)
-            asked = LoopbackRequest(image=start, rounds=rounds, seed=seed)
+            asked = LoopbackRequest(image=start, rounds=rounds, seed=chosen_seed(seed))
             walked = (await loopback(asked, desk.request(visit, _PATH), desk.house)).rounds
         chain = [(shown(start), "The first picture")]
         chain += [(shown(each.b64_json), f"{n}. {each.words}") for n, each in enumerate(walked, 1)]

@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse
 from latentbridge.serving.rates import Rates
 from latentbridge.serving.ui import chat, draw, edit, loopback, search
 from latentbridge.serving.ui.desk import Desk
-from latentbridge.serving.ui.theme import CSS, theme
+from latentbridge.serving.ui.theme import CSS, HEAD, theme
 
 PATH = "/ui"
 _KEPT_S = 3600
@@ -59,6 +59,7 @@ def add_page(app: FastAPI, rates: Rates) -> None:
         PATH,
         theme=theme(),
         css=CSS,
+        head=HEAD,
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -66,4 +67,4 @@ def add_page(app: FastAPI, rates: Rates) -> None:
         enable_monitoring=False,
         max_file_size=32 << 20,
     )
-    app.add_api_route("/", lambda: RedirectResponse(PATH), include_in_schema=False)
+    app.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"), include_in_schema=False)

@@ -38,7 +38,13 @@ def tab(desk: Desk) -> None:
             go = gr.Button("Search", variant="primary")
         with gr.Column(scale=3, min_width=280):
             grid = gr.Gallery(
-                label="Found", columns=4, height="auto", format="png", buttons=["download"], elem_classes="pictures"
+                label="Found",
+                show_label=False,
+                columns=4,
+                height="auto",
+                format="png",
+                buttons=["download"],
+                elem_classes="pictures",
             )
             more = gr.Button("More like the chosen one", interactive=False)
 
