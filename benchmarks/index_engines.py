@@ -122,34 +122,6 @@ class Usearch:
         return self.index.search(query, K, threads=1).keys.astype(np.int64)
 
 
-class SqliteVec:
-    """sqlite-vec: exact, inside SQLite."""
-
-    widths = (0,)
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def build(self, blocks: Iterator[np.ndarray], count: int) -> None:
-        import sqlite3
-
-        import sqlite_vec  # pyright: ignore[reportMissingImports]
-
-        self.base, first = sqlite3.connect(self.folder / "index.db"), 0
-        self.base.enable_load_extension(True)
-        sqlite_vec.load(self.base)
-        self.base.execute("CREATE VIRTUAL TABLE v USING vec0(vector float[320] distance_metric=cosine)")
-        for block in blocks:
-            rows = ((first + i, row.tobytes()) for i, row in enumerate(block))
-            self.base.executemany("INSERT INTO v (rowid, vector) VALUES (?, ?)", rows)
-            self.base.commit()
-            first += len(block)
-
-    def search(self, query: np.ndarray, width: int) -> np.ndarray:
-        asked = "SELECT rowid FROM v WHERE vector MATCH ? AND k = ? ORDER BY distance"
-        return np.array([row[0] for row in self.base.execute(asked, (query.tobytes(), K))])
-
-
 class Lance:
     """LanceDB's HNSW over 8-bit numbers in cells, refined by exact scores; it starts threads of its own."""
 
@@ -209,7 +181,6 @@ ENGINES: dict[str, tuple[str, Callable[[Path], Engine]]] = {
     "faiss IVF,SQ8": ("faiss", partial(Faiss, name="IVF{cells},SQ8", setting="nprobe", widths=_CELLS)),
     "faiss HNSW32,SQ8": ("faiss", partial(Faiss, name="HNSW32,SQ8", setting="efSearch", widths=Usearch.widths)),
     "usearch i8": ("usearch", Usearch),
-    "sqlite-vec": ("sqlite_vec", SqliteVec),
     "lancedb": ("lancedb", Lance),
     "chroma": ("chromadb", Chroma),
 }

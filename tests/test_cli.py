@@ -25,7 +25,7 @@ VERBS = (
     "index delete", "index compact", "index check", "index info", "index duplicates", "train", "eval",
     "consistency", "reasoning", "compare", "study", "report",
     "quickstart", "reproduce", "version", "data", "data build", "data check", "data embed", "data sample",
-    "adapters", "adapters merge", "estimate",
+    "adapters", "adapters merge", "estimate", "serve",
 )  # fmt: skip
 
 
@@ -434,8 +434,7 @@ def test_search_by_words_pictures_items_weights_and_filters(run: Callable[..., R
     assert found("a star", "--where", "folder=sub") == ["sub/c.png"]
     assert found("a star", "--where", "owner!=anna") == []
     assert sorted(found("--like", "a.png")) == ["b.png", "sub/c.png"]
-    assert found("but red:5", "--image", album / "b.png", "--not", "an owl:0.01")[0] in ("a.png", "b.png", "sub/c.png")
-    assert found("a star", "--image", album / "b.png", "--also", "red:.001", "--not", "blue:0.001")[0] == "b.png"
+    assert found("--image", album / "b.png", "--also", "red:.001", "--not", "blue: 0.001")[0] == "b.png"
 
 
 def test_results_can_be_looked_at(run: Callable[..., Result], album: Path, model: Path, tmp_path: Path):

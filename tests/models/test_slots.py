@@ -55,11 +55,12 @@ def test_replies_are_those_of_the_library(small_model: Model, talks: list[Conver
 
 def test_prompts_of_one_shape_are_read_at_once(small_model: Model, talks: list[Conversation]):
     slots = ReplySlots(small_model.backbone, 5, LENGTH)
-    together = slots.join([slots.read(talks[0]), slots.read(talks[2])], [Choosing(), Choosing()])
+    pair = [Conversation((("Why is it?", ""),), talks[0].picture), talks[2]]
+    together = slots.join([slots.read(talk) for talk in pair], [Choosing(), Choosing()])
     first = slots.step()
     for slot in together:
         slots.leave(slot)
-    for slot, talk in zip(together, (talks[0], talks[2]), strict=True):
+    for slot, talk in zip(together, pair, strict=True):
         (alone,) = slots.join([slots.read(talk)], [Choosing()])
         assert slots.step()[alone] == first[slot]
         slots.leave(alone)

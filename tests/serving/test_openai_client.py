@@ -97,9 +97,8 @@ def test_earlier_turns_are_read(client: OpenAI, picture_url: str):
 def test_pictures_are_drawn_as_the_library_draws_them(client: OpenAI, served_model: Model):
     answer = client.images.generate(model="tiny", prompt="a red circle", n=2, extra_body={"seed": 5, "steps": 3})
     assert answer.data is not None
-    drawn = served_model.generate(["a red circle"] * 2, seed=5, steps=3)
-    for item, picture, seed in zip(answer.data, drawn, (5, 6), strict=True):
-        assert np.array_equal(opened(item.b64_json), picture)
+    for item, seed in zip(answer.data, (5, 6), strict=True):
+        assert np.array_equal(opened(item.b64_json), served_model.generate("a red circle", seed, steps=3))
         assert item.revised_prompt == served_model.rewrite("a red circle", seed)
 
 

@@ -56,8 +56,11 @@ class SecondView(nn.Module):
 
     def pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Unit vectors [b w]."""
-        centred = self.features(pictures) - self.centre
-        return F.normalize(centred @ self.join.float() * self.join_scale, dim=-1)
+        return F.normalize(self.joined(self.features(pictures)), dim=-1)
+
+    def joined(self, features: Tensor) -> Tensor:
+        """Features [b 1280] of pictures in the space of the words, [b w]."""
+        return (features - self.centre) @ self.join.float() * self.join_scale
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors [b w], or zero."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,15 @@ def available() -> bool:
 def centres_for(count: int) -> int:
     """How many cells so many vectors are sorted into: as many as make finding a cell and looking into some cost alike."""
     return round(4 * count**0.5)
+
+
+class Selection(NamedTuple):
+    """Some keys out of all."""
+
+    bits: np.ndarray
+    """uint8: bit i, counted from each byte's lowest, is set where key i is among them."""
+    share: float
+    """How many of the vectors they are."""
 
 
 class Cells:
@@ -96,21 +105,24 @@ class Cells:
             if good():
                 return
 
-    def candidates(
-        self, queries: np.ndarray, count: int, among: np.ndarray | None = None, without: np.ndarray | None = None
-    ) -> np.ndarray:
+    def selection(self, among: np.ndarray | None = None, without: np.ndarray | None = None) -> Selection:
+        """The keys of `among`, or all, but those of `without`."""
+        chosen = np.full(self.last_key + 1, among is None)
+        if among is not None:
+            chosen[among[among <= self.last_key]] = True
+        if without is not None:
+            chosen[without] = False
+        return Selection(np.packbits(chosen, bitorder="little"), np.count_nonzero(chosen) / max(1, len(self)))
+
+    def candidates(self, queries: np.ndarray, count: int, chosen: Selection | None = None) -> np.ndarray:
         """int64 [n, count]: keys likely to be among the best for each query, -1 where there are no more.
 
-        Only keys of `among` and none of `without`, where given; the fewer remain, the more cells are looked into.
+        Only of a selection where one is given: the smaller its share, the more cells are looked into.
         """
         import faiss  # pyright: ignore[reportMissingImports]
 
-        options, width = {}, self.width
-        if among is not None or (without is not None and len(without)):
-            open_to = np.full(self.last_key + 1, among is None)
-            open_to[among[among <= self.last_key] if among is not None else 0] = True
-            open_to[without if without is not None else 0] = False
-            width = round(width * len(self) / max(1, np.count_nonzero(open_to)))
-            options["sel"] = faiss.IDSelectorBitmap(np.packbits(open_to, bitorder="little"))
-        options["nprobe"] = min(max(width, self.width), self.centres)
+        options: dict[str, Any] = {"nprobe": self.width}
+        if chosen is not None:
+            wider = round(self.width / max(chosen.share, 1e-9))
+            options = {"nprobe": min(max(wider, self.width), self.centres), "sel": faiss.IDSelectorBitmap(chosen.bits)}
         return self._index.search(queries, count, params=faiss.SearchParametersIVF(**options))[1]

@@ -18,7 +18,7 @@ import numpy as np
 
 from latentbridge.errors import UserError
 from latentbridge.retrieval import cells
-from latentbridge.retrieval.cells import Cells
+from latentbridge.retrieval.cells import Cells, Selection
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.health import recall_of, words_like
 from latentbridge.retrieval.item_file import ItemFile, State
@@ -53,6 +53,8 @@ class _View:
     cells: Cells | None = None
     removed: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     """Keys in the cells that are no longer there."""
+    left: Selection | None = None
+    """The others, where there are any such."""
 
 
 class DiskIndex:
@@ -194,8 +196,9 @@ class DiskIndex:
                     view.rows.append(keys, vectors)
                 gone = self._file.removed(done.last_removal, now.last_removal)
                 view.rows.discard(gone)
-                if view.cells:
+                if view.cells and (gone <= view.cells.last_key).any():
                     view.removed = np.union1d(view.removed, gone[gone <= view.cells.last_key])
+                    view.left = view.cells.selection(without=view.removed)
                 view.followed = now
             return view
 
@@ -208,19 +211,12 @@ class DiskIndex:
             few = Rows(self.dimension)
             few.append(*self._file.take(among))
             return few.search(queries, k)
-        return self._rescored(view.cells, queries, k, among, view.removed, view.rows.search(queries, k, among))
+        chosen = view.left if among is None else view.cells.selection(among)
+        return self._rescored(view.cells, queries, k, chosen, view.rows.search(queries, k, among))
 
-    def _rescored(
-        self,
-        built: Cells,
-        queries: np.ndarray,
-        k: int,
-        among: np.ndarray | None,
-        removed: np.ndarray,
-        late: Found,
-    ) -> Found:
+    def _rescored(self, built: Cells, queries: np.ndarray, k: int, chosen: Selection | None, late: Found) -> Found:
         """The best of the cells' candidates and of what came after them, by their exact scores."""
-        near = built.candidates(queries, 2 * k + 20, among, removed)
+        near = built.candidates(queries, 2 * k + 20, chosen)
         wanted = [np.union1d(row[row >= 0], keys) for row, (keys, _) in zip(near, late, strict=True)]
         there, vectors = self._file.take(np.unique(np.concatenate(wanted)))
         found = []
@@ -246,9 +242,10 @@ class DiskIndex:
         queries = words_like(self._sample(_SAMPLE))
         best, none = self._pass(queries, 10), [(np.empty(0, np.int64), np.empty(0)) for _ in queries]
         removed = removed[removed <= built.last_key]
+        chosen = built.selection(without=removed) if len(removed) else None
 
         def good() -> bool:
-            found = self._rescored(built, queries, 10, None, removed, none)
+            found = self._rescored(built, queries, 10, chosen, none)
             return recall_of([scores for _, scores in found], [scores for _, scores in best]) >= _RECALL
 
         built.settle(good)

@@ -127,7 +127,7 @@ class ItemFile:
             yield self._arrays(found)
             after = found[-1][0]
 
-    def take(self, keys: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def take(self, keys: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Those of the keys that there are, int64 [n], sorted, and their vectors, float32 [n, dimension]."""
         found = self._ask(
             "SELECT * FROM vectors WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key", (_listed(keys),)
@@ -148,7 +148,7 @@ class ItemFile:
             yield from (name for _, name in found)
             after = found[-1][0]
 
-    def ids_of(self, keys: Sequence[int]) -> dict[int, str]:
+    def ids_of(self, keys: Sequence[int] | np.ndarray) -> dict[int, str]:
         """The ids under those of the keys that there are."""
         return dict(
             self._ask("SELECT key, id FROM items WHERE key IN (SELECT value FROM json_each(?))", (_listed(keys),))
@@ -226,7 +226,7 @@ class ItemFile:
         return _told(self.path)
 
 
-def _listed(keys: Sequence[int]) -> str:
+def _listed(keys: Sequence[int] | np.ndarray) -> str:
     """Keys as one value of a statement, however many there are."""
     return json.dumps(np.asarray(keys, np.int64).tolist())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import latentbridge
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.unified import Model
+from latentbridge.serving.documented import documented
 from latentbridge.serving.engine import Busy, Closing, Engine
 from latentbridge.serving.fetch import Fetching
 from latentbridge.serving.house import House
@@ -61,6 +63,7 @@ def create_app(
     app.state.house = house
     for routes in (chat, pictures, embeddings, search, loopback, state):
         app.include_router(routes.router)
+    app.openapi = cache(partial(documented, app))
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
     app.add_middleware(Guard, keys=keys or Keys(), rates=rates or Rates(), limits=limits or Limits())

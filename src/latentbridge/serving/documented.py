@@ -1,8 +1,11 @@
-"""What the OpenAPI document says of refusals, which any route may give."""
+"""The OpenAPI document: what it says of refusals, which any route may give."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 
 from latentbridge.serving.schemas import ErrorAnswer
 
@@ -19,9 +22,21 @@ _MEANINGS = {
     431: "The headers are too large.",
     500: "Something went wrong in the server.",
     503: "The server is shutting down.",
+    507: "The disk of the server is full.",
 }
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": meaning} for status, meaning in _MEANINGS.items()
 }
 TAKEN: dict[int | str, dict[str, Any]] = {409: {"model": ErrorAnswer, "description": "The name is taken."}}
+
+
+def documented(app: FastAPI) -> dict[str, Any]:
+    """The document of an app, without the 422 that FastAPI puts everywhere: what is not as it should be gets a 400."""
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    return document

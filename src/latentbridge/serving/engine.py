@@ -224,14 +224,15 @@ class Engine:
             return
         jobs = list(self._replying.values())
         with self._blamed(jobs):
-            for slot, token in self._slots.step().items():
+            chosen = self._slots.step()
+            self.metrics.tokens.inc(len(chosen))
+            for slot, token in chosen.items():
                 job = self._replying[slot]
                 assert job.writing is not None, "what is in a slot was read"
                 piece = job.writing.add(token, self._slots.room(slot))
-                job.tell(piece)
                 if piece.finish_reason:
                     self._free(slot)
-            self.metrics.tokens.inc(len(jobs))
+                job.tell(piece)
             return
         for slot in list(self._replying):
             self._free(slot)
@@ -258,8 +259,8 @@ class Engine:
                 return
             except StopIteration as end:
                 for job, result in zip(jobs, end.value, strict=True):
-                    job.tell(result)
                     self.metrics.seconds.labels(type(job.work).__name__).observe(time.monotonic() - job.began)
+                    job.tell(result)
         self._batch = None
 
     @contextmanager

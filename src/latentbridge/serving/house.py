@@ -6,11 +6,11 @@ import asyncio
 import base64
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from PIL import Image
@@ -81,14 +81,11 @@ class House:
 
     # --- while a request is in the house ---
 
-    async def answer(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+    async def answer(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
         """The result of work that has a place in the engine, within the time limit; dropped once the client hangs up."""
-        try:
-            with self.engine.place():
-                async with asyncio.timeout(self.settings.request_timeout_s):
-                    return await self.unless_gone(request, work)
-        finally:
-            work.close()
+        with self.engine.place():
+            async with asyncio.timeout(self.settings.request_timeout_s):
+                return await self.unless_gone(request, work())
 
     async def unless_gone(self, request: Request, work: Awaitable[T]) -> T:
         """The result of work that is dropped as soon as the client hangs up; the request's body has been read."""
@@ -103,16 +100,17 @@ class House:
             task.cancel()
             gone.cancel()
 
-    async def in_time(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
-        """The pieces of a reply; raises TimeoutError once it has taken as long as a request may."""
+    async def pieces(self, ask: Ask) -> AsyncGenerator[Piece]:
+        """A reply as it is written, with a place in the engine; raises TimeoutError once it has taken too long."""
         until = time.monotonic() + self.settings.request_timeout_s
-        async with aclosing(pieces):
-            while True:
-                try:
-                    piece = await asyncio.wait_for(anext(pieces), until - time.monotonic())
-                except StopAsyncIteration:
-                    return
-                yield piece
+        with self.engine.place():
+            async with aclosing(self.engine.pieces(ask)) as pieces:
+                while True:
+                    try:
+                        piece = await asyncio.wait_for(anext(pieces), until - time.monotonic())
+                    except StopAsyncIteration:
+                        return
+                    yield piece
 
 
 async def _hung_up(request: Request) -> None:

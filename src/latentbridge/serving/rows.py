@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from latentbridge.models.eye import Eye
 from latentbridge.models.retrieval_head import RetrievalHead
+from latentbridge.models.second_view import SecondView
 
 _LEAST_ROWS = 4
 
@@ -27,11 +28,10 @@ def make_rows_independent(model: nn.Module) -> None:
     different lengths are not batched at all, or padded by a rule that looks at one alone.
     """
     for module in model.modules():
-        if isinstance(module.forward, partial):  # done before
-            continue
-        for kind, way in _WAYS.items():
-            if isinstance(module, kind):
-                module.forward = partial(way, module.forward)
+        for kind, method, way in _WAYS:
+            call = getattr(module, method, None)
+            if isinstance(module, kind) and not isinstance(call, partial):  # which would have been done before
+                setattr(module, method, partial(way, call))
 
 
 def _filled_rows(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def _filled_rows(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _filled_batch(forward: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """A module over tensors [b ...] that holds products by batch; the last of the batch is repeated."""
+    """A method over tensors [b ...] that holds products by batch; the last of the batch is repeated."""
     rows = next(len(x) for x in inputs if isinstance(x, Tensor))
     if rows >= _LEAST_ROWS:
         return forward(*inputs)
@@ -59,11 +59,12 @@ def _one_by_one(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.cat([forward(row[None]) for row in x])
 
 
-_WAYS: dict[type[nn.Module], Callable[..., Tensor]] = {
-    nn.Linear: _filled_rows,
-    nn.Conv2d: _one_by_one,
-    Eye: _one_by_one,
-    HunyuanDiTAttentionPool: _filled_batch,
-    RetrievalHead: _filled_batch,
-}
-"""How modules are called; those that hold products of their own, outside `nn.Linear`, are called as a whole."""
+_WAYS: tuple[tuple[type[nn.Module], str, Callable[..., Tensor]], ...] = (
+    (nn.Linear, "forward", _filled_rows),
+    (nn.Conv2d, "forward", _one_by_one),
+    (Eye, "forward", _one_by_one),
+    (HunyuanDiTAttentionPool, "forward", _filled_batch),
+    (RetrievalHead, "forward", _filled_batch),
+    (SecondView, "joined", _filled_batch),
+)
+"""How methods of modules are called; those that hold products of their own, outside `nn.Linear`, are called as a whole."""

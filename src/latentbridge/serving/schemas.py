@@ -1,4 +1,4 @@
-"""Requests and answers by OpenAI's names, and ours beside them.
+"""Requests and answers by OpenAI's names.
 
 What OpenAI's API has and this model cannot do is refused unless it is asked for by its neutral value; what only concerns
 OpenAI's own house (`user`, `store`) is taken and left alone; any other name is refused, as OpenAI does.
@@ -17,7 +17,7 @@ Neutral = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
 
 
-class _Request(BaseModel):
+class AnyRequest(BaseModel):
     """What every request may name."""
 
     model_config = ConfigDict(extra="forbid")
@@ -83,7 +83,7 @@ class ResponseFormat(BaseModel):
     type: Literal["text"]
 
 
-class ChatRequest(_Request):
+class ChatRequest(AnyRequest):
     messages: list[Message] = Field(min_length=1)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -91,7 +91,7 @@ class ChatRequest(_Request):
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default here, is the likeliest reply.")
     seed: Seed | None = None
-    stop: str | list[str] | None = Field(None, max_length=4)
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
         None,
         description="low and medium ask for the steps before the answer, high and xhigh for a long chain of them.",
@@ -156,7 +156,7 @@ class ChatChunk(BaseModel):
 # --- pictures ------------------------------------------------------------------------------------
 
 
-class DrawRequest(_Request):
+class DrawRequest(AnyRequest):
     prompt: str
     n: int | None = Field(1, ge=1)
     size: str | None = Field(None, description='"auto" or the size the model draws.')
@@ -200,7 +200,7 @@ class PictureInput(BaseModel):
     image: str = Field(description="A data URL of a picture.")
 
 
-class EmbeddingRequest(_Request):
+class EmbeddingRequest(AnyRequest):
     input: str | list[str | TextInput | PictureInput] = Field(
         description='OpenAI takes texts; here {"image": "data:..."} and {"text": "..."} may stand among them.',
     )
@@ -226,7 +226,7 @@ class EmbeddingAnswer(BaseModel):
     usage: EmbeddingUsage
 
 
-# --- models, loopback, health --------------------------------------------------------------------
+# --- models ------------------------------------------------------------------------------------
 
 
 class ModelCard(BaseModel):
@@ -239,98 +239,3 @@ class ModelCard(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[ModelCard]
-
-
-class LoopbackRequest(_Request):
-    image: str = Field(description="A data URL of the picture to start from.")
-    rounds: int = Field(4, ge=1, description="How often to go round: into words, and drawn from them.")
-    seed: Seed | None = None
-
-
-class LoopbackRound(BaseModel):
-    words: str
-    b64_json: str = Field(description="A PNG of what was drawn from the words.")
-    to_origin: float = Field(description="Cosine of what the model sees in this picture and in the first.")
-    to_previous: float = Field(description="Cosine of what it sees in this picture and in the one before.")
-
-
-class LoopbackAnswer(BaseModel):
-    seed: int
-    rounds: list[LoopbackRound]
-
-
-# --- indexes and search --------------------------------------------------------------------------
-
-
-class IndexRequest(_Request):
-    name: str = Field(description="Small letters, digits, dashes and underscores.")
-
-
-class IndexCard(BaseModel):
-    id: str
-    object: Literal["index"] = "index"
-    items: int
-    dimension: int
-
-
-class IndexList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[IndexCard]
-
-
-class NewItem(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    id: str = Field(min_length=1, max_length=512)
-    image: str = Field(description="A data URL of a picture.")
-    metadata: dict[str, JsonValue] = Field({}, description="What filters look at.")
-
-
-class AddRequest(_Request):
-    items: list[NewItem] = Field(min_length=1)
-
-
-class Added(BaseModel):
-    index: str
-    added: int
-    items: int = Field(description="In the index now.")
-
-
-class Deleted(BaseModel):
-    index: str
-    deleted: int
-    items: int = Field(description="In the index now.")
-
-
-class SearchPart(BaseModel):
-    """Words, a picture, or an item of the index ("more like this"); one of the three."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    text: str | None = None
-    image: str | None = Field(None, description="A data URL of a picture.")
-    item: str | None = None
-    weight: float = Field(1.0, ge=-100, le=100, description="Below 0: what a hit should not be like.")
-
-
-class SearchRequest(_Request):
-    index: str
-    query: str | Annotated[list[SearchPart], Field(min_length=1, max_length=16)]
-    k: int = Field(10, ge=1)
-    where: list[str] = Field([], max_length=16, description="Conditions on metadata, such as kind=photo or width>=640.")
-
-
-class FoundItem(BaseModel):
-    id: str
-    score: float = Field(description="Cosine similarity to the query.")
-    metadata: dict[str, JsonValue]
-
-
-class SearchAnswer(BaseModel):
-    object: Literal["list"] = "list"
-    index: str
-    data: list[FoundItem] = Field(description="Best first.")
-
-
-class Health(BaseModel):
-    status: Literal["ok"] = "ok"

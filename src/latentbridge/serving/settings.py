@@ -27,7 +27,7 @@ class Settings:
     max_megapixels: float = 16.0
     """Of a picture sent, before it is scaled to the model's size."""
     max_characters: int = 4_000
-    """Of a conversation's last turn, or of a text to embed; prompts are bounded everywhere (`prompts.py`)."""
+    """Of a conversation, or of a text to embed; prompts are bounded everywhere (`prompts.py`)."""
     max_tokens: int = 256
     """Of a reply, and what a request gets that names no number."""
     max_pictures: int = 8

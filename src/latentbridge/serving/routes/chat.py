@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -55,17 +56,14 @@ async def chat(asked: ChatRequest, request: Request, house: TheHouse) -> Any:
     request.state.charge(ask.max_tokens)
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": house.settings.model_name}
     if not asked.stream:
-        pieces = await house.answer(request, _all(house, ask))
+        pieces = await house.answer(request, partial(_all, house, ask))
         text = ReplyMessage(content="".join(piece.text for piece in pieces))
         choice = Choice(message=text, finish_reason=pieces[-1].finish_reason or "stop")
         return ChatAnswer(**head, choices=[choice], usage=_usage(pieces[-1]))
-    with ExitStack() as stack:
-        stack.enter_context(house.engine.place())
-        pieces = house.in_time(house.engine.pieces(ask))
-        first = await house.unless_gone(request, anext(pieces))  # what is refused is refused before the stream begins
-        wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        events = _events(head, first, pieces, wants_usage, stack.pop_all())
-    return StreamingResponse(events, media_type="text/event-stream")
+    pieces = house.pieces(ask)
+    first = await house.unless_gone(request, anext(pieces))  # what is refused is refused before the stream begins
+    wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+    return StreamingResponse(_events(head, first, pieces, wants_usage), media_type="text/event-stream")
 
 
 async def _all(house: House, ask: Ask) -> list[Piece]:
@@ -74,32 +72,30 @@ async def _all(house: House, ask: Ask) -> list[Piece]:
 
 
 async def _events(
-    head: dict[str, Any], piece: Piece, rest: AsyncGenerator[Piece], wants_usage: bool, place: ExitStack
+    head: dict[str, Any], piece: Piece, rest: AsyncGenerator[Piece], wants_usage: bool
 ) -> AsyncIterator[str]:
-    """Server-sent events of a reply whose first piece is there; the place in the engine is given back at the end."""
+    """Server-sent events of a reply whose first piece is there."""
 
     def event(choices: list[ChunkChoice], usage: Usage | None = None) -> str:
         chunk = ChatChunk(**head, choices=choices, usage=usage)
-        return f"data: {chunk.model_dump_json(exclude={} if wants_usage else {'usage'})}\n\n"
+        return f"data: {chunk.model_dump_json(exclude=set() if wants_usage else {'usage'})}\n\n"
 
-    with place:
-        async with aclosing(rest):
-            yield event([ChunkChoice(delta=Delta(role="assistant", content=""))])
-            try:
-                while not piece.finish_reason:
-                    if piece.text:
-                        yield event([ChunkChoice(delta=Delta(content=piece.text))])
-                    piece = await anext(rest)
-            except TimeoutError:
-                late = error_document(408, "The reply took too long and was given up; ask for less.", "request_timeout")
-                yield f"data: {json.dumps(late)}\n\n"
-                return
-            if piece.text:
-                yield event([ChunkChoice(delta=Delta(content=piece.text))])
-            yield event([ChunkChoice(delta=Delta(), finish_reason=piece.finish_reason)])
-            if wants_usage:
-                yield event([], _usage(piece))
-            yield "data: [DONE]\n\n"
+    async with aclosing(rest):
+        yield event([ChunkChoice(delta=Delta(role="assistant", content=""))])
+        if piece.text:
+            yield event([ChunkChoice(delta=Delta(content=piece.text))])
+        try:
+            async for piece in rest:
+                if piece.text:
+                    yield event([ChunkChoice(delta=Delta(content=piece.text))])
+        except TimeoutError:
+            late = error_document(408, "The reply took too long and was given up; ask for less.", "request_timeout")
+            yield f"data: {json.dumps(late)}\n\n"
+            return
+        yield event([ChunkChoice(delta=Delta(), finish_reason=piece.finish_reason)])
+        if wants_usage:
+            yield event([], _usage(piece))
+        yield "data: [DONE]\n\n"
 
 
 async def ask_of(asked: ChatRequest, house: House) -> Ask:
@@ -133,7 +129,8 @@ async def _conversation(messages: Sequence[Message], effort: str, house: House) 
         raise UserError("The last message is not the user's; end with what the model shall reply to.")
     if len(urls) > 1:
         raise UserError(f"The conversation has {len(urls)} pictures; this model looks at one.")
-    prompts.check_text("conversation", asked or prompts.CAPTION_REQUEST, house.settings.max_characters)
+    words = "\n".join([*(text for turn in turns for text in turn), asked or prompts.CAPTION_REQUEST])
+    prompts.check_text("conversation", words, house.settings.max_characters)
     asked = _REASONED.get(effort, str)(asked or prompts.CAPTION_REQUEST)
     return Conversation((*turns, (asked, "")), await house.picture(urls[0]) if urls else None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -39,7 +40,7 @@ async def embed(asked: EmbeddingRequest, request: Request, house: TheHouse) -> E
     house.check_most("The number of inputs", len(items), house.settings.max_inputs)
     request.state.charge(len(items))
     works = [await _work(item, house) for item in items]
-    found: list[Embedded] = await house.answer(request, house.engine.do_all(works))
+    found: list[Embedded] = await house.answer(request, partial(house.engine.do_all, works))
     tokens = sum(each.tokens for each in found)
     return EmbeddingAnswer(
         data=[

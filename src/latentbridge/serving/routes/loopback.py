@@ -10,7 +10,7 @@ from latentbridge.rng import numpy_rng
 from latentbridge.serving.documented import REFUSALS
 from latentbridge.serving.house import TheHouse, new_seed, png
 from latentbridge.serving.json_bodies import JsonRoute
-from latentbridge.serving.schemas import LoopbackAnswer, LoopbackRequest, LoopbackRound
+from latentbridge.serving.our_schemas import LoopbackAnswer, LoopbackRequest, LoopbackRound
 from latentbridge.serving.work import PictureEmbedding
 from latentbridge.types import Picture
 
@@ -48,4 +48,4 @@ async def loopback(asked: LoopbackRequest, request: Request, house: TheHouse) ->
             before = vector
         return rounds
 
-    return LoopbackAnswer(seed=seed, rounds=await house.answer(request, work()))
+    return LoopbackAnswer(seed=seed, rounds=await house.answer(request, work))

@@ -34,7 +34,7 @@ async def draw(asked: DrawRequest, request: Request, house: TheHouse) -> Picture
         works = [Drawing(text, seed, steps, guidance) for text, seed in zip(descriptions, seeds, strict=True)]
         return _answers(await house.engine.do_all(works), descriptions, seeds)
 
-    return PicturesAnswer(created=now(), data=await house.answer(request, work()), size=size)
+    return PicturesAnswer(created=now(), data=await house.answer(request, work), size=size)
 
 
 @router.post("/v1/images/edits", operation_id="edit")
@@ -74,7 +74,7 @@ async def edit(
         results = await house.engine.do_all(works)
         return _answers([result.picture for result in results], [after] * len(seeds), seeds)
 
-    return PicturesAnswer(created=now(), data=await house.answer(request, work()), size=size)
+    return PicturesAnswer(created=now(), data=await house.answer(request, work), size=size)
 
 
 def _check(house: House, count: int, size: str | None, steps: int, seed: int | None) -> tuple[str, list[int]]:

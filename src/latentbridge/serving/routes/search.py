@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -17,7 +18,7 @@ from latentbridge.search import Wish
 from latentbridge.serving.documented import REFUSALS, TAKEN
 from latentbridge.serving.house import House, TheHouse
 from latentbridge.serving.json_bodies import JsonRoute
-from latentbridge.serving.schemas import (
+from latentbridge.serving.our_schemas import (
     Added,
     AddRequest,
     Deleted,
@@ -73,7 +74,7 @@ async def add_items(name: str, asked: AddRequest, request: Request, house: TheHo
         vectors = np.stack([each.vector for each in found])
         await asyncio.to_thread(index.add, ids, vectors, [item.metadata for item in asked.items])
 
-    await house.answer(request, work())
+    await house.answer(request, work)
     return Added(index=name, added=len(ids), items=len(index))
 
 
@@ -96,7 +97,8 @@ async def search(asked: SearchRequest, request: Request, house: TheHouse) -> Sea
     where = [parse_condition(condition) for condition in asked.where]
     index = await _index(asked.index, house)
     wishes = tuple([await _wish(part, house) for part in parts])
-    hits = await house.answer(request, house.engine.do(Looking(index, wishes, asked.k, tuple(where))))
+    looking = Looking(index, wishes, asked.k, tuple(where))
+    hits = await house.answer(request, partial(house.engine.do, looking))
     metadata = await asyncio.to_thread(index.metadata, [hit.id for hit in hits])
     found = zip(hits, metadata, strict=True)
     return SearchAnswer(index=asked.index, data=[FoundItem(id=h.id, score=h.score, metadata=m or {}) for h, m in found])

@@ -7,8 +7,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from latentbridge.serving.documented import REFUSALS
 from latentbridge.serving.house import House, TheHouse
+from latentbridge.serving.our_schemas import Health
 from latentbridge.serving.refusals import Refusal
-from latentbridge.serving.schemas import Health, ModelCard, ModelList
+from latentbridge.serving.schemas import ModelCard, ModelList
 
 router = APIRouter(responses=REFUSALS)
 

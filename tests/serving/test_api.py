@@ -1,0 +1,168 @@
+"""The HTTP interface beyond OpenAI's: indexes and search, loopback, health, counters, and the OpenAPI document."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+from tests.serving.conftest import png_of, url_of
+from tests.serving.server import Server, running
+
+from latentbridge.data.render import render
+from latentbridge.data.scenes import distinct_scenes
+from latentbridge.evaluation.loopback import loopback
+from latentbridge.models.backbones.omnibridge import OmniBridge
+from latentbridge.models.unified import Model
+from latentbridge.rng import numpy_rng
+from latentbridge.serving.api import create_app
+from latentbridge.serving.limits import Limits
+from latentbridge.serving.settings import Settings
+from latentbridge.types import Picture
+
+load_all_checks()
+ANSWERS = CHECKS.get_by_names(
+    ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
+)
+
+
+@pytest.fixture(scope="module")
+def web(served_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    folder = tmp_path_factory.mktemp("indexes")
+    with running(create_app(served_model, Settings(indexes=folder)), Limits()) as server:
+        yield httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=120)
+
+
+def test_pictures_are_kept_found_and_deleted(web: httpx.Client, served_model: Model):
+    pictures = [render(scene) for scene in distinct_scenes("train", numpy_rng(2, "kept"), 3)]
+    assert web.post("/v1/index", json={"name": "mine"}).json() == {
+        "id": "mine",
+        "object": "index",
+        "items": 0,
+        "dimension": served_model.embedding_size,
+    }
+    assert web.post("/v1/index", json={"name": "mine"}).status_code == 409
+    items = [
+        {"id": f"p/{n}", "image": url_of(png_of(picture)), "metadata": {"n": n}} for n, picture in enumerate(pictures)
+    ]
+    assert web.post("/v1/index/mine/items", json={"items": items}).json() == {"index": "mine", "added": 3, "items": 3}
+
+    def found(query: Any, **more: Any) -> list[str]:
+        answer = web.post("/v1/search", json={"index": "mine", "query": query, **more})
+        assert answer.status_code == 200, answer.text
+        scores = [hit["score"] for hit in answer.json()["data"]]
+        assert scores == sorted(scores, reverse=True)
+        return [hit["id"] for hit in answer.json()["data"]]
+
+    assert found([{"image": items[1]["image"]}], k=1) == ["p/1"]
+    assert "p/2" not in found([{"item": "p/2"}]) and len(found("a star")) == 3
+    assert found("a star", where=["n>=1", "n!=2"]) == ["p/1"]
+    assert set(found([{"text": "a star"}, {"item": "p/0", "weight": -0.5}])) == {"p/1", "p/2"}
+    gone = web.delete("/v1/index/mine/items", params={"id": ["p/1", "p/9"]})
+    assert gone.json() == {"index": "mine", "deleted": 1, "items": 2}
+    assert [card["items"] for card in web.get("/v1/index").json()["data"]] == [2]
+
+
+@pytest.mark.parametrize("name", ["..", "../mine", "a/b", "A", "x" * 99, "%2e%2e"])
+def test_a_path_names_no_index(web: httpx.Client, name: str):
+    assert web.post("/v1/index", json={"name": name}).status_code == 400
+    assert web.post("/v1/search", json={"index": name, "query": "a star"}).status_code == 400
+
+
+def test_what_is_not_kept_is_not_found(web: httpx.Client, server: Server):
+    assert web.get("/v1/index/none").status_code == 404
+    assert (
+        web.post("/v1/search", json={"index": "none", "query": "a star"}).json()["error"]["code"] == "index_not_found"
+    )
+    without = httpx.post(f"http://127.0.0.1:{server.port}/v1/index", json={"name": "mine"})
+    assert without.status_code == 400 and "--indexes" in without.json()["error"]["message"]
+
+
+def test_loopback_walks_as_the_library_does(web: httpx.Client, served_model: Model, scene_picture: Picture):
+    asked = {"image": url_of(png_of(scene_picture)), "rounds": 2, "seed": 3}
+    answer = web.post("/v1/loopback", json=asked).json()
+    (walk,) = loopback(OmniBridge(served_model), [scene_picture], rounds=2, seed=3)
+    for told, expected in zip(answer["rounds"], walk, strict=True):
+        drawn = np.asarray(Image.open(BytesIO(base64.b64decode(told["b64_json"]))))
+        assert told["words"] == expected.words and np.array_equal(drawn, expected.picture)
+    assert -1 <= answer["rounds"][0]["to_origin"] == answer["rounds"][0]["to_previous"] <= 1
+
+
+def test_health_readiness_and_counters(web: httpx.Client):
+    assert web.get("/healthz").json() == web.get("/readyz").json() == {"status": "ok"}
+    page = web.get("/metrics")
+    assert page.headers["content-type"].startswith("text/plain")
+    assert 'latentbridge_answers_total{path="/healthz",status="200"}' in page.text
+
+
+def counter(web: httpx.Client, name: str) -> float:
+    line = next((line for line in web.get("/metrics").text.splitlines() if line.startswith(f"{name} ")), f"{name} 0")
+    return float(line.split()[-1])
+
+
+def nobody_is_inside(web: httpx.Client) -> bool:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if counter(web, "latentbridge_requests_inside") == 0:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_who_hangs_up_is_gone_at_once(web: httpx.Client, picture_url: str):
+    finished = 'latentbridge_work_seconds_count{kind="Drawing"}'
+    before, written = counter(web, finished), counter(web, "latentbridge_tokens_total")
+    with pytest.raises(httpx.ReadTimeout):
+        web.post("/v1/images/generations", json={"prompt": "a star", "steps": 100, "n": 8}, timeout=0.5)
+    assert nobody_is_inside(web)
+    content = [{"type": "text", "text": "Is there a star?"}, {"type": "image_url", "image_url": {"url": picture_url}}]
+    asked = {"messages": [{"role": "user", "content": content}], "stream": True, "reasoning_effort": "low"}
+    with web.stream("POST", "/v1/chat/completions", json=asked) as answer:
+        assert next(answer.iter_lines()).startswith("data: ")
+    assert nobody_is_inside(web)
+    web.post("/v1/images/generations", json={"prompt": "a star", "steps": 1})  # which a drawing at work would hold up
+    assert counter(web, finished) == before + 1
+    assert counter(web, "latentbridge_tokens_total") < written + 9 * 36 + 40
+
+
+def test_what_takes_too_long_is_given_up(served_model: Model):
+    with running(create_app(served_model, Settings(request_timeout_s=0.2)), Limits()) as server:
+        late = server.post_json("/v1/images/generations", b'{"prompt": "a star", "steps": 100}')
+        assert late.status == 408 and b"request_timeout" in late.body
+        assert server.lives()
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_every_answer_of_every_route_is_in_the_document(served_model: Model, tmp_path: Path, mode: GenerationMode):
+    """schemathesis makes requests of the OpenAPI document, such as fit it and such as do not."""
+    small = Settings(
+        indexes=tmp_path, max_steps=2, max_pictures=1, max_tokens=4, max_rounds=1, max_inputs=3, max_hits=3
+    )
+    with running(create_app(served_model, small), Limits()) as server:
+        schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
+        operations = [result.ok() for result in schema.get_all_operations()]
+        assert len(operations) == 16
+        for operation in operations:
+            if mode is GenerationMode.NEGATIVE and not (operation.body or operation.path_parameters or operation.query):
+                continue  # nothing could be wrong with it
+
+            @settings(
+                max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+            )
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def ask(case: schemathesis.Case) -> None:
+                case.call_and_validate(checks=ANSWERS, timeout=60)
+
+            ask()
+        assert server.lives()
