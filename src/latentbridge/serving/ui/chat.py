@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
@@ -54,8 +55,8 @@ def tab(desk: Desk) -> None:
             request.state.charge(ask.max_tokens)
             shown = [*shown, _line("user", text)] if text else shown
             answer = ""
-            with desk.house.engine.place():
-                async for piece in desk.house.in_time(desk.house.engine.pieces(ask)):
+            async with aclosing(desk.house.pieces(ask)) as pieces:
+                async for piece in pieces:
                     answer += piece.text
                     told = [*shown, _line("assistant", answer)]
                     yield None, [*asked, Message(role="assistant", content=answer)], told, told
