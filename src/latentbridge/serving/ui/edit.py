@@ -41,7 +41,7 @@ def tab(desk: Desk) -> None:
             both = gr.ImageSlider(
                 label="Before and after", format="png", elem_classes=["pictures", "both"], max_height=420
             )
-            share = gr.Slider(0, 100, 50, step=1, label="Before, and from here on after", elem_id="share")
+            share = gr.Slider(0, 100, 50, step=1, label="Before | after")
             after = gr.Textbox(label="What was drawn", interactive=False)
 
     async def answer(

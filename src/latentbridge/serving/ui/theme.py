@@ -14,6 +14,7 @@ CSS = """
 .pictures .thumbnail-item { height: auto; aspect-ratio: auto; overflow: visible; }
 .pictures .caption-label { position: static; max-width: none; border: none; text-align: left; white-space: normal; }
 .talk .message img { min-width: 160px; }
+@media (max-width: 480px) { button[role="tab"] { padding-inline: 9px !important; } }
 .talk button[aria-label="Share"] { display: none; }
 """
 """Pictures of the shipped model have 64 px; they are shown larger, with clean edges, and what they show is told in full.
