@@ -16,14 +16,15 @@ class PictureInput(gr.Image):
     def __init__(self, label: str = "Picture", **props: Any):
         super().__init__(label=label, type="filepath", sources=["upload", "clipboard"], height=260, buttons=[], **props)
 
+    def get_config(self, cls: Any = None) -> dict[str, Any]:
+        """What the browser is told: all that Gradio's own picture is."""
+        return super().get_config(gr.Image)
+
     def preprocess(self, payload: Any) -> str | None:
         """The path, of a file that was uploaded to this page."""
         return payload.path if payload else None
-    from collections.abc import Callable, Sequence
-    from typing import TYPE_CHECKING, Any, Literal
-
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
-
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
