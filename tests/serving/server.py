@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from latentbridge.serving.deadline import protocol_with_deadline
 from latentbridge.serving.limits import Limits, WithoutQueries
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """What a client waits at most; far above every limit of the servers under test."""
 
 

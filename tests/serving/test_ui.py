@@ -17,10 +17,10 @@ from PIL import Image
 from tests.serving.conftest import png_of
 from tests.serving.server import Server, running
 
-from latentbridge.data.render import render
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.retrieval.stores import create_index
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
@@ -33,7 +33,6 @@ from latentbridge.types import Picture
 gradio = pytest.importorskip("gradio", reason="the page needs gradio; install latentbridge[ui]")
 playwright = pytest.importorskip("playwright.sync_api", reason="these tests drive a browser by playwright; install it")
 
-from latentbridge.serving.ui.inputs import PictureInput  # noqa: E402
 from latentbridge.serving.ui.page import PATH, add_page  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -349,7 +348,7 @@ def test_an_address_in_an_event_is_not_asked(served_model):
     app = create_app(served_model)
     add_page(app, Rates())
     page = next(route.app for route in app.routes if getattr(route, "path", "") == PATH).get_blocks()
-    asks = next(event for event in page.fns.values() if event.inputs and isinstance(event.inputs[0], PictureInput))
+    asks = next(event for event in page.fns.values() if event.inputs and isinstance(event.inputs[0], gradio.Image))
     file = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(gradio.Error, match="Pictures come as files"):
         asyncio.run(page.preprocess_data(asks, [file, *[None] * (len(asks.inputs) - 1)], None))

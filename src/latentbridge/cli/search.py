@@ -16,7 +16,7 @@ from latentbridge.prompts import check_text
 
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
-    from latentbridge.models.unified import Model
+    from latentbridge.models.omnibridge.model import Model
     from latentbridge.retrieval.index import Index
     from latentbridge.search import Wish
     from latentbridge.types import Hit
@@ -159,7 +159,7 @@ def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
     found = index.metadata([hit.id for hit in hits])
     thumbs = [thumbnail(metadata or {}, _THUMB_PX) for metadata in found]
     if out.suffix.lower() == _PAGE_SUFFIX:
-        from latentbridge.evaluation.page import Section, show_figure, write_page
+        from latentbridge.evaluation.pages.page import Section, show_figure, write_page
 
         figures = (show_figure(thumb, f"{hit.score:.3f}  {hit.id}") for hit, thumb in zip(hits, thumbs, strict=True))
         body = f'<div class="cards narrow">{"".join(figures)}</div>'

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from latentbridge.data.shards import fetch, found_shards, read_entries
+from latentbridge.data.own.shards import fetch, found_shards, read_entries
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.types import Picture

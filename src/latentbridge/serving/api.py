@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cache, partial
@@ -16,21 +15,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import latentbridge
 from latentbridge.errors import StorageError, UserError
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.serving.documented import documented
 from latentbridge.serving.engine import Busy, Closing, Engine
 from latentbridge.serving.fetch import Fetching
 from latentbridge.serving.house import House
 from latentbridge.serving.keys import Keys
-from latentbridge.serving.limits import Guard, Limits
+from latentbridge.serving.limits import FORM_LIMITS, Guard, Limits
 from latentbridge.serving.metrics import Metrics
 from latentbridge.serving.rates import Rates
 from latentbridge.serving.refusals import Refusal, error_document, too_fast
 from latentbridge.serving.routes import chat, embeddings, loopback, pictures, search, state
 from latentbridge.serving.settings import Settings
 from latentbridge.serving.shelf import Shelf
-
-_log = logging.getLogger(__name__)
 
 
 def create_app(
@@ -58,7 +55,13 @@ def create_app(
         shelf.close()
 
     app = FastAPI(
-        title="LatentBridge", version=latentbridge.__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="LatentBridge",
+        version=latentbridge.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        form_limits=FORM_LIMITS,
     )
     app.state.house = house
     for routes in (chat, pictures, embeddings, search, loopback, state):
@@ -87,6 +90,7 @@ async def _invalid(_: Request, error: Any) -> JSONResponse:
     """The first thing pydantic found, by the name of its field; what was sent is not repeated."""
     found = error.errors()[0]
     param = ".".join(str(part) for part in found["loc"] if part != "body") or None
+    param = param and param[:100]
     message = f"{param}: {found['msg']}" if param else found["msg"]
     return JSONResponse(error_document(400, message, found["type"], param), 400)
 

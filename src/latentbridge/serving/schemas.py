@@ -15,6 +15,7 @@ NumSteps = Annotated[int, Field(ge=1, description="Denoising steps: more is slow
 Guidance = Annotated[float, Field(ge=0, le=50, description="How strictly the words are followed.")]
 Neutral = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
+Stop = Annotated[str, Field(min_length=1, max_length=100, description="A text that ends the reply.")]
 
 
 class AnyRequest(BaseModel):
@@ -22,7 +23,9 @@ class AnyRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str | None = Field(None, description="The name at /v1/models; the only model there is if left out.")
+    model: str | None = Field(
+        None, max_length=200, description="The name at /v1/models; the only model there is if left out."
+    )
     user: str | None = Field(None, description="Taken and left alone.")
     safety_identifier: str | None = Field(None, description="Taken and left alone.")
 
@@ -84,14 +87,14 @@ class ResponseFormat(BaseModel):
 
 
 class ChatRequest(AnyRequest):
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=200)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default here, is the likeliest reply.")
     seed: Seed | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
         None,
         description="low and medium ask for the steps before the answer, high and xhigh for a long chain of them.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -40,6 +41,8 @@ _STREAM: dict[int | str, Any] = {
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
+_MARKS = re.compile(r"<\|[a-z_]+\|>")
+"""Special tokens of the language model; users' words never become one, but replies are read as they were written."""
 _REASONED = {
     "low": prompts.reasoned,
     "medium": prompts.reasoned,
@@ -104,8 +107,6 @@ async def ask_of(asked: ChatRequest, house: House) -> Ask:
     max_tokens = asked.max_completion_tokens or asked.max_tokens or limits.max_tokens
     house.check_most("max_tokens", max_tokens, limits.max_tokens)
     stop = tuple([asked.stop] if isinstance(asked.stop, str) else asked.stop or ())
-    if "" in stop:
-        raise UserError("A stop text is empty; leave it out.")
     talk = await _conversation(asked.messages, asked.reasoning_effort or "none", house)
     seed = new_seed() if asked.seed is None else asked.seed
     return Ask(talk, max_tokens, asked.temperature or 0.0, seed, stop)
@@ -114,12 +115,15 @@ async def ask_of(asked: ChatRequest, house: House) -> Ask:
 async def _conversation(messages: Sequence[Message], effort: str, house: House) -> Conversation:
     """Turns of user and assistant. What the system says goes before the first user text, since the model knows no system."""
     turns: list[tuple[str, str]] = []
-    asked, urls = "", list[str]()
+    asked, texts, urls = "", list[str](), list[str]()
     for message in messages:
         text, pictures = _parts(message)
+        texts.append(text)
         urls += pictures
         if message.role != "assistant":
             asked = f"{asked}\n{text}" if asked else text
+        elif marks := _MARKS.search(text):
+            raise UserError(f"An assistant's message holds {marks[0]}, which only the model writes; leave it out.")
         elif asked:
             turns.append((asked, text))
             asked = ""
@@ -129,8 +133,9 @@ async def _conversation(messages: Sequence[Message], effort: str, house: House) 
         raise UserError("The last message is not the user's; end with what the model shall reply to.")
     if len(urls) > 1:
         raise UserError(f"The conversation has {len(urls)} pictures; this model looks at one.")
-    words = "\n".join([*(text for turn in turns for text in turn), asked or prompts.CAPTION_REQUEST])
-    prompts.check_text("conversation", words, house.settings.max_characters)
+    prompts.check_text(
+        "conversation", "\n".join(texts).strip() or prompts.CAPTION_REQUEST, house.settings.max_characters
+    )
     asked = _REASONED.get(effort, str)(asked or prompts.CAPTION_REQUEST)
     return Conversation((*turns, (asked, "")), await house.picture(urls[0]) if urls else None)
 

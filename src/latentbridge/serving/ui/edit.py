@@ -12,9 +12,9 @@ from fastapi import UploadFile
 from latentbridge.serving.routes.pictures import edit
 from latentbridge.serving.ui.desk import Desk, shown
 from latentbridge.serving.ui.inputs import (
-    PictureInput,
     chosen_seed,
     guidance_input,
+    picture_input,
     seed_input,
     steps_input,
     words_input,
@@ -30,7 +30,7 @@ def tab(desk: Desk) -> None:
     settings = desk.house.settings
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            picture = PictureInput()
+            picture = picture_input()
             change = words_input("What to change", "make the circle green", settings)
             with gr.Accordion("More", open=False):
                 seed = seed_input()

@@ -9,21 +9,11 @@ import gradio as gr
 from latentbridge.serving.settings import Settings
 
 
-class PictureInput(gr.Image):
-    """A place to drop a picture; it hands over the path of the file as it came, since `open_picture` is stricter than Gradio."""
-
-    is_template = True
-
-    def __init__(self, label: str = "Picture", **props: Any):
-        super().__init__(label=label, type="filepath", sources=["upload", "clipboard"], height=260, buttons=[], **props)
-
-    def get_config(self, cls: Any = None) -> dict[str, Any]:
-        """What the browser is told: all that Gradio's own picture is."""
-        return super().get_config(gr.Image)
-
-    def preprocess(self, payload: Any) -> str | None:
-        """The path, of a file that was uploaded to this page."""
-        return payload.path if payload else None
+def picture_input(label: str = "Picture") -> gr.Image:
+    """A place to drop a picture; it hands over the path of the file as it came, for `open_picture` is stricter than Gradio."""
+    image = gr.Image(label=label, type="filepath", sources=["upload", "clipboard"], height=260, buttons=[])
+    image.preprocess = _path  # a subclass would do, but for each Gradio writes a file beside its module
+    return image
 
 
 def words_input(label: str, placeholder: str, settings: Settings, **props: Any) -> gr.Textbox:
@@ -49,3 +39,7 @@ def steps_input(settings: Settings) -> gr.Slider:
 def guidance_input() -> gr.Slider:
     """Classifier-free guidance."""
     return gr.Slider(0, 10, 2.5, step=0.1, label="Guidance", info="How strictly the words are followed.")
+
+
+def _path(payload: Any) -> str | None:
+    return payload.path if payload else None

@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
+from latentbridge.serving.our_schemas import LoopbackRequest
 from latentbridge.serving.routes.loopback import loopback
-from latentbridge.serving.schemas import LoopbackRequest
 from latentbridge.serving.ui.desk import Desk, shown
-from latentbridge.serving.ui.inputs import PictureInput, chosen_seed, seed_input
+from latentbridge.serving.ui.inputs import chosen_seed, picture_input, seed_input
 
 _PATH = "/v1/loopback"
 
@@ -20,7 +20,7 @@ def tab(desk: Desk) -> None:
     most = desk.house.settings.max_rounds
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            picture = PictureInput("First picture")
+            picture = picture_input("First picture")
             rounds = gr.Slider(1, most, min(4, most), step=1, label="Rounds")
             seed = seed_input()
             go = gr.Button("Go round", variant="primary")

@@ -9,10 +9,10 @@ import gradio as gr
 
 from latentbridge.data.pictures import thumbnail
 from latentbridge.errors import UserError
+from latentbridge.serving.our_schemas import FoundItem, SearchPart, SearchRequest
 from latentbridge.serving.routes.search import search
-from latentbridge.serving.schemas import FoundItem, SearchPart, SearchRequest
 from latentbridge.serving.ui.desk import Desk
-from latentbridge.serving.ui.inputs import PictureInput, words_input
+from latentbridge.serving.ui.inputs import picture_input, words_input
 
 _PATH = "/v1/search"
 _THUMB_PX = 192
@@ -28,7 +28,7 @@ def tab(desk: Desk) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             words = words_input("Words", "a green star", settings)
-            picture = PictureInput("Picture like")
+            picture = picture_input("Picture like")
             with gr.Accordion("More", open=False):
                 share = gr.Slider(0.1, 0.9, 0.5, step=0.1, label="Share of the words, beside a picture")
                 against = words_input("Not", "red", settings)
