@@ -26,6 +26,9 @@ test-slow: .venv/developing  ## every slow test but those of test-kill, includin
 test-kill: .venv/developing  ## 200 runs over every stage, and an index 200 times, killed at random moments and resumed (minutes)
 	$(BIN)/python -m pytest -m slow tests/training/test_kill.py tests/retrieval/test_kill.py
 
+test-ui: .venv/developing  ## the page for people, in a headless Chromium that is installed beforehand
+	$(BIN)/python -m pytest -m browser tests/serving/test_ui.py
+
 check: .venv/developing  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -44,4 +47,4 @@ bench: .venv/developing  ## the benchmarks, against their stored baselines; writ
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-.PHONY: quickstart test test-slow test-kill check reproduce bench help
+.PHONY: quickstart test test-slow test-kill test-ui check reproduce bench help

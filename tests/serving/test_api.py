@@ -20,6 +20,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 from tests.serving.conftest import png_of, url_of
 from tests.serving.server import Server, running
 
+from latentbridge.data.pictures import PLACES
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.evaluation.loopback import loopback
@@ -78,6 +79,14 @@ def test_pictures_are_kept_found_and_deleted(web: httpx.Client, served_model: Mo
 def test_a_path_names_no_index(web: httpx.Client, name: str):
     assert web.post("/v1/index", json={"name": name}).status_code == 400
     assert web.post("/v1/search", json={"index": name, "query": "a star"}).status_code == 400
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_metadata_name_no_files_of_the_server(web: httpx.Client, picture_url: str, place: str):
+    web.post("/v1/index", json={"name": "places"})
+    items = [{"id": "a", "image": picture_url, "metadata": {place: "/private.png"}}]
+    answer = web.post("/v1/index/places/items", json={"items": items})
+    assert answer.status_code == 400 and place in answer.json()["error"]["message"]
 
 
 def test_what_is_not_kept_is_not_found(web: httpx.Client, server: Server):

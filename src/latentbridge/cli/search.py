@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from latentbridge.models.omnibridge.model import Model
     from latentbridge.retrieval.index import Index
     from latentbridge.search import Wish
-    from latentbridge.types import Hit, Picture
+    from latentbridge.types import Hit
 
 _PAGE_SUFFIX = ".html"
 _THUMB_PX = 160
@@ -155,7 +154,10 @@ def _in_words(wishes: list[Wish], image: Path | None) -> str:
 
 def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
     """The hits as a page, or as a sheet of small pictures in their order."""
-    thumbs = list(_thumbs(index, hits))
+    from latentbridge.data.pictures import thumbnail
+
+    found = index.metadata([hit.id for hit in hits])
+    thumbs = [thumbnail(metadata or {}, _THUMB_PX) for metadata in found]
     if out.suffix.lower() == _PAGE_SUFFIX:
         from latentbridge.evaluation.pages.page import Section, show_figure, write_page
 
@@ -168,17 +170,3 @@ def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
     if not thumbs:
         raise UserError(f"Nothing was found, so there is nothing to show in {out}; ask for something else.")
     save_picture(lay_out(thumbs, columns=5, scale=1), out)
-
-
-def _thumbs(index: Index, hits: list[Hit]) -> Iterator[Picture]:
-    """A small square picture of each hit; a grey one where the picture is no longer there."""
-    import numpy as np
-
-    from latentbridge.data.pictures import picture_of
-    from latentbridge.images import fit_square
-
-    for metadata in index.metadata([hit.id for hit in hits]):
-        try:
-            yield fit_square(picture_of(metadata or {}), _THUMB_PX)
-        except UserError:
-            yield np.full((_THUMB_PX, _THUMB_PX, 3), 128, np.uint8)

@@ -39,6 +39,7 @@ def serve(
     fetch: Annotated[
         list[str] | None, typer.Option("--fetch", metavar="HOST", help="Fetch pictures from this host; repeatable.")
     ] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="Show a page for people at /ui.")] = False,
     max_requests: Annotated[
         int, typer.Option("--max-requests", help="Requests taken in at a time; the next ones are told to come back.")
     ] = _DEFAULTS.max_requests,
@@ -51,6 +52,7 @@ def serve(
     \b
     Examples:
       latentbridge serve
+      latentbridge serve --ui --indexes my_indexes
       latentbridge serve --model runs/trial --port 8080
       latentbridge serve --host 0.0.0.0 --keys keys --limit chat=60,6000
       curl http://127.0.0.1:8000/v1/models
@@ -64,18 +66,23 @@ def serve(
 
     known = read_keys(keys)
     check_bind(host, known)
-    with _serve_extra():
+    with _needed("serve,ui" if ui else "serve"):
         from latentbridge.serving.api import create_app
         from latentbridge.serving.fetch import Fetching
         from latentbridge.serving.limits import KINDS, Limits
         from latentbridge.serving.listening import listen
         from latentbridge.serving.rates import Rates, parse_allowances
+
+        if ui:
+            from latentbridge.serving.ui.page import add_page
     rates = Rates(parse_allowances(limit or [], tuple(KINDS.values())))
     from latentbridge.models.checkpoint import load
 
     settings = Settings(name or _last_name(model), indexes, max_requests=max_requests, request_timeout_s=timeout_s)
     limits, fetching = Limits(), Fetching(hosts=tuple(fetch or ()))
     app = create_app(load(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
+    if ui:
+        add_page(app, rates)
     listen(app, host, port, limits)
 
 
@@ -97,7 +104,7 @@ def mcp(
     """
     if out is not None:
         check_folder(out)
-    with _serve_extra():
+    with _needed("serve"):
         from latentbridge.serving.api import create_app
         from latentbridge.serving.tools import serve_stdio
     import asyncio
@@ -108,14 +115,14 @@ def mcp(
 
 
 @contextmanager
-def _serve_extra() -> Iterator[None]:
-    """Names the extra to install where a package is missing."""
+def _needed(extras: str) -> Iterator[None]:
+    """Names the extras to install where a package is missing."""
     try:
         yield
     except ImportError as missing:
         package = (missing.name or "a package").partition(".")[0]
         raise UserError(
-            f'Serving needs {package}, which is missing; run `pip install "latentbridge[serve]"`.'
+            f'Serving needs {package}, which is missing; run `pip install "latentbridge[{extras}]"`.'
         ) from missing
 
 

@@ -14,13 +14,18 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+import numpy as np
+
 from latentbridge.data.own.shards import fetch, found_shards, read_entries
 from latentbridge.errors import UserError
-from latentbridge.images import open_picture
+from latentbridge.images import fit_square, open_picture
 from latentbridge.types import Picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 MANIFEST_SUFFIX = ".jsonl"
+
+PLACES = ("file", "shard", "sample")
+"""What metadata tell the place of a picture by; whoever may set them may have the files they name shown."""
 
 Fault = Callable[[str], None]
 
@@ -81,6 +86,14 @@ def picture_of(metadata: dict[str, Any]) -> Picture:
             if key == metadata["sample"] and image:
                 return open_picture(image)
     raise UserError("It is not known where this picture is; build the index again.")
+
+
+def thumbnail(metadata: dict[str, Any], size_px: int) -> Picture:
+    """A small square of the picture that metadata tell the place of; a grey one where it is no longer there."""
+    try:
+        return fit_square(picture_of(metadata), size_px)
+    except UserError:
+        return np.full((size_px, size_px, 3), 128, np.uint8)
 
 
 class FolderPictures:

@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 from fastapi import APIRouter, Query, Request
 
+from latentbridge.data.pictures import PLACES
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 from latentbridge.retrieval.filters import parse_condition
@@ -62,6 +63,10 @@ async def add_items(name: str, asked: AddRequest, request: Request, house: TheHo
     ids = [item.id for item in asked.items]
     if len(set(ids)) < len(ids):
         raise UserError("Two of the items have the same id; give every item its own.")
+    if any(place in item.metadata for item in asked.items for place in PLACES):
+        raise UserError(
+            f"Metadata named {', '.join(PLACES)} tell where pictures are on the server; choose other names."
+        )
     works = [PictureEmbedding(await house.picture(item.image)) for item in asked.items]
 
     async def work() -> None:

@@ -1,0 +1,53 @@
+"""Draw what words say; what was drawn before stays on the wall."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from latentbridge.serving.routes.pictures import draw
+from latentbridge.serving.schemas import DrawRequest
+from latentbridge.serving.ui.desk import Desk, shown
+from latentbridge.serving.ui.inputs import chosen_seed, guidance_input, seed_input, steps_input, words_input
+
+_PATH = "/v1/images/generations"
+_MOST_KEPT = 32
+"""Pictures on the wall; older ones make room."""
+
+
+def tab(desk: Desk) -> None:
+    """Words, how to draw them, and the wall."""
+    settings = desk.house.settings
+    wall = gr.State([], time_to_live=3600)
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            prompt = words_input("What to draw", "a red circle left of a blue star", settings, lines=2)
+            count = gr.Slider(1, settings.max_pictures, min(4, settings.max_pictures), step=1, label="Pictures")
+            seed = seed_input()
+            steps = steps_input(settings)
+            guidance = guidance_input()
+            go = gr.Button("Draw", variant="primary")
+        with gr.Column(scale=3, min_width=280):
+            gallery = gr.Gallery(
+                label="Drawn",
+                show_label=False,
+                columns=4,
+                height="auto",
+                format="png",
+                buttons=["download"],
+                elem_classes="pictures",
+            )
+
+    async def answer(
+        prompt: str, count: int, seed: int | None, steps: int, guidance: float, earlier: list[Any], visit: gr.Request
+    ) -> tuple[Any, ...]:
+        async with desk.telling():
+            asked = DrawRequest(prompt=prompt, n=count, seed=chosen_seed(seed), steps=steps, guidance=guidance)
+            drawn = await draw(asked, desk.request(visit, _PATH), desk.house)
+        new = [(shown(each.b64_json), f"{each.revised_prompt} (seed {each.seed})") for each in drawn.data]
+        kept = [*new, *earlier][:_MOST_KEPT]
+        return kept, kept
+
+    inputs, outputs = [prompt, count, seed, steps, guidance, wall], [gallery, wall]
+    gr.on([go.click, prompt.submit], answer, inputs, outputs)

@@ -1,0 +1,60 @@
+"""A picture told in words, drawn from them, and again: the chain, and how far it drifts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from latentbridge.serving.our_schemas import LoopbackRequest
+from latentbridge.serving.routes.loopback import loopback
+from latentbridge.serving.ui.desk import Desk, shown
+from latentbridge.serving.ui.inputs import chosen_seed, picture_input, seed_input
+
+_PATH = "/v1/loopback"
+
+
+def tab(desk: Desk) -> None:
+    """A picture and how often to go round; the strip and its curve."""
+    most = desk.house.settings.max_rounds
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            picture = picture_input("First picture")
+            rounds = gr.Slider(1, most, min(4, most), step=1, label="Rounds")
+            seed = seed_input()
+            go = gr.Button("Go round", variant="primary")
+        with gr.Column(scale=3, min_width=280):
+            strip = gr.Gallery(
+                label="The chain",
+                show_label=False,
+                columns=4,
+                height="auto",
+                format="png",
+                buttons=[],
+                elem_classes="pictures",
+            )
+            curve = gr.LinePlot(
+                x="round",
+                y="likeness",
+                color="to",
+                y_lim=[0, 1],
+                x_title="Round",
+                y_title="Likeness (cosine)",
+                label="Drift",
+                height=260,
+                buttons=[],
+            )
+
+    async def answer(file: str | None, rounds: int, seed: int | None, visit: gr.Request) -> tuple[Any, ...]:
+        async with desk.telling():
+            start = await desk.data_url(file)
+            asked = LoopbackRequest(image=start, rounds=rounds, seed=chosen_seed(seed))
+            walked = (await loopback(asked, desk.request(visit, _PATH), desk.house)).rounds
+        chain = [(shown(start), "The first picture")]
+        chain += [(shown(each.b64_json), f"{n}. {each.words}") for n, each in enumerate(walked, 1)]
+        likeness = [(n, "the first picture", each.to_origin) for n, each in enumerate(walked, 1)]
+        likeness += [(n, "the one before", each.to_previous) for n, each in enumerate(walked, 1)]
+        return chain, pd.DataFrame(likeness, columns=["round", "to", "likeness"])
+
+    go.click(answer, [picture, rounds, seed], [strip, curve])

@@ -1,0 +1,70 @@
+"""The page, put together from its tabs and mounted on the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from gradio_client import utils as payloads
+from starlette.responses import RedirectResponse
+
+from latentbridge.serving.rates import Rates
+from latentbridge.serving.ui import chat, draw, edit, loopback, search
+from latentbridge.serving.ui.desk import Desk
+from latentbridge.serving.ui.theme import CSS, HEAD, theme
+
+PATH = "/ui"
+_KEPT_S = 3600
+"""How long files of visitors stay on the disk."""
+_TABS: tuple[tuple[str, Callable[[Desk], None]], ...] = (
+    ("Chat", chat.tab),
+    ("Draw", draw.tab),
+    ("Edit", edit.tab),
+    ("Search", search.tab),
+    ("Loopback", loopback.tab),
+)
+
+
+class _Page(gr.Blocks):
+    """Gradio's blocks, which fetch nothing: a file in an event may only be one that was uploaded."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **named: Any) -> Any:
+        """As Gradio does it, but without addresses, which it would ask for the visitor."""
+        payloads.traverse(inputs, _refuse_addresses, payloads.is_file_obj_with_meta)
+        return await super().preprocess_data(block_fn, inputs, *rest, **named)
+
+
+def _refuse_addresses(file: Any) -> Any:
+    if payloads.is_http_url_like(file["path"]):
+        raise gr.Error("Pictures come as files here; save this one and drop it on the page.")
+    return file
+
+
+def add_page(app: FastAPI, rates: Rates) -> None:
+    """Give an app of `create_app` the page, at /ui and from /, behind the same keys and limits as its routes."""
+    desk = Desk(app, rates)
+    with _Page(title="LatentBridge", analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)) as page:
+        gr.Markdown("# LatentBridge")
+        for name, tab in _TABS:
+            with gr.Tab(name):
+                tab(desk)
+    for event in page.fns.values():
+        event.api_visibility = "private"
+    page.queue(api_open=False, max_size=desk.house.settings.max_requests, default_concurrency_limit=None)
+    gr.mount_gradio_app(
+        app,
+        page,
+        PATH,
+        theme=theme(),
+        css=CSS,
+        head=HEAD,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        max_file_size=32 << 20,
+    )
+    app.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"), include_in_schema=False)

@@ -1,0 +1,368 @@
+"""The page for people in a headless Chromium: what a person would do, on wide and narrow screens, by mouse and by keys."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.serving.conftest import png_of
+from tests.serving.server import Server, running
+
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
+from latentbridge.models.checkpoint import fingerprint
+from latentbridge.models.omnibridge.model import Model
+from latentbridge.retrieval.stores import create_index
+from latentbridge.rng import numpy_rng
+from latentbridge.serving.api import create_app
+from latentbridge.serving.keys import ENVIRONMENT, read_keys
+from latentbridge.serving.limits import Limits
+from latentbridge.serving.rates import Allowance, Rates
+from latentbridge.serving.settings import Settings
+from latentbridge.types import Picture
+
+gradio = pytest.importorskip("gradio", reason="the page needs gradio; install latentbridge[ui]")
+playwright = pytest.importorskip("playwright.sync_api", reason="these tests drive a browser by playwright; install it")
+
+from latentbridge.serving.ui.page import PATH, add_page  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the path; install one (chromium)"),
+]
+PATIENCE_MS = 60_000
+KEY = "k" * 20
+WIDE, NARROW = (1200, 900), (390, 844)
+PICTURES = 5
+BOT = "[data-testid=bot]"
+FACTS = "Describe the picture."
+
+
+@dataclass
+class Visit:
+    """A page in a browser, and what it asked for and complained of."""
+
+    page: playwright.Page
+    shots: Path
+    host: str
+    asked: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def open(self, name: str) -> playwright.Locator:
+        """The tab of that name, chosen."""
+        self.page.get_by_role("tab", name=name, exact=True).click()
+        return self.page.get_by_role("tabpanel")
+
+    def shoot(self, name: str) -> None:
+        self.page.wait_for_timeout(500)
+        self.page.screenshot(path=str(self.shots / f"{name}.png"), full_page=True)
+
+    def picture(self, image: playwright.Locator) -> Picture:
+        """The very pixels an image element shows."""
+        image.wait_for()
+        address = image.get_attribute("src")
+        assert address is not None
+        return np.asarray(Image.open(BytesIO(self.page.request.get(address).body())).convert("RGB"))
+
+    def notice(self) -> str:
+        """What the page says went wrong."""
+        return self.page.get_by_test_id("toast-body").inner_text()
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Picture]:
+    return [render(scene) for scene in distinct_scenes("train", numpy_rng(0, "served"), PICTURES)]
+
+
+@pytest.fixture(scope="module")
+def files(pictures: list[Picture], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, picture in enumerate(pictures):
+        (folder / f"{number}.png").write_bytes(png_of(picture))
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def served(served_model: Model, files: list[Path], pictures: list[Picture], tmp_path_factory) -> Iterator[Server]:
+    """The server with its page and one index of five pictures."""
+    shelf = tmp_path_factory.mktemp("shelf")
+    index = create_index(shelf / "scenes", served_model.embedding_size, fingerprint(served_model))
+    places = [{"file": str(file)} for file in files]
+    index.add([file.name for file in files], served_model.embed(images=pictures), places)
+    index.close()
+    app = create_app(served_model, Settings(indexes=shelf))
+    add_page(app, Rates())
+    with running(app, Limits()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def guarded(served_model: Model) -> Iterator[Server]:
+    """A server that asks for a key and lets it draw once a minute."""
+    keys, rates = read_keys(None, {ENVIRONMENT: f"ada:{KEY}"}), Rates({"draw": Allowance(1)})
+    app = create_app(served_model, keys=keys, rates=rates)
+    add_page(app, rates)
+    with running(app, Limits()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        yield driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+
+
+@pytest.fixture
+def visit(browser: playwright.Browser, tmp_path: Path) -> Iterator[Callable[..., Visit]]:
+    """Opens the page of a server; in the end nothing may have come from elsewhere, and the console must be empty."""
+    visits: list[Visit] = []
+
+    def go(server: Server, size: tuple[int, int] = WIDE, **options) -> Visit:
+        page = browser.new_page(viewport={"width": size[0], "height": size[1]}, **options)
+        page.set_default_timeout(PATIENCE_MS)
+        new = Visit(page, tmp_path, f"127.0.0.1:{server.port}")
+        page.on("request", lambda request: new.asked.append(request.url))
+        page.on("console", lambda line: line.type in ("error", "warning") and new.complaints.append(line.text))
+        page.on("pageerror", lambda error: new.complaints.append(str(error)))
+        page.goto(f"http://{new.host}/")
+        page.get_by_role("tab", name="Chat", exact=True).wait_for()
+        visits.append(new)
+        return new
+
+    yield go
+    for each in visits:
+        addresses = [urlsplit(url) for url in each.asked]
+        assert {address.netloc for address in addresses if address.scheme not in ("data", "blob")} == {each.host}
+        assert each.complaints == []
+        each.page.close()
+
+
+def choose_picture(tab: playwright.Locator, file: Path) -> None:
+    """A picture by the file chooser."""
+    tab.locator("input[type=file]").first.set_input_files(str(file))
+    tab.locator("img[src*='file=']").first.wait_for()
+
+
+def drop_picture(visit: Visit, tab: playwright.Locator, file: Path) -> None:
+    """A picture dragged in from elsewhere."""
+    transfer = visit.page.evaluate_handle(
+        """(bytes) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "dragged.png", {type: "image/png"}));
+            return transfer;
+        }""",
+        list(file.read_bytes()),
+    )
+    place = tab.get_by_role("button", name="Drop").first
+    for event in ("dragenter", "dragover", "drop"):
+        place.dispatch_event(event, {"dataTransfer": transfer})
+    tab.locator("[data-testid=image] img").wait_for()
+
+
+def draw(tab: playwright.Locator, prompt: str, steps: int = 2) -> None:
+    """One picture, with seed 5 and few steps."""
+    tab.get_by_label("What to draw").fill(prompt)
+    tab.get_by_label("Seed").fill("5")
+    tab.get_by_role("spinbutton", name="Pictures").fill("1")
+    tab.get_by_role("spinbutton", name="Steps").fill(str(steps))
+    tab.get_by_role("button", name="Draw", exact=True).click()
+
+
+def test_a_question_about_a_picture_is_answered_word_by_word(visit, served, served_model, pictures, files):
+    at = visit(served)
+    tab = at.open("Chat")
+    choose_picture(tab, files[0])
+    at.page.evaluate(
+        """() => {
+            window.seen = new Set();
+            const note = () => document.querySelectorAll("[data-testid=bot]").forEach((e) => window.seen.add(e.innerText));
+            new MutationObserver(note).observe(document.body, {subtree: true, childList: true, characterData: true});
+        }"""
+    )
+    tab.get_by_role("textbox").fill(FACTS)
+    tab.get_by_role("textbox").press("Enter")
+    whole = served_model.understand(pictures[0], FACTS)
+    tab.locator(BOT, has_text=whole).wait_for()
+    at.shoot("chat")
+    seen = sorted(at.page.evaluate("[...window.seen]"), key=len)
+    assert len(seen) > 2 and all(whole.startswith(text.strip()) for text in seen)
+
+    tab.get_by_role("textbox").fill("Is there a star?")
+    tab.get_by_role("textbox").press("Enter")
+    tab.locator(BOT).nth(1).wait_for()
+    tab.get_by_role("button", name="New conversation").click()
+    tab.get_by_text("begins a new conversation").wait_for()
+    assert tab.locator(BOT).count() == 0
+
+
+def test_a_seed_draws_what_the_library_draws_and_the_wall_keeps_it(visit, served, served_model):
+    at = visit(served)
+    tab = at.open("Draw")
+    draw(tab, "a red circle")
+    wall = tab.locator(".grid-wrap img")
+    assert (at.picture(wall.first) == served_model.generate("a red circle", seed=5, steps=2)).all()
+    draw(tab, "a blue star")
+    wall.nth(1).wait_for()
+    at.shoot("draw")
+    assert (at.picture(wall.first) == served_model.generate("a blue star", seed=5, steps=2)).all()
+    assert "seed 5" in tab.locator(".grid-wrap").inner_text()
+
+
+def test_an_edit_lies_over_what_was_before_and_the_slider_parts_them(visit, served, served_model, pictures, files):
+    at = visit(served)
+    tab = at.open("Edit")
+    choose_picture(tab, files[0])
+    tab.get_by_label("What to change").fill("make the background black")
+    tab.get_by_role("button", name="More").click()
+    tab.get_by_label("Seed").fill("5")
+    tab.get_by_role("spinbutton", name="Steps").fill("2")
+    tab.get_by_role("button", name="Edit", exact=True).click()
+    both = tab.locator(".both img")
+    both.nth(1).wait_for()
+    edited = served_model.edit(pictures[0], "make the background black", seed=5, steps=2)
+    shown = [at.picture(both.nth(number)) for number in (0, 1)]
+    assert any((each == pictures[0]).all() for each in shown) and any((each == edited).all() for each in shown)
+    at.shoot("edit")
+
+    def look() -> bytes:
+        at.page.wait_for_timeout(500)
+        return tab.locator(".both").screenshot()
+
+    middle = look()
+    handle = tab.get_by_role("slider", name="Before | after")
+    handle.focus()
+    handle.press("End")
+    right = look()
+    handle.press("Home")
+    assert len({middle, right, look()}) == 3
+
+
+def test_words_a_dropped_picture_and_both_find_pictures(visit, served, served_model, files):
+    at = visit(served)
+    tab = at.open("Search")
+    found, words = tab.locator(".grid-wrap img"), tab.get_by_role("textbox", name="Words", exact=True)
+    words.fill("a picture")
+    tab.get_by_role("button", name="Search", exact=True).click()
+    playwright.expect(found).to_have_count(PICTURES)
+    words.fill("")
+    drop_picture(at, tab, files[3])
+    tab.get_by_role("button", name="Search", exact=True).click()
+    tab.get_by_text("1.000 3.png").wait_for()
+    words.fill("on black")
+    tab.get_by_role("button", name="Search", exact=True).click()
+    tab.get_by_text("1.000 3.png").wait_for(state="hidden")
+    playwright.expect(found).to_have_count(PICTURES)
+    at.shoot("search")
+
+    tab.locator(".grid-wrap button").first.click()
+    more = tab.get_by_role("button", name="More like the chosen one")
+    playwright.expect(more).to_be_enabled()
+    more.click()
+    playwright.expect(found).to_have_count(PICTURES - 1)
+
+
+def test_a_walk_is_a_strip_of_pictures_with_its_curve(visit, served, files):
+    at = visit(served)
+    tab = at.open("Loopback")
+    choose_picture(tab, files[1])
+    tab.get_by_role("spinbutton", name="Rounds").fill("2")
+    tab.get_by_role("button", name="Go round").click()
+    playwright.expect(tab.locator(".grid-wrap img")).to_have_count(3)
+    tab.locator(".vega-embed svg, .vega-embed canvas").first.wait_for()
+    at.shoot("loopback")
+
+
+@pytest.mark.parametrize("name", ["Chat", "Draw", "Edit", "Search", "Loopback"])
+def test_a_narrow_screen_needs_no_scrolling_sideways(visit, served, name):
+    at = visit(served, NARROW)
+    tab = at.open(name)
+    at.shoot(f"narrow-{name.lower()}")
+    assert at.page.evaluate("document.scrollingElement.scrollWidth") <= NARROW[0]
+    for control in tab.get_by_role("button").all() + tab.get_by_role("textbox").all():
+        if box := control.bounding_box():
+            assert box["x"] >= 0 and box["x"] + box["width"] <= NARROW[0]
+
+
+def test_a_drawing_on_a_narrow_screen(visit, served):
+    at = visit(served, NARROW, has_touch=True)
+    tab = at.open("Draw")
+    draw(tab, "a red circle")
+    tab.locator(".grid-wrap img").first.wait_for()
+    at.shoot("narrow-drawn")
+    assert at.page.evaluate("document.scrollingElement.scrollWidth") <= NARROW[0]
+
+
+def test_keys_alone_are_enough_to_draw(visit, served):
+    at = visit(served)
+
+    def go_to(text: str, role: str | None = None) -> None:
+        """By the Tab key, to what has that text."""
+        for _ in range(60):
+            at.page.keyboard.press("Tab")
+            here = at.page.evaluate("[document.activeElement.innerText, document.activeElement.role]")
+            if here[0].strip() == text and role in (None, here[1]):
+                return
+        raise AssertionError(f"{text} cannot be reached by the Tab key")
+
+    go_to("Draw", "tab")
+    at.page.keyboard.press("Enter")
+    tab = at.page.get_by_role("tabpanel")
+    words = tab.get_by_label("What to draw")
+    words.wait_for()
+    while not words.evaluate("words => words === document.activeElement"):
+        at.page.keyboard.press("Tab")
+    at.page.keyboard.type("a red circle")
+    at.shoot("keys")
+    go_to("Draw")
+    at.page.keyboard.press("Enter")
+    tab.locator(".grid-wrap img").first.wait_for()
+
+
+def test_what_the_api_refuses_the_page_says_in_its_words(visit, served, tmp_path):
+    at = visit(served)
+    tab = at.open("Edit")
+    tab.get_by_role("button", name="Edit", exact=True).click()
+    assert "drop one on the page" in at.notice()
+    at.shoot("notice")
+    at.page.get_by_test_id("toast-close").click()
+    (tmp_path / "no.png").write_bytes(b"no picture at all")
+    tab.locator("input[type=file]").first.set_input_files(str(tmp_path / "no.png"))
+    tab.locator("[data-testid=image] img").wait_for(state="attached")
+    tab.get_by_label("What to change").fill("make the circle green")
+    tab.get_by_role("button", name="Edit", exact=True).click()
+    assert "picture" in at.notice()
+
+
+def test_an_address_in_an_event_is_not_asked(served_model):
+    app = create_app(served_model)
+    add_page(app, Rates())
+    page = next(route.app for route in app.routes if getattr(route, "path", "") == PATH).get_blocks()
+    asks = next(event for event in page.fns.values() if event.inputs and isinstance(event.inputs[0], gradio.Image))
+    file = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(gradio.Error, match="Pictures come as files"):
+        asyncio.run(page.preprocess_data(asks, [file, *[None] * (len(asks.inputs) - 1)], None))
+
+
+def test_a_key_opens_the_page_and_its_limits_hold(visit, guarded):
+    at = visit(guarded, http_credentials={"username": "ada", "password": KEY})
+    tab = at.open("Draw")
+    draw(tab, "a red circle", steps=1)
+    tab.locator(".grid-wrap img").first.wait_for()
+    draw(tab, "a red circle", steps=1)
+    assert "requests a minute on draw" in at.notice()
+
+
+@pytest.mark.parametrize("path", ["/", "/ui/", "/ui/config", "/ui/gradio_api/info", "/ui/gradio_api/queue/data"])
+def test_nothing_of_the_page_is_for_strangers(guarded, path):
+    assert guarded.ask("GET", path).status == 401
