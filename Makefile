@@ -31,8 +31,11 @@ check: .venv/installed  ## formatting, lint, types, import directions
 reproduce: .venv/installed  ## train the shipped tiny model from nothing and score it (hours; says how many beforehand)
 	$(BIN)/latentbridge reproduce --out runs
 
+BENCHMARKS := $(filter-out benchmarks/harness.py benchmarks/load_test.py benchmarks/write_page.py,$(sort $(wildcard benchmarks/*.py)))
 bench: .venv/installed  ## the benchmarks, against their stored baselines; writes docs/benchmarks.md
-	for script in $(sort $(filter-out benchmarks/harness.py benchmarks/load_test.py,$(wildcard benchmarks/*.py))); do $(BIN)/python $$script; done
+	@failed=; for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python $$script || failed="$$failed $$script"; done; \
+	$(BIN)/python benchmarks/write_page.py || failed="$$failed write_page.py"; \
+	if [ -n "$$failed" ]; then echo "These failed, and their stored results are old:$$failed"; exit 1; fi
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

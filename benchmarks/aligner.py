@@ -2,10 +2,16 @@
 
 The aligner is made of transformers' own eager T5 layers: scores are materialised, [32 256 256] a layer, and the
 position bias, which learns, goes through them. So eager is what a step does unless `recompute` says otherwise, and
-three things are compared with it: `recompute="cheap"`, `recompute="blocks"`, and the floor, which is the linear layers
-alone on the same rows. Attention's own products are 2 % of the FLOPs at 256 queries, so no kernel for it makes a step 1.5
-times as fast; what the floor leaves is all there is to win. Timed at 2 and 4 of 24 layers, each with
-cross-attention as often as the release; time is linear in layers, and so is memory but for one layer.
+four things are compared with it: `recompute="cheap"`, `recompute="blocks"`, bfloat16, and the floor, which is the linear
+layers alone on the same rows. Timed at 2 and 4 of 24 layers, each with cross-attention as often as the release; time is
+linear in layers, and so is memory but for one layer.
+
+The aim of 1.5 times the speed in float32 cannot be had: a step is its linear layers. Attention's own products are 2 % of the
+FLOPs at 256 queries, and eager took 1.09 and 1.14 times as long as the floor (2 layers, 2 rounds, one thread of a busy
+machine with avx512_bf16 and no AMX, 2026-11-23), which is all that fused projections, a better kernel or fewer copies could
+win together. SDPA with the bias as its mask took 1.02 and 1.05 times as long as eager in the same rounds, for where the mask
+learns torch writes attention out as well. Only cheaper products are faster: bfloat16 took 1 / 1.35 and 1 / 1.63 of the time,
+and a run asks for it by `bf16`.
 
 Memory is the peak of a process of its own, less what it holds before the step. Run: python benchmarks/aligner.py
 """
@@ -17,11 +23,11 @@ import sys
 from collections.abc import Callable
 
 import torch
-from harness import SMOKE, Target, compare, in_turns, keep, one_thread, printed_number
+from harness import SMOKE, Target, compare, flops, in_turns, keep, one_thread, printed_number
 from torch import Tensor, nn
 
 from latentbridge.config import AlignerConfig
-from latentbridge.models.aligner import BiTransformer
+from latentbridge.models.omnibridge.aligner import BiTransformer
 from latentbridge.rng import torch_rng
 from latentbridge.training.recompute import Recompute, recompute
 
@@ -48,6 +54,7 @@ def main() -> None:
         for what in WAYS:
             model, ways[what] = prepared(depth, BATCH)
             recompute(model, what)
+        ways["bfloat16"] = torch.autocast("cpu", torch.bfloat16)(prepared(depth, BATCH)[1])
         ways["floor"] = floor(depth)
         seconds = in_turns(ways, ROUNDS)
         memory = {
@@ -60,9 +67,13 @@ def main() -> None:
             compare(f"{name}: cheap / eager, memory of a step", [memory["cheap"]], [memory["none"]], most=0.6),
             compare(f"{name}: blocks / eager, time", seconds["blocks"], seconds["none"]),
             compare(f"{name}: blocks / eager, memory of a step", [memory["blocks"]], [memory["none"]]),
+            compare(f"{name}: eager / bfloat16, time", seconds["none"], seconds["bfloat16"]),
             compare(f"{name}: eager / floor, time", seconds["none"], seconds["floor"]),
         ]
+        products = {way: flops(ways[way]) for way in seconds}
         details[name] = {
+            "FLOPs, eager / floor": round(products["none"] / products["floor"], 3),
+            "GFLOP a CPU second": {way: round(products[way] / min(found) / 1e9, 1) for way, found in seconds.items()},
             "CPU s": {way: round(min(found), 3) for way, found in seconds.items()},
             "MiB of a step": {what: round(found) for what, found in memory.items()},
         }
@@ -74,7 +85,7 @@ def prepared(depth: int, batch: int) -> tuple[BiTransformer, Callable[[], object
     crosses = tuple(range(0, depth, 3))  # 7 of 24 in the release
     model = BiTransformer(sizes(depth, crosses)).eval()
     rng = torch_rng(0, "aligner benchmark")
-    hidden = torch.randn(batch, HIDDEN, WIDTH, generator=rng)
+    hidden = torch.randn(batch, HIDDEN, WIDTH, generator=rng).requires_grad_()  # as they come from the projector
 
     def step() -> None:
         model.zero_grad(set_to_none=True)

@@ -1,90 +1,104 @@
 """Our Step-GRPO stage beside trl's GRPOTrainer: the same weights, problems, rewards and settings, in turns, in one process.
 
-Speed is this process's CPU time a step (sampling, rewards, reference, update; no start, no saving), on one thread, so that
-other work on the machine counts little. A resumed run is exact where its weights equal those of an uninterrupted one bit
-for bit. Lines are those a user writes to train on a manifest. Writes `grpo_against_trl.json` beside this file.
+A step is sampling, rewards, reference and update, without start and saving; steps on the same problems are compared. Replies
+differ, and so do their lengths: hence a second ratio, by the sampled token. A resumed run is exact where its weights equal
+those of an uninterrupted one bit for bit. Lines are those a user writes to train on a manifest. Needs trl and datasets.
 Run: python benchmarks/grpo_against_trl.py [FOLDER of a trained reason-sft, else the shipped model]
 """
 
 from __future__ import annotations
 
 import inspect
-import json
-import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from harness import ARGUMENTS, SMOKE, compare, keep, not_here, one_thread
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor, TrainerCallback
 
 from latentbridge.config import GrpoConfig, OptimConfig, RunConfig
-from latentbridge.data.problems import problems
-from latentbridge.data.render import render
+from latentbridge.data.shapes.problems import problems
+from latentbridge.data.shapes.render import render
 from latentbridge.models.checkpoint import load, save_model, shipped
 from latentbridge.prompts import deliberated
 from latentbridge.recipes import recipe
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import RunDir
 from latentbridge.training.loop import train
-from latentbridge.training.rewards import REWARDS
+from latentbridge.training.objectives.rewards import REWARDS
 from latentbridge.training.stages import make_stage
 
 try:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 except ImportError as error:
-    sys.exit(f"This benchmark compares with trl, and {error.name} is missing; install it: pip install trl datasets")
+    not_here(f"This benchmark compares with trl, and {error.name} is missing; install it: pip install trl datasets")
 
-PROBLEMS, GENERATIONS, MAX_TOKENS, STEPS, ROUNDS = 4, 4, 128, 5, 2
+PROBLEMS, GENERATIONS, MAX_TOKENS, STEPS, ROUNDS = (1, 2, 8, 3, 1) if SMOKE else (4, 4, 128, 5, 2)
+"""Of the steps of a round the first warms up and the last one also ends the run; neither counts."""
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""The turns of `models/qwen_vl.py`, as trl wants them."""
+"""The turns of `models/qwen_vl/model.py`, as trl wants them."""
+
+
+class Pace(NamedTuple):
+    """Of the steps that count."""
+
+    seconds: list[float]
+    """Of CPU."""
+    tokens: list[float]
+    """Sampled."""
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    start = Path(sys.argv[1]) if len(sys.argv) > 1 else shipped("tiny")
+    one_thread()
+    start = Path(ARGUMENTS[0]) if ARGUMENTS else shipped("tiny")
     with TemporaryDirectory() as folder:
         here = Path(folder)
         model = load(start)
         save_model(model, RunDir(here / "start").model)
         model.backbone.model.save_pretrained(here / "hub")
         sides: dict[str, Any] = {"ours": Ours(here), "trl": Trl(here, model)}
-        paces: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+        paces = {name: Pace([], []) for name in sides}
         for turn in range(ROUNDS):
             for name, side in sides.items():
-                paces[name].append(side.measure(here / f"{name}-{turn}"))
-        found = {name: {key: round(median(p[key] for p in each), 3) for key in each[0]} for name, each in paces.items()}
-        for name, side in sides.items():
-            found[name]["exact resume"] = side.resumes_exactly(here / f"{name}-resumed")
-            found[name]["lines a user writes"] = side.lines
-    found["ratio"] = {
-        key: round(found["trl"][key] / found["ours"][key], 2)
-        for key in ("CPU seconds a step", "CPU ms a sampled token")
+                found = side.measure(here / f"{name}-{turn}")
+                paces[name].seconds.extend(found.seconds)
+                paces[name].tokens.extend(found.tokens)
+        resumes = {name: side.resumes_exactly(here / f"{name}-resumed") for name, side in sides.items()}
+    each = {name: [s / n for s, n in zip(*pace, strict=True)] for name, pace in paces.items()}
+    targets = [
+        compare("trl / ours, a step", paces["trl"].seconds, paces["ours"].seconds),
+        compare("trl / ours, a sampled token", each["trl"], each["ours"]),
+    ]
+    details = {
+        name: {
+            "a step (CPU s)": round(median(pace.seconds), 3),
+            "sampled tokens a step": round(median(pace.tokens)),
+            "exact resume": resumes[name],
+            "lines a user writes": sides[name].lines,
+        }
+        for name, pace in paces.items()
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    sizes = {"problems": PROBLEMS, "replies each": GENERATIONS, "tokens at most": MAX_TOKENS}
+    keep(__file__, targets, {"trl": version("trl"), **sizes, **details})
 
 
-def pace(clock: list[float], tokens: list[float]) -> dict[str, float]:
-    """Of the moments (s of CPU) at which steps began, and the tokens sampled in each; the first step warms up."""
-    steps = [after - before for before, after in zip(clock[1:], clock[2:], strict=False)]
-    return {
-        "CPU seconds a step": median(steps),
-        "tokens a step": median(tokens),
-        "CPU ms a sampled token": 1000 * median(steps) / median(tokens),
-    }
+def pace(clock: list[float], tokens: list[float]) -> Pace:
+    """Of the moments (s of CPU) at which steps began, and the tokens sampled in each."""
+    return Pace([after - before for before, after in zip(clock[1:], clock[2:], strict=False)], tokens[1:-1])
 
 
 class Ours:
@@ -108,7 +122,7 @@ class Ours:
             threads=1,
         )
 
-    def measure(self, folder: Path) -> dict[str, float]:
+    def measure(self, folder: Path) -> Pace:
         clock: list[float] = []
         stage: Any = make_stage(self.config)
         draw_batch = stage.batch
@@ -245,7 +259,7 @@ class Trl:
         model = Qwen2VLForConditionalGeneration.from_pretrained(self.here / "hub", dtype=torch.float32)
         return train_with_trl(self.manifest, model, self.processor, str(folder), steps, tokens, **more)
 
-    def measure(self, folder: Path) -> dict[str, float]:
+    def measure(self, folder: Path) -> Pace:
         trainer, clock = self.trainer(folder, STEPS, MAX_TOKENS, save_strategy="no"), Clock()
         trainer.add_callback(clock)
         trainer.train()

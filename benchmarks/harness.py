@@ -1,4 +1,4 @@
-"""What the benchmarks share: ways that are timed in turns, ratios with their intervals, and results kept as JSON."""
+"""What the benchmarks share: ways that are timed in turns, numbers with intervals held against aims, and results kept as JSON."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from latentbridge.evaluation.statistics import bootstrap_interval
-from latentbridge.rundir import write_json
+from latentbridge.evaluation.statistics import bootstrap_interval, wilson_interval
+from latentbridge.rundir import read_json, write_json
 
 SMOKE = "--smoke" in sys.argv
 """Whether to run at toy sizes, to see that the script works; nothing is kept then."""
+ARGUMENTS = [word for word in sys.argv[1:] if word != "--smoke"]
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
 class Target(NamedTuple):
-    """One aim and what was measured: a ratio, with the 95 % interval of its mean over the rounds."""
+    """One aim and what was measured, with its 95 % interval."""
 
     name: str
     aim: str
@@ -51,15 +53,41 @@ def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
 def compare(
     name: str, slow: Sequence[float], fast: Sequence[float], *, least: float | None = None, most: float | None = None
 ) -> Target:
-    """How many times longer `slow` took than `fast`, held against what it should be at `least` or at `most`."""
-    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    low, high = bootstrap_interval(ratios)
-    measured = float(np.mean(ratios))
+    """How many times longer `slow` took than `fast`, round by round."""
+    return held(name, [a / b for a, b in zip(slow, fast, strict=True)], least=least, most=most)
+
+
+def held(name: str, values: Sequence[float], *, least: float | None = None, most: float | None = None) -> Target:
+    """The mean of what the rounds gave, held against what it should be at `least` or at `most`."""
+    return _target(name, float(np.mean(values)), bootstrap_interval(values), least, most)
+
+
+def share(name: str, right: Collection[bool], *, least: float | None = None) -> Target:
+    """How many of many items are right, with Wilson's interval."""
+    return _target(name, sum(right) / len(right), wilson_interval(sum(right), len(right)), least, None)
+
+
+def _target(
+    name: str, measured: float, interval: tuple[float, float], least: float | None, most: float | None
+) -> Target:
     met = (least is None or measured >= least) and (most is None or measured <= most)
-    aim = " and ".join(
-        words for words in (f"at least {least}" if least else "", f"at most {most}" if most else "") if words
-    )
-    return Target(name, aim or "none", round(measured, 3), round(low, 3), round(high, 3), met)
+    bounds = (("at least", least), ("at most", most))
+    aim = " and ".join(f"{words} {bound}" for words, bound in bounds if bound is not None)
+    return Target(name, aim or "none", round(measured, 4), round(interval[0], 4), round(interval[1], 4), met)
+
+
+def flops(way: Callable[[], object]) -> int:
+    """Of the products that a way computes, there and back, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        counter.mod_tracker.__exit__()  # to which module a product belongs is not asked; without gradients asking may fail
+        way()
+    return counter.get_total_flops()
+
+
+def not_here(reason: str) -> NoReturn:
+    """End without an error where this machine lacks what is measured; what is stored stays."""
+    print(f"Not run: {reason}")
+    sys.exit()
 
 
 def one_thread() -> None:
@@ -74,11 +102,30 @@ def printed_number(script: str, *arguments: str) -> float:
 
 
 def keep(script: str, targets: Sequence[Target], details: Mapping[str, Any]) -> None:
-    """Print the results, and write them beside the script unless this is a smoke test."""
+    """Print the results and what has changed, and write them beside the script, unless this is a smoke test."""
     results = {"targets": [target._asdict() for target in targets], "details": dict(details), "machine": machine()}
     print(json.dumps(results, indent=2))
-    if not SMOKE:
-        write_json(Path(script).with_suffix(".json"), results)
+    if SMOKE:
+        return
+    stored = Path(script).with_suffix(".json")
+    if stored.exists():
+        before = [Target(**target) for target in read_json(stored)["targets"]]
+        print("\n".join(changes(before, targets)) or "As stored: every interval meets the one before.")
+    write_json(stored, results)
+
+
+def changes(before: Sequence[Target], now: Sequence[Target]) -> list[str]:
+    """The targets whose interval lies apart from the stored one's, in words."""
+    known = {target.name: target for target in before}
+    apart = [
+        (known[each.name], each)
+        for each in now
+        if each.name in known and (each.low > known[each.name].high or each.high < known[each.name].low)
+    ]
+    return [
+        f"Changed: {is_.name} was {was.measured} ({was.low} to {was.high}) and is {is_.measured} ({is_.low} to {is_.high})."
+        for was, is_ in apart
+    ]
 
 
 def machine() -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from harness import SMOKE, Target, compare, in_turns, keep, one_thread
@@ -95,7 +94,7 @@ class Faiss:
     def search(self, query: np.ndarray, width: int) -> np.ndarray:
         if self.setting == "efSearch":
             self.index.hnsw.efSearch = width
-        else:
+        elif self.setting == "nprobe":
             self.index.nprobe = width
         return self.index.search(query[None], K)[1][0]
 
@@ -229,7 +228,7 @@ def measure(make: Callable[[Path], Engine], folder: Path, count: int) -> dict[st
     queries, best = np.load(folder / "queries.npy"), np.load(folder / "best.npy")
     with tempfile.TemporaryDirectory(dir=folder) as home:
         engine = make(Path(home))
-        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        before, began = memory("VmRSS"), time.process_time()
         engine.build(blocks(folder), count)
         build = time.process_time() - began
         disk = sum(path.stat().st_size for path in Path(home).rglob("*") if path.is_file())
@@ -244,11 +243,12 @@ def measure(make: Callable[[Path], Engine], folder: Path, count: int) -> dict[st
             engine.search(query, width)
             wall.append(time.perf_counter() - began)
         cpu = (time.process_time() - cpu) / len(queries)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        after, peak = memory("VmRSS"), memory("VmHWM")
     return {
         "build CPU s": round(build, 1),
         "disk MB": round(disk / 1e6),
-        "peak memory MB": round((peak - before) / 1024),
+        "memory MB": round(after - before),
+        "peak MB": round(peak - before),
         "width": width,
         "recall@10 of pictures": round(halves[0], 3),
         "recall@10 of words": round(halves[1], 3),
@@ -256,6 +256,11 @@ def measure(make: Callable[[Path], Engine], folder: Path, count: int) -> dict[st
         "p99 ms (wall)": round(1e3 * float(np.quantile(wall, 0.99)), 2),
         "processes per core": round(os.getloadavg()[0] / (os.cpu_count() or 1), 1),
     }
+
+
+def memory(kind: Literal["VmRSS", "VmHWM"]) -> float:
+    """MB that this process holds now, or has held at most."""
+    return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").open() if line.startswith(kind))
 
 
 def against_faiss(folder: Path, count: int, name: str) -> Target:
@@ -267,7 +272,7 @@ def against_faiss(folder: Path, count: int, name: str) -> Target:
         ours = Ours(Path(home))
         ours.build(blocks(folder), count)
         cells = Cells.load(ours.folder)
-        alone = Faiss(Path(home), "IVF{cells},SQ8" if cells else "Flat", "nprobe", ())
+        alone = Faiss(Path(home), *(("IVF{cells},SQ8", "nprobe") if cells else ("Flat", "")), ())
         alone.build(blocks(folder), count)
         width = cells.width if cells else 0
         ways = {
@@ -314,9 +319,9 @@ def embedded() -> tuple[np.ndarray, np.ndarray]:
     """The shipped model's vectors of 1,024 scenes, and of the descriptions of 128 others."""
     from itertools import islice
 
-    from latentbridge.data.language import describe
-    from latentbridge.data.render import render
-    from latentbridge.data.scenes import scenes
+    from latentbridge.data.shapes.language import describe
+    from latentbridge.data.shapes.render import render
+    from latentbridge.data.shapes.scenes import scenes
     from latentbridge.models.checkpoint import load
 
     model, drawn = load("tiny"), list(islice(scenes("train", numpy_rng(0, "engines")), 1152))

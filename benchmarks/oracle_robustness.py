@@ -1,33 +1,30 @@
 """How far the oracle can be trusted: share of scenes read exactly right, clean and under noise, blur and JPEG.
 
-Run: python benchmarks/oracle_robustness.py (about a minute on one core). Writes benchmarks/oracle_robustness.json and
-docs/oracle_robustness.png.
+Draws docs/oracle_robustness.png beside it. Run: python benchmarks/oracle_robustness.py
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from io import BytesIO
 from itertools import islice
-from math import sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from harness import SMOKE, Target, keep, one_thread, share
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
-from latentbridge.data.oracle import read_scene
-from latentbridge.data.render import render
-from latentbridge.data.scenes import SPLITS, Scene, scenes
+from latentbridge.data.shapes.oracle import read_scene
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import SPLITS, Scene, scenes
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import atomic_write
 
-NUM_CLEAN, NUM_DEGRADED = 10_000, 500
-ROOT = Path(__file__).parents[1]
+NUM_CLEAN, NUM_DEGRADED = (20, 10) if SMOKE else (10_000, 500)
+PLOT = Path(__file__).parents[1] / "docs" / "oracle_robustness.png"
 
 
 def add_noise(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -57,30 +54,21 @@ DEGRADATIONS: dict[str, tuple[str, Callable[[np.ndarray, float], np.ndarray], tu
 
 def draw_scenes(count: int) -> list[Scene]:
     """`count` scenes, as many of each split."""
-    share = count // len(SPLITS)
-    return [scene for split in SPLITS for scene in islice(scenes(split, numpy_rng(0, f"oracle {split}")), share)]
+    each = count // len(SPLITS)
+    return [scene for split in SPLITS for scene in islice(scenes(split, numpy_rng(0, f"oracle {split}")), each)]
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share."""
-    z, share = 1.96, right / total
-    middle, half = share + z * z / (2 * total), z * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return (middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)
+def right(truth: list[Scene], images: list[np.ndarray]) -> list[bool]:
+    return [read_scene(image) == scene for scene, image in zip(truth, images, strict=True)]
 
 
-def measure(truth: list[Scene], images: list[np.ndarray]) -> dict[str, Any]:
-    """Accuracy with its interval."""
-    right = sum(read_scene(image) == scene for scene, image in zip(truth, images, strict=True))
-    return {"accuracy": right / len(truth), "interval": [round(bound, 5) for bound in wilson(right, len(truth))]}
-
-
-def plot(results: dict[str, dict[str, Any]], clean: float, path: Path) -> None:
+def plot(results: dict[str, dict[float, Target]], clean: float, path: Path) -> None:
     """One panel a degradation."""
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     for axis, (name, points) in zip(figure.subplots(1, len(results), sharey=True), results.items(), strict=True):
-        levels = [float(level) for level in points]
-        axis.fill_between(levels, *zip(*(point["interval"] for point in points.values()), strict=True), alpha=0.2)
-        axis.plot(levels, [point["accuracy"] for point in points.values()], marker="o", markersize=3)
+        shares = points.values()
+        axis.fill_between(list(points), [each.low for each in shares], [each.high for each in shares], alpha=0.2)
+        axis.plot(list(points), [each.measured for each in shares], marker="o", markersize=3)
         axis.axhline(clean, color="gray", linewidth=0.8, linestyle=":")
         axis.set(xlabel=DEGRADATIONS[name][0], ylim=(0, 1.03))
         axis.grid(alpha=0.3)
@@ -92,30 +80,28 @@ def plot(results: dict[str, dict[str, Any]], clean: float, path: Path) -> None:
 
 
 def main() -> None:
+    one_thread()
     truth = draw_scenes(NUM_CLEAN)
     images = [render(scene) for scene in truth]
     read_scene(images[0])
-    start = time.process_time()
-    clean = measure(truth, images)
-    cost_ms = (time.process_time() - start) / NUM_CLEAN * 1000
+    began = time.process_time()
+    clean = share("clean", right(truth, images), least=0.999)
+    cost_ms = (time.process_time() - began) / len(truth) * 1000
     few = draw_scenes(NUM_DEGRADED)
     few_images = [render(scene) for scene in few]
     results = {
-        name: {str(level): measure(few, [degrade(image, level) for image in few_images]) for level in levels}
-        for name, (_, degrade, levels) in DEGRADATIONS.items()
+        name: {
+            level: share(f"{words} {level:g}", right(few, [degrade(image, level) for image in few_images]))
+            for level in levels
+        }
+        for name, (words, degrade, levels) in DEGRADATIONS.items()
     }
-    report = {
-        "num_clean": NUM_CLEAN,
-        "num_degraded": NUM_DEGRADED,
-        "cpu_ms_per_picture": round(cost_ms, 2),
-        "clean": clean,
-        **results,
-    }
-    with atomic_write(ROOT / "benchmarks" / "oracle_robustness.json") as path:
-        path.write_text(json.dumps(report, indent=2) + "\n")
-    with atomic_write(ROOT / "docs" / "oracle_robustness.png") as path:
-        plot(results, clean["accuracy"], path)
-    print(json.dumps(report, indent=2))
+    targets = [clean, *(target for points in results.values() for target in points.values())]
+    counts = {"clean pictures": len(truth), "pictures at each level": len(few)}
+    keep(__file__, targets, counts | {"a picture (CPU ms)": round(cost_ms, 2)})
+    if not SMOKE:
+        with atomic_write(PLOT) as path:
+            plot(results, clean.measured, path)
 
 
 if __name__ == "__main__":

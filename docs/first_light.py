@@ -11,10 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import latentbridge
-from latentbridge.data.drawings import load_drawings
-from latentbridge.data.language import edit
-from latentbridge.data.render import render
-from latentbridge.data.scenes import BACKGROUNDS, distinct_scenes
+from latentbridge.data.drawings.catalogue import load_drawings
+from latentbridge.data.shapes.language import edit
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import BACKGROUNDS, distinct_scenes
 from latentbridge.rng import numpy_rng
 from latentbridge.search import build_index, search_index
 

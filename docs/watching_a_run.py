@@ -6,7 +6,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from latentbridge.evaluation.curves import SAMPLES, TIME, show_gradient, show_pace, show_values
+from latentbridge.evaluation.pages.curves import SAMPLES, TIME, show_gradient, show_pace, show_values
 from latentbridge.rundir import RunDir, atomic_write
 
 WIDTH_PX, HEIGHT_PX, TITLE_PX, GAP_PX = 360, 172, 22, 16

@@ -18,8 +18,8 @@ from latentbridge.config import (
     TinyHarmonConfig,
     TinyJanusConfig,
 )
-from latentbridge.data.render import render
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.rng import numpy_rng, torch_rng
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from latentbridge.models.backbones.bagel.model import Bagel
     from latentbridge.models.backbones.harmon.model import Harmon
     from latentbridge.models.backbones.janus.model import JanusPro
-    from latentbridge.models.unified import Model
+    from latentbridge.models.omnibridge.model import Model
 
 
 @pytest.fixture(scope="session")

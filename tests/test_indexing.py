@@ -14,7 +14,7 @@ from latentbridge.config import ModelConfig
 from latentbridge.data.pictures import Fault, FolderPictures, Found
 from latentbridge.indexing import fill_index
 from latentbridge.models.checkpoint import new_model
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.retrieval.exact import ExactIndex
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from latentbridge.config import ModelConfig
-from latentbridge.data.render import render
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import fingerprint, new_model
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.index import Index

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from latentbridge.data.composer import SpriteBank, sprite_bank
-from latentbridge.data.drawings import Drawings, build_drawings, load_drawings
+from latentbridge.data.drawings.catalogue import Drawings, build_drawings, load_drawings
+from latentbridge.data.drawings.composer import SpriteBank, sprite_bank
 from latentbridge.data.pairs import held_out_pairs
 from latentbridge.errors import UserError
-from latentbridge.evaluation.before_after import before_after_section, share_kept
-from latentbridge.evaluation.curves import training_section
 from latentbridge.evaluation.loopback import measure_loopback
 from latentbridge.evaluation.metrics import format_score
-from latentbridge.evaluation.page import Section, write_page
-from latentbridge.evaluation.report import (
+from latentbridge.evaluation.pages.before_after import before_after_section, share_kept
+from latentbridge.evaluation.pages.curves import training_section
+from latentbridge.evaluation.pages.page import Section, write_page
+from latentbridge.evaluation.pages.report import (
     commands_section,
     credits_section,
     draw_section,
@@ -34,7 +34,7 @@ from latentbridge.evaluation.report import (
 from latentbridge.models.backbones.loading import load_backbone
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import TINY, load
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.recipes import QUICKSTART
 from latentbridge.rundir import RunDir
 from latentbridge.tour import try_drawing, try_editing, try_finding, try_loopback, try_understanding

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from latentbridge.data.drawings import build_drawings, load_drawings
+from latentbridge.data.drawings.catalogue import build_drawings, load_drawings
 from latentbridge.errors import UserError
 from latentbridge.evaluation.run import evaluate
 from latentbridge.models.checkpoint import TINY, load, save_model

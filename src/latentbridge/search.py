@@ -12,7 +12,7 @@ import numpy as np
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.index import Index

@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from latentbridge import prompts
-from latentbridge.data.composer import (
+from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawing, Drawings
+from latentbridge.data.drawings.composer import (
     SpriteBank,
     ask_composition,
     caption_composition,
@@ -19,20 +20,19 @@ from latentbridge.data.composer import (
     edit_composition,
     render_composition,
 )
-from latentbridge.data.drawings import FORTY_CONCEPTS, Drawing, Drawings
-from latentbridge.data.grading import GENEVAL_CATEGORIES, grade_edit, sample_prompt, satisfies
-from latentbridge.data.icons import ICON_SETS
-from latentbridge.data.language import EDIT_KINDS, ask, describe, edit
-from latentbridge.data.oracle import read_scene
-from latentbridge.data.render import render
-from latentbridge.data.scenes import BACKGROUNDS, Scene, Split, distinct_scenes, scenes
-from latentbridge.evaluation.gallery import draw_sheet
+from latentbridge.data.drawings.icons import ICON_SETS
+from latentbridge.data.shapes.grading import GENEVAL_CATEGORIES, grade_edit, sample_prompt, satisfies
+from latentbridge.data.shapes.language import EDIT_KINDS, ask, describe, edit
+from latentbridge.data.shapes.oracle import read_scene
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import BACKGROUNDS, Scene, Split, distinct_scenes, scenes
 from latentbridge.evaluation.loopback import loopback, round_cells
 from latentbridge.evaluation.metrics import format_score
-from latentbridge.evaluation.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
+from latentbridge.evaluation.pages.gallery import draw_sheet
+from latentbridge.evaluation.pages.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.stores import create_index

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from latentbridge.data.composer import countable
-from latentbridge.data.drawings import Drawings, build_from_archives
-from latentbridge.data.icons import ICON_SETS, IconSet
+from latentbridge.data.drawings.catalogue import Drawings, build_from_archives
+from latentbridge.data.drawings.composer import countable
+from latentbridge.data.drawings.icons import ICON_SETS, IconSet
 
 TOY_SETS = ("noto", "fluent_flat", "fluent_3d", "emojione", "openmoji")
 TOY_COLOURS = ("#dc2828", "#32a03c", "#2d50d2", "#f58c14", "#8c37b4")

@@ -9,10 +9,10 @@ import pytest
 from latentbridge.config import StageConfig
 from latentbridge.data import contrasts, worlds
 from latentbridge.data.contrasts import Contrasts, near_miss
-from latentbridge.data.drawings import Drawings, describe_drawing
-from latentbridge.data.language import parse_description
-from latentbridge.data.render import render
-from latentbridge.data.scenes import Scene, scenes, split_of
+from latentbridge.data.drawings.catalogue import Drawings, describe_drawing
+from latentbridge.data.shapes.language import parse_description
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import Scene, scenes, split_of
 from latentbridge.rng import numpy_rng
 
 STAGE = StageConfig("pretrain_teacher")

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from latentbridge.data import pairs
-from latentbridge.data.drawings import Drawings, parse_drawing
-from latentbridge.data.language import parse_description
-from latentbridge.data.oracle import read_scene
+from latentbridge.data.drawings.catalogue import Drawings, parse_drawing
 from latentbridge.data.pairs import held_out_pairs
-from latentbridge.data.scenes import split_of
+from latentbridge.data.shapes.language import parse_description
+from latentbridge.data.shapes.oracle import read_scene
+from latentbridge.data.shapes.scenes import split_of
 from latentbridge.errors import UserError
 
 

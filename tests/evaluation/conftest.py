@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from latentbridge.data.language import describe
 from latentbridge.data.pairs import Pair
-from latentbridge.data.render import render
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.language import describe
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.rng import numpy_rng
 
 

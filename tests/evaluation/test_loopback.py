@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from tests.evaluation.thinkers import Forgetful, Perfect, Stuck
 
-from latentbridge.data.language import describe, parse_description
 from latentbridge.data.pairs import Pair, held_out_pairs
-from latentbridge.data.render import render
-from latentbridge.data.scenes import Scene, distinct_scenes
-from latentbridge.evaluation.gallery import draw_sheet
+from latentbridge.data.shapes.language import describe, parse_description
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import Scene, distinct_scenes
 from latentbridge.evaluation.loopback import (
     Round,
     facts_kept,
@@ -27,10 +26,11 @@ from latentbridge.evaluation.loopback import (
     walk,
 )
 from latentbridge.evaluation.metrics import Score
+from latentbridge.evaluation.pages.gallery import draw_sheet
 from latentbridge.evaluation.views import View, own_view
 from latentbridge.images import fit_square
 from latentbridge.models.backbones.omnibridge import OmniBridge
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from latentbridge import prompts
-from latentbridge.data.problems import PROBLEM_KINDS
-from latentbridge.data.scenes import split_of
+from latentbridge.data.shapes.problems import PROBLEM_KINDS
+from latentbridge.data.shapes.scenes import split_of
 from latentbridge.errors import UserError
 from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems, score_reasoning
 
@@ -57,7 +57,7 @@ def test_problems_are_those_of_the_seed_on_test_scenes():
 
 
 def scene_of(posed):
-    from latentbridge.data.oracle import read_scene
+    from latentbridge.data.shapes.oracle import read_scene
 
     return read_scene(posed[0])
 

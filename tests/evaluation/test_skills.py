@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tests.evaluation.thinkers import Clumsy, Perfect, Stuck
 
-from latentbridge.data.language import QUESTION_KINDS, describe
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.language import QUESTION_KINDS, describe
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.run import evaluate

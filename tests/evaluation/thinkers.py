@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentbridge.data.grading import caption_facts
-from latentbridge.data.language import describe, parse_description
-from latentbridge.data.oracle import read_scene
-from latentbridge.data.render import render
-from latentbridge.data.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene
+from latentbridge.data.shapes.grading import caption_facts
+from latentbridge.data.shapes.language import describe, parse_description
+from latentbridge.data.shapes.oracle import read_scene
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene
 from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.types import Conversation, Picture
 

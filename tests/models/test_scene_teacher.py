@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from latentbridge.config import SceneConfig
-from latentbridge.data.embeddings import EmbeddingStore
+from latentbridge.data.stores.embeddings import EmbeddingStore
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model, save_model
 from latentbridge.models.dual_encoder import DualEncoder

@@ -11,10 +11,10 @@ from openai import OpenAI
 from PIL import Image
 from tests.serving.server import Server, running
 
-from latentbridge.data.render import render
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.checkpoint import load
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
 from latentbridge.serving.limits import Limits

@@ -13,13 +13,14 @@ import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
 from tests.serving.server import Answer, Server, running
 
 from latentbridge.models.checkpoint import load
-from latentbridge.serving.api import Protection, create_app
+from latentbridge.serving.api import create_app
 from latentbridge.serving.keys import ENVIRONMENT, read_keys
 from latentbridge.serving.limits import Limits
 from latentbridge.serving.rates import Allowance, Rates
@@ -33,11 +34,15 @@ CHAT, DRAW, EDITS = "/v1/chat/completions", "/v1/images/generations", "/v1/image
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("indexes")
     keys, rates = read_keys(None, {ENVIRONMENT: f"ada:{KEY}"}), Rates({"loopback": Allowance(requests=2)})
-    app = create_app(load("tiny"), Settings(max_megapixels=4), Protection(keys, rates, LIMITS))
+    settings = Settings(max_megapixels=4, indexes=folder)
+    app = create_app(load("tiny"), settings, keys=keys, rates=rates, limits=LIMITS)
     with running(app, LIMITS, (f"Authorization: Bearer {KEY}",)) as started:
+        assert started.post_json("/v1/index", b'{"name": "cats"}').status == 201
         yield started
+        assert [path.name for path in folder.iterdir()] == ["cats"]
         log = started.log.getvalue()
         assert "GET /healthz" in log
         assert KEY not in log and "SECRET" not in log
@@ -435,7 +440,42 @@ def test_a_form_that_does_not_say_how_it_is_one_is_refused(server: Server, kind:
 )
 def test_a_name_that_is_a_path_is_refused(server: Server, name: str):
     assert 400 <= server.ask("GET", f"/v1/index/{name}").status < 500
+    made = server.post_json("/v1/index", json.dumps({"name": unquote(name, "latin-1")}).encode())
+    assert 400 <= made.status < 500
     assert server.lives()
+
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "a deep condition": {"where": ["a=" + "[" * 100_000]},
+    "a long condition": {"where": ["a" * 1_000_000]},
+    "a number beyond all": {"where": ["a<" + "9" * 5_000]},
+    "a long name": {"index": "x" * 1_000_000},
+    "another store": {"index": "postgres://evil/x/y"},
+    "a long item": {"query": [{"item": "x" * 1_000_000}]},
+    "a weight beyond all": {"query": [{"text": "a", "weight": 1e308}]},
+    "nothing but dislikes": {"query": [{"text": "a", "weight": -1}]},
+    "many hits": {"k": 10**9},
+    "no hits": {"k": 0},
+    "a long text": {"query": "x" * 1_000_000},
+    "control characters": {"query": "a\x07"},
+}
+
+
+@pytest.mark.parametrize("asked", SEARCHES.values(), ids=SEARCHES.keys())
+def test_searches_made_to_harm_are_refused_in_few_words(server: Server, asked: dict[str, Any]):
+    answer = server.post_json("/v1/search", json.dumps({"index": "cats", "query": "a", **asked}).encode())
+    assert 400 <= answer.status < 500
+    assert len(answer.body) < 2_000
+    assert server.lives()
+
+
+@pytest.mark.parametrize("name", ["../x", "a" * 1_000_000, "x\0y", ""])
+def test_an_item_is_no_path_and_its_picture_is_a_picture(server: Server, name: str):
+    items = [{"id": name, "image": PICTURES["SVG"]}]
+    answer = server.post_json("/v1/index/cats/items", json.dumps({"items": items}).encode())
+    assert 400 <= answer.status < 500
+    assert len(answer.body) < 2_000
+    assert json.loads(server.ask("GET", "/v1/index/cats").body)["items"] == 0
 
 
 def test_a_key_in_an_address_does_not_reach_the_log(server: Server):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from latentbridge.errors import UserError
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.serving.engine import Busy, Closing, Engine
 from latentbridge.serving.metrics import Metrics
 from latentbridge.serving.replies import Ask, Piece

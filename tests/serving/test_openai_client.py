@@ -14,7 +14,7 @@ from PIL import Image
 from tests.serving.conftest import client_of
 from tests.serving.server import running
 
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.serving.api import create_app
 from latentbridge.serving.keys import ENVIRONMENT, read_keys
 from latentbridge.serving.limits import Limits

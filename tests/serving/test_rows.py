@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from latentbridge.data.render import render
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.checkpoint import load
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.rows import make_rows_independent
 

@@ -12,9 +12,9 @@ import pytest
 from tests.serving.conftest import png_of, url_of
 from tests.serving.server import Server
 
-from latentbridge.data.language import describe
-from latentbridge.data.render import render
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.language import describe
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.rng import numpy_rng
 
 Request = tuple[str, dict[str, Any]]

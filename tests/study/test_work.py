@@ -9,7 +9,7 @@ import pytest
 
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import save_model
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.rundir import RunDir, read_json
 from latentbridge.studies import Study
 from latentbridge.study.plan import FAILURE, arm_run, base_run, planned_runs, standing

@@ -14,8 +14,8 @@ from tests.training.runs import run
 from tests.training.test_loop import run_config
 
 from latentbridge.config import StageConfig
-from latentbridge.data import sharding
-from latentbridge.data.sharding import shard_manifest
+from latentbridge.data.own import sharding
+from latentbridge.data.own.sharding import shard_manifest
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model
 from latentbridge.rundir import RunDir

@@ -31,7 +31,7 @@ from latentbridge.config import (
     from_dict,
     to_dict,
 )
-from latentbridge.data.embeddings import EmbeddingStore, text_digest
+from latentbridge.data.stores.embeddings import EmbeddingStore, text_digest
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import RunDir
 from latentbridge.training.loop import train
@@ -98,7 +98,7 @@ def do(job: dict[str, Any]) -> None:
 
 def serve() -> None:
     """For each line of stdin a forked process that does the job and is killed after so many seconds, if any are given."""
-    from latentbridge.training import autoencoder_fit
+    from latentbridge.training.fits import autoencoder as autoencoder_fit
     from latentbridge.training.stages import posttrain, pretrain_codes, pretrain_teacher
 
     autoencoder_fit._FIT_PICTURES, pretrain_codes._INIT_PICTURES = 64, 30

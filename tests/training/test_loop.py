@@ -75,7 +75,7 @@ def one_thread_and_an_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """An autoencoder fitted to few pictures: 3,000 take seconds."""
-    monkeypatch.setattr("latentbridge.training.autoencoder_fit._FIT_PICTURES", 64)
+    monkeypatch.setattr("latentbridge.training.fits.autoencoder._FIT_PICTURES", 64)
 
 
 def run_config(small_config: ModelConfig, kind: str, **changes: Any) -> RunConfig:

@@ -58,7 +58,7 @@ kinds = pytest.mark.parametrize("kind", CONFIGS)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("latentbridge.training.stages.posttrain._HELD_OUT_PAIRS", 3)
-    monkeypatch.setattr("latentbridge.training.autoencoder_fit._FIT_PICTURES", 30)
+    monkeypatch.setattr("latentbridge.training.fits.autoencoder._FIT_PICTURES", 30)
     monkeypatch.setattr("latentbridge.training.stages.pretrain_codes._INIT_PICTURES", 30)
     threads = torch.get_num_threads()
     yield

@@ -33,7 +33,8 @@ from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model, unique_state
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.rundir import RunDir, read_json, write_json
-from latentbridge.training import autoencoder_fit, parallel
+from latentbridge.training import parallel
+from latentbridge.training.fits import autoencoder as autoencoder_fit
 from latentbridge.training.loop import train
 from latentbridge.training.stage import Objective
 from latentbridge.training.stages import make_stage

@@ -23,8 +23,8 @@ from latentbridge.config import (
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.checkpoint import save_model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.teachers import TEACHERS
-from latentbridge.models.unified import Model
 from latentbridge.recipes import POST_SFT, RECIPES
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir

@@ -10,9 +10,9 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from latentbridge.config import AlignerConfig
-from latentbridge.models.aligner import BiTransformer
 from latentbridge.models.backbones.loading import as_backbone
 from latentbridge.models.checkpoint import new_model
+from latentbridge.models.omnibridge.aligner import BiTransformer
 from latentbridge.training.recompute import Recompute, blocks, recompute
 from latentbridge.types import Conversation
 

@@ -9,7 +9,7 @@ import torch
 from tests.training.runs import run, run_until
 
 from latentbridge.config import ModelConfig, OptimConfig, PostTrainConfig, RunConfig, SceneConfig, StageConfig
-from latentbridge.data.language import parse_description
+from latentbridge.data.shapes.language import parse_description
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.recipes import recipe

@@ -17,10 +17,10 @@ from latentbridge.config import GrpoConfig, ModelConfig, OptimConfig, RewardWeig
 from latentbridge.data.reasoning import Problem
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model, save_model
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import RunDir
-from latentbridge.training.rewards import REWARDS
+from latentbridge.training.objectives.rewards import REWARDS
 from latentbridge.training.rollouts import roll_out
 from latentbridge.training.stages import make_stage
 

@@ -41,7 +41,7 @@ def build(world: Annotated[str, typer.Argument(metavar="WORLD", help='The world 
     """
     if world != "drawings":
         raise unknown_name("world to build", world, ["drawings"])
-    from latentbridge.data.drawings import build_drawings, default_cache
+    from latentbridge.data.drawings.catalogue import build_drawings, default_cache
 
     drawings = build_drawings()
     print(f"{default_cache() / 'drawings'}: {len(drawings.records):,} drawings")
@@ -57,7 +57,7 @@ def check(manifest: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON-
     Examples:
       latentbridge data check my_pictures/manifest.jsonl
     """
-    from latentbridge.data.manifest import check_manifest
+    from latentbridge.data.own.manifest import check_manifest
 
     faults = check_manifest(manifest)
     for fault in faults:
@@ -88,7 +88,7 @@ def shards(
     """
     check_folder(out)
     from latentbridge.cli.output import print_json
-    from latentbridge.data.sharding import index_shards, shard_manifest
+    from latentbridge.data.own.sharding import index_shards, shard_manifest
 
     written = shard_manifest(Path(source), out) if source.endswith(MANIFEST_SUFFIX) else index_shards(source, out)
     samples = sum(shard.samples for shard in written)
@@ -126,7 +126,7 @@ def embed(
         raise UserError(f"The recipe {name} has no teacher; name one with --teacher, such as package.")
     from latentbridge.cli.output import print_json
     from latentbridge.models.teachers import load_teacher
-    from latentbridge.training.anchors import Anchors
+    from latentbridge.training.objectives.anchors import Anchors
     from latentbridge.training.stages import make_stage
     from latentbridge.training.stages.posttrain import PostTrain
 
@@ -179,14 +179,14 @@ def sample(
 
     rng = numpy_rng(seed, "sample sheet")
     if world == "shapes":
-        from latentbridge.data.language import describe
-        from latentbridge.data.render import render
-        from latentbridge.data.scenes import scenes
+        from latentbridge.data.shapes.language import describe
+        from latentbridge.data.shapes.render import render
+        from latentbridge.data.shapes.scenes import scenes
 
         drawn = list(islice(scenes("train", rng), count))
         pictures, captions = [render(scene) for scene in drawn], [describe(scene) for scene in drawn]
     else:
-        from latentbridge.data.drawings import load_drawings
+        from latentbridge.data.drawings.catalogue import load_drawings
 
         drawings = load_drawings()
         chosen = rng.choice(len(drawings.records), size=min(count, len(drawings.records)), replace=False)
@@ -211,7 +211,7 @@ def vocabulary(
     """
     check_folder(out)
     check_at_least("--size", size, 512)
-    from latentbridge.data.drawings import load_drawings
+    from latentbridge.data.drawings.catalogue import load_drawings
     from latentbridge.data.words import vocabulary_texts
     from latentbridge.models.checkpoint import save_tokenizer
     from latentbridge.models.vocabulary import learn_tokenizer

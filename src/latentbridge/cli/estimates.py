@@ -32,7 +32,7 @@ def estimate(
     """Say what a run would take, without weights.
 
     Parameters, peak memory by part on each GPU (fully sharded), FLOPs of a step, hours and cost. It is
-    an estimate: training/estimate.py says how it is made, benchmarks/estimate.py how far it is off for tiny models.
+    an estimate: training/costs/estimate.py says how it is made, benchmarks/estimate.py how far it is off for tiny models.
 
     \b
     Examples:
@@ -48,7 +48,7 @@ def estimate(
     for option, value in (("--tflops", tflops), ("--price", price)):
         if not (math.isfinite(value) and value > 0):
             raise UserError(f"{option} {value} is out of range; give a number above 0.")
-    from latentbridge.training.estimate import estimate as estimated
+    from latentbridge.training.costs.estimate import estimate as estimated
 
     found = estimated(config, ranks, tflops=tflops, price=price, text_tokens=text_tokens, picture_px=picture_px)
     if as_json:

@@ -102,8 +102,8 @@ def _walk_picture(image: Path, rounds: int, out: Path | None, seed: int, model: 
     from latentbridge.images import open_picture
 
     picture = open_picture(image)
-    from latentbridge.evaluation.gallery import draw_sheet
     from latentbridge.evaluation.loopback import loopback, round_cells
+    from latentbridge.evaluation.pages.gallery import draw_sheet
     from latentbridge.models.backbones.loading import load_backbone
 
     (walk,) = loopback(load_backbone(model), [picture], rounds, seed)
@@ -140,8 +140,8 @@ def _walk_data(
 
     pairs = held_out_pairs(world, size, seed)
     from latentbridge.evaluation.agreement import evaluate_loopback
-    from latentbridge.evaluation.gallery import draw_sheet
     from latentbridge.evaluation.loopback import pair_cells
+    from latentbridge.evaluation.pages.gallery import draw_sheet
     from latentbridge.models.backbones.loading import load_backbone
     from latentbridge.rundir import write_json
 

@@ -58,7 +58,7 @@ def train(
     folder = out or Path("runs") / config.name
     check_folder(folder)
     check_at_least("--sample-every", sample_every, 0)
-    from latentbridge.evaluation.run_report import write_run_report
+    from latentbridge.evaluation.pages.run_report import write_run_report
     from latentbridge.evaluation.samples import Samples
     from latentbridge.rundir import RunDir
     from latentbridge.training.divergence import Diverged
@@ -175,7 +175,7 @@ def report(
     if out:
         check_out(out, (".html",))
     from latentbridge.cli.output import print_json
-    from latentbridge.evaluation.run_report import describe_run, write_run_report
+    from latentbridge.evaluation.pages.run_report import describe_run, write_run_report
 
     page = write_run_report(runs, out or (runs[0] if len(runs) == 1 else runs[0].parent) / "report.html")
     if as_json:

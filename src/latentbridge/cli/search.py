@@ -17,7 +17,7 @@ from latentbridge.prompts import check_text
 
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
-    from latentbridge.models.unified import Model
+    from latentbridge.models.omnibridge.model import Model
     from latentbridge.retrieval.index import Index
     from latentbridge.search import Wish
     from latentbridge.types import Hit, Picture
@@ -157,7 +157,7 @@ def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
     """The hits as a page, or as a sheet of small pictures in their order."""
     thumbs = list(_thumbs(index, hits))
     if out.suffix.lower() == _PAGE_SUFFIX:
-        from latentbridge.evaluation.page import Section, show_figure, write_page
+        from latentbridge.evaluation.pages.page import Section, show_figure, write_page
 
         figures = (show_figure(thumb, f"{hit.score:.3f}  {hit.id}") for hit, thumb in zip(hits, thumbs, strict=True))
         body = f'<div class="cards narrow">{"".join(figures)}</div>'

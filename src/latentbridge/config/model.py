@@ -67,7 +67,7 @@ class RetrievalConfig:
 
 @dataclass(frozen=True)
 class SecondViewConfig:
-    """What pretrained networks add to embeddings (`models/second_view.py`)."""
+    """What pretrained networks add to embeddings (`models/omnibridge/second_view.py`)."""
 
     words: int = 0
     """Size of the lexicon; 0 builds no second view."""

@@ -42,7 +42,7 @@ class TaskMix:
 
 @dataclass(frozen=True)
 class LatentUMMWeights:
-    """What each term of LatentUMM counts in the total (`training/latentumm.py`)."""
+    """What each term of LatentUMM counts in the total (`training/objectives/latentumm.py`)."""
 
     modal: float = 1.0
     task: float = 1.0
@@ -89,7 +89,7 @@ class PostTrainConfig:
 
 @dataclass(frozen=True)
 class RewardWeights:
-    """What each part of a reply's reward counts (`training/rewards.py`); the defaults are R1-VL's. Plain GRPO is accuracy alone."""
+    """What each part of a reply's reward counts (`training/objectives/rewards.py`); the defaults are R1-VL's. Plain GRPO is accuracy alone."""
 
     accuracy: float = 1.0
     key_steps: float = 0.1
@@ -163,7 +163,7 @@ class StageConfig:
     """(source, weight) pairs in place of `drawings` and `manifest`: "shapes", "drawings", a manifest, a folder or url of shards.
     Weights need not sum to one; each source gets its exact share."""
     packed: bool = False
-    """Whether conversations share rows instead of being padded to the longest (`models/packing.py`)."""
+    """Whether conversations share rows instead of being padded to the longest (`models/qwen_vl/packing.py`)."""
     posttrain: PostTrainConfig = PostTrainConfig()
     grpo: GrpoConfig = GrpoConfig()
 

@@ -9,11 +9,21 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from latentbridge.config import StageConfig
-from latentbridge.data.drawing_tasks import GROUNDS, show
-from latentbridge.data.drawings import Drawing, describe_drawing
-from latentbridge.data.language import describe, paraphrase
-from latentbridge.data.render import render
-from latentbridge.data.scenes import BACKGROUNDS, COLOURS, MAX_THINGS, PLACES, SHAPES, SIZES, Scene, scenes, split_of
+from latentbridge.data.drawings.catalogue import Drawing, describe_drawing
+from latentbridge.data.drawings.tasks import GROUNDS, show
+from latentbridge.data.shapes.language import describe, paraphrase
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    MAX_THINGS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    Scene,
+    scenes,
+    split_of,
+)
 from latentbridge.data.worlds import DrawingsWorld, identity_of
 from latentbridge.types import Picture
 

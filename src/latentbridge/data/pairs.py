@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentbridge import prompts
-from latentbridge.data.drawing_tasks import GROUNDS, show
-from latentbridge.data.drawings import FORTY_CONCEPTS, describe_drawing, load_drawings
-from latentbridge.data.language import ask, describe
-from latentbridge.data.manifest import load_manifest
-from latentbridge.data.render import render
-from latentbridge.data.scenes import Scene, distinct_scenes
+from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, describe_drawing, load_drawings
+from latentbridge.data.drawings.tasks import GROUNDS, show
+from latentbridge.data.own.manifest import load_manifest
+from latentbridge.data.shapes.language import ask, describe
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import Scene, distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
 from latentbridge.rng import numpy_rng

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from latentbridge.data.shards import fetch, found_shards, read_entries
+from latentbridge.data.own.shards import fetch, found_shards, read_entries
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
 from latentbridge.types import Picture

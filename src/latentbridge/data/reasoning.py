@@ -1,7 +1,7 @@
 """Long chains of reasoning: their form, what they must reach on the way, and how a reply is graded by both.
 
 A chain has R1-VL's form (arXiv 2503.12937; spec OmniBridge 3.2): the description, the rationale, numbered steps, and the
-final answer last, each under its header. `data/problems.py` writes exact ones about scenes; a manifest may bring its own.
+final answer last, each under its header. `data/shapes/problems.py` writes exact ones about scenes; a manifest may bring its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from latentbridge.data.language import final_answer
+from latentbridge.data.shapes.language import final_answer
 
 # --- the form ------------------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from latentbridge import prompts
-from latentbridge.data.drawings import Drawings
-from latentbridge.data.language import ask, describe, edit, paraphrase, partial_prompt, reasoning_chain
-from latentbridge.data.scenes import scenes
+from latentbridge.data.drawings.catalogue import Drawings
+from latentbridge.data.shapes.language import ask, describe, edit, paraphrase, partial_prompt, reasoning_chain
+from latentbridge.data.shapes.scenes import scenes
 from latentbridge.rng import numpy_rng
 
 _NUM_SCENES = 4000

@@ -12,8 +12,9 @@ import numpy as np
 
 from latentbridge import prompts
 from latentbridge.config import StageConfig, TaskMix
-from latentbridge.data.composer import sprite_bank
-from latentbridge.data.drawing_tasks import (
+from latentbridge.data.drawings.catalogue import describe_drawing, load_drawings
+from latentbridge.data.drawings.composer import sprite_bank
+from latentbridge.data.drawings.tasks import (
     GROUNDS,
     converse_drawing,
     draw_drawing,
@@ -21,16 +22,15 @@ from latentbridge.data.drawing_tasks import (
     redraw_drawing,
     show,
 )
-from latentbridge.data.drawings import describe_drawing, load_drawings
-from latentbridge.data.language import caption_request, describe, paraphrase
-from latentbridge.data.manifest import Record, load_manifest
-from latentbridge.data.problems import problems
+from latentbridge.data.own.manifest import Record, load_manifest
+from latentbridge.data.own.shards import ShardFolder
+from latentbridge.data.own.stream import ManifestShards, Shards, Stream, Turns
 from latentbridge.data.reasoning import KeyStep, Problem
-from latentbridge.data.render import IMAGE_SIZE_PX, render
-from latentbridge.data.scenes import scenes
-from latentbridge.data.shards import ShardFolder
-from latentbridge.data.stream import ManifestShards, Shards, Stream, Turns
-from latentbridge.data.tasks import converse, draw, redraw
+from latentbridge.data.shapes.language import caption_request, describe, paraphrase
+from latentbridge.data.shapes.problems import problems
+from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
+from latentbridge.data.shapes.scenes import scenes
+from latentbridge.data.shapes.tasks import converse, draw, redraw
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.types import Conversation, Picture

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from latentbridge.data.language import final_answer
 from latentbridge.data.pairs import Pair
+from latentbridge.data.shapes.language import final_answer
 from latentbridge.evaluation.loopback import walk
 from latentbridge.evaluation.metrics import Score, average, share
 from latentbridge.evaluation.shapes import batched

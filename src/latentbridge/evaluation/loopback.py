@@ -14,15 +14,15 @@ from typing import Any, Literal, cast
 import numpy as np
 from tqdm import tqdm
 
-from latentbridge.data.drawings import parse_drawing
-from latentbridge.data.grading import caption_facts
-from latentbridge.data.language import describe
-from latentbridge.data.oracle import read_scene
+from latentbridge.data.drawings.catalogue import parse_drawing
 from latentbridge.data.pairs import Pair
-from latentbridge.data.render import IMAGE_SIZE_PX, render
-from latentbridge.data.scenes import MAX_THINGS, Scene
-from latentbridge.evaluation.gallery import Cell
+from latentbridge.data.shapes.grading import caption_facts
+from latentbridge.data.shapes.language import describe
+from latentbridge.data.shapes.oracle import read_scene
+from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
+from latentbridge.data.shapes.scenes import MAX_THINGS, Scene
 from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
+from latentbridge.evaluation.pages.gallery import Cell
 from latentbridge.evaluation.shapes import batched
 from latentbridge.evaluation.views import Items, View, own_view
 from latentbridge.images import fit_square

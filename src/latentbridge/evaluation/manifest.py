@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from latentbridge.data.manifest import Record, load_manifest
+from latentbridge.data.own.manifest import Record, load_manifest
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, embed_batched
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 
 
 def score_manifest(model: Model, path: Path) -> list[Score]:

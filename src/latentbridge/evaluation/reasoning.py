@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from latentbridge import prompts
-from latentbridge.data.manifest import load_manifest
-from latentbridge.data.problems import PROBLEM_KINDS, problems
+from latentbridge.data.own.manifest import load_manifest
 from latentbridge.data.reasoning import Problem, is_right, read_chain, steps_reached
-from latentbridge.data.render import render
+from latentbridge.data.shapes.problems import PROBLEM_KINDS, problems
+from latentbridge.data.shapes.render import render
 from latentbridge.data.worlds import problem_of
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Score, average, share

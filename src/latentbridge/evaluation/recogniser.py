@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latentbridge.data.composer import GROUNDS
-from latentbridge.data.drawings import FORTY_CONCEPTS, Drawing, Drawings, default_cache
+from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawing, Drawings, default_cache
+from latentbridge.data.drawings.composer import GROUNDS
 from latentbridge.errors import UserError
 from latentbridge.models.eye import FEATURE_WIDTH, Eye
 from latentbridge.rundir import atomic_write

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from latentbridge.data.drawings import load_drawings
+from latentbridge.data.drawings.catalogue import load_drawings
 from latentbridge.errors import UserError
 from latentbridge.evaluation import drawings as on_drawings
 from latentbridge.evaluation import shapes as on_shapes
@@ -21,7 +21,7 @@ from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.skills import skill_jobs
 from latentbridge.models.backbones.loading import as_backbone
 from latentbridge.models.checkpoint import Network
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 
 World = Literal["shapes", "drawings"]
 Job = Callable[[], list[Score]]

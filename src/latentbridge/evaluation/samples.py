@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from latentbridge.config import RunConfig
-from latentbridge.data.language import describe
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.language import describe
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
-from latentbridge.evaluation.gallery import draw_grid
 from latentbridge.evaluation.loopback import facts_kept
+from latentbridge.evaluation.pages.gallery import draw_grid
 from latentbridge.evaluation.shapes import score_answers
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import RunDir, atomic_write, write_json

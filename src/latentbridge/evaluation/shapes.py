@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from latentbridge.data.grading import GENEVAL_CATEGORIES, caption_facts, grade_edit, sample_prompt, satisfies
-from latentbridge.data.language import (
+from latentbridge.data.shapes.grading import GENEVAL_CATEGORIES, caption_facts, grade_edit, sample_prompt, satisfies
+from latentbridge.data.shapes.language import (
     EDIT_KINDS,
     QUESTION_KINDS,
     ask,
@@ -19,11 +19,11 @@ from latentbridge.data.language import (
     paraphrase,
     parse_description,
 )
-from latentbridge.data.oracle import read_scene
-from latentbridge.data.render import render
-from latentbridge.data.scenes import Scene, Split, distinct_scenes, scenes
+from latentbridge.data.shapes.oracle import read_scene
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import Scene, Split, distinct_scenes, scenes
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
 

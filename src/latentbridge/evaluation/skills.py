@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from latentbridge.data.language import describe
-from latentbridge.data.oracle import read_scene
-from latentbridge.data.render import IMAGE_SIZE_PX, render
-from latentbridge.data.scenes import Split, distinct_scenes
+from latentbridge.data.shapes.language import describe
+from latentbridge.data.shapes.oracle import read_scene
+from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
+from latentbridge.data.shapes.scenes import Split, distinct_scenes
 from latentbridge.evaluation.loopback import facts_kept
 from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, score_answers

@@ -25,8 +25,8 @@ from latentbridge.errors import UserError
 from latentbridge.models.backbones.bagel.model import Bagel
 from latentbridge.models.backbones.harmon.model import Harmon
 from latentbridge.models.backbones.janus.model import JanusPro
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.tensors import read_tensors
-from latentbridge.models.unified import Model
 from latentbridge.rundir import atomic_write, read_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

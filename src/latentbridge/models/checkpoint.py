@@ -16,7 +16,6 @@ from transformers import Qwen2Tokenizer
 
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
 from latentbridge.errors import StorageError, UserError
-from latentbridge.models import released_decoder
 from latentbridge.models.adapters import attach_adapter
 from latentbridge.models.backbones.bagel.model import Bagel
 from latentbridge.models.backbones.bagel.released import build_bagel_7b
@@ -28,9 +27,10 @@ from latentbridge.models.backbones.janus.model import JanusPro
 from latentbridge.models.backbones.janus.released import build_janus_pro_7b
 from latentbridge.models.backbones.janus.tiny import build_janus
 from latentbridge.models.dual_encoder import DualEncoder, build_scene
-from latentbridge.models.released import is_released, load_released
+from latentbridge.models.omnibridge import released_decoder
+from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.released import is_released, load_released
 from latentbridge.models.tensors import read_tensors
-from latentbridge.models.unified import Model
 from latentbridge.models.vocabulary import load_tokenizer
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import atomic_write, read_json, write_json

@@ -56,3 +56,10 @@ def _merges(learner: Tokenizer) -> list[list[str]]:
     import json
 
     return json.loads(learner.to_str())["model"]["merges"]
+
+
+def token_id(tokenizer: Qwen2Tokenizer, token: str) -> int:
+    """The id of a special token that must exist."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int), token
+    return found

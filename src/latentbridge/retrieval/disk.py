@@ -158,19 +158,16 @@ class DiskIndex:
 
     def faults(self) -> list[str]:
         """See `Index.faults`."""
-        found = self._file.faults()
-        count = len(self)
-        if count >= CELLS_FROM and cells.available() and Cells.load(self.folder) is None:
-            found.append(f"Searches look at all of {count:,} items; run `latentbridge index compact`.")
-        return found
+        return self._file.faults()
 
     def description(self) -> dict[str, Any]:
         """See `Index.description`."""
         how, built = "exact", Cells.load(self.folder)
         if built:
             how = f"{built.width} of {built.centres:,} cells of {len(built):,} items"
-        elif len(self) >= CELLS_FROM and not cells.available():
-            how = "exact, for want of faiss; pip install 'latentbridge[index]'"
+        elif len(self) >= CELLS_FROM:
+            mend = "latentbridge index compact" if cells.available() else "pip install 'latentbridge[index]'"
+            how = f"exact; quicker after `{mend}`"
         return {
             "kept in": str(self.folder),
             "search": how,

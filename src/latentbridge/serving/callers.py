@@ -11,7 +11,7 @@ from typing import Any
 from latentbridge.data.pictures import Fault, FilePictures, FolderPictures, picture_of
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.rundir import atomic_write
 from latentbridge.serving.house import png
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from latentbridge.errors import UserError
-from latentbridge.models.slots import ReplySlots
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.qwen_vl.slots import ReplySlots
 from latentbridge.serving.metrics import Metrics
 from latentbridge.serving.replies import Ask, Piece, Writing
 from latentbridge.serving.rows import make_rows_independent
@@ -62,7 +62,7 @@ class _Job:
 class Engine:
     """Requests come in from an event loop; a worker thread does them, many at a time, and hands results back.
 
-    Replies are written side by side in slots (`models/slots.py`), everything else in batches of one kind and shape
+    Replies are written side by side in slots (`models/qwen_vl/slots.py`), everything else in batches of one kind and shape
     (`work.py`). The worker takes turns: a token for every reply, a step for the batch at work, and so on; so a short
     reply does not wait for a long drawing, and what nobody waits for any more is dropped at the next step. An answer is
     the same, to the last bit, whatever else is at work (`rows.py`).

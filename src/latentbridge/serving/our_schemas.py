@@ -77,7 +77,7 @@ class SearchPart(BaseModel):
 
     text: str | None = None
     image: str | None = Field(None, description="A data URL of a picture.")
-    item: str | None = None
+    item: str | None = Field(None, max_length=1_000)
     weight: float = Field(1.0, ge=-100, le=100, description="Below 0: what a hit should not be like.")
 
 
@@ -85,7 +85,9 @@ class SearchRequest(AnyRequest):
     index: str
     query: str | Annotated[list[SearchPart], Field(min_length=1, max_length=16)]
     k: int = Field(10, ge=1)
-    where: list[str] = Field([], max_length=16, description="Conditions on metadata, such as kind=photo or width>=640.")
+    where: list[Annotated[str, Field(max_length=200)]] = Field(
+        [], max_length=16, description="Conditions on metadata, such as kind=photo or width>=640."
+    )
 
 
 class FoundItem(BaseModel):

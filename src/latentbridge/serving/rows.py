@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from latentbridge.models.eye import Eye
-from latentbridge.models.retrieval_head import RetrievalHead
-from latentbridge.models.second_view import SecondView
+from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
+from latentbridge.models.omnibridge.second_view import SecondView
 
 _LEAST_ROWS = 4
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.items import check_name
 from latentbridge.retrieval.stores import address_in, create_index, names_in, open_index

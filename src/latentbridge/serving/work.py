@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentbridge.models.condition import map_condition
-from latentbridge.models.unified import EditPlan, Model
+from latentbridge.models.omnibridge.model import EditPlan, Model
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.index import Index
 from latentbridge.search import Wish, search_index

@@ -1,4 +1,4 @@
-"""Small figures as SVG files that stand alone, light and dark; they look like the charts of `evaluation/page.py`."""
+"""Small figures as SVG files that stand alone, light and dark; they look like the charts of `evaluation/pages/page.py`."""
 
 from __future__ import annotations
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from latentbridge.config import GrpoConfig
 from latentbridge.data.reasoning import Problem
-from latentbridge.data.tasks import put
-from latentbridge.models.qwen_vl import QwenVL, TokenBatch
-from latentbridge.models.sampling import Replies, sample_replies
+from latentbridge.data.shapes.tasks import put
+from latentbridge.models.qwen_vl.batch import TokenBatch
+from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.models.qwen_vl.sampling import Replies, sample_replies
 from latentbridge.rng import torch_rng
-from latentbridge.training.rewards import grade, weigh
+from latentbridge.training.objectives.rewards import grade, weigh
 from latentbridge.types import Picture
 
 

@@ -18,7 +18,7 @@ from latentbridge.models.backbones.janus.model import JanusPro
 from latentbridge.models.backbones.loading import as_backbone, load_backbone, starting_network
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import ASSETS, new_model, save_model, save_tokenizer
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.vocabulary import load_tokenizer
 
 SMALL_QWEN = ModelConfig(

@@ -30,9 +30,9 @@ from latentbridge.models.checkpoint import (
     shipped,
 )
 from latentbridge.models.dual_encoder import DualEncoder
-from latentbridge.models.released import is_released, require_fit
-from latentbridge.models.released_decoder import attach_decoder, is_decoder
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.released import is_released, require_fit
+from latentbridge.models.omnibridge.released_decoder import attach_decoder, is_decoder
 
 
 class Kind(NamedTuple):

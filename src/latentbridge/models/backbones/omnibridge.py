@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from latentbridge.images import fit_square
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.diffusion import diffusion_loss
+from latentbridge.models.omnibridge.model import Model, drawing_talks
 from latentbridge.models.pixels import shown_levels
-from latentbridge.models.unified import Model, drawing_talks
 from latentbridge.types import Conversation, Picture
 
 _MOVING = ("model.backbone.", "model.projector.", "model.aligner.", "model.decoder.")

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from latentbridge import prompts
 from latentbridge.config import RunConfig, to_dict
-from latentbridge.data.drawings import default_cache
-from latentbridge.data.features import cached_features
-from latentbridge.data.journal import Ragged
+from latentbridge.data.drawings.catalogue import default_cache
+from latentbridge.data.stores.features import cached_features
+from latentbridge.data.stores.journal import Ragged
 from latentbridge.data.worlds import AlignItem, Mixture
-from latentbridge.models.aligner import init_from_t5
 from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import draw_noise, noised_loss
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.aligner import init_from_t5
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
-from latentbridge.training.annealing import ANNEALED_SHARE, mixed_inputs
+from latentbridge.training.fits.second_view import fit_second_view
 from latentbridge.training.items import ItemOrder
-from latentbridge.training.joining import fit_second_view
-from latentbridge.training.losses import distillation_loss, retrieval_loss
+from latentbridge.training.objectives.annealing import ANNEALED_SHARE, mixed_inputs
+from latentbridge.training.objectives.losses import distillation_loss, retrieval_loss
 from latentbridge.training.parallel import mine
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
@@ -184,7 +184,7 @@ class Adaption(Align):
     """What comes before alignment: projector and learned queries move, the aligner stays what the text encoder gave it.
 
     Deviation: the aligner's cross-attention moves too. In the paper it is frozen as it was drawn; ours starts at zero
-    (`models/aligner.py`), and behind a frozen zero the projector would learn nothing.
+    (`models/omnibridge/aligner.py`), and behind a frozen zero the projector would learn nothing.
     """
 
     def trainable(self, name: str) -> bool:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from latentbridge.data.scenes import scenes
-from latentbridge.data.tasks import plan
+from latentbridge.data.shapes.scenes import scenes
+from latentbridge.data.shapes.tasks import plan
 from latentbridge.models.backbones.contract import UnifiedBackbone
-from latentbridge.training.self_play import self_play_loss
+from latentbridge.training.objectives.self_play import self_play_loss
 from latentbridge.training.stages.native import PairBatch, Terms, weigh
 from latentbridge.training.stages.posttrain import PostTrain
 from latentbridge.types import Conversation

@@ -14,15 +14,15 @@ from latentbridge.models.checkpoint import Network
 from latentbridge.models.latent_heads import LatentHeads
 from latentbridge.models.teachers import load_teacher
 from latentbridge.prompts import CAPTION_REQUEST
-from latentbridge.training.anchors import Anchors
-from latentbridge.training.latentumm import LatentPairs, centre, latentumm_loss, rollout_noise
+from latentbridge.training.objectives.anchors import Anchors
+from latentbridge.training.objectives.latentumm import LatentPairs, centre, latentumm_loss, rollout_noise
 from latentbridge.training.stages.native import PairBatch, Terms
 from latentbridge.training.stages.posttrain import PostTrain
 from latentbridge.types import Conversation
 
 
 class LatentUMM(PostTrain):
-    """Dual latent alignment (arXiv 2605.17766); see `training/latentumm.py` for the terms.
+    """Dual latent alignment (arXiv 2605.17766); see `training/objectives/latentumm.py` for the terms.
 
     "anchored": captions' and pictures' understanding latents are aligned, latents to draw from make real round trips and
     their drawings are told in words, and a linear head, kept for training only, maps understanding latents to the teacher's centred embeddings. "reference" is

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from latentbridge.config import RunConfig
-from latentbridge.data.language import describe
-from latentbridge.data.render import render
-from latentbridge.data.scenes import distinct_scenes
+from latentbridge.data.shapes.language import describe
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import Network
 from latentbridge.rng import numpy_rng
-from latentbridge.training.collapse import CollapseGuard, measure_collapse
+from latentbridge.training.objectives.collapse import CollapseGuard, measure_collapse
 from latentbridge.training.stages.native import Native
 
 _HELD_OUT_PAIRS = 32

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
-from latentbridge.data.render import patch_owners
-from latentbridge.data.scenes import COLOURS, MAX_THINGS, SHAPES, SIZES, Scene, scenes
-from latentbridge.data.tasks import converse
-from latentbridge.models.qwen_vl import TokenBatch
-from latentbridge.models.unified import Model
+from latentbridge.data.shapes.render import patch_owners
+from latentbridge.data.shapes.scenes import COLOURS, MAX_THINGS, SHAPES, SIZES, Scene, scenes
+from latentbridge.data.shapes.tasks import converse
+from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.rng import numpy_rng
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs

@@ -11,7 +11,7 @@ from latentbridge.data.worlds import Mixture
 from latentbridge.models.backbones.janus.codes import codes_loss, init_codes, squares_loss
 from latentbridge.models.backbones.janus.model import JanusPro
 from latentbridge.rng import numpy_rng, torch_rng
-from latentbridge.training.autoencoder_fit import sample_pictures
+from latentbridge.training.fits.autoencoder import sample_pictures
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs, Picture
 

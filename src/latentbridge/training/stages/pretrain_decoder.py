@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
 from latentbridge.models.diffusion import draw_noise, noised_loss
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
-from latentbridge.training.autoencoder_fit import fit_autoencoder
+from latentbridge.training.fits.autoencoder import fit_autoencoder
 from latentbridge.training.parallel import mine
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs

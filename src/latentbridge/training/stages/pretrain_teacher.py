@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
 from latentbridge.data.contrasts import Contrast, Contrasts
-from latentbridge.data.language import describe
-from latentbridge.data.render import render
-from latentbridge.data.scenes import MAX_THINGS, distinct_scenes
+from latentbridge.data.shapes.language import describe
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import MAX_THINGS, distinct_scenes
 from latentbridge.models.dual_encoder import DualEncoder
 from latentbridge.rng import numpy_rng
-from latentbridge.training.losses import retrieval_loss
+from latentbridge.training.objectives.losses import retrieval_loss
 from latentbridge.training.parallel import mine
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs, Picture

@@ -6,7 +6,7 @@ from latentbridge.models.autoencoder import PatchAutoencoder
 from latentbridge.models.backbones.bagel.model import Bagel
 from latentbridge.models.backbones.harmon.model import Harmon
 from latentbridge.models.checkpoint import Network
-from latentbridge.training.autoencoder_fit import fit_autoencoder
+from latentbridge.training.fits.autoencoder import fit_autoencoder
 from latentbridge.training.stages.native import Native
 
 

@@ -7,9 +7,9 @@ from torch import nn
 
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
-from latentbridge.models.qwen_vl import TokenBatch
+from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.token_rows import IGNORED_LABEL
-from latentbridge.models.unified import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.training.parallel import mean_of_all, mine
 from latentbridge.training.stage import Stage

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
 from latentbridge.models.adapters import without_adapter
-from latentbridge.models.qwen_vl import QwenVL
-from latentbridge.models.sampling import reply_log_probs
-from latentbridge.models.unified import Model
+from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.models.qwen_vl.sampling import reply_log_probs
 from latentbridge.rng import numpy_rng
-from latentbridge.training.grpo import group_advantages, grpo_loss
+from latentbridge.training.objectives.grpo import group_advantages, grpo_loss
 from latentbridge.training.rollouts import Rollouts, roll_out
 from latentbridge.training.stages.sft import Sft
 from latentbridge.types import LossOutputs

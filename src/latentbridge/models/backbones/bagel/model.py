@@ -20,8 +20,8 @@ from latentbridge.models.backbones.bagel.navit_eye import NavitEye, resized
 from latentbridge.models.backbones.bagel.rectified_flow import guided, noised, sampling_times, training_times
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
-from latentbridge.models.qwen_vl import token_id
 from latentbridge.models.token_rows import IGNORED_LABEL, padded, reply_loss
+from latentbridge.models.vocabulary import token_id
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
 

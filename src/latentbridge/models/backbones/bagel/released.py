@@ -27,7 +27,7 @@ from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
 from latentbridge.models.backbones.bagel.model import Bagel
 from latentbridge.models.backbones.bagel.navit_eye import NavitEye
-from latentbridge.models.released import require_fit
+from latentbridge.models.omnibridge.released import require_fit
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.vocabulary import load_tokenizer
 from latentbridge.rundir import read_json

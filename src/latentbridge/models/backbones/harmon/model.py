@@ -17,8 +17,8 @@ from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
 from latentbridge.models.diffusion import Scheduler, diffusion_loss, sample
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
-from latentbridge.models.qwen_vl import token_id
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
+from latentbridge.models.vocabulary import token_id
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
 

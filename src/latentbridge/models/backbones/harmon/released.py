@@ -26,7 +26,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.backbones.harmon.model import Harmon
 from latentbridge.models.diffusion import Scheduler
-from latentbridge.models.released import read_tensors, require_fit, tensor_names
+from latentbridge.models.omnibridge.released import read_tensors, require_fit, tensor_names
 from latentbridge.models.vocabulary import load_tokenizer
 
 

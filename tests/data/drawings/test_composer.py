@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from latentbridge.data.drawings.catalogue import Drawing, Drawings, with_article
+from latentbridge.data.drawings.composer import (
+    GROUNDS,
+    Composition,
+    Placed,
+    ask_composition,
+    belongs,
+    caption_composition,
+    compose,
+    countable,
+    edit_composition,
+    is_held_out,
+    paraphrase_composition,
+    render_composition,
+    sprite_bank,
+)
+from latentbridge.errors import UserError
+from latentbridge.rng import numpy_rng
+
+NUM_DRAWS = 300
+CHANGES = {"make": (0, 0), "remove": (1, 0), "add": (0, 1), "replace": (1, 1)}
+"""Things (lost, gained) by the first word of an instruction."""
+
+
+def drawing(drawings: Drawings, label: str, artist: str = "Microsoft") -> Drawing:
+    return next(d for d in drawings.records if d.label == label and d.artist == artist)
+
+
+@pytest.fixture(scope="module")
+def bank(toy_drawings):
+    return sprite_bank(toy_drawings, "train")
+
+
+@pytest.fixture(scope="module")
+def drawn(bank):
+    rng = numpy_rng(0, "compose")
+    return [compose(rng, bank) for _ in range(NUM_DRAWS)]
+
+
+def test_the_list_of_countable_things_is_clean():
+    plurals = countable()
+    assert len(plurals) > 200
+    assert all(with_article(label).startswith(("a ", "an ")) for label in plurals)
+    assert plurals["wolf"] == "wolves" and plurals["fox"] == "foxes" and plurals["strawberry"] == "strawberries"
+    assert plurals["key"] == "keys" and plurals["watch"] == "watches"
+
+
+def test_a_composition_is_a_function_of_its_generator(bank):
+    assert [compose(numpy_rng(1, "c"), bank) for _ in range(2)] == [compose(numpy_rng(1, "c"), bank)] * 2
+
+
+def test_things_stay_in_their_own_slots(drawn, toy_drawings):
+    for composition in drawn:
+        covered = np.zeros((64, 64), dtype=int)
+        for thing in composition.things:
+            alone = replace(composition, things=(thing,))
+            covered += (render_composition(alone, toy_drawings) != GROUNDS[composition.ground]).any(axis=-1)
+        assert covered.max() == 1
+        assert [thing.place for thing in composition.things] == sorted(thing.place for thing in composition.things)
+
+
+def test_concepts_that_meet_have_different_clusters(drawn):
+    for composition in drawn:
+        for first, second in combinations((thing.drawing for thing in composition.things), 2):
+            assert first.concept == second.concept or first.cluster != second.cluster
+    assert Counter(len(c.things) for c in drawn).keys() == {1, 2, 3, 4}
+
+
+def test_held_out_pairs_appear_only_where_they_are_asked_for(drawn, toy_drawings, bank):
+    assert all(belongs(composition, "train") for composition in drawn)
+    unseen = sprite_bank(toy_drawings, "test_pairs")
+    rng = numpy_rng(0, "pairs")
+    found = [compose(rng, unseen) for _ in range(50)]
+    assert all(belongs(composition, "test_pairs") and not belongs(composition, "train") for composition in found)
+    assert {t.drawing.split for composition in found for t in composition.things} == {"train"}
+    pairs = list(combinations([variants[0] for variants in bank.by_concept.values()], 2))
+    share = np.mean([is_held_out(*pair) for pair in pairs])
+    assert abs(share - 0.1) < 0.03  # about 2,000 pairs: five standard deviations are 0.033
+
+
+def test_the_picture_is_what_the_list_says(toy_drawings):
+    monkey = drawing(toy_drawings, "monkey")
+    composition = Composition((Placed(monkey, 0, 28), Placed(monkey, 8, 28)), "mint")
+    picture = render_composition(composition, toy_drawings)
+    assert tuple(picture[32, 32]) == GROUNDS["mint"]
+    assert tuple(picture[16, 16]) == tuple(picture[48, 48]) != GROUNDS["mint"]
+    assert (picture[2:30, 2:30] == picture[34:62, 34:62]).all()
+    assert (picture[:32, 32:] == GROUNDS["mint"]).all()
+
+
+def test_captions_say_everything_in_reading_order(toy_drawings):
+    things = (Placed(drawing(toy_drawings, "monkey"), 0, 28), Placed(drawing(toy_drawings, "fox"), 8, 28))
+    composition = Composition(things, "mint")
+    assert caption_composition(composition) == "monkey top left, fox bottom right, on mint"
+    rng = numpy_rng(0, "paraphrase")
+    phrases = {paraphrase_composition(composition, rng).split(" on ")[0] for _ in range(60)}
+    assert phrases == {
+        "a monkey and a fox",
+        "a monkey left of a fox",
+        "a monkey above a fox",
+        "a fox right of a monkey",
+        "a fox below a monkey",
+    }
+    three = Composition((things[0], replace(things[0], place=2), replace(things[0], place=6)), "sky")
+    assert paraphrase_composition(three, rng).startswith("three monkeys")
+
+
+def test_answers_are_true(drawn, bank):
+    """Each answer is worked out again from the list of things by other means."""
+    rng = numpy_rng(0, "ask")
+    seen = Counter()
+    for composition in drawn * 3:
+        question, answer, kind = ask_composition(composition, bank, rng)
+        seen[kind] += 1
+        labels = [thing.drawing.label for thing in composition.things]
+        caption = caption_composition(composition)
+        if kind == "count":
+            plural = question.removeprefix("How many ").removesuffix(" are there?")
+            singular = {v: k for k, v in countable().items()}[plural]
+            assert answer == str(labels.count(singular))
+        elif kind == "presence":
+            name = question.removeprefix("Is there ").rstrip("?").split(" ", 1)[1]
+            assert answer == ("yes" if name in labels else "no")
+        elif kind == "place":
+            name = question.removeprefix("Where is the ").rstrip("?")
+            assert f"{name} {answer}" in caption.split(", ")
+        elif kind == "what" and len(labels) > 1:
+            place = question.split(" the ", 1)[1].rstrip("?")
+            assert f"{answer} {place}" in caption.split(", ")
+        elif kind == "relation":
+            match = re.fullmatch(r"Is the (.+) (left of|right of|above|below) the (.+)\?", question)
+            assert match is not None
+            first, second = (composition.things[labels.index(name)] for name in match.group(1, 3))
+            dx, dy = second.place % 3 - first.place % 3, second.place // 3 - first.place // 3
+            truth = {"left of": dx > 0, "right of": dx < 0, "above": dy > 0, "below": dy < 0}[match[2]]
+            assert answer == ("yes" if truth else "no")
+        elif kind == "colour":
+            name = question.removeprefix("What color is the ").rstrip("?")
+            assert composition.things[labels.index(name)].drawing.colours[0][0] == answer
+    assert min(seen[kind] for kind in ("what", "place", "count", "colour", "relation", "presence")) > 30
+
+
+def test_yes_and_no_are_balanced(drawn, bank):
+    rng = numpy_rng(0, "balance")
+    answers = Counter(
+        answer
+        for c in drawn * 5
+        for _, answer, kind in [ask_composition(c, bank, rng)]
+        if kind in ("presence", "relation")
+    )
+    total = answers.total()
+    assert abs(answers["yes"] - total / 2) < 2.5 * total**0.5  # five standard deviations of a fair coin
+
+
+def test_edits_change_what_they_name_and_nothing_else(drawn, bank, toy_drawings):
+    rng = numpy_rng(0, "edit")
+    verbs = Counter()
+    for composition in drawn:
+        instruction, target = edit_composition(composition, bank, rng)
+        verb = instruction.split()[0]
+        verbs[verb] += 1
+        before, after = Counter(composition.things), Counter(target.things)
+        lost, gained = before - after, after - before
+        assert belongs(target, "train") and target != composition
+        assert (lost.total(), gained.total()) == {"make": (0, 0), "remove": (1, 0), "add": (0, 1), "replace": (1, 1)}[
+            verb
+        ]
+        assert all(thing.drawing.label in instruction for thing in (*lost, *gained))
+        assert (target.ground == composition.ground) == (verb != "make")
+        if verb == "remove":
+            changed = (render_composition(composition, toy_drawings) != render_composition(target, toy_drawings)).any(
+                axis=-1
+            )
+            only = replace(composition, things=tuple(lost))
+            assert (
+                changed <= (render_composition(only, toy_drawings) != GROUNDS[composition.ground]).any(axis=-1)
+            ).all()
+    assert verbs.keys() == CHANGES.keys()
+
+
+def test_too_few_drawings_and_unknown_splits_are_said(toy_drawings):
+    with pytest.raises(UserError, match="did you mean 'test_pairs'"):
+        sprite_bank(toy_drawings, "test_pair")  # pyright: ignore[reportArgumentType]
+    empty = replace(toy_drawings, records=toy_drawings.records[:2])
+    with pytest.raises(UserError, match="Too few countable drawings"):
+        sprite_bank(empty, "train")

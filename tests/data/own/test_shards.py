@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from PIL import Image
+from tests.data.manifests import write_manifest
+
+from latentbridge.data.own import sharding, shards
+from latentbridge.data.own.manifest import Record, load_manifest
+from latentbridge.data.own.sharding import index_shards, shard_manifest
+from latentbridge.data.own.shards import ShardFolder, read_samples
+from latentbridge.errors import UserError
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return write_manifest(
+        tmp_path / "own",
+        11,
+        asked={"question": "How is it?", "answer": "dark"},
+        edited={"texts": ["before", "dark"], "edit": {"instruction": "lighten", "target": "after.png"}},
+        after={"texts": ["after"]},
+        held={"texts": ["held out"], "split": "test"},
+    )
+
+
+@pytest.fixture
+def store() -> Iterator[str]:
+    """An object store's folder."""
+    yield "memory://shards"
+    fsspec.filesystem("memory").store.clear()
+
+
+def as_stored(record: Record) -> Record:
+    """A manifest's record as a shard has it."""
+    image, target = (path.read_bytes() if isinstance(path, Path) else None for path in (record.image, record.target))
+    return Record(image or b"", record.texts, record.question, record.answer, record.instruction, target)
+
+
+def upload(folder: Path, store: str) -> None:
+    for path in folder.iterdir():
+        fsspec.filesystem("memory").pipe_file(f"{store}/{path.name}", path.read_bytes())
+
+
+def tar(**files: bytes) -> bytes:
+    """A tar with these files; in names `__` stands for a dot."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"./deep/{name.replace('__', '.')}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def test_shards_hold_what_a_manifest_holds(manifest, tmp_path, monkeypatch):
+    size = (manifest.parent / "p0.png").stat().st_size
+    monkeypatch.setattr(sharding, "_SHARD_BYTES", 4 * size)
+    written = shard_manifest(manifest, tmp_path / "out", progress=False)
+    assert [shard.name for shard in written][-2:] == ["train-000003.tar", "test-000000.tar"]
+
+    for split, count in (("train", 14), ("test", 1), ("val", 0)):
+        folder = ShardFolder(str(tmp_path / "out"), split)
+        found = [record for shard in folder.shards for record in folder.read(shard)]
+        expected = [as_stored(record) for record in load_manifest(manifest) if record.split == split]
+        assert len(found) == count
+        assert sorted(found, key=repr) == sorted(expected, key=repr)
+    train = [shard for shard in written if shard.split == "train"]
+    assert sum(shard.samples for shard in train) == 14
+    fit = [sum(shard.fit[use] for shard in train) for use in ("texts", "a question", "texts or a question")]
+    assert fit == [13, 1, 14]
+
+
+def test_neighbours_in_a_manifest_are_apart_in_shards_the_same_way_each_time(manifest, tmp_path):
+    for name in ("a", "b"):
+        shard_manifest(manifest, tmp_path / name, progress=False)
+    files = [(tmp_path / name / "train-000000.tar").read_bytes() for name in ("a", "b")]
+    assert files[0] == files[1]
+    texts = [record.texts for record in read_samples("train-000000.tar", files[0])]
+    assert texts != [record.texts for record in load_manifest(manifest) if record.split == "train"]
+
+
+def test_what_is_there_is_not_written_over_and_what_is_half_written_does_not_count(manifest, tmp_path, monkeypatch):
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "write_index", cut)
+        with pytest.raises(KeyboardInterrupt):
+            shard_manifest(manifest, tmp_path / "out", progress=False)
+    with pytest.raises(UserError, match="There is no .*index.json"):
+        ShardFolder(str(tmp_path / "out"))
+    shard_manifest(manifest, tmp_path / "out", progress=False)
+    with pytest.raises(UserError, match="already holds shards; choose another folder"):
+        shard_manifest(manifest, tmp_path / "out", progress=False)
+
+
+def test_a_pictures_kind_is_what_it_is_and_not_what_it_is_called(tmp_path):
+    manifest = write_manifest(tmp_path / "own", 2)
+    Image.new("RGB", (3, 5)).save(tmp_path / "own" / "p0.png", format="GIF")
+    shard_manifest(manifest, tmp_path / "out", progress=False)
+    with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
+        assert sorted(name.partition(".")[2] for name in archive.getnames()) == ["gif", "json", "json", "png"]
+    Image.new("RGB", (16, 16)).save(tmp_path / "own" / "p1.png", format="ICO")
+    with pytest.raises(UserError, match="p1.png is a ICO, which training does not read"):
+        shard_manifest(manifest, tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists()
+
+
+def test_tars_of_others_are_indexed_where_they_are(manifest, tmp_path, store):
+    picture = (manifest.parent / "p0.png").read_bytes()
+    theirs = tar(
+        a1__jpg=picture, a1__txt=b" a cat \n", a1__json=b'{"width": 3}', b2__json=b'{"texts": ["x"]}', b2__png=picture
+    )
+    fsspec.filesystem("memory").pipe_file(f"{store}/00000.tar", theirs)
+    fsspec.filesystem("memory").pipe_file(f"{store}/val-1.tar", tar(a__png=picture, a__txt=b"held"))
+    index_shards(store, tmp_path / "index", progress=False)
+    folder = ShardFolder(str(tmp_path / "index"))
+    assert [shard.name for shard in folder.shards] == ["00000.tar"]
+    assert folder.read(folder.shards[0]) == [Record(picture, ("a cat",)), Record(picture, ("x",))]
+    with pytest.raises(UserError, match="There are no shards in memory://shards/none"):
+        index_shards(f"{store}/none", tmp_path / "other", progress=False)
+
+
+def test_parquet_reads_as_tars_do(manifest, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    picture, after = ((manifest.parent / name).read_bytes() for name in ("p0.png", "p1.png"))
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    columns = {
+        "image": [{"bytes": picture, "path": "x.png"}, {"bytes": after, "path": None}],
+        "caption": ["a cat", None],
+        "question": [None, "Who?"],
+        "answer": [None, "me"],
+        "instruction": ["lighten", None],
+        "target": [after, None],
+    }
+    parquet.write_table(pyarrow.table(columns), theirs / "train-00000-of-00001.parquet")
+    index_shards(str(theirs), tmp_path / "index", progress=False)
+    folder = ShardFolder(str(tmp_path / "index"))
+    assert folder.read(folder.shards[0]) == [
+        Record(picture, ("a cat",), instruction="lighten", target=after),
+        Record(after, (), "Who?", "me"),
+    ]
+    assert folder.shards[0].fit == {"texts": 1, "a question": 1, "texts or a question": 2}
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a__txt": b"x"}, "a of x.tar cannot be used: it has no picture"),
+        ({"a__png": b"p"}, "cannot be used: nothing is said about the picture"),
+        ({"a__png": b"p", "a__json": b'{"text": ["x"]}'}, "unknown field 'text'; did you mean 'texts'?"),
+        ({"a__png": b"p", "a__json": b'{"texts": ["x"], "split": "val"}'}, "a shard's own name says its split"),
+        ({"a__png": b"p", "a__json": b"[3]"}, "is no JSON object"),
+        ({"a__png": b"p", "a__json": b"{"}, "is no JSON object"),
+        ({"a__png": b"p", "a__txt": b"\xff"}, "is no JSON object"),
+        ({"a__png": b"p", "a__json": b'{"edit": {"instruction": "x"}}'}, "`edit` must be"),
+        ({"a__png": b"p", "a__target__png": b"q", "a__json": b'{"texts": ["x"]}'}, "`edit` must be"),
+    ],
+)
+def test_a_sample_that_cannot_be_used_is_named(files, words):
+    with pytest.raises(UserError) as caught:
+        read_samples("x.tar", tar(**files))
+    assert words in str(caught.value)
+
+
+def test_a_file_that_is_no_tar_is_named():
+    with pytest.raises(UserError, match="x.tar is not a sound tar"):
+        read_samples("x.tar", b"no tar" * 200)
+
+
+# --- what goes wrong on the way ---
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data[:-700], "it has 19,780 of 20,480 bytes"),
+        (lambda data: data.replace(b"text 3", b"text 4"), "its checksum is not the index's"),
+    ],
+)
+def test_a_damaged_shard_is_named_and_can_be_restored(manifest, tmp_path, damage, words):
+    manifest = write_manifest(tmp_path / "few", 5)
+    shard_manifest(manifest, tmp_path / "out", progress=False)
+    path = tmp_path / "out" / "train-000000.tar"
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    folder = ShardFolder(str(tmp_path / "out"))
+    with pytest.raises(UserError) as caught:
+        folder.read(folder.shards[0])
+    assert str(path) in str(caught.value) and words in str(caught.value)
+    path.unlink()
+    with pytest.raises(UserError, match=f"There is no {path}"):
+        folder.read(folder.shards[0])
+    path.write_bytes(whole)
+    assert len(folder.read(folder.shards[0])) == 5
+
+
+def test_an_object_store_that_stops_is_asked_again_and_then_named(manifest, tmp_path, store, monkeypatch):
+    shard_manifest(manifest, tmp_path / "out", progress=False)
+    upload(tmp_path / "out", store)
+    folder = ShardFolder(store)
+    naps: list[int] = []
+    monkeypatch.setattr(shards.time, "sleep", naps.append)
+    system = fsspec.filesystem("memory")
+    whole, answers = system.cat_file, [ConnectionResetError("reset by peer"), b"half a tar"]
+
+    def cat_file(path: str) -> bytes:
+        answer = answers.pop(0) if answers else whole(path)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(system, "cat_file", cat_file)
+    assert len(folder.read(folder.shards[0])) == 14
+    assert naps == [1, 4]
+    answers.extend([TimeoutError("timed out")] * 4)
+    with pytest.raises(UserError, match=r"memory://shards/train-000000.tar cannot be read whole \(timed out\)"):
+        folder.read(folder.shards[0])
+    assert naps == [1, 4, 1, 4, 16]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "index.json is damaged"),
+        ("[]", "index.json is damaged"),
+        (json.dumps({"version": 1, "home": "", "shards": [{"name": "x"}]}), "index.json is damaged"),
+        (json.dumps({"version": 2, "home": "", "shards": []}), "is of version 2, and this library reads 1"),
+    ],
+)
+def test_an_index_that_cannot_be_read_is_named(tmp_path, text, words):
+    (tmp_path / "index.json").write_text(text)
+    with pytest.raises(UserError, match=words):
+        ShardFolder(str(tmp_path))
+
+
+def test_an_address_of_an_unknown_kind_is_refused():
+    with pytest.raises(UserError, match="nowhere://x/index.json cannot be opened"):
+        ShardFolder("nowhere://x")

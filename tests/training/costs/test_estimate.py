@@ -1,0 +1,171 @@
+"""Recipes of real sizes are whole, as large as what was published, and what they take is counted right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+from latentbridge.cli import main
+from latentbridge.config import (
+    OMNIBRIDGE_8B,
+    ModelConfig,
+    OptimConfig,
+    ReleaseConfig,
+    RunConfig,
+    StageConfig,
+    TaskMix,
+    from_dict,
+    to_dict,
+)
+from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import new_model, outline
+from latentbridge.recipes import RECIPES
+from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2, REAL, RELEASES
+from latentbridge.rng import torch_rng
+from latentbridge.training.costs.counting import count_step
+from latentbridge.training.costs.estimate import GIB, Estimate, estimate, sketch
+from latentbridge.training.stage import moving
+from latentbridge.training.stages import make_stage
+
+real = pytest.mark.parametrize("config", REAL, ids=lambda config: config.name)
+
+
+def count(config: Any, part: str = "") -> int:
+    return sum(p.numel() for name, p in outlined(config).named_parameters() if name.startswith(part))
+
+
+@cache
+def outlined(config: Any) -> Any:
+    return outline(config)
+
+
+# --- real sizes ----------------------------------------------------------------------------------
+
+
+def test_networks_are_as_large_as_what_was_published() -> None:
+    assert count(OMNIBRIDGE_8B) == 9_633_680_899  # spec OmniBridge 1.1
+    assert count(OMNIBRIDGE_8B, "aligner.") == 1_275_708_416
+    assert count(OMNIBRIDGE_8B, "backbone.model.model.visual.") == 675_759_104
+    assert count(ReleaseConfig("bagel-7b-mot")) == pytest.approx(14.6e9, rel=0.005)  # spec LatentUMM 6
+    assert count(ReleaseConfig("janus-pro-7b")) == pytest.approx(7.42e9, rel=0.005)  # 14.8 GB in bfloat16
+    harmon = ReleaseConfig("harmon-1.5b")
+    assert count(harmon, "language_model.") == 1_543_714_304  # Qwen2.5-1.5B
+    parts = sum(count(harmon, part) for part in ("encoder.", "decoder.", "head."))
+    assert parts == pytest.approx(943e6, rel=0.005)  # MAR-H (arXiv 2406.11838)
+
+
+MOVES = {
+    "omnibridge-8b-stage1": {"backbone.model.model.language_model"},
+    "omnibridge-8b-adaption": {"projector", "aligner"},
+    "omnibridge-8b-stage2": {"projector", "aligner", "retrieval"},
+    "bagel-7b-latentumm": {"language_model.und", "language_model.gen"},
+    "janus-pro-7b-latentumm": {"model.model.language_model"},
+    "harmon-1.5b-latentumm": {"language_model", "encoder", "decoder", "head", "proj_in", "proj_out"},
+}
+
+
+@real
+def test_a_real_recipe_is_whole_and_names_what_moves(config: RunConfig) -> None:
+    assert RECIPES[config.name] is config and from_dict(RunConfig, to_dict(config)) == config
+    assert all(source in RELEASES or source in RECIPES for _, source in config.init)
+    network, stage = sketch(config)
+    assert all(p.device.type == "meta" for p in network.parameters())
+    named = moving({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
+    assert {next(part for part in MOVES[config.name] if name.startswith(f"model.{part}.")) for name in named} == (
+        MOVES[config.name]
+    )
+    assert all((".lora_" in name) == bool(config.stage.lora_rank) for name in named)
+
+
+def test_ranks_share_memory_and_work() -> None:
+    config = OMNIBRIDGE_8B_STAGE2
+    found = estimate(config, ranks=8)
+    assert found.weights == pytest.approx(4 * found.parameters / 8 / GIB)
+    assert found.peak == pytest.approx(
+        found.weights + found.gradients + found.optimiser + found.average + found.copies + found.activations
+    )
+    whole = estimate(config, ranks=1)
+    assert whole.peak == pytest.approx(8 * found.peak) and whole.hours == pytest.approx(8 * found.hours)
+    assert whole.cost == pytest.approx(found.cost)
+    dearer = estimate(config, ranks=8, tflops=200.0, price=4.0)
+    assert dearer.hours == pytest.approx(2 * found.hours) and dearer.cost == pytest.approx(4 * found.cost)
+
+
+# --- the method, against what a step really does -------------------------------------------------
+
+
+def test_moving_weights_take_sixteen_bytes_each_and_adapters_little() -> None:
+    run = RunConfig("sft", StageConfig("sft"), steps=1, batch_size=1, optim=OptimConfig(muon_lr=0.0), bf16=False)
+    full, lora = (estimate(replace(run, stage=replace(run.stage, lora_rank=rank))) for rank in (0, 2))
+    part = count(run.model, "backbone.")
+    assert full.moving == part
+    assert full.gradients + full.optimiser + full.average == pytest.approx((4 + 8 + 4) * part / GIB)
+    widths = {"q": (192, 192), "k": (192, 64), "v": (192, 64), "o": (192, 192), "gate": (192, 512), "up": (192, 512)}
+    sides = sum(sum(pair) for pair in (*widths.values(), (512, 192)))
+    assert lora.moving == run.model.backbone.num_layers * 2 * sides  # pyright: ignore
+    muon = estimate(replace(run, optim=OptimConfig()))
+    assert full.optimiser / 2 < muon.optimiser < full.optimiser  # one moment for hidden matrices, two for the rest
+
+
+def counted(config: RunConfig) -> tuple[float, float, int]:
+    """FLOPs of a step, the bytes it keeps for the way back (without weights), and the tokens of a text of it."""
+    model, stage = new_model(config.model, 0), make_stage(config)
+    assert stage.attach(model) is None
+    named = moving({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(f"model.{name}" in named)
+    batch: Any = stage.batch(model, 0)
+    found = count_step(lambda: stage.loss(model, batch, torch_rng(0, "estimate"), None).loss, model)
+    picture = int(batch.image_mask.sum()) // len(batch.input_ids)
+    return *found, batch.input_ids.shape[1] - picture
+
+
+def test_a_tiny_step_does_and_keeps_what_is_estimated() -> None:
+    """Within 25 %: norms and activations keep second copies, and how much of a text is reply is only assumed."""
+    look = TaskMix(look=1.0, reason=0.0, draw=0.0, edit=0.0)  # each with a picture
+    run = RunConfig("sft", StageConfig("sft", tasks=look), 1, 8, model=ModelConfig(parts=("backbone",)), bf16=False)
+    flops, kept, text = counted(run)
+    found: Estimate = estimate(run, text_tokens=text)
+    assert found.step_tflop * 1e12 == pytest.approx(flops, rel=0.25)
+    assert found.activations * GIB == pytest.approx(kept, rel=0.25)
+
+
+# --- the verb ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        return int(str(end.value.code)), *capsys.readouterr()
+
+    return run
+
+
+def test_the_verb_says_it_is_an_estimate(call: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = call("estimate", "omnibridge-8b-stage1", "--ranks", "8")
+    assert code == 0 and out.startswith("An estimate:\n") and "GiB a rank" in out
+    code, out, _ = call("estimate", "omnibridge-8b-stage1", "--json", "--set", "stage.lora_rank=0")
+    assert code == 0 and json.loads(out)["moving"] == json.loads(out)["parameters"] == 8_291_375_616
+
+
+def test_bad_questions_are_one_sentence(call: Callable[..., tuple[int, str, str]]) -> None:
+    for arguments, said in (
+        (("omnibridge-8b-stage3",), "did you mean"),
+        (("sft", "--ranks", "0"), "--ranks 0 is too small"),
+        (("sft", "--price", "nan"), "--price nan is out of range"),
+        (("post-unigame",), "No estimate is made for the stage unigame"),
+    ):
+        code, out, err = call("estimate", *arguments)
+        assert code == 2 and not out and said in err and len(err.splitlines()) == 1
+
+
+def test_a_network_without_a_decoder_has_no_estimate_of_drawing() -> None:
+    with pytest.raises(UserError):
+        estimate(replace(REAL[0], stage=StageConfig("latentumm"), bf16=False))

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from latentbridge.training.objectives.annealing import ANNEALED_SHARE, beta_at, mixed_inputs
+
+TEXT, QUERIES = torch.full((3, 40, 2), 2.0), torch.full((1, 40, 2), -2.0)
+
+
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        ("none", (0.0, 0.0, 0.0, 0.0, 0.0)),
+        ("step", (1.0, 1.0, 1.0, 0.0, 0.0)),
+        ("linear", (1.0, 0.75, 0.5, 0.0, 0.0)),
+        ("cosine", (1.0, 0.853553, 0.5, 0.0, 0.0)),  # (1 + cos(pi / 4)) / 2
+    ],
+)
+def test_text_gives_way_as_its_schedule_says(schedule, values):
+    progress = [share * ANNEALED_SHARE for share in (0, 0.25, 0.5, 1)] + [1.0]
+    assert [beta_at(schedule, p) for p in progress] == pytest.approx(values, abs=1e-6)
+
+
+def test_the_mixture_is_convex():
+    quarter = mixed_inputs("linear", 0.25 * ANNEALED_SHARE, TEXT, QUERIES, rng())
+    assert torch.equal(quarter, torch.full_like(TEXT, 1.0))  # 0.75 * 2 - 0.25 * 2
+    assert torch.equal(mixed_inputs("linear", 0.9, TEXT, QUERIES, rng()), QUERIES.expand(3, -1, -1))
+
+
+def test_the_ladder_replaces_whole_positions_more_and_more():
+    shares = []
+    for rung in range(6):
+        mixed = mixed_inputs("ladder", (rung + 0.5) / 6 * ANNEALED_SHARE, TEXT, QUERIES, rng())
+        assert ((mixed == TEXT).all(-1) | (mixed == QUERIES).all(-1)).all()
+        shares.append((mixed == QUERIES).all(-1).float().mean().item())
+    assert shares[0] == 0 and shares[-1] == 1
+    assert shares == sorted(shares) and shares[2] == pytest.approx(0.15, abs=0.1)  # three standard deviations of 120
+    assert mixed_inputs("ladder", 1.0, TEXT, QUERIES, rng()).eq(QUERIES).all()
+
+
+def test_the_ladder_repeats_with_its_generator():
+    first, again = (mixed_inputs("ladder", 0.3, TEXT, QUERIES, rng()) for _ in range(2))
+    assert torch.equal(first, again)
