@@ -74,7 +74,7 @@ def create_app(
     for routes in (chat, pictures, embeddings, search, loopback, state):
         app.include_router(routes.router)
     tools = Tools(app, Stranger()).server()
-    app.router.routes.append(http_route(tools, (limits or Limits()).body_bytes))
+    app.router.routes.append(http_route(tools, limits.body_bytes))
     app.openapi = cache(partial(documented, app))
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
