@@ -8,13 +8,13 @@ _SANS = ("ui-sans-serif", "system-ui", "sans-serif")
 _MONO = ("ui-monospace", "Consolas", "monospace")
 
 CSS = """
-.gradio-container { max-width: 1100px !important; margin-inline: auto !important; }
+.gradio-container { width: 100%; max-width: 1100px !important; margin-inline: auto !important; }
 .pictures img, .talk img { image-rendering: pixelated; }
 .pictures .gallery-item { align-self: start; }
 .pictures .thumbnail-item { height: auto; aspect-ratio: auto; overflow: visible; }
 .pictures .caption-label { position: static; max-width: none; border: none; text-align: left; white-space: normal; }
-.talk .message img { min-width: 160px; }
-@media (max-width: 480px) { button[role="tab"] { padding-inline: 9px !important; } }
+.talk .message img { width: 160px; height: auto; object-fit: contain; }
+@media (max-width: 480px) { .tab-container button { padding-inline: 8px !important; } }
 .talk button[aria-label="Share"] { display: none; }
 """
 """Pictures of the shipped model have 64 px; they are shown larger, with clean edges, and what they show is told in full.
