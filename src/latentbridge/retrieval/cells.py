@@ -53,10 +53,10 @@ class Cells:
     @classmethod
     def learn(cls, sample: np.ndarray, centres: int) -> Cells:
         """Empty cells around so many centres of a sample, float32 [n, dimension]."""
-        import faiss  # pyright: ignore[reportMissingImports]
+        import faiss
 
         index = faiss.index_factory(sample.shape[1], f"IVF{centres},SQ8", faiss.METRIC_INNER_PRODUCT)
-        index.cp.max_points_per_centroid = PER_CENTRE
+        index.cp.max_points_per_centroid = PER_CENTRE  # pyright: ignore[reportAttributeAccessIssue]
         index.train(sample)
         return cls(index)
 
@@ -65,7 +65,7 @@ class Cells:
         """The newest cells kept in a folder; None where there are none that can be read."""
         if not available():
             return None
-        import faiss  # pyright: ignore[reportMissingImports]
+        import faiss
 
         for path in sorted(folder.glob("cells-*.faiss"), reverse=True):
             try:
@@ -76,7 +76,7 @@ class Cells:
 
     def save(self, folder: Path) -> None:
         """Keep them in a folder, in place of those that were there; the file's name says what they cover."""
-        import faiss  # pyright: ignore[reportMissingImports]
+        import faiss
 
         path = folder / _NAME.format(last_key=self.last_key, width=self.width)
         with atomic_write(path) as temporary:
@@ -119,10 +119,10 @@ class Cells:
 
         Only of a selection where one is given: the smaller its share, the more cells are looked into.
         """
-        import faiss  # pyright: ignore[reportMissingImports]
+        import faiss
 
         options: dict[str, Any] = {"nprobe": self.width}
         if chosen is not None:
             wider = round(self.width / max(chosen.share, 1e-9))
-            options = {"nprobe": min(max(wider, self.width), self.centres), "sel": faiss.IDSelectorBitmap(chosen.bits)}
+            options = {"nprobe": min(max(wider, self.width), self.centres), "sel": faiss.IDSelectorBitmap(chosen.bits)}  # pyright: ignore
         return self._index.search(queries, count, params=faiss.SearchParametersIVF(**options))[1]

@@ -83,8 +83,8 @@ class PostgresIndex:
                 [name, _FORMAT, dimension, maker],
             ).fetchone()
             if new:
-                connection.execute(_TABLE.format(table=_table(name), dimension=dimension))
-                connection.execute(f"CREATE INDEX ON {_table(name)} USING hnsw (vector vector_ip_ops)")
+                connection.execute(_checked(_TABLE.format(table=_table(name), dimension=dimension)))
+                connection.execute(_checked(f"CREATE INDEX ON {_table(name)} USING hnsw (vector vector_ip_ops)"))
         return cls(address)
 
     def __len__(self) -> int:
@@ -95,14 +95,16 @@ class PostgresIndex:
         vectors, entries = checked_items(ids, vectors, metadata, self.dimension)
         rows = zip(ids, entries, map(_written, vectors), strict=True)
         with self._commits() as connection:
-            connection.execute(f"DELETE FROM {self._table} WHERE id = ANY(%s)", [list(ids)])
+            connection.execute(_checked(f"DELETE FROM {self._table} WHERE id = ANY(%s)"), [list(ids)])
             with connection.cursor() as cursor:
-                cursor.executemany(f"INSERT INTO {self._table} (id, metadata, vector) VALUES (%s, %s, %s)", rows)
+                cursor.executemany(
+                    _checked(f"INSERT INTO {self._table} (id, metadata, vector) VALUES (%s, %s, %s)"), rows
+                )
 
     def delete(self, ids: Sequence[str]) -> int:
         """See `Index.delete`."""
         with self._commits() as connection:
-            return connection.execute(f"DELETE FROM {self._table} WHERE id = ANY(%s)", [list(ids)]).rowcount
+            return connection.execute(_checked(f"DELETE FROM {self._table} WHERE id = ANY(%s)"), [list(ids)]).rowcount
 
     def search(
         self, queries: np.ndarray, k: int = 10, where: Sequence[Condition] = (), *, exact: bool = False
@@ -116,10 +118,12 @@ class PostgresIndex:
             if exact:
                 connection.execute("SET LOCAL enable_indexscan = off")
             else:
-                connection.execute(f"SET LOCAL hnsw.ef_search = {_WIDTH}")
+                connection.execute(_checked(f"SET LOCAL hnsw.ef_search = {_WIDTH}"))
                 connection.execute("SET LOCAL hnsw.iterative_scan = relaxed_order")
             for query in queries:
-                found = connection.execute(asked, [*values, _written(query), k + _SPARE], binary=True).fetchall()
+                found = connection.execute(
+                    _checked(asked), [*values, _written(query), k + _SPARE], binary=True
+                ).fetchall()
                 found.sort()  # by key, so that equal scores keep the order of adding
                 names = {key: name for key, name, _ in found}
                 keys, vectors = np.array(list(names), np.int64), self._vectors([row[2] for row in found])
@@ -184,7 +188,7 @@ class PostgresIndex:
 
     def _ask(self, question: str, values: Sequence[Any] = ()) -> list[tuple]:
         with _told(self._server):
-            asked = self._connection().execute(question, values, binary=bool(values))
+            asked = self._connection().execute(_checked(question), values, binary=bool(values))
             return asked.fetchall() if asked.description else []
 
     @contextmanager
@@ -213,6 +217,11 @@ def _split(address: str) -> tuple[str, str]:
     if not slash or "/" in database:
         raise UserError(f"{shown(address)} does not name an index; write it like postgres://host:5432/database/index.")
     return parts._replace(scheme="postgresql", path=f"/{database}").geturl(), check_name(name)
+
+
+def _checked(statement: str) -> bytes:
+    """A statement as psycopg takes it, which asks for literals; names in ours went through `check_name`, values are apart."""
+    return statement.encode()
 
 
 def _table(name: str) -> str:

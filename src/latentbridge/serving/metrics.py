@@ -12,18 +12,21 @@ class Metrics:
     """Requests and work, by kind."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         name = "latentbridge_{}".format
-        shared = {"registry": self.registry}
-        self.answers = Counter(name("answers"), "Answers by path and status", ["path", "status"], **shared)
-        self.refused = Counter(name("refused"), "Requests refused because the server was full", **shared)
-        self.inside = Gauge(name("requests_inside"), "Requests waiting or at work", **shared)
-        self.tokens = Counter(name("tokens"), "Tokens written", **shared)
+        self.answers = Counter(name("answers"), "Answers by path and status", ["path", "status"], registry=registry)
+        self.refused = Counter(name("refused"), "Requests refused because the server was full", registry=registry)
+        self.inside = Gauge(name("requests_inside"), "Requests waiting or at work", registry=registry)
+        self.tokens = Counter(name("tokens"), "Tokens written", registry=registry)
         self.batch_sizes = Histogram(
-            name("batch_size"), "Items computed in one pass", ["kind"], buckets=_SIZES, **shared
+            name("batch_size"), "Items computed in one pass", ["kind"], buckets=_SIZES, registry=registry
         )
         self.seconds = Histogram(
-            name("work_seconds"), "Seconds from coming in to the last result", ["kind"], buckets=_SECONDS, **shared
+            name("work_seconds"),
+            "Seconds from coming in to the last result",
+            ["kind"],
+            buckets=_SECONDS,
+            registry=registry,
         )
 
     def page(self) -> bytes:

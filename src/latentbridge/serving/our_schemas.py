@@ -11,7 +11,7 @@ from latentbridge.serving.schemas import AnyRequest, Seed
 
 class LoopbackRequest(AnyRequest):
     image: str = Field(description="A data URL of the picture to start from.")
-    rounds: int = Field(4, ge=1, description="How often to go round: into words, and drawn from them.")
+    rounds: int = Field(default=4, ge=1, description="How often to go round: into words, and drawn from them.")
     seed: Seed | None = None
 
 
@@ -76,17 +76,17 @@ class SearchPart(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: str | None = None
-    image: str | None = Field(None, description="A data URL of a picture.")
-    item: str | None = Field(None, max_length=1_000)
-    weight: float = Field(1.0, ge=-100, le=100, description="Below 0: what a hit should not be like.")
+    image: str | None = Field(default=None, description="A data URL of a picture.")
+    item: str | None = Field(default=None, max_length=1_000)
+    weight: float = Field(default=1.0, ge=-100, le=100, description="Below 0: what a hit should not be like.")
 
 
 class SearchRequest(AnyRequest):
     index: str
     query: str | Annotated[list[SearchPart], Field(min_length=1, max_length=16)]
-    k: int = Field(10, ge=1)
+    k: int = Field(default=10, ge=1)
     where: list[Annotated[str, Field(max_length=200)]] = Field(
-        [], max_length=16, description="Conditions on metadata, such as kind=photo or width>=640."
+        default=[], max_length=16, description="Conditions on metadata, such as kind=photo or width>=640."
     )
 
 

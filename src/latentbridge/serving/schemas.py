@@ -24,10 +24,10 @@ class AnyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(
-        None, max_length=200, description="The name at /v1/models; the only model there is if left out."
+        default=None, max_length=200, description="The name at /v1/models; the only model there is if left out."
     )
-    user: str | None = Field(None, description="Taken and left alone.")
-    safety_identifier: str | None = Field(None, description="Taken and left alone.")
+    user: str | None = Field(default=None, description="Taken and left alone.")
+    safety_identifier: str | None = Field(default=None, description="Taken and left alone.")
 
 
 class ErrorDetail(BaseModel):
@@ -75,7 +75,7 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
-    name: str | None = Field(None, description="Taken and left alone.")
+    name: str | None = Field(default=None, description="Taken and left alone.")
 
 
 class StreamOptions(BaseModel):
@@ -90,13 +90,15 @@ class ChatRequest(AnyRequest):
     messages: list[Message] = Field(min_length=1, max_length=200)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2, description="0, the default here, is the likeliest reply.")
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="0, the default here, is the likeliest reply."
+    )
     seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
-        None,
+        default=None,
         description="low and medium ask for the steps before the answer, high and xhigh for a long chain of them.",
     )
     n: Literal[1] | None = 1
@@ -105,10 +107,10 @@ class ChatRequest(AnyRequest):
     presence_penalty: Neutral | None = 0
     logprobs: Literal[False] | None = False
     response_format: ResponseFormat | None = None
-    metadata: dict[str, JsonValue] | None = Field(None, description="Taken and left alone.")
-    store: bool | None = Field(None, description="Taken and left alone.")
-    service_tier: str | None = Field(None, description="Taken and left alone.")
-    prompt_cache_key: str | None = Field(None, description="Taken and left alone.")
+    metadata: dict[str, JsonValue] | None = Field(default=None, description="Taken and left alone.")
+    store: bool | None = Field(default=None, description="Taken and left alone.")
+    service_tier: str | None = Field(default=None, description="Taken and left alone.")
+    prompt_cache_key: str | None = Field(default=None, description="Taken and left alone.")
 
 
 class ReplyMessage(BaseModel):
@@ -161,17 +163,17 @@ class ChatChunk(BaseModel):
 
 class DrawRequest(AnyRequest):
     prompt: str
-    n: int | None = Field(1, ge=1)
-    size: str | None = Field(None, description='"auto" or the size the model draws.')
-    seed: Seed | None = Field(None, description="Of the first picture; the next ones count up from it.")
+    n: int | None = Field(default=1, ge=1)
+    size: str | None = Field(default=None, description='"auto" or the size the model draws.')
+    seed: Seed | None = Field(default=None, description="Of the first picture; the next ones count up from it.")
     steps: NumSteps | None = 20
     guidance: Guidance | None = 2.5
     response_format: Literal["b64_json"] | None = "b64_json"
     output_format: Literal["png"] | None = "png"
     background: Literal["auto", "opaque"] | None = "auto"
     quality: Literal["auto", "standard"] | None = "auto"
-    style: Literal["vivid", "natural"] | None = Field(None, description="Taken and left alone.")
-    moderation: Literal["auto", "low"] | None = Field(None, description="Taken and left alone.")
+    style: Literal["vivid", "natural"] | None = Field(default=None, description="Taken and left alone.")
+    moderation: Literal["auto", "low"] | None = Field(default=None, description="Taken and left alone.")
     stream: Literal[False] | None = False
 
 
@@ -208,7 +210,7 @@ class EmbeddingRequest(AnyRequest):
         description='OpenAI takes texts; here {"image": "data:..."} and {"text": "..."} may stand among them.',
     )
     encoding_format: Literal["float", "base64"] | None = "float"
-    dimensions: int | None = Field(None, ge=1, description="The model's own number, if any.")
+    dimensions: int | None = Field(default=None, ge=1, description="The model's own number, if any.")
 
 
 class EmbeddingItem(BaseModel):
