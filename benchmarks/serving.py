@@ -62,19 +62,24 @@ def serving():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "latentbridge", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
-            try:
-                if httpx.get(f"{url}/readyz").status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.2)
+        while not answers(f"{url}/readyz"):
+            assert process.poll() is None, "the server did not start; its reason is above"
+            time.sleep(0.2)
         yield url, process.pid
     finally:
         process.terminate()
         process.wait(60)
+
+
+def answers(address: str) -> bool:
+    """Whether something is there that says so."""
+    try:
+        return httpx.get(address).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def plain_seconds(model: Model, requests: Sequence[Request]) -> float:

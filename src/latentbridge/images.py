@@ -30,7 +30,7 @@ def open_picture(source: Any, max_megapixels: float = MAX_MEGAPIXELS) -> Picture
 
     16-bit greys are scaled to 8 bits. An animation gives its first frame, and the others are never decoded. Raises
     UserError, in one sentence, for whatever cannot be read, and before decoding for more than `max_megapixels` or a side
-    above `MAX_SIDE_PX`. Decoding takes up to 20 bytes a pixel, which is what a server bounds with `max_megapixels`.
+    above `MAX_SIDE_PX`. Decoding keeps several copies of the pixels at once; a server bounds them with `max_megapixels`.
     """
     if isinstance(source, np.ndarray):
         return _from_image(Image.fromarray(_checked(source)), "The picture", max_megapixels)

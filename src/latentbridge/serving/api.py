@@ -21,7 +21,7 @@ from latentbridge.serving.engine import Busy, Closing, Engine
 from latentbridge.serving.fetch import Fetching
 from latentbridge.serving.house import House
 from latentbridge.serving.keys import Keys
-from latentbridge.serving.limits import FORM_LIMITS, Guard, Limits
+from latentbridge.serving.limits import Guard, Limits
 from latentbridge.serving.metrics import Metrics
 from latentbridge.serving.rates import Rates
 from latentbridge.serving.refusals import Refusal, error_document, too_fast
@@ -43,7 +43,7 @@ def create_app(
 
     `app.state.house` is what routes share. What stands before them all is `Guard`, and `Counted` sees its refusals too.
     """
-    settings, metrics = settings or Settings(), Metrics()
+    settings, limits, metrics = settings or Settings(), limits or Limits(), Metrics()
     shelf = Shelf(settings.indexes, model)
     house = House(Engine(model, settings, metrics), settings, fetching or Fetching(), shelf)
 
@@ -61,7 +61,11 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        form_limits=FORM_LIMITS,
+        form_limits={
+            "max_fields": limits.form_fields,
+            "max_files": limits.form_files,
+            "max_part_size": limits.form_field_bytes,
+        },
     )
     app.state.house = house
     for routes in (chat, pictures, embeddings, search, loopback, state):
@@ -69,7 +73,7 @@ def create_app(
     app.openapi = cache(partial(documented, app))
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
-    app.add_middleware(Guard, keys=keys or Keys(), rates=rates or Rates(), limits=limits or Limits())
+    app.add_middleware(Guard, keys=keys or Keys(), rates=rates or Rates(), limits=limits)
     app.add_middleware(Counted, metrics=metrics)  # the last added is asked first
     return app
 

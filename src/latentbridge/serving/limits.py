@@ -36,8 +36,6 @@ KINDS = {
     "/v1/loopback": "loopback",
 }
 """The kind of work behind a path and what lies under it; all else is `other`."""
-FORM_LIMITS = {"max_fields": 32, "max_files": 64, "max_part_size": 64 << 10}
-"""What FastAPI is given as `form_limits`; files are bounded by the body they come in."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,10 @@ class Limits:
     headers: int = 64
     header_bytes: int = 16 << 10
     """Names and values of all headers and the path together."""
+    form_fields: int = 32
+    form_files: int = 64
+    """Their sizes are bounded by the body they come in."""
+    form_field_bytes: int = 64 << 10
 
 
 @dataclass
