@@ -18,7 +18,7 @@ def picture_input(label: str = "Picture") -> gr.Image:
 
 def words_input(label: str, placeholder: str, settings: Settings, **props: Any) -> gr.Textbox:
     """A line of words."""
-    return gr.Textbox(label=label, placeholder=placeholder, max_length=settings.max_characters, **props)
+    return gr.Textbox("", label=label, placeholder=placeholder, max_length=settings.max_characters, **props)
 
 
 def seed_input() -> gr.Number:

@@ -42,7 +42,7 @@ def tab(desk: Desk) -> None:
                 x_title="Round",
                 y_title="Likeness (cosine)",
                 label="Drift",
-                height=260,
+                height=320,
                 buttons=[],
             )
 
@@ -53,7 +53,8 @@ def tab(desk: Desk) -> None:
             walked = (await loopback(asked, desk.request(visit, _PATH), desk.house)).rounds
         chain = [(shown(start), "The first picture")]
         chain += [(shown(each.b64_json), f"{n}. {each.words}") for n, each in enumerate(walked, 1)]
-        likeness = [(n, "the first picture", each.to_origin) for n, each in enumerate(walked, 1)]
+        likeness = [(0, "the first picture", 1.0), (0, "the one before", 1.0)]
+        likeness += [(n, "the first picture", each.to_origin) for n, each in enumerate(walked, 1)]
         likeness += [(n, "the one before", each.to_previous) for n, each in enumerate(walked, 1)]
         return chain, pd.DataFrame(likeness, columns=["round", "to", "likeness"])
 

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from gradio_client import utils as payloads
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 
 from latentbridge.serving.rates import Rates
 from latentbridge.serving.ui import chat, draw, edit, loopback, search
@@ -42,6 +42,12 @@ def _refuse_addresses(file: Any) -> Any:
     return file
 
 
+async def _uploaded() -> Response:
+    """No progress of uploads, which are small: Gradio's own route answers 404, an error in the browser's console, where an
+    upload was quicker than the question about it."""
+    return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+
+
 def add_page(app: FastAPI, rates: Rates) -> None:
     """Give an app of `create_app` the page, at /ui and from /, behind the same keys and limits as its routes."""
     desk = Desk(app, rates)
@@ -53,6 +59,7 @@ def add_page(app: FastAPI, rates: Rates) -> None:
     for event in page.fns.values():
         event.api_visibility = "private"
     page.queue(api_open=False, max_size=desk.house.settings.max_requests, default_concurrency_limit=None)
+    app.add_api_route(f"{PATH}/gradio_api/upload_progress", _uploaded, include_in_schema=False)
     gr.mount_gradio_app(
         app,
         page,
