@@ -15,8 +15,8 @@ import yaml
 
 from latentbridge.cli import app
 from latentbridge.errors import UserError
-from latentbridge.serving.keys import ENVIRONMENT, Keys, check_bind
-from latentbridge.serving.limits import OPEN_PATHS
+from latentbridge.serving.guard.keys import ENVIRONMENT, Keys, check_bind
+from latentbridge.serving.guard.limits import OPEN_PATHS
 
 ROOT = Path(__file__).parent.parent
 STAGES = [

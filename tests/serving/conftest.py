@@ -17,7 +17,7 @@ from latentbridge.models.checkpoint import load
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
-from latentbridge.serving.limits import Limits
+from latentbridge.serving.guard.limits import Limits
 from latentbridge.types import Picture
 
 

@@ -14,8 +14,8 @@ from io import StringIO
 import uvicorn
 from starlette.types import ASGIApp
 
-from latentbridge.serving.deadline import protocol_with_deadline
-from latentbridge.serving.limits import Limits, WithoutQueries
+from latentbridge.serving.guard.deadline import protocol_with_deadline
+from latentbridge.serving.guard.limits import Limits, WithoutQueries
 
 PATIENCE_S = 60.0
 """What a client waits at most; far above every limit of the servers under test."""

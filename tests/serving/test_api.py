@@ -28,7 +28,7 @@ from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
-from latentbridge.serving.limits import Limits
+from latentbridge.serving.guard.limits import Limits
 from latentbridge.serving.settings import Settings
 from latentbridge.types import Picture
 

@@ -21,9 +21,9 @@ from tests.serving.server import Answer, Server, running
 
 from latentbridge.models.checkpoint import load
 from latentbridge.serving.api import create_app
-from latentbridge.serving.keys import ENVIRONMENT, read_keys
-from latentbridge.serving.limits import Limits
-from latentbridge.serving.rates import Allowance, Rates
+from latentbridge.serving.guard.keys import ENVIRONMENT, read_keys
+from latentbridge.serving.guard.limits import Limits
+from latentbridge.serving.guard.rates import Allowance, Rates
 from latentbridge.serving.settings import Settings
 
 KEY = "ada-" + "k" * 20

@@ -24,9 +24,9 @@ from latentbridge.models.omnibridge.model import Model
 from latentbridge.retrieval.stores import create_index
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
-from latentbridge.serving.keys import ENVIRONMENT, read_keys
-from latentbridge.serving.limits import Limits
-from latentbridge.serving.rates import Allowance, Rates
+from latentbridge.serving.guard.keys import ENVIRONMENT, read_keys
+from latentbridge.serving.guard.limits import Limits
+from latentbridge.serving.guard.rates import Allowance, Rates
 from latentbridge.serving.settings import Settings
 from latentbridge.types import Picture
 

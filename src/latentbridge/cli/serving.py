@@ -62,16 +62,16 @@ def serve(
         raise UserError(f"--port {port} is no port; give a number from 0 to 65535, such as 8000.")
     if not 0 < timeout_s <= 86_400:
         raise UserError(f"--timeout {timeout_s} is out of range; give seconds, such as 120.")
-    from latentbridge.serving.keys import check_bind, read_keys
+    from latentbridge.serving.guard.keys import check_bind, read_keys
 
     known = read_keys(keys)
     check_bind(host, known)
     with _needed("serve,ui" if ui else "serve"):
         from latentbridge.serving.api import create_app
-        from latentbridge.serving.fetch import Fetching
-        from latentbridge.serving.limits import KINDS, Limits
+        from latentbridge.serving.guard.fetch import Fetching
+        from latentbridge.serving.guard.limits import KINDS, Limits
+        from latentbridge.serving.guard.rates import Rates, parse_allowances
         from latentbridge.serving.listening import listen
-        from latentbridge.serving.rates import Rates, parse_allowances
 
         if ui:
             from latentbridge.serving.ui.page import add_page

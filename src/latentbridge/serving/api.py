@@ -16,17 +16,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import latentbridge
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.omnibridge.model import Model
-from latentbridge.serving.callers import Stranger
 from latentbridge.serving.documented import documented
-from latentbridge.serving.engine import Busy, Closing, Engine
-from latentbridge.serving.fetch import Fetching
-from latentbridge.serving.house import House
-from latentbridge.serving.keys import Keys
-from latentbridge.serving.limits import Guard, Limits
-from latentbridge.serving.metrics import Metrics
-from latentbridge.serving.rates import Rates
+from latentbridge.serving.engine.engine import Busy, Closing, Engine
+from latentbridge.serving.engine.metrics import Metrics
+from latentbridge.serving.guard.callers import Stranger
+from latentbridge.serving.guard.fetch import Fetching
+from latentbridge.serving.guard.keys import Keys
+from latentbridge.serving.guard.limits import Guard, Limits
+from latentbridge.serving.guard.rates import Rates
 from latentbridge.serving.refusals import Refusal, error_document, too_fast
 from latentbridge.serving.routes import chat, embeddings, loopback, pictures, search, state
+from latentbridge.serving.service import Service
 from latentbridge.serving.settings import Settings
 from latentbridge.serving.shelf import Shelf
 from latentbridge.serving.tools import Tools, http_route
@@ -43,18 +43,18 @@ def create_app(
 ) -> FastAPI:
     """The server's app over a model, which it takes over (`Engine`); it works from its start-up to its shutdown.
 
-    `app.state.house` is what routes share. What stands before them all is `Guard`, and `Counted` sees its refusals too.
+    `app.state.service` is what routes share. What stands before them all is `Guard`, and `Counted` sees its refusals too.
     """
     settings, limits, metrics = settings or Settings(), limits or Limits(), Metrics()
     shelf = Shelf(settings.indexes, model)
-    house = House(Engine(model, settings, metrics), settings, fetching or Fetching(), shelf)
+    service = Service(Engine(model, settings, metrics), settings, fetching or Fetching(), shelf)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        house.engine.start()
+        service.engine.start()
         async with tools.session_manager.run():
             yield
-        await house.engine.close()
+        await service.engine.close()
         shelf.close()
 
     app = FastAPI(
@@ -70,7 +70,7 @@ def create_app(
             "max_part_size": limits.form_field_bytes,
         },
     )
-    app.state.house = house
+    app.state.service = service
     for routes in (chat, pictures, embeddings, search, loopback, state):
         app.include_router(routes.router)
     tools = Tools(app, Stranger()).server()

@@ -7,8 +7,8 @@ import logging
 import uvicorn
 from fastapi import FastAPI
 
-from latentbridge.serving.deadline import protocol_with_deadline
-from latentbridge.serving.limits import Limits, WithoutQueries
+from latentbridge.serving.guard.deadline import protocol_with_deadline
+from latentbridge.serving.guard.limits import Limits, WithoutQueries
 
 
 def listen(app: FastAPI, host: str, port: int, limits: Limits) -> None:

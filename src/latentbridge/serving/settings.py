@@ -21,7 +21,7 @@ class Settings:
     max_batch: int = 8
     """Pictures drawn, or items embedded, in one pass."""
     max_requests: int = 64
-    """Requests in the house, waiting or at work; the next one is told to come back."""
+    """Requests in the service, waiting or at work; the next one is told to come back."""
     request_timeout_s: float = 120.0
     """What takes longer is given up."""
     max_megapixels: float = 16.0

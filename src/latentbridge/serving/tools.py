@@ -31,8 +31,8 @@ from starlette.routing import Route
 
 import latentbridge
 from latentbridge.errors import UserError
-from latentbridge.serving.callers import Stranger, User
-from latentbridge.serving.fetch import picture_bytes
+from latentbridge.serving.guard.callers import Stranger, User
+from latentbridge.serving.guard.fetch import picture_bytes
 
 PATH = "/mcp"
 """Where tools are served over HTTP."""
@@ -112,7 +112,7 @@ class Tools:
         if seed is not None:
             asked["seed"] = str(seed)
         with _told():
-            file = await picture_bytes(self._url(picture), self.app.state.house.fetching)
+            file = await picture_bytes(self._url(picture), self.app.state.service.fetching)
         return self._pictures(await self._ask(ctx, "/v1/images/edits", data=asked, files={"image": ("picture", file)}))
 
     async def embed(
@@ -272,4 +272,4 @@ def http_route(server: MCPServer, body_bytes: int) -> Route:
 async def serve_stdio(app: FastAPI, folder: Path | None) -> None:
     """Serve the tools to the process that started this one, until it ends the conversation; the app is not listening."""
     async with app.router.lifespan_context(app):
-        await Tools(app, User(app.state.house.engine.model, folder)).server().run_stdio_async()
+        await Tools(app, User(app.state.service.engine.model, folder)).server().run_stdio_async()

@@ -16,10 +16,9 @@ from fastapi.responses import StreamingResponse
 from latentbridge import prompts
 from latentbridge.errors import UserError
 from latentbridge.serving.documented import REFUSALS
-from latentbridge.serving.house import House, TheHouse, new_seed, now
-from latentbridge.serving.json_bodies import JsonRoute
+from latentbridge.serving.engine.replies import Ask, Piece
+from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.refusals import error_document
-from latentbridge.serving.replies import Ask, Piece
 from latentbridge.serving.schemas import (
     ChatAnswer,
     ChatChunk,
@@ -32,6 +31,7 @@ from latentbridge.serving.schemas import (
     ReplyMessage,
     Usage,
 )
+from latentbridge.serving.service import Service, TheService, new_seed, now
 from latentbridge.types import Conversation
 
 router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
@@ -52,25 +52,25 @@ _REASONED = {
 
 
 @router.post("/v1/chat/completions", response_model=ChatAnswer, responses=_STREAM, operation_id="chat")
-async def chat(asked: ChatRequest, request: Request, house: TheHouse) -> Any:
+async def chat(asked: ChatRequest, request: Request, service: TheService) -> Any:
     """A reply to a conversation with at most one picture, given as a data URL."""
-    house.check_model(asked.model)
-    ask = await ask_of(asked, house)
+    service.check_model(asked.model)
+    ask = await ask_of(asked, service)
     request.state.charge(ask.max_tokens)
-    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": house.settings.model_name}
+    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": service.settings.model_name}
     if not asked.stream:
-        pieces = await house.answer(request, partial(_all, house, ask))
+        pieces = await service.answer(request, partial(_all, service, ask))
         text = ReplyMessage(content="".join(piece.text for piece in pieces))
         choice = Choice(message=text, finish_reason=pieces[-1].finish_reason or "stop")
         return ChatAnswer(**head, choices=[choice], usage=_usage(pieces[-1]))
-    pieces = house.pieces(ask)
-    first = await house.unless_gone(request, anext(pieces))  # what is refused is refused before the stream begins
+    pieces = service.pieces(ask)
+    first = await service.unless_gone(request, anext(pieces))  # what is refused is refused before the stream begins
     wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
     return StreamingResponse(_events(head, first, pieces, wants_usage), media_type="text/event-stream")
 
 
-async def _all(house: House, ask: Ask) -> list[Piece]:
-    async with aclosing(house.engine.pieces(ask)) as pieces:
+async def _all(service: Service, ask: Ask) -> list[Piece]:
+    async with aclosing(service.engine.pieces(ask)) as pieces:
         return [piece async for piece in pieces]
 
 
@@ -101,18 +101,18 @@ async def _events(
         yield "data: [DONE]\n\n"
 
 
-async def ask_of(asked: ChatRequest, house: House) -> Ask:
+async def ask_of(asked: ChatRequest, service: Service) -> Ask:
     """What a request asks of the engine, within the limits."""
-    limits = house.settings
+    limits = service.settings
     max_tokens = asked.max_completion_tokens or asked.max_tokens or limits.max_tokens
-    house.check_most("max_tokens", max_tokens, limits.max_tokens)
+    service.check_most("max_tokens", max_tokens, limits.max_tokens)
     stop = tuple([asked.stop] if isinstance(asked.stop, str) else asked.stop or ())
-    talk = await _conversation(asked.messages, asked.reasoning_effort or "none", house)
+    talk = await _conversation(asked.messages, asked.reasoning_effort or "none", service)
     seed = new_seed() if asked.seed is None else asked.seed
     return Ask(talk, max_tokens, asked.temperature or 0.0, seed, stop)
 
 
-async def _conversation(messages: Sequence[Message], effort: str, house: House) -> Conversation:
+async def _conversation(messages: Sequence[Message], effort: str, service: Service) -> Conversation:
     """Turns of user and assistant. What the system says goes before the first user text, since the model knows no system."""
     turns: list[tuple[str, str]] = []
     asked, texts, urls = "", list[str](), list[str]()
@@ -134,10 +134,10 @@ async def _conversation(messages: Sequence[Message], effort: str, house: House) 
     if len(urls) > 1:
         raise UserError(f"The conversation has {len(urls)} pictures; this model looks at one.")
     prompts.check_text(
-        "conversation", "\n".join(texts).strip() or prompts.CAPTION_REQUEST, house.settings.max_characters
+        "conversation", "\n".join(texts).strip() or prompts.CAPTION_REQUEST, service.settings.max_characters
     )
     asked = _REASONED.get(effort, str)(asked or prompts.CAPTION_REQUEST)
-    return Conversation((*turns, (asked, "")), await house.picture(urls[0]) if urls else None)
+    return Conversation((*turns, (asked, "")), await service.picture(urls[0]) if urls else None)
 
 
 def _parts(message: Message) -> tuple[str, list[str]]:

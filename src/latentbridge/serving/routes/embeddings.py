@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 from latentbridge.serving.documented import REFUSALS
-from latentbridge.serving.house import House, TheHouse
-from latentbridge.serving.json_bodies import JsonRoute
+from latentbridge.serving.engine.work import Embedded, PictureEmbedding, TextEmbedding
+from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.schemas import (
     EmbeddingAnswer,
     EmbeddingItem,
@@ -21,42 +21,42 @@ from latentbridge.serving.schemas import (
     PictureInput,
     TextInput,
 )
-from latentbridge.serving.work import Embedded, PictureEmbedding, TextEmbedding
+from latentbridge.serving.service import Service, TheService
 
 router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 
 
 @router.post("/v1/embeddings", operation_id="embed")
-async def embed(asked: EmbeddingRequest, request: Request, house: TheHouse) -> EmbeddingAnswer:
+async def embed(asked: EmbeddingRequest, request: Request, service: TheService) -> EmbeddingAnswer:
     """A unit vector for each input, in order."""
-    house.check_model(asked.model)
-    own = house.engine.model.embedding_size
-    house.engine.model.require("bridge", "embed")
+    service.check_model(asked.model)
+    own = service.engine.model.embedding_size
+    service.engine.model.require("bridge", "embed")
     if asked.dimensions not in (None, own):
         raise UserError(f"This model's vectors have {own} numbers, not {asked.dimensions}; leave out `dimensions`.")
     items = [asked.input] if isinstance(asked.input, str) else asked.input
     if not items:
         raise UserError("There is nothing to embed; give at least one text or picture.")
-    house.check_most("The number of inputs", len(items), house.settings.max_inputs)
+    service.check_most("The number of inputs", len(items), service.settings.max_inputs)
     request.state.charge(len(items))
-    works = [await _work(item, house) for item in items]
-    found: list[Embedded] = await house.answer(request, partial(house.engine.do_all, works))
+    works = [await _work(item, service) for item in items]
+    found: list[Embedded] = await service.answer(request, partial(service.engine.do_all, works))
     tokens = sum(each.tokens for each in found)
     return EmbeddingAnswer(
         data=[
             EmbeddingItem(index=i, embedding=_written(each.vector, asked.encoding_format))
             for i, each in enumerate(found)
         ],
-        model=house.settings.model_name,
+        model=service.settings.model_name,
         usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
     )
 
 
-async def _work(item: str | TextInput | PictureInput, house: House) -> TextEmbedding | PictureEmbedding:
+async def _work(item: str | TextInput | PictureInput, service: Service) -> TextEmbedding | PictureEmbedding:
     if isinstance(item, PictureInput):
-        return PictureEmbedding(await house.picture(item.image))
+        return PictureEmbedding(await service.picture(item.image))
     text = item.text if isinstance(item, TextInput) else item
-    check_text("text", text, house.settings.max_characters)
+    check_text("text", text, service.settings.max_characters)
     return TextEmbedding(text)
 
 

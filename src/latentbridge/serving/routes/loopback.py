@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request
 from latentbridge import prompts
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.documented import REFUSALS
-from latentbridge.serving.house import TheHouse, new_seed, png
-from latentbridge.serving.json_bodies import JsonRoute
+from latentbridge.serving.engine.work import PictureEmbedding
+from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.our_schemas import LoopbackAnswer, LoopbackRequest, LoopbackRound
-from latentbridge.serving.work import PictureEmbedding
+from latentbridge.serving.service import TheService, new_seed, png
 from latentbridge.types import Picture
 
 router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
@@ -20,26 +20,26 @@ _MAX_TOKENS, _STEPS = 160, 20
 
 
 @router.post("/v1/loopback", operation_id="loopback")
-async def loopback(asked: LoopbackRequest, request: Request, house: TheHouse) -> LoopbackAnswer:
+async def loopback(asked: LoopbackRequest, request: Request, service: TheService) -> LoopbackAnswer:
     """The rounds of a picture, as `latentbridge loopback` walks them."""
-    house.check_model(asked.model)
-    house.check_most("rounds", asked.rounds, house.settings.max_rounds)
-    house.engine.model.require("decoder", "draw")
+    service.check_model(asked.model)
+    service.check_most("rounds", asked.rounds, service.settings.max_rounds)
+    service.engine.model.require("decoder", "draw")
     request.state.charge(asked.rounds * _STEPS)
-    picture = await house.picture(asked.image)
+    picture = await service.picture(asked.image)
     seed = new_seed() if asked.seed is None else asked.seed
 
     async def seen(picture: Picture) -> np.ndarray:
-        return (await house.engine.do(PictureEmbedding(house.engine.model.fit(picture)))).vector
+        return (await service.engine.do(PictureEmbedding(service.engine.model.fit(picture)))).vector
 
     async def work() -> list[LoopbackRound]:
         rounds: list[LoopbackRound] = []
         shown, first = picture, await seen(picture)
         before = first
         for number in range(asked.rounds):
-            words = await house.told(shown, prompts.CAPTION_REQUEST, _MAX_TOKENS)
+            words = await service.told(shown, prompts.CAPTION_REQUEST, _MAX_TOKENS)
             noise = int(numpy_rng(seed, "loopback", number).integers(2**31))
-            shown = await house.drawn(words, noise, _STEPS)
+            shown = await service.drawn(words, noise, _STEPS)
             vector = await seen(shown)
             likeness = float(vector @ first), float(vector @ before)
             rounds.append(
@@ -48,4 +48,4 @@ async def loopback(asked: LoopbackRequest, request: Request, house: TheHouse) ->
             before = vector
         return rounds
 
-    return LoopbackAnswer(seed=seed, rounds=await house.answer(request, work))
+    return LoopbackAnswer(seed=seed, rounds=await service.answer(request, work))

@@ -10,37 +10,37 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 from latentbridge import prompts
 from latentbridge.errors import UserError
 from latentbridge.serving.documented import REFUSALS
-from latentbridge.serving.house import House, TheHouse, new_seed, now, png
-from latentbridge.serving.json_bodies import JsonRoute
+from latentbridge.serving.engine.work import Drawing, Edit
+from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.schemas import DrawRequest, Guidance, NumSteps, PictureAnswer, PicturesAnswer, Seed
-from latentbridge.serving.work import Drawing, Edit
+from latentbridge.serving.service import Service, TheService, new_seed, now, png
 from latentbridge.types import Picture
 
 router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 
 
 @router.post("/v1/images/generations", operation_id="draw")
-async def draw(asked: DrawRequest, request: Request, house: TheHouse) -> PicturesAnswer:
+async def draw(asked: DrawRequest, request: Request, service: TheService) -> PicturesAnswer:
     """Pictures of a prompt: the model completes it to a full description, and draws that."""
-    house.check_model(asked.model)
+    service.check_model(asked.model)
     prompts.check_text("prompt", asked.prompt)
     count, steps = asked.n or 1, asked.steps or 20
     guidance = 2.5 if asked.guidance is None else asked.guidance
-    size, seeds = _check(house, count, asked.size, steps, asked.seed)
+    size, seeds = _check(service, count, asked.size, steps, asked.seed)
     request.state.charge(count * steps)
 
     async def work() -> list[PictureAnswer]:
-        descriptions = await asyncio.gather(*(house.description(asked.prompt, seed) for seed in seeds))
+        descriptions = await asyncio.gather(*(service.description(asked.prompt, seed) for seed in seeds))
         works = [Drawing(text, seed, steps, guidance) for text, seed in zip(descriptions, seeds, strict=True)]
-        return _answers(await house.engine.do_all(works), descriptions, seeds)
+        return _answers(await service.engine.do_all(works), descriptions, seeds)
 
-    return PicturesAnswer(created=now(), data=await house.answer(request, work), size=size)
+    return PicturesAnswer(created=now(), data=await service.answer(request, work), size=size)
 
 
 @router.post("/v1/images/edits", operation_id="edit")
 async def edit(
     request: Request,
-    house: TheHouse,
+    service: TheService,
     prompt: Annotated[str, Form()],
     image: Annotated[UploadFile | None, File(description="The picture to change.")] = None,
     images: Annotated[list[UploadFile] | None, File(alias="image[]", description="The same, in a list of one.")] = None,
@@ -54,39 +54,39 @@ async def edit(
     response_format: Annotated[Literal["b64_json"], Form()] = "b64_json",
 ) -> PicturesAnswer:
     """A picture changed as told, the rest of it kept."""
-    house.check_model(model)
+    service.check_model(model)
     prompts.check_text("prompt", prompt)
-    size, seeds = _check(house, n, size, steps, seed)
+    size, seeds = _check(service, n, size, steps, seed)
     request.state.charge(n * steps)
     files = [*([image] if image else []), *(images or [])]
     if len(files) != 1:
         raise UserError(f"There are {len(files)} pictures; send the one to change as `image`.")
     if mask is not None:
         raise UserError("This model finds by itself what changes; leave out `mask`.")
-    picture = await house.opened(await files[0].read())
+    picture = await service.opened(await files[0].read())
 
     async def work() -> list[PictureAnswer]:
         before, after = await asyncio.gather(
-            house.told(picture, prompts.CAPTION_REQUEST), house.told(picture, prompts.edit_request(prompt))
+            service.told(picture, prompts.CAPTION_REQUEST), service.told(picture, prompts.edit_request(prompt))
         )
         after = prompts.undrawable(after)
         works = [Edit(picture, before, after, each, steps, guidance) for each in seeds]
-        results = await house.engine.do_all(works)
+        results = await service.engine.do_all(works)
         return _answers([result.picture for result in results], [after] * len(seeds), seeds)
 
-    return PicturesAnswer(created=now(), data=await house.answer(request, work), size=size)
+    return PicturesAnswer(created=now(), data=await service.answer(request, work), size=size)
 
 
-def _check(house: House, count: int, size: str | None, steps: int, seed: int | None) -> tuple[str, list[int]]:
+def _check(service: Service, count: int, size: str | None, steps: int, seed: int | None) -> tuple[str, list[int]]:
     """The size drawn, and a seed for each picture, where a request for pictures is within the limits."""
-    model, limits = house.engine.model, house.settings
+    model, limits = service.engine.model, service.settings
     model.require("decoder", "draw")
     side = model.decoder.grid * model.autoencoder.patch_px
     drawn = f"{side}x{side}"
     if size not in (None, "auto", drawn):
         raise UserError(f"This model draws {drawn}, not {size}; leave out `size`.")
-    house.check_most("n", count, limits.max_pictures)
-    house.check_most("steps", steps, limits.max_steps)
+    service.check_most("n", count, limits.max_pictures)
+    service.check_most("steps", steps, limits.max_steps)
     first = new_seed() if seed is None else seed
     return drawn, [first + i for i in range(count)]
 

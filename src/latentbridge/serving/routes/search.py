@@ -16,8 +16,8 @@ from latentbridge.retrieval.filters import parse_condition
 from latentbridge.retrieval.index import Index
 from latentbridge.search import Wish
 from latentbridge.serving.documented import REFUSALS, TAKEN
-from latentbridge.serving.house import House, TheHouse
-from latentbridge.serving.json_bodies import JsonRoute
+from latentbridge.serving.engine.work import Embedded, Looking, PictureEmbedding
+from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.our_schemas import (
     Added,
     AddRequest,
@@ -30,36 +30,36 @@ from latentbridge.serving.our_schemas import (
     SearchPart,
     SearchRequest,
 )
-from latentbridge.serving.work import Embedded, Looking, PictureEmbedding
+from latentbridge.serving.service import Service, TheService
 
 router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 
 
 @router.get("/v1/index", operation_id="list_indexes")
-async def list_indexes(house: TheHouse) -> IndexList:
+async def list_indexes(service: TheService) -> IndexList:
     """All indexes."""
-    return IndexList(data=[await _card(name, house) for name in house.shelf.names()])
+    return IndexList(data=[await _card(name, service) for name in service.shelf.names()])
 
 
 @router.post("/v1/index", status_code=201, responses=TAKEN, operation_id="create_index")
-async def create_index(asked: IndexRequest, house: TheHouse) -> IndexCard:
+async def create_index(asked: IndexRequest, service: TheService) -> IndexCard:
     """A new, empty index."""
-    await asyncio.to_thread(house.shelf.create, asked.name)
-    return await _card(asked.name, house)
+    await asyncio.to_thread(service.shelf.create, asked.name)
+    return await _card(asked.name, service)
 
 
 @router.get("/v1/index/{name}", operation_id="find_index")
-async def find_index(name: str, house: TheHouse) -> IndexCard:
+async def find_index(name: str, service: TheService) -> IndexCard:
     """An index by its name."""
-    return await _card(name, house)
+    return await _card(name, service)
 
 
 @router.post("/v1/index/{name}/items", operation_id="add_items")
-async def add_items(name: str, asked: AddRequest, request: Request, house: TheHouse) -> Added:
+async def add_items(name: str, asked: AddRequest, request: Request, service: TheService) -> Added:
     """Pictures into an index, all of them or none; what has the id of an item there takes its place."""
-    house.check_most("The number of items", len(asked.items), house.settings.max_inputs)
+    service.check_most("The number of items", len(asked.items), service.settings.max_inputs)
     request.state.charge(len(asked.items))
-    index = await _index(name, house)
+    index = await _index(name, service)
     ids = [item.id for item in asked.items]
     if len(set(ids)) < len(ids):
         raise UserError("Two of the items have the same id; give every item its own.")
@@ -67,54 +67,54 @@ async def add_items(name: str, asked: AddRequest, request: Request, house: TheHo
         raise UserError(
             f"Metadata named {', '.join(PLACES)} tell where pictures are on the server; choose other names."
         )
-    works = [PictureEmbedding(await house.picture(item.image)) for item in asked.items]
+    works = [PictureEmbedding(await service.picture(item.image)) for item in asked.items]
 
     async def work() -> None:
-        found: list[Embedded] = await house.engine.do_all(works)
+        found: list[Embedded] = await service.engine.do_all(works)
         vectors = np.stack([each.vector for each in found])
         await asyncio.to_thread(index.add, ids, vectors, [item.metadata for item in asked.items])
 
-    await house.answer(request, work)
+    await service.answer(request, work)
     return Added(index=name, added=len(ids), items=len(index))
 
 
 @router.delete("/v1/index/{name}/items", operation_id="delete_items")
 async def delete_items(
-    name: str, house: TheHouse, id: Annotated[list[str], Query(min_length=1, description="May be repeated.")]
+    name: str, service: TheService, id: Annotated[list[str], Query(min_length=1, description="May be repeated.")]
 ) -> Deleted:
     """Items out of an index; ids that are not there are passed over."""
-    index = await _index(name, house)
+    index = await _index(name, service)
     gone = await asyncio.to_thread(index.delete, id)
     return Deleted(index=name, deleted=gone, items=len(index))
 
 
 @router.post("/v1/search", operation_id="search")
-async def search(asked: SearchRequest, request: Request, house: TheHouse) -> SearchAnswer:
+async def search(asked: SearchRequest, request: Request, service: TheService) -> SearchAnswer:
     """What is nearest to words, pictures and items taken together, each with its weight."""
-    house.check_most("k", asked.k, house.settings.max_hits)
+    service.check_most("k", asked.k, service.settings.max_hits)
     request.state.charge(len(asked.query) if isinstance(asked.query, list) else 1)
     parts = [SearchPart(text=asked.query)] if isinstance(asked.query, str) else asked.query
     where = [parse_condition(condition) for condition in asked.where]
-    index = await _index(asked.index, house)
-    wishes = tuple([await _wish(part, house) for part in parts])
+    index = await _index(asked.index, service)
+    wishes = tuple([await _wish(part, service) for part in parts])
     looking = Looking(index, wishes, asked.k, tuple(where))
-    hits = await house.answer(request, partial(house.engine.do, looking))
+    hits = await service.answer(request, partial(service.engine.do, looking))
     metadata = await asyncio.to_thread(index.metadata, [hit.id for hit in hits])
     found = zip(hits, metadata, strict=True)
     return SearchAnswer(index=asked.index, data=[FoundItem(id=h.id, score=h.score, metadata=m or {}) for h, m in found])
 
 
-async def _wish(part: SearchPart, house: House) -> Wish:
+async def _wish(part: SearchPart, service: Service) -> Wish:
     if part.text is not None:
-        check_text("query", part.text, house.settings.max_characters)
-    picture = None if part.image is None else await house.picture(part.image)
+        check_text("query", part.text, service.settings.max_characters)
+    picture = None if part.image is None else await service.picture(part.image)
     return Wish(words=part.text, picture=picture, item=part.item, weight=part.weight)
 
 
-async def _index(name: str, house: House) -> Index:
-    return await asyncio.to_thread(house.shelf.index, name)
+async def _index(name: str, service: Service) -> Index:
+    return await asyncio.to_thread(service.shelf.index, name)
 
 
-async def _card(name: str, house: House) -> IndexCard:
-    index = await _index(name, house)
+async def _card(name: str, service: Service) -> IndexCard:
+    index = await _index(name, service)
     return IndexCard(id=name, items=len(index), dimension=index.dimension)

@@ -6,25 +6,25 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from latentbridge.serving.documented import REFUSALS
-from latentbridge.serving.house import House, TheHouse
 from latentbridge.serving.our_schemas import Health
 from latentbridge.serving.refusals import Refusal
 from latentbridge.serving.schemas import ModelCard, ModelList
+from latentbridge.serving.service import Service, TheService
 
 router = APIRouter(responses=REFUSALS)
 
 
 @router.get("/v1/models", operation_id="list_models")
-async def list_models(house: TheHouse) -> ModelList:
+async def list_models(service: TheService) -> ModelList:
     """The one model there is."""
-    return ModelList(data=[_card(house)])
+    return ModelList(data=[_card(service)])
 
 
 @router.get("/v1/models/{name}", operation_id="find_model")
-async def find_model(name: str, house: TheHouse) -> ModelCard:
+async def find_model(name: str, service: TheService) -> ModelCard:
     """A model by its name."""
-    house.check_model(name)
-    return _card(house)
+    service.check_model(name)
+    return _card(service)
 
 
 @router.get("/healthz", operation_id="health")
@@ -34,9 +34,9 @@ async def health() -> Health:
 
 
 @router.get("/readyz", operation_id="readiness")
-async def readiness(house: TheHouse) -> Health:
+async def readiness(service: TheService) -> Health:
     """The server takes requests, and its engine does them."""
-    if not house.engine.ready:
+    if not service.engine.ready:
         raise Refusal(503, "The engine is not at work; ask again in a moment.", "not_ready")
     return Health()
 
@@ -47,10 +47,10 @@ async def readiness(house: TheHouse) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(house: TheHouse) -> Response:
+async def metrics(service: TheService) -> Response:
     """Counters in Prometheus' text format."""
-    return Response(house.engine.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+    return Response(service.engine.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _card(house: House) -> ModelCard:
-    return ModelCard(id=house.settings.model_name, created=house.started)
+def _card(service: Service) -> ModelCard:
+    return ModelCard(id=service.settings.model_name, created=service.started)

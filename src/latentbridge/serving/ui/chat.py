@@ -51,11 +51,11 @@ def tab(desk: Desk) -> None:
             part = [ImagePart(type="image_url", image_url=ImageUrl(url=await desk.data_url(files[0])))] if files else []
             asked = [*earlier, Message(role="user", content=[TextPart(type="text", text=text), *part])]
             effort = "low" if in_steps else "none"
-            ask = await ask_of(ChatRequest(messages=asked, reasoning_effort=effort), desk.house)
+            ask = await ask_of(ChatRequest(messages=asked, reasoning_effort=effort), desk.service)
             request.state.charge(ask.max_tokens)
             shown = [*shown, _line("user", text)] if text else shown
             answer = ""
-            async with aclosing(desk.house.pieces(ask)) as pieces:
+            async with aclosing(desk.service.pieces(ask)) as pieces:
                 async for piece in pieces:
                     answer += piece.text
                     told = [*shown, _line("assistant", answer)]

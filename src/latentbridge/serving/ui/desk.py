@@ -21,9 +21,9 @@ from pydantic import ValidationError
 from starlette.types import Message
 
 from latentbridge.errors import UserError
-from latentbridge.serving.house import House, png
-from latentbridge.serving.limits import kind_of
-from latentbridge.serving.rates import Rates
+from latentbridge.serving.guard.limits import kind_of
+from latentbridge.serving.guard.rates import Rates
+from latentbridge.serving.service import Service, png
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Desk:
     rates: Rates
 
     @property
-    def house(self) -> House:
-        """The house of the app that the page belongs to."""
-        return self.app.state.house
+    def service(self) -> Service:
+        """The service of the app that the page belongs to."""
+        return self.app.state.service
 
     def request(self, visit: gr.Request, path: str) -> Request:
         """What an API client would have sent to `path`, counted as that; raises Refusal where it is too much."""
@@ -63,7 +63,7 @@ class Desk:
         """The picture in a file that was dropped on the page, checked and at the model's size."""
         if file is None:
             raise UserError("There is no picture yet; drop one on the page, or choose a file.")
-        picture = await self.house.opened(await asyncio.to_thread(Path(file).read_bytes))
+        picture = await self.service.opened(await asyncio.to_thread(Path(file).read_bytes))
         return "data:image/png;base64," + png(picture)
 
 

@@ -18,7 +18,7 @@ _MOST_KEPT = 32
 
 def tab(desk: Desk) -> None:
     """Words, how to draw them, and the wall."""
-    settings = desk.house.settings
+    settings = desk.service.settings
     wall = gr.State([], time_to_live=3600)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
@@ -44,7 +44,7 @@ def tab(desk: Desk) -> None:
     ) -> tuple[Any, ...]:
         async with desk.telling():
             asked = DrawRequest(prompt=prompt, n=count, seed=chosen_seed(seed), steps=steps, guidance=guidance)
-            drawn = await draw(asked, desk.request(visit, _PATH), desk.house)
+            drawn = await draw(asked, desk.request(visit, _PATH), desk.service)
         new = [(shown(each.b64_json), f"{each.revised_prompt} (seed {each.seed})") for each in drawn.data]
         kept = [*new, *earlier][:_MOST_KEPT]
         return kept, kept

@@ -27,7 +27,7 @@ _MOVE = "(share) => ({slider_position: share, __type__: 'update'})"
 
 def tab(desk: Desk) -> None:
     """A picture and what to change; before and after."""
-    settings = desk.house.settings
+    settings = desk.service.settings
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             picture = picture_input()
@@ -52,7 +52,7 @@ def tab(desk: Desk) -> None:
             upload = UploadFile(BytesIO(base64.b64decode(before.partition(",")[2])))
             edited = await edit(
                 desk.request(visit, _PATH),
-                desk.house,
+                desk.service,
                 change,
                 upload,
                 n=1,

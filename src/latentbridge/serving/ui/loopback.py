@@ -17,7 +17,7 @@ _PATH = "/v1/loopback"
 
 def tab(desk: Desk) -> None:
     """A picture and how often to go round; the strip and its curve."""
-    most = desk.house.settings.max_rounds
+    most = desk.service.settings.max_rounds
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             picture = picture_input("First picture")
@@ -50,7 +50,7 @@ def tab(desk: Desk) -> None:
         async with desk.telling():
             start = await desk.data_url(file)
             asked = LoopbackRequest(image=start, rounds=rounds, seed=chosen_seed(seed))
-            walked = (await loopback(asked, desk.request(visit, _PATH), desk.house)).rounds
+            walked = (await loopback(asked, desk.request(visit, _PATH), desk.service)).rounds
         chain = [(shown(start), "The first picture")]
         chain += [(shown(each.b64_json), f"{n}. {each.words}") for n, each in enumerate(walked, 1)]
         likeness = [(0, "the first picture", 1.0), (0, "the one before", 1.0)]

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from gradio_client import utils as payloads
 from starlette.responses import RedirectResponse, Response
 
-from latentbridge.serving.rates import Rates
+from latentbridge.serving.guard.rates import Rates
 from latentbridge.serving.ui import chat, draw, edit, loopback, search
 from latentbridge.serving.ui.desk import Desk
 from latentbridge.serving.ui.theme import CSS, HEAD, theme
@@ -58,7 +58,7 @@ def add_page(app: FastAPI, rates: Rates) -> None:
                 tab(desk)
     for event in page.fns.values():
         event.api_visibility = "private"
-    page.queue(api_open=False, max_size=desk.house.settings.max_requests, default_concurrency_limit=None)
+    page.queue(api_open=False, max_size=desk.service.settings.max_requests, default_concurrency_limit=None)
     app.add_api_route(f"{PATH}/gradio_api/upload_progress", _uploaded, include_in_schema=False)
     gr.mount_gradio_app(
         app,

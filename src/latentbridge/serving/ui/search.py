@@ -22,7 +22,7 @@ _AGAINST = -0.5
 
 def tab(desk: Desk) -> None:
     """What to look for and where; the hits as a grid."""
-    settings = desk.house.settings
+    settings = desk.service.settings
     found = gr.State([], time_to_live=3600)
     chosen = gr.State(None, time_to_live=3600)
     with gr.Row():
@@ -55,7 +55,7 @@ def tab(desk: Desk) -> None:
             raise UserError("There is no index to look in; start the server with --indexes FOLDER and choose one.")
         conditions = [each.strip() for each in where.split(",") if each.strip()]
         asked = SearchRequest(index=index, query=parts, k=k, where=conditions)
-        hits = (await search(asked, desk.request(visit, _PATH), desk.house)).data
+        hits = (await search(asked, desk.request(visit, _PATH), desk.service)).data
         thumbs = await asyncio.to_thread(lambda: [thumbnail(hit.metadata, _THUMB_PX) for hit in hits])
         shown = [(thumb, f"{hit.score:.3f}  {hit.id}") for thumb, hit in zip(thumbs, hits, strict=True)]
         if not hits:
@@ -90,7 +90,7 @@ def tab(desk: Desk) -> None:
             return await look([SearchPart(item=item)], index, where, k, visit)
 
     def names() -> gr.Dropdown:
-        there = desk.house.shelf.names()
+        there = desk.service.shelf.names()
         return gr.Dropdown(there, value=there[0] if there else None)
 
     def choose(hits: list[FoundItem], choice: gr.SelectData) -> tuple[Any, ...]:

@@ -18,20 +18,20 @@ from PIL import Image
 from latentbridge import prompts
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
-from latentbridge.serving.engine import Engine
-from latentbridge.serving.fetch import Fetching, picture_bytes
+from latentbridge.serving.engine.engine import Engine
+from latentbridge.serving.engine.replies import Ask, Piece
+from latentbridge.serving.engine.work import Drawing
+from latentbridge.serving.guard.fetch import Fetching, picture_bytes
 from latentbridge.serving.refusals import Refusal
-from latentbridge.serving.replies import Ask, Piece
 from latentbridge.serving.settings import Settings
 from latentbridge.serving.shelf import Shelf
-from latentbridge.serving.work import Drawing
 from latentbridge.types import Conversation, Picture
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class House:
+class Service:
     """Engine, limits and indexes of one app."""
 
     engine: Engine
@@ -79,7 +79,7 @@ class House:
         """A picture of a full description."""
         return await self.engine.do(Drawing(description, seed, steps, guidance))
 
-    # --- while a request is in the house ---
+    # --- while a request is in the service ---
 
     async def answer(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
         """The result of work that has a place in the engine, within the time limit; dropped once the client hangs up."""
@@ -118,12 +118,12 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-def house_of(request: Request) -> House:
-    """The house of the app that serves a request."""
-    return request.app.state.house
+def service_of(request: Request) -> Service:
+    """The service of the app that serves a request."""
+    return request.app.state.service
 
 
-TheHouse = Annotated[House, Depends(house_of)]
+TheService = Annotated[Service, Depends(service_of)]
 
 
 def new_seed() -> int:

@@ -13,7 +13,7 @@ from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.rundir import atomic_write
-from latentbridge.serving.house import png
+from latentbridge.serving.service import png
 
 _THUMB_PX = 160
 

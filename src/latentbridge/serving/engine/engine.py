@@ -17,11 +17,11 @@ import torch
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.qwen_vl.slots import ReplySlots
-from latentbridge.serving.metrics import Metrics
-from latentbridge.serving.replies import Ask, Piece, Writing
-from latentbridge.serving.rows import make_rows_independent
+from latentbridge.serving.engine.metrics import Metrics
+from latentbridge.serving.engine.replies import Ask, Piece, Writing
+from latentbridge.serving.engine.rows import make_rows_independent
+from latentbridge.serving.engine.work import Steps, Work
 from latentbridge.serving.settings import Settings
-from latentbridge.serving.work import Steps, Work
 
 _log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ import pytest
 
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.model import Model
-from latentbridge.serving.engine import Busy, Closing, Engine
-from latentbridge.serving.metrics import Metrics
-from latentbridge.serving.replies import Ask, Piece
+from latentbridge.serving.engine.engine import Busy, Closing, Engine
+from latentbridge.serving.engine.metrics import Metrics
+from latentbridge.serving.engine.replies import Ask, Piece
+from latentbridge.serving.engine.work import Drawing, TextEmbedding
 from latentbridge.serving.settings import Settings
-from latentbridge.serving.work import Drawing, TextEmbedding
 from latentbridge.types import Conversation, Picture
 
 LONG = 400

@@ -11,7 +11,7 @@ from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.checkpoint import load
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
-from latentbridge.serving.rows import make_rows_independent
+from latentbridge.serving.engine.rows import make_rows_independent
 
 DESCRIPTION = "large red circle left, small blue star right, on white"
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentbridge.errors import UserError
-from latentbridge.serving.fetch import Fetching, is_public, picture_bytes
+from latentbridge.serving.guard.fetch import Fetching, is_public, picture_bytes
 
 ANYWHERE = Fetching(hosts=("*",), max_bytes=1_000, timeout_s=2)
 PUBLIC = "93.184.215.14"

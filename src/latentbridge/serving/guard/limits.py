@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from latentbridge.serving.keys import Keys, is_loopback
-from latentbridge.serving.rates import Rates
+from latentbridge.serving.guard.keys import Keys, is_loopback
+from latentbridge.serving.guard.rates import Rates
 from latentbridge.serving.refusals import Refusal
 
 NOBODY = "nobody"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from latentbridge.serving.json_bodies import parse_json
+from latentbridge.serving.guard.json_bodies import parse_json
 from latentbridge.serving.refusals import Refusal
 
 

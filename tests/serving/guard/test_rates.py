@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from latentbridge.errors import UserError
-from latentbridge.serving.rates import Allowance, Rates, parse_allowances
+from latentbridge.serving.guard.rates import Allowance, Rates, parse_allowances
 from latentbridge.serving.refusals import Refusal
 
 

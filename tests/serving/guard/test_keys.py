@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from latentbridge.errors import UserError
-from latentbridge.serving.keys import ENVIRONMENT, Keys, check_bind, read_keys
+from latentbridge.serving.guard.keys import ENVIRONMENT, Keys, check_bind, read_keys
 
 ADA, BOB = "ada-" + "k" * 20, "bob-" + "q" * 20
 

@@ -10,9 +10,9 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 from tests.serving.asgi import ask, header, status
 
-from latentbridge.serving.keys import ENVIRONMENT, read_keys
-from latentbridge.serving.limits import Guard, Limits, WithoutQueries, kind_of
-from latentbridge.serving.rates import Allowance, Rates
+from latentbridge.serving.guard.keys import ENVIRONMENT, read_keys
+from latentbridge.serving.guard.limits import Guard, Limits, WithoutQueries, kind_of
+from latentbridge.serving.guard.rates import Allowance, Rates
 
 KEY = "ada-" + "k" * 20
 HOST = ("Host", "localhost:8000")

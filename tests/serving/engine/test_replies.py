@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from latentbridge.serving.replies import Ask, Writing
+from latentbridge.serving.engine.replies import Ask, Writing
 from latentbridge.types import Conversation
 
 END = -1
