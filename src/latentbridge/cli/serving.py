@@ -69,13 +69,13 @@ def serve(
     with _needed("serve,ui" if ui else "serve"):
         from latentbridge.serving.api import create_app
         from latentbridge.serving.guard.fetch import Fetching
-        from latentbridge.serving.guard.limits import KINDS, Limits
+        from latentbridge.serving.guard.limits import KINDS, OTHER, Limits
         from latentbridge.serving.guard.rates import Rates, parse_allowances
         from latentbridge.serving.listening import listen
 
         if ui:
             from latentbridge.serving.ui.page import add_page
-    rates = Rates(parse_allowances(limit or [], tuple(KINDS.values())))
+    rates = Rates(parse_allowances(limit or [], (*KINDS.values(), OTHER)))
     from latentbridge.models.checkpoint import load
 
     settings = Settings(name or _last_name(model), indexes, max_requests=max_requests, request_timeout_s=timeout_s)

@@ -25,8 +25,10 @@ def make_rows_independent(model: nn.Module) -> None:
     shipped model, in float32 (docs/decisions/0010-own-engine.md): products of 4 rows and more agree bit for bit whatever
     their number, and of fewer they do not; convolutions differ at any. So products of fewer rows are filled up to 4,
     and convolutions take one picture at a time, which costs little; norms and lookups are by row anyway. Sequences of
-    different lengths are not batched at all, or padded by a rule that looks at one alone.
+    different lengths are not batched at all, or padded by a rule that looks at one alone. On several threads products are
+    cut by the number of rows, too, and four rows no longer agree with eight; so this process computes on one from here on.
     """
+    torch.set_num_threads(1)
     for module in model.modules():
         for kind, method, way in _WAYS:
             call = getattr(module, method, None)

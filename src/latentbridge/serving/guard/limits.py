@@ -35,7 +35,8 @@ KINDS = {
     "/v1/index": "index",
     "/v1/loopback": "loopback",
 }
-"""The kind of work behind a path and what lies under it; all else is `other`."""
+"""The kind of work behind a path and what lies under it; all else is `OTHER`."""
+OTHER = "other"
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ _CHECKS: tuple[Callable[[Guard, Scope, Headers], None], ...] = (
 
 def kind_of(path: str) -> str:
     """The kind of work that a path asks for."""
-    return next((kind for start, kind in KINDS.items() if path == start or path.startswith(f"{start}/")), "other")
+    return next((kind for start, kind in KINDS.items() if path == start or path.startswith(f"{start}/")), OTHER)
 
 
 def _hostname(host: str) -> str:
