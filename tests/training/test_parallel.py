@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ from latentbridge.training.fits import autoencoder as autoencoder_fit
 from latentbridge.training.loop import train
 from latentbridge.training.objectives.rewards import REWARDS
 from latentbridge.training.stage import Objective
-from latentbridge.training.stages import make_stage, posttrain, pretrain_codes
+from latentbridge.training.stages import STAGES, make_stage, posttrain, pretrain_codes
 from latentbridge.training.stages.sft import Sft
 from latentbridge.types import Conversation
 
@@ -317,6 +317,11 @@ def test_what_cannot_be_divided_is_refused(fast: Any):
     assert "sft runs in one process, not in 2; start it without torchrun" in stage
     assert "batch_size is 3" in size and "multiple of 2" in size
     assert not (fast[0] / "no").exists()
+
+
+def test_no_stage_is_left_out_here():
+    tried = {stage.kind for stage in (FAST | SLOW | POSTTRAINED | OTHERS).values()}
+    assert tried == {kind for kind, stage in STAGES.items() if cast(Any, stage).many_ranks}
 
 
 @pytest.mark.slow

@@ -56,10 +56,10 @@ class LatentPairs:
     """int64 [b], equal where pairs show the same picture, over all ranks."""
     anchors: tuple[tuple[Tensor, Tensor], ...] = ()
     """Pairs of [m e]: what is predicted and the frozen embedding it should be. None in paper or released stage 2."""
-    anchor_share: float = 1.0
-    """What this rank's m anchors count; above 1 where others have fewer (`ranks.share_of_all`)."""
     telling: Tensor | None = None
     """What it costs the model to caption drawings of z with the captions, a scalar; not in the paper."""
+    anchor_share: float = 1.0
+    """What this rank's m anchors count; above 1 where others have fewer (`ranks.share_of_all`)."""
 
 
 class LatentUMMLoss(NamedTuple):

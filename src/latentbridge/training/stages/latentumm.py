@@ -50,7 +50,8 @@ class LatentUMM(PostTrain):
         text, image = backbone.und_latent(batch.prompts), backbone.und_latent(batch.pictures)
         if self.settings.objective == "reference":
             embedded = heads.hidden_to_embed(text), heads.hidden_to_embed(image)
-            pairs = LatentPairs(*embedded, text, batch.ids, *self._targets(batch, *embedded))
+            targets, share = self._targets(batch, *embedded)
+            pairs = LatentPairs(*embedded, text, batch.ids, targets, None, share)
             roundtrip = heads.autoencode
         else:
             targets, share = self._targets(batch, heads(text), heads(image)) if heads else ((), 1.0)
@@ -59,7 +60,7 @@ class LatentUMM(PostTrain):
             if self.settings.weights.telling:
                 captions = [Conversation(((CAPTION_REQUEST, prompt),)) for prompt in batch.prompts]
                 telling = backbone.understanding_loss(captions, backbone.draw(z, batch.seeds))
-            pairs = LatentPairs(text, image, z, batch.ids, targets, share, telling)
+            pairs = LatentPairs(text, image, z, batch.ids, targets, telling, share)
             roundtrip = partial(backbone.roundtrip, seeds=batch.seeds)
         noise = rollout_noise(pairs.z, self.settings.rollouts, self.settings.sigma, rng, self.settings.objective)
         loss = latentumm_loss(pairs, roundtrip, noise, self.settings.weights, objective=self.settings.objective)
