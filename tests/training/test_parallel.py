@@ -17,6 +17,7 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.conftest import keep_sizes
 from tests.training.runs import run, run_until
 from tests.training.test_native import CONFIGS
 from tests.training.test_posttrain import Grey
@@ -38,7 +39,7 @@ from latentbridge.config import (
 )
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import starting_network
-from latentbridge.models.checkpoint import new_model, save_model, unique_state
+from latentbridge.models.checkpoint import Network, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.teachers import TEACHERS
 from latentbridge.ranks import mean_of_all, mine, rank, summed, world
@@ -71,13 +72,13 @@ POSTTRAINED = {
     **{kind: StageConfig(kind, items=8, posttrain=POSTTRAIN) for kind in ("reca", "unigame", "unicot", "latentumm")},
     "latentumm as released": StageConfig("latentumm", items=8, posttrain=replace(POSTTRAIN, objective="reference")),
     "step_grpo": StageConfig("step_grpo", grpo=GrpoConfig(generations=3, temperature=1.0, max_tokens=9)),
+    **{f"latentumm {kind}": StageConfig("latentumm", items=8, posttrain=POSTTRAIN) for kind in CONFIGS},
 }
-"""From a model that draws and whose replies end; of all others the first step is that of a new one."""
+"""From a model whose drawings follow its latents and whose replies end: in a new one rollouts are equals."""
 OTHERS = {
     "pretrain_squares": StageConfig("pretrain_squares"),
     "pretrain_codes": StageConfig("pretrain_codes"),
     **{f"pretrain_unified {kind}": StageConfig("pretrain_unified", items=8) for kind in CONFIGS},
-    **{f"latentumm {kind}": StageConfig("latentumm", items=8, posttrain=POSTTRAIN) for kind in CONFIGS},
 }
 SCENE = SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2)
 FIT_PICTURES = 64
@@ -214,8 +215,19 @@ def start_ranks(folder: Path) -> list[subprocess.Popen[bytes]]:
     return [subprocess.Popen(command, cwd=ROOT, env={**os.environ, **rendezvous, "RANK": str(rank)}) for rank in "01"]
 
 
+def start_of(config: RunConfig, small_model: Model | None) -> Network:
+    if not isinstance(config.model, ModelConfig):
+        network = new_model(config.model, config.seed)
+        keep_sizes(network, torch_rng(0, "start"))
+        return network
+    start: Any = deepcopy(small_model)
+    with torch.no_grad():
+        start.backbone.model.lm_head.weight[start.backbone.end_of_turn] *= 2
+    return start
+
+
 def both_ways(
-    folder: Path, small_config: ModelConfig, stages: dict[str, StageConfig], start: Model | None = None
+    folder: Path, small_config: ModelConfig, stages: dict[str, StageConfig], small_model: Model | None = None
 ) -> dict[str, RunConfig]:
     """The runs, made by one rank, by two, and by each up to a checkpoint and the other from there on."""
     configs = {name: run_config(small_config, name, stage) for name, stage in stages.items()}
@@ -225,7 +237,7 @@ def both_ways(
         make_quick(patch)
         for name, config in configs.items():
             if config.init:
-                save_model(start, RunDir(folder / name / "start").model)
+                save_model(start_of(config, small_model), RunDir(folder / name / "start").model)
             run_until(config, folder / name / "one then two", last=3)
         write_json(folder / "runs.json", {name: to_dict(config) for name, config in configs.items()})
         ranks = start_ranks(folder)
@@ -330,10 +342,7 @@ def test_no_stage_is_left_out_here():
 def test_more_stages_train_on_two_ranks_as_on_one(
     tmp_path: Path, small_config: ModelConfig, small_model: Model, name: str
 ):
-    start = deepcopy(small_model)
-    with torch.no_grad():
-        start.backbone.model.lm_head.weight[start.backbone.end_of_turn] *= 2
-    config = both_ways(tmp_path, small_config, {name: (SLOW | POSTTRAINED | OTHERS)[name]}, start)[name]
+    config = both_ways(tmp_path, small_config, {name: (SLOW | POSTTRAINED | OTHERS)[name]}, small_model)[name]
     check(tmp_path / name, config)
 
 
