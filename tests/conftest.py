@@ -75,7 +75,7 @@ def small_janus() -> JanusPro:
 
     sizes = TinyJanusConfig(width=32, num_layers=2, num_heads=2, image_size_px=32, codebook_size=61)
     model = new_model(sizes, seed=0)
-    _keep_sizes(model, torch_rng(0, "small janus"))
+    keep_sizes(model, torch_rng(0, "small janus"))
     model.max_tokens = 5
     return model
 
@@ -90,7 +90,7 @@ def small_harmon() -> Harmon:
     )
     sizes = TinyHarmonConfig(width=32, num_layers=2, num_heads=2, mar=mar, autoencoder="kl", vae_channels=8)
     model = new_model(sizes, seed=0)
-    _keep_sizes(model, torch_rng(0, "small harmon"))
+    keep_sizes(model, torch_rng(0, "small harmon"))
     model.drawing_steps, model.denoising_steps, model.max_tokens = 3, 3, 5
     return model
 
@@ -107,12 +107,12 @@ def small_bagel() -> Bagel:
         width=32, num_layers=2, num_heads=2, num_kv_heads=1, image_size_px=32, eye_patch_px=7, autoencoder="kl"
     )
     model = new_model(sizes, seed=0)
-    _keep_sizes(model, torch_rng(0, "small bagel"))
+    keep_sizes(model, torch_rng(0, "small bagel"))
     model.steps, model.roundtrip_steps, model.max_tokens = 3, 2, 5
     return model
 
 
-def _keep_sizes(model: nn.Module, rng: torch.Generator) -> None:
+def keep_sizes(model: nn.Module, rng: torch.Generator) -> None:
     """Random matrices that keep the size of what passes."""
     import torch
 

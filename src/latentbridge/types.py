@@ -21,6 +21,8 @@ class Conversation:
 
     turns: tuple[tuple[str, str], ...]
     picture: Picture | None = None
+    counts: bool = True
+    """Whether a model that trains on it learns its replies, or only reads it."""
 
 
 @dataclass(frozen=True)

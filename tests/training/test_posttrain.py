@@ -207,7 +207,8 @@ def test_the_teacher_anchors_the_pairs_it_knows(small_model: Model):
     known = torch.tensor([Grey().knows(prompt) for prompt in batch.prompts])
     assert 0 < known.sum() < SIZE
     predicted = torch.eye(3)
-    (text, said), (image, seen) = stage._targets(batch, predicted, 2 * predicted)
+    ((text, said), (image, seen)), share = stage._targets(batch, predicted, 2 * predicted)
+    assert share == 1
     assert torch.equal(text, predicted[known]) and torch.equal(image, 2 * predicted[known])
     everything = stage.anchors.of([stage.item(index) for index in range(7)])
     expected = torch.nn.functional.normalize(
@@ -217,7 +218,7 @@ def test_the_teacher_anchors_the_pairs_it_knows(small_model: Model):
     torch.testing.assert_close(said, expected)
     assert seen.shape == said.shape and not torch.allclose(seen, said)
     released: Any = objective(small_model, "latentumm", teacher="grey", objective="reference").stage
-    (_, raw), _ = released._targets(batch, predicted, predicted)
+    ((_, raw), _), _ = released._targets(batch, predicted, predicted)
     assert raw[:, 2].tolist() == [1.0] * int(known.sum())  # as the teacher gave them
 
 

@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from latentbridge.models.condition import Condition, map_condition
+from latentbridge.ranks import chance
 
 Predict = Callable[[Tensor, Tensor, Any], Tensor]
 """(noisy image latents [b c h w], timesteps [b], condition) -> prediction [b c h w]; the condition is a `Condition`."""
@@ -69,10 +71,13 @@ def diffusion_loss(
     return noised_loss(predict, scheduler, clean, condition, *draw_noise(scheduler, clean.shape, rng))
 
 
-def draw_noise(scheduler: Scheduler, shape: Sequence[int], rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Noise of a shape [b c h w], and a timestep for each row, int64 [b]."""
-    noise = torch.randn(tuple(shape), generator=rng)
-    return noise, torch.randint(0, len(scheduler.alphas_cumprod), (shape[0],), generator=rng)
+def draw_noise(
+    scheduler: Scheduler, shape: Sequence[int], rng: torch.Generator, rows_dim: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Noise of a shape [... c h w], and a timestep for each [c h w], int64 [...]; the batch's rows lie along `rows_dim`."""
+    any_timestep = partial(torch.randint, 0, len(scheduler.alphas_cumprod))
+    noise = chance(torch.randn, shape, rng, rows_dim)
+    return noise, chance(any_timestep, shape[:-3], rng, rows_dim)
 
 
 def noised_loss(

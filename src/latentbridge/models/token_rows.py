@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from latentbridge.ranks import mean_of_all
+
 IGNORED_LABEL = -100
 
 
@@ -34,10 +36,11 @@ def last_tokens(rows: Rows, counts: Sequence[int]) -> Tensor:
 
 
 def reply_loss(head: Callable[[Tensor], Tensor], states: Tensor, labels: Sequence[Sequence[int]]) -> Tensor:
-    """Mean next-token cross-entropy of states [b s h] over the `labels` of their rows that are not ignored."""
+    """Mean next-token cross-entropy of states [b s h] over the `labels` of their rows that are not ignored, of all ranks."""
     answers = padded(labels, IGNORED_LABEL).ids[:, 1:]
     answered = answers != IGNORED_LABEL
-    return F.cross_entropy(head(states[:, :-1][answered]).float(), answers[answered])
+    total = F.cross_entropy(head(states[:, :-1][answered]).float(), answers[answered], reduction="sum")
+    return mean_of_all(total, answered.sum())
 
 
 def position_ids(mask: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
 from latentbridge.errors import UserError
+from latentbridge.ranks import summed
 from latentbridge.rundir import RunDir, read_json, write_json
 from latentbridge.training import parallel
 from latentbridge.types import LossOutputs
@@ -119,7 +120,7 @@ class DivergenceGuard:
     def check_weights(self, step: int, named: Mapping[str, nn.Parameter]) -> None:
         """After the optimizers of `step`, before anything is saved."""
         spoiled = [not torch.isfinite(parallel.local(parameter)).all() for parameter in named.values()]
-        counts = parallel.summed(torch.tensor(spoiled, dtype=torch.int64)).tolist()  # so that all ranks stop
+        counts = summed(torch.tensor(spoiled, dtype=torch.int64)).tolist()  # so that all ranks stop
         wrong = [name for name, count in zip(named, counts, strict=True) if count]
         if wrong:
             more = f" and {len(wrong) - 1} others" if wrong[1:] else ""

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from latentbridge.config import RunConfig
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import Network
+from latentbridge.ranks import summed, world
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir
 from latentbridge.training import parallel
@@ -43,7 +44,7 @@ class Learner:
         if config.bf16:
             _write_out_attention(model)
         recompute(model, config.recompute)
-        parallel.shard(self.objective)
+        parallel.shard(self.objective, stage.by_block)
         self.named = moving(dict(self.objective.named_parameters()), stage, config)
         for name, parameter in self.objective.named_parameters():
             parameter.requires_grad_(name in self.named)
@@ -61,10 +62,10 @@ class Learner:
         rate = schedule(step, self.config.steps, self.config.optim)
         outputs = self._losses(batch)
         loss = cast(Tensor, outputs.loss)
-        mean = parallel.summed(loss).item() / parallel.world()  # the same on every rank, so that all stop
+        mean = summed(loss).item() / world()  # the same on every rank, so that all stop
         self.guard.check_loss(step, self.objective.stage.phase(step), mean, outputs)
         shares: dict[str, float] = {}
-        if logged and parallel.world() == 1:
+        if logged and world() == 1:
             shares = gradient_shares(cast(dict[str, Tensor], outputs.terms), self.named.values())
         loss.backward()
         norm = parallel.clip_gradients(self.named.values(), self.config.optim.clip_norm)

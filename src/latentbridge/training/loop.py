@@ -17,6 +17,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.adapters import merge_adapter, save_adapter
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import save_model, shipped
+from latentbridge.ranks import world
 from latentbridge.recipes.real import RELEASES
 from latentbridge.rundir import RunDir, describe_environment, read_json, write_json
 from latentbridge.training import parallel
@@ -137,7 +138,7 @@ def _starts(config: RunConfig, run: RunDir) -> list[tuple[str, Path]]:
 
 def _check_ranks(config: RunConfig, stage: Stage) -> None:
     """Raises UserError where a run cannot be divided among the processes that were started."""
-    ranks = parallel.world()
+    ranks = world()
     if ranks > 1 and not stage.many_ranks:
         raise UserError(
             f"The stage {config.stage.kind} runs in one process, not in {ranks}; start it without torchrun."

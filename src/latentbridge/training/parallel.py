@@ -1,19 +1,18 @@
-"""Many processes that train as one: whose rows are whose, what is counted over all, and weights in shards (FSDP2).
+"""Many processes that train as one: how they meet, and weights in shards (FSDP2, which averages the gradients).
 
-`torchrun` starts the processes, here called ranks. All draw the same global batch and each takes its rows, so a run sees
-the same data and noise on any number of ranks; each returns a loss whose mean over ranks is the loss of the whole batch,
-and FSDP averages the gradients. In a process that was started alone everything here hands back what it was given.
+Whose rows are whose, and what is counted over all, is in `latentbridge/ranks.py`. In a process that was started alone
+everything here hands back what it was given.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -21,22 +20,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
-RowsT = TypeVar("RowsT", list, Tensor, np.ndarray)
+from latentbridge.ranks import mine, rank, summed, world
+from latentbridge.types import Conversation
 
 _PATIENCE = timedelta(hours=12)
 """How long a rank waits for the others, one of which may be filling a cache; where one dies, torchrun ends them all."""
 _MORE_BLOCKS = ("HunyuanDiTBlock",)
 """Blocks of networks that do not list them as `_no_split_modules`, the libraries' word for layers to keep together."""
-
-
-def rank() -> int:
-    """This process's number, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def world() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def leads() -> bool:
@@ -77,27 +67,19 @@ def wait_for_all() -> None:
 # --- rows and means --------------------------------------------------------------------------------
 
 
-def mine(rows: RowsT) -> RowsT:
-    """This rank's rows of the global batch: every world-th, beginning with its own number."""
-    return rows[rank() :: world()]
+def lent(talks: Sequence[Conversation]) -> list[int]:
+    """The number of the conversation that this rank reads beside its own: of the first with a picture, where none of its own has one.
 
-
-def summed(value: Tensor) -> Tensor:
-    """The sum over ranks, without gradient."""
-    if world() == 1:
-        return value.detach()
-    value = value.detach().clone()
-    dist.all_reduce(value)
-    return value
-
-
-def mean_of_all(total: Tensor, count: Tensor) -> Tensor:
-    """A loss that is the mean of something over the valid places of all ranks, of which each has another number.
-
-    `total` is the sum over this rank's places and `count` their number or weight, 1 or more where there are any. The mean
-    over ranks of what is returned is the sum of all totals over the sum of all counts, and 0 where nothing counts.
+    Gradients are averaged parameter by parameter, so a rank whose rows leave the eye alone reads another's picture; it
+    must not count.
     """
-    return total * world() / summed(count).clamp(min=1)
+    seeing = [index for index, talk in enumerate(talks) if talk.picture is not None]
+    return seeing[:1] if not any(index % world() == rank() for index in seeing) else []
+
+
+def my_talks(talks: Sequence[Conversation]) -> list[Conversation]:
+    """This rank's conversations, and the `lent` one, whose replies do not count."""
+    return [*mine(list(talks)), *(replace(talks[index], counts=False) for index in lent(talks))]
 
 
 def averaged(values: Mapping[str, float]) -> dict[str, float]:
@@ -120,8 +102,8 @@ def told(number: int) -> int:
 # --- weights in shards -----------------------------------------------------------------------------
 
 
-def shard(objective: nn.Module) -> None:
-    """Split all parameters over the ranks: by transformer block, and the rest with the root, whose forward gathers it.
+def shard(objective: nn.Module, by_block: bool = True) -> None:
+    """Split all parameters over the ranks: `by_block` of transformers, and the rest with the root, whose forward gathers it.
 
     A block stays with the root where others read its parameters, as the aligner's do with the relative position bias.
     """
@@ -129,7 +111,7 @@ def shard(objective: nn.Module) -> None:
         return
     device = next(objective.parameters()).device.type
     mesh = init_device_mesh(device, (world(),))
-    modules = list(objective.modules())
+    modules = list(objective.modules()) if by_block else []
     blocks = {name for module in modules for name in getattr(module, "_no_split_modules", None) or ()}
     for module in modules:
         alone = not any("relative_attention_bias" in name for name, _ in module.named_parameters())

@@ -15,6 +15,7 @@ from latentbridge.data.shapes.tasks import put
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.model import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies, sample_replies
+from latentbridge.ranks import mine
 from latentbridge.rng import torch_rng
 from latentbridge.training.objectives.rewards import grade, weigh
 from latentbridge.types import Picture
@@ -37,9 +38,12 @@ class Rollouts:
 def roll_out(
     backbone: QwenVL, problems: Sequence[tuple[Picture, Problem]], settings: GrpoConfig, seed: int, step: int
 ) -> Rollouts:
-    """A group of replies to each problem; reply i of a step is a function of (seed, step, i) and the weights alone."""
+    """A group of replies to each of this rank's problems; reply i of a step, counted over the problems of all ranks, is a
+    function of (seed, step, i) and the weights alone."""
     began = time.perf_counter()
     count = settings.generations
+    places = [number * count + copy for number in mine(list(range(len(problems)))) for copy in range(count)]
+    problems = mine(list(problems))
     prompts = backbone.tokenize([put(problem, picture) for picture, problem in problems], open_ended=True, pad="left")
     replies = sample_replies(
         backbone,
@@ -47,7 +51,7 @@ def roll_out(
         copies=count,
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
-        generators=[torch_rng(seed, "rollout", step, index) for index in range(count * len(problems))],
+        generators=[torch_rng(seed, "rollout", step, place) for place in places],
     )
     seconds = time.perf_counter() - began
     texts = [

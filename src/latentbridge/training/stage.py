@@ -23,6 +23,9 @@ class Stage(Protocol):
     """The kinds of network it can train."""
     many_ranks: bool = False
     """Whether `batch` and `loss` know of other ranks (`training/parallel.py`); one that does not runs in one process."""
+    by_block: bool = True
+    """Whether ranks gather weights block by block, for which each must call the same blocks equally often in `loss`; else
+    they gather all at once for a step, and call what they like."""
     rollouts: bool = False
     """Whether `batch` asks the model as it has become; it then has its weights whole on every rank, and no batch is made ahead."""
     runs: Path = Path("runs")

@@ -140,8 +140,8 @@ def test_the_head_learns_masked_tokens_of_its_own_picture(harmon: Harmon, monkey
     )
     monkeypatch.setattr(
         harmon_module,
-        "diffusion_loss",
-        lambda head, scheduler, tokens, states, rng: clean.append(torch.cat([tokens[:, 0, :, 0], states], dim=1)),
+        "noised_loss",
+        lambda head, scheduler, tokens, states, *noise: clean.append(torch.cat([tokens[:, 0, :, 0], states], dim=1)),
     )
     for seed in range(12):
         harmon.generation_loss(["a star"] * 40, [], torch_rng(seed, "loss"))
@@ -167,7 +167,7 @@ def test_a_picture_drawn_again_follows_a_reading_that_is_held_still(harmon: Harm
 
     tokens, drawn = harmon._tokens_of(pictures), []
     monkeypatch.setattr(
-        harmon_module, "diffusion_loss", lambda head, scheduler, clean, states, rng: drawn.append((clean, states))
+        harmon_module, "noised_loss", lambda head, scheduler, clean, states, *noise: drawn.append((clean, states))
     )
     harmon.reconstruction_loss(pictures, torch_rng(0, "loss"))
     places = torch.rand(2, NUM_TOKENS, generator=_after_the_share("loss")).argsort(1)

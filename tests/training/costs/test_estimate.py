@@ -96,6 +96,14 @@ def test_ranks_share_memory_and_work() -> None:
     assert dearer.hours == pytest.approx(2 * found.hours) and dearer.cost == pytest.approx(4 * found.cost)
 
 
+def test_ranks_that_gather_all_weights_at_once_have_them_and_their_gradients_beside_their_shards() -> None:
+    stage = StageConfig("posttrain_sft", items=8)
+    found = estimate(RunConfig("post", stage, steps=1, batch_size=4, bf16=False), ranks=4)
+    assert found.weights == pytest.approx(4 * found.parameters * (1 / 4 + 1) / GIB)
+    assert found.gradients == pytest.approx(4 * found.moving * (1 / 4 + 1) / GIB)
+    assert found.average == pytest.approx(4 * found.moving / 4 / GIB)
+
+
 # --- the method, against what a step really does -------------------------------------------------
 
 

@@ -17,6 +17,9 @@ class UnifiedBackbone(Protocol):
     Every method takes a batch, and no item's result depends on its batch-mates. Pictures may have any size. Where
     `seeds` are given, row j uses `seeds[j % len(seeds)]`, so that all rollouts of a pair share its randomness and differ
     by their latents alone; nothing draws from a global generator.
+
+    The mean of a loss over ranks is that of the whole batch: a mean over tokens is `ranks.mean_of_all`, and what is
+    drawn for rows from a loss's `rng` is `ranks.chance`.
     """
 
     def und_latent(self, items: Sequence[Picture] | Sequence[str]) -> Tensor:

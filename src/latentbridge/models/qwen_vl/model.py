@@ -17,6 +17,7 @@ from latentbridge.models.qwen_vl.patches import patchify
 from latentbridge.models.qwen_vl.sampling import sample_replies
 from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.models.vocabulary import token_id
+from latentbridge.ranks import mean_of_all
 from latentbridge.types import Conversation, Picture
 
 Positions = Literal["mrope", "reference_1d"]
@@ -164,22 +165,17 @@ class QwenVL(nn.Module):
         return list(cast(Sequence[Tensor], found.pooler_output))  # pyright: ignore
 
     def language_loss(self, batch: TokenBatch, seen: Tensor | None = None) -> Tensor:
-        """Mean next-token cross-entropy over the labelled positions, each reply counting by the root of its length.
+        """Mean next-token cross-entropy over the labelled positions of all ranks, each reply counting by the root of its length.
 
         A plain mean over tokens lets descriptions drown answers of one word (square averaging, arXiv 2412.05271).
         """
-        total, weight = self.language_sum(batch, seen)
-        return total / weight
-
-    def language_sum(self, batch: TokenBatch, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The weighted sum of which `language_loss` is the mean, and the sum of the weights; 0 where nothing is labelled."""
         hidden = self.hidden(batch, seen)[:, :-1]
         targets = batch.labels[:, 1:]
         chosen = targets != IGNORED_LABEL
         weights = batch.weights[:, 1:][chosen]
         logits = self.model.lm_head(hidden[chosen])
         losses = nn.functional.cross_entropy(logits.float(), targets[chosen], reduction="none")
-        return (losses * weights).sum(), weights.sum()
+        return mean_of_all((losses * weights).sum(), weights.sum())
 
     @torch.no_grad()
     def reply(
@@ -231,7 +227,7 @@ class QwenVL(nn.Module):
         return processed["pixel_values"], processed["image_grid_thw"]
 
     def _tokens(self, conversation: Conversation, image_tokens: int, open_ended: bool) -> tuple[list[int], list[range]]:
-        """Token ids, and where the replies stand in them."""
+        """Token ids, and where the replies that count stand in them."""
         ids: list[int] = []
         replies: list[range] = []
         before = f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n" if self.system_prompt else ""
@@ -243,7 +239,7 @@ class QwenVL(nn.Module):
             if not (open_ended and index == len(conversation.turns) - 1):
                 asked = len(ids)
                 ids += [*self._encode(assistant), self.end_of_turn]
-                replies.append(range(asked, len(ids)))
+                replies += [range(asked, len(ids))] if conversation.counts else []
             before, image = "\n", ""
         return ids, replies
 

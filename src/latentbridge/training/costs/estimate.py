@@ -2,7 +2,9 @@
 
 How it is made. The network is built on the meta device; what moves is what `stage.moving` says. Per rank, fully sharded:
 
-  weights, gradients, EMA   4 bytes a parameter (all of them; those that move), as the loop keeps them
+  weights, gradients, EMA   4 bytes a parameter (all of them; those that move), as the loop keeps them; of several ranks
+                            each has its shards, and where weights are not gathered by block (`Stage.by_block`) the
+                            first two whole beside them
   optimiser                 8 bytes a moving parameter under AdamW, 4 under Muon
   bfloat16 copies           2 bytes a moving parameter, which autocast keeps during a step
   activations               for each pass with gradient (`training/costs/passes.py`) the input and the output of every linear layer,
@@ -106,7 +108,8 @@ def estimate(
         "copies": 2 * moved * config.bf16,
         "activations": config.batch_size * activation_bytes(network, found, bytes_each, config.recompute),
     }
-    shares = {name: value / ranks / GIB for name, value in memory.items()}
+    whole = ("weights", "gradients") if ranks > 1 and not stage.by_block else ()
+    shares = {name: value * (1 / ranks + (name in whole)) / GIB for name, value in memory.items()}
     hours = config.steps * flops / (tflops * 1e12 * ranks) / 3600
     return Estimate(
         count,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentbridge.models.omnibridge.aligner import draw_legacy_probability, draw_replaced, mix_convex
-from latentbridge.training.parallel import mine, world
+from latentbridge.ranks import mine, world
 
 BetaSchedule = Literal["none", "step", "linear", "cosine", "ladder"]
 _LADDER = (0, 0.005, 0.15, 0.75, 0.99, 2)

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from latentbridge.config import LatentUMMWeights
 from latentbridge.errors import UserError
+from latentbridge.ranks import chance
 from latentbridge.training.objectives.losses import retrieval_loss
 
 Objective = Literal["anchored", "reference"]
@@ -54,9 +55,11 @@ class LatentPairs:
     ids: Tensor
     """int64 [b], equal where pairs show the same picture, over all ranks."""
     anchors: tuple[tuple[Tensor, Tensor], ...] = ()
-    """Pairs of [b e]: what is predicted and the frozen embedding it should be. None in paper or released stage 2."""
+    """Pairs of [m e]: what is predicted and the frozen embedding it should be. None in paper or released stage 2."""
     telling: Tensor | None = None
     """What it costs the model to caption drawings of z with the captions, a scalar; not in the paper."""
+    anchor_share: float = 1.0
+    """What this rank's m anchors count; above 1 where others have fewer (`ranks.share_of_all`)."""
 
 
 class LatentUMMLoss(NamedTuple):
@@ -125,7 +128,7 @@ def latentumm_loss(
         errors = [mean_distance(predicted, target, distance) for predicted, target in pairs.anchors]
         contrast = contrastive_separation(text, image, pairs.ids, temperature)
         telling = none if pairs.telling is None else pairs.telling
-    anchor = torch.stack(errors).mean() if errors else none
+    anchor = pairs.anchor_share * torch.stack(errors).mean() if errors else none
     preference = preference_loss(scores, objective) if len(scores) > 1 else none
     terms = dict(zip(TERMS, (modal, task, preference, anchor, contrast, telling), strict=True))
     weighted = {name: getattr(weights, name) * term for name, term in terms.items()}
@@ -162,10 +165,10 @@ def rollout_noise(
     also draws in the latent's own precision, where bfloat16 loses up to half of it (W3).
     """
     if objective == "reference":
-        return sigma * torch.randn(count, *z.shape, generator=rng).to(z.device)
+        return sigma * chance(torch.randn, (count, *z.shape), rng, dim=1).to(z.device)
     if count % 2:
         raise UserError(f"There are {count} rollouts; anchored noise comes in pairs, so give an even number.")
-    half = torch.randn(count // 2, *z.shape, generator=rng).to(z.device)
+    half = chance(torch.randn, (count // 2, *z.shape), rng, dim=1).to(z.device)
     rms = z.detach().float().square().mean(-1, keepdim=True).sqrt()
     return sigma * rms * torch.cat([half, -half])
 

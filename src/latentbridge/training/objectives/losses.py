@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentbridge.training.parallel import mean_of_all, rank, world
+from latentbridge.ranks import mean_of_all, rank, world
 
 
 class RetrievalLoss(NamedTuple):

@@ -19,15 +19,15 @@ from latentbridge.data.stores.features import cached_features
 from latentbridge.data.stores.journal import Ragged
 from latentbridge.data.worlds import AlignItem, Mixture
 from latentbridge.models.checkpoint import unique_state
-from latentbridge.models.diffusion import draw_noise, noised_loss
+from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.aligner import init_from_t5
 from latentbridge.models.omnibridge.model import Model
+from latentbridge.ranks import mine
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.second_view import fit_second_view
 from latentbridge.training.items import ItemOrder
 from latentbridge.training.objectives.annealing import ANNEALED_SHARE, mixed_inputs
 from latentbridge.training.objectives.losses import distillation_loss, retrieval_loss
-from latentbridge.training.parallel import mine
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
 
@@ -133,9 +133,7 @@ class Align(Stage):
         loss = stage.distillation_weight * distillation
         parts = {"distillation": float(distillation.detach())}
         if stage.diffusion_weight:
-            clean = batch.image_latents
-            noise, timesteps = draw_noise(model.scheduler, (self.config.batch_size, *clean.shape[1:]), rng)
-            diffusion = noised_loss(model.decoder, model.scheduler, clean, condition, mine(noise), mine(timesteps))
+            diffusion = diffusion_loss(model.decoder, model.scheduler, batch.image_latents, condition, rng)
             loss = loss + stage.diffusion_weight * diffusion
             parts["diffusion"] = float(diffusion.detach())
         if stage.retrieval_weight:

@@ -14,6 +14,7 @@ from latentbridge.models.checkpoint import Network
 from latentbridge.models.latent_heads import LatentHeads
 from latentbridge.models.teachers import load_teacher
 from latentbridge.prompts import CAPTION_REQUEST
+from latentbridge.ranks import share_of_all, summed
 from latentbridge.training.objectives.anchors import Anchors
 from latentbridge.training.objectives.latentumm import LatentPairs, centre, latentumm_loss, rollout_noise
 from latentbridge.training.stages.native import PairBatch, Terms
@@ -49,28 +50,35 @@ class LatentUMM(PostTrain):
         text, image = backbone.und_latent(batch.prompts), backbone.und_latent(batch.pictures)
         if self.settings.objective == "reference":
             embedded = heads.hidden_to_embed(text), heads.hidden_to_embed(image)
-            pairs = LatentPairs(*embedded, text, batch.ids, self._targets(batch, *embedded))
+            targets, share = self._targets(batch, *embedded)
+            pairs = LatentPairs(*embedded, text, batch.ids, targets, None, share)
             roundtrip = heads.autoencode
         else:
-            targets = self._targets(batch, heads(text), heads(image)) if heads else ()
+            targets, share = self._targets(batch, heads(text), heads(image)) if heads else ((), 1.0)
             z = backbone.gen_latent(batch.prompts, batch.seeds)
             telling = None
             if self.settings.weights.telling:
                 captions = [Conversation(((CAPTION_REQUEST, prompt),)) for prompt in batch.prompts]
                 telling = backbone.understanding_loss(captions, backbone.draw(z, batch.seeds))
-            pairs = LatentPairs(text, image, z, batch.ids, targets, telling)
+            pairs = LatentPairs(text, image, z, batch.ids, targets, telling, share)
             roundtrip = partial(backbone.roundtrip, seeds=batch.seeds)
         noise = rollout_noise(pairs.z, self.settings.rollouts, self.settings.sigma, rng, self.settings.objective)
         loss = latentumm_loss(pairs, roundtrip, noise, self.settings.weights, objective=self.settings.objective)
         return Terms(loss.weighted, loss.parts())
 
-    def _targets(self, batch: PairBatch, text: Tensor, image: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-        """What is predicted of captions and pictures [b e] against what the teacher says, where it knows the pair."""
+    def _targets(
+        self, batch: PairBatch, text: Tensor, image: Tensor
+    ) -> tuple[tuple[tuple[Tensor, Tensor], ...], float]:
+        """What is predicted of captions and pictures [b e] against what the teacher says, where it knows the pair, and
+        what that counts beside other ranks' pairs. One that knows none of its own compares the first with nothing, at 0."""
         if self.anchors is None:
-            return ()
+            return (), 1.0
         rows, said, seen = self.anchors.of(list(zip(batch.pictures, batch.prompts, strict=True)))
+        if not summed(torch.tensor(len(rows))):
+            return (), 1.0
+        share = share_of_all(len(rows))
         if not len(rows):
-            return ()
+            rows, said, seen = torch.tensor([0]), torch.zeros_like(text[:1]), torch.zeros_like(image[:1])
         if self.settings.objective == "anchored":
             said, seen = centre(said, self.anchors.text_mean), centre(seen, self.anchors.image_mean)
-        return (text[rows], said), (image[rows], seen)
+        return ((text[rows], said), (image[rows], seen)), share

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from latentbridge.config import RunConfig
 from latentbridge.data.shapes.render import patch_owners
@@ -14,7 +15,10 @@ from latentbridge.data.shapes.scenes import COLOURS, MAX_THINGS, SHAPES, SIZES, 
 from latentbridge.data.shapes.tasks import converse
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
+from latentbridge.models.token_rows import IGNORED_LABEL
+from latentbridge.ranks import mean_of_all, mine
 from latentbridge.rng import numpy_rng
+from latentbridge.training.parallel import lent, my_talks
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
 
@@ -27,7 +31,8 @@ class WarmupBatch:
 
     conversations: TokenBatch
     labels: Tensor
-    """int64 [3, pictures, patches]: shape, colour and size of the thing at each image token; 0 is background."""
+    """int64 [3, pictures, patches]: shape, colour and size of the thing at each image token; 0 is background, and a
+    picture that another rank lent has IGNORED_LABEL."""
 
 
 class PretrainBackbone(Stage):
@@ -36,6 +41,8 @@ class PretrainBackbone(Stage):
     The labels are ones only a renderer has, so this stands in for a pretrained vision tower and is no part of the
     method (spec trials, stage 1). The number of things grows over the run: one, then two, then four.
     """
+
+    many_ranks = True
 
     def __init__(self, config: RunConfig):
         self.config = config
@@ -60,20 +67,24 @@ class PretrainBackbone(Stage):
             talks = [converse(scene, rng, self.config.stage.tasks) for scene in drawn]
         sizes = model.config.backbone
         patch_px = sizes.patch_size_px * sizes.merge_size
-        shown = [scene for scene, talk in zip(drawn, talks, strict=True) if talk.picture is not None]
+        shown = [scene for scene, talk in mine(list(zip(drawn, talks, strict=True))) if talk.picture is not None]
         labels = [_token_labels(scene, patch_px) for scene in shown]
-        return WarmupBatch(model.backbone.tokenize(talks), torch.from_numpy(np.stack(labels, axis=1)))
+        labels += [np.full_like(_token_labels(drawn[index], patch_px), IGNORED_LABEL) for index in lent(talks)]
+        return WarmupBatch(model.backbone.tokenize(my_talks(talks)), torch.from_numpy(np.stack(labels, axis=1)))
 
     def loss(self, model: Model, batch: WarmupBatch, rng: torch.Generator, heads: nn.ModuleList) -> LossOutputs:
         tokens = model.backbone.picture_tokens(batch.conversations)
         language = model.backbone.language_loss(batch.conversations, tokens)
         dense = torch.stack(
-            [
-                nn.functional.cross_entropy(head(tokens).float().flatten(0, 1), labels.flatten())
-                for head, labels in zip(heads, batch.labels, strict=True)
-            ]
+            [_label_loss(head(tokens), labels) for head, labels in zip(heads, batch.labels, strict=True)]
         ).sum()
         return LossOutputs(language + dense, {"language": float(language.detach()), "dense": float(dense.detach())})
+
+
+def _label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits [pictures patches n] over the labels of all ranks."""
+    total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+    return mean_of_all(total, (labels != IGNORED_LABEL).sum())
 
 
 def _token_labels(scene: Scene, patch_px: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
 from latentbridge.models.backbones.janus.codes import codes_loss, init_codes, squares_loss
 from latentbridge.models.backbones.janus.model import JanusPro
+from latentbridge.ranks import mine
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.training.fits.autoencoder import sample_pictures
 from latentbridge.training.stage import Stage
@@ -26,6 +27,9 @@ class PretrainSquares(Stage):
     """
 
     trains = ("janus",)
+    many_ranks = True
+    by_block = False
+    """The quantiser, a block of its own to transformers, is read without being called."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -36,7 +40,7 @@ class PretrainSquares(Stage):
 
     def batch(self, model: JanusPro, step: int) -> list[Picture]:
         rng = numpy_rng(self.config.seed, "pretrain codes", step)
-        return [self.worlds.pick(rng, number).depict(rng)[0] for number in self.config.samples(step)]
+        return mine([self.worlds.pick(rng, number).depict(rng)[0] for number in self.config.samples(step)])
 
     def loss(self, model: JanusPro, batch: list[Picture], rng: torch.Generator, heads: Any) -> LossOutputs:
         loss = squares_loss(model.model.model.vqmodel, model.pixel_values(batch))

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
-from latentbridge.models.diffusion import draw_noise, noised_loss
+from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.model import Model
+from latentbridge.ranks import mine
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.autoencoder import fit_autoencoder
-from latentbridge.training.parallel import mine
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
 
@@ -62,6 +62,5 @@ class PretrainDecoder(Stage):
     def loss(self, model: Model, batch: DrawBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
         condition = model.text_condition(batch.texts)
         clean: Tensor = model.encode_pictures(batch.pictures)
-        noise, timesteps = draw_noise(model.scheduler, (self.config.batch_size, *clean.shape[1:]), rng)
-        loss = noised_loss(model.decoder, model.scheduler, clean, condition, mine(noise), mine(timesteps))
+        loss = diffusion_loss(model.decoder, model.scheduler, clean, condition, rng)
         return LossOutputs(loss, {"diffusion": float(loss.detach())})

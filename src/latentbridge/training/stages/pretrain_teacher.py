@@ -13,9 +13,9 @@ from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import MAX_THINGS, distinct_scenes
 from latentbridge.models.dual_encoder import DualEncoder
+from latentbridge.ranks import mine
 from latentbridge.rng import numpy_rng
 from latentbridge.training.objectives.losses import retrieval_loss
-from latentbridge.training.parallel import mine
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs, Picture
 

@@ -9,9 +9,8 @@ from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
-from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.rng import numpy_rng
-from latentbridge.training.parallel import mean_of_all, mine
+from latentbridge.training.parallel import my_talks
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
 
@@ -31,13 +30,9 @@ class Sft(Stage):
     def batch(self, model: Model, step: int) -> TokenBatch:
         rng = numpy_rng(self.config.seed, "sft", step)
         talks = [self.worlds.pick(rng, number).converse(rng) for number in self.config.samples(step)]
-        own, seeing = mine(talks), [talk for talk in talks if talk.picture is not None]
-        lent = [] if any(talk.picture is not None for talk in own) else seeing[:1]
-        batch = model.backbone.tokenize([*own, *lent])
-        if lent:  # all ranks gather the vision tower's weights together, so one without a picture reads another's
-            batch.labels[-1], batch.weights[-1] = IGNORED_LABEL, 0.0
+        batch = model.backbone.tokenize(my_talks(talks))
         return model.backbone.pack(batch) if self.config.stage.packed else batch
 
     def loss(self, model: Model, batch: TokenBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
-        language = mean_of_all(*model.backbone.language_sum(batch))
+        language = model.backbone.language_loss(batch)
         return LossOutputs(language, {"language": float(language.detach())})

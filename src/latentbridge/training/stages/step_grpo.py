@@ -26,7 +26,6 @@ class StepGrpo(Sft):
     a resumed run samples them again from the same weights, and a batch is used once.
     """
 
-    many_ranks = False
     rollouts = True
     """`batch` asks the model, so it can neither be drawn ahead nor from a part of the weights."""
 

@@ -22,6 +22,7 @@ from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
 from latentbridge.models.token_rows import IGNORED_LABEL, padded, reply_loss
 from latentbridge.models.vocabulary import token_id
+from latentbridge.ranks import chance
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
 
@@ -170,7 +171,7 @@ class Bagel(nn.Module):
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Mean squared error of the velocity at one time for each picture; one prompt in ten is left out."""
-        dropped = torch.rand(len(prompts), generator=rng) < _DROPPED
+        dropped = chance(torch.rand, (len(prompts),), rng) < _DROPPED
         return self._flow_loss(pictures, self._context(self._texts(prompts)).without(dropped), rng)
 
     def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
@@ -206,7 +207,7 @@ class Bagel(nn.Module):
     ) -> Tensor:
         """Mean squared error of the velocity at one time for each picture."""
         clean = self._encode(pictures)
-        noise = torch.randn(clean.shape, generator=rng)
+        noise = chance(torch.randn, clean.shape, rng)
         times = training_times(len(clean), rng)
         velocity = self.latents.velocity(self._drawing_states(noised(clean, noise, times), times, context, still))
         return F.mse_loss(velocity, noise - clean)
@@ -297,7 +298,7 @@ class Bagel(nn.Module):
             if open_ended and index == len(conversation.turns) - 1:
                 reply = []
             ids += asked + reply
-            labels += [IGNORED_LABEL] * len(asked) + reply
+            labels += [IGNORED_LABEL] * len(asked) + (reply if conversation.counts else [IGNORED_LABEL] * len(reply))
         return ids, labels
 
     def _padded(self, rows: Sequence[list[int]]) -> PlacedRows:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from latentbridge.ranks import chance
+
 
 def noised(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """The point [b n c] at times `t` [b] of the straight paths; their velocity is `noise - clean` everywhere."""
@@ -14,7 +16,7 @@ def noised(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 def training_times(count: int, rng: torch.Generator) -> Tensor:
     """Times [count] in (0, 1), logit-normal as in BAGEL's post-training (spec LatentUMM 1.4)."""
-    return torch.randn(count, generator=rng).sigmoid()
+    return chance(torch.randn, (count,), rng).sigmoid()
 
 
 def sampling_times(steps: int, shift: float) -> list[float]:

@@ -15,10 +15,11 @@ from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import Autoencoder
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
-from latentbridge.models.diffusion import Scheduler, diffusion_loss, sample
+from latentbridge.models.diffusion import Scheduler, draw_noise, noised_loss, sample
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
 from latentbridge.models.vocabulary import token_id
+from latentbridge.ranks import chance
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
 
@@ -148,7 +149,7 @@ class Harmon(nn.Module):
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Diffusion loss of the head over masked tokens; one share of the places is masked in the whole batch."""
-        prompted = torch.rand(len(prompts), generator=rng) >= _UNPROMPTED
+        prompted = chance(torch.rand, (len(prompts),), rng) >= _UNPROMPTED
         rows = self._requests([p if kept else None for p, kept in zip(prompts, prompted.tolist(), strict=True)])
         return self._masked_loss(self._embed(rows), rows.mask, self._tokens_of(pictures), rng)
 
@@ -172,12 +173,13 @@ class Harmon(nn.Module):
         """The diffusion loss of the tokens [b n c] that are masked after a request."""
         masked_share = _LEAST_MASKED + (1 - _LEAST_MASKED) * torch.rand((), generator=rng).item()
         count = int((1 - masked_share) * self.num_tokens)
-        order = torch.rand(tokens.shape[:2], generator=rng).argsort(1)
+        order = chance(torch.rand, tokens.shape[:2], rng).argsort(1)
         known, masked = order[:, :count].sort(1).values, order[:, count:]
         states = pick(self._drawing_states(embeds, mask, tokens, known), masked)
-        clean = pick(tokens, masked).flatten(0, 1)[..., None, None]
-        noisings = clean.repeat(_NOISINGS, 1, 1, 1), states.flatten(0, 1).repeat(_NOISINGS, 1)
-        return diffusion_loss(self.head, self.scheduler, *noisings, rng)
+        clean = pick(tokens, masked)[..., None, None]
+        noise, timesteps = draw_noise(self.scheduler, (_NOISINGS, *clean.shape), rng, rows_dim=1)
+        noisings = clean.flatten(0, 1).repeat(_NOISINGS, 1, 1, 1), states.flatten(0, 1).repeat(_NOISINGS, 1)
+        return noised_loss(self.head, self.scheduler, *noisings, noise.flatten(0, 2), timesteps.flatten())
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Tokens [b n c], and the states [b n d] they were drawn from; gradients reach the states, not the tokens."""
@@ -296,7 +298,7 @@ class Harmon(nn.Module):
             last = index == len(conversation.turns) - 1
             reply = [] if open_ended and last else [*self._encode(assistant), self._end]
             ids += asked + reply
-            labels += [IGNORED_LABEL] * len(asked) + reply
+            labels += [IGNORED_LABEL] * len(asked) + (reply if conversation.counts else [IGNORED_LABEL] * len(reply))
         return ids, labels
 
     def _padded(self, rows: Sequence[list[int]]) -> Rows:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
+from latentbridge.ranks import summed
+
 _COMMITMENT = 0.25
 """Weight of the encoder's way to the codes against that of the codes to what the encoder finds (arXiv 1711.00937)."""
 _ROUNDS = 10
@@ -27,7 +29,7 @@ class CodesLoss(NamedTuple):
     quantisation: Tensor
     """Mean squared distance of latents to their codes: that which moves codes, plus a share that moves latents."""
     used: Tensor
-    """Share of the codebook that some square of the batch takes."""
+    """Share of the codebook that some square of the batch takes, of all ranks."""
 
 
 def square_latents(vq: JanusVQVAE, pixels: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def codes_loss(vq: JanusVQVAE, pixels: Tensor) -> CodesLoss:
     chosen = book[codes]
     quantisation = F.mse_loss(chosen, latents.detach()) + _COMMITMENT * F.mse_loss(latents, chosen.detach())
     drawn = decode_entries(vq, latents + (chosen - latents).detach())
-    used = torch.tensor(len(codes.unique()) / len(book))
+    used = (summed(torch.bincount(codes.flatten(), minlength=len(book))) > 0).float().mean()
     return CodesLoss(F.mse_loss(drawn.float(), pixels), quantisation, used)
 
 

@@ -292,7 +292,7 @@ class JanusPro(nn.Module):
             last = index == len(conversation.turns) - 1
             reply = [] if open_ended and last else [*self._encode(f" {assistant}"), self._last]
             ids += asked + reply
-            labels += [IGNORED_LABEL] * len(asked) + reply
+            labels += [IGNORED_LABEL] * len(asked) + (reply if conversation.counts else [IGNORED_LABEL] * len(reply))
         return ids, labels
 
     def _padded(self, rows: Sequence[list[int]]) -> Rows:

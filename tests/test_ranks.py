@@ -1,0 +1,108 @@
+"""What belongs to which rank, told by asking in turn for each of them in one process; `training/test_parallel.py` has real ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from latentbridge import ranks
+from latentbridge.models.backbones.omnibridge import OmniBridge
+from latentbridge.models.diffusion import draw_noise, make_scheduler
+from latentbridge.models.omnibridge.model import Model
+from latentbridge.rng import torch_rng
+from latentbridge.training import parallel
+from latentbridge.training.objectives.latentumm import rollout_noise
+from latentbridge.types import Conversation
+
+WORLD = 3
+PICTURE = np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.fixture
+def be_rank(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Takes a rank's place."""
+
+    def be(rank: int, world: int = WORLD) -> None:
+        for module in (ranks, parallel):
+            monkeypatch.setattr(module, "rank", lambda: rank)
+            monkeypatch.setattr(module, "world", lambda: world)
+
+    return be
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_chance_of_ranks_together_is_that_of_one(be_rank: Any, dim: int):
+    shape, of_all = [5, 5], [5, 5]
+    of_all[dim] *= WORLD
+    alone = torch.rand(of_all, generator=torch_rng(0, "rows"))
+    after = []
+    for rank in range(WORLD):
+        be_rank(rank)
+        rng = torch_rng(0, "rows")
+        found = ranks.chance(torch.rand, shape, rng, dim)
+        assert torch.equal(found, alone.movedim(dim, 0)[rank::WORLD].movedim(0, dim))
+        after.append(torch.rand(1, generator=rng).item())
+    assert len(set(after)) == 1, "generators stay in step"
+
+
+def test_noise_and_rollouts_are_cut_like_the_batch(be_rank: Any):
+    z, scheduler = torch.randn(2 * WORLD, 7, generator=torch_rng(0, "z")), make_scheduler(100)
+    noise, timesteps = draw_noise(scheduler, (4, 2 * WORLD, 5, 1, 1), torch_rng(0, "noise"), 1)  # [k b c h w]
+    assert timesteps.shape == (4, 2 * WORLD)
+    for rank in range(WORLD):
+        for objective in ("anchored", "reference"):
+            be_rank(0, world=1)
+            whole = rollout_noise(z, 4, 0.1, torch_rng(0, "rollouts"), objective)
+            be_rank(rank)
+            found = rollout_noise(z[rank::WORLD], 4, 0.1, torch_rng(0, "rollouts"), objective)
+            assert torch.equal(found, whole[:, rank::WORLD])
+        own = draw_noise(scheduler, (4, 2, 5, 1, 1), torch_rng(0, "noise"), 1)
+        assert torch.equal(own[0], noise[:, rank::WORLD]) and torch.equal(own[1], timesteps[:, rank::WORLD])
+
+
+def test_a_rank_that_sees_nothing_is_lent_a_picture_that_does_not_count(be_rank: Any):
+    talks = [Conversation(((str(index), ""),), PICTURE if index in (2, 3) else None) for index in range(6)]
+    for rank, own in enumerate([["0", "3"], ["1", "4", "2"], ["2", "5"]]):
+        be_rank(rank)
+        found = parallel.my_talks(talks)
+        assert [talk.turns[0][0] for talk in found] == own
+        assert [talk.counts for talk in found] == [True, True, False][: len(own)]
+    be_rank(1)
+    assert parallel.my_talks([talks[0], talks[1], talks[4]]) == [talks[1]], "where nobody sees there is nothing to lend"
+
+
+def test_a_share_weighs_means_of_different_numbers(monkeypatch: pytest.MonkeyPatch, be_rank: Any):
+    rows = [[2.0, 4.0, 6.0], [11.0], []]
+    monkeypatch.setattr(ranks, "summed", lambda count: torch.tensor(4.0))
+    total = 0.0
+    for rank, own in enumerate(rows):
+        be_rank(rank)
+        total += ranks.share_of_all(len(own)) * sum(own) / max(1, len(own)) / WORLD
+    assert total == pytest.approx((2 + 4 + 6 + 11) / 4)
+
+
+@pytest.mark.parametrize("kind", ["omnibridge", "janus", "bagel", "harmon"])
+def test_what_drawing_costs_is_the_same_for_ranks_together(be_rank: Any, request: pytest.FixtureRequest, kind: str):
+    """The mean over two ranks of each loss of drawings is that of the whole batch, prompt lengths and all."""
+    model = request.getfixturevalue("small_model" if kind == "omnibridge" else f"small_{kind}")
+    backbone = OmniBridge(model) if isinstance(model, Model) else model
+    prompts = ["a star", "a large red circle left of a star", "nothing", "two squares"]
+    pictures = list(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))
+
+    def losses() -> Tensor:
+        own = ranks.mine(prompts), ranks.mine(pictures)
+        with torch.no_grad():
+            drawing = backbone.generation_loss(*own, torch_rng(0, "loss"))
+            return torch.stack([drawing, backbone.reconstruction_loss(own[1], torch_rng(0, "loss"))])
+
+    whole = losses()
+    parts = []
+    for rank in range(2):
+        be_rank(rank, world=2)
+        parts.append(losses())
+    assert (parts[0] - parts[1]).abs().max() > 1e-4
+    torch.testing.assert_close(torch.stack(parts).mean(0), whole, atol=1e-5, rtol=1e-5)
