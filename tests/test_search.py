@@ -45,6 +45,12 @@ def test_every_picture_finds_itself(model: Model, index: Index, pictures: list[P
         assert best.score == pytest.approx(1.0, abs=1e-5)  # the same picture in another batch
 
 
+def test_an_index_that_is_given_is_filled_though_it_is_empty(model: Model, pictures: list[Picture]) -> None:
+    given = ExactIndex(model.embedding_size, fingerprint(model))
+    assert build_index(model, zip("abcde", pictures, strict=True), given) is given
+    assert len(given) == 5
+
+
 def test_pictures_are_read_one_batch_at_a_time(model: Model, pictures: list[Picture]) -> None:
     taken: list[str] = []
 

@@ -39,7 +39,8 @@ def build_index(
     model: Model, pictures: Iterable[tuple[str, ImageLike]], index: Index | None = None, batch_size: int = 64
 ) -> Index:
     """The index, a new one in memory unless given, with (id, picture) pairs, read and embedded one batch at a time."""
-    index = index or ExactIndex(model.embedding_size, fingerprint(model))
+    if index is None:  # an empty one is false
+        index = ExactIndex(model.embedding_size, fingerprint(model))
     source = iter(pictures)
     while batch := list(islice(source, batch_size)):
         index.add([name for name, _ in batch], model.embed(images=[picture for _, picture in batch]))
