@@ -88,33 +88,31 @@ def begin() -> TorchDispatchMode:
     _setup_privateuseone_for_python_backend("pretend", backend_module=_Backend())
     torch.__future__.set_swap_module_params_on_conversion(True)  # tied parameters stay tied
     torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor` shows the mode how it moves what it made
-    torch.library.impl("aten::_local_scalar_dense", "PrivateUse1")(
-        lambda tensor: tensor.held.item()
-    )  # of a list's members
+    torch.library.impl("aten::_local_scalar_dense", "PrivateUse1")(_number)  # it reads members of lists past the mode
     return _Factories()
+
+
+def _number(tensor: Pretended) -> Any:
+    return tensor.held.item()
 
 
 def _compute(function: Any, args: Any, kwargs: Any) -> Any:
     device = kwargs.get("device")
     wanted = device is not None and torch.device(device).type == "pretend"
-    flat = tree_flatten((args, kwargs))[0]
-    tensors = [value for value in flat if isinstance(value, Tensor)]
-    here = [tensor for tensor in tensors if isinstance(tensor, Pretended)]
-    if not here and not wanted:
+    tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+    if not wanted and not any(isinstance(tensor, Pretended) for tensor in tensors):
         return function(*args, **kwargs)
-    _refuse(function, args, tensors, flat)
+    _refuse(function, args, tensors)
     given = {**kwargs, "device": torch.device("cpu")} if device is not None else kwargs
-    given_args, given = tree_map_only(Pretended, lambda tensor: tensor.held, (args, given))
-    found = function(*given_args, **given)
+    args_held, given = tree_map_only(Pretended, lambda tensor: tensor.held, (args, given))
+    found = function(*args_held, **given)
     if wanted or device is None:
-        found = tree_map_only(
-            Tensor, lambda tensor: tensor if isinstance(tensor, Pretended) else Pretended(tensor), found
-        )
+        found = tree_map_only(Tensor, Pretended, found)
         return return_and_correct_aliasing(function, args, kwargs, found)
     return found
 
 
-def _refuse(function: Any, args: Any, tensors: list[Tensor], flat: list[Any]) -> None:
+def _refuse(function: Any, args: Any, tensors: list[Tensor]) -> None:
     if torch.Tag.nondeterministic_seeded in function.tags and "attention" not in str(function):
         raise MixedDevices(f"{function} draws chance on the device")
     if function in _COPIES:
@@ -122,6 +120,5 @@ def _refuse(function: Any, args: Any, tensors: list[Tensor], flat: list[Any]) ->
     counted = [args[0], *args[2:]] if function in _INDEXED else tensors
     elsewhere = [each for each in counted if isinstance(each, Tensor) and not isinstance(each, Pretended) and each.ndim]
     if elsewhere or (function in _INDEXED and not isinstance(args[0], Pretended)):
-        raise MixedDevices(
-            f"{function} over tensors of pretend:0 and of {[tuple(each.shape) for each in elsewhere]} on the CPU"
-        )
+        shapes = [tuple(each.shape) for each in elsewhere]
+        raise MixedDevices(f"{function} over tensors of pretend:0 and of {shapes} on the CPU")
