@@ -284,6 +284,7 @@ class Engine:
         self._hands.remove(hand)
         begun = [self._jobs[number] for number in sorted(hand.replies | hand.batch, reverse=True)]
         _log.error("a worker died over %d jobs", len(begun))
+        self.metrics.lost.inc()
         for job in begun:
             job.hand = None
             if job.begun < _TRIES:

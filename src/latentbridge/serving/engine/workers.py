@@ -105,9 +105,12 @@ def work(handle: int) -> None:
         signal.signal(each, signal.SIG_IGN)
     line = Connection(handle)
     settings, maker = line.recv()
-    model = load(settings.source)
-    if fingerprint(model) != maker:
-        _log.error("%s holds another model than when the server was started; start it again.", settings.source)
+    try:
+        model = load(settings.source)
+        if fingerprint(model) != maker:
+            raise UserError(f"{settings.source} holds another model than the server does; start the server again.")
+    except UserError as error:
+        _log.error("%s", error)
         return
     turns = Turns(model, settings, lambda results: line.send([(job, _portable(result)) for job, result in results]))
     threading.Thread(target=_pass_on, args=(line, turns), name="server's line", daemon=True).start()
