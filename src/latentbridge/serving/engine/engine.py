@@ -203,7 +203,7 @@ class Engine:
     def _hand_out(self) -> None:
         """Give what waits to workers that have room for it."""
         ready = [hand for hand in self._hands if hand.is_ready]
-        while self._asks and (hand := self._least_busy(ready)) is not None:
+        while self._asks and (hand := self._writer_among(ready)) is not None:
             job = self._asks.popleft()
             self._begin(job, hand, hand.replies)
             assert isinstance(job.work, Ask), "only conversations wait there"
@@ -220,10 +220,15 @@ class Engine:
             works: tuple[Any, ...] = tuple(job.work for job in jobs)
             hand.worker.send(Batch(tuple(job.number for job in jobs), works))
 
-    def _least_busy(self, ready: Sequence[_Hand]) -> _Hand | None:
-        """The worker with a free slot that has the least to do: rather one without a batch, then the one with fewest replies."""
+    def _writer_among(self, ready: Sequence[_Hand]) -> _Hand | None:
+        """The worker with a free slot that should write the next reply: one without a batch, if possible.
+
+        Replies are shared out while all workers have time for them. Beside batches they are kept together, since a token
+        of one takes nearly as long as one of each of many.
+        """
         free = (hand for hand in ready if len(hand.replies) < self.settings.slots)
-        return min(free, key=lambda hand: (bool(hand.batch), len(hand.replies)), default=None)
+        together = -1 if any(hand.batch for hand in ready) else 1
+        return min(free, key=lambda hand: (bool(hand.batch), together * len(hand.replies)), default=None)
 
     def _begin(self, job: _Job, hand: _Hand, jobs: set[int]) -> None:
         job.hand = hand
