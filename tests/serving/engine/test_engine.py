@@ -18,6 +18,7 @@ from latentbridge.serving.engine.work import Drawing, TextEmbedding
 from latentbridge.serving.settings import Settings
 from latentbridge.types import Picture
 
+
 def test_answers_at_once_are_the_answers_one_by_one(served_model: Model, scene_picture: Picture):
     works: list[Any] = [
         asked("Describe the picture.", scene_picture),
@@ -31,7 +32,6 @@ def test_answers_at_once_are_the_answers_one_by_one(served_model: Model, scene_p
 
     async def test() -> None:
         async with working(served_model) as engine:
-
             alone = [await answer(engine, work) for work in works]
             for order in (works, works[::-1]):
                 at_once = await asyncio.gather(*(answer(engine, work) for work in order))

@@ -64,7 +64,7 @@ def test_processes_answer_as_a_thread_does_even_while_one_of_them_is_killed(
             tokens = list[int]()
             async with aclosing(engine.pieces(reply)) as pieces:
                 async for piece in pieces:
-                    if not tokens:  # one of the two draws and the other writes, so something is lost whichever is killed
+                    if not tokens:  # one draws and the other writes, so something is lost whichever is killed
                         os.kill(killed, signal.SIGTERM)  # is the server's to hear, not theirs
                         os.kill(killed, signal.SIGKILL)
                     tokens.append(piece.token)

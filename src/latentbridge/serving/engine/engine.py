@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator, Sequence, Set
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import count
 from typing import Any
 
-from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.omnibridge.model import Model
+from latentbridge.serving.engine.crew import Crew, Hand
 from latentbridge.serving.engine.metrics import Metrics
 from latentbridge.serving.engine.replies import Ask, Piece
 from latentbridge.serving.engine.turns import Batch, Drop, Reply, Results
 from latentbridge.serving.engine.work import Work
-from latentbridge.serving.engine.workers import ProcessWorker, ThreadWorker, Worker
 from latentbridge.serving.settings import Settings
 
-_log = logging.getLogger(__name__)
 _TRIES = 2
 """How often a job is begun; what outlives no worker may be what kills them."""
 
@@ -52,7 +48,7 @@ class _Job:
     shape: Hashable
     """What works must share to be done together."""
     results: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
-    hand: _Hand | None = None
+    hand: Hand | None = None
     """Who is at it; nobody while it waits."""
     begun: int = 0
     written: int = 0
@@ -60,23 +56,13 @@ class _Job:
     came: float = field(default_factory=time.monotonic)
 
 
-@dataclass(eq=False)
-class _Hand:
-    """A worker and what it is at, by number."""
-
-    worker: Worker
-    is_ready: bool = False
-    replies: set[int] = field(default_factory=set)
-    batch: set[int] = field(default_factory=set)
-
-
 class Engine:
     """Requests come in from an event loop, workers do them, many at a time, and their results come back.
 
-    What comes in waits in one queue. A conversation goes to the worker with the fewest, as long as one has a free slot; works of
-    one kind and shape go together to a worker that does no others, and are shared out where several do none. What a
-    worker had begun when it died is begun once more elsewhere: an answer depends on the request alone (`turns.py`), so
-    a reply goes on where it stopped. All of this happens in the event loop that `start` was called in.
+    What comes in waits in one queue. A conversation goes to a worker with a free slot (`_writer_among`); works of one kind
+    and shape go together to a worker that does no others, and are shared out where several do none. What a worker had
+    begun when it died is begun once more elsewhere: an answer depends on the request alone (`turns.py`), so a reply goes
+    on where it stopped. All of this happens in the event loop that `start` was called in.
     """
 
     def __init__(self, model: Model, settings: Settings, metrics: Metrics):
@@ -91,20 +77,15 @@ class Engine:
         """All that is not done, by number."""
         self._asks: deque[_Job] = deque()
         self._works: deque[_Job] = deque()
-        self._hands: list[_Hand] = []
+        self._crew = Crew(model, settings, metrics, self._told, self._begin_again)
         self._closing = False
         self._done = asyncio.Event()
         """Set whenever nothing is left to do."""
-        self._stillborn = 0
-        """Worker processes that ended before they were ready, one after another."""
 
     def start(self) -> None:
         """Begin to work; worker processes are at hand some seconds later, and what comes before waits for them."""
         self._loop = asyncio.get_running_loop()
-        if self.settings.workers == 1:
-            self._hire_thread()
-        for _ in range(self.settings.workers if self.settings.workers > 1 else 0):
-            self._hire_process()
+        self._crew.hire()
 
     async def close(self) -> None:
         """Take nothing new, finish what was taken, and end."""
@@ -112,21 +93,19 @@ class Engine:
         while self._jobs:
             self._done.clear()
             await self._done.wait()
-        for hand in self._hands:
-            hand.worker.send(None)
-        await asyncio.gather(*(asyncio.to_thread(hand.worker.join) for hand in self._hands))
+        await self._crew.send_home()
 
     @property
     def ready(self) -> bool:
         """Whether requests are taken and done."""
-        return not self._closing and any(hand.is_ready for hand in self._hands)
+        return not self._closing and bool(self._crew.ready)
 
     # --- for requests ---
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """A place for one request, however many jobs it makes; raises Busy where there is none, and Closing at the end."""
-        if self._closing or not self._hands:
+        if self._closing or not self._crew.hands:
             raise Closing
         if self._inside >= self.settings.max_requests:
             self.metrics.refused.inc()
@@ -202,7 +181,7 @@ class Engine:
 
     def _hand_out(self) -> None:
         """Give what waits to workers that have room for it."""
-        ready = [hand for hand in self._hands if hand.is_ready]
+        ready = self._crew.ready
         while self._asks and (hand := self._writer_among(ready)) is not None:
             job = self._asks.popleft()
             self._begin(job, hand, hand.replies)
@@ -220,7 +199,7 @@ class Engine:
             works: tuple[Any, ...] = tuple(job.work for job in jobs)
             hand.worker.send(Batch(tuple(job.number for job in jobs), works))
 
-    def _writer_among(self, ready: Sequence[_Hand]) -> _Hand | None:
+    def _writer_among(self, ready: Sequence[Hand]) -> Hand | None:
         """The worker with a free slot that should write the next reply: one without a batch, if possible.
 
         Replies are shared out while all workers have time for them. Beside batches they are kept together, since a token
@@ -230,7 +209,7 @@ class Engine:
         together = -1 if any(hand.batch for hand in ready) else 1
         return min(free, key=lambda hand: (bool(hand.batch), together * len(hand.replies)), default=None)
 
-    def _begin(self, job: _Job, hand: _Hand, jobs: set[int]) -> None:
+    def _begin(self, job: _Job, hand: Hand, jobs: set[int]) -> None:
         job.hand = hand
         job.begun += 1
         jobs.add(job.number)
@@ -254,64 +233,17 @@ class Engine:
                 self._forget(job)
             job.results.put_nowait(result)
 
-    # --- workers come and go ---
-
-    @cached_property
-    def _maker(self) -> str:
-        return fingerprint(self.model)
-
-    def _hire_thread(self) -> None:
-        self._hands.append(_Hand(ThreadWorker(self.model, self.settings, self._heard(self._told)), is_ready=True))
-
-    def _hire_process(self) -> None:
-        def is_ready() -> None:
-            hand.is_ready, self._stillborn = True, 0
-            self._hand_out()
-
-        hand = _Hand(
-            ProcessWorker(
-                self.settings,
-                self._maker,
-                self._heard(self._told),
-                self._heard(is_ready),
-                self._heard(lambda: self._lost(hand)),
-            )
-        )
-        self._hands.append(hand)
-
-    def _lost(self, hand: _Hand) -> None:
-        """A worker has ended: what it was at waits again, before all else, and another one takes its place.
-
-        Where none gets ready, those that are left go on without it, and where nobody is, this process does the work.
-        """
-        if self._closing and not self._jobs:
-            return
-        self._hands.remove(hand)
-        begun = [self._jobs[number] for number in sorted(hand.replies | hand.batch, reverse=True)]
-        _log.error("a worker died over %d jobs", len(begun))
-        self.metrics.lost.inc()
-        for job in begun:
+    def _begin_again(self, lost: Set[int]) -> None:
+        """What a dead worker was at waits again, before all else."""
+        for number in sorted(lost, reverse=True):
+            job = self._jobs[number]
             job.hand = None
             if job.begun < _TRIES:
                 self._queue_of(job).appendleft(job)
             else:
                 self._forget(job)
                 job.results.put_nowait(Lost(f"{job.begun} workers died over it"))
-        self._stillborn += not hand.is_ready
-        if self._stillborn < _TRIES:
-            self._hire_process()
-        elif not self._hands:
-            self._hire_thread()
         self._hand_out()
-
-    def _heard(self, answer: Callable[..., None]) -> Callable[..., None]:
-        """What calls `answer` in the event loop, from any thread; a loop that has ended hears nothing."""
-
-        def call(*arguments: Any) -> None:
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(answer, *arguments)
-
-        return call
 
 
 def _unless_failed(result: Any) -> Any:

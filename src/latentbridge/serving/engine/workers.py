@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -73,10 +74,8 @@ class ProcessWorker:
 
     def send(self, order: Order) -> None:
         """See `Worker.send`; what is sent to a process that died is lost with it."""
-        try:
+        with suppress(OSError):
             self._line.send(order)
-        except OSError:
-            pass
 
     def join(self) -> None:
         """See `Worker.join`."""
