@@ -15,7 +15,7 @@ from tests.serving.engine.working import LONG, answer, asked, counted, run, unti
 
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.model import Model
-from latentbridge.serving.engine.engine import Engine, Lost
+from latentbridge.serving.engine.engine import Lost
 from latentbridge.serving.engine.work import Drawing, PictureEmbedding, TextEmbedding
 from latentbridge.types import Picture
 
@@ -25,16 +25,6 @@ def worker_pids() -> set[int]:
     children = (file.read_text().split() for file in Path("/proc/self/task").glob("*/children"))
     pids = {int(pid) for found in children for pid in found}
     return {pid for pid in pids if b"workers import work" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
-
-async def all_at_work(engine: Engine, count: int) -> None:
-    """Waits until so many workers are ready; each of as many drawings, which differ in shape, needs one of its own."""
-    await until(lambda: engine.ready)
-    before = counted(engine, "batch_size_count", kind="Drawing")
-    works = [asyncio.ensure_future(engine.do(Drawing("star", 1, LONG + n, 2.5))) for n in range(count)]
-    await until(lambda: counted(engine, "batch_size_count", kind="Drawing") - before == count)
-    for work in works:
-        work.cancel()
 
 
 def test_processes_answer_as_a_thread_does_even_while_one_of_them_is_killed(
@@ -54,7 +44,7 @@ def test_processes_answer_as_a_thread_does_even_while_one_of_them_is_killed(
         async with working(served_model) as engine:
             expected = [await answer(engine, work) for work in [*works, drawing, reply]]
         async with working(served_model, workers=2) as engine:
-            await all_at_work(engine, 2)
+            await until(lambda: counted(engine, "workers") == 2)
             for one, other in zip(
                 await asyncio.gather(*(answer(engine, work) for work in works)), expected[:-2], strict=True
             ):
