@@ -59,7 +59,7 @@ class _Job:
 class Engine:
     """Requests come in from an event loop, workers do them, many at a time, and their results come back.
 
-    What comes in waits in one queue. A conversation goes to a worker with a free slot (`_writer_among`); works of one kind
+    What comes in waits in one queue. A conversation goes to a worker with a free slot (`_least_busy`); works of one kind
     and shape go together to a worker that does no others, and are shared out where several do none. What a worker had
     begun when it died is begun once more elsewhere: an answer depends on the request alone (`turns.py`), so a reply goes
     on where it stopped. All of this happens in the event loop that `start` was called in.
@@ -182,7 +182,7 @@ class Engine:
     def _hand_out(self) -> None:
         """Give what waits to workers that have room for it."""
         ready = self._crew.ready
-        while self._asks and (hand := self._writer_among(ready)) is not None:
+        while self._asks and (hand := self._least_busy(ready)) is not None:
             job = self._asks.popleft()
             self._begin(job, hand, hand.replies)
             assert isinstance(job.work, Ask), "only conversations wait there"
@@ -199,15 +199,10 @@ class Engine:
             works: tuple[Any, ...] = tuple(job.work for job in jobs)
             hand.worker.send(Batch(tuple(job.number for job in jobs), works))
 
-    def _writer_among(self, ready: Sequence[Hand]) -> Hand | None:
-        """The worker with a free slot that should write the next reply: one without a batch, if possible.
-
-        Replies are shared out while all workers have time for them. Beside batches they are kept together, since a token
-        of one takes nearly as long as one of each of many.
-        """
+    def _least_busy(self, ready: Sequence[Hand]) -> Hand | None:
+        """The worker with a free slot that has the least to do: rather one without a batch, then the one with fewest replies."""
         free = (hand for hand in ready if len(hand.replies) < self.settings.slots)
-        together = -1 if any(hand.batch for hand in ready) else 1
-        return min(free, key=lambda hand: (bool(hand.batch), together * len(hand.replies)), default=None)
+        return min(free, key=lambda hand: (bool(hand.batch), len(hand.replies)), default=None)
 
     def _begin(self, job: _Job, hand: Hand, jobs: set[int]) -> None:
         job.hand = hand
