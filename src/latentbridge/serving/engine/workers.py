@@ -64,8 +64,7 @@ class ProcessWorker:
         self._told, self._is_ready, self._is_lost = told, is_ready, is_lost
         self._process = start_process(work, theirs.fileno(), threads=1, keep=[theirs.fileno()])
         theirs.close()  # the process has the only one now, so its end is the end of the line
-        self._line.send((settings, maker))
-        threading.Thread(target=self._listen, name="worker's line", daemon=True).start()
+        threading.Thread(target=self._listen, args=(settings, maker), name="worker's line", daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -81,8 +80,9 @@ class ProcessWorker:
         """See `Worker.join`."""
         self._process.wait()
 
-    def _listen(self) -> None:
+    def _listen(self, settings: Settings, maker: str) -> None:
         try:
+            self._line.send((settings, maker))
             self._line.recv()
             self._is_ready()
             while True:
