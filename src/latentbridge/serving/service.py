@@ -118,8 +118,8 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-def service_of(request: Request) -> Service:
-    """The service of the app that serves a request."""
+async def service_of(request: Request) -> Service:
+    """The service of the app that serves a request; async, for FastAPI would start a thread's work to call another."""
     return request.app.state.service
 
 

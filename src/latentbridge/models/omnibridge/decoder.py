@@ -66,7 +66,7 @@ class Decoder(nn.Module):
     def forward(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The prediction [b c h w] for `noisy` [b c h w] at `timesteps` [b]; a learned variance is dropped."""
         slots = condition if isinstance(condition, Slots) else self._states_alone(condition)
-        dtype = self.transformer.dtype
+        dtype = next(self.transformer.parameters()).dtype  # its own `dtype` walks through all modules, at every step
         prediction = self.transformer(
             noisy.to(dtype),
             timesteps.to(dtype),  # the dtype of the timesteps is that of the whole embedding of time
