@@ -121,8 +121,10 @@ class Cells:
         """
         import faiss
 
-        options: dict[str, Any] = {"nprobe": self.width}
-        if chosen is not None:
-            wider = round(self.width / max(chosen.share, 1e-9))
-            options = {"nprobe": min(max(wider, self.width), self.centres), "sel": faiss.IDSelectorBitmap(chosen.bits)}  # pyright: ignore
+        if chosen is None:
+            self._index.nprobe = self.width
+            return self._index.search(queries, count)[1]
+        wider = round(self.width / max(chosen.share, 1e-9))
+        options: dict[str, Any] = {"nprobe": min(max(wider, self.width), self.centres)}
+        options["sel"] = faiss.IDSelectorBitmap(chosen.bits)  # pyright: ignore
         return self._index.search(queries, count, params=faiss.SearchParametersIVF(**options))[1]
