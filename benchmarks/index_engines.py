@@ -60,8 +60,8 @@ def main() -> None:
             print(f"{name}: {row}", file=sys.stderr)
         if not asked.engine or "ours" in asked.engine:
             told = in_child(_AGAINST, vectors)
-            details[f"ours against faiss, {asked.count:,} vectors"] = told["details"]
-            targets |= {row[0]: Target(*row) for row in told["targets"]}
+            details[f"ours against faiss, {asked.count:,} vectors"] = told.get("details", told)
+            targets |= {row[0]: Target(*row) for row in told.get("targets", [])}
     keep(__file__, list(targets.values()), details)
 
 

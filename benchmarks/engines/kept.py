@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from engines.vectors import DIMENSION, Vectors
 
+from latentbridge.retrieval.cells import WIDTHS
+
 K = 10
 
 
@@ -148,10 +150,9 @@ class Chroma:
         return np.array([int(name) for name in self.index.query([query], n_results=K, include=[])["ids"][0]])
 
 
-_CELLS = (8, 16, 32, 64, 128, 256, 512, 1024)
 ENGINES: dict[str, tuple[str, Callable[[Path], Engine]]] = {  # by name: the package, and how to make one
     "ours": ("latentbridge", Ours),
-    "faiss IVF,SQ8": ("faiss", partial(Faiss, name="IVF{cells},SQ8", setting="nprobe", widths=_CELLS)),
+    "faiss IVF,SQ8": ("faiss", partial(Faiss, name="IVF{cells},SQ8", setting="nprobe", widths=WIDTHS)),
     "faiss HNSW32,SQ8": ("faiss", partial(Faiss, name="HNSW32,SQ8", setting="efSearch", widths=Usearch.widths)),
     "usearch i8": ("usearch", Usearch),
     "lancedb": ("lancedb", Lance),

@@ -17,7 +17,7 @@ from latentbridge.rundir import atomic_write
 
 PER_CENTRE = 40
 """Vectors a centre is learned from; faiss warns below 39."""
-WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
+WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """How many cells a search may look into; more find more and take longer."""
 _NAME = "cells-{last_key:012d}-{width}.faiss"
 
