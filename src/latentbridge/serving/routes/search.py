@@ -67,12 +67,14 @@ async def add_items(name: str, asked: AddRequest, request: Request, service: The
         raise UserError(
             f"Metadata named {', '.join(PLACES)} tell where pictures are on the server; choose other names."
         )
-    works = [PictureEmbedding(await service.picture(item.image)) for item in asked.items]
+    pictures = [await service.picture_to_keep(item.image) for item in asked.items]
+    works = [PictureEmbedding(picture) for picture, _ in pictures]
 
     async def work() -> None:
         found: list[Embedded] = await service.engine.do_all(works)
         vectors = np.stack([each.vector for each in found])
-        await asyncio.to_thread(index.add, ids, vectors, [item.metadata for item in asked.items])
+        metadata, thumbnails = [item.metadata for item in asked.items], [kept for _, kept in pictures]
+        await asyncio.to_thread(index.add, ids, vectors, metadata, thumbnails)
 
     await service.answer(request, work)
     return Added(index=name, added=len(ids), items=len(index))
