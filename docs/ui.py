@@ -1,0 +1,180 @@
+"""Uses every tab of the page as a visitor does, and puts what it looks like together as ui.png: `python docs/ui.py [SHOTS]`.
+
+Needs a Chromium and the drawings that `latentbridge data drawings` fetches. SHOTS is a folder to keep each picture of the page in.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from latentbridge.data.drawings.catalogue import load_drawings
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import BACKGROUNDS, distinct_scenes
+from latentbridge.rng import numpy_rng
+from latentbridge.rundir import atomic_write
+
+WIDE, NARROW = (1280, 860), (390, 1000)
+DRAWINGS = 150
+PATIENCE_S = 180
+CLI = (sys.executable, "-m", "latentbridge")
+
+
+def main() -> None:
+    with TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        shots = Path(sys.argv[1]) if len(sys.argv) > 1 else work / "shots"
+        shots.mkdir(parents=True, exist_ok=True)
+        scene = write_pictures(work)
+        subprocess.run([*CLI, "index", "build", work / "drawings", "--store", work / "indexes/drawings"], check=True)
+        with served(work / "indexes") as address, sync_playwright() as driver:
+            chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+            arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+            browser = driver.chromium.launch(executable_path=chromium, args=arguments)
+            expect.set_options(timeout=PATIENCE_S * 1000)
+            for kind, (width, height) in (("wide", WIDE), ("narrow", NARROW)):
+                page = browser.new_page(viewport={"width": width, "height": height})
+                page.set_default_timeout(PATIENCE_S * 1000)
+                page.goto(address)
+                for name, use in VISITS.items():
+                    use(open_tab(page, name), scene)
+                    settle(page)
+                    page.screenshot(path=str(shots / f"{kind}-{name.lower()}.png"), full_page=kind == "narrow")
+                page.close()
+            browser.close()
+        put_together(shots)
+
+
+def write_pictures(work: Path) -> Path:
+    """Drawings to search in, and a scene to ask about; returns the scene's file."""
+    (work / "drawings").mkdir()
+    drawings = load_drawings()
+    for drawing in drawings.split("test_artist")[:: len(drawings.split("test_artist")) // DRAWINGS]:
+        picture = Image.fromarray(drawings.on_background(drawing.index, BACKGROUNDS["white"]))
+        picture.save(work / "drawings" / f"{drawing.label.replace('/', ' ')}.png")
+    scene = work / "scene.png"
+    Image.fromarray(render(distinct_scenes("test", numpy_rng(1, "page"), 1, num_things=3)[0])).save(scene)
+    return scene
+
+
+@contextmanager
+def served(indexes: Path) -> Iterator[str]:
+    """The address of a server's page, which answers."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen([*CLI, "serve", "--ui", "--indexes", indexes, "--port", str(port)])
+    try:
+        while True:
+            try:
+                urlopen(f"http://127.0.0.1:{port}/readyz").close()
+                break
+            except URLError:
+                if server.poll() is not None:
+                    raise
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def open_tab(page: Page, name: str) -> Locator:
+    tab = page.get_by_role("tab", name=name, exact=True)
+    tab.wait_for(state="attached")
+    if tab.is_visible():
+        tab.click()
+    else:
+        page.get_by_label("More tabs").click()
+        page.get_by_role("button", name=name, exact=True).click()
+    return page.get_by_role("tabpanel")
+
+
+def choose(tab: Locator, picture: Path) -> None:
+    tab.locator("input[type=file]").first.set_input_files(str(picture))
+    tab.locator("img[src*='file=']").first.wait_for()
+
+
+def chat(tab: Locator, scene: Path) -> None:
+    choose(tab, scene)
+    for number, question in enumerate(("Describe the picture.", "How many things are there?")):
+        tab.get_by_role("textbox").fill(question)
+        tab.get_by_role("textbox").press("Enter")
+        tab.locator("[data-testid=bot]").nth(number).wait_for()
+        expect(tab.get_by_role("button", name="Stop")).to_be_disabled()
+
+
+def draw(tab: Locator, _: Path) -> None:
+    tab.get_by_label("What to draw").fill("a red circle left of a blue star")
+    tab.get_by_label("Seed").fill("7")
+    tab.get_by_role("button", name="Draw", exact=True).click()
+    expect(tab.locator(".grid-wrap img")).to_have_count(4)
+
+
+def edit(tab: Locator, scene: Path) -> None:
+    choose(tab, scene)
+    tab.get_by_label("What to change").fill("make the background black")
+    tab.get_by_role("button", name="Edit", exact=True).click()
+    tab.locator(".both img").nth(1).wait_for()
+
+
+def search(tab: Locator, _: Path) -> None:
+    expect(tab.get_by_label("Index")).to_have_value("drawings")
+    tab.get_by_role("textbox", name="Words", exact=True).fill("a sea animal")
+    tab.get_by_role("button", name="Search", exact=True).click()
+    expect(tab.locator(".grid-wrap img")).to_have_count(12)
+
+
+def loopback(tab: Locator, scene: Path) -> None:
+    choose(tab, scene)
+    tab.get_by_label("Seed").fill("7")
+    tab.get_by_role("button", name="Go round").click()
+    expect(tab.locator(".grid-wrap img")).to_have_count(5)
+    tab.locator(".vega-embed svg").wait_for()
+
+
+VISITS = {"Chat": chat, "Draw": draw, "Edit": edit, "Search": search, "Loopback": loopback}
+
+
+def settle(page: Page) -> None:
+    """Waits until two pictures of the page, taken one after another, are one."""
+    before = b""
+    while (now := page.screenshot(animations="disabled")) != before:
+        before = now
+
+
+def put_together(shots: Path) -> None:
+    """All tabs on a wide screen, two in a row, and some of them on a narrow one."""
+    width, gap = 760, 16
+    height = width * WIDE[1] // WIDE[0]
+    sheet = Image.new("RGB", (2 * width + 3 * gap, 3 * height + 4 * gap), (200, 200, 206))
+    for number, name in enumerate(VISITS):
+        shot = (
+            Image.open(shots / f"wide-{name.lower()}.png")
+            .convert("RGB")
+            .resize((width, height), Image.Resampling.LANCZOS)
+        )
+        sheet.paste(shot, (gap + number % 2 * (width + gap), gap + number // 2 * (height + gap)))
+    narrow = (width - 2 * gap) // 3
+    for number, name in enumerate(("chat", "draw", "loopback")):
+        shot = Image.open(shots / f"narrow-{name}.png").convert("RGB")
+        shot = shot.resize((narrow, shot.height * narrow // shot.width), Image.Resampling.LANCZOS).crop(
+            (0, 0, narrow, height)
+        )
+        sheet.paste(shot, (2 * gap + width + number * (narrow + gap), 3 * gap + 2 * height))
+    with atomic_write(Path(__file__).with_suffix(".png")) as temporary:
+        sheet.quantize(128, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
