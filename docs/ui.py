@@ -27,7 +27,7 @@ from latentbridge.rng import numpy_rng
 from latentbridge.rundir import atomic_write
 
 WIDE, NARROW = (1280, 860), (390, 1000)
-DRAWINGS = 150
+GROUP = "animals & nature"
 PATIENCE_S = 180
 CLI = (sys.executable, "-m", "latentbridge")
 
@@ -61,7 +61,7 @@ def write_pictures(work: Path) -> Path:
     """Drawings to search in, and a scene to ask about; returns the scene's file."""
     (work / "drawings").mkdir()
     drawings = load_drawings()
-    for drawing in drawings.split("test_artist")[:: len(drawings.split("test_artist")) // DRAWINGS]:
+    for drawing in (each for each in drawings.split("test_artist") if each.group == GROUP):
         picture = Image.fromarray(drawings.on_background(drawing.index, BACKGROUNDS["white"]))
         picture.save(work / "drawings" / f"{drawing.label.replace('/', ' ')}.png")
     scene = work / "scene.png"
@@ -107,7 +107,7 @@ def choose(tab: Locator, picture: Path) -> None:
 
 def chat(tab: Locator, scene: Path) -> None:
     choose(tab, scene)
-    for number, question in enumerate(("Describe the picture.", "How many things are there?")):
+    for number, question in enumerate(("Describe the picture.", "Is there a red cross?")):
         tab.get_by_role("textbox").fill(question)
         tab.get_by_role("textbox").press("Enter")
         tab.locator("[data-testid=bot]").nth(number).wait_for()
@@ -123,7 +123,9 @@ def draw(tab: Locator, _: Path) -> None:
 
 def edit(tab: Locator, scene: Path) -> None:
     choose(tab, scene)
-    tab.get_by_label("What to change").fill("make the background black")
+    tab.get_by_role("button", name="More").click()
+    tab.get_by_label("Seed").fill("7")
+    tab.get_by_label("What to change").fill("make the background white")
     tab.get_by_role("button", name="Edit", exact=True).click()
     tab.locator(".both img").nth(1).wait_for()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -190,6 +189,20 @@ def draw(tab: playwright.Locator, prompt: str, steps: int = 2) -> None:
     tab.get_by_role("button", name="Draw", exact=True).click()
 
 
+def wait_until_before_has(share: float, after: playwright.Locator) -> None:
+    """Until the slider hides that share of the later picture, a square in the middle of its element."""
+    box = after.bounding_box()
+    assert box is not None
+    margin = (1 - box["height"] / box["width"]) / 2
+    after.page.wait_for_function(
+        """([image, hidden]) => {
+            const left = getComputedStyle(image).clipPath.split(" ")[3] ?? "0";
+            return Math.abs(parseFloat(left) - 100 * hidden) < 0.1;
+        }""",
+        arg=[after.element_handle(), margin + share * (1 - 2 * margin)],
+    )
+
+
 def test_a_question_about_a_picture_is_answered_word_by_word(visit, served, served_model, pictures, files):
     at = visit(served)
     tab = at.open("Chat")
@@ -249,9 +262,9 @@ def test_an_edit_lies_over_what_was_before_and_the_slider_parts_them(visit, serv
 
     handle = tab.get_by_role("slider", name="Before | after")
     handle.focus()
-    for key, hidden in (("End", "100%"), ("Home", "0%"), ("ArrowRight", "1%")):
+    for key, share in (("End", 1.0), ("Home", 0.0), ("ArrowRight", 0.01)):
         handle.press(key)
-        playwright.expect(both.nth(1)).to_have_css("clip-path", re.compile(rf"0px {hidden}\)|^inset\(0px\)$"))
+        wait_until_before_has(share, both.nth(1))
 
 
 def test_words_a_dropped_picture_and_both_find_pictures(visit, served, served_model, files):
@@ -310,30 +323,101 @@ def test_a_drawing_on_a_narrow_screen(visit, served):
     assert at.page.evaluate("document.scrollingElement.scrollWidth") <= NARROW[0]
 
 
-def test_keys_alone_are_enough_to_draw(visit, served):
-    at = visit(served)
+@dataclass
+class Keyboard:
+    """A visitor who has no mouse."""
 
-    def go_to(text: str, role: str | None = None) -> None:
-        """By the Tab key, to what has that text."""
-        for _ in range(60):
-            at.page.keyboard.press("Tab")
-            here = at.page.evaluate("[document.activeElement.innerText, document.activeElement.role]")
-            if here[0].strip() == text and role in (None, here[1]):
-                return
-        raise AssertionError(f"{text} cannot be reached by the Tab key")
+    page: playwright.Page
 
-    go_to("Draw", "tab")
-    at.page.keyboard.press("Enter")
-    tab = at.page.get_by_role("tabpanel")
-    words = tab.get_by_label("What to draw")
-    words.wait_for()
-    while not words.evaluate("words => words === document.activeElement"):
-        at.page.keyboard.press("Tab")
-    at.page.keyboard.type("a red circle")
-    at.shoot("keys")
-    go_to("Draw")
-    at.page.keyboard.press("Enter")
-    tab.locator(".grid-wrap img").first.wait_for()
+    def go_to(self, place: playwright.Locator) -> playwright.Locator:
+        """On by the Tab key, until the place has the focus."""
+        place.wait_for()
+        for _ in range(80):
+            if place.evaluate("place => place === document.activeElement"):
+                return place
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"{place} cannot be reached by the Tab key")
+
+    def press(self, place: playwright.Locator) -> None:
+        self.go_to(place)
+        self.page.keyboard.press("Enter")
+
+    def fill(self, place: playwright.Locator, text: str) -> None:
+        """As typed: what stands there is marked and written over."""
+        self.go_to(place)
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.type(text)
+
+    def choose(self, place: playwright.Locator, file: Path) -> None:
+        """A picture, by the browser's own dialogue."""
+        with self.page.expect_file_chooser() as dialogue:
+            self.press(place)
+        dialogue.value.set_files(str(file))
+
+    def open(self, name: str) -> playwright.Locator:
+        """The tab of that name; tabs are gone through by the arrows."""
+        self.press(self.page.get_by_role("tab", name=name, exact=True))
+        return self.page.get_by_role("tabpanel")
+
+
+def test_by_keys_a_picture_is_asked_about_and_the_talk_begun_anew(visit, served, served_model, pictures, files):
+    keys = Keyboard(visit(served).page)
+    tab = keys.open("Chat")
+    keys.choose(tab.get_by_role("button", name="Upload"), files[0])
+    tab.locator("img[src*='file=']").first.wait_for()
+    keys.fill(tab.get_by_role("textbox"), FACTS)
+    keys.page.keyboard.press("Enter")
+    tab.locator(BOT, has_text=served_model.understand(pictures[0], FACTS)).wait_for()
+    keys.press(tab.get_by_role("button", name="New conversation"))
+    tab.get_by_text("begins a new conversation").wait_for()
+
+
+def test_by_keys_a_drawing_is_asked_for(visit, served):
+    keys = Keyboard(visit(served).page)
+    tab = keys.open("Draw")
+    keys.fill(tab.get_by_label("What to draw"), "a red circle")
+    keys.fill(tab.get_by_role("spinbutton", name="Pictures"), "2")
+    keys.press(tab.get_by_role("button", name="Draw", exact=True))
+    playwright.expect(tab.locator(".grid-wrap img")).to_have_count(2)
+
+
+def test_by_keys_a_picture_is_edited_and_compared(visit, served, files):
+    keys = Keyboard(visit(served).page)
+    tab = keys.open("Edit")
+    keys.choose(tab.get_by_role("button", name="Drop").first, files[0])
+    tab.locator("[data-testid=image] img").wait_for()
+    keys.fill(tab.get_by_label("What to change"), "make the background white")
+    keys.page.keyboard.press("Enter")
+    after = tab.locator(".both img").nth(1)
+    after.wait_for()
+    keys.go_to(tab.get_by_role("slider", name="Before | after"))
+    keys.page.keyboard.press("Home")
+    wait_until_before_has(0.0, after)
+
+
+def test_by_keys_pictures_are_found_and_more_like_one(visit, served):
+    keys = Keyboard(visit(served).page)
+    tab = keys.open("Search")
+    playwright.expect(tab.get_by_label("Index")).to_have_value("scenes")
+    keys.fill(tab.get_by_role("textbox", name="Words", exact=True), "a picture")
+    keys.page.keyboard.press("Enter")
+    found = tab.locator(".grid-wrap img")
+    playwright.expect(found).to_have_count(PICTURES)
+    keys.press(tab.locator(".grid-wrap button").nth(1))
+    keys.press(tab.get_by_role("button", name="More like the chosen one"))
+    playwright.expect(found).to_have_count(PICTURES - 1)
+
+
+def test_by_keys_a_walk_is_begun(visit, served, files):
+    keys = Keyboard(visit(served).page)
+    tab = keys.open("Loopback")
+    keys.choose(tab.get_by_role("button", name="Drop").first, files[1])
+    tab.locator("[data-testid=image] img").wait_for()
+    keys.go_to(tab.get_by_role("slider", name="Rounds"))
+    for _ in range(3):
+        keys.page.keyboard.press("ArrowLeft")
+    keys.press(tab.get_by_role("button", name="Go round"))
+    playwright.expect(tab.locator(".grid-wrap img")).to_have_count(2)
 
 
 def test_what_the_api_refuses_the_page_says_in_its_words(visit, served, tmp_path):

@@ -20,7 +20,7 @@ def tab(desk: Desk) -> None:
     messages, lines = gr.State([], time_to_live=3600), gr.State([], time_to_live=3600)
     talk = gr.Chatbot(
         label="Conversation",
-        height=420,
+        height=520,
         buttons=["copy"],
         feedback_options=None,
         render_markdown=False,

@@ -44,8 +44,10 @@ def tab(desk: Desk) -> None:
                 y_lim=[0, 1],
                 x_title="Round",
                 y_title="Likeness (cosine)",
+                color_title="Likeness",
                 label="Drift",
-                height=320,
+                show_label=False,
+                height=340,
                 buttons=[],
             )
 

@@ -10,7 +10,7 @@ _MONO = ("ui-monospace", "Consolas", "monospace")
 CSS = """
 .gradio-container { width: 100%; max-width: 1100px !important; margin-inline: auto !important; }
 .pixels img { image-rendering: pixelated; }
-.picture img { width: 100%; height: 100%; object-fit: contain; }
+.picture img { width: 100%; height: 100%; padding-top: 2rem; object-fit: contain; }
 .pictures .grid-wrap { min-height: 0; max-height: none; }
 .pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
 .empty::after { content: "Nothing here yet"; margin-left: .5em; }
