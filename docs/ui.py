@@ -1,15 +1,14 @@
-"""Uses every tab of the page as a visitor does, and puts what it looks like together as ui.png: `python docs/ui.py [SHOTS]`.
+"""Uses every tab of the page as a visitor does, and puts what it looks like together as ui.png: `python -m docs.ui [SHOTS]`.
 
 Needs a Chromium and the drawings that `latentbridge data drawings` fetches. SHOTS is a folder to keep each picture of the page in.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from urllib.request import urlopen
 
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect, sync_playwright
+from tests.serving.browser import choose_picture, launch, open_tab
 
 from latentbridge.data.drawings.catalogue import load_drawings
 from latentbridge.data.shapes.render import render
@@ -40,9 +40,7 @@ def main() -> None:
         scene = write_pictures(work)
         subprocess.run([*CLI, "index", "build", work / "drawings", "--store", work / "indexes/drawings"], check=True)
         with served(work / "indexes") as address, sync_playwright() as driver:
-            chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-            arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-            browser = driver.chromium.launch(executable_path=chromium, args=arguments)
+            browser = launch(driver)
             expect.set_options(timeout=PATIENCE_S * 1000)
             for kind, (width, height) in (("wide", WIDE), ("narrow", NARROW)):
                 page = browser.new_page(viewport={"width": width, "height": height})
@@ -83,30 +81,15 @@ def served(indexes: Path) -> Iterator[str]:
             except URLError:
                 if server.poll() is not None:
                     raise
+                time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/"
     finally:
         server.terminate()
         server.wait()
 
 
-def open_tab(page: Page, name: str) -> Locator:
-    tab = page.get_by_role("tab", name=name, exact=True)
-    tab.wait_for(state="attached")
-    if tab.is_visible():
-        tab.click()
-    else:
-        page.get_by_label("More tabs").click()
-        page.get_by_role("button", name=name, exact=True).click()
-    return page.get_by_role("tabpanel")
-
-
-def choose(tab: Locator, picture: Path) -> None:
-    tab.locator("input[type=file]").first.set_input_files(str(picture))
-    tab.locator("img[src*='file=']").first.wait_for()
-
-
 def chat(tab: Locator, scene: Path) -> None:
-    choose(tab, scene)
+    choose_picture(tab, scene)
     for number, question in enumerate(("Describe the picture.", "Is there a red cross?")):
         tab.get_by_role("textbox").fill(question)
         tab.get_by_role("textbox").press("Enter")
@@ -122,7 +105,7 @@ def draw(tab: Locator, _: Path) -> None:
 
 
 def edit(tab: Locator, scene: Path) -> None:
-    choose(tab, scene)
+    choose_picture(tab, scene)
     tab.get_by_role("button", name="More").click()
     tab.get_by_label("Seed").fill("7")
     tab.get_by_label("What to change").fill("make the background white")
@@ -138,7 +121,7 @@ def search(tab: Locator, _: Path) -> None:
 
 
 def loopback(tab: Locator, scene: Path) -> None:
-    choose(tab, scene)
+    choose_picture(tab, scene)
     tab.get_by_label("Seed").fill("7")
     tab.get_by_role("button", name="Go round").click()
     expect(tab.locator(".grid-wrap img")).to_have_count(5)

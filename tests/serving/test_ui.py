@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,13 +32,11 @@ from latentbridge.types import Picture
 gradio = pytest.importorskip("gradio", reason="the page needs gradio; install latentbridge[ui]")
 playwright = pytest.importorskip("playwright.sync_api", reason="these tests drive a browser by playwright; install it")
 
+from tests.serving.browser import choose_picture, launch, open_tab  # noqa: E402
+
 from latentbridge.serving.ui.page import PATH, add_page  # noqa: E402
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the path; install one (chromium)"),
-]
+pytestmark = pytest.mark.browser
 PATIENCE_MS = 60_000
 KEY = "k" * 20
 WIDE, NARROW = (1200, 900), (390, 844)
@@ -61,13 +57,7 @@ class Visit:
 
     def open(self, name: str) -> playwright.Locator:
         """The tab of that name, chosen."""
-        tab = self.page.get_by_role("tab", name=name, exact=True)
-        if tab.is_visible():
-            tab.click()
-        else:
-            self.page.get_by_label("More tabs").click()
-            self.page.get_by_role("button", name=name, exact=True).click()
-        return self.page.get_by_role("tabpanel")
+        return open_tab(self.page, name)
 
     def shoot(self, name: str) -> None:
         self.page.screenshot(path=str(self.shots / f"{name}.png"), full_page=True)
@@ -125,8 +115,10 @@ def guarded(served_model: Model) -> Iterator[Server]:
 def browser() -> Iterator[playwright.Browser]:
     playwright.expect.set_options(timeout=PATIENCE_MS)
     with playwright.sync_playwright() as driver:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        yield driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        try:
+            yield launch(driver)
+        except FileNotFoundError as missing:
+            pytest.skip(str(missing))
 
 
 @pytest.fixture
@@ -156,12 +148,6 @@ def visit(browser: playwright.Browser, tmp_path: Path) -> Iterator[Callable[...,
 
 def _told(line: playwright.ConsoleMessage) -> str:
     return f"{line.text} ({line.location['url']})"
-
-
-def choose_picture(tab: playwright.Locator, file: Path) -> None:
-    """A picture by the file chooser."""
-    tab.locator("input[type=file]").first.set_input_files(str(file))
-    tab.locator("img[src*='file=']").first.wait_for()
 
 
 def drop_picture(visit: Visit, tab: playwright.Locator, file: Path) -> None:
