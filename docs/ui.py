@@ -1,6 +1,6 @@
 """Uses every tab of the page as a visitor does, and puts what it looks like together as ui.png: `python -m docs.ui [SHOTS]`.
 
-Needs a Chromium and the drawings that `latentbridge data drawings` fetches. SHOTS is a folder to keep each picture of the page in.
+Needs a Chromium and the drawings that `latentbridge data build drawings` fetches. SHOTS is a folder to keep each picture of the page in.
 """
 
 from __future__ import annotations

@@ -71,10 +71,11 @@ def serve(
         from latentbridge.serving.guard.fetch import Fetching
         from latentbridge.serving.guard.limits import KINDS, OTHER, Limits
         from latentbridge.serving.guard.rates import Rates, parse_allowances
-        from latentbridge.serving.listening import listen
+        from latentbridge.serving.listening import check_free, listen
 
         if ui:
             from latentbridge.serving.ui.page import add_page
+    check_free(host, port)
     rates = Rates(parse_allowances(limit or [], (*KINDS.values(), OTHER)))
     from latentbridge.models.checkpoint import load
 
