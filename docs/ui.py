@@ -106,8 +106,10 @@ def draw(tab: Locator, _: Path) -> None:
 
 def edit(tab: Locator, scene: Path) -> None:
     choose_picture(tab, scene)
-    tab.get_by_role("button", name="More").click()
+    more = tab.get_by_role("button", name="More")
+    more.click()
     tab.get_by_label("Seed").fill("7")
+    more.click()
     tab.get_by_label("What to change").fill("make the background white")
     tab.get_by_role("button", name="Edit", exact=True).click()
     tab.locator(".both img").nth(1).wait_for()
@@ -123,8 +125,9 @@ def search(tab: Locator, _: Path) -> None:
 def loopback(tab: Locator, scene: Path) -> None:
     choose_picture(tab, scene)
     tab.get_by_label("Seed").fill("7")
+    tab.get_by_role("spinbutton", name="Rounds").fill("3")
     tab.get_by_role("button", name="Go round").click()
-    expect(tab.locator(".grid-wrap img")).to_have_count(5)
+    expect(tab.locator(".grid-wrap img")).to_have_count(4)
     tab.locator(".vega-embed svg").wait_for()
 
 
@@ -139,24 +142,22 @@ def settle(page: Page) -> None:
 
 
 def put_together(shots: Path) -> None:
-    """All tabs on a wide screen, two in a row, and some of them on a narrow one."""
+    """All tabs on a wide screen, two in a row, and three on a narrow one, at their lower ends, where the answers are."""
     width, gap = 760, 16
-    height = width * WIDE[1] // WIDE[0]
+    height, narrow = width * WIDE[1] // WIDE[0], (width - 2 * gap) // 3
     sheet = Image.new("RGB", (2 * width + 3 * gap, 3 * height + 4 * gap), (200, 200, 206))
+
+    def scaled(name: str, width: int) -> Image.Image:
+        shot = Image.open(shots / f"{name}.png").convert("RGB")
+        return shot.resize((width, shot.height * width // shot.width), Image.Resampling.LANCZOS)
+
     for number, name in enumerate(VISITS):
-        shot = (
-            Image.open(shots / f"wide-{name.lower()}.png")
-            .convert("RGB")
-            .resize((width, height), Image.Resampling.LANCZOS)
-        )
-        sheet.paste(shot, (gap + number % 2 * (width + gap), gap + number // 2 * (height + gap)))
-    narrow = (width - 2 * gap) // 3
+        left, top = gap + number % 2 * (width + gap), gap + number // 2 * (height + gap)
+        sheet.paste(scaled(f"wide-{name.lower()}", width), (left, top))
     for number, name in enumerate(("chat", "draw", "loopback")):
-        shot = Image.open(shots / f"narrow-{name}.png").convert("RGB")
-        shot = shot.resize((narrow, shot.height * narrow // shot.width), Image.Resampling.LANCZOS).crop(
-            (0, 0, narrow, height)
-        )
-        sheet.paste(shot, (2 * gap + width + number * (narrow + gap), 3 * gap + 2 * height))
+        shot = scaled(f"narrow-{name}", narrow)
+        left, top = gap + width + gap + number * (narrow + gap), 3 * gap + 2 * height
+        sheet.paste(shot.crop((0, shot.height - height, narrow, shot.height)), (left, top))
     with atomic_write(Path(__file__).with_suffix(".png")) as temporary:
         sheet.quantize(128, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
 
