@@ -23,8 +23,8 @@ def launch(driver: Playwright) -> Browser:
 
 def open_tab(page: Page, name: str) -> Locator:
     """The panel of the tab of that name, chosen; on a narrow screen it may be in a menu."""
+    page.get_by_role("tab").first.wait_for()
     tab = page.get_by_role("tab", name=name, exact=True)
-    tab.wait_for(state="attached")
     if tab.is_visible():
         tab.click()
     else:

@@ -34,7 +34,7 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ):
     with pytest.raises(SystemExit) as ended:
-        main(["serve", *arguments])
+        main(["serve", "--port", "0", *arguments])
     told = capsys.readouterr().err
     assert ended.value.code == 2 and words in told and told.count("\n") == 1, told
 

@@ -75,8 +75,8 @@ def serve(
 
         if ui:
             from latentbridge.serving.ui.page import add_page
-    check_free(host, port)
     rates = Rates(parse_allowances(limit or [], (*KINDS.values(), OTHER)))
+    check_free(host, port)
     from latentbridge.models.checkpoint import load
 
     settings = Settings(name or _last_name(model), indexes, max_requests=max_requests, request_timeout_s=timeout_s)
