@@ -118,6 +118,11 @@ def test_what_is_not_kept_is_not_found(web: httpx.Client, server: Server):
     assert without.status_code == 400 and "--indexes" in without.json()["error"]["message"]
 
 
+def test_an_address_of_nothing_leads_to_what_there_is(web: httpx.Client):
+    answer = web.get("/")
+    assert answer.status_code == 404 and "/openapi.json" in answer.json()["error"]["message"]
+
+
 def test_loopback_walks_as_the_library_does(web: httpx.Client, served_model: Model, scene_picture: Picture):
     asked = {"image": url_of(png_of(scene_picture)), "rounds": 2, "seed": 3}
     answer = web.post("/v1/loopback", json=asked).json()

@@ -40,9 +40,16 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ):
     with pytest.raises(SystemExit) as ended:
-        main(["serve", *arguments])
+        main(["serve", "--port", "0", *arguments])
     told = capsys.readouterr().err
     assert ended.value.code == 2 and words in told and told.count("\n") == 1, told
+
+
+def test_an_address_that_is_taken_is_refused_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+        main(["serve", "--port", str(taken.getsockname()[1]), "--model", "/nowhere"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "address already in use" in told and told.count("\n") == 1, told
 
 
 @contextmanager

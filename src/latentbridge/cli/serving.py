@@ -82,11 +82,12 @@ def serve(
         from latentbridge.serving.guard.fetch import Fetching
         from latentbridge.serving.guard.limits import KINDS, OTHER, Limits
         from latentbridge.serving.guard.rates import Rates, parse_allowances
-        from latentbridge.serving.listening import listen
+        from latentbridge.serving.listening import check_free, listen
 
         if ui:
             from latentbridge.serving.ui.page import add_page
     rates = Rates(parse_allowances(limit or [], (*KINDS.values(), OTHER)))
+    check_free(host, port)
     from latentbridge.models.checkpoint import load
 
     settings = Settings(

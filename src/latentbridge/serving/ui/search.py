@@ -17,6 +17,7 @@ from latentbridge.serving.ui.inputs import picture_input, words_input
 from latentbridge.types import Picture
 
 _PATH = "/v1/search"
+_NO_INDEX = "There is no index to look in; start the server with --indexes FOLDER, in which there is one."
 _AGAINST = -0.5
 """The weight of what hits should not be like, as `latentbridge search --not` has it."""
 
@@ -29,7 +30,7 @@ def tab(desk: Desk) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             words = words_input("Words", "a green star", settings)
-            picture = picture_input("Picture like")
+            picture = picture_input("A picture like")
             with gr.Accordion("More", open=False):
                 share = gr.Slider(0.1, 0.9, 0.5, step=0.1, label="Share of the words, beside a picture")
                 against = words_input("Not", "red", settings)
@@ -53,7 +54,7 @@ def tab(desk: Desk) -> None:
         parts: list[SearchPart], index: str | None, where: str, k: int, visit: gr.Request
     ) -> tuple[Any, ...]:
         if index is None:
-            raise UserError("There is no index to look in; start the server with --indexes FOLDER and choose one.")
+            raise UserError(_NO_INDEX)
         conditions = [each.strip() for each in where.split(",") if each.strip()]
         asked = SearchRequest(index=index, query=parts, k=k, where=conditions)
         hits = (await search(asked, desk.request(visit, _PATH), desk.service)).data
@@ -92,7 +93,7 @@ def tab(desk: Desk) -> None:
 
     def names() -> gr.Dropdown:
         there = desk.service.shelf.names()
-        return gr.Dropdown(there, value=there[0] if there else None)
+        return gr.Dropdown(there, value=there[0] if there else None, info=None if there else _NO_INDEX)
 
     def choose(hits: list[FoundItem], choice: gr.SelectData) -> tuple[Any, ...]:
         return hits[choice.index].id, gr.Button(interactive=True)
