@@ -29,6 +29,9 @@ test-kill: .venv/developing  ## 200 runs over every stage, and an index 200 time
 test-ui: .venv/developing  ## the page for people, in a headless Chromium that is installed beforehand
 	$(BIN)/python -m pytest -m browser tests/serving/test_ui.py
 
+test-accelerator: .venv/developing  ## what needs a GPU, or another accelerator that torch knows
+	$(BIN)/python -m pytest -m accelerator
+
 check: .venv/developing  ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,4 +50,4 @@ bench: .venv/developing  ## the benchmarks, against their stored baselines; writ
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-.PHONY: quickstart test test-slow test-kill test-ui check reproduce bench help
+.PHONY: quickstart test test-slow test-kill test-ui test-accelerator check reproduce bench help

@@ -37,7 +37,7 @@ class Outcome:
     statuses: Counter[int] = field(default_factory=Counter)
     """How often each came; 0 is no answer at all."""
     memory_mib: list[float] = field(default_factory=list)
-    """Of the server's process, once a second, where its number was given."""
+    """Of the server's process and its workers, once a second, where its number was given."""
 
     def document(self) -> dict[str, Any]:
         p50, p99 = np.percentile(self.latencies_s, (50, 99)) if self.latencies_s else (0.0, 0.0)
@@ -122,9 +122,22 @@ def some_requests(count: int, steps: int = 20) -> Sequence[Request]:
 
 async def _watch(pid: int, memory_mib: list[float]) -> None:
     while True:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        memory_mib.append(pages * 4096 / 2**20)
+        memory_mib.append(sum(map(_own_mib, [pid, *_children(pid)])))
         await asyncio.sleep(1.0)
+
+
+def _own_mib(pid: int) -> float:
+    """Memory of a process, what it shares counted by its share; 0 once it has ended."""
+    try:
+        told = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in told.splitlines() if line.startswith("Pss:")), 0.0)
+
+
+def _children(pid: int) -> list[int]:
+    lists = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for found in lists for child in found]
 
 
 def _picture(color: str, place: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from latentbridge import indexing
 from latentbridge.config import ModelConfig
 from latentbridge.data.pictures import Fault, FolderPictures, Found
+from latentbridge.images import open_picture
 from latentbridge.indexing import fill_index
 from latentbridge.models.checkpoint import new_model
 from latentbridge.models.omnibridge.model import Model
@@ -84,3 +86,30 @@ def test_of_pictures_with_one_id_the_first_counts(model: Model, source: FolderPi
     index = ExactIndex(model.embedding_size)
     assert fill_index(model, index, Twice(source.folder)).embedded == 2
     assert all("second" not in (metadata or {}) for metadata in index.metadata(["00.png", "01.png"]))
+
+
+def test_pictures_of_the_next_batch_alone_are_opened_while_one_is_embedded(
+    model: Model, source: FolderPictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, embed, opened = ExactIndex(model.embedding_size), model.embed, indexing._opened
+    more, begun, embedded = threading.Condition(), list[str](), 0
+
+    def noted(each: Found, side_px: int) -> object:
+        with more:
+            begun.append(each.id)
+            more.notify_all()
+        return opened(each, side_px)
+
+    def meanwhile(images: list) -> np.ndarray:
+        nonlocal embedded
+        embedded += len(images)
+        with more:
+            assert more.wait_for(lambda: len(begun) == min(11, embedded + 3), timeout=30)
+        return embed(images=images)
+
+    monkeypatch.setattr(indexing, "_opened", noted)
+    monkeypatch.setattr(model, "embed", meanwhile)
+    fill_index(model, index, source)
+    assert sorted(begun) == list(index.ids()) == [f"{number:02d}.png" for number in range(11)]
+    pictures = [open_picture(source.folder / name) for name in begun[:3]]
+    assert np.array_equal(index.vectors(begun[:3]), embed(images=pictures))

@@ -34,6 +34,20 @@ def be_rank(monkeypatch: pytest.MonkeyPatch) -> Any:
     return be
 
 
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "cpu:gloo"), ("cuda:1", "cpu:gloo,cuda:nccl")])
+def test_ranks_exchange_what_is_on_their_devices_and_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, backend: str
+):
+    asked: list[Any] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda *by, **how: asked.append((*by, how["device_id"]))
+    )
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with parallel.joined(torch.device(device)):
+        assert asked == [(backend, None if device == "cpu" else torch.device(device))]
+
+
 @pytest.mark.parametrize("dim", [0, 1])
 def test_chance_of_ranks_together_is_that_of_one(be_rank: Any, dim: int):
     shape, of_all = [5, 5], [5, 5]

@@ -72,6 +72,8 @@ def test_parts_are_weighed_and_a_negative_one_leads_away(model: Model, index: In
     expected = combine([picture, red, owl], [1, 0.5, -0.25])
     assert query_of(model, index, wishes) == pytest.approx(expected, abs=1e-6)
     assert [hit.id for hit in search_index(model, index, *wishes)] == [hit.id for hit in index.search(expected)[0]]
+    given = [Wish(vector=picture), Wish(vector=red, weight=0.5), Wish(vector=owl, weight=-0.25)]
+    assert np.array_equal(query_of(model, index, given), expected)
     with pytest.raises(UserError, match="not only what to avoid"):
         search_index(model, index, Wish(words="red", weight=-1.0))
 

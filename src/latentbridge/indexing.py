@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from itertools import islice
@@ -18,6 +21,10 @@ from latentbridge.retrieval.index import Index
 from latentbridge.types import Picture
 
 _BATCH = 64
+_AHEAD = 1
+"""Batches whose pictures are opened while the one before them is embedded."""
+_OPENERS = 2
+"""Threads that open pictures; decoding and scaling hold no lock of Python's."""
 STAMP, ORIGIN = "stamp", "from"
 """Fields of an item's metadata: which version of its picture was embedded, and which source it belongs to."""
 
@@ -45,6 +52,26 @@ class Built:
         return self.embedded / max(self.seconds, 1e-9)
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A picture as it is and, fitted, as the model takes it."""
+
+    fitted: Picture
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A picture of the source: known as it is, or being opened."""
+
+    found: Found
+    known: dict[str, Any] | None
+    """What the index says of this version of it."""
+    opening: Future[_Opened] | None
+    """Where it says nothing."""
+
+
 def fill_index(
     model: Model,
     index: Index,
@@ -57,8 +84,9 @@ def fill_index(
 ) -> Built:
     """Make the index hold what the source does; what came from elsewhere stays as it is.
 
-    Without `mirror` nothing is dropped. `fields` are stored with every picture. Each batch is committed before the next is read, so a pass that was stopped goes
-    on where it stopped when it is begun again. In memory are one batch of pictures and all ids.
+    Without `mirror` nothing is dropped. `fields` are stored with every picture. Batches are committed in their order, the next
+    one's pictures being opened meanwhile; a pass that was stopped goes on after the last commit when it is begun again. In
+    memory are two batches of pictures and all ids.
     """
     began, built, seen = time.monotonic(), Built(), set[str]()
 
@@ -67,10 +95,10 @@ def fill_index(
         left_out(sentence)
 
     origin = {**(fields or {}), ORIGIN: source.name}
-    found = _once(source.pictures(fault), seen)
-    while batch := list(islice(found, _BATCH)):
-        _take(model, index, batch, origin, built, fault)
-        progress(len(batch))
+    with closing(_read(_once(source.pictures(fault), seen), index, model.config.backbone.image_size_px)) as batches:
+        for batch in batches:
+            _take(model, index, batch, origin, built, fault)
+            progress(len(batch))
     for ids in _parted(_gone(index, source, seen)) if mirror else ():
         built.dropped += index.delete(ids)
     index.refresh()
@@ -78,36 +106,62 @@ def fill_index(
     return built
 
 
+def _read(found: Iterator[Found], index: Index, side_px: int) -> Generator[list[_Read]]:
+    """Batches in their order, `_AHEAD` more of which are being opened."""
+    coming: deque[list[_Read]] = deque()
+    openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="opener")
+
+    def reading(each: Found, said: dict[str, Any] | None) -> _Read:
+        if said is not None and said.get(STAMP) == each.stamp:
+            return _Read(each, said, None)
+        return _Read(each, None, openers.submit(_opened, each, side_px))
+
+    try:
+        while True:
+            while len(coming) <= _AHEAD and (batch := list(islice(found, _BATCH))):
+                before = index.metadata([each.id for each in batch])
+                coming.append([reading(each, said) for each, said in zip(batch, before, strict=True)])
+            if not coming:
+                return
+            yield coming.popleft()
+    finally:
+        openers.shutdown(cancel_futures=True)
+
+
+def _opened(each: Found, side_px: int) -> _Opened:
+    picture = open_picture(each.image)
+    return _Opened(fit_square(picture, side_px), *picture.shape[:2])
+
+
 def _take(
     model: Model,
     index: Index,
-    batch: list[Found],
+    batch: list[_Read],
     origin: Mapping[str, Any],
     built: Built,
     fault: Callable[[str], None],
 ) -> None:
     """Store one batch: new pictures embedded, known ones with what is now said of them, broken ones not at all."""
-    known = dict(zip([each.id for each in batch], index.metadata([each.id for each in batch]), strict=True))
     fresh: list[tuple[str, dict[str, Any], Picture]] = []
     retold: list[tuple[str, dict[str, Any]]] = []
     broken: list[str] = []
     for each in batch:
-        metadata, before = {**each.metadata, **origin, STAMP: each.stamp}, known[each.id]
-        if before is not None and before.get(STAMP) == each.stamp:
-            metadata |= {side: before[side] for side in ("width", "height")}
-            if metadata == before:
+        name, metadata = each.found.id, {**each.found.metadata, **origin, STAMP: each.found.stamp}
+        if each.opening is None:
+            assert each.known is not None
+            metadata |= {side: each.known[side] for side in ("width", "height")}
+            if metadata == each.known:
                 built.unchanged += 1
             else:
-                retold.append((each.id, metadata))
+                retold.append((name, metadata))
             continue
         try:
-            picture = open_picture(each.image)
+            opened = each.opening.result()
         except UserError as error:
-            fault(f"{each.id}: {error}")
-            broken.append(each.id)
+            fault(f"{name}: {error}")
+            broken.append(name)
             continue
-        metadata |= {"width": picture.shape[1], "height": picture.shape[0]}
-        fresh.append((each.id, metadata, fit_square(picture, model.config.backbone.image_size_px)))
+        fresh.append((name, metadata | {"width": opened.width, "height": opened.height}, opened.fitted))
     if broken:
         index.delete(broken)
     if fresh:

@@ -36,8 +36,8 @@ def mine(rows: RowsT) -> RowsT:
 def chance(draw: Callable[..., Tensor], shape: Sequence[int], rng: Generator, dim: int = 0) -> Tensor:
     """Random numbers of this `shape` for this rank's rows, which lie along `dim`: drawn for the rows of all, then cut like them.
 
-    `draw` is `torch.rand`, or another that takes a shape and a generator. Ranks must ask in the same order, with as many
-    rows each, so that their generators stay in step.
+    They lie on the CPU, as `rng` does, whatever device they go to. `draw` is `torch.rand`, or another that takes a shape and a
+    generator. Ranks must ask in the same order, with as many rows each, so that their generators stay in step.
     """
     of_all = [size * world() if axis == dim else size for axis, size in enumerate(shape)]
     return mine(draw(of_all, generator=rng).movedim(dim, 0)).movedim(0, dim)

@@ -22,17 +22,26 @@ from latentbridge.types import Hit
 
 @dataclass(frozen=True)
 class Wish:
-    """One part of a query: words, a picture, or an item of the index ("more like this"); exactly one of them."""
+    """One part of a query: words, a picture, or an item of the index ("more like this"); exactly one of them.
+
+    Who has the vector of words or a picture already gives that instead.
+    """
 
     words: str | None = None
     picture: ImageLike | None = None
     item: str | None = None
     weight: float = 1.0
     """How much it counts beside the other parts; below 0, how much it counts against a hit."""
+    vector: np.ndarray | None = None
+    """A unit vector of the index's model, float32 [e]."""
 
     def __post_init__(self) -> None:
-        if sum(part is not None for part in (self.words, self.picture, self.item)) != 1:
+        if sum(part is not None for part in (self.words, self.picture, self.item, self.vector)) != 1:
             raise UserError("A part of a query is words, a picture or an item of the index; give one of the three.")
+
+    def spoken(self, alone: bool) -> str | None:
+        """The words as they are embedded: beside other parts ("but at night") without what joins them."""
+        return self.words if self.words is None or alone else self.words.strip().removeprefix("but ")
 
 
 def build_index(
@@ -72,8 +81,10 @@ def check_maker(model: Model, index: Index, address: Any) -> None:
 
 
 def _vector(model: Model, index: Index, wish: Wish, alone: bool) -> np.ndarray:
-    if wish.words is not None:
-        return model.embed(texts=wish.words if alone else wish.words.strip().removeprefix("but "))
+    if wish.vector is not None:
+        return wish.vector
+    if (words := wish.spoken(alone)) is not None:
+        return model.embed(texts=words)
     if wish.picture is not None:
         return model.embed(images=wish.picture)
     return index.vectors([str(wish.item)])[0]

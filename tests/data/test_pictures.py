@@ -11,8 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentbridge.data.pictures import FolderPictures, ManifestPictures, ShardPictures, open_source, picture_of
+from latentbridge.data.pictures import (
+    FolderPictures,
+    ManifestPictures,
+    ShardPictures,
+    open_source,
+    picture_of,
+    thumbnail,
+    to_keep,
+)
 from latentbridge.errors import UserError
+from latentbridge.retrieval.items import MAX_THUMBNAIL_BYTES
 
 
 def png(grey: int) -> bytes:
@@ -97,3 +106,11 @@ def test_places_without_pictures_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             open_source(str(where))
+
+
+def test_what_is_kept_of_a_picture_is_small_whatever_it_shows() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (499, 503, 3), dtype=np.uint8)
+    assert len(to_keep(noise)) < MAX_THUMBNAIL_BYTES
+    flat = np.full((7, 7, 3), 90, np.uint8)
+    assert abs(thumbnail({}, 11, to_keep(flat)).astype(int) - 90).max() < 4
+    assert (thumbnail({}, 11) == 128).all() and (thumbnail({}, 11, b"no picture") == 128).all()

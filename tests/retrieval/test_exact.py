@@ -46,6 +46,19 @@ def test_equal_scores_keep_the_order_of_adding() -> None:
     assert [hit.id for hit in index.search(vector, 6)[0]] == ["00", "01", "02", "03", "04", "05"]
 
 
+@pytest.mark.parametrize("count", [1, 7, 64, 65, 1009])
+def test_the_best_are_found_whatever_their_number_and_however_many_are_equal(count: int) -> None:
+    vectors = unit(np.random.default_rng(count), count, 3).round(1) + 0.01
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows, query = Rows(3), vectors[:1]
+    rows.append(np.arange(count), vectors)
+    scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
+    expected = np.argsort(-scores, kind="stable")
+    for k in {1, 2, 10, count // 2 + 1, count, count + 5}:
+        keys, found = rows.search(query, k)[0]
+        assert keys.tolist() == expected[:k].tolist() and found.tolist() == scores[expected[:k]].tolist()
+
+
 def test_rows_grow_over_many_blocks_and_forget() -> None:
     """Appends that end inside, at and beyond the end of a block; keys with gaps; rows discarded in each block."""
     rng = np.random.default_rng(3)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +24,11 @@ from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.filters import OPERATORS, Condition, hold, parse_condition
 from latentbridge.retrieval.health import LEAST_RECALL, health
 from latentbridge.retrieval.index import Index
-from latentbridge.retrieval.items import check_name
+from latentbridge.retrieval.items import MAX_THUMBNAIL_BYTES, check_name
 from latentbridge.retrieval.stores import address_in, create_index, holds_index, names_in, open_index
 
 Make = Callable[[int], Index]
+_NOBODY = 65534
 
 
 @pytest.fixture(params=["exact", "disk", pytest.param("postgres", marks=pytest.mark.slow)])
@@ -86,6 +92,23 @@ def test_a_random_history_ends_as_the_oracle_does(make: Make) -> None:
     assert np.array_equal(index.vectors(ids), oracle.vectors(ids)) and index.metadata(ids) == oracle.metadata(ids)
     found = health(index)
     assert (found.items, found.faults, found.recall) == (len(ids), (), 1.0)
+
+
+def test_thumbnails_stay_with_their_items_and_are_small(make: Make) -> None:
+    index = compass(make(2))
+    east, north = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    index.add(["far", "near"], np.concatenate([-east, -north]), None, [b"a picture", None])
+    assert index.thumbnails(["near", "far", "nobody", "east"]) == [None, b"a picture", None, None]
+    index.compact()
+    index.add(["near"], -north, None, [b"new"])
+    index.add(["far"], -east)
+    assert index.thumbnails(["far", "near"]) == [None, b"new"] and index.faults() == []
+    index.delete(["near"])
+    assert index.thumbnails(["near"]) == [None] and index.faults() == []
+    for wrong, message in (([b"x" * (MAX_THUMBNAIL_BYTES + 1)], "make it smaller"), ([b"1", b"2"], "2 thumbnails")):
+        with pytest.raises(UserError, match=message):
+            index.add(["far"], east, None, wrong)
+    assert index.vectors(["far"]).tolist() == [[-1, 0]]
 
 
 def test_an_empty_index_and_a_k_larger_than_it(make: Make) -> None:
@@ -296,6 +319,99 @@ def test_many_read_while_one_writes(tmp_path: Path) -> None:
     for reader in readers:
         reader.join()
     assert not wrong
+
+
+@pytest.fixture
+def reader() -> Iterator[tuple[Path, Callable[[str], str]]]:
+    """A folder, and a way to have code tried by someone who may read it and not write; what it prints."""
+    folder = Path(tempfile.mkdtemp(prefix="read-only-", dir="/tmp"))
+
+    def tried(code: str) -> str:
+        folder.chmod(0o555)
+        for path in folder.iterdir():
+            path.chmod(0o444)
+        head = f"import sys; sys.path[:] = {sys.path!r}; folder = {str(folder)!r}; import numpy as np\n"
+        head += "from latentbridge.errors import UserError; from latentbridge.retrieval.stores import open_index\n"
+        head += "from latentbridge.retrieval.cells import available; available() and __import__('faiss')\n"
+        if os.getuid() == 0:  # who is root may write whatever a folder's mode says; others may not read root's Python
+            head += f"import os; os.setuid({_NOBODY})\n"
+        try:
+            told = subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True)
+        finally:
+            folder.chmod(0o755)
+            for path in folder.iterdir():
+                path.chmod(0o644)
+        assert told.returncode == 0, told.stderr
+        return told.stdout
+
+    yield folder, tried
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+_LOOKED = (
+    "index = open_index(folder); print([hit.id for hit in index.search(np.array([0.6, 0.8]))[0]], index.faults())\n"
+)
+
+
+@pytest.mark.parametrize("owner", ["is gone", "has it open", "was killed"])
+def test_a_folder_that_may_only_be_read_is_searched(reader: tuple[Path, Callable[[str], str]], owner: str) -> None:
+    folder, tried = reader
+    index = compass(create_index(folder, 2))
+    if owner == "is gone":
+        index.close()
+    elif owner == "was killed":
+        kept = {path: path.read_bytes() for path in folder.iterdir()}
+        index.close()
+        for path, content in kept.items():
+            path.write_bytes(content)
+    before = sorted(path.name for path in folder.iterdir())
+    assert tried(_LOOKED) == "['north-east', 'north', 'east'] []\n"
+    assert sorted(path.name for path in folder.iterdir()) == before
+    index.close()
+
+
+def test_a_folder_that_may_only_be_read_refuses_changes(reader: tuple[Path, Callable[[str], str]]) -> None:
+    folder, tried = reader
+    compass(create_index(folder, 2)).close()
+    content = (folder / FILE).read_bytes()
+    told = tried(
+        """index = open_index(folder)
+for change in (lambda: index.add(["a"], np.array([[1.0, 0.0]])), lambda: index.delete(["east"]), index.compact):
+    try:
+        change()
+    except UserError as error:
+        print(error)
+index.refresh()
+"""
+    )
+    assert (
+        told.splitlines()
+        == [
+            f"{folder} may only be read here, so nothing was changed; "
+            "change its permissions, or copy the index to a folder you may write to."
+        ]
+        * 3
+    )
+    assert (folder / FILE).read_bytes() == content and [path.name for path in folder.iterdir()] == [FILE]
+
+
+def test_who_may_only_read_sees_what_the_owner_wrote_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compass(create_index(tmp_path, 2)).close()
+    monkeypatch.setattr("os.access", lambda path, how: False)
+    theirs, query = open_index(tmp_path), np.array([0.8, 0.6])
+    assert [hit.id for hit in theirs.search(query, 1)[0]] == ["north-east"]
+    monkeypatch.undo()
+    ours = create_index(tmp_path, 2)
+    ours.add(["here"], query[None])
+    assert [hit.id for hit in theirs.search(query, 1)[0]] == ["here"]  # through the log
+    ours.close()
+    assert [hit.id for hit in theirs.search(query, 1)[0]] == ["here"]
+    again = create_index(tmp_path, 2)
+    again.delete(["here"])
+    again.close()
+    assert [hit.id for hit in theirs.search(query, 1)[0]] == [
+        "north-east"
+    ]  # the log came and went between two searches
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty"])

@@ -20,12 +20,13 @@ from schemathesis.checks import CHECKS, load_all_checks
 from tests.serving.conftest import png_of, url_of
 from tests.serving.server import Server, running
 
-from latentbridge.data.pictures import PLACES
+from latentbridge.data.pictures import PLACES, thumbnail
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.evaluation.loopback import loopback
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.omnibridge.model import Model
+from latentbridge.retrieval.stores import open_index
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
 from latentbridge.serving.guard.limits import Limits
@@ -39,9 +40,13 @@ ANSWERS = CHECKS.get_by_names(
 
 
 @pytest.fixture(scope="module")
-def web(served_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder = tmp_path_factory.mktemp("indexes")
-    with running(create_app(served_model, Settings(indexes=folder)), Limits()) as server:
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("indexes")
+
+
+@pytest.fixture(scope="module")
+def web(served_model: Model, shelf: Path) -> Iterator[httpx.Client]:
+    with running(create_app(served_model, Settings(indexes=shelf)), Limits()) as server:
         yield httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=120)
 
 
@@ -75,6 +80,21 @@ def test_pictures_are_kept_found_and_deleted(web: httpx.Client, served_model: Mo
     assert [card["items"] for card in web.get("/v1/index").json()["data"]] == [2]
 
 
+def test_what_was_added_is_shown_by_a_thumbnail_that_the_index_keeps(web: httpx.Client, shelf: Path):
+    picture = np.zeros((120, 200, 3), np.uint8)
+    picture[:, 100:] = (200, 30, 30)
+    web.post("/v1/index", json={"name": "shown"})
+    items = [{"id": "halves", "image": url_of(png_of(picture))}]
+    assert web.post("/v1/index/shown/items", json={"items": items}).status_code == 200
+    index = open_index(shelf / "shown")
+    (kept,), (metadata,) = index.thumbnails(["halves"]), index.metadata(["halves"])
+    index.close()
+    assert metadata == {} and kept is not None
+    shown = thumbnail(metadata, 192, kept).astype(int)
+    # 200 by 120 in a square of 192: 38 white rows above and below, black on the left and red on the right
+    assert abs(shown[[10, 96, 96, 180], [96, 40, 150, 96]] - [[255] * 3, [0] * 3, [200, 30, 30], [255] * 3]).max() < 12
+
+
 @pytest.mark.parametrize("name", ["..", "../mine", "a/b", "A", "x" * 99, "%2e%2e"])
 def test_a_path_names_no_index(web: httpx.Client, name: str):
     assert web.post("/v1/index", json={"name": name}).status_code == 400
@@ -96,6 +116,11 @@ def test_what_is_not_kept_is_not_found(web: httpx.Client, server: Server):
     )
     without = httpx.post(f"http://127.0.0.1:{server.port}/v1/index", json={"name": "mine"})
     assert without.status_code == 400 and "--indexes" in without.json()["error"]["message"]
+
+
+def test_an_address_of_nothing_leads_to_what_there_is(web: httpx.Client):
+    answer = web.get("/")
+    assert answer.status_code == 404 and "/openapi.json" in answer.json()["error"]["message"]
 
 
 def test_loopback_walks_as_the_library_does(web: httpx.Client, served_model: Model, scene_picture: Picture):

@@ -10,12 +10,16 @@ import httpx
 import numpy as np
 import pytest
 from tests.serving.conftest import png_of, url_of
-from tests.serving.server import Server
+from tests.serving.server import Server, running
 
 from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
+from latentbridge.models.omnibridge.model import Model
 from latentbridge.rng import numpy_rng
+from latentbridge.serving.api import create_app
+from latentbridge.serving.guard.limits import Limits
+from latentbridge.serving.settings import Settings
 
 Request = tuple[str, dict[str, Any]]
 QUESTIONS = (
@@ -76,12 +80,13 @@ async def answers(server: Server, requests: Sequence[Request], concurrency: Sequ
     return [found[place] for place in range(len(requests))]
 
 
-def check(server: Server, count: int, waves: int) -> None:
+def check(server: Server, count: int, waves: int, other: Server | None = None) -> None:
+    """Requests one by one against the same ones at once, from another server if given."""
     requests = mixed_requests(count)
     alone = asyncio.run(answers(server, requests, [1]))
     rng = numpy_rng(1, "concurrency")
     order = rng.permutation(count)
-    at_once = asyncio.run(answers(server, [requests[i] for i in order], rng.integers(2, 33, waves).tolist()))
+    at_once = asyncio.run(answers(other or server, [requests[i] for i in order], rng.integers(2, 33, waves).tolist()))
     differing = [place for place, i in enumerate(order) if at_once[place] != alone[i]]
     assert not differing, [requests[order[place]][0] for place in differing]
     assert len({str(answer) for answer in alone}) > count // 3
@@ -95,3 +100,10 @@ def test_forty_requests_at_once_are_answered_as_one_by_one(server: Server):
 @pytest.mark.timeout(3600)
 def test_a_thousand_requests_at_random_concurrency_are_answered_as_one_by_one(server: Server):
     check(server, 1_000, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_thousand_requests_to_two_workers_are_answered_as_one_by_one_in_a_thread(served_model: Model, server: Server):
+    with running(create_app(served_model, Settings(workers=2)), Limits()) as other:
+        check(server, 1_000, 20, other)

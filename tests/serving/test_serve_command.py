@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -26,6 +31,7 @@ START_S = 120
         (("--limit", "chat"), "no limit"),
         (("--timeout", "nan"), "out of range"),
         (("--max-requests", "0"), "too small"),
+        (("--workers", "0"), "too small"),
         (("--keys", "/nowhere/keys"), "cannot be read"),
         (("--model", "/nowhere"), "holds no model"),
     ],
@@ -34,24 +40,55 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ):
     with pytest.raises(SystemExit) as ended:
-        main(["serve", *arguments])
+        main(["serve", "--port", "0", *arguments])
     told = capsys.readouterr().err
     assert ended.value.code == 2 and words in told and told.count("\n") == 1, told
 
 
-@pytest.mark.slow
-def test_a_signal_ends_it_once_what_was_begun_is_finished(picture_file: bytes):
+def test_an_address_that_is_taken_is_refused_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+        main(["serve", "--port", str(taken.getsockname()[1]), "--model", "/nowhere"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "address already in use" in told and told.count("\n") == 1, told
+
+
+@contextmanager
+def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The process of a server that is ready, and its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", "latentbridge", "serve", "--port", str(port)])
-    url, answers = f"http://127.0.0.1:{port}", []
+    process = subprocess.Popen([sys.executable, "-m", "latentbridge", "serve", "--port", str(port), *arguments])
+    url, until = f"http://127.0.0.1:{port}", time.monotonic() + START_S
     try:
-        for _ in range(START_S * 5):
-            try:
-                if httpx.get(f"{url}/readyz").status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.2)
+        while not lives(f"{url}/readyz"):
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.2)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def lives(address: str) -> bool:
+    """Whether something is there that says so."""
+    try:
+        return httpx.get(address).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def children(pid: int) -> set[int]:
+    found = (file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children"))
+    return {int(child) for each in found for child in each}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_signal_ends_it_once_what_was_begun_is_finished(picture_file: bytes, workers: str):
+    answers = []
+    with served("--workers", workers) as (process, url):
+        computing = children(process.pid)
+        assert len(computing) == (2 if workers == "2" else 0)
         asked = {"prompt": "a red circle", "steps": 60, "seed": 1}
         body = {"image": url_of(picture_file), "rounds": 1}
         calls = [("/v1/images/generations", asked), ("/v1/loopback", body)]
@@ -68,7 +105,35 @@ def test_a_signal_ends_it_once_what_was_begun_is_finished(picture_file: bytes):
             thread.join()
         assert [answer.status_code for answer in answers] == [200, 200]
         assert process.wait(30) == -signal.SIGTERM  # uvicorn ends by the signal it was sent, once all is done
-    finally:
-        process.kill()
+        assert not any(Path(f"/proc/{pid}").exists() for pid in computing)
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"{url}/healthz")
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_are_replaced_and_nobody_is_told():
+    """Five times one of two is killed while requests are under way."""
+    asked = {"prompt": "a red circle", "steps": 20, "seed": 1}
+    with served("--workers", "2") as (process, url):
+        expected = httpx.post(f"{url}/v1/images/generations", json=asked, timeout=100).json()["data"]
+        for _ in range(5):
+            while "latentbridge_workers 2.0" not in httpx.get(f"{url}/metrics").text:
+                time.sleep(0.05)
+            with ThreadPoolExecutor(6) as senders:
+                calls = [
+                    senders.submit(httpx.post, f"{url}/v1/images/generations", json=asked, timeout=100)
+                    for _ in range(6)
+                ]
+                while httpx.get(f"{url}/metrics").text.find("latentbridge_requests_inside 6.0") < 0:
+                    time.sleep(0.005)
+                os.kill(max(children(process.pid)), signal.SIGKILL)
+                for call in calls:
+                    answer = call.result()
+                    assert answer.status_code == 200 and answer.json()["data"] == expected
+        assert "latentbridge_workers_lost_total 5.0" in httpx.get(f"{url}/metrics").text
+        computing = children(process.pid)
+        process.kill()  # without a word to the workers, who end all the same
+        until = time.monotonic() + 60
+        while any(Path(f"/proc/{pid}").exists() for pid in computing):
+            assert time.monotonic() < until
+            time.sleep(0.05)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -33,13 +32,11 @@ from latentbridge.types import Picture
 gradio = pytest.importorskip("gradio", reason="the page needs gradio; install latentbridge[ui]")
 playwright = pytest.importorskip("playwright.sync_api", reason="these tests drive a browser by playwright; install it")
 
+from tests.serving.browser import choose_picture, launch, open_tab  # noqa: E402
+
 from latentbridge.serving.ui.page import PATH, add_page  # noqa: E402
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the path; install one (chromium)"),
-]
+pytestmark = pytest.mark.browser
 PATIENCE_MS = 60_000
 KEY = "k" * 20
 WIDE, NARROW = (1200, 900), (390, 844)
@@ -60,16 +57,9 @@ class Visit:
 
     def open(self, name: str) -> playwright.Locator:
         """The tab of that name, chosen."""
-        tab = self.page.get_by_role("tab", name=name, exact=True)
-        if tab.is_visible():
-            tab.click()
-        else:
-            self.page.get_by_label("More tabs").click()
-            self.page.get_by_role("button", name=name, exact=True).click()
-        return self.page.get_by_role("tabpanel")
+        return open_tab(self.page, name)
 
     def shoot(self, name: str) -> None:
-        self.page.wait_for_timeout(500)
         self.page.screenshot(path=str(self.shots / f"{name}.png"), full_page=True)
 
     def picture(self, image: playwright.Locator) -> Picture:
@@ -125,8 +115,10 @@ def guarded(served_model: Model) -> Iterator[Server]:
 def browser() -> Iterator[playwright.Browser]:
     playwright.expect.set_options(timeout=PATIENCE_MS)
     with playwright.sync_playwright() as driver:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        yield driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        try:
+            yield launch(driver)
+        except FileNotFoundError as missing:
+            pytest.skip(str(missing))
 
 
 @pytest.fixture
@@ -139,7 +131,7 @@ def visit(browser: playwright.Browser, tmp_path: Path) -> Iterator[Callable[...,
         page.set_default_timeout(PATIENCE_MS)
         new = Visit(page, tmp_path, f"127.0.0.1:{server.port}")
         page.on("request", lambda request: new.asked.append(request.url))
-        page.on("console", lambda line: line.type == "error" and new.complaints.append(line.text))
+        page.on("console", lambda line: line.type == "error" and new.complaints.append(_told(line)))
         page.on("pageerror", lambda error: new.complaints.append(str(error)))
         page.goto(f"http://{new.host}/")
         page.get_by_role("tab", name="Chat", exact=True).wait_for()
@@ -148,16 +140,14 @@ def visit(browser: playwright.Browser, tmp_path: Path) -> Iterator[Callable[...,
 
     yield go
     for each in visits:
+        each.page.close()
         addresses = [urlsplit(url) for url in each.asked]
         assert {address.netloc for address in addresses if address.scheme not in ("data", "blob")} == {each.host}
         assert each.complaints == []
-        each.page.close()
 
 
-def choose_picture(tab: playwright.Locator, file: Path) -> None:
-    """A picture by the file chooser."""
-    tab.locator("input[type=file]").first.set_input_files(str(file))
-    tab.locator("img[src*='file=']").first.wait_for()
+def _told(line: playwright.ConsoleMessage) -> str:
+    return f"{line.text} ({line.location['url']})"
 
 
 def drop_picture(visit: Visit, tab: playwright.Locator, file: Path) -> None:
@@ -185,6 +175,20 @@ def draw(tab: playwright.Locator, prompt: str, steps: int = 2) -> None:
     tab.get_by_role("button", name="Draw", exact=True).click()
 
 
+def wait_until_before_has(share: float, after: playwright.Locator) -> None:
+    """Until the slider hides that share of the later picture, a square in the middle of its element."""
+    box = after.bounding_box()
+    assert box is not None
+    margin = (1 - box["height"] / box["width"]) / 2
+    after.page.wait_for_function(
+        """([image, hidden]) => {
+            const left = getComputedStyle(image).clipPath.split(" ")[3] ?? "0";
+            return Math.abs(parseFloat(left) - 100 * hidden) < 0.1;
+        }""",
+        arg=[after.element_handle(), margin + share * (1 - 2 * margin)],
+    )
+
+
 def test_a_question_about_a_picture_is_answered_word_by_word(visit, served, served_model, pictures, files):
     at = visit(served)
     tab = at.open("Chat")
@@ -204,6 +208,7 @@ def test_a_question_about_a_picture_is_answered_word_by_word(visit, served, serv
     seen = sorted(at.page.evaluate("[...window.seen]"), key=len)
     assert len(seen) > 2 and all(whole.startswith(text.strip()) for text in seen)
 
+    playwright.expect(tab.get_by_role("button", name="Stop")).to_be_disabled()
     tab.get_by_role("textbox").fill("Is there a star?")
     tab.get_by_role("textbox").press("Enter")
     tab.locator(BOT).nth(1).wait_for()
@@ -241,23 +246,18 @@ def test_an_edit_lies_over_what_was_before_and_the_slider_parts_them(visit, serv
     assert any((each == pictures[0]).all() for each in shown) and any((each == edited).all() for each in shown)
     at.shoot("edit")
 
-    def look() -> bytes:
-        at.page.wait_for_timeout(500)
-        return tab.locator(".both").screenshot()
-
-    middle = look()
     handle = tab.get_by_role("slider", name="Before | after")
     handle.focus()
-    handle.press("End")
-    right = look()
-    handle.press("Home")
-    assert len({middle, right, look()}) == 3
+    for key, share in (("End", 1.0), ("Home", 0.0), ("ArrowRight", 0.01)):
+        handle.press(key)
+        wait_until_before_has(share, both.nth(1))
 
 
 def test_words_a_dropped_picture_and_both_find_pictures(visit, served, served_model, files):
     at = visit(served)
     tab = at.open("Search")
     found, words = tab.locator(".grid-wrap img"), tab.get_by_role("textbox", name="Words", exact=True)
+    playwright.expect(tab.get_by_label("Index")).to_have_value("scenes")
     words.fill("a picture")
     tab.get_by_role("button", name="Search", exact=True).click()
     playwright.expect(found).to_have_count(PICTURES)
@@ -309,30 +309,101 @@ def test_a_drawing_on_a_narrow_screen(visit, served):
     assert at.page.evaluate("document.scrollingElement.scrollWidth") <= NARROW[0]
 
 
-def test_keys_alone_are_enough_to_draw(visit, served):
-    at = visit(served)
+@dataclass
+class Keyboard:
+    """A visitor who has no mouse."""
 
-    def go_to(text: str, role: str | None = None) -> None:
-        """By the Tab key, to what has that text."""
-        for _ in range(60):
-            at.page.keyboard.press("Tab")
-            here = at.page.evaluate("[document.activeElement.innerText, document.activeElement.role]")
-            if here[0].strip() == text and role in (None, here[1]):
-                return
-        raise AssertionError(f"{text} cannot be reached by the Tab key")
+    page: playwright.Page
 
-    go_to("Draw", "tab")
-    at.page.keyboard.press("Enter")
-    tab = at.page.get_by_role("tabpanel")
-    words = tab.get_by_label("What to draw")
-    words.wait_for()
-    while not words.evaluate("words => words === document.activeElement"):
-        at.page.keyboard.press("Tab")
-    at.page.keyboard.type("a red circle")
-    at.shoot("keys")
-    go_to("Draw")
-    at.page.keyboard.press("Enter")
-    tab.locator(".grid-wrap img").first.wait_for()
+    def go_to(self, place: playwright.Locator) -> playwright.Locator:
+        """On by the Tab key, until the place has the focus."""
+        place.wait_for()
+        for _ in range(80):
+            if place.evaluate("place => place === document.activeElement"):
+                return place
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"{place} cannot be reached by the Tab key")
+
+    def press(self, place: playwright.Locator) -> None:
+        self.go_to(place)
+        self.page.keyboard.press("Enter")
+
+    def fill(self, place: playwright.Locator, text: str) -> None:
+        """As typed: what stands there is marked and written over."""
+        self.go_to(place)
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.type(text)
+
+    def choose(self, place: playwright.Locator, file: Path) -> None:
+        """A picture, by the browser's own dialogue."""
+        with self.page.expect_file_chooser() as dialogue:
+            self.press(place)
+        dialogue.value.set_files(str(file))
+
+    def open(self, name: str) -> playwright.Locator:
+        """The tab of that name; tabs are gone through by the arrows."""
+        self.press(self.page.get_by_role("tab", name=name, exact=True))
+        return self.page.get_by_role("tabpanel")
+
+
+def test_by_keys_a_picture_is_asked_about_and_the_talk_begun_anew(visit, served, served_model, pictures, files):
+    keys = Keyboard(visit(served).page)
+    tab = keys.open("Chat")
+    keys.choose(tab.get_by_role("button", name="Upload"), files[0])
+    tab.locator("img[src*='file=']").first.wait_for()
+    keys.fill(tab.get_by_role("textbox"), FACTS)
+    keys.page.keyboard.press("Enter")
+    tab.locator(BOT, has_text=served_model.understand(pictures[0], FACTS)).wait_for()
+    keys.press(tab.get_by_role("button", name="New conversation"))
+    tab.get_by_text("begins a new conversation").wait_for()
+
+
+def test_by_keys_a_drawing_is_asked_for(visit, served):
+    keys = Keyboard(visit(served).page)
+    tab = keys.open("Draw")
+    keys.fill(tab.get_by_label("What to draw"), "a red circle")
+    keys.fill(tab.get_by_role("spinbutton", name="Pictures"), "2")
+    keys.press(tab.get_by_role("button", name="Draw", exact=True))
+    playwright.expect(tab.locator(".grid-wrap img")).to_have_count(2)
+
+
+def test_by_keys_a_picture_is_edited_and_compared(visit, served, files):
+    keys = Keyboard(visit(served).page)
+    tab = keys.open("Edit")
+    keys.choose(tab.get_by_role("button", name="Drop").first, files[0])
+    tab.locator("[data-testid=image] img").wait_for()
+    keys.fill(tab.get_by_label("What to change"), "make the background white")
+    keys.page.keyboard.press("Enter")
+    after = tab.locator(".both img").nth(1)
+    after.wait_for()
+    keys.go_to(tab.get_by_role("slider", name="Before | after"))
+    keys.page.keyboard.press("Home")
+    wait_until_before_has(0.0, after)
+
+
+def test_by_keys_pictures_are_found_and_more_like_one(visit, served):
+    keys = Keyboard(visit(served).page)
+    tab = keys.open("Search")
+    playwright.expect(tab.get_by_label("Index")).to_have_value("scenes")
+    keys.fill(tab.get_by_role("textbox", name="Words", exact=True), "a picture")
+    keys.page.keyboard.press("Enter")
+    found = tab.locator(".grid-wrap img")
+    playwright.expect(found).to_have_count(PICTURES)
+    keys.press(tab.locator(".grid-wrap button").nth(1))
+    keys.press(tab.get_by_role("button", name="More like the chosen one"))
+    playwright.expect(found).to_have_count(PICTURES - 1)
+
+
+def test_by_keys_a_walk_is_begun(visit, served, files):
+    keys = Keyboard(visit(served).page)
+    tab = keys.open("Loopback")
+    keys.choose(tab.get_by_role("button", name="Drop").first, files[1])
+    tab.locator("[data-testid=image] img").wait_for()
+    keys.go_to(tab.get_by_role("slider", name="Rounds"))
+    for _ in range(3):
+        keys.page.keyboard.press("ArrowLeft")
+    keys.press(tab.get_by_role("button", name="Go round"))
+    playwright.expect(tab.locator(".grid-wrap img")).to_have_count(2)
 
 
 def test_what_the_api_refuses_the_page_says_in_its_words(visit, served, tmp_path):
@@ -356,8 +427,9 @@ def test_an_address_in_an_event_is_not_asked(served_model):
     page = next(route.app for route in app.routes if getattr(route, "path", "") == PATH).get_blocks()
     asks = next(event for event in page.fns.values() if event.inputs and isinstance(event.inputs[0], gradio.Image))
     file = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(gradio.Error, match="Pictures come as files"):
-        asyncio.run(page.preprocess_data(asks, [file, *[None] * (len(asks.inputs) - 1)], None))
+    with ThreadPoolExecutor() as aside, pytest.raises(gradio.Error, match="Pictures come as files"):
+        asked = page.preprocess_data(asks, [file, *[None] * (len(asks.inputs) - 1)], None)
+        aside.submit(asyncio.run, asked).result()  # this thread has Playwright's loop
 
 
 def test_a_key_opens_the_page_and_its_limits_hold(visit, guarded):

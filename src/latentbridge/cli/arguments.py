@@ -13,6 +13,10 @@ from latentbridge.errors import UserError, unknown_name
 
 ModelName = Annotated[str, typer.Option("--model", help='"tiny", a run folder or a model folder.')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Device = Annotated[
+    str,
+    typer.Option("--device", help='Where it computes: "cpu", "cuda", or "auto": the accelerator where there is one.'),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same picture.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times.")

@@ -156,8 +156,9 @@ def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
     """The hits as a page, or as a sheet of small pictures in their order."""
     from latentbridge.data.pictures import thumbnail
 
-    found = index.metadata([hit.id for hit in hits])
-    thumbs = [thumbnail(metadata or {}, _THUMB_PX) for metadata in found]
+    ids = [hit.id for hit in hits]
+    found = zip(index.metadata(ids), index.thumbnails(ids), strict=True)
+    thumbs = [thumbnail(metadata or {}, _THUMB_PX, kept) for metadata, kept in found]
     if out.suffix.lower() == _PAGE_SUFFIX:
         from latentbridge.evaluation.pages.page import Section, show_figure, write_page
 

@@ -11,9 +11,12 @@ import typer
 
 from latentbridge.cli.arguments import ModelName, check_at_least, check_folder
 from latentbridge.errors import UserError
+from latentbridge.processes import cores
 from latentbridge.serving.settings import Settings
 
 _DEFAULTS = Settings()
+_MOST = 4
+"""Workers started unasked: each has weights and memory of its own."""
 Indexes = Annotated[
     str | None,
     typer.Option("--indexes", help="The folder, or postgres://host/database, whose indexes are searched and filled."),
@@ -46,6 +49,12 @@ def serve(
     timeout_s: Annotated[
         float, typer.Option("--timeout", help="Seconds after which an answer is given up.")
     ] = _DEFAULTS.request_timeout_s,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", help=f"Processes that compute; 1 stays in this one. A core each unless given, up to {_MOST}."
+        ),
+    ] = None,
 ) -> None:
     """Serve the model over HTTP, for OpenAI's clients and others.
 
@@ -58,6 +67,8 @@ def serve(
       curl http://127.0.0.1:8000/v1/models
     """
     check_at_least("--max-requests", max_requests, 1)
+    workers = min(cores(), _MOST) if workers is None else workers
+    check_at_least("--workers", workers, 1)
     if not 0 <= port <= 65_535:
         raise UserError(f"--port {port} is no port; give a number from 0 to 65535, such as 8000.")
     if not 0 < timeout_s <= 86_400:
@@ -71,14 +82,22 @@ def serve(
         from latentbridge.serving.guard.fetch import Fetching
         from latentbridge.serving.guard.limits import KINDS, OTHER, Limits
         from latentbridge.serving.guard.rates import Rates, parse_allowances
-        from latentbridge.serving.listening import listen
+        from latentbridge.serving.listening import check_free, listen
 
         if ui:
             from latentbridge.serving.ui.page import add_page
     rates = Rates(parse_allowances(limit or [], (*KINDS.values(), OTHER)))
+    check_free(host, port)
     from latentbridge.models.checkpoint import load
 
-    settings = Settings(name or _last_name(model), indexes, max_requests=max_requests, request_timeout_s=timeout_s)
+    settings = Settings(
+        name or _last_name(model),
+        model,
+        workers,
+        indexes,
+        max_requests=max_requests,
+        request_timeout_s=timeout_s,
+    )
     limits, fetching = Limits(), Fetching(hosts=tuple(fetch or ()))
     app = create_app(load(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
     if ui:
@@ -111,7 +130,7 @@ def mcp(
 
     from latentbridge.models.checkpoint import load
 
-    asyncio.run(serve_stdio(create_app(load(model), Settings(_last_name(model), indexes)), out))
+    asyncio.run(serve_stdio(create_app(load(model), Settings(_last_name(model), model, indexes=indexes)), out))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from latentbridge.cli.arguments import (
     PICTURE_KINDS,
     PICTURE_SUFFIXES,
     AsJson,
+    Device,
     Guidance,
     ModelName,
     OutPicture,
@@ -30,6 +31,7 @@ def understand(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.")] = CAPTION_REQUEST,
     reason: Annotated[bool, typer.Option("--reason", help="Ask for the steps before the answer.")] = False,
     model: ModelName = "tiny",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Describe a picture, or answer a question about it.
@@ -48,7 +50,7 @@ def understand(
     picture = open_picture(image)
     from latentbridge.models.checkpoint import load
 
-    answer = load(model).understand(picture, question, reasoning=reason)
+    answer = load(model, device=device).understand(picture, question, reasoning=reason)
     if as_json:
         print_json({"image": image, "question": question, "answer": answer})
     else:
@@ -62,6 +64,7 @@ def generate(
     steps: Steps = 20,
     guidance: Guidance = 2.5,
     model: ModelName = "tiny",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Draw a picture from words.
@@ -70,6 +73,7 @@ def generate(
     Examples:
       latentbridge generate "a red circle left of a blue star" --out out.png
       latentbridge generate "three green squares" --out out.png --seed 8 --steps 40
+      latentbridge generate "three green squares" --out out.png --device cuda
     """
     check_text("prompt", prompt)
     check_sampling(seed, steps, guidance)
@@ -77,7 +81,7 @@ def generate(
     from latentbridge.cli.output import print_json, save_picture
     from latentbridge.models.checkpoint import load
 
-    painter = load(model)
+    painter = load(model, device=device)
     description = painter.rewrite(prompt, seed)
     save_picture(painter.generate(prompt, seed, steps=steps, guidance=guidance), out)
     if as_json:
@@ -98,6 +102,7 @@ def edit(
         str, typer.Option("--method", help='"masked", or "reference": drawn anew, as the released OmniBridge does.')
     ] = "masked",
     model: ModelName = "tiny",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Change a picture as told, and keep the rest.
@@ -118,7 +123,8 @@ def edit(
     from latentbridge.models.checkpoint import load
 
     how: Any = method  # a misspelt one is the model's to refuse
-    trace = load(model).trace_edit(picture, instruction, seed, steps=steps, guidance=guidance, method=how)
+    editor = load(model, device=device)
+    trace = editor.trace_edit(picture, instruction, seed, steps=steps, guidance=guidance, method=how)
     save_picture(trace.picture, out)
     if as_json:
         settings = {"seed": seed, "steps": steps, "guidance": guidance}
@@ -133,6 +139,7 @@ def embed(
     text: Annotated[list[str] | None, typer.Option("--text", help="A text; may be given several times.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The .npz file to write.")] = None,
     model: ModelName = "tiny",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Turn pictures and texts into vectors.
@@ -162,7 +169,7 @@ def embed(
     pictures = [open_picture(path) for path in images]
     from latentbridge.models.checkpoint import load
 
-    embedder = load(model)
+    embedder = load(model, device=device)
     none = np.zeros((0, embedder.embedding_size), dtype=np.float32)
     of_images = np.concatenate([none, *(embedder.embed(images=picture)[None] for picture in pictures)])
     of_texts = np.concatenate([none, *(embedder.embed(texts=item)[None] for item in texts)])

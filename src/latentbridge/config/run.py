@@ -191,6 +191,9 @@ class RunConfig:
     blend: float = 1.0
     """How far of the way from the weights the run starts from to those it trains the finished model goes (WiSE-FT, arXiv
     2109.01903); less than 1 gives up some of what was learned for what would be forgotten."""
+    device: str = "auto"
+    """Where networks compute: "cpu", "cuda" and so on; "auto" takes the accelerator where there is one. Data and noise are the
+    same on all, weights the same up to rounding (`devices.py`)."""
     threads: int = 0
     """CPU threads; 0 takes all. Results are bitwise reproducible at one count only."""
 

@@ -11,10 +11,12 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from latentbridge.data.own.shards import fetch, found_shards, read_entries
 from latentbridge.errors import UserError
@@ -23,6 +25,8 @@ from latentbridge.types import Picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 MANIFEST_SUFFIX = ".jsonl"
+
+KEPT_PX = 192
 
 PLACES = ("file", "shard", "sample")
 """What metadata tell the place of a picture by; whoever may set them may have the files they name shown."""
@@ -88,12 +92,19 @@ def picture_of(metadata: dict[str, Any]) -> Picture:
     raise UserError("It is not known where this picture is; build the index again.")
 
 
-def thumbnail(metadata: dict[str, Any], size_px: int) -> Picture:
-    """A small square of the picture that metadata tell the place of; a grey one where it is no longer there."""
+def thumbnail(metadata: dict[str, Any], size_px: int, kept: bytes | None = None) -> Picture:
+    """A small square: of what was kept beside an item, or of the picture that metadata tell the place of; else grey."""
     try:
-        return fit_square(picture_of(metadata), size_px)
+        return fit_square(picture_of(metadata) if kept is None else open_picture(kept), size_px)
     except UserError:
         return np.full((size_px, size_px, 3), 128, np.uint8)
+
+
+def to_keep(picture: Picture) -> bytes:
+    """A thumbnail to be kept beside an item: a WebP of `KEPT_PX` squared, some kilobytes."""
+    file = BytesIO()
+    Image.fromarray(fit_square(picture, KEPT_PX)).save(file, "WEBP", quality=80)
+    return file.getvalue()
 
 
 class FolderPictures:

@@ -41,7 +41,7 @@ def own_view(backbone: UnifiedBackbone) -> View:
 
     @torch.no_grad()
     def encode(items: Items) -> np.ndarray:
-        return backbone.und_latent(items).numpy()
+        return backbone.und_latent(items).cpu().numpy()
 
     return View("own", encode, encode)
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import Qwen2Tokenizer
 
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
+from latentbridge.devices import device_named
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.adapters import attach_adapter
 from latentbridge.models.backbones.bagel.model import Bagel
@@ -89,7 +90,7 @@ def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -
     save_tokenizer(model.tokenizer, folder)
     attached = released_decoder.PARTS if isinstance(model, Model) and model.captions is not None else ()
     weights = {
-        name: (tensor.to(_shipped(name, dtype)) if dtype and tensor.is_floating_point() else tensor).contiguous()
+        name: (tensor.to(_shipped(name, dtype)) if dtype and tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in unique_state(model).items()
         if not name.startswith(attached)
     }
@@ -115,13 +116,17 @@ def save_tokenizer(tokenizer: Qwen2Tokenizer, folder: Path) -> None:
                 shutil.copyfile(file, temporary)
 
 
-def load(source: str | Path, decoder: str | Path | None = None, adapter: str | Path | None = None) -> Model:
+def load(
+    source: str | Path, decoder: str | Path | None = None, adapter: str | Path | None = None, device: str = "cpu"
+) -> Model:
     """The model called `source`: "tiny" (ships with the package), a run or model folder, or a released checkpoint's folder.
 
     `decoder` is the folder of a released HunyuanDiT for a model that has none of its own; left out, it is `decoder/`
     inside a released checkpoint's folder where there is one. `adapter` is the folder of a LoRA adapter to put beside the
-    weights (`models/adapters.py` takes it out again, and merges).
+    weights (`models/adapters.py` takes it out again, and merges). `device` is where it computes: "cpu", "cuda", or "auto" for
+    the accelerator where there is one.
     """
+    place = device_named(device)
     folder = shipped(source)
     released = is_released(folder)
     model = load_released(folder) if released else load_model(folder)
@@ -135,7 +140,7 @@ def load(source: str | Path, decoder: str | Path | None = None, adapter: str | P
         released_decoder.attach_decoder(model, Path(decoder))
     if adapter is not None:
         attach_adapter(model, Path(adapter))
-    return model
+    return model.to(place)
 
 
 def shipped(source: str | Path) -> Path:
@@ -195,5 +200,5 @@ def fingerprint(model: torch.nn.Module) -> str:
     """A hash of a model's weights, which tells whether what was made with it (`Index.maker`) and the model belong together."""
     digest = sha256()
     for tensor in model.state_dict().values():
-        digest.update(tensor.contiguous().view(-1).numpy().data)
+        digest.update(tensor.cpu().contiguous().view(-1).numpy().data)
     return digest.hexdigest()[:16]

@@ -40,8 +40,13 @@ def add_noise(scheduler: Scheduler, clean: Tensor, noise: Tensor, timesteps: Ten
 
     Unlike a scheduler's own `add_noise`, the same for all of them: some keep their samples on another scale.
     """
-    alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    alphas = _alphas(scheduler, timesteps)
     return alphas**0.5 * clean + (1 - alphas) ** 0.5 * noise
+
+
+def _alphas(scheduler: Scheduler, timesteps: Tensor) -> Tensor:
+    """The clean share of the variance at `timesteps` [b], [b 1 1 1] beside image latents."""
+    return scheduler.alphas_cumprod.to(timesteps.device)[timesteps].view(-1, 1, 1, 1)
 
 
 def target(scheduler: Scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -50,7 +55,7 @@ def target(scheduler: Scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor
         return noise
     if scheduler.config.prediction_type == "sample":
         return clean
-    alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    alphas = _alphas(scheduler, timesteps)
     return alphas**0.5 * noise - (1 - alphas) ** 0.5 * clean
 
 
@@ -58,7 +63,7 @@ def clean_estimate(scheduler: Scheduler, noisy: Tensor, prediction: Tensor, time
     """The clean image latents a prediction speaks of; the inverse of `target`."""
     if scheduler.config.prediction_type == "sample":
         return prediction
-    alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    alphas = _alphas(scheduler, timesteps)
     if scheduler.config.prediction_type == "epsilon":
         return (noisy - (1 - alphas) ** 0.5 * prediction) / alphas**0.5
     return alphas**0.5 * noisy - (1 - alphas) ** 0.5 * prediction
@@ -83,7 +88,8 @@ def draw_noise(
 def noised_loss(
     predict: Predict, scheduler: Scheduler, clean: Tensor, condition: Condition, noise: Tensor, timesteps: Tensor
 ) -> Tensor:
-    """`diffusion_loss` at given noise [b c h w] and `timesteps` [b]."""
+    """`diffusion_loss` at given noise [b c h w] and `timesteps` [b], which may lie on the CPU."""
+    noise, timesteps = noise.to(clean.device), timesteps.to(clean.device)
     noisy = add_noise(scheduler, clean, noise, timesteps)
     expected = target(scheduler, clean, noise, timesteps)
     return (predict(noisy, timesteps, condition).float() - expected).square().mean()
@@ -129,7 +135,7 @@ def sample_steps(
     step_predict = guided(predict, guidance)
     latents = noise * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
-        t = timestep.expand(latents.shape[0])
+        t = timestep.expand(latents.shape[0]).to(latents.device)
         if keep is not None:
             source, mask = keep
             latents = mask * latents + (1 - mask) * scheduler.add_noise(source, noise, t)
@@ -160,7 +166,8 @@ def envision(
     `source` [b c h w] is noised to `level` of the way with each of `noises` [k b c h w]. Where two conditions lead to
     different pictures from the same noises, an edit from one to the other belongs (DiffEdit, arXiv 2210.11427 step 1).
     """
-    t = torch.full((source.shape[0],), int(level * (len(scheduler.alphas_cumprod) - 1)))
+    noisiest = int(level * (len(scheduler.alphas_cumprod) - 1))
+    t = torch.full((source.shape[0],), noisiest, device=source.device)
     total = torch.zeros_like(source)
     for noise in noises:
         noisy = add_noise(scheduler, source, noise, t)

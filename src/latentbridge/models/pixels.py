@@ -8,18 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentbridge.devices import CPU
 from latentbridge.types import Picture
 
 
-def to_pixels(pictures: Sequence[Picture] | np.ndarray) -> Tensor:
+def to_pixels(pictures: Sequence[Picture] | np.ndarray, device: torch.device = CPU) -> Tensor:
     """The pixels of pictures of one size."""
-    stacked = torch.from_numpy(np.ascontiguousarray(np.stack(list(pictures))))
+    stacked = torch.from_numpy(np.ascontiguousarray(np.stack(list(pictures)))).to(device)
     return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pictures(pixels: Tensor) -> list[Picture]:
     """The inverse of `to_pixels`: rounded, and clipped where pixels leave [-1, 1]."""
-    return list(_rounded(_unrounded(pixels)).permute(0, 2, 3, 1).to(torch.uint8).numpy())
+    return list(_rounded(_unrounded(pixels)).permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy())
 
 
 def shown_levels(pixels: Tensor) -> Tensor:

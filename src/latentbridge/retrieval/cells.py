@@ -17,7 +17,7 @@ from latentbridge.rundir import atomic_write
 
 PER_CENTRE = 40
 """Vectors a centre is learned from; faiss warns below 39."""
-WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
+WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """How many cells a search may look into; more find more and take longer."""
 _NAME = "cells-{last_key:012d}-{width}.faiss"
 
@@ -121,8 +121,10 @@ class Cells:
         """
         import faiss
 
-        options: dict[str, Any] = {"nprobe": self.width}
-        if chosen is not None:
-            wider = round(self.width / max(chosen.share, 1e-9))
-            options = {"nprobe": min(max(wider, self.width), self.centres), "sel": faiss.IDSelectorBitmap(chosen.bits)}  # pyright: ignore
+        if chosen is None:
+            self._index.nprobe = self.width
+            return self._index.search(queries, count)[1]
+        wider = round(self.width / max(chosen.share, 1e-9))
+        options: dict[str, Any] = {"nprobe": min(max(wider, self.width), self.centres)}
+        options["sel"] = faiss.IDSelectorBitmap(chosen.bits)  # pyright: ignore
         return self._index.search(queries, count, params=faiss.SearchParametersIVF(**options))[1]

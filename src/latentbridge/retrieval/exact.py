@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from latentbridge.retrieval.filters import Condition, hold
-from latentbridge.retrieval.items import checked_items, checked_queries, no_item
+from latentbridge.retrieval.items import checked_items, checked_queries, checked_thumbnails, no_item
 from latentbridge.retrieval.rows import Rows
 from latentbridge.types import Hit
 
@@ -23,15 +23,24 @@ class ExactIndex:
         self._rows = Rows(dimension)
         self._keys: dict[str, int] = {}
         self._items: dict[int, tuple[str, dict[str, Any]]] = {}
+        self._small: dict[str, bytes] = {}
         self._next = 0
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[dict[str, Any]] | None = None) -> None:
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        metadata: Sequence[dict[str, Any]] | None = None,
+        thumbnails: Sequence[bytes | None] | None = None,
+    ) -> None:
         """See `Index.add`."""
         vectors, entries = checked_items(ids, vectors, metadata, self.dimension)
+        small = checked_thumbnails(ids, thumbnails)
         self.delete(ids)
+        self._small |= {name: picture for name, picture in zip(ids, small, strict=True) if picture is not None}
         keys = np.arange(self._next, self._next + len(ids), dtype=np.int64)
         for key, name, entry in zip(keys.tolist(), ids, entries, strict=True):
             self._keys[name], self._items[key] = key, (name, json.loads(entry))
@@ -40,6 +49,8 @@ class ExactIndex:
 
     def delete(self, ids: Sequence[str]) -> int:
         """See `Index.delete`."""
+        for name in ids:
+            self._small.pop(name, None)
         gone = [key for name in ids if (key := self._keys.pop(name, None)) is not None]
         self._rows.discard(np.array(gone, np.int64))
         for key in gone:
@@ -65,6 +76,10 @@ class ExactIndex:
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """See `Index.metadata`."""
         return [self._items[self._keys[name]][1] if name in self._keys else None for name in ids]
+
+    def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
+        """See `Index.thumbnails`."""
+        return [self._small.get(name) for name in ids]
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
         """See `Index.vectors`."""

@@ -13,7 +13,7 @@ from latentbridge.types import Hit
 
 
 class Index(Protocol):
-    """Unit vectors, each under an id and with one JSON object of metadata.
+    """Unit vectors, each under an id, with one JSON object of metadata and sometimes a thumbnail.
 
     Any number of threads may read while one writes. What `add` and `delete` have returned from is kept whatever happens to
     the process afterwards, as far as the store keeps anything; what they have not returned from is there wholly or not at all.
@@ -25,10 +25,17 @@ class Index(Protocol):
 
     def __len__(self) -> int: ...
 
-    def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[dict[str, Any]] | None = None) -> None:
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        metadata: Sequence[dict[str, Any]] | None = None,
+        thumbnails: Sequence[bytes | None] | None = None,
+    ) -> None:
         """Store items: float [n, dimension] unit vectors; all of them or, where one is refused, none.
 
-        An id that is there already is replaced, so that an `add` of unknown outcome can be repeated.
+        `thumbnails` are for items whose pictures are kept nowhere else: small pictures as the bytes of a file, kept with
+        their items and never read here. An id that is there already is replaced, so that an `add` of unknown outcome can be repeated.
         """
         ...
 
@@ -52,6 +59,10 @@ class Index(Protocol):
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """What was stored with each id; None where there is no such item."""
+        ...
+
+    def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
+        """The small picture that was stored with each id; None where there is none, or no such item."""
         ...
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:

@@ -10,26 +10,27 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from latentbridge.errors import StorageError, UserError
+from latentbridge.retrieval.connections import WAIT_S, Connections, told
 from latentbridge.retrieval.filters import Condition, Plain, kind_of
 
-_FORMAT = "2"
-_WAIT_S = 30
-"""How long one writer waits for another."""
+_FORMAT = "3"
 _READ_ROWS = 8192
 _SCHEMA = (
     "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE items (key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, metadata TEXT NOT NULL)",
     "CREATE TABLE vectors (key INTEGER PRIMARY KEY, vector BLOB NOT NULL)",
+    "CREATE TABLE thumbnails (key INTEGER PRIMARY KEY, picture BLOB NOT NULL)",
     "CREATE TABLE removed (number INTEGER PRIMARY KEY AUTOINCREMENT, key INTEGER NOT NULL)",
     "CREATE TRIGGER forget AFTER DELETE ON items BEGIN"
-    " DELETE FROM vectors WHERE key = old.key; INSERT INTO removed (key) VALUES (old.key); END",
+    " DELETE FROM vectors WHERE key = old.key; DELETE FROM thumbnails WHERE key = old.key;"
+    " INSERT INTO removed (key) VALUES (old.key); END",
     "INSERT INTO sqlite_sequence VALUES ('items', 0), ('removed', 0)",
 )
 _TYPES = {"number": "'integer', 'real'", "text": "'text'"}
@@ -53,11 +54,9 @@ class ItemFile:
     def __init__(self, path: Path) -> None:
         """Opens a file that `create` made; raises UserError where it is damaged or of another format."""
         self.path = path
-        self._own = threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self.connections = Connections(path)
         self._writing = threading.Lock()
-        with self._told():
-            settings = dict(self._connection().execute("SELECT name, value FROM settings").fetchall())
+        settings = dict(self._ask("SELECT name, value FROM settings"))
         if settings.get("format") != _FORMAT:
             raise UserError(
                 f"{path} is of format {settings.get('format')}, and this version reads {_FORMAT}; build the index again."
@@ -73,8 +72,8 @@ class ItemFile:
             raise StorageError(
                 f"Cannot write to {path.parent} ({error.strerror}); choose a folder you may write to."
             ) from error
-        with _told(path):
-            connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
+        with told(path):
+            connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("BEGIN IMMEDIATE")
@@ -100,8 +99,10 @@ class ItemFile:
         )[0]
         return State(*map(int, row))
 
-    def put(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[str]) -> None:
-        """Commit items (float32 [n, dimension]; JSON texts), in place of those that have their ids."""
+    def put(
+        self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[str], thumbnails: Sequence[bytes | None]
+    ) -> None:
+        """Commit items (float32 [n, dimension]; JSON texts; small pictures), in place of those that have their ids."""
         with self._commits() as connection:
             connection.executemany("DELETE FROM items WHERE id = ?", ((name,) for name in ids))
             first = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'items'").fetchone()[0] + 1
@@ -109,6 +110,8 @@ class ItemFile:
             connection.executemany("INSERT INTO items VALUES (?, ?, ?)", items)
             rows = ((first + i, vector.tobytes()) for i, vector in enumerate(vectors))
             connection.executemany("INSERT INTO vectors VALUES (?, ?)", rows)
+            small = ((first + i, picture) for i, picture in enumerate(thumbnails) if picture is not None)
+            connection.executemany("INSERT INTO thumbnails VALUES (?, ?)", small)
 
     def remove(self, ids: Sequence[str]) -> int:
         """Commit that items are gone; how many there were."""
@@ -159,14 +162,19 @@ class ItemFile:
         asked = "SELECT id, key, metadata FROM items WHERE id IN (SELECT value FROM json_each(?))"
         return {name: (key, entry) for name, key, entry in self._ask(asked, (json.dumps(list(ids)),))}
 
+    def thumbnails_of(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """The small pictures of those of the items that have one."""
+        asked = "SELECT id, picture FROM items JOIN thumbnails USING (key) WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self._ask(asked, (json.dumps(list(ids)),)))
+
     def compact(self, upto: int) -> None:
         """Forget removals up to a number, and give the room of what was removed back to the disk."""
         with self._commits() as connection:
             connection.execute("DELETE FROM removed WHERE number <= ?", (upto,))
             connection.execute("UPDATE settings SET value = value + 1 WHERE name = 'compactions'")
-        with self._writing, self._told():
-            self._connection().execute("VACUUM")
-            self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with self._writing, told(self.path):
+            self.connections.own().execute("VACUUM")
+            self.connections.own().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def faults(self) -> list[str]:
         """What is wrong with the file, a sentence each."""
@@ -176,37 +184,26 @@ class ItemFile:
             found.append(f"{count:,} items have no vector.")
         if count := self._ask(alone.format("vectors", "items"))[0][0]:
             found.append(f"{count:,} vectors belong to no item.")
+        if count := self._ask(alone.format("thumbnails", "items"))[0][0]:
+            found.append(f"{count:,} thumbnails belong to no item.")
         if count := self._ask("SELECT count(*) FROM items WHERE NOT json_valid(metadata)")[0][0]:
             found.append(f"The metadata of {count:,} items are no JSON.")
         return found
 
     def close(self) -> None:
         """Close every thread's connection."""
-        for connection in self._all:
-            connection.close()
-        self._all.clear()
-
-    def _connection(self) -> sqlite3.Connection:
-        """This thread's own; SQLite lets any number of them read beside one that writes."""
-        if not hasattr(self._own, "connection"):
-            address = f"{self.path.absolute().as_uri()}?mode=rw"
-            connection = sqlite3.connect(
-                address, uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
-            )
-            connection.execute("PRAGMA synchronous = FULL")
-            self._own.connection = connection
-            self._all.append(connection)
-        return self._own.connection
+        self.connections.close()
 
     def _ask(self, question: str, values: Sequence[Plain] = ()) -> list[tuple]:
-        with self._told():
-            return self._connection().execute(question, tuple(values)).fetchall()
+        with told(self.path):
+            return self.connections.own().execute(question, tuple(values)).fetchall()
 
     @contextmanager
     def _commits(self) -> Iterator[sqlite3.Connection]:
         """A transaction that is on the disk when the block has ended, and never was where it does not end well."""
-        with self._writing, self._told():
-            connection = self._connection()
+        self.connections.check_writable()
+        with self._writing, told(self.path):
+            connection = self.connections.own()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -221,9 +218,6 @@ class ItemFile:
         if vectors.size != len(keys) * self.dimension:
             raise UserError(f"Vectors in {self.path} are damaged; restore it or build the index again.")
         return keys, vectors.reshape(len(keys), self.dimension)
-
-    def _told(self) -> AbstractContextManager[None]:
-        return _told(self.path)
 
 
 def _listed(keys: Sequence[int] | np.ndarray) -> str:
@@ -249,21 +243,3 @@ def _clause(where: Sequence[Condition]) -> tuple[str, list[Plain]]:
         )
         parts.append(f"NOT coalesce({found}, 0)" if condition.operator == "!=" else f"({found})")
     return " AND ".join(parts), values
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What may go wrong with the file, as one sentence."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        reason = str(error)
-        if "locked" in reason or "busy" in reason:
-            raise StorageError(f"Another process is writing to {path}; try again once it has ended.") from error
-        if "no such table" in reason:
-            raise UserError(f"{path} holds no index; build one with `latentbridge index build`.") from error
-        raise StorageError(
-            f"Cannot use {path} ({reason}); free some space, or choose a folder you may write to."
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"{path} is damaged ({error}); restore it or build the index again.") from error

@@ -15,6 +15,7 @@ from latentbridge.retrieval.rows import checked
 
 _NAMES_AN_ITEM = re.compile(r"[^\0\ud800-\udfff]+")
 """Any text that UTF-8 has; a file name that is no text comes out of Python with surrogates."""
+MAX_THUMBNAIL_BYTES = 1 << 16
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 
 
@@ -34,6 +35,19 @@ def checked_items(
             raise UserError(f"The id {name!r} is empty, no text or given twice; give every item an id of its own.")
         seen.add(name)
     return checked(vectors, dimension), [_as_json(entry) for entry in entries]
+
+
+def checked_thumbnails(ids: Sequence[str], thumbnails: Sequence[bytes | None] | None) -> Sequence[bytes | None]:
+    """One small picture or None an item; raises UserError where one is too large to keep beside a vector."""
+    small = [None] * len(ids) if thumbnails is None else thumbnails
+    if len(small) != len(ids):
+        raise UserError(f"There are {len(ids)} ids and {len(small)} thumbnails; give one or None an item.")
+    for name, picture in zip(ids, small, strict=True):
+        if picture is not None and len(picture) > MAX_THUMBNAIL_BYTES:
+            raise UserError(
+                f"The thumbnail of {name!r} has {len(picture):,} bytes, and {MAX_THUMBNAIL_BYTES:,} are the most; make it smaller."
+            )
+    return small
 
 
 def checked_queries(queries: np.ndarray, dimension: int, k: int) -> np.ndarray:

@@ -20,14 +20,14 @@ import numpy as np
 
 from latentbridge.errors import StorageError, UserError
 from latentbridge.retrieval.filters import OPERATORS, Condition, kind_of
-from latentbridge.retrieval.items import check_name, checked_items, checked_queries, no_item, shown
+from latentbridge.retrieval.items import check_name, checked_items, checked_queries, checked_thumbnails, no_item, shown
 from latentbridge.retrieval.rows import best_of
 from latentbridge.types import Hit
 
 if TYPE_CHECKING:
     import psycopg  # pyright: ignore[reportMissingImports]
 
-_FORMAT = 1
+_FORMAT = 2
 _READ_ROWS = 4096
 _WAIT_S = 10
 _SPARE = 10
@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS latentbridge_indexes (
 _TABLE = """
 CREATE TABLE {table} (
     key bigint GENERATED ALWAYS AS IDENTITY UNIQUE, id text COLLATE "C" PRIMARY KEY, metadata jsonb NOT NULL,
-    vector vector({dimension}) NOT NULL)
+    vector vector({dimension}) NOT NULL, thumbnail bytea)
 """
 
 
@@ -90,16 +90,21 @@ class PostgresIndex:
     def __len__(self) -> int:
         return self._ask(f"SELECT count(*) FROM {self._table}")[0][0]
 
-    def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[dict[str, Any]] | None = None) -> None:
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        metadata: Sequence[dict[str, Any]] | None = None,
+        thumbnails: Sequence[bytes | None] | None = None,
+    ) -> None:
         """See `Index.add`."""
         vectors, entries = checked_items(ids, vectors, metadata, self.dimension)
-        rows = zip(ids, entries, map(_written, vectors), strict=True)
+        rows = zip(ids, entries, map(_written, vectors), checked_thumbnails(ids, thumbnails), strict=True)
         with self._commits() as connection:
             connection.execute(_checked(f"DELETE FROM {self._table} WHERE id = ANY(%s)"), [list(ids)])
             with connection.cursor() as cursor:
-                cursor.executemany(
-                    _checked(f"INSERT INTO {self._table} (id, metadata, vector) VALUES (%s, %s, %s)"), rows
-                )
+                put = f"INSERT INTO {self._table} (id, metadata, vector, thumbnail) VALUES (%s, %s, %s, %s)"
+                cursor.executemany(_checked(put), rows)
 
     def delete(self, ids: Sequence[str]) -> int:
         """See `Index.delete`."""
@@ -142,6 +147,11 @@ class PostgresIndex:
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """See `Index.metadata`."""
         found = dict(self._ask(f"SELECT id, metadata FROM {self._table} WHERE id = ANY(%s)", [list(ids)]))
+        return [found.get(name) for name in ids]
+
+    def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
+        """See `Index.thumbnails`."""
+        found = dict(self._ask(f"SELECT id, thumbnail FROM {self._table} WHERE id = ANY(%s)", [list(ids)]))
         return [found.get(name) for name in ids]
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:

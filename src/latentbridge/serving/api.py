@@ -86,6 +86,11 @@ def create_app(
 # --- errors --------------------------------------------------------------------------------------
 
 
+_NO_ROUTE = (
+    "There is nothing at this address; /openapi.json tells what there is, and `serve --ui` has a page for people."
+)
+
+
 async def _refused(_: Request, error: Any) -> JSONResponse:
     return error.response()
 
@@ -105,7 +110,8 @@ async def _invalid(_: Request, error: Any) -> JSONResponse:
 
 
 async def _http(_: Request, error: Any) -> JSONResponse:
-    return JSONResponse(error_document(error.status_code, str(error.detail)), error.status_code, error.headers)
+    message = _NO_ROUTE if error.status_code == 404 else str(error.detail)
+    return JSONResponse(error_document(error.status_code, message), error.status_code, error.headers)
 
 
 async def _busy(_: Request, error: Any) -> JSONResponse:

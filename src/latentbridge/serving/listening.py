@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import logging
+import socket
 
 import uvicorn
 from fastapi import FastAPI
 
+from latentbridge.errors import UserError
 from latentbridge.serving.guard.deadline import protocol_with_deadline
 from latentbridge.serving.guard.limits import Limits, WithoutQueries
+
+
+def check_free(host: str, port: int) -> None:
+    """Refuses an address that cannot be listened at, before a model is loaded for it."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0].lower()
+        raise UserError(f"{host}:{port} cannot be listened at ({reason}); choose another --port or --host.") from error
 
 
 def listen(app: FastAPI, host: str, port: int, limits: Limits) -> None:

@@ -16,6 +16,7 @@ from fastapi import Depends, Request
 from PIL import Image
 
 from latentbridge import prompts
+from latentbridge.data.pictures import to_keep
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
 from latentbridge.serving.engine.engine import Engine
@@ -59,6 +60,16 @@ class Service:
     async def picture(self, url: str) -> Picture:
         """The picture in a data URL, or at an address where those may be asked, at the model's size."""
         return await self.opened(await picture_bytes(url, self.fetching))
+
+    async def picture_to_keep(self, url: str) -> tuple[Picture, bytes]:
+        """The same picture, and a thumbnail of it for an index."""
+
+        def both() -> tuple[Picture, bytes]:
+            picture = open_picture(data, self.settings.max_megapixels)
+            return self.engine.model.fit(picture), to_keep(picture)
+
+        data = await picture_bytes(url, self.fetching)
+        return await asyncio.to_thread(both)
 
     async def opened(self, data: bytes) -> Picture:
         """The picture in a file's bytes, at the model's size."""
@@ -118,8 +129,8 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-def service_of(request: Request) -> Service:
-    """The service of the app that serves a request."""
+async def service_of(request: Request) -> Service:
+    """The service of the app that serves a request; async, for FastAPI would start a thread's work to call another."""
     return request.app.state.service
 
 

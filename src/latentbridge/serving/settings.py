@@ -12,10 +12,14 @@ class Settings:
 
     model_name: str = "tiny"
     """What clients call the model."""
+    source: str = "tiny"
+    """What `load` takes; where worker processes have their models from."""
+    workers: int = 1
+    """Who computes: with 1 a thread of the server's process, with more so many processes beside it."""
     indexes: str | Path | None = None
     """The folder of the indexes, or the address of their database; there are none without."""
     slots: int = 16
-    """Replies written side by side."""
+    """Replies that a worker writes side by side."""
     context_tokens: int = 512
     """Prompt and reply together."""
     max_batch: int = 8

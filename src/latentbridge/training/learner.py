@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from latentbridge.config import RunConfig
+from latentbridge.devices import CPU, moved
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import Network
 from latentbridge.ranks import summed, world
@@ -30,9 +31,21 @@ from latentbridge.types import LossOutputs
 class Learner:
     """A model under training: its steps, what is kept of it on the way, and what it leaves."""
 
-    def __init__(self, model: Network, stage: Stage, config: RunConfig, run: RunDir, checkpoint: Path | None):
-        """`model` is as the run starts from it; a `checkpoint` puts its own weights in place."""
-        self.config, self.run = config, run
+    def __init__(
+        self,
+        model: Network,
+        stage: Stage,
+        config: RunConfig,
+        run: RunDir,
+        checkpoint: Path | None,
+        device: torch.device = CPU,
+    ):
+        """`model` is as the run starts from it, on the CPU; a `checkpoint` puts its own weights in place.
+
+        What a stage prepares and all that is drawn, adapters and heads, is made on the CPU, so that the seed decides it
+        alone; what is computed before the first step is computed on the device.
+        """
+        self.config, self.run, self.device = config, run, device
         self.start = {name: p.detach().clone() for name, p in model.named_parameters()} if config.blend < 1 else {}
         with parallel.in_turn(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -40,8 +53,10 @@ class Learner:
                 stage.prepare(model)
             if config.stage.lora_rank:
                 add_adapter(model, config.stage.lora_rank)
-            self.objective = Objective(model, stage)
-        if config.bf16:
+            self.objective = Objective(model.to(device), stage).to(device)
+        self.writes_out_attention = config.bf16 and device == CPU
+        """Its fused kernel is ten times slower backward in bfloat16; accelerators keep theirs."""
+        if self.writes_out_attention:
             _write_out_attention(model)
         recompute(model, config.recompute)
         parallel.shard(self.objective, stage.by_block)
@@ -102,17 +117,16 @@ class Learner:
         parallel.settle(self.objective)
         if self.start:
             for name, parameter in self.objective.model.named_parameters():
-                parameter.copy_(self.start[name].lerp(parameter, self.config.blend))
+                parameter.copy_(self.start[name].to(self.device).lerp(parameter, self.config.blend))
 
     def _losses(self, batch: object) -> LossOutputs:
-        """Of the step to come, whose noise is a function of (seed, step).
+        """Of the step to come, whose noise is a function of (seed, step) on every device; the batch comes to it here.
 
-        In bfloat16 attention is written out, because the CPU's fused kernel is ten times slower backward; transformers'
-        models have their own way to be told so.
+        transformers' models have their own way to be told to write out attention.
         """
-        attention = sdpa_kernel(SDPBackend.MATH) if self.config.bf16 else nullcontext()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16), attention:
-            return self.objective(batch, torch_rng(self.config.seed, "loss", self.steps_done))
+        attention = sdpa_kernel(SDPBackend.MATH) if self.writes_out_attention else nullcontext()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16), attention:
+            return self.objective(moved(batch, self.device), torch_rng(self.config.seed, "loss", self.steps_done))
 
 
 def _write_out_attention(model: nn.Module) -> None:

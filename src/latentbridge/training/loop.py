@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from latentbridge.config import RunConfig, from_dict, to_dict
+from latentbridge.devices import device_named
 from latentbridge.errors import UserError
 from latentbridge.models.adapters import merge_adapter, save_adapter
 from latentbridge.models.backbones.loading import starting_network
@@ -39,16 +41,24 @@ def train(
 ) -> Path:
     """Run a stage to its end and return the finished model's folder; with `resume`, go on from the newest good checkpoint.
 
-    A resumed run ends with the same weights, bit for bit, as one that was never stopped, on the same machine and thread
-    count; and so does one that is observed. Started by `torchrun`, all processes train together; on another number of
-    them a run goes on all the same, but its weights differ by rounding.
+    A resumed run ends with the same weights, bit for bit, as one that was never stopped, on the same machine's CPU and
+    thread count; and so does one that is observed. Started by `torchrun`, all processes train together. On another number of
+    them, or on another device, a run goes on all the same, but its weights differ by rounding; so they do from one time to
+    the next where an accelerator adds up in no fixed order.
     """
-    with parallel.joined():
-        return _train(config, stage, RunDir(folder), resume, progress and parallel.leads(), observers)
+    device = device_named(config.device)
+    with torch.accelerator.device_index(device.index), parallel.joined(device):
+        return _train(config, stage, RunDir(folder), device, resume, progress and parallel.leads(), observers)
 
 
 def _train(
-    config: RunConfig, stage: Stage, run: RunDir, resume: bool, progress: bool, observers: Sequence[Observer]
+    config: RunConfig,
+    stage: Stage,
+    run: RunDir,
+    device: torch.device,
+    resume: bool,
+    progress: bool,
+    observers: Sequence[Observer],
 ) -> Path:
     _check_folder(config, run, resume)
     if (run.model / "config.json").exists():
@@ -60,12 +70,12 @@ def _train(
     stage.runs = run.path.parent
     if parallel.leads():
         write_json(run.path / "config.json", to_dict(config))
-        write_json(run.path / "environment.json", describe_environment())
+        write_json(run.path / "environment.json", describe_environment() | {"device": str(device)})
     if config.threads:
         torch.set_num_threads(config.threads)
 
     model = starting_network(config.model, config.seed, starts)
-    learner = Learner(model, stage, config, run, checkpoint)
+    learner = Learner(model, stage, config, run, checkpoint, device)
     looking = observers if parallel.leads() else ()
     for observer in looking:
         observer.begin(run.path, config)
@@ -117,7 +127,7 @@ def _check_folder(config: RunConfig, run: RunDir, resume: bool) -> None:
         raise UserError(f"{run.path} already holds a run; add --resume to go on with it or choose another folder.")
     if resume and (run.path / "config.json").exists():
         stored = from_dict(RunConfig, read_json(run.path / "config.json"))
-        if stored != config:
+        if replace(stored, device=config.device) != config:
             raise UserError(
                 f"{run.path} was started with other settings; resume with the same recipe and --set values or choose another folder."
             )

@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
+from latentbridge.devices import CPU
 from latentbridge.ranks import mine, rank, summed, world
 from latentbridge.types import Conversation
 
@@ -35,12 +36,17 @@ def leads() -> bool:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Together with the other processes that `torchrun` started, where it did and they have not met already."""
+def joined(device: torch.device = CPU) -> Iterator[None]:
+    """Together with the other processes that `torchrun` started, where it did and they have not met already.
+
+    They exchange what lies on their devices by the device's own backend (NCCL for CUDA), and numbers by gloo.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group(timeout=_PATIENCE)
+    kinds = dict.fromkeys((CPU.type, device.type))
+    backend = ",".join(f"{kind}:{dist.get_default_backend_for_device(kind)}" for kind in kinds)
+    dist.init_process_group(backend, timeout=_PATIENCE, device_id=None if device == CPU else device)
     try:
         yield
     finally:

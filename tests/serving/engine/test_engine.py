@@ -3,57 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.serving.engine.working import LONG, all_of, answer, asked, counted, run, until, working
 
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.serving.engine.engine import Busy, Closing, Engine
 from latentbridge.serving.engine.metrics import Metrics
-from latentbridge.serving.engine.replies import Ask, Piece
 from latentbridge.serving.engine.work import Drawing, TextEmbedding
 from latentbridge.serving.settings import Settings
-from latentbridge.types import Conversation, Picture
-
-LONG = 400
-"""Steps of a drawing that no test waits for."""
-
-
-@asynccontextmanager
-async def working(model: Model, **settings: Any) -> AsyncIterator[Engine]:
-    engine = Engine(model, Settings(**settings), Metrics())
-    engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.close()
-
-
-def asked(text: str, picture: Picture | None = None, max_tokens: int = 40, **how: Any) -> Ask:
-    return Ask(Conversation(((text, ""),), picture), max_tokens, **how)
-
-
-async def all_of(engine: Engine, ask: Ask) -> list[Piece]:
-    async with aclosing(engine.pieces(ask)) as pieces:
-        return [piece async for piece in pieces]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not holds():
-            await asyncio.sleep(0.01)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 200))  # pyright: ignore
-
-
-def counted(engine: Engine, name: str, **labels: str) -> float:
-    return engine.metrics.registry.get_sample_value(f"latentbridge_{name}", labels) or 0.0
+from latentbridge.types import Picture
 
 
 def test_answers_at_once_are_the_answers_one_by_one(served_model: Model, scene_picture: Picture):
@@ -69,16 +32,9 @@ def test_answers_at_once_are_the_answers_one_by_one(served_model: Model, scene_p
 
     async def test() -> None:
         async with working(served_model) as engine:
-
-            async def answer(work: Any) -> Any:
-                if isinstance(work, Ask):
-                    return [piece.token for piece in await all_of(engine, work)]
-                result = await engine.do(work)
-                return result.vector if isinstance(work, TextEmbedding) else result
-
-            alone = [await answer(work) for work in works]
+            alone = [await answer(engine, work) for work in works]
             for order in (works, works[::-1]):
-                at_once = await asyncio.gather(*map(answer, order))
+                at_once = await asyncio.gather(*(answer(engine, work) for work in order))
                 for one, other in zip(alone, at_once if order is works else at_once[::-1], strict=True):
                     assert np.array_equal(one, other)
             assert counted(engine, "batch_size_count", kind="Drawing") < 6

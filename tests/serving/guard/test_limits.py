@@ -69,7 +69,7 @@ def test_without_the_key_nothing_is_read(value: str):
     reader = Reader()
     sent = ask(Guard(reader, KEYS), headers=[HOST, ("Authorization", value)])
     assert (status(sent), error(sent)["code"], reader.scopes) == (401, "invalid_api_key", [])
-    assert "Bearer" in (header(sent, "www-authenticate") or "")
+    assert header(sent, "www-authenticate") == 'Basic realm="LatentBridge"'
     assert KEY not in str(sent)
 
 

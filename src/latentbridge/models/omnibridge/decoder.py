@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import BertModel
 
 from latentbridge.config import ModelConfig
+from latentbridge.devices import home
 from latentbridge.models.condition import Condition, Slots
 
 
@@ -65,7 +66,7 @@ class Decoder(nn.Module):
     def forward(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The prediction [b c h w] for `noisy` [b c h w] at `timesteps` [b]; a learned variance is dropped."""
         slots = condition if isinstance(condition, Slots) else self._states_alone(condition)
-        dtype = self.transformer.dtype
+        dtype = next(self.transformer.parameters()).dtype  # its own `dtype` walks through all modules, at every step
         prediction = self.transformer(
             noisy.to(dtype),
             timesteps.to(dtype),  # the dtype of the timesteps is that of the whole embedding of time
@@ -108,15 +109,14 @@ class CaptionSlots(nn.Module):
 
     def forward(self, states: Tensor, captions: Sequence[str]) -> Slots:
         """The slots of a decoder that reads `states` [b n d] of any kind under `captions`."""
-        ids, clip_mask = _padded(self.tokenizer, captions, self.length)
+        ids, clip_mask = self._padded(self.tokenizer, captions, self.length)
         clip = self.encoder(input_ids=ids, attention_mask=clip_mask).last_hidden_state
         return Slots(states.to(clip.dtype), self.text_tokens(captions)[1], clip, clip_mask)
 
     def text_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """mT5's token ids and their mask, int64 [b text_length] each; the mask is 0 at padding."""
-        return _padded(self.text_tokenizer, texts, self.text_length)
+        return self._padded(self.text_tokenizer, texts, self.text_length)
 
-
-def _padded(tokenizer: Any, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
-    rows = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return rows["input_ids"], rows["attention_mask"]
+    def _padded(self, tokenizer: Any, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+        rows = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return rows["input_ids"].to(home(self)), rows["attention_mask"].to(home(self))

@@ -13,6 +13,7 @@ from transformers import Qwen2Tokenizer
 
 from latentbridge import prompts
 from latentbridge.config import ModelConfig
+from latentbridge.devices import home
 from latentbridge.errors import UserError, unknown_name
 from latentbridge.images import ImageLike, fit_square, open_picture
 from latentbridge.models import diffusion
@@ -91,7 +92,7 @@ class Model(nn.Module):
             return self.captions.text_tokens(texts)[0]
         length, padding = self.config.text_length, self.backbone.padding
         rows = [self.backbone.tokenizer.encode(text, add_special_tokens=False)[:length] for text in texts]
-        return torch.tensor([row + [padding] * (length - len(row)) for row in rows])
+        return torch.tensor([row + [padding] * (length - len(row)) for row in rows], device=home(self))
 
     def text_condition(self, texts: Sequence[str]) -> Tensor:
         """The text encoder's states [b n d], over all positions including padding: what the decoder learned to read."""
@@ -279,7 +280,7 @@ class Model(nn.Module):
         )
         mask = diffusion.edit_mask(old, new)
         touched = torch.nn.functional.max_pool2d(mask[:, None].float(), patch)
-        return EditPlan(pictures, list(before), list(after), mask.numpy(), wanted, (source, touched))
+        return EditPlan(pictures, list(before), list(after), mask.cpu().numpy(), wanted, (source, touched))
 
     def finish_edit(self, plan: EditPlan, image_latents: Tensor) -> list[EditResult]:
         """Step 3 of `trace_edit`, once the plan's condition was denoised around what it keeps."""
@@ -296,10 +297,10 @@ class Model(nn.Module):
         if (images is None) == (texts is None):
             raise UserError("embed takes either images or texts.")
         if texts is not None:
-            vectors = self.embedding("text", _as_list(texts))
+            vectors = self.embedding("text", _as_list(texts)).cpu()
             return vectors.numpy() if not isinstance(texts, str) else vectors[0].numpy()
         items, many = _listed(images)
-        vectors = self.embedding("image", [self.fit(item) for item in items])
+        vectors = self.embedding("image", [self.fit(item) for item in items]).cpu()
         return vectors.numpy() if many else vectors[0].numpy()
 
     @property
@@ -392,12 +393,12 @@ class Model(nn.Module):
         )
 
     def _noise(self, seed: int) -> Tensor:
-        grid = self.decoder.grid
-        return torch.randn(self.autoencoder.channels, grid, grid, generator=torch_rng(seed, "image noise"))
+        size = self.autoencoder.channels, self.decoder.grid, self.decoder.grid
+        return torch.randn(size, generator=torch_rng(seed, "image noise")).to(home(self))
 
     def encode_pictures(self, pictures: Sequence[Picture] | np.ndarray) -> Tensor:
         """Image latents [b c h w] of uint8 pictures of the decoder's size."""
-        return self.autoencoder.encode(to_pixels(pictures))
+        return self.autoencoder.encode(to_pixels(pictures, home(self)))
 
     def decode_pictures(self, image_latents: Tensor) -> list[Picture]:
         """The inverse of `encode_pictures`."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentbridge.config import SecondViewConfig
+from latentbridge.devices import home
 from latentbridge.models.eye import FEATURE_WIDTH, Eye
 
 _LEVELS = 127
@@ -51,7 +52,7 @@ class SecondView(nn.Module):
     def features(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """The eye's view of uint8 pictures of one size, each standardised over its features: float32 [b 1280]."""
         with torch.no_grad():
-            seen = self.eye(torch.from_numpy(np.stack(list(pictures))))
+            seen = self.eye(torch.from_numpy(np.stack(list(pictures))).to(home(self)))
         return F.layer_norm(seen, (FEATURE_WIDTH,))
 
     def pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
@@ -92,7 +93,8 @@ class SecondView(nn.Module):
             self.get_buffer(name).copy_(tensor)
 
     def _text(self, text: str) -> Tensor:
-        keys = torch.tensor([word_key(word) for word in words_of(text)], dtype=torch.int64)
+        found = [word_key(word) for word in words_of(text)]
+        keys = torch.tensor(found, dtype=torch.int64, device=home(self))
         places = torch.searchsorted(self.word_keys, keys).clamp(max=len(self.word_keys) - 1)
         known = places[self.word_keys[places] == keys]
         return self.word_vectors[known].float().sum(dim=0) * self.word_scale

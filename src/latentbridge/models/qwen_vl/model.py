@@ -11,6 +11,7 @@ from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGen
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from latentbridge.config import BackboneConfig
+from latentbridge.devices import home, moved
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.packing import pack
 from latentbridge.models.qwen_vl.patches import patchify
@@ -109,10 +110,12 @@ class QwenVL(nn.Module):
         open_ended: bool = False,
         pad: Literal["left", "right"] = "right",
         drawn: Tensor | None = None,
+        device: torch.device | None = None,
     ) -> TokenBatch:
         """Conversations as a padded batch; `open_ended` leaves out each last reply, so that the model continues there.
 
-        `drawn`, float levels [b 3 h w] from 0 to 255, is one picture for each conversation, and passes gradients on.
+        `drawn`, float levels [b 3 h w] from 0 to 255, is one picture for each conversation, and passes gradients on. The
+        batch lies where the model does, unless a `device` is given: what is made in another process is made on the CPU.
         """
         pictures = [c.picture for c in conversations if c.picture is not None]
         pixel_values, grid = self._process(pictures) if pictures else (None, None)
@@ -140,7 +143,8 @@ class QwenVL(nn.Module):
                 labels[row, place] = input_ids[row, place]
                 weights[row, place] = len(reply) ** -0.5
         image_mask = input_ids == self.model.config.image_token_id
-        return TokenBatch(input_ids, attention_mask, image_mask, labels, weights, pixel_values, grid)
+        batch = TokenBatch(input_ids, attention_mask, image_mask, labels, weights, pixel_values, grid)
+        return moved(batch, device or home(self))
 
     def pack(self, batch: TokenBatch) -> TokenBatch:
         """The batch with several conversations in a row, for `language_loss`, which comes to the same."""

@@ -51,7 +51,7 @@ def sample_replies(
         cache.batch_repeat_interleave(copies)
     next_position = (inputs["position_ids"].amax(dim=(0, 2)) + 1).repeat_interleave(copies)
     mask = prompts.attention_mask.repeat_interleave(copies, dim=0)
-    finished = torch.zeros(len(mask), dtype=torch.bool)
+    finished = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
     tokens: list[Tensor] = []
     log_probs: list[Tensor] = []
     sampled: list[Tensor] = []
@@ -110,18 +110,18 @@ def _joined(prompts: TokenBatch, replies: Replies, copies: int) -> TokenBatch:
         attention_mask=beside(prompts.attention_mask, replies.mask),
         image_mask=beside(prompts.image_mask, torch.zeros_like(replies.mask)),
         labels=torch.full_like(ids, IGNORED_LABEL),
-        weights=torch.zeros(ids.shape),
+        weights=torch.zeros(ids.shape, device=ids.device),
         pixel_values=None,
         image_grid_thw=None if grid is None else grid.repeat_interleave(copies, dim=0),
     )
 
 
 def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Generator] | None) -> tuple[Tensor, Tensor]:
-    """Tokens [r] and their log-probabilities [r]; a greedy choice is certain."""
+    """Tokens [r] and their log-probabilities [r]; a greedy choice is certain. Generators live on the CPU."""
     if temperature == 0.0:
         return logits.argmax(dim=-1), logits.new_zeros(len(logits))
     assert generators is not None, "sampling needs one generator a reply"
     probabilities = (logits / temperature).softmax(dim=-1)
-    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
-    chosen = torch.cat(drawn)
+    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities.cpu(), generators, strict=True)]
+    chosen = torch.cat(drawn).to(logits.device)
     return chosen, probabilities.gather(1, chosen[:, None])[:, 0].log()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from latentbridge.devices import home
 from latentbridge.errors import UserError
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.model import QwenVL
@@ -27,13 +28,14 @@ class Choosing:
 
     temperature: float = 0.0
     generator: torch.Generator | None = None
+    """On the CPU, wherever the model is."""
 
     def choose(self, logits: Tensor) -> int:
         """A token, given the float logits [v] of all."""
         if self.temperature == 0.0:
             return int(logits.argmax())
         probabilities = (logits / self.temperature).softmax(dim=-1)
-        return int(torch.multinomial(probabilities, 1, generator=self.generator))
+        return int(torch.multinomial(probabilities.cpu(), 1, generator=self.generator))
 
 
 class ReplySlots:
@@ -51,20 +53,19 @@ class ReplySlots:
         shape = (count, config.num_key_value_heads, length, config.hidden_size // config.num_attention_heads)
         self.backbone = backbone
         self.length = length
-        dtype = backbone.model.dtype
-        self._layers = [
-            (torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(config.num_hidden_layers)
-        ]
-        self._states = torch.zeros(count, backbone.width, dtype=dtype)
+        dtype, device = backbone.model.dtype, home(backbone)
+        like = torch.zeros(shape, dtype=dtype, device=device)
+        self._layers = [(like.clone(), like.clone()) for _ in range(config.num_hidden_layers)]
+        self._states = like.new_zeros(count, backbone.width)
         """What the next token of each slot is chosen from."""
-        self._written = torch.zeros(count, dtype=torch.long)
+        self._written = torch.zeros(count, dtype=torch.long, device=device)
         """Keys a slot holds."""
-        self._positions = torch.zeros(count, dtype=torch.long)
+        self._positions = torch.zeros(count, dtype=torch.long, device=device)
         """The rotary position of a slot's next token."""
-        self._unread = torch.full((count,), _NONE)
+        self._unread = torch.full((count,), _NONE, device=device)
         """The token a slot chose last, which the model has not read yet."""
         self._choosing: list[Choosing | None] = [None] * count
-        self._rows = torch.arange(count)
+        self._rows = torch.arange(count, device=device)
 
     @property
     def free(self) -> int:
@@ -94,14 +95,13 @@ class ReplySlots:
         A prompt's padding is on its right, where no real token sees it.
         """
         batch = _together(prompts)
-        length = batch.input_ids.shape[1]
+        length, tokens = batch.input_ids.shape[1], batch.attention_mask.sum(dim=1)
         inputs = self.backbone.inputs(batch)
-        before = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+        before = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()[None, None]
         output = self.backbone.model.model(**inputs | {"attention_mask": _everywhere(before)}, use_cache=True)
         slots = [slot for slot, taken in enumerate(self._choosing) if taken is None][: len(prompts)]
         for (keys, values), read in zip(self._layers, output.past_key_values.layers, strict=True):
             keys[slots, :, :length], values[slots, :, :length] = read.keys, read.values
-        tokens = batch.attention_mask.sum(dim=1)
         self._states[slots] = output.last_hidden_state[torch.arange(len(slots)), tokens - 1]
         self._written[slots] = tokens
         self._positions[slots] = inputs["position_ids"].amax(dim=(0, 2)) + 1
@@ -130,7 +130,7 @@ class ReplySlots:
         moved = self._unread != _NONE
         if not moved.any():
             return
-        seen = torch.arange(self.length) <= self._written[:, None]
+        seen = torch.arange(self.length, device=moved.device) <= self._written[:, None]
         output = self.backbone.model.model.language_model(
             input_ids=torch.where(moved, self._unread, self.backbone.padding)[:, None],
             attention_mask=_everywhere(seen[:, None, None]),

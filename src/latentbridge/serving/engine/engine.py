@@ -1,29 +1,26 @@
-"""The engine: one thread owns the model and gives every request its turn, a step at a time."""
+"""The engine: one queue for all requests, and workers that take from it what they have room for."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator, Sequence, Set
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
-import torch
-
-from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.model import Model
-from latentbridge.models.qwen_vl.slots import ReplySlots
+from latentbridge.serving.engine.crew import Crew, Hand
 from latentbridge.serving.engine.metrics import Metrics
-from latentbridge.serving.engine.replies import Ask, Piece, Writing
-from latentbridge.serving.engine.rows import make_rows_independent
-from latentbridge.serving.engine.work import Steps, Work
+from latentbridge.serving.engine.replies import Ask, Piece
+from latentbridge.serving.engine.turns import Batch, Drop, Reply, Results
+from latentbridge.serving.engine.work import Work
 from latentbridge.serving.settings import Settings
 
-_log = logging.getLogger(__name__)
+_TRIES = 2
+"""How often a job is begun; what outlives no worker may be what kills them."""
 
 
 class Busy(Exception):
@@ -38,77 +35,77 @@ class Closing(Exception):
     """The server finishes what it started and takes nothing new."""
 
 
+class Lost(Exception):
+    """The workers that did something died of it, or beside it."""
+
+
 @dataclass(eq=False)
 class _Job:
     """Something to do and where its results go: the pieces of a reply, one result of other work, or an exception."""
 
+    number: int
     work: Ask | Work
-    loop: asyncio.AbstractEventLoop
-    results: asyncio.Queue[Any]
-    abandoned: bool = False
-    """Nobody waits for it any more."""
-    shape: Hashable = None
-    prompt: Any = None
-    """What was asked, as tokens (`TokenBatch`); known once the worker has looked at it."""
-    writing: Writing | None = None
-    began: float = field(default_factory=time.monotonic)
-
-    def tell(self, result: Any) -> None:
-        """Hand a result over to the event loop; a loop that has ended wants none."""
-        if not self.abandoned and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.results.put_nowait, result)
+    shape: Hashable
+    """What works must share to be done together."""
+    results: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
+    hand: Hand | None = None
+    """Who is at it; nobody while it waits."""
+    begun: int = 0
+    written: int = 0
+    """Tokens of a reply that were handed out."""
+    came: float = field(default_factory=time.monotonic)
 
 
 class Engine:
-    """Requests come in from an event loop; a worker thread does them, many at a time, and hands results back.
+    """Requests come in from an event loop, workers do them, many at a time, and their results come back.
 
-    Replies are written side by side in slots (`models/qwen_vl/slots.py`), everything else in batches of one kind and shape
-    (`work.py`). The worker takes turns: a token for every reply, a step for the batch at work, and so on; so a short
-    reply does not wait for a long drawing, and what nobody waits for any more is dropped at the next step. An answer is
-    the same, to the last bit, whatever else is at work (`rows.py`).
+    What comes in waits in one queue. A conversation goes to a worker with a free slot (`_least_busy`); works of one kind
+    and shape go together to a worker that does no others, and are shared out where several do none. What a worker had
+    begun when it died is begun once more elsewhere: an answer depends on the request alone (`turns.py`), so a reply goes
+    on where it stopped. All of this happens in the event loop that `start` was called in.
     """
 
     def __init__(self, model: Model, settings: Settings, metrics: Metrics):
-        make_rows_independent(model)
         self.model = model
         self.settings = settings
         self.metrics = metrics
         self._inside = 0
         self._recent_s = 1.0
         """How long a request took of late, a running mean."""
-        self._slots = ReplySlots(model.backbone, settings.slots, settings.context_tokens)
-        self._lock = threading.Condition()
-        self._inbox: deque[_Job] = deque()
-        self._waiting: deque[_Job] = deque()
-        self._replying: dict[int, _Job] = {}
-        self._batch: tuple[list[_Job], Steps] | None = None
+        self._numbers = count()
+        self._jobs: dict[int, _Job] = {}
+        """All that is not done, by number."""
+        self._asks: deque[_Job] = deque()
+        self._works: deque[_Job] = deque()
+        self._crew = Crew(model, settings, metrics, self._told, self._begin_again)
         self._closing = False
-        self._worker: threading.Thread | None = None
-
-    # --- from the event loop ---
+        self._done = asyncio.Event()
+        """Set whenever nothing is left to do."""
 
     def start(self) -> None:
-        """Begin to work."""
-        self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._worker.start()
+        """Begin to work; worker processes are at hand some seconds later, and what comes before waits for them."""
+        self._loop = asyncio.get_running_loop()
+        self._crew.hire()
 
     async def close(self) -> None:
         """Take nothing new, finish what was taken, and end."""
-        with self._lock:
-            self._closing = True
-            self._lock.notify()
-        if self._worker is not None:
-            await asyncio.to_thread(self._worker.join)
+        self._closing = True
+        while self._jobs:
+            self._done.clear()
+            await self._done.wait()
+        await self._crew.send_home()
 
     @property
     def ready(self) -> bool:
         """Whether requests are taken and done."""
-        return self._worker is not None and self._worker.is_alive() and not self._closing
+        return not self._closing and bool(self._crew.ready)
+
+    # --- for requests ---
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """A place for one request, however many jobs it makes; raises Busy where there is none, and Closing at the end."""
-        if not self.ready:
+        if self._closing or not self._crew.hands:
             raise Closing
         if self._inside >= self.settings.max_requests:
             self.metrics.refused.inc()
@@ -125,7 +122,7 @@ class Engine:
 
     async def do(self, work: Work) -> Any:
         """The result of one piece of work."""
-        async with self._sent(work) as job:
+        async with self._sent(work, work.shape(self.model)) as job:
             return _unless_failed(await job.results.get())
 
     async def do_all(self, works: Sequence[Work]) -> list[Any]:
@@ -152,127 +149,96 @@ class Engine:
             return "".join([piece.text async for piece in pieces])
 
     @asynccontextmanager
-    async def _sent(self, work: Ask | Work) -> AsyncIterator[_Job]:
-        job = _Job(work, asyncio.get_running_loop(), asyncio.Queue())
-        with self._lock:
-            self._inbox.append(job)
-            self._lock.notify()
+    async def _sent(self, work: Ask | Work, shape: Hashable = None) -> AsyncIterator[_Job]:
+        job = _Job(next(self._numbers), work, (type(work), shape))
+        self._jobs[job.number] = job
+        self._queue_of(job).append(job)
+        self._loop.call_soon(self._hand_out)  # not at once, so that what comes together goes together
         try:
             yield job
         finally:
-            job.abandoned = True
+            if job.number in self._jobs:  # nobody waits for it any more
+                if job.hand is None:
+                    self._queue_of(job).remove(job)
+                else:
+                    job.hand.worker.send(Drop(job.number))
+                self._forget(job)
 
-    # --- in the worker's thread ---
+    def _queue_of(self, job: _Job) -> deque[_Job]:
+        return self._asks if isinstance(job.work, Ask) else self._works
 
-    def _run(self) -> None:
-        with torch.inference_mode():
-            while self._look():
-                self._invite()
-                self._reply_step()
-                self._batch_step()
+    def _forget(self, job: _Job) -> None:
+        """A job is done with, and its worker has room again."""
+        del self._jobs[job.number]
+        if job.hand is not None:
+            job.hand.replies.discard(job.number)
+            job.hand.batch.discard(job.number)
+        self._loop.call_soon(self._hand_out)
+        if not self._jobs:
+            self._done.set()
 
-    def _look(self) -> bool:
-        """Take what came in, wait where there is nothing at all to do; False once all is done and nothing will come."""
-        with self._lock:
-            while not (self._inbox or self._waiting or self._replying or self._batch):
-                if self._closing:
-                    return False
-                self._lock.wait()
-            came = list(self._inbox)
-            self._inbox.clear()
-        for job in came:
-            with self._blamed([job]):
-                self._read(job)
-                self._waiting.append(job)
-        self._waiting = deque(job for job in self._waiting if not job.abandoned)
-        return True
+    # --- between the queue and the workers ---
 
-    def _read(self, job: _Job) -> None:
-        if isinstance(job.work, Ask):
-            job.prompt = self._slots.read(job.work.conversation)
-            tokens = int(job.prompt.attention_mask.sum())
-            job.writing = Writing(job.work, tokens, self.model.backbone.end_of_turn, self._text)
-            pixels = job.prompt.pixel_values
-            job.shape = (Ask, job.prompt.input_ids.shape, None if pixels is None else pixels.shape)
-        else:
-            job.shape = (type(job.work), job.work.shape(self.model))
-
-    def _text(self, tokens: Sequence[int]) -> str:
-        return self.model.backbone.decode(torch.tensor([tokens]))[0]
-
-    def _take(self, first: _Job, most: int) -> list[_Job]:
-        """The waiting jobs that go with `first`, oldest first, no longer waiting."""
-        taken = [job for job in self._waiting if job.shape == first.shape][:most]
-        self._waiting = deque(job for job in self._waiting if job not in taken)
-        self.metrics.batch_sizes.labels(type(first.work).__name__).observe(len(taken))
-        return taken
-
-    def _invite(self) -> None:
-        """Give free slots to conversations that wait, those of one shape at a time."""
-        first = next((job for job in self._waiting if isinstance(job.work, Ask)), None)
-        if first is None or not self._slots.free:
-            return
-        jobs = self._take(first, min(self._slots.free, self.settings.max_batch))
-        with self._blamed(jobs):
-            choosing = [job.work.choosing() for job in jobs if isinstance(job.work, Ask)]
-            self._replying |= zip(self._slots.join([job.prompt for job in jobs], choosing), jobs, strict=True)
-
-    def _reply_step(self) -> None:
-        for slot in [slot for slot, job in self._replying.items() if job.abandoned]:
-            self._free(slot)
-        if not self._replying:
-            return
-        jobs = list(self._replying.values())
-        with self._blamed(jobs):
-            chosen = self._slots.step()
-            self.metrics.tokens.inc(len(chosen))
-            for slot, token in chosen.items():
-                job = self._replying[slot]
-                assert job.writing is not None, "what is in a slot was read"
-                piece = job.writing.add(token, self._slots.room(slot))
-                if piece.finish_reason:
-                    self._free(slot)
-                job.tell(piece)
-            return
-        for slot in list(self._replying):
-            self._free(slot)
-
-    def _free(self, slot: int) -> None:
-        self._slots.leave(slot)
-        self.metrics.seconds.labels("Ask").observe(time.monotonic() - self._replying.pop(slot).began)
-
-    def _batch_step(self) -> None:
-        if self._batch is None:
-            first = next((job for job in self._waiting if not isinstance(job.work, Ask)), None)
-            if first is None:
-                return
-            jobs = self._take(first, self.settings.max_batch)
-            works: list[Any] = [job.work for job in jobs]
-            self._batch = jobs, type(works[0]).together(self.model, works)
-        jobs, steps = self._batch
-        if all(job.abandoned for job in jobs):
-            self._batch = None
-            return
-        with self._blamed(jobs):
-            try:
-                next(steps)
-                return
-            except StopIteration as end:
-                for job, result in zip(jobs, end.value, strict=True):
-                    self.metrics.seconds.labels(type(job.work).__name__).observe(time.monotonic() - job.began)
-                    job.tell(result)
-        self._batch = None
-
-    @contextmanager
-    def _blamed(self, jobs: Sequence[_Job]) -> Iterator[None]:
-        """Whatever goes wrong inside is told to those who wait for it; the worker goes on."""
-        try:
-            yield
-        except Exception as error:
-            if not isinstance(error, UserError):
-                _log.exception("%s failed", type(jobs[0].work).__name__)
+    def _hand_out(self) -> None:
+        """Give what waits to workers that have room for it."""
+        ready = self._crew.ready
+        while self._asks and (hand := self._least_busy(ready)) is not None:
+            job = self._asks.popleft()
+            self._begin(job, hand, hand.replies)
+            assert isinstance(job.work, Ask), "only conversations wait there"
+            hand.worker.send(Reply(job.number, job.work))
+        idle = sorted((hand for hand in ready if not hand.batch), key=lambda hand: len(hand.replies))
+        while self._works and idle:
+            alike = [job for job in self._works if job.shape == self._works[0].shape]
+            jobs = alike[: min(self.settings.max_batch, -(-len(alike) // len(idle)))]
+            hand = idle.pop(0)
             for job in jobs:
-                job.tell(error)
+                self._works.remove(job)
+                self._begin(job, hand, hand.batch)
+            self.metrics.batch_sizes.labels(type(jobs[0].work).__name__).observe(len(jobs))
+            works: tuple[Any, ...] = tuple(job.work for job in jobs)
+            hand.worker.send(Batch(tuple(job.number for job in jobs), works))
+
+    def _least_busy(self, ready: Sequence[Hand]) -> Hand | None:
+        """The worker with a free slot that has the least to do: rather one without a batch, then the one with fewest replies."""
+        free = (hand for hand in ready if len(hand.replies) < self.settings.slots)
+        return min(free, key=lambda hand: (bool(hand.batch), len(hand.replies)), default=None)
+
+    def _begin(self, job: _Job, hand: Hand, jobs: set[int]) -> None:
+        job.hand = hand
+        job.begun += 1
+        jobs.add(job.number)
+
+    def _told(self, results: Results) -> None:
+        """What a worker did goes to those who wait for it."""
+        pieces = [result for _, result in results if isinstance(result, Piece)]
+        if pieces:
+            self.metrics.tokens.inc(len(pieces))
+            self.metrics.batch_sizes.labels("Ask").observe(len(pieces))
+        for number, result in results:
+            job = self._jobs.get(number)
+            if job is None:
+                continue
+            if isinstance(result, Piece):
+                if result.reply_tokens <= job.written:  # written before, by a worker that died since
+                    continue
+                job.written = result.reply_tokens
+            if not isinstance(result, Piece) or result.finish_reason:
+                self.metrics.seconds.labels(type(job.work).__name__).observe(time.monotonic() - job.came)
+                self._forget(job)
+            job.results.put_nowait(result)
+
+    def _begin_again(self, lost: Set[int]) -> None:
+        """What a dead worker was at waits again, before all else."""
+        for number in sorted(lost, reverse=True):
+            job = self._jobs[number]
+            job.hand = None
+            if job.begun < _TRIES:
+                self._queue_of(job).appendleft(job)
+            else:
+                self._forget(job)
+                job.results.put_nowait(Lost(f"{job.begun} workers died over it"))
+        self._hand_out()
 
 
 def _unless_failed(result: Any) -> Any:

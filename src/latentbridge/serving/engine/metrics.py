@@ -17,6 +17,8 @@ class Metrics:
         self.answers = Counter(name("answers"), "Answers by path and status", ["path", "status"], registry=registry)
         self.refused = Counter(name("refused"), "Requests refused because the server was full", registry=registry)
         self.inside = Gauge(name("requests_inside"), "Requests waiting or at work", registry=registry)
+        self.workers = Gauge(name("workers"), "Workers that can work", registry=registry)
+        self.lost = Counter(name("workers_lost"), "Worker processes that died", registry=registry)
         self.tokens = Counter(name("tokens"), "Tokens written", registry=registry)
         self.batch_sizes = Histogram(
             name("batch_size"), "Items computed in one pass", ["kind"], buckets=_SIZES, registry=registry

@@ -13,10 +13,7 @@ from torch import Tensor
 
 from latentbridge.models.condition import map_condition
 from latentbridge.models.omnibridge.model import EditPlan, Model
-from latentbridge.retrieval.filters import Condition
-from latentbridge.retrieval.index import Index
-from latentbridge.search import Wish, search_index
-from latentbridge.types import Conversation, EditResult, Hit, Picture
+from latentbridge.types import Conversation, EditResult, Picture
 
 Steps = Generator[None, None, list[Any]]
 """Rests between steps, and returns a result for each work of the batch."""
@@ -121,25 +118,6 @@ class TextEmbedding:
         tokens = _tokens(model, Conversation(((works[0].text, ""),)))
         yield
         return [Embedded(vector, tokens) for vector in model.embed(texts=[work.text for work in works])]
-
-
-@dataclass(frozen=True)
-class Looking:
-    """The items of an index that are nearest to what is wished for."""
-
-    index: Index
-    wishes: tuple[Wish, ...]
-    k: int
-    where: tuple[Condition, ...] = ()
-
-    def shape(self, model: Model) -> Hashable:
-        """Wishes differ in kind and number, so every search is done alone."""
-        return id(self)
-
-    @classmethod
-    def together(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[list[Hit]]]:
-        yield
-        return [search_index(model, w.index, *w.wishes, k=w.k, where=w.where) for w in works]
 
 
 def _tokens(model: Model, conversation: Conversation) -> int:

@@ -133,7 +133,8 @@ def _refuse_foreign_pages(guard: Guard, scope: Scope, headers: Headers) -> None:
 def _refuse_strangers(guard: Guard, scope: Scope, headers: Headers) -> None:
     owner = guard.keys.owner(_presented(headers)) if guard.keys else NOBODY
     if owner is None and scope["path"] not in OPEN_PATHS:
-        ways = {"WWW-Authenticate": 'Bearer, Basic realm="LatentBridge"'}
+        # Basic alone: Chromium overlooks it beside another way, and asks nobody for the key.
+        ways = {"WWW-Authenticate": 'Basic realm="LatentBridge"'}
         raise Refusal(
             401, "The key is missing or wrong; send it as Authorization: Bearer KEY.", "invalid_api_key", ways
         )

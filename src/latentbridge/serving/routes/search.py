@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -14,9 +13,9 @@ from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 from latentbridge.retrieval.filters import parse_condition
 from latentbridge.retrieval.index import Index
-from latentbridge.search import Wish
+from latentbridge.search import Wish, search_index
 from latentbridge.serving.documented import REFUSALS, TAKEN
-from latentbridge.serving.engine.work import Embedded, Looking, PictureEmbedding
+from latentbridge.serving.engine.work import Embedded, PictureEmbedding, TextEmbedding
 from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.our_schemas import (
     Added,
@@ -31,6 +30,7 @@ from latentbridge.serving.our_schemas import (
     SearchRequest,
 )
 from latentbridge.serving.service import Service, TheService
+from latentbridge.types import Hit
 
 router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 
@@ -67,12 +67,14 @@ async def add_items(name: str, asked: AddRequest, request: Request, service: The
         raise UserError(
             f"Metadata named {', '.join(PLACES)} tell where pictures are on the server; choose other names."
         )
-    works = [PictureEmbedding(await service.picture(item.image)) for item in asked.items]
+    pictures = [await service.picture_to_keep(item.image) for item in asked.items]
+    works = [PictureEmbedding(picture) for picture, _ in pictures]
 
     async def work() -> None:
         found: list[Embedded] = await service.engine.do_all(works)
         vectors = np.stack([each.vector for each in found])
-        await asyncio.to_thread(index.add, ids, vectors, [item.metadata for item in asked.items])
+        metadata, thumbnails = [item.metadata for item in asked.items], [kept for _, kept in pictures]
+        await asyncio.to_thread(index.add, ids, vectors, metadata, thumbnails)
 
     await service.answer(request, work)
     return Added(index=name, added=len(ids), items=len(index))
@@ -96,9 +98,13 @@ async def search(asked: SearchRequest, request: Request, service: TheService) ->
     parts = [SearchPart(text=asked.query)] if isinstance(asked.query, str) else asked.query
     where = [parse_condition(condition) for condition in asked.where]
     index = await _index(asked.index, service)
-    wishes = tuple([await _wish(part, service) for part in parts])
-    looking = Looking(index, wishes, asked.k, tuple(where))
-    hits = await service.answer(request, partial(service.engine.do, looking))
+    wishes = [await _wish(part, service) for part in parts]
+
+    async def work() -> list[Hit]:
+        seen = await asyncio.gather(*(_embedded(wish, len(wishes) == 1, service) for wish in wishes))
+        return await asyncio.to_thread(search_index, service.engine.model, index, *seen, k=asked.k, where=where)
+
+    hits = await service.answer(request, work)
     metadata = await asyncio.to_thread(index.metadata, [hit.id for hit in hits])
     found = zip(hits, metadata, strict=True)
     return SearchAnswer(index=asked.index, data=[FoundItem(id=h.id, score=h.score, metadata=m or {}) for h, m in found])
@@ -109,6 +115,17 @@ async def _wish(part: SearchPart, service: Service) -> Wish:
         check_text("query", part.text, service.settings.max_characters)
     picture = None if part.image is None else await service.picture(part.image)
     return Wish(words=part.text, picture=picture, item=part.item, weight=part.weight)
+
+
+async def _embedded(wish: Wish, alone: bool, service: Service) -> Wish:
+    """A wish with the engine's vector for its words or its picture."""
+    if (words := wish.spoken(alone)) is not None:
+        vector = (await service.engine.do(TextEmbedding(words))).vector
+    elif isinstance(wish.picture, np.ndarray):
+        vector = (await service.engine.do(PictureEmbedding(wish.picture))).vector
+    else:
+        return wish
+    return Wish(vector=vector, weight=wish.weight)
 
 
 async def _index(name: str, service: Service) -> Index:

@@ -20,7 +20,7 @@ def tab(desk: Desk) -> None:
     messages, lines = gr.State([], time_to_live=3600), gr.State([], time_to_live=3600)
     talk = gr.Chatbot(
         label="Conversation",
-        height=420,
+        height=520,
         buttons=["copy"],
         feedback_options=None,
         render_markdown=False,
@@ -37,7 +37,7 @@ def tab(desk: Desk) -> None:
     )
     with gr.Row():
         in_steps = gr.Checkbox(label="Answer in steps", min_width=160)
-        stop = gr.Button("Stop", min_width=120)
+        stop = gr.Button("Stop", min_width=120, interactive=False)
         anew = gr.Button("New conversation", min_width=120)
 
     async def reply(
@@ -54,17 +54,20 @@ def tab(desk: Desk) -> None:
             ask = await ask_of(ChatRequest(messages=asked, reasoning_effort=effort), desk.service)
             request.state.charge(ask.max_tokens)
             shown = [*shown, _line("user", text)] if text else shown
+            yield None, asked, shown, shown, gr.Button(interactive=True)
             answer = ""
             async with aclosing(desk.service.pieces(ask)) as pieces:
                 async for piece in pieces:
                     answer += piece.text
                     told = [*shown, _line("assistant", answer)]
-                    yield None, [*asked, Message(role="assistant", content=answer)], told, told
+                    yield None, [*asked, Message(role="assistant", content=answer)], told, told, gr.skip()
 
-    outputs = [said, messages, lines, talk]
+    outputs = [said, messages, lines, talk, stop]
     sending = said.submit(reply, [said, messages, lines, in_steps], outputs, show_progress="hidden")
-    stop.click(None, cancels=[sending])
-    gr.on([anew.click, talk.clear], lambda: (None, [], [], []), None, outputs, cancels=[sending])
+    idle = gr.update(interactive=False)
+    sending.then(lambda: idle, None, stop, show_progress="hidden")
+    stop.click(lambda: idle, None, stop, cancels=[sending], show_progress="hidden")
+    gr.on([anew.click, talk.clear], lambda: (None, [], [], [], idle), None, outputs, cancels=[sending])
 
 
 def _line(role: str, content: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def tab(desk: Desk) -> None:
                 height="auto",
                 format="png",
                 buttons=["download"],
-                elem_classes="pictures",
+                elem_classes=["pictures", "pixels"],
             )
 
     async def answer(

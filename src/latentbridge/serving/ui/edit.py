@@ -39,7 +39,11 @@ def tab(desk: Desk) -> None:
             go = gr.Button("Edit", variant="primary")
         with gr.Column(scale=3, min_width=280):
             both = gr.ImageSlider(
-                label="Before and after", format="png", elem_classes=["pictures", "both"], max_height=420
+                label="Before and after",
+                show_label=False,
+                format="png",
+                elem_classes=["pixels", "both"],
+                max_height=420,
             )
             share = gr.Slider(0, 100, 50, step=1, label="Before | after")
             after = gr.Textbox(label="What was drawn", interactive=False)

@@ -11,7 +11,9 @@ from latentbridge.serving.settings import Settings
 
 def picture_input(label: str = "Picture") -> gr.Image:
     """A place to drop a picture; it hands over the path of the file as it came, for `open_picture` is stricter than Gradio."""
-    image = gr.Image(label=label, type="filepath", sources=["upload", "clipboard"], height=260, buttons=[])
+    image = gr.Image(
+        label=label, type="filepath", sources=["upload", "clipboard"], height=260, buttons=[], elem_classes="picture"
+    )
     image.preprocess = _path  # a subclass would do, but for each Gradio writes a file beside its module
     return image
 

@@ -13,6 +13,8 @@ from latentbridge.serving.ui.desk import Desk, shown
 from latentbridge.serving.ui.inputs import chosen_seed, picture_input, seed_input
 
 _PATH = "/v1/loopback"
+_FIRST, _BEFORE = "to the first picture", "to the one before"
+"""What a picture is held against."""
 
 
 def tab(desk: Desk) -> None:
@@ -32,17 +34,20 @@ def tab(desk: Desk) -> None:
                 height="auto",
                 format="png",
                 buttons=[],
-                elem_classes="pictures",
+                elem_classes=["pictures", "pixels"],
             )
             curve = gr.LinePlot(
                 x="round",
                 y="likeness",
                 color="to",
+                sort=[str(number) for number in range(most + 1)],
                 y_lim=[0, 1],
                 x_title="Round",
                 y_title="Likeness (cosine)",
+                color_title="Likeness",
                 label="Drift",
-                height=320,
+                show_label=False,
+                height=340,
                 buttons=[],
             )
 
@@ -53,9 +58,9 @@ def tab(desk: Desk) -> None:
             walked = (await loopback(asked, desk.request(visit, _PATH), desk.service)).rounds
         chain = [(shown(start), "The first picture")]
         chain += [(shown(each.b64_json), f"{n}. {each.words}") for n, each in enumerate(walked, 1)]
-        likeness = [(0, "the first picture", 1.0), (0, "the one before", 1.0)]
-        likeness += [(n, "the first picture", each.to_origin) for n, each in enumerate(walked, 1)]
-        likeness += [(n, "the one before", each.to_previous) for n, each in enumerate(walked, 1)]
+        likeness = [("0", _FIRST, 1.0), ("0", _BEFORE, 1.0)]
+        likeness += [(str(n), _FIRST, each.to_origin) for n, each in enumerate(walked, 1)]
+        likeness += [(str(n), _BEFORE, each.to_previous) for n, each in enumerate(walked, 1)]
         return chain, pd.DataFrame(likeness, columns=["round", "to", "likeness"])
 
     go.click(answer, [picture, rounds, seed], [strip, curve])

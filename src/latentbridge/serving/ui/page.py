@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from latentbridge.serving.guard.rates import Rates
 from latentbridge.serving.ui import chat, draw, edit, loopback, search
 from latentbridge.serving.ui.desk import Desk
-from latentbridge.serving.ui.theme import CSS, HEAD, theme
+from latentbridge.serving.ui.theme import CSS, HEAD, ICON, ICON_PATH, theme
 
 PATH = "/ui"
 _KEPT_S = 3600
@@ -74,4 +74,5 @@ def add_page(app: FastAPI, rates: Rates) -> None:
         enable_monitoring=False,
         max_file_size=32 << 20,
     )
+    app.add_api_route(ICON_PATH, lambda: Response(ICON, media_type="image/svg+xml"), include_in_schema=False)
     app.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"), include_in_schema=False)

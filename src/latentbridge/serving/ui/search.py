@@ -7,15 +7,17 @@ from typing import Any
 
 import gradio as gr
 
-from latentbridge.data.pictures import thumbnail
+from latentbridge.data.pictures import KEPT_PX, thumbnail
 from latentbridge.errors import UserError
+from latentbridge.retrieval.index import Index
 from latentbridge.serving.our_schemas import FoundItem, SearchPart, SearchRequest
 from latentbridge.serving.routes.search import search
 from latentbridge.serving.ui.desk import Desk
 from latentbridge.serving.ui.inputs import picture_input, words_input
+from latentbridge.types import Picture
 
 _PATH = "/v1/search"
-_THUMB_PX = 192
+_NO_INDEX = "There is no index to look in; start the server with --indexes FOLDER, in which there is one."
 _AGAINST = -0.5
 """The weight of what hits should not be like, as `latentbridge search --not` has it."""
 
@@ -28,7 +30,7 @@ def tab(desk: Desk) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             words = words_input("Words", "a green star", settings)
-            picture = picture_input("Picture like")
+            picture = picture_input("A picture like")
             with gr.Accordion("More", open=False):
                 share = gr.Slider(0.1, 0.9, 0.5, step=0.1, label="Share of the words, beside a picture")
                 against = words_input("Not", "red", settings)
@@ -52,11 +54,11 @@ def tab(desk: Desk) -> None:
         parts: list[SearchPart], index: str | None, where: str, k: int, visit: gr.Request
     ) -> tuple[Any, ...]:
         if index is None:
-            raise UserError("There is no index to look in; start the server with --indexes FOLDER and choose one.")
+            raise UserError(_NO_INDEX)
         conditions = [each.strip() for each in where.split(",") if each.strip()]
         asked = SearchRequest(index=index, query=parts, k=k, where=conditions)
         hits = (await search(asked, desk.request(visit, _PATH), desk.service)).data
-        thumbs = await asyncio.to_thread(lambda: [thumbnail(hit.metadata, _THUMB_PX) for hit in hits])
+        thumbs = await asyncio.to_thread(_thumbnails, desk.service.shelf.index(index), hits)
         shown = [(thumb, f"{hit.score:.3f}  {hit.id}") for thumb, hit in zip(thumbs, hits, strict=True)]
         if not hits:
             gr.Info("Nothing in the index meets this.")
@@ -91,7 +93,7 @@ def tab(desk: Desk) -> None:
 
     def names() -> gr.Dropdown:
         there = desk.service.shelf.names()
-        return gr.Dropdown(there, value=there[0] if there else None)
+        return gr.Dropdown(there, value=there[0] if there else None, info=None if there else _NO_INDEX)
 
     def choose(hits: list[FoundItem], choice: gr.SelectData) -> tuple[Any, ...]:
         return hits[choice.index].id, gr.Button(interactive=True)
@@ -102,3 +104,8 @@ def tab(desk: Desk) -> None:
     more.click(answer_more, [chosen, where, k, index], outputs)
     grid.select(choose, found, [chosen, more], show_progress="hidden")
     gr.on(fn=names, outputs=index)
+
+
+def _thumbnails(index: Index, hits: list[FoundItem]) -> list[Picture]:
+    kept = index.thumbnails([hit.id for hit in hits])
+    return [thumbnail(hit.metadata, KEPT_PX, small) for hit, small in zip(hits, kept, strict=True)]

@@ -9,7 +9,11 @@ _MONO = ("ui-monospace", "Consolas", "monospace")
 
 CSS = """
 .gradio-container { width: 100%; max-width: 1100px !important; margin-inline: auto !important; }
-.pictures img, .talk img { image-rendering: pixelated; }
+.pixels img { image-rendering: pixelated; }
+.picture img { width: 100%; height: 100%; padding-top: 2rem; object-fit: contain; }
+.pictures .grid-wrap { min-height: 0; max-height: none; }
+.pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
+.empty::after { content: "Nothing here yet"; margin-left: .5em; }
 .pictures .gallery-item { align-self: start; }
 .pictures .thumbnail-item { height: auto; aspect-ratio: auto; overflow: visible; }
 .pictures .caption-label { position: static; max-width: none; border: none; text-align: left; white-space: normal; }
@@ -18,10 +22,22 @@ CSS = """
 .talk button[aria-label="Share"] { display: none; }
 """
 """Pictures of the shipped model have 64 px; they are shown larger, with clean edges, and what they show is told in full.
-Sharing would send a picture to a site elsewhere."""
-HEAD = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Ccircle cx='5' cy='8' r='5' fill='%234f46e5'/%3E%3Ccircle cx='11' cy='8' r='5' fill='%23f59e0b' fill-opacity='.8'/%3E%3C/svg%3E">"""
+Those of visitors may be photographs, which keep the browser's way. Sharing would send a picture to a site elsewhere."""
+ICON_PATH = "/favicon.ico"
+"""Where browsers look for an icon before they have read which one a page names."""
+ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
+<circle cx="5" cy="8" r="5" fill="#4f46e5"/><circle cx="11" cy="8" r="5" fill="#f59e0b" fill-opacity=".8"/>
+</svg>"""
+HEAD = f'<link rel="icon" type="image/svg+xml" href="{ICON_PATH}">'
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's own look, with the visitor's fonts: none is loaded."""
-    return gr.themes.Default(primary_hue="indigo", font=_SANS, font_mono=_MONO)
+    """Gradio's own look, with the visitor's fonts, for none is loaded, and greys that can be read: 4.5 to 1 at least."""
+    look = gr.themes.Default(primary_hue="indigo", font=_SANS, font_mono=_MONO)
+    return look.set(
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill_hover="*primary_700",
+    )

@@ -46,5 +46,5 @@ def mixed_inputs(
         rung = min(len(_LADDER) - 1, int(len(_LADDER) * progress / ANNEALED_SHARE))
         probability = draw_legacy_probability(_LADDER[rung], rng)
         replaced = mine(draw_replaced(len(text) * world(), text.shape[1], probability, rng))
-        return torch.where(replaced[..., None], queries, text)
+        return torch.where(replaced.to(text.device)[..., None], queries, text)
     return mix_convex(text, queries, beta_at(schedule, progress))

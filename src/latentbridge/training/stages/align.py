@@ -171,9 +171,9 @@ class Align(Stage):
             "draw": _half(*model.drawing_hidden([item.drawing for item in items])),
             "image": _half(*model.image_hidden([item.picture for item in items])),
             "text": _half(*model.text_hidden([item.caption for item in items])),
-            "ids": list(ids.numpy().astype(np.int32)),
-            "target": list(model.text_condition(descriptions).half().numpy()),
-            "latents": [row.half().numpy()[None] for row in latents],
+            "ids": list(ids.cpu().numpy().astype(np.int32)),
+            "target": list(model.text_condition(descriptions).half().cpu().numpy()),
+            "latents": [row.half().cpu().numpy()[None] for row in latents],
             "identity": [np.array([item.identity]) for item in items],
         }
 
@@ -190,7 +190,7 @@ class Adaption(Align):
 
 
 def _half(hidden: Tensor, mask: Tensor) -> list[np.ndarray]:
-    return [row[keep].half().numpy() for row, keep in zip(hidden, mask, strict=True)]
+    return [row[keep].half().cpu().numpy() for row, keep in zip(hidden, mask, strict=True)]
 
 
 def _frozen_digest(model: Model) -> str:
@@ -198,6 +198,6 @@ def _frozen_digest(model: Model) -> str:
     for name, tensor in unique_state(model).items():
         if name.startswith(("backbone.", "text_encoder.", "autoencoder.")):
             digest.update(name.encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
     digest.update(json.dumps(model.backbone.tokenizer.get_vocab(), sort_keys=True).encode())
     return digest.hexdigest()

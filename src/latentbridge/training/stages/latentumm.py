@@ -78,7 +78,7 @@ class LatentUMM(PostTrain):
             return (), 1.0
         share = share_of_all(len(rows))
         if not len(rows):
-            rows, said, seen = torch.tensor([0]), torch.zeros_like(text[:1]), torch.zeros_like(image[:1])
+            rows, said, seen = torch.tensor([0]), torch.zeros(1, text.shape[1]), torch.zeros(1, image.shape[1])
         if self.settings.objective == "anchored":
             said, seen = centre(said, self.anchors.text_mean), centre(seen, self.anchors.image_mean)
-        return ((text[rows], said), (image[rows], seen)), share
+        return ((text[rows], said.to(text.device)), (image[rows], seen.to(image.device))), share

@@ -13,6 +13,7 @@ from latentbridge.config import RunConfig
 from latentbridge.data.shapes.render import patch_owners
 from latentbridge.data.shapes.scenes import COLOURS, MAX_THINGS, SHAPES, SIZES, Scene, scenes
 from latentbridge.data.shapes.tasks import converse
+from latentbridge.devices import CPU
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.token_rows import IGNORED_LABEL
@@ -70,7 +71,8 @@ class PretrainBackbone(Stage):
         shown = [scene for scene, talk in mine(list(zip(drawn, talks, strict=True))) if talk.picture is not None]
         labels = [_token_labels(scene, patch_px) for scene in shown]
         labels += [np.full_like(_token_labels(drawn[index], patch_px), IGNORED_LABEL) for index in lent(talks)]
-        return WarmupBatch(model.backbone.tokenize(my_talks(talks)), torch.from_numpy(np.stack(labels, axis=1)))
+        conversations = model.backbone.tokenize(my_talks(talks), device=CPU)
+        return WarmupBatch(conversations, torch.from_numpy(np.stack(labels, axis=1)))
 
     def loss(self, model: Model, batch: WarmupBatch, rng: torch.Generator, heads: nn.ModuleList) -> LossOutputs:
         tokens = model.backbone.picture_tokens(batch.conversations)

@@ -69,7 +69,7 @@ class PretrainTeacher(Stage):
         self, model: DualEncoder, batch: ContrastBatch, rng: torch.Generator, heads: nn.Module | None
     ) -> LossOutputs:
         pictures, texts = model.pictures(batch.pictures), model.texts(batch.texts)
-        with torch.autocast("cpu", enabled=False):  # bfloat16 cannot tell near misses' cosines apart
+        with torch.autocast(pictures.device.type, enabled=False):  # bfloat16 cannot tell near misses' cosines apart
             contrast = retrieval_loss(
                 pictures, texts, batch.ids, model.model.logit_scale.exp(), text_to_text_weight=0.0
             )
@@ -84,7 +84,7 @@ class PretrainTeacher(Stage):
         """Shares of validation scenes' pictures and texts that find each other among all."""
         scenes = distinct_scenes("val", numpy_rng(0, "held-out pairs"), _HELD_OUT_PAIRS)
         cosines = model.pictures([render(scene) for scene in scenes]) @ model.texts([describe(s) for s in scenes]).T
-        own = torch.arange(len(scenes))
+        own = torch.arange(len(scenes), device=cosines.device)
         return {
             name: round((found.argmax(dim=-1) == own).float().mean().item(), 4)
             for name, found in (("image to text", cosines), ("text to image", cosines.T))

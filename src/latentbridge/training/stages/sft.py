@@ -7,6 +7,7 @@ from torch import nn
 
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
+from latentbridge.devices import CPU
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.rng import numpy_rng
@@ -30,7 +31,7 @@ class Sft(Stage):
     def batch(self, model: Model, step: int) -> TokenBatch:
         rng = numpy_rng(self.config.seed, "sft", step)
         talks = [self.worlds.pick(rng, number).converse(rng) for number in self.config.samples(step)]
-        batch = model.backbone.tokenize(my_talks(talks))
+        batch = model.backbone.tokenize(my_talks(talks), device=CPU)
         return model.backbone.pack(batch) if self.config.stage.packed else batch
 
     def loss(self, model: Model, batch: TokenBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from latentbridge.config import ReleaseConfig, TinyBagelConfig
+from latentbridge.devices import home
 from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import Autoencoder
 from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
@@ -143,7 +144,7 @@ class Bagel(nn.Module):
         )
         states, past = self._states(rows, seen)
         real, positions, said = rows.real, rows.positions[:, -1:], []
-        ended = torch.zeros(len(talks), 1, dtype=torch.bool)
+        ended = real.new_zeros(len(talks), 1)
         while len(said) < self.max_tokens and not bool(ended.all()):
             said.append(self.language_model.lm_head(states[:, -1:]).argmax(-1))
             ended |= said[-1] == self._last
@@ -172,7 +173,8 @@ class Bagel(nn.Module):
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Mean squared error of the velocity at one time for each picture; one prompt in ten is left out."""
         dropped = chance(torch.rand, (len(prompts),), rng) < _DROPPED
-        return self._flow_loss(pictures, self._context(self._texts(prompts)).without(dropped), rng)
+        context = self._context(self._texts(prompts)).without(dropped.to(home(self)))
+        return self._flow_loss(pictures, context, rng)
 
     def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """The picture is the context, without a word; the eye and the understanding expert are held still, as in RecA."""
@@ -189,10 +191,10 @@ class Bagel(nn.Module):
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> tuple[Tensor, Tensor]:
         """Clean latents [b n c], and the generation expert's states [b n h], averaged over the way there; both float32."""
         context = self._context(self._texts(prompts))
-        nothing = context.without(torch.ones(len(prompts), dtype=torch.bool))
+        nothing = context.without(context.real.new_ones(len(prompts)))
         latents, mean_states = self._noise(seeds), torch.tensor(0.0)
         for time, following in pairwise(sampling_times(steps, _SHIFT)):
-            times = torch.full((len(prompts),), time)
+            times = latents.new_full((len(prompts),), time)
             states = self._drawing_states(latents, times, context)
             velocity = self.latents.velocity(states)
             if guidance != 1 and time > _GUIDED_FROM:
@@ -207,8 +209,8 @@ class Bagel(nn.Module):
     ) -> Tensor:
         """Mean squared error of the velocity at one time for each picture."""
         clean = self._encode(pictures)
-        noise = chance(torch.randn, clean.shape, rng)
-        times = training_times(len(clean), rng)
+        noise = chance(torch.randn, clean.shape, rng).to(clean.device)
+        times = training_times(len(clean), rng).to(clean.device)
         velocity = self.latents.velocity(self._drawing_states(noised(clean, noise, times), times, context, still))
         return F.mse_loss(velocity, noise - clean)
 
@@ -217,7 +219,8 @@ class Bagel(nn.Module):
 
         Where `still`, gradients pass through the understanding expert, which takes the picture's marks, but do not reach it.
         """
-        marks = self.language_model.embed_tokens(torch.tensor([[self._start, self._end]])).expand(len(noisy), -1, -1)
+        ends = torch.tensor([[self._start, self._end]], device=noisy.device)
+        marks = self.language_model.embed_tokens(ends).expand(len(noisy), -1, -1)
         marks = marks.detach() if still else marks
         place = context.position[:, None]
         streams = [
@@ -241,12 +244,13 @@ class Bagel(nn.Module):
     def _noise(self, seeds: Sequence[int]) -> Tensor:
         """The latents at t = 1, float32 [b n c]."""
         size = self.latents.grid**2, self.latents.size
-        return torch.stack([torch.randn(size, generator=torch_rng(seed, "image noise")) for seed in seeds])
+        drawn = [torch.randn(size, generator=torch_rng(seed, "image noise")) for seed in seeds]
+        return torch.stack(drawn).to(home(self))
 
     @torch.no_grad()
     def _encode(self, pictures: Sequence[Picture]) -> Tensor:
         squares = [fit_square(picture, self.image_size_px) for picture in pictures]
-        return self.latents.split(self.autoencoder.encode(to_pixels(squares)))
+        return self.latents.split(self.autoencoder.encode(to_pixels(squares, home(self))))
 
     def _decode(self, clean: Tensor) -> Tensor:
         return self.autoencoder.decode(self.latents.join(clean))
@@ -303,8 +307,8 @@ class Bagel(nn.Module):
 
     def _padded(self, rows: Sequence[list[int]]) -> PlacedRows:
         """Rows of token ids; a picture stands first where there is one."""
-        ids, mask = padded(rows, self._last)
-        pictured = torch.isin(ids, torch.tensor([self._start, self._image, self._end]))
+        ids, mask = padded(rows, self._last, home(self))
+        pictured = torch.isin(ids, ids.new_tensor([self._start, self._image, self._end]))
         real = mask.bool()
         first = pictured.any(1, keepdim=True).long()
         positions = ((real & ~pictured).cumsum(1) - 1 + first).clamp_min(0)

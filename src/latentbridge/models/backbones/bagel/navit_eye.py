@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from latentbridge.devices import home
 from latentbridge.models.backbones.bagel.latent_tokens import place_table
 from latentbridge.models.pixels import to_pixels
 from latentbridge.types import Picture
@@ -45,7 +46,7 @@ class NavitEye(nn.Module):
             alike[(picture.shape[0], picture.shape[1])].append(index)
         found: dict[int, Tensor] = {}
         for (height, width), indices in alike.items():
-            pixels = to_pixels([pictures[index] for index in indices])
+            pixels = to_pixels([pictures[index] for index in indices], home(self))
             size = fitted_size(height, width, self.patch_px, self.least_px, self.most_px)
             found.update(zip(indices, self.look(resized(pixels, size)), strict=True))
         return [found[index] for index in range(len(pictures))]
@@ -54,7 +55,7 @@ class NavitEye(nn.Module):
         """The tokens [b n h] of pictures [b 3 h w] in [-1, 1] whose sides are multiples of the patch, with gradients."""
         embeddings = self.vision.embeddings
         patches = embeddings.patch_embedding(pixels.to(self.places.dtype))
-        rows, columns = (torch.arange(size) for size in patches.shape[2:])
+        rows, columns = (torch.arange(size, device=pixels.device) for size in patches.shape[2:])
         spots = (rows[:, None] * (self.most_px // self.patch_px) + columns).flatten()
         states = patches.flatten(2).mT + embeddings.position_embedding(spots)
         states = cast(Tensor, self.vision.encoder(inputs_embeds=states).last_hidden_state)

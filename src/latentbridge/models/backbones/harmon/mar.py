@@ -137,7 +137,8 @@ def pick(values: Tensor, places: Tensor) -> Tensor:
 
 def _slots(known: Tensor, num_buffers: int) -> Tensor:
     """Where buffers and the known places stand among buffers and all places: [b buffers + k]."""
-    return torch.cat([torch.arange(num_buffers).expand(len(known), -1), known + num_buffers], dim=1)
+    buffers = torch.arange(num_buffers, device=known.device)
+    return torch.cat([buffers.expand(len(known), -1), known + num_buffers], dim=1)
 
 
 def _learned(*shape: int) -> nn.Parameter:

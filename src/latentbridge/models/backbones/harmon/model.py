@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from latentbridge.config import MarConfig, ReleaseConfig, TinyHarmonConfig
+from latentbridge.devices import home
 from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import Autoencoder
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
@@ -173,7 +174,7 @@ class Harmon(nn.Module):
         """The diffusion loss of the tokens [b n c] that are masked after a request."""
         masked_share = _LEAST_MASKED + (1 - _LEAST_MASKED) * torch.rand((), generator=rng).item()
         count = int((1 - masked_share) * self.num_tokens)
-        order = chance(torch.rand, tokens.shape[:2], rng).argsort(1)
+        order = chance(torch.rand, tokens.shape[:2], rng).argsort(1).to(tokens.device)
         known, masked = order[:, :count].sort(1).values, order[:, count:]
         states = pick(self._drawing_states(embeds, mask, tokens, known), masked)
         clean = pick(tokens, masked)[..., None, None]
@@ -223,12 +224,14 @@ class Harmon(nn.Module):
 
     def _order(self, seeds: Sequence[int]) -> Tensor:
         """The places [b n] in the order in which they are drawn."""
-        return torch.stack([torch.randperm(self.num_tokens, generator=torch_rng(seed, "places")) for seed in seeds])
+        orders = [torch.randperm(self.num_tokens, generator=torch_rng(seed, "places")) for seed in seeds]
+        return torch.stack(orders).to(home(self))
 
     def _noise(self, seeds: Sequence[int]) -> Tensor:
         """What the token of each place is denoised from, [b n c]."""
         size = self.num_tokens, self.autoencoder.channels
-        return torch.stack([torch.randn(size, generator=torch_rng(seed, "image tokens")) for seed in seeds])
+        drawn = [torch.randn(size, generator=torch_rng(seed, "image tokens")) for seed in seeds]
+        return torch.stack(drawn).to(home(self))
 
     def _pixels(self, tokens: Tensor) -> Tensor:
         return self.autoencoder.decode(tokens.mT.unflatten(2, (self.grid, self.grid)))
@@ -238,20 +241,20 @@ class Harmon(nn.Module):
     @torch.no_grad()
     def _tokens_of(self, pictures: Sequence[Picture]) -> Tensor:
         """The tokens [b n c] of pictures of any size."""
-        return self._tokens(to_pixels([fit_square(picture, self.image_size_px) for picture in pictures]))
+        return self._tokens(to_pixels([fit_square(picture, self.image_size_px) for picture in pictures], home(self)))
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         return self.autoencoder.encode(pixels).flatten(2).mT
 
     def _see(self, tokens: Tensor) -> Tensor:
         """What the language model reads of whole pictures, [b n + buffers h]."""
-        everywhere = torch.arange(self.num_tokens).expand(len(tokens), -1)
+        everywhere = torch.arange(self.num_tokens, device=tokens.device).expand(len(tokens), -1)
         return self._for_words(self.encoder(tokens, everywhere))
 
     def _redrawing_states(self, tokens: Tensor) -> Tensor:
         """The states [b n d] of a new drawing, of which nothing is known, after a request that shows pictures for words."""
         rows = self._requests_again(len(tokens))
-        nothing = torch.zeros(len(tokens), 0, dtype=torch.long)
+        nothing = torch.zeros(len(tokens), 0, dtype=torch.long, device=tokens.device)
         return self._drawing_states(self._embed(rows, self._see(tokens)), rows.mask, tokens, nothing)
 
     def _for_words(self, encoded: Tensor) -> Tensor:
@@ -302,7 +305,7 @@ class Harmon(nn.Module):
         return ids, labels
 
     def _padded(self, rows: Sequence[list[int]]) -> Rows:
-        return padded(rows, self._pad)
+        return padded(rows, self._pad, home(self))
 
     def _embed(self, rows: Rows, seen: Tensor | None = None) -> Tensor:
         """Token rows as the language model reads them, with pictures as `_see` gives them in the placeholders."""

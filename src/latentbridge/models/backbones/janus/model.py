@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, JanusForConditionalGeneration
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from latentbridge.config import ReleaseConfig, TinyJanusConfig
+from latentbridge.devices import home
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
@@ -211,7 +212,8 @@ class JanusPro(nn.Module):
     def _gumbel(self, seeds: Sequence[int]) -> Tensor:
         """[b n codes]: added to logits, it makes the greatest a sample."""
         size = self.num_codes, self.codebook_size
-        uniform = torch.stack([torch.rand(size, generator=torch_rng(seed, "image codes")) for seed in seeds])
+        drawn = [torch.rand(size, generator=torch_rng(seed, "image codes")) for seed in seeds]
+        uniform = torch.stack(drawn).to(home(self))
         return -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
 
     def _decode(self, weights: Tensor) -> Tensor:
@@ -221,18 +223,18 @@ class JanusPro(nn.Module):
         return decode_entries(vq, weights.to(book.dtype) @ book)
 
     @torch.no_grad()
-    @torch.autocast("cpu", enabled=False)
     def _codes(self, pixel_values: Tensor) -> Tensor:
         """The nearest code at every position, int64 [b n]; the same in training under bfloat16, which cannot tell neighbours apart."""
         vq = self.model.model.vqmodel
-        return nearest_codes(square_latents(vq, pixel_values), codebook(vq))
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            return nearest_codes(square_latents(vq, pixel_values), codebook(vq))
 
     # --- reading ---
 
     def pixel_values(self, pictures: Sequence[Picture]) -> Tensor:
         """What SigLIP and the VQ model read, [b 3 h w]."""
         found = self.image_processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
-        return found["pixel_values"].to(self.model.dtype)
+        return found["pixel_values"].to(home(self), self.model.dtype)
 
     def _normalised(self, levels: Tensor) -> Tensor:
         """`_pixel_values` of pictures of the model's size as float levels from 0 to 255, with gradients."""
@@ -247,9 +249,10 @@ class JanusPro(nn.Module):
     def _read(self, pixel_values: Tensor) -> Tensor:
         """The language model's states at the image tokens of pictures alone, [b n h]."""
         seen = self._see(pixel_values)
-        before = self._embed(torch.tensor([[self._first, *self._user, *self._encode(": "), self._start]]))
+        before = self._embed(self._padded([[self._first, *self._user, *self._encode(": "), self._start]]).ids)
         embeds = torch.cat([before.expand(len(seen), -1, -1), seen], dim=1)
-        return self._states(embeds, torch.ones(embeds.shape[:2], dtype=torch.long))[:, -self.num_codes :]
+        everywhere = torch.ones(embeds.shape[:2], dtype=torch.long, device=seen.device)
+        return self._states(embeds, everywhere)[:, -self.num_codes :]
 
     # --- words ---
 
@@ -296,7 +299,7 @@ class JanusPro(nn.Module):
         return ids, labels
 
     def _padded(self, rows: Sequence[list[int]]) -> Rows:
-        return padded(rows, self._pad)
+        return padded(rows, self._pad, home(self))
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)

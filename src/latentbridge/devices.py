@@ -1,0 +1,58 @@
+"""Where networks compute: the CPU, or an accelerator that torch knows.
+
+Nothing but arithmetic depends on it. Data, chance and what is written know no device: batches are made on the CPU, and all
+random numbers are drawn there by the generators of `rng.py`, first weights and the noise of a step among them, and moved to
+where they are used; so one seed means the same data and the same noise on every device, and nothing of an accelerator's
+own generators has to be kept for a resumed run. What results differ by is rounding.
+
+Two things cross the border: the batch of a step, which the learner moves as a whole (`moved`), and what a network makes of
+words, pictures and seeds, which it makes where its own weights are (`home`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentbridge.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def device_named(name: str) -> torch.device:
+    """The device called "cpu", "cuda", "cuda:1" and so on; "auto" is the accelerator where there is one, else the CPU.
+
+    An accelerator without a number is this process's own: of those that `torchrun` starts on a machine each has another.
+    Raises UserError where there is no such device, naming those that are.
+    """
+    own = int(os.environ.get("LOCAL_RANK", "0"))
+    there = torch.accelerator.current_accelerator(check_available=True)
+    try:
+        wanted = (there or CPU) if name == "auto" else torch.device(name)
+    except RuntimeError:
+        wanted = None
+    if wanted == CPU:
+        return CPU
+    known = [f"{there.type}:{index}" for index in range(torch.accelerator.device_count())] if there else []
+    found = f"{wanted.type}:{own if wanted.index is None else wanted.index}" if wanted else name
+    if found not in known:
+        raise UserError(f"There is no device {found} here; set device to one of {', '.join(['auto', 'cpu', *known])}.")
+    return torch.device(found)
+
+
+def home(network: nn.Module) -> torch.device:
+    """Where a network's weights are."""
+    return next(network.parameters()).device
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch with all tensors of its dataclasses on a device; whatever else it holds stays as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if not is_dataclass(batch) or isinstance(batch, type):
+        return batch
+    return replace(batch, **{field.name: moved(getattr(batch, field.name), device) for field in fields(batch)})

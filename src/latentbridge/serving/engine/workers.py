@@ -1,0 +1,136 @@
+"""Who takes turns: a thread of this process, or a process beside it with weights of its own."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import fingerprint, load
+from latentbridge.models.omnibridge.model import Model
+from latentbridge.processes import start_process
+from latentbridge.serving.engine.turns import Order, Results, Turns
+from latentbridge.serving.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+class Worker(Protocol):
+    """Follows orders (`turns.py`), and tells results to the one who made it."""
+
+    def send(self, order: Order) -> None:
+        """Give an order; the last one is None."""
+        ...
+
+    def join(self) -> None:
+        """Wait for the end, after the last order."""
+        ...
+
+
+class ThreadWorker:
+    """Works in a thread of this process, with the model that is here."""
+
+    def __init__(self, model: Model, settings: Settings, tell: Callable[[Results], None]):
+        turns = Turns(model, settings, tell)
+        self._thread = threading.Thread(target=turns.run, name="worker", daemon=True)
+        self._thread.start()
+        self.send, self.join = turns.send, self._thread.join
+
+
+class ProcessWorker:
+    """Works in a process of its own, so that several compute at once and one that dies takes nobody along.
+
+    Threads of one process would share the weights, but take turns at the interpreter's lock, beside the event loop
+    (docs/decisions/0011-worker-processes.md). The process loads `Settings.source` by itself. `told` hears its results, `is_ready` once that
+    it can work, and `is_lost` that it has ended, whatever ended it; all three are called in another thread. A process
+    whose weights are not those of `maker`, because the folder was written to, ends before it is ready.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        maker: str,
+        told: Callable[[Results], None],
+        is_ready: Callable[[], None],
+        is_lost: Callable[[], None],
+    ):
+        self._line, theirs = Pipe()
+        self._told, self._is_ready, self._is_lost = told, is_ready, is_lost
+        self._process = start_process(work, theirs.fileno(), threads=1, keep=[theirs.fileno()])
+        theirs.close()  # the process has the only one now, so its end is the end of the line
+        threading.Thread(target=self._listen, args=(settings, maker), name="worker's line", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
+    def send(self, order: Order) -> None:
+        """See `Worker.send`; what is sent to a process that died is lost with it."""
+        with suppress(OSError):
+            self._line.send(order)
+
+    def join(self) -> None:
+        """See `Worker.join`."""
+        self._process.wait()
+
+    def _listen(self, settings: Settings, maker: str) -> None:
+        try:
+            self._line.send((settings, maker))
+            self._line.recv()
+            self._is_ready()
+            while True:
+                self._told(self._line.recv())
+        except (EOFError, OSError):
+            pass
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._is_lost()
+
+
+def work(handle: int) -> None:
+    """What a worker's process does, at the other end of the line; it ends with the last order, or with the server.
+
+    Signals are the server's: it ends its workers when all is done.
+    """
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    line = Connection(handle)
+    settings, maker = line.recv()
+    try:
+        model = load(settings.source)
+        if fingerprint(model) != maker:
+            raise UserError(f"{settings.source} holds another model than the server does; start the server again.")
+    except UserError as error:
+        _log.error("%s", error)
+        return
+    turns = Turns(model, settings, lambda results: line.send([(job, _portable(result)) for job, result in results]))
+    threading.Thread(target=_pass_on, args=(line, turns), name="server's line", daemon=True).start()
+    line.send("ready")
+    turns.run()
+
+
+def _portable(result: Any) -> Any:
+    """A result as it may travel; errors that are no user's are in the log here, and some cannot be put together again."""
+    if isinstance(result, Exception) and not isinstance(result, UserError):
+        return RuntimeError(f"{type(result).__name__} in a worker: {result}")
+    return result
+
+
+def _pass_on(line: Connection, turns: Turns) -> None:
+    order: Order = None
+    while True:
+        try:
+            order = line.recv()
+        except (EOFError, OSError):
+            order = None
+        turns.send(order)
+        if order is None:
+            return
