@@ -41,6 +41,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import Network, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.qwen_vl.sampling import replies_to
 from latentbridge.models.teachers import TEACHERS
 from latentbridge.ranks import mean_of_all, mine, rank, summed, world
 from latentbridge.rng import numpy_rng, torch_rng
@@ -126,7 +127,7 @@ class AskingSft(Sft):
 
     def batch(self, model: Any, step: int) -> Any:
         for _ in range(1 + rank()):
-            self.replies += model.backbone.reply([ASKED], max_tokens=2 + 3 * rank())
+            self.replies += replies_to(model.backbone, [ASKED], max_tokens=2 + 3 * rank())
         return super().batch(model, step)
 
 
@@ -315,8 +316,8 @@ def test_ranks_may_ask_the_model_as_often_as_each_likes(fast: Any):
     folder, configs = fast
     asked = [read_json(folder / f"found_{each}.json")["replies"] for each in range(2)]
     model: Any = new_model(configs["sft"].model, configs["sft"].seed)
-    assert asked[0][0] == model.backbone.reply([ASKED], max_tokens=2)[0]
-    assert asked[1][0] == asked[1][1] == model.backbone.reply([ASKED], max_tokens=5)[0]
+    assert asked[0][0] == replies_to(model.backbone, [ASKED], max_tokens=2)[0]
+    assert asked[1][0] == asked[1][1] == replies_to(model.backbone, [ASKED], max_tokens=5)[0]
     assert furthest(weights(folder / "sft" / "asking"), weights(folder / "sft" / "two")) == 0
 
 

@@ -13,6 +13,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.model import Positions, QwenVL
+from latentbridge.models.qwen_vl.sampling import replies_to
 from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.types import Conversation
 
@@ -171,8 +172,8 @@ def test_neither_padding_nor_batch_mates_move_a_hidden_state(backbone: QwenVL, t
 
 def test_replies_do_not_depend_on_batch_mates(backbone: QwenVL, three_pictures: list[np.ndarray]):
     talks = talks_of_three_lengths(three_pictures)
-    together = backbone.reply(talks, max_tokens=12)
-    assert together == [backbone.reply([talk], max_tokens=12)[0] for talk in talks]
+    together = replies_to(backbone, talks, max_tokens=12)
+    assert together == [replies_to(backbone, [talk], max_tokens=12)[0] for talk in talks]
     assert len(set(together)) == 3
 
 
@@ -188,7 +189,7 @@ def test_replies_from_the_cache_equal_replies_read_anew(backbone: QwenVL, three_
         batch.image_mask = torch.cat([batch.image_mask, torch.tensor([[False]])], dim=1)
     expected = backbone.tokenizer.decode(batch.input_ids[0, start:]).partition("<|im_end|>")[0]
     assert len(expected) > 8
-    assert backbone.reply([talk], max_tokens=8) == [expected]
+    assert replies_to(backbone, [talk], max_tokens=8) == [expected]
 
 
 def test_sampled_replies_belong_to_their_generators(backbone: QwenVL, three_pictures: list[np.ndarray]):
@@ -196,7 +197,7 @@ def test_sampled_replies_belong_to_their_generators(backbone: QwenVL, three_pict
 
     def sample(chosen: list[Conversation], seeds: list[int]) -> list[str]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return backbone.reply(chosen, max_tokens=6, temperature=1.0, generators=generators)
+        return replies_to(backbone, chosen, max_tokens=6, temperature=1.0, generators=generators)
 
     together = sample(talks, [1, 2, 3])
     assert together == sample(talks, [1, 2, 3]) and together != sample(talks, [4, 5, 6])

@@ -6,7 +6,7 @@ import torch
 
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.qwen_vl.model import QwenVL
-from latentbridge.models.qwen_vl.sampling import Replies, reply_log_probs, sample_replies
+from latentbridge.models.qwen_vl.sampling import Replies, replies_to, reply_log_probs, sample_replies
 from latentbridge.types import Conversation
 
 TEMPERATURE = 1.3
@@ -39,7 +39,7 @@ def test_copies_of_a_prompt_are_replies_of_their_own(backbone: QwenVL, talks: li
     texts = backbone.decode(many.tokens)
     assert len(texts) == 6 and len(set(texts)) > 4
     for index, text in enumerate(texts):
-        alone = backbone.reply([talks[index // 2]], max_tokens=7, temperature=1.0, generators=seeded(index))
+        alone = replies_to(backbone, [talks[index // 2]], max_tokens=7, temperature=1.0, generators=seeded(index))
         assert alone == [text]
 
 

@@ -6,6 +6,7 @@ import torch
 
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.qwen_vl.sampling import replies_to
 from latentbridge.models.qwen_vl.slots import Choosing, ReplySlots
 from latentbridge.types import Conversation
 
@@ -49,8 +50,8 @@ def test_a_reply_is_the_same_whoever_sits_beside_it(small_model: Model, talks: l
 def test_replies_are_those_of_the_library(small_model: Model, talks: list[Conversation]):
     slots = ReplySlots(small_model.backbone, 5, LENGTH)
     for k, talk in enumerate(talks):
-        reply = write(slots, talks, {0: [k]})[k]
-        assert small_model.backbone.decode(torch.tensor([reply])) == small_model.backbone.reply([talk], max_tokens=MOST)
+        written = small_model.backbone.decode(torch.tensor([write(slots, talks, {0: [k]})[k]]))
+        assert written == replies_to(small_model.backbone, [talk], max_tokens=MOST)
 
 
 def test_prompts_of_one_shape_are_read_at_once(small_model: Model, talks: list[Conversation]):

@@ -26,6 +26,7 @@ from latentbridge.models.omnibridge.second_view import SecondView
 from latentbridge.models.omnibridge.text_encoder import new_text_encoder
 from latentbridge.models.pixels import to_pictures, to_pixels
 from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.models.qwen_vl.sampling import replies_to
 from latentbridge.models.vocabulary import token_id
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, EditResult, Picture
@@ -158,7 +159,7 @@ class Model(nn.Module):
         pictures, questions, many = self._paired(images, questions)
         asked = [prompts.reasoned(question) for question in questions] if reasoning else questions
         talks = [Conversation(((question, ""),), picture) for picture, question in zip(pictures, asked, strict=True)]
-        return _one_or_many(self.backbone.reply(talks, max_tokens=max_tokens), many)
+        return _one_or_many(replies_to(self.backbone, talks, max_tokens=max_tokens), many)
 
     @torch.no_grad()
     def rewrite(self, requests: Texts, seed: int | Sequence[int] = 0, *, temperature: float = 0.3) -> Any:
@@ -167,7 +168,7 @@ class Model(nn.Module):
         talks = [Conversation(((prompts.draw_request(request), ""),)) for request in asked]
         generators = [torch_rng(value, "rewrite") for value in _seeds(seed, len(asked))]
         limit = self.config.text_length + 4
-        replies = self.backbone.reply(talks, max_tokens=limit, temperature=temperature, generators=generators)
+        replies = replies_to(self.backbone, talks, max_tokens=limit, temperature=temperature, generators=generators)
         return _one_or_many([prompts.undrawable(reply) for reply in replies], not isinstance(requests, str))
 
     @torch.no_grad()
@@ -245,14 +246,14 @@ class Model(nn.Module):
         pictures, instructions, many = self._paired(images, instructions)
         seeds = _seeds(seed, len(pictures))
         asked = [Conversation(((prompts.edit_request(i), ""),), p) for i, p in zip(instructions, pictures, strict=True)]
-        after = [prompts.undrawable(reply) for reply in self.backbone.reply(asked)]
+        after = [prompts.undrawable(reply) for reply in replies_to(self.backbone, asked)]
         if method == "reference":
             condition = self._condition(self._picture_condition(pictures, after), after)
             drawn = self.decode_pictures(self.denoise(condition, seeds, steps, guidance))
             everywhere = np.ones(drawn[0].shape[:2], bool)
             results = [EditResult(new, "", text, everywhere) for new, text in zip(drawn, after, strict=True)]
             return _one_or_many(results, many)
-        before = self.backbone.reply([Conversation(((prompts.CAPTION_REQUEST, ""),), p) for p in pictures])
+        before = replies_to(self.backbone, [Conversation(((prompts.CAPTION_REQUEST, ""),), p) for p in pictures])
         plan = self.plan_edit(pictures, before, after, seeds, conditioning)
         drawn = self.denoise(plan.condition, seeds, steps, guidance, keep=plan.keep)
         return _one_or_many(self.finish_edit(plan, drawn), many)

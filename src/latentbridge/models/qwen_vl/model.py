@@ -15,7 +15,6 @@ from latentbridge.devices import home, moved
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.packing import pack
 from latentbridge.models.qwen_vl.patches import patchify
-from latentbridge.models.qwen_vl.sampling import sample_replies
 from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.models.vocabulary import token_id
 from latentbridge.ranks import mean_of_all
@@ -180,20 +179,6 @@ class QwenVL(nn.Module):
         logits = self.model.lm_head(hidden[chosen])
         losses = nn.functional.cross_entropy(logits.float(), targets[chosen], reduction="none")
         return mean_of_all((losses * weights).sum(), weights.sum())
-
-    @torch.no_grad()
-    def reply(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[str]:
-        """The model's reply to each conversation; greedy, or sampled at `temperature` with one generator a conversation."""
-        batch = self.tokenize(conversations, open_ended=True, pad="left")
-        replies = sample_replies(self, batch, max_tokens=max_tokens, temperature=temperature, generators=generators)
-        return self.decode(replies.tokens)
 
     def decode(self, tokens: Tensor) -> list[str]:
         """The texts of replies [r t], up to the end of the turn."""

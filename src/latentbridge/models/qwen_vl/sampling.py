@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from latentbridge.models.qwen_vl.batch import TokenBatch
+from latentbridge.models.qwen_vl.model import QwenVL
 from latentbridge.models.token_rows import IGNORED_LABEL
-
-if TYPE_CHECKING:
-    from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.types import Conversation
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,20 @@ class Replies:
     """float32 [r t]; of each token when it was sampled, at that temperature; 0 where greedy and after the end."""
     ended: Tensor
     """bool [r]; whether the turn ended before the tokens ran out."""
+
+
+def replies_to(
+    backbone: QwenVL,
+    conversations: Sequence[Conversation],
+    *,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    generators: Sequence[torch.Generator] | None = None,
+) -> list[str]:
+    """The model's reply to each conversation; greedy, or sampled at `temperature` with one generator a conversation."""
+    prompts = backbone.tokenize(conversations, open_ended=True, pad="left")
+    replies = sample_replies(backbone, prompts, max_tokens=max_tokens, temperature=temperature, generators=generators)
+    return backbone.decode(replies.tokens)
 
 
 @torch.no_grad()
