@@ -18,12 +18,11 @@ Memory is the peak of a process of its own, less what it holds before the step. 
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Callable
 
 import torch
-from harness import SMOKE, Target, compare, flops, in_turns, keep, one_thread, printed_number
+from harness import SMOKE, Target, compare, flops, in_turns, keep, memory, one_thread, printed_number
 from torch import Tensor, nn
 
 from latentbridge.config import AlignerConfig
@@ -41,11 +40,10 @@ def main() -> None:
     if sys.argv[1:2] == ["--memory"]:
         what, depth = sys.argv[2], int(sys.argv[3])
         model, step = prepared(depth, MEMORY_BATCH)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = memory("VmRSS")
         recompute(model, what)  # pyright: ignore[reportArgumentType]
         step()
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(max(1.0, (after - before) / 1024))
+        print(memory("VmHWM") - before)
         return
     targets: list[Target] = []
     details: dict[str, object] = {"batch": BATCH, "batch for memory": MEMORY_BATCH, "hidden states": HIDDEN}
@@ -57,16 +55,16 @@ def main() -> None:
         ways["bfloat16"] = torch.autocast("cpu", torch.bfloat16)(prepared(depth, BATCH)[1])
         ways["floor"] = floor(depth)
         seconds = in_turns(ways, ROUNDS)
-        memory = {
+        held = {
             what: printed_number(__file__, "--memory", what, str(depth), *(["--smoke"] if SMOKE else []))
             for what in WAYS
         }
         name = f"{depth} layers"
         targets += [
             compare(f"{name}: eager / cheap, time", seconds["none"], seconds["cheap"], least=1.5),
-            compare(f"{name}: cheap / eager, memory of a step", [memory["cheap"]], [memory["none"]], most=0.6),
+            compare(f"{name}: cheap / eager, memory of a step", [held["cheap"]], [held["none"]], most=0.6),
             compare(f"{name}: blocks / eager, time", seconds["blocks"], seconds["none"]),
-            compare(f"{name}: blocks / eager, memory of a step", [memory["blocks"]], [memory["none"]]),
+            compare(f"{name}: blocks / eager, memory of a step", [held["blocks"]], [held["none"]]),
             compare(f"{name}: eager / bfloat16, time", seconds["none"], seconds["bfloat16"]),
             compare(f"{name}: eager / floor, time", seconds["none"], seconds["floor"]),
         ]
@@ -75,7 +73,7 @@ def main() -> None:
             "FLOPs, eager / floor": round(products["none"] / products["floor"], 3),
             "GFLOP a CPU second": {way: round(products[way] / min(found) / 1e9, 1) for way, found in seconds.items()},
             "CPU s": {way: round(min(found), 3) for way, found in seconds.items()},
-            "MiB of a step": {what: round(found) for what, found in memory.items()},
+            "MiB of a step": {what: round(found) for what, found in held.items()},
         }
     keep(__file__, targets, details)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -93,6 +93,11 @@ def not_here(reason: str) -> NoReturn:
 def one_thread() -> None:
     """One thread unless OMP_NUM_THREADS says otherwise: on more, threads that wait would count as work."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def memory(kind: Literal[VmRSS, VmHWM]) -> float:
+    """MiB that this process holds now, or has held at most; unlike ru_maxrss, not what the process that started it held."""
+    return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").open() if line.startswith(kind))
 
 
 def printed_number(script: str, *arguments: str) -> float:

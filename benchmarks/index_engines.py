@@ -21,12 +21,12 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from engines.kept import ENGINES, K, Ours
 from engines.vectors import Vectors, write_vectors
-from harness import SMOKE, Target, compare, in_turns, keep, one_thread
+from harness import SMOKE, Target, compare, in_turns, keep, memory, one_thread
 
 COUNT, QUERIES = (2_000, 64) if SMOKE else (20_000, 200)
 LEAST_RECALL = 0.95
@@ -108,11 +108,6 @@ def measure(name: str, vectors: Vectors) -> dict[str, Any]:
         "p99 ms (wall)": round(1e3 * float(np.quantile(wall, 0.99)), 2),
         "processes per core": round(os.getloadavg()[0] / (os.cpu_count() or 1), 1),
     }
-
-
-def memory(kind: Literal["VmRSS", "VmHWM"]) -> float:
-    """MB that this process holds now, or has held at most."""
-    return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").open() if line.startswith(kind))
 
 
 def against_faiss(vectors: Vectors) -> dict[str, Any]:

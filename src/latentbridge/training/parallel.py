@@ -44,8 +44,7 @@ def joined(device: torch.device = CPU) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    kinds = dict.fromkeys((CPU.type, device.type))
-    backend = ",".join(f"{kind}:{dist.get_default_backend_for_device(kind)}" for kind in kinds)
+    backend = "gloo" if device == CPU else f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
     dist.init_process_group(backend, timeout=_PATIENCE, device_id=None if device == CPU else device)
     try:
         yield
