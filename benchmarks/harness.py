@@ -95,7 +95,7 @@ def one_thread() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
-def memory(kind: Literal[VmRSS, VmHWM]) -> float:
+def memory(kind: Literal["VmRSS", "VmHWM"]) -> float:
     """MiB that this process holds now, or has held at most; unlike ru_maxrss, not what the process that started it held."""
     return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").open() if line.startswith(kind))
 
