@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests hold bits against bits, which are the CPU's: only those that ask for an accelerator see the machine's."""
     if config.option.markexpr != "accelerator":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as servers have it (latentbridge/cli/serving.py)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,7 @@ def serve(
       latentbridge serve --host 0.0.0.0 --keys keys --limit chat=60,6000
       curl http://127.0.0.1:8000/v1/models
     """
+    _be_strict()
     check_at_least("--max-requests", max_requests, 1)
     workers = min(cores(), _MOST) if workers is None else workers
     check_at_least("--workers", workers, 1)
@@ -121,6 +123,7 @@ def mcp(
       latentbridge mcp
       latentbridge mcp --indexes my_indexes --out drawings
     """
+    _be_strict()
     if out is not None:
         check_folder(out)
     with _needed("serve"):
@@ -131,6 +134,14 @@ def mcp(
     from latentbridge.models.checkpoint import load
 
     asyncio.run(serve_stdio(create_app(load(model), Settings(_last_name(model), model, indexes=indexes)), out))
+
+
+def _be_strict() -> None:
+    """On Intel's processors a row of a product then has the same result whatever the rows beside it (serving/engine/rows.py).
+
+    MKL looks for it at its first product, so it must be said before; workers inherit it. Elsewhere it means nothing.
+    """
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 @contextmanager

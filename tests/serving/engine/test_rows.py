@@ -55,3 +55,17 @@ def test_it_changes_no_result_by_more_than_rounding(model: Model):
     pictures = [render(scene) for scene in distinct_scenes("train", numpy_rng(0, "rows"), 3)]
     # unit vectors in float32 whose sums are taken in another order
     np.testing.assert_allclose(load("tiny").embed(images=pictures), model.embed(images=pictures), atol=2e-6)
+
+
+class RowCounter(torch.nn.Linear):
+    """What it computes depends on how many rows there are."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) + len(input)
+
+
+def test_a_processor_that_breaks_the_promise_is_told_of(caplog: pytest.LogCaptureFixture):
+    make_rows_independent(torch.nn.Sequential(torch.nn.Linear(29, 31), torch.nn.Linear(31, 37)))
+    assert not caplog.records
+    make_rows_independent(torch.nn.Sequential(torch.nn.Linear(29, 31), RowCounter(31, 37)))
+    assert "MKL_CBWR=AUTO,STRICT" in caplog.text
