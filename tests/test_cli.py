@@ -206,7 +206,7 @@ def test_version(run: Callable[..., Result]):
         ("train pretrain-decoder --set stepps=3", "did you mean 'steps'?"),
         ("train pretrain-decoder --set steps", "key=value"),
         ("train pretrain-decoder --out in.png", "is a file, not a folder"),
-        ("train pretrain-decoder --set device=xpu:9", "There is no device xpu:9 here"),
+        ("train sft --set stage.drawings=0 --set device=xpu:9", "There is no device xpu:9 here"),
         ("train pretrain-decoder --sample-every -1", "--sample-every -1"),
         ("train scene-teacher --sample-every 5", "leave out --sample-every"),
         ("train pretrain-decoder --track tensorbord", "did you mean 'tensorboard'?"),

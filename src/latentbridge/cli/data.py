@@ -127,15 +127,15 @@ def embed(
     from latentbridge.cli.output import print_json
     from latentbridge.models.teachers import load_teacher
     from latentbridge.training.objectives.anchors import Anchors
-    from latentbridge.training.stages import make_stage
+    from latentbridge.training.stages import STAGES
     from latentbridge.training.stages.posttrain import PostTrain
 
-    stage = make_stage(config)
-    if not isinstance(stage, PostTrain):
+    kind = STAGES[config.stage.kind]
+    if not issubclass(kind, PostTrain):
         raise UserError(
             f"The recipe {name} has no teacher to ask; choose one of post-training, such as post-latentumm."
         )
-    asked = load_teacher(teacher)
+    asked, stage = load_teacher(teacher), kind(config)
     anchors = Anchors(asked, stage.items(), announce=partial(print, file=sys.stderr))
     document = {
         "teacher": asked.space.model,

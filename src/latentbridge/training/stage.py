@@ -31,6 +31,8 @@ class Stage(Protocol):
     runs: Path = Path("runs")
     """Where the run and its siblings are; the loop says it."""
 
+    def __init__(self, config: RunConfig) -> None: ...
+
     def prepare(self, model: Network) -> None:
         """One-time work before the first step that the weights then carry: closed-form fits, initialisations."""
 

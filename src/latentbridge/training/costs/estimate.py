@@ -9,7 +9,7 @@ How it is made. The network is built on the meta device; what moves is what `sta
   bfloat16 copies           2 bytes a moving parameter, which autocast keeps during a step
   activations               for each pass with gradient (`training/costs/passes.py`) the input and the output of every linear layer,
                             at 2 bytes a number in bfloat16 and 4 else, but 4 bytes a logit; beside an adapter, which
-                            keeps the input, the output alone; the aligner's attention scores. With
+                            keeps the input (once for siblings that read the same), the output alone. With
                             recompute="cheap" outputs alone, with "blocks" the inputs of blocks and one block whole.
                             A rank holds its share of the batch
   FLOPs                     2 a weight and token forward, 2 more to pass gradients on, 2 more where the weight moves;
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -42,9 +42,9 @@ from latentbridge.training.stages.native import Native
 GIB = 2**30
 _QUERIES = re.compile(r"\.(q_proj|to_q|q|qkv)(\.base_layer)?$")
 """Linear layers whose output is as wide as a layer's attention; `qkv` three times."""
+_READS_ALONG = re.compile(r"\.(k_proj|v_proj|up_proj)\.lora_A\b")
+"""What an adapter reads beside a sibling that reads the same."""
 _LOGITS = ("lm_head", "vision_head")
-_SCORES_BYTES = 4
-"""Of one attention score of the aligner, whose softmax is in float32 and is kept."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,9 @@ def estimate(
 
 
 def sketch(config: RunConfig) -> tuple[Network, Stage]:
-    """A run's network on the meta device, with its adapter and the decoder it would be given, and its stage."""
-    stage, network = make_stage(config), outline(config.model)
+    """A run's network on the meta device, with its adapter and the decoder it would be given, and its stage without its data."""
+    fed_nothing = replace(config.stage, drawings=0.0, manifest="", sources=())
+    stage, network = make_stage(replace(config, stage=fed_nothing)), outline(config.model)
     if (
         isinstance(config.model, ModelConfig)
         and "decoder." in dict(config.init)
@@ -147,11 +148,11 @@ def activation_bytes(network: nn.Module, found: Passes, bytes_each: int, recompu
     within = {id(module) for block in blocks(network) for module in block.modules()}
     kept, largest = 0.0, 0.0
     for each in (each for each in found if each.learns):
-        inside, scores = 0.0, _aligner_scores(network, each)
+        inside = 0.0
         for name, layer in _layers(network, each.part):
             rows, columns = layer.weight.shape[0], layer.weight[0].numel()
             alone = name.endswith(".base_layer") or (recompute == "cheap" and id(layer) in within)
-            numbers = rows if alone else rows + columns
+            numbers = rows if alone or _READS_ALONG.search(name) else rows + columns
             bytes_kept = columns * bytes_each + 4 * rows if name.endswith(_LOGITS) else numbers * bytes_each
             if id(layer) in within:
                 inside += each.tokens * bytes_kept
@@ -159,10 +160,10 @@ def activation_bytes(network: nn.Module, found: Passes, bytes_each: int, recompu
                 kept += each.times * each.tokens * bytes_kept
         if recompute == "blocks":
             own = [block for name, block in _named_blocks(network) if f"{name}.".startswith(each.part)]
-            largest = max(largest, (inside + scores) / max(1, len(own)))
+            largest = max(largest, inside / max(1, len(own)))
             kept += each.times * each.tokens * sum(_width(block) for block in own) * bytes_each
         else:
-            kept += each.times * (inside + (scores if recompute == "none" else 0.0))
+            kept += each.times * inside
     return kept + largest
 
 
@@ -192,14 +193,6 @@ def _layers(network: nn.Module, part: str) -> Iterator[tuple[str, nn.Linear | nn
     for name, module in network.named_modules():
         if f"{name}.".startswith(part) and isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
             yield name, module
-
-
-def _aligner_scores(network: nn.Module, each: Pass) -> float:
-    sizes = getattr(network.config, "aligner", None)
-    if sizes is None or not each.part.startswith("aligner."):
-        return 0.0
-    layers = sizes.num_layers + len(sizes.cross_layers)
-    return layers * sizes.num_heads * each.tokens**2 * _SCORES_BYTES
 
 
 def _optimiser_bytes(named: dict[str, nn.Parameter], config: RunConfig) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from latentbridge.config import RunConfig
 from latentbridge.errors import UserError
 from latentbridge.training.stage import Stage
@@ -18,7 +16,7 @@ from latentbridge.training.stages.pretrain_unified import PretrainUnified
 from latentbridge.training.stages.sft import Sft
 from latentbridge.training.stages.step_grpo import StepGrpo
 
-STAGES: dict[str, Callable[[RunConfig], Stage]] = {
+STAGES: dict[str, type[Stage]] = {
     "pretrain_decoder": PretrainDecoder,
     "pretrain_backbone": PretrainBackbone,
     "pretrain_squares": PretrainSquares,
