@@ -172,7 +172,7 @@ def test_legacy_codes_draw_from_their_range() -> None:
 
 def build_t5(family: str, **changes: object) -> T5EncoderModel | MT5EncoderModel:
     sizes = {"vocab_size": 11, "d_model": 32, "d_ff": 48, "d_kv": 16, "num_heads": 3, "num_layers": 6}
-    settings = {**sizes, "feed_forward_proj": "gated-gelu", "attn_implementation": "eager", **changes}
+    settings = {**sizes, "feed_forward_proj": "gated-gelu_pytorch_tanh", "attn_implementation": "eager", **changes}
     if family == "mt5":
         return MT5EncoderModel(MT5Config(**settings)).eval()
     return T5EncoderModel(T5Config(**settings)).eval()

@@ -24,6 +24,7 @@ from transformers.models.t5.modeling_t5 import (
 
 from latentbridge.config import AlignerConfig
 from latentbridge.errors import UserError
+from latentbridge.models.omnibridge.attention import LEAN
 
 LEGACY_MIX: dict[float, tuple[float, float]] = {
     0: (0.0, 0.0),
@@ -48,7 +49,7 @@ def t5_config(config: AlignerConfig, **more: Any) -> T5Config:
         relative_attention_num_buckets=config.num_buckets,
         relative_attention_max_distance=config.max_distance,
         layer_norm_epsilon=config.norm_eps,
-        feed_forward_proj="gated-gelu",
+        feed_forward_proj="gated-gelu_pytorch_tanh",
         **more,
     )
 
@@ -85,8 +86,7 @@ class BiTransformer(nn.Module):
     def __init__(self, config: AlignerConfig) -> None:
         super().__init__()
         self.config = config
-        # Fused kernels may overflow the finite mask constants to NaN in a fully masked row.
-        t5 = t5_config(config, dropout_rate=config.dropout, attn_implementation="eager")
+        t5 = t5_config(config, dropout_rate=config.dropout, attn_implementation=LEAN)
         self.query_tokens = nn.Parameter(torch.empty(1, config.num_queries, config.d_model))
         self.block = nn.ModuleList(
             BiTransformerBlock(t5, i, crosses=i in config.cross_layers) for i in range(config.num_layers)
@@ -118,7 +118,7 @@ class BiTransformer(nn.Module):
     def _self_bias(self, length: int, mask: Tensor | None) -> Tensor:
         """[1|b heads n n]. The causal ablation keeps the bidirectional buckets, so only the mask changes."""
         attention = cast(T5Attention, self.get_submodule("block.0.layer.0.SelfAttention"))
-        bias = attention.compute_bias(length, length)
+        bias = attention.compute_bias(length, length).contiguous()  # else all blocks read it across its grain
         if mask is not None:
             bias = bias + _additive(mask, bias.dtype)
         if not self.config.bidirectional:
@@ -137,7 +137,7 @@ class BiTransformer(nn.Module):
         buckets = T5Attention._relative_position_bucket(
             offsets, num_buckets=self.config.num_buckets, max_distance=self.config.max_distance
         )
-        return bias + self.cross_relative_attention_bias(buckets).permute(0, 3, 1, 2)
+        return bias + self.cross_relative_attention_bias(buckets).permute(0, 3, 1, 2).contiguous()
 
     def _reset_parameters(self) -> None:
         d = self.config.d_model
