@@ -6,7 +6,7 @@ import torch
 
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.qwen_vl.model import QwenVL
-from latentbridge.models.qwen_vl.sampling import Replies, replies_to, reply_log_probs, sample_replies
+from latentbridge.models.qwen_vl.sampling import Replies, draw_tokens, replies_to, reply_log_probs, sample_replies
 from latentbridge.types import Conversation
 
 TEMPERATURE = 1.3
@@ -94,3 +94,18 @@ def test_groups_padded_together_have_the_gradients_of_groups_alone(backbone: Qwe
     for whole, one, others in zip(together, first, rest, strict=True):
         torch.testing.assert_close(whole, one + others, atol=1e-4, rtol=1e-3)
         assert whole.abs().amax() > 0.01
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    likely = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
+    drawn = draw_tokens(likely.expand(20_011, -1), seeded(*range(20_011)))
+    often = torch.bincount(drawn, minlength=6) / 20_011
+    assert (often[likely == 0] == 0).all()
+    torch.testing.assert_close(often, likely, rtol=0, atol=0.014)  # four standard deviations of a share of one half
+
+
+def test_what_cannot_be_is_not_drawn_at_the_ends_of_chance(monkeypatch: pytest.MonkeyPatch):
+    rows = torch.tensor([[0.0, 0.7, 0.3, 0.0]])
+    for number, token in ((0.0, 1), (1 - 2**-24, 2)):
+        monkeypatch.setattr(torch, "rand", lambda *_, number=number, **__: torch.tensor([number]))
+        assert draw_tokens(rows, seeded(0)).tolist() == [token]

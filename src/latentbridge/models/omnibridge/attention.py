@@ -32,8 +32,9 @@ def lean_attention(
     """transformers' eager attention of T5 with the scores of a few samples at a time: [b h n d], [b h m d] twice -> [b n h d].
 
     `position_bias` [1|b 1|h 1|n m] learns, wherefore torch's own fused attention writes all scores out on a CPU, too. On the way
-    back scores are computed again, which costs a twentieth of what not writing them out and reading them again wins. Where it
-    drops weights out, the library's is what runs.
+    back scores are computed again, and still it takes .7 of eager's time in float32 and .6 in bfloat16, there and back, for
+    they stay in the processor's cache (8 samples, 32 heads, 256 by 256; one thread with AMX, 2026-11-28). Where weights are
+    dropped out, the library's is what runs.
     """
     if dropout or scaling != 1.0 or attention_mask is not None:
         return eager_attention_forward(

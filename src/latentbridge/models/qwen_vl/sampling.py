@@ -134,6 +134,16 @@ def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Gener
         return logits.argmax(dim=-1), logits.new_zeros(len(logits))
     assert generators is not None, "sampling needs one generator a reply"
     probabilities = (logits / temperature).softmax(dim=-1)
-    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities.cpu(), generators, strict=True)]
-    chosen = torch.cat(drawn).to(logits.device)
+    chosen = draw_tokens(probabilities, generators)
     return chosen, probabilities.gather(1, chosen[:, None])[:, 0].log()
+
+
+def draw_tokens(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """One token a row, [r v] -> int64 [r], by one number of the row's own generator, which lives on the CPU.
+
+    It is the token in whose share of the row's sum the number falls. torch.multinomial draws a number for every token of the
+    vocabulary, which took a third of the time of sampling.
+    """
+    sums = probabilities.double().cumsum(dim=-1)
+    fallen = torch.cat([torch.rand(1, generator=generator) for generator in generators]).to(sums)
+    return torch.searchsorted(sums, fallen[:, None] * sums[:, -1:], right=True)[:, 0]

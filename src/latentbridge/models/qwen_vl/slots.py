@@ -14,6 +14,7 @@ from latentbridge.devices import home
 from latentbridge.errors import UserError
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.models.qwen_vl.sampling import draw_tokens
 from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.types import Conversation
 
@@ -35,7 +36,8 @@ class Choosing:
         if self.temperature == 0.0:
             return int(logits.argmax())
         probabilities = (logits / self.temperature).softmax(dim=-1)
-        return int(torch.multinomial(probabilities.cpu(), 1, generator=self.generator))
+        assert self.generator is not None, "sampling needs a generator"
+        return int(draw_tokens(probabilities[None], [self.generator]))
 
 
 class ReplySlots:
