@@ -151,7 +151,7 @@ QUICKSTART = replace(
 REASON_SFT = RunConfig(
     name="reason-sft",
     stage=StageConfig("sft", tasks=TaskMix(look=0.1, reason=0.1, draw=0.1, edit=0.1, deliberate=0.6)),
-    steps=200,
+    steps=600,
     batch_size=32,
     model=ALIGN.model,
     optim=OptimConfig(lr=5e-4, muon_lr=2e-3, warmup_steps=10, decay_fraction=0.3, ema_decay=0.98),
@@ -161,7 +161,10 @@ REASON_SFT = RunConfig(
     checkpoint_every=50,
     threads=1,
 )
-"""R1 distillation: the shipped model learns long chains, exact on `shapes`, and keeps what it knows by a little of the rest."""
+"""R1 distillation: the shipped model learns long chains, exact on `shapes`, and keeps what it knows by a little of the rest.
+
+After 200 steps chains have the right form but their steps do not lead to the answer, which is guessed; rewards for the answer
+then teach better guessing (docs/LOG.md, 2026-11-28)."""
 REASON_SFT_MORE = replace(
     REASON_SFT,
     name="reason-sft-more",
