@@ -161,7 +161,7 @@ def outcome(folder: Path) -> bytes | list[Any]:
     run = RunDir(folder / "run")
     assert [record["step"] for record in run.metrics()] == list(range(1, STEPS + 1))
     found = {path.name for path in run.path.iterdir() if not path.name.startswith(".")}
-    assert found == {"config.json", "metrics.jsonl", "model"}
+    assert found == {"config.json", "environment.json", "metrics.jsonl", "size.json", "model"}
     return (run.model / "model.safetensors").read_bytes()
 
 
