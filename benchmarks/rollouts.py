@@ -3,7 +3,8 @@
 Replies (the data of Step-GRPO) to four problems are sampled up to a length with a cache, each prompt read once for all its
 replies, or once for each.
 
-Stochastic latent rollouts (LatentUMM) go forward and backward, for it is the best of K that is found and taught. Three ways, side by side in one run: one rollout after another, all with gradient (a loop); all in one pass with gradient;
+Stochastic latent rollouts (LatentUMM) go forward and backward, for it is the best of K that is found and taught. Three ways,
+side by side in one run: one rollout after another, all with gradient (a loop); all in one pass with gradient;
 all in one pass without gradient, then the best again with it, which is what training does. By FLOPs alone, with a way back
 twice as long as the way there, the loop costs 3 (K + 1) trips and the last way K + 6, which is 1.5 times at K = 4 and
 1.93 at K = 8; with the rollouts' own graphs kept it would be K + 5. What is above that is won by larger batches. So the

@@ -207,8 +207,8 @@ def check(found: dict[str, Any], name: str) -> None:
     assert isinstance(here, dict), here
     assert isinstance(there, dict), there
     rows = [[*result["losses"], result["measures"]] for result in (here, there)]
-    alike = 1 if name == "step_grpo" else STEPS  # its next replies are sampled from weights that differ by rounding
-    for wanted, row in zip(*([flat(each) for each in told[:alike]] for told in rows), strict=True):
+    certain = 1 if name == "step_grpo" else None  # its next replies are sampled from weights that differ by rounding
+    for wanted, row in zip(*([flat(each) for each in told[:certain]] for told in rows), strict=True):
         assert row == pytest.approx(wanted, rel=SAME_LOSS, abs=SAME_LOSS)
     assert there["weights"] == pytest.approx(here["weights"], rel=1e-4)
 
