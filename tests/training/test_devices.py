@@ -64,6 +64,8 @@ ROOT = Path(__file__).parents[2]
 STAGES_TRIED = {name: stage for name, stage in (FAST | SLOW | POSTTRAINED | OTHERS).items() if "bfloat16" not in name}
 QUICK = ("align", "step_grpo", "pretrain_unified harmon")
 STEPS = 2
+SEED = 1
+"""One with which no token of step_grpo's second step hangs on how the first one was rounded."""
 SKILLS = ["understand", "generate", "edit", "embed", "slots"]
 SKILLS += [f"{kind} {does}" for kind in CONFIGS for does in ("sees", "draws")]
 
@@ -188,7 +190,7 @@ def tried(folder: Path, configs: dict[str, RunConfig], small_model: Model) -> di
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig, small_model: Model) -> dict[str, Any]:
-    configs = {name: run_config(small_config, name, STAGES_TRIED[name]) for name in QUICK}
+    configs = {name: replace(run_config(small_config, name, STAGES_TRIED[name]), seed=SEED) for name in QUICK}
     return tried(tmp_path_factory.mktemp("devices"), configs, small_model)
 
 
@@ -207,8 +209,7 @@ def check(found: dict[str, Any], name: str) -> None:
     assert isinstance(here, dict), here
     assert isinstance(there, dict), there
     rows = [[*result["losses"], result["measures"]] for result in (here, there)]
-    certain = 1 if name == "step_grpo" else None  # its next replies are sampled from weights that differ by rounding
-    for wanted, row in zip(*([flat(each) for each in told[:certain]] for told in rows), strict=True):
+    for wanted, row in zip(*([flat(each) for each in told] for told in rows), strict=True):
         assert row == pytest.approx(wanted, rel=SAME_LOSS, abs=SAME_LOSS)
     assert there["weights"] == pytest.approx(here["weights"], rel=1e-4)
 
