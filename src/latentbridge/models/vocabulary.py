@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from threading import Lock
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from latentbridge.errors import UserError
@@ -16,6 +17,10 @@ from latentbridge.prompts import IMG_END, IMG_START
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", IMG_START, IMG_END,
 )  # fmt: skip
+
+
+_ENCODING = Lock()
+"""Held while a tokenizer encodes: whether names of special tokens count is state of the tokenizer, which calls set."""
 
 
 def learn_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
@@ -50,6 +55,15 @@ def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
             f"Cannot read {folder / 'tokenizer.json'} ({error}); download or train the model again."
         ) from error
     return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool = False) -> list[int]:
+    """Token ids; unless `special`, the names of special tokens are text like any other, as what users type must be.
+
+    Threads may share the tokenizer.
+    """
+    with _ENCODING:
+        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special)
 
 
 def _merges(learner: Tokenizer) -> list[list[str]]:

@@ -27,7 +27,7 @@ from latentbridge.models.omnibridge.text_encoder import new_text_encoder
 from latentbridge.models.pixels import to_pictures, to_pixels
 from latentbridge.models.qwen_vl.model import QwenVL
 from latentbridge.models.qwen_vl.sampling import replies_to
-from latentbridge.models.vocabulary import token_id
+from latentbridge.models.vocabulary import encode, token_id
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, EditResult, Picture
 
@@ -92,7 +92,7 @@ class Model(nn.Module):
         if self.captions is not None:
             return self.captions.text_tokens(texts)[0]
         length, padding = self.config.text_length, self.backbone.padding
-        rows = [self.backbone.tokenizer.encode(text, add_special_tokens=False)[:length] for text in texts]
+        rows = [encode(self.backbone.tokenizer, text)[:length] for text in texts]
         return torch.tensor([row + [padding] * (length - len(row)) for row in rows], device=home(self))
 
     def text_condition(self, texts: Sequence[str]) -> Tensor:

@@ -16,7 +16,7 @@ from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.packing import pack
 from latentbridge.models.qwen_vl.patches import patchify
 from latentbridge.models.token_rows import IGNORED_LABEL
-from latentbridge.models.vocabulary import token_id
+from latentbridge.models.vocabulary import encode, token_id
 from latentbridge.ranks import mean_of_all
 from latentbridge.types import Conversation, Picture
 
@@ -222,16 +222,12 @@ class QwenVL(nn.Module):
         before = f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n" if self.system_prompt else ""
         image = f"<|vision_start|>{'<|image_pad|>' * image_tokens}<|vision_end|>" if image_tokens else ""
         for index, (user, assistant) in enumerate(conversation.turns):
-            ids += self._encode(f"{before}<|im_start|>user\n{image}")
-            ids += self._encode(user, special=False)
-            ids += self._encode("<|im_end|>\n<|im_start|>assistant\n")
+            ids += encode(self.tokenizer, f"{before}<|im_start|>user\n{image}", special=True)
+            ids += encode(self.tokenizer, user)
+            ids += encode(self.tokenizer, "<|im_end|>\n<|im_start|>assistant\n", special=True)
             if not (open_ended and index == len(conversation.turns) - 1):
                 asked = len(ids)
-                ids += [*self._encode(assistant), self.end_of_turn]
+                ids += [*encode(self.tokenizer, assistant, special=True), self.end_of_turn]
                 replies += [range(asked, len(ids))] if conversation.counts else []
             before, image = "\n", ""
         return ids, replies
-
-    def _encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids; without `special`, the names of special tokens are text like any other, as what users type must be."""
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special)

@@ -22,7 +22,7 @@ from latentbridge.models.backbones.bagel.rectified_flow import guided, noised, s
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
 from latentbridge.models.token_rows import IGNORED_LABEL, padded, reply_loss
-from latentbridge.models.vocabulary import token_id
+from latentbridge.models.vocabulary import encode, token_id
 from latentbridge.ranks import chance
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
@@ -287,7 +287,7 @@ class Bagel(nn.Module):
 
     def _text(self, text: str) -> list[int]:
         """Token ids; the names of special tokens are text like any other, as what users type must be."""
-        words = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        words = encode(self.tokenizer, text)
         return [self._first, *words, self._last]
 
     def _talk(

@@ -19,7 +19,7 @@ from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncode
 from latentbridge.models.diffusion import Scheduler, draw_noise, noised_loss, sample
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
-from latentbridge.models.vocabulary import token_id
+from latentbridge.models.vocabulary import encode, token_id
 from latentbridge.ranks import chance
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
@@ -270,7 +270,7 @@ class Harmon(nn.Module):
 
     def _encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids; unless `special`, the names of special tokens are text like any other, as what users type must be."""
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special)
+        return encode(self.tokenizer, text, special=special)
 
     def _requests(self, prompts: Sequence[str | None]) -> Rows:
         """Prompts up to where the picture begins; None asks for any picture."""

@@ -19,6 +19,7 @@ from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
 from latentbridge.models.pixels import shown_levels, to_pictures
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
+from latentbridge.models.vocabulary import encode
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import read_json
 from latentbridge.types import Conversation, Picture
@@ -68,7 +69,7 @@ class JanusPro(nn.Module):
         self.num_codes: int = sizes.vision_config.num_image_tokens
         self.codebook_size: int = sizes.vq_config.num_embeddings
         self.width: int = sizes.text_config.hidden_size
-        self._user, self._assistant = (tokenizer.encode(role, add_special_tokens=False) for role in (USER, ASSISTANT))
+        self._user, self._assistant = (encode(tokenizer, role, special=True) for role in (USER, ASSISTANT))
         self._image, self._start, self._end = (
             tokenizer.convert_tokens_to_ids(token) for token in (IMAGE, IMAGE_START, IMAGE_END)
         )
@@ -270,7 +271,7 @@ class JanusPro(nn.Module):
 
     def _encode(self, text: str) -> list[int]:
         """Token ids; the names of special tokens are text like any other, as what users type must be."""
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return encode(self.tokenizer, text)
 
     def _requests(self, prompts: Sequence[str]) -> Rows:
         """Prompts up to where the first code is chosen."""
