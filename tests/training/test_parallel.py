@@ -7,10 +7,11 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,10 +40,12 @@ from latentbridge.config import (
 )
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import starting_network
-from latentbridge.models.checkpoint import Network, new_model, save_model, unique_state
+from latentbridge.models.checkpoint import ASSETS, Network, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.qwen_vl import sampling
 from latentbridge.models.qwen_vl.sampling import replies_to
 from latentbridge.models.teachers import TEACHERS
+from latentbridge.models.vocabulary import load_tokenizer, token_id
 from latentbridge.ranks import mean_of_all, mine, rank, summed, world
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.rundir import RunDir, read_json, write_json
@@ -136,12 +139,22 @@ class LonelySft(Sft):
 
 
 def make_quick(patch: pytest.MonkeyPatch) -> None:
-    """Less to fit and to check, a teacher that knows some of the pairs, and a task at which a model without skill differs."""
+    """Less to fit and to check, a teacher that knows some of the pairs, a task at which a model without skill differs, and
+    replies that no rounding turns into others."""
     patch.setattr(autoencoder_fit, "_FIT_PICTURES", FIT_PICTURES)
     patch.setattr(pretrain_codes, "_INIT_PICTURES", FIT_PICTURES)
     patch.setattr(posttrain, "_HELD_OUT_PAIRS", 3)
     patch.setitem(TEACHERS, "grey", lambda source: Grey())
     patch.setitem(REWARDS, "accuracy", early_letters)
+    end = token_id(load_tokenizer(ASSETS / "tokenizer"), "<|im_end|>")
+    patch.setattr(sampling, "draw_tokens", partial(tokens_of_chance, end))
+
+
+def tokens_of_chance(end: int, probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Tokens as the generators have it, a quarter of them the `end` of a turn, however likely the model finds them."""
+    count = probabilities.shape[1]
+    drawn = torch.stack([torch.randint(count * 4 // 3, (), generator=generator) for generator in generators])
+    return drawn.where(drawn < count, end).to(probabilities.device)
 
 
 def gradients(config: RunConfig, home: Path) -> dict[str, Tensor]:
