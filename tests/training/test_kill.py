@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -174,16 +175,16 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
     config = None if job == EMBEDDING else tiny(job, small_config)
     status, seconds = warm.do(config, tmp_path / "whole")
     assert status == 0
-    expected, chance, kills = outcome(tmp_path / "whole"), numpy_rng(0, f"kill {job}"), 0
-    trials = TRIALS // len(JOBS) + 1
-    for trial in range(trials):
+    expected, chance, disturbed = outcome(tmp_path / "whole"), numpy_rng(0, f"kill {job}"), 0
+    for trial in count():
         folder = tmp_path / str(trial)
         moments = chance.uniform(0, seconds, size=chance.integers(1, 3)).round(3).tolist()
-        kills += sum([warm.do(config, folder, moment)[0] == -signal.SIGKILL for moment in moments])
+        disturbed += -signal.SIGKILL in [warm.do(config, folder, moment)[0] for moment in moments]
         assert warm.do(config, folder)[0] == 0, f"killed after {moments} of {seconds} seconds"
         same = outcome(folder) == expected
         assert same, f"killed after {moments} of {seconds} seconds"
-    assert kills >= trials / 2, "most trials must have been disturbed"
+        if disturbed > TRIALS // len(JOBS):  # others had ended before they were to be killed
+            break
 
 
 if __name__ == "__main__":
