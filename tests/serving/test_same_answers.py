@@ -29,17 +29,18 @@ QUESTIONS = (
     "What is left of the circle? Think step by step.",
 )
 VARYING = ("id", "created")
+SCENES = 48
 
 
 def mixed_requests(count: int) -> list[Request]:
     """Chat with and without pictures, greedy and sampled; embeddings of texts and pictures; drawings."""
     rng = numpy_rng(0, "mixed requests")
-    scenes = distinct_scenes("train", rng, 12)
+    scenes = distinct_scenes("train", rng, SCENES)
     pictures = [url_of(png_of(render(scene))) for scene in scenes]
     words = [describe(scene) for scene in scenes]
     requests: list[Request] = []
     for number in range(count):
-        picture, text = pictures[rng.integers(12)], words[rng.integers(12)]
+        picture, text = pictures[rng.integers(SCENES)], words[rng.integers(SCENES)]
         kind = rng.choice(["look", "look", "talk", "embed text", "embed picture", "draw"])
         if kind == "look":
             question = {"type": "text", "text": str(rng.choice(QUESTIONS))}
