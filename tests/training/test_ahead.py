@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +49,28 @@ def test_batches_come_in_order_from_another_process_and_leave_chance_alone():
     assert torch.equal(torch.get_rng_state(), chance)
     assert [step for step, _ in found] == [4, 5, 6, 7, 8] == [int(tensor[0]) for _, (_, tensor, _) in found]
     assert os.getpid() not in {pid for _, (pid, _, _) in found} and maker.asked == 0
+
+
+WAITING = """
+import os, time
+from latentbridge.training.ahead import Batches
+for _, (worker, _) in Batches(lambda step: (os.getpid(), bytes(1 << 20)), range(9), ahead=True):
+    print(worker, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_loop_leaves_no_process_behind_that_waits_for_room_in_its_pipe():
+    with subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True) as loop:
+        assert loop.stdout
+        worker = Path(f"/proc/{int(loop.stdout.readline())}/stat")
+        assert worker.exists()
+        time.sleep(0.5)  # so that it has made more batches than the pipe holds
+        loop.kill()
+    until = time.monotonic() + 10
+    while worker.exists() and " Z " not in worker.read_text() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not worker.exists() or " Z " in worker.read_text()
 
 
 def test_what_is_not_to_be_made_ahead_is_made_when_asked_for():

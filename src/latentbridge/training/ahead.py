@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from latentbridge.errors import UserError
 
 _BATCHES_AHEAD = 2
+_PR_SET_PDEATHSIG = 1
+"""Of Linux' prctl."""
 
 
 class Batches:
@@ -61,8 +66,16 @@ def _ahead(make: Callable[[int], object], steps: range) -> DataLoader[bytes]:
         num_workers=1,
         prefetch_factor=_BATCHES_AHEAD,
         multiprocessing_context="fork",
+        worker_init_fn=partial(_die_with, os.getpid()),
         generator=torch.Generator(),  # else it would draw from the global one
     )
+
+
+def _die_with(parent: int, worker: int) -> None:
+    """End at once where the loop's process is killed: a worker that waits for room in a pipe would wait for ever, and keep its memory."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before
+        os._exit(1)
 
 
 class _Made(Dataset[bytes]):
