@@ -155,6 +155,11 @@ class RunDir:
         return self.path / "report.html"
 
     @property
+    def size(self) -> Path:
+        """Where the loop says how many parameters moved (`moving`), and the most memory it held (`peak_mib`)."""
+        return self.path / "size.json"
+
+    @property
     def stopped(self) -> Path:
         """Where the loop says at which step, and why, it would not go on."""
         return self.path / "stopped.json"

@@ -127,8 +127,7 @@ LORA = Study(
     seeds=(0,),
     measuring=Measuring(pairs=16),
 )
-"""Adapters learn at ten times the rate of full fine-tuning, at which they do best in the comparisons known to us. Moved
-parameters and peak memory stand in each run's `size.json`."""
+"""Adapters learn at ten times the rate of full fine-tuning, at which they do best in the comparisons known to us."""
 
 REASONING = Study(
     name="reasoning",

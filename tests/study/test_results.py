@@ -36,6 +36,7 @@ def test_a_study_is_tabulated(document: dict[str, Any]) -> None:
     assert sft["values"]["shapes: questions"] == {"mean": 0.730769, "lowest": 0.461538, "highest": 1}  # 19, 6, 13 of 13
     assert sft["facts"] == {"shapes": [0.625, 0.625]} and sft["shares"] == {"understanding": 0.75, "generation": 0.25}
     assert sft["curves"] == {"reply tokens": [[1, 17], [2, 19]]}
+    assert (base["size"], sft["size"], burst["size"]) == ({}, {"moving": 4321, "peak_mib": 1301}, {})  # of two seeds
     assert (burst["finished"], burst["planned"]) == (0, 2)
     assert list(burst["failures"].values()) == ["it burst."]
     rows = {row["measure"]: row for row in group["differences"]}
@@ -72,6 +73,7 @@ def test_the_page_tells_failures_and_keeps_other_studies(tmp_path: Path, documen
     assert "toy-sft_optim.lr=1e30_optim.muon_lr=1e30_seed=0 failed: it burst." in text
     assert "- burst: 1 of 2 runs are not finished" in text
     assert "| sft | 2 | 73.1 ▲ |" in text and "| toy-base |  | 0.0 |" in text
+    assert "- sft: `toy-sft`; 4,321 parameters move, the process held at most 1,301 MiB\n" in text
     assert "`latentbridge study toy`" in text
     assert "![reply tokens, step by step](results/toy_toy-base_reply_tokens.svg)" in text
     assert (

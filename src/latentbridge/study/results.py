@@ -90,12 +90,18 @@ def _group(document: Document, group: Document) -> list[str]:
     for name, alt, _ in _figures(document, group):
         lines += [f"![{alt}](results/{name})", ""]
     changed = [arm for arm in group["arms"] if arm["recipe"]]
-    lines += [f"- {arm['name']}: `{' '.join([arm['recipe'], *arm['overrides']])}`" for arm in changed]
+    lines += [f"- {arm['name']}: `{' '.join([arm['recipe'], *arm['overrides']])}`{_size(arm)}" for arm in changed]
     lines += ["", *_failures(group)]
     about = " and ".join(dict.fromkeys(group["measures"][row["measure"]]["about"] for row in group["against"]))
     title = f"{document['focus']} less each other arm, in {about}"
     lines += _folded(title, group, group["against"], "other arm")
     return lines + _folded(f"Every arm less {group['base']}", group, group["differences"], "arm")
+
+
+def _size(arm: Document) -> str:
+    if not arm.get("size"):
+        return ""
+    return f"; {arm['size']['moving']:,} parameters move, the process held at most {arm['size']['peak_mib']:,} MiB"
 
 
 def _overview(group: Document, about: str) -> list[str]:

@@ -13,7 +13,7 @@ from latentbridge.config import to_dict
 from latentbridge.evaluation.compare import verdict
 from latentbridge.evaluation.run import World
 from latentbridge.evaluation.statistics import bootstrap_interval, holm, permutation_test
-from latentbridge.rundir import RunDir
+from latentbridge.rundir import RunDir, read_json
 from latentbridge.studies import Arm, Measuring, Study
 from latentbridge.study.documents import LOOPBACK, conditions, reports, stored_document
 from latentbridge.study.headlines import Documents, Measure, Outcomes, headlines, read_outcomes
@@ -181,6 +181,7 @@ def _arm(treated: Treated, measures: Mapping[str, Measure], measuring: Measuring
         "finished": len(treated.documents),
         "planned": len(treated.runs),
         "failures": treated.failures,
+        "size": _size([out / run.name for run in treated.documents]),
         "values": values,
         "facts": {world: _facts_by_hop(treated, world, measuring.hops) for world in measuring.worlds},
         "curves": {
@@ -191,6 +192,12 @@ def _arm(treated: Treated, measures: Mapping[str, Measure], measuring: Measuring
             for term in terms
         },
     }
+
+
+def _size(runs: Sequence[Path]) -> dict[str, float]:
+    """What moved, and the most memory a process held, of the runs that tell (`RunDir.size`); the largest of several seeds."""
+    told = [read_json(path) for run in runs if (path := RunDir(run).size).exists()]
+    return {name: max(each[name] for each in told) for name in (told[0] if told else ())}
 
 
 def _curve(logs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> list[list[float]]:

@@ -111,7 +111,7 @@ def _train(
 
     learner.finish()
     if parallel.leads():
-        write_json(run.path / "size.json", _size(learner.named))
+        write_json(run.size, _size(learner.named))
         if config.stage.lora_rank:
             save_adapter(model, run.adapter)
             merge_adapter(model)
