@@ -90,13 +90,15 @@ ASKED = Conversation((("What is there?", ""),))
 TIMES = {"seconds", "waiting", "tokens per second"}
 SAME_GRADIENT = 1e-5
 """Of the largest entry; float32 rounding of sums taken in another order. In bfloat16 products round, too."""
-SAME_LOSS = 3e-3
-"""Relative, over all steps; what the weights' differences come to: for the gradient's norm under `step_grpo`, whose advantages
-divide by a spread, .0019 in the fourth step (2026-11-24)."""
-SAME_WEIGHTS = 0.1
-"""Of the way they went. Muon makes all directions of a gradient equally long and AdamW all its entries, those that are
-rounding as well, so weights part sooner than losses do. In bfloat16, where more entries are rounding, .102 was measured in
-four steps (2026-11-23) and twice as much is allowed; gradients are compared in float32."""
+SAME_LOSS = 3e-4
+"""Relative, over all steps; .00006 was the most in any stage, a gradient's norm (2026-11-28)."""
+SAME_WEIGHTS = 0.04
+"""Of the way they went; .014 was the most (2026-11-28). Muon makes all directions of a gradient equally long and AdamW all
+its entries, those that are rounding as well, so weights part sooner than losses do. In bfloat16, where more entries are
+rounding, .088 was measured and five times as much is allowed; gradients are compared in float32."""
+SLOWLY = OptimConfig(lr=1e-4, muon_lr=5e-4, warmup_steps=1)
+"""A tenth of the usual rates, at which a start moved by its last bits moved a gradient's norm by 1 % in four steps of one
+rank (`reca`): what two ranks add up in another order could not stay below that."""
 
 
 def run_config(small_config: ModelConfig, name: str, stage: StageConfig) -> RunConfig:
@@ -108,7 +110,7 @@ def run_config(small_config: ModelConfig, name: str, stage: StageConfig) -> RunC
         batch_size=4,
         init=(("", "start"),) if name in POSTTRAINED else (),
         model=models.get(stage.kind, CONFIGS.get(name.split()[-1], small_config)),
-        optim=OptimConfig(warmup_steps=1),
+        optim=SLOWLY,
         bf16=name.endswith("bfloat16"),
         log_every=1,
         checkpoint_every=2,
@@ -291,7 +293,7 @@ def check(folder: Path, config: RunConfig) -> None:
     starts = weights(folder / "start") if config.init else unique_state(new_model(config.model, config.seed))
     way = distance(one, starts)
     apart = {name: distance(one, weights(folder / name)) / way for name in ("two", "one then two", "two then one")}
-    assert max(apart.values()) < SAME_WEIGHTS * (2 if config.bf16 else 1), apart
+    assert max(apart.values()) < SAME_WEIGHTS * (5 if config.bf16 else 1), apart
     assert furthest(weights(folder / "two"), weights(folder / "two then two")) == 0
     logs = [RunDir(folder / name).metrics() for name in ("one", "two")]
     rounding = 20 if config.bf16 else 1
