@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -19,7 +19,7 @@ _COLOURS = (
     "#d9722e",
     "#8fa31e",
 )
-_WIDTH_PX, _PLOT_PX, _HEIGHT_PX, _ROW_PX, _TOP_PX, _LEFT_PX = 720, 500, 300, 22, 30, 48
+_WIDTH_PX, _PLOT_PX, _HEIGHT_PX, _ROW_PX, _TOP_PX, _LEFT_PX = 720, 500, 300, 22, 30, 58
 _STYLE = """<style>
 text { font: 12px system-ui, sans-serif; fill: #6d6a64; } .title { font-size: 14px; fill: #1d1c1a; }
 .frame { fill: none; stroke: #e4e1db; } .line { fill: none; stroke-width: 2; }
@@ -55,7 +55,7 @@ def _plot(
     across: Mapping[float, str],
     up: Mapping[float, str],
 ) -> str:
-    """Lines through (x, y) points in a frame that spans the named places of both axes."""
+    """Lines through (x, y) points in a frame that spans the named places of both axes; equal ones are one line, one colour."""
     right, bottom = _PLOT_PX, _HEIGHT_PX - 30
     first, last = min(across), max(max(across), min(across) + 1)
 
@@ -72,10 +72,12 @@ def _plot(
         body.append(f'<text x="{_LEFT_PX - 6}" y="{place(first, y)[1] + 4:.1f}" text-anchor="end">{label}</text>')
     for x, label in across.items():
         body.append(f'<text x="{place(x, min(up))[0]:.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
-    for index, points in enumerate(series.values()):
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+    lines = list(series.values())
+    looks = {name: lines.index(points) for name, points in series.items()}
+    for index in sorted(set(looks.values())):
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in lines[index]))
         body.append(f'<polyline class="line" {_stroke(index)} points="{path}"/>')
-    body += _legend(series, lines=True)
+    body += _legend(looks, lines=True)
     return _svg(title, body, max(_HEIGHT_PX, _TOP_PX + _ROW_PX * len(series)))
 
 
@@ -95,15 +97,16 @@ def draw_shares(title: str, bars: Mapping[str, Mapping[str, float]]) -> str:
                 f"<title>{escape(part)} {share:.1%}</title></rect>"
             )
             x += width
-    body += _legend(parts, lines=False)
+    body += _legend({part: index for index, part in enumerate(parts)}, lines=False)
     return _svg(title, body, _TOP_PX + _ROW_PX * max(len(bars), len(parts)) + 8)
 
 
-def _legend(names: Iterable[str], lines: bool) -> list[str]:
+def _legend(looks: Mapping[str, int], lines: bool) -> list[str]:
+    """Names beside the number of their colour."""
     found: list[str] = []
     x = _PLOT_PX + 20
-    for index, name in enumerate(names):
-        y = _TOP_PX + 10 + index * _ROW_PX
+    for row, (name, index) in enumerate(looks.items()):
+        y = _TOP_PX + 10 + row * _ROW_PX
         width = "" if lines else ' stroke-width="10"'
         stroke = _stroke(index) if lines else f'stroke="{_COLOURS[index % len(_COLOURS)]}"'
         found.append(f'<path class="{"line" if lines else "part"}" {stroke}{width} d="M{x} {y}h18"/>')
