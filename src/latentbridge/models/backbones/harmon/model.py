@@ -269,7 +269,7 @@ class Harmon(nn.Module):
         return [self._image] * (self.num_tokens + self.num_buffers)
 
     def _encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids; unless `special`, the names of special tokens are text like any other, as what users type must be."""
+        """As `vocabulary.encode`, by the tokenizer of this model."""
         return encode(self.tokenizer, text, special=special)
 
     def _requests(self, prompts: Sequence[str | None]) -> Rows:

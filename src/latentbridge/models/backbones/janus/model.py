@@ -270,7 +270,7 @@ class JanusPro(nn.Module):
         return self.tokenizer.pad_token_id
 
     def _encode(self, text: str) -> list[int]:
-        """Token ids; the names of special tokens are text like any other, as what users type must be."""
+        """As `vocabulary.encode`, by the tokenizer of this model."""
         return encode(self.tokenizer, text)
 
     def _requests(self, prompts: Sequence[str]) -> Rows:
