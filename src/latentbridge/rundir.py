@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,8 +26,11 @@ _PACKAGES = ("torch", "transformers", "diffusers", "peft", "numpy")
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes `path` when the block ends well and vanishes when it does not."""
+def atomic_write(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes `path` when the block ends well and vanishes when it does not.
+
+    Without `replace` what has that name by then stays as it is, and of several writers at once the first one's counts.
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +44,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            with suppress(FileExistsError):
+                os.link(temporary, path)
         _sync(path.parent)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -78,6 +79,36 @@ def test_rows_grow_over_many_blocks_and_forget() -> None:
     best = chosen[np.argsort(-(vectors[chosen].astype(np.float64) @ query[0].astype(np.float64)), kind="stable")[:5]]
     assert rows.search(query, 5, among)[0][0].tolist() == keys[best].tolist()
     assert np.array_equal(rows.take(among), vectors[np.searchsorted(keys, among)])
+
+
+def test_rows_are_searched_while_others_are_forgotten() -> None:
+    """A switch of threads between the two looks of `flatnonzero` once gave places that were no rows at all."""
+    rows, query = Rows(3), unit(np.random.default_rng(5), 1, 3)
+    keys = np.arange(3 * _BLOCK_ROWS)
+    rows.append(keys, np.repeat(query, len(keys), axis=0))
+    done, wrong = threading.Event(), list[object]()
+
+    def search() -> None:
+        try:
+            while not done.is_set():
+                assert (rows.search(query, 7)[0][1] == rows.search(query, 7)[0][1][0]).all()
+        except Exception as error:
+            wrong.append(error)
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    searchers = [threading.Thread(target=search) for _ in range(3)]
+    try:
+        for each in searchers:
+            each.start()
+        for gone in np.random.default_rng(6).permutation(keys)[: 2 * _BLOCK_ROWS].reshape(-1, 16):
+            rows.discard(gone)
+    finally:
+        done.set()
+        for each in searchers:
+            each.join()
+        sys.setswitchinterval(usual)
+    assert not wrong and rows.discarded == 2 * _BLOCK_ROWS
 
 
 def test_queries_are_combined_by_hand() -> None:

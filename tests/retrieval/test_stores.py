@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from hypothesis import strategies as st
 from tests.retrieval.vectors import compass, unit
 
 from latentbridge.errors import UserError
-from latentbridge.retrieval.disk import FILE
+from latentbridge.retrieval import disk
+from latentbridge.retrieval.disk import FILE, DiskIndex
+from latentbridge.retrieval.duplicates import near_duplicates
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.filters import OPERATORS, Condition, hold, parse_condition
 from latentbridge.retrieval.health import LEAST_RECALL, health
@@ -194,6 +198,14 @@ def test_conditions_nobody_can_read_are_refused(text: str) -> None:
         parse_condition(text)
 
 
+@pytest.mark.parametrize(
+    "text", ["width>99999999999999999999", "width=-9223372036854775809", 'kind="\\ud800"', "kind=a\ud800"]
+)
+def test_values_that_no_store_has_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="is compared with"):
+        parse_condition(text)
+
+
 # --- side by side ---
 
 
@@ -292,6 +304,88 @@ def test_a_search_sees_what_another_process_wrote(tmp_path: Path) -> None:
     theirs.add(["there"], query[None])
     for index in (ours, theirs):
         assert [hit.id for hit in index.search(query)[0]] == ["there", "north-east", "east"]
+
+
+@pytest.mark.parametrize("kind", ["exact", "disk", "cells"])
+def test_items_that_are_replaced_are_there_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    index: Index = ExactIndex(3) if kind == "exact" else create_index(tmp_path, 3)
+    pair, others = unit(np.random.default_rng(7), 2, 3), 100 if kind == "cells" else 0
+    index.add(["a", "b"], pair)
+    if others:
+        monkeypatch.setattr(disk, "CELLS_FROM", others)
+        index.add([str(number) for number in range(others)], np.repeat(-pair[:1], others, axis=0))
+        index.refresh()
+    done, wrong = threading.Event(), list[object]()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                assert np.array_equal(index.vectors(["b", "a"]), pair[::-1])
+                assert {hit.id for hit in index.search(pair[0], 2)[0]} == {"a", "b"}
+                assert {hit.id for hit in index.search(pair[0], 2, exact=True)[0]} == {"a", "b"}
+        except Exception as error:
+            wrong.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for _ in range(100):
+        index.add(["a"], pair[:1])
+        index.add(["b"], pair[1:])
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+
+
+def test_what_was_replaced_leaves_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "_WASTE", 20)
+    index = DiskIndex.create(tmp_path, 3)
+    vectors, rows = unit(np.random.default_rng(8), 7, 3), list[int]()
+    for _ in range(30):
+        index.add([str(i) for i in range(7)], vectors)
+        assert [hit.id for hit in index.search(vectors[4], 1)[0]] == ["4"]
+        assert index._view is not None
+        rows.append(len(index._view.rows))
+    assert max(rows) <= 7 + 20 + 7 + 7 and len(rows) == 30
+
+
+def test_an_index_whose_making_was_killed_was_never_there(tmp_path: Path) -> None:
+    code = (
+        "import os, sqlite3, latentbridge.retrieval.item_file as file\n"
+        "file._SCHEMA = (*file._SCHEMA[:3], 'SELECT die()')\n"
+        "connect = sqlite3.connect\n"
+        "def deadly(*all, **named):\n"
+        "    made = connect(*all, **named)\n"
+        "    made.create_function('die', 0, lambda: os.kill(os.getpid(), 9))\n"
+        "    return made\n"
+        "sqlite3.connect = deadly\n"
+        f"from latentbridge.retrieval.disk import DiskIndex; DiskIndex.create(__import__('pathlib').Path({str(tmp_path / 'new')!r}), 3)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert names_in(tmp_path) == []
+    assert len(create_index(tmp_path / "new", 3)) == 0 and names_in(tmp_path) == ["new"]
+
+
+def test_of_several_who_make_an_index_all_have_the_first_ones(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as makers:
+        made = list(makers.map(lambda number: create_index(tmp_path, 3), range(8)))
+    for number, index in enumerate(made):
+        index.add([str(number)], unit(np.random.default_rng(number), 1, 3))
+    assert {len(index) for index in made} == {8} and [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_copies_are_each_in_a_pair(make: Make) -> None:
+    index = make(3)
+    vector = unit(np.random.default_rng(9), 1, 3)
+    names = [f"{number:02d}" for number in range(23)]
+    index.add(names, np.repeat(vector, 23, axis=0))
+    index.add(["other"], -vector)
+    pairs = [(first, second) for first, second, _ in near_duplicates(index, 0.99)]
+    assert {name for pair in pairs for name in pair} == set(names)
+    assert len(set(pairs)) == len(pairs) and all(first < second for first, second in pairs)
 
 
 def test_many_read_while_one_writes(tmp_path: Path) -> None:

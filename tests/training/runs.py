@@ -21,7 +21,7 @@ def run(config: RunConfig, folder: Path, resume: bool = False) -> bytes:
     return (train(config, make_stage(config), folder, resume=resume, progress=False) / "model.safetensors").read_bytes()
 
 
-def run_until(config: RunConfig, folder: Path, last: int) -> None:
+def run_until(config: RunConfig, folder: Path, last: int, resume: bool = False) -> None:
     """A run that is cut off before the batch of step `last`."""
     stage: Any = make_stage(config)
     draw_batch = stage.batch
@@ -33,4 +33,4 @@ def run_until(config: RunConfig, folder: Path, last: int) -> None:
 
     stage.batch = batch
     with pytest.raises(Stopped):
-        train(config, stage, folder, progress=False)
+        train(config, stage, folder, resume=resume, progress=False)

@@ -90,6 +90,16 @@ def test_a_run_without_a_good_checkpoint_starts_over(config: RunConfig, whole: b
     assert run(config, stopped, resume=True) == whole
 
 
+def test_checkpoints_below_damaged_ones_are_kept(config: RunConfig, whole: bytes, stopped: Path):
+    """A run that starts over writes lower numbers than those that are damaged, and may be cut off again."""
+    for file in stopped.glob("checkpoints/*/*.safetensors"):
+        flip(file)
+    run_until(config, stopped, last=3, resume=True)
+    kept = RunDir(stopped)
+    assert newest_good(kept) == kept.checkpoint(2)
+    assert run(config, stopped, resume=True) == whole
+
+
 def test_what_a_killed_writer_left_is_not_taken_for_a_checkpoint(config: RunConfig, whole: bytes, stopped: Path):
     kept = RunDir(stopped)
     kept.checkpoint(6).rename(unfinished(kept.checkpoint(6)))

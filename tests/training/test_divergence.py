@@ -70,6 +70,7 @@ def test_a_loss_that_rises_and_stays_up_is_told_from_what_heals() -> None:
     assert not has_risen([*noisy(29), *[9.0] * 10]), "too few to know what is usual"
     assert has_risen([*noisy(30), *[9.0] * 10])
     assert has_risen([*[-3.0] * 50, *[1.0] * 10]), "from below 0 as well"
+    assert not has_risen([*[0.0] * 50, *[4e-7] * 10]), "as GRPO's are before its first signal"
 
 
 def test_falls_and_slow_rises_are_no_divergence() -> None:

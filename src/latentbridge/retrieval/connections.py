@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from latentbridge.errors import StorageError, UserError
 
-WAIT_S = 30
+_WAIT_S = 30
 """How long one writer waits for another."""
 
 
@@ -68,7 +68,7 @@ class Connections:
     def _open(self, version: _Version | None) -> None:
         how = "mode=rw" if version is None else "mode=ro" if version.logged else "immutable=1"
         address = f"{self.path.absolute().as_uri()}?{how}"
-        connection = sqlite3.connect(address, uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(address, uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA synchronous = FULL")
         self._here.connection, self._here.version = connection, version
         self._all.append(connection)

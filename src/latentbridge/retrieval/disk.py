@@ -8,6 +8,7 @@ whoever writes, and can be made again from it at any time.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ _SAMPLE = 100
 _SPARE = 4
 """Candidates beyond those asked for and a quarter, since 8-bit scores are a little out of order: of 1,000 items that were the
 best ten in their cells, of 100,000 as the shipped model makes them, no 12 candidates missed any (2026-11-24)."""
+
+_WASTE = 8192
+"""Rows that may be kept in memory for nothing; as many more as are kept for something."""
 
 Found = list[tuple[np.ndarray, np.ndarray]]
 """For each query, keys and exact scores, best first."""
@@ -108,9 +112,11 @@ class DiskIndex:
         while True:
             among = self._file.keys(where) if where else None
             found = self._pass(queries, k, among) if exact else self._find(queries, k, among)
+            if found is None:
+                continue
             keys = np.unique(np.concatenate([keys for keys, _ in found])) if found else np.empty(0, np.int64)
             names = self._file.ids_of(keys)
-            if len(names) == len(keys):  # else some were removed while they were looked for
+            if len(names) == len(keys):  # else some were removed while they were looked for, or replaced
                 return [
                     [Hit(names[key], score) for key, score in zip(keys.tolist(), scores.tolist(), strict=True)]
                     for keys, scores in found
@@ -122,8 +128,8 @@ class DiskIndex:
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """See `Index.metadata`."""
-        found = self._file.entries_of(ids)
-        return [json.loads(found[name][1]) if name in found else None for name in ids]
+        found = self._file.metadata_of(ids)
+        return [json.loads(found[name]) if name in found else None for name in ids]
 
     def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
         """See `Index.thumbnails`."""
@@ -132,13 +138,11 @@ class DiskIndex:
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
         """See `Index.vectors`."""
-        found = self._file.entries_of(ids)
+        found = self._file.vectors_of(ids)
         for name in ids:
             if name not in found:
                 raise no_item(name)
-        keys = [found[name][0] for name in ids]
-        there, vectors = self._file.take(keys)
-        return vectors[np.searchsorted(there, keys)]
+        return np.stack([found[name] for name in ids]) if ids else np.empty((0, self.dimension), np.float32)
 
     def refresh(self) -> None:
         """See `Index.refresh`: make or extend the cells where enough has changed to be worth it."""
@@ -196,44 +200,53 @@ class DiskIndex:
     def _follow(self) -> _View:
         """What searches look through, brought up to the last commit."""
         with self._following:
-            now = self._file.state()
             view = self._view
-            if view is None or view.followed.compactions != now.compactions:
-                loaded = Cells.load(self.folder)
-                start = State(loaded.last_key if loaded else 0, 0, now.compactions)
-                view = self._view = _View(start, Rows(self.dimension), loaded)
-            done = view.followed
-            if now != done:
-                for keys, vectors in self._file.rows(done.last_key, now.last_key):
-                    view.rows.append(keys, vectors)
-                gone = self._file.removed(done.last_removal, now.last_removal)
-                view.rows.discard(gone)
-                if view.cells and (gone <= view.cells.last_key).any():
-                    view.removed = np.union1d(view.removed, gone[gone <= view.cells.last_key])
-                    view.left = view.cells.selection(without=view.removed)
-                view.followed = now
-            return view
+            if view is not None and view.followed == self._file.state():
+                return view
+            self._view = None  # until it is whole again, whatever may fail
+            with self._file.one_commit():
+                self._view = self._brought_up(view)
+            return self._view
 
-    def _find(self, queries: np.ndarray, k: int, among: np.ndarray | None) -> Found:
-        """The best keys as quickly as the index can."""
+    def _brought_up(self, view: _View | None) -> _View:
+        """The view, or a new one, as of the commit that the file is being read at."""
+        now = self._file.state()
+        if view is None or view.followed.compactions != now.compactions or _is_wasteful(view.rows):
+            loaded = Cells.load(self.folder)
+            start = State(loaded.last_key if loaded else 0, 0, now.compactions)
+            view = _View(start, Rows(self.dimension), loaded)
+        for keys, vectors in self._file.rows(view.followed.last_key, now.last_key):
+            view.rows.append(keys, vectors)
+        gone = self._file.removed(view.followed.last_removal, now.last_removal)
+        view.rows.discard(gone)
+        if view.cells and (gone <= view.cells.last_key).any():
+            view.removed = np.union1d(view.removed, gone[gone <= view.cells.last_key])
+            view.left = view.cells.selection(without=view.removed)
+        view.followed = now
+        return view
+
+    def _find(self, queries: np.ndarray, k: int, among: np.ndarray | None) -> Found | None:
+        """The best keys as quickly as the index can; None where some were removed while they were looked for, or replaced."""
         view = self._follow()
         if view.cells is None:
             return view.rows.search(queries, k, among)
         if among is not None and len(among) <= _FEW:
             few = Rows(self.dimension)
             few.append(*self._file.take(among))
-            return few.search(queries, k)
+            return few.search(queries, k) if len(few) == len(among) else None
         chosen = view.left if among is None else view.cells.selection(among)
         return self._rescored(view.cells, queries, k, chosen, view.rows.search(queries, k, among))
 
-    def _rescored(self, built: Cells, queries: np.ndarray, k: int, chosen: Selection | None, late: Found) -> Found:
-        """The best of the cells' candidates and of what came after them, by their exact scores."""
+    def _rescored(
+        self, built: Cells, queries: np.ndarray, k: int, chosen: Selection | None, late: Found
+    ) -> Found | None:
+        """The best of the cells' candidates and of what came after them, by their exact scores; None as for `_find`."""
         near = built.candidates(queries, k + k // 4 + _SPARE, chosen)
         wanted = [np.sort(np.append(row[row >= 0], keys)) for row, (keys, _) in zip(near, late, strict=True)]
         asked = np.unique(np.concatenate(wanted))
         there, vectors = self._file.take(asked)
-        if len(there) < len(asked):  # some were removed while they were looked for
-            wanted = [np.intersect1d(keys, there, assume_unique=True) for keys in wanted]
+        if len(there) < len(asked):
+            return None
         return [
             best_of(query, keys, vectors[np.searchsorted(there, keys)], k)
             for query, keys in zip(queries, wanted, strict=True)
@@ -242,7 +255,7 @@ class DiskIndex:
     def _pass(self, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> Found:
         """The best keys after a look at every item, some thousands of which are in memory at a time."""
         best: Found = [(np.empty(0, np.int64), np.empty(0)) for _ in queries]
-        for keys, vectors in self._file.rows(0, self._file.state().last_key):
+        for keys, vectors in self._file.rows(0, sys.maxsize):  # to the very end, where what is replaced meanwhile goes
             part = Rows(self.dimension)
             part.append(keys, vectors)
             for row, found in enumerate(part.search(queries, k, among)):
@@ -260,7 +273,10 @@ class DiskIndex:
 
         def good() -> bool:
             found = self._rescored(built, queries, 10, chosen, none)
-            return recall_of([scores for _, scores in found], [scores for _, scores in best]) >= _RECALL
+            return (
+                found is not None
+                and recall_of([scores for _, scores in found], [scores for _, scores in best]) >= _RECALL
+            )
 
         built.settle(good)
 
@@ -268,3 +284,8 @@ class DiskIndex:
         """float32 [n, dimension]: at most so many vectors from anywhere."""
         keys = self._file.keys()
         return self._file.take(np.sort(numpy_rng(0, "index sample").permutation(keys)[:count]))[1]
+
+
+def _is_wasteful(rows: Rows) -> bool:
+    """Whether rows that were replaced or removed take so much room that reading the others anew is worth it."""
+    return rows.discarded > _WASTE + len(rows) - rows.discarded

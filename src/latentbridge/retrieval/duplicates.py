@@ -19,9 +19,14 @@ def near_duplicates(index: Index, least: float, where: Sequence[Condition] = ())
     Ten neighbours of each item are looked at: of more copies than that, each is in a pair, but not with every other.
     """
     place = {name: number for number, name in enumerate(index.ids(where))}
-    names = iter(list(place))
-    while batch := list(islice(names, _BATCH)):
+    names, told = list(place), set[tuple[int, int]]()
+    waiting = iter(names)
+    while batch := list(islice(waiting, _BATCH)):
         for name, hits in zip(batch, index.search(index.vectors(batch), _NEAREST, where), strict=True):
             for hit in hits:
-                if hit.score >= least and place.get(hit.id, -1) > place[name]:
-                    yield name, hit.id, hit.score
+                if hit.score < least or hit.id == name or hit.id not in place:
+                    continue
+                pair = min(place[name], place[hit.id]), max(place[name], place[hit.id])
+                if pair not in told:  # the other may not have seen this one among its own nearest
+                    told.add(pair)
+                    yield names[pair[0]], names[pair[1]], hit.score

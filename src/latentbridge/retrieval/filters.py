@@ -25,6 +25,8 @@ OPERATORS = {
     "<": operator.lt,
     ">": operator.gt,
 }
+_PAST_WHOLE = 1 << 63
+"""The first whole number that databases do not have."""
 _WRITTEN = re.compile(r"\s*([\w.-]+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 
 
@@ -44,6 +46,12 @@ class Condition:
             raise UserError(f"{self.operator!r} compares nothing; use one of {' '.join(OPERATORS)}.")
         if kind_of(self.value) is None:
             raise UserError(f"{self.field} is compared with a text, a number, true or false, not with {self.value!r}.")
+        if isinstance(self.value, int) and not -_PAST_WHOLE <= self.value < _PAST_WHOLE:
+            raise UserError(f"{self.field} is compared with {self.value}, and 64 bits are the most; write it as 1e20.")
+        if isinstance(self.value, str) and any("\ud800" <= sign <= "\udfff" for sign in self.value):
+            raise UserError(
+                f"{self.field} is compared with {self.value!r}, which is no text; leave half characters out."
+            )
 
 
 def parse_condition(text: str) -> Condition:

@@ -10,15 +10,16 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from latentbridge.errors import StorageError, UserError
-from latentbridge.retrieval.connections import WAIT_S, Connections, told
+from latentbridge.errors import UserError
+from latentbridge.retrieval.connections import Connections, told
 from latentbridge.retrieval.filters import Condition, Plain, kind_of
+from latentbridge.rundir import atomic_write
 
 _FORMAT = "3"
 _READ_ROWS = 8192
@@ -66,25 +67,15 @@ class ItemFile:
     @classmethod
     def create(cls, path: Path, dimension: int, maker: str) -> ItemFile:
         """A new, empty file; where several make it at once, all open the first one's."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"Cannot write to {path.parent} ({error.strerror}); choose a folder you may write to."
-            ) from error
-        with told(path):
-            connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("BEGIN IMMEDIATE")
-                if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    for statement in _SCHEMA:
-                        connection.execute(statement)
-                    values = {"format": _FORMAT, "dimension": str(dimension), "maker": maker, "compactions": "0"}
-                    connection.executemany("INSERT INTO settings VALUES (?, ?)", values.items())
-                connection.execute("COMMIT")
-            finally:
-                connection.close()
+        if path.exists():
+            return cls(path)
+        with atomic_write(path, replace=False) as new, told(path), closing(sqlite3.connect(new)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            values = {"format": _FORMAT, "dimension": str(dimension), "maker": maker, "compactions": "0"}
+            connection.executemany("INSERT INTO settings VALUES (?, ?)", values.items())
+            connection.commit()
         return cls(path)
 
     def __len__(self) -> int:
@@ -98,6 +89,17 @@ class ItemFile:
             " (SELECT value FROM settings WHERE name = 'compactions')"
         )[0]
         return State(*map(int, row))
+
+    @contextmanager
+    def one_commit(self) -> Iterator[None]:
+        """What this thread asks in the block is all answered as of one commit, whatever others write meanwhile."""
+        with told(self.path):
+            self.connections.own().execute("BEGIN")
+            try:
+                yield
+            finally:
+                if (connection := self.connections.own()).in_transaction:
+                    connection.execute("ROLLBACK")
 
     def put(
         self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[str], thumbnails: Sequence[bytes | None]
@@ -157,10 +159,17 @@ class ItemFile:
             self._ask("SELECT key, id FROM items WHERE key IN (SELECT value FROM json_each(?))", (_listed(keys),))
         )
 
-    def entries_of(self, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
-        """Key and metadata, a JSON text, of those of the items that there are."""
-        asked = "SELECT id, key, metadata FROM items WHERE id IN (SELECT value FROM json_each(?))"
-        return {name: (key, entry) for name, key, entry in self._ask(asked, (json.dumps(list(ids)),))}
+    def metadata_of(self, ids: Sequence[str]) -> dict[str, str]:
+        """The metadata, a JSON text, of those of the items that there are."""
+        asked = "SELECT id, metadata FROM items WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self._ask(asked, (json.dumps(list(ids)),)))
+
+    def vectors_of(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """The vectors, float32 [dimension], of those of the items that there are."""
+        asked = "SELECT id, vector FROM items JOIN vectors USING (key) WHERE id IN (SELECT value FROM json_each(?))"
+        found = self._ask(asked, (json.dumps(list(ids)),))
+        _, vectors = self._arrays([(place, vector) for place, (_, vector) in enumerate(found)])
+        return {name: vector for (name, _), vector in zip(found, vectors, strict=True)}
 
     def thumbnails_of(self, ids: Sequence[str]) -> dict[str, bytes]:
         """The small pictures of those of the items that have one."""

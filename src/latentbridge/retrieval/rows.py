@@ -22,13 +22,19 @@ _GROUP = 64
 class Rows:
     """Unit vectors under whole numbers, which only ever grow.
 
-    One thread may append and discard while others search: a search sees an append wholly or not at all.
+    One thread may append and discard while others search: a search sees an append wholly or not at all, and where rows were
+    appended in place of others that were then discarded, at least one of the two.
     """
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
         self._blocks: list[_Block] = []
         self._count = 0
+        self.discarded = 0
+        """Rows that take room and are never found again."""
+
+    def __len__(self) -> int:
+        return self._count
 
     def append(self, keys: np.ndarray, vectors: np.ndarray) -> None:
         """Take in vectors, float32 [n, dimension], under keys, int64 [n], that are larger than all before."""
@@ -41,6 +47,7 @@ class Rows:
     def discard(self, keys: np.ndarray) -> None:
         """Never find these again."""
         for block, places in self._places(np.sort(keys)):
+            self.discarded += int(np.count_nonzero(block.alive[places]))
             block.alive[places] = False
 
     def search(
@@ -82,9 +89,10 @@ class Rows:
 
     def _filled(self) -> Iterator[tuple[_Block, int]]:
         """Every block and how many rows of it count."""
-        count = self._count
-        for number in range(-(-count // _BLOCK_ROWS)):
-            yield self._blocks[number], min(_BLOCK_ROWS, count - number * _BLOCK_ROWS)
+        number = 0
+        while number * _BLOCK_ROWS < self._count:  # which may grow meanwhile
+            yield self._blocks[number], min(_BLOCK_ROWS, self._count - number * _BLOCK_ROWS)
+            number += 1
 
     def _places(self, keys: np.ndarray) -> Iterator[tuple[_Block, np.ndarray]]:
         """Where sorted keys stand, block by block; keys that are nowhere are passed over."""
@@ -100,8 +108,12 @@ class Rows:
             places = ((block, found[block.alive[found]]) for block, found in self._places(among))
             yield from ((block, found) for block, found in places if len(found))
             return
-        for block, used in self._filled():
-            places = np.flatnonzero(block.alive[:used])  # looked at once: another thread may discard meanwhile
+        for number, (block, _) in enumerate(self._filled()):
+            # Who lives is noted before how many there are, and both block by block: a row that takes the place of one that was
+            # gone by then is further on, and so is seen. flatnonzero itself looks twice, between which others may go.
+            alive = block.alive.copy()
+            used = min(_BLOCK_ROWS, self._count - number * _BLOCK_ROWS)
+            places = np.flatnonzero(alive[:used])
             if len(places):
                 yield block, places if len(places) < used else slice(used)
 

@@ -30,7 +30,7 @@ _KEPT = 2
 def save_checkpoint(
     run: RunDir, step: int, objective: nn.Module, optimizers: list[torch.optim.Optimizer], average: Average
 ) -> None:
-    """Write what the steps after `step` depend on, and take away all but the two newest; every rank calls it.
+    """Write what the steps after `step` depend on, and take away all before it but the newest; every rank calls it.
 
     Raises UserError where it cannot be written; the checkpoints before it stand.
     """
@@ -43,7 +43,10 @@ def save_checkpoint(
             digests = {file.name: file_digest(file) for file in sorted(staging.glob("*.safetensors"))}
             write_json(staging / "state.json", {"step": step, "sha256": digests})
     if leads():
-        for old in run.checkpoints()[_KEPT:]:
+        upto = [
+            other for other in run.checkpoints() if other <= folder
+        ]  # what lies beyond is damaged, for the run came back
+        for old in upto[_KEPT:]:
             (old / "state.json").unlink()
             shutil.rmtree(old)
 

@@ -41,8 +41,8 @@ class Usual(NamedTuple):
     of one sign must double to be far off, however still it lay."""
 
     def distance(self, value: float) -> float:
-        """How many deviations a value stands above."""
-        return (value - self.median) / max(self.deviation, 1e-12)
+        """How many deviations a value stands above; 0 where all were 0, which tells nothing of what is usual."""
+        return (value - self.median) / self.deviation if self.deviation else 0.0
 
 
 def usual(losses: Sequence[float]) -> Usual:

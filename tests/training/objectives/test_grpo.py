@@ -20,6 +20,12 @@ def test_advantages_are_within_the_group():
     assert found[1].tolist() == [0] * 5, "a group of equals teaches nothing"
 
 
+@pytest.mark.parametrize("reward", [2.1, 0.1, 1.0, 0.7])
+@pytest.mark.parametrize("count", [2, 3, 5, 7, 8, 16])
+def test_equals_have_no_advantage_however_their_mean_rounds(reward: float, count: int):
+    assert group_advantages(torch.full((3, count), reward)).tolist() == [[0.0] * count] * 3
+
+
 def test_a_fresh_batch_has_the_gradient_of_policy_gradients():
     logs = LOGS.clone().requires_grad_()
     found = grpo_loss(logs, LOGS, ADVANTAGES, MASK, clip=0.2)

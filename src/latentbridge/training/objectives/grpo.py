@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _LEAST_SPREAD = 1e-4
-"""Added to a group's standard deviation, so that a group of equals has advantage 0."""
+"""Added to a group's standard deviation, so that rewards that hardly differ do not count as if they did."""
 
 
 class GrpoLoss(NamedTuple):
@@ -24,10 +24,12 @@ class GrpoLoss(NamedTuple):
 def group_advantages(rewards: Tensor) -> Tensor:
     """How much better each reply is than its group, in the group's standard deviations: [b g] -> [b g].
 
-    Source: section 4.1.2, A = (r - mean(r)) / std(r), here the sample's standard deviation.
+    Source: section 4.1.2, A = (r - mean(r)) / std(r), here the sample's standard deviation. A group of equals has advantage 0,
+    whose mean may round to another number than they are.
     """
+    equal = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
     mean, spread = rewards.mean(dim=1, keepdim=True), rewards.std(dim=1, keepdim=True)
-    return (rewards - mean) / (spread + _LEAST_SPREAD)
+    return ((rewards - mean) / (spread + _LEAST_SPREAD)).masked_fill(equal, 0.0)
 
 
 def grpo_loss(
