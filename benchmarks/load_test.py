@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import base64
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -158,6 +159,10 @@ def main() -> None:
     parser.add_argument("--key", default="none")
     parser.add_argument("--pid", type=int, help="the server's process on this machine, to watch its memory")
     given = parser.parse_args()
+    try:
+        httpx.get(f"{given.url}/healthz", timeout=10).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        sys.exit(f"No server answers at {given.url} ({error}); start one with `latentbridge serve`.")
     load = put_load(
         given.url, mixed_requests(given.steps), given.concurrency, seconds=given.seconds, key=given.key, pid=given.pid
     )

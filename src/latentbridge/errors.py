@@ -14,6 +14,10 @@ class StorageError(UserError):
     """A disk or folder that does not take what is written: no fault of what was under way, which can go on afterwards."""
 
 
+class Unreachable(StorageError):
+    """A store elsewhere that does not answer, for now."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among `known`, with the nearest one suggested."""
     names = sorted(known)

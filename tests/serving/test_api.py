@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -23,10 +24,12 @@ from tests.serving.server import Server, running
 from latentbridge.data.pictures import PLACES, thumbnail
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
+from latentbridge.errors import StorageError, Unreachable
 from latentbridge.evaluation.loopback import loopback
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.omnibridge.model import Model
-from latentbridge.retrieval.stores import open_index
+from latentbridge.retrieval.disk import FILE
+from latentbridge.retrieval.stores import create_index, open_index
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
 from latentbridge.serving.guard.limits import Limits
@@ -99,6 +102,104 @@ def test_what_was_added_is_shown_by_a_thumbnail_that_the_index_keeps(web: httpx.
 def test_a_path_names_no_index(web: httpx.Client, name: str):
     assert web.post("/v1/index", json={"name": name}).status_code == 400
     assert web.post("/v1/search", json={"index": name, "query": "a star"}).status_code == 400
+
+
+def test_indexes_that_cannot_be_used_are_left_out_and_say_nothing_of_the_server(web: httpx.Client, shelf: Path):
+    create_index(shelf / "foreign", 3, "another model").close()
+    (shelf / "broken").mkdir()
+    (shelf / "broken" / FILE).write_bytes(b"no database at all, whatever its name says")
+    try:
+        listed = web.get("/v1/index")
+        assert listed.status_code == 200 and not {"foreign", "broken"} & {card["id"] for card in listed.json()["data"]}
+        for name in ("foreign", "broken"):
+            answer = web.post("/v1/search", json={"index": name, "query": "a star"})
+            assert answer.status_code == 400 and answer.json()["error"]["code"] == "index_unusable"
+            assert str(shelf) not in answer.text
+    finally:
+        shutil.rmtree(shelf / "foreign")
+        shutil.rmtree(shelf / "broken")
+
+
+def test_clients_make_so_many_indexes(served_model: Model, tmp_path: Path):
+    app = create_app(served_model, Settings(indexes=tmp_path, max_indexes=2))
+    with running(app, Limits()) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as few:
+        made = [few.post("/v1/index", json={"name": name}).status_code for name in ("a", "b", "c", "b")]
+    assert made == [201, 201, 409, 409] and sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_store_that_fails_is_no_fault_of_the_clients_and_stays_in_the_log(
+    web: httpx.Client, shelf: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for error, status in (
+        (Unreachable("postgres://ada@10.0.0.1 is down"), 503),
+        (StorageError("/private is full"), 507),
+    ):
+
+        def fail(place: Any, error: Exception = error) -> list[str]:
+            raise error
+
+        monkeypatch.setattr("latentbridge.serving.shelf.names_in", fail)
+        answer = web.get("/v1/index")
+        assert answer.status_code == status and str(error) not in answer.text
+
+
+def test_hits_bring_thumbnails_where_asked(web: httpx.Client):
+    web.post("/v1/index", json={"name": "small"})
+    picture = np.full((50, 50, 3), (10, 200, 30), np.uint8)
+    items = [{"id": "green", "image": url_of(png_of(picture))}]
+    web.post("/v1/index/small/items", json={"items": items})
+    asked = {"index": "small", "query": "green"}
+    (hit,) = web.post("/v1/search", json=asked).json()["data"]
+    assert hit["thumbnail"] is None
+    (hit,) = web.post("/v1/search", json=asked | {"thumbnails": True}).json()["data"]
+    kind, _, body = hit["thumbnail"].partition(",")
+    small = np.asarray(Image.open(BytesIO(base64.b64decode(body))).convert("RGB")).astype(int)
+    assert kind == "data:image/webp;base64" and abs(small[96, 96] - (10, 200, 30)).max() < 8
+
+
+FAULTS: dict[str, tuple[str, Any, str]] = {
+    "no part": ("/v1/search", {"index": "mine", "query": []}, "query"),
+    "a heavy part": ("/v1/search", {"index": "mine", "query": [{"text": "x", "weight": 1e300}]}, "query.0.weight"),
+    "an input of nothing": ("/v1/embeddings", {"input": [{"x": 1}]}, "input.0"),
+    "five stops": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "x"}], "stop": ["a", "b", "c", "d", "e"]},
+        "stop",
+    ),
+    "an image without an address": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        "messages.0.content.0.image_url",
+    ),
+    "an unknown name": ("/v1/search", {"index": "mine", "query": "x", "K": 3}, "K"),
+    "a text for a number": ("/v1/search", {"index": "mine", "query": "x", "k": "many"}, "k"),
+}
+
+
+@pytest.mark.parametrize(("path", "asked", "param"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_told_by_where_it_is(web: httpx.Client, path: str, asked: Any, param: str):
+    answer = web.post(path, json=asked)
+    told = answer.json()["error"]
+    assert answer.status_code == 400 and told["param"].startswith(param), told
+    assert told["message"].startswith(told["param"]) and "valid string" not in told["message"], told
+
+
+def test_a_body_of_another_kind_is_told_of_its_header(web: httpx.Client):
+    answer = web.post("/v1/search", content=b"{}", headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert answer.status_code == 400 and "Content-Type: application/json" in answer.json()["error"]["message"]
+
+
+def test_edits_refuse_names_that_nobody_knows(web: httpx.Client, scene_picture: Picture):
+    form, file = {"prompt": "make it red", "sead": "7"}, {"image": ("a.png", png_of(scene_picture))}
+    answer = web.post("/v1/images/edits", data=form, files=file)
+    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("sead")
+    answer = web.post("/v1/images/edits", data={"prompt": "make it red", "image": "a.png"})
+    assert answer.json()["error"]["message"] == "image: Input should be a file"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_may_ask_for_the_head_alone(web: httpx.Client, path: str):
+    assert web.head(path).status_code == 200
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -269,9 +269,15 @@ def conditions_of(where: list[str] | None) -> list[Condition]:
 
 
 def _fields(written: list[str] | None) -> dict[str, Any]:
+    from latentbridge.retrieval.filters import parse_condition
+
     found = {}
-    for text, condition in zip(written or [], conditions_of(written), strict=True):
-        if condition.operator != "=":
+    for text in written or []:
+        try:
+            condition = parse_condition(text)
+        except UserError:
+            condition = None
+        if condition is None or condition.operator != "=":
             raise UserError(f"--field {text} says nothing to store; write it like owner=anna.")
         found[condition.field] = condition.value
     return found

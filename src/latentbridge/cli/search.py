@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,11 +108,15 @@ def search(
     else:
         for hit in hits:
             print(f"{hit.score:.3f}  {hit.id}")
+        if not hits:
+            print("Nothing was found.", file=sys.stderr)
 
 
 def _weighed(text: str, weight: float) -> tuple[str, float]:
     """Words and the weight after their last colon, if there is one."""
-    if written := re.fullmatch(r"(.*):\s*(\d+\.?\d*|\.\d+)\s*", text, re.DOTALL):
+    if written := re.fullmatch(
+        r"(.*):\s*((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf)\s*", text, re.DOTALL | re.IGNORECASE
+    ):
         text, weight = written[1], float(written[2])
     if not 0 < weight <= _MAX_WEIGHT:
         raise UserError(f"The weight of {text!r} is out of range; give a number above 0 and up to {_MAX_WEIGHT:.0f}.")

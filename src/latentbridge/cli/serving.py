@@ -88,6 +88,8 @@ def serve(
 
         if ui:
             from latentbridge.serving.ui.page import add_page
+    _check_indexes(indexes)
+    fetching = Fetching(hosts=tuple(fetch or ()))
     rates = Rates(parse_allowances(limit or [], (*KINDS.values(), OTHER)))
     check_free(host, port)
     from latentbridge.models.checkpoint import load
@@ -100,7 +102,7 @@ def serve(
         max_requests=max_requests,
         request_timeout_s=timeout_s,
     )
-    limits, fetching = Limits(), Fetching(hosts=tuple(fetch or ()))
+    limits = Limits()
     app = create_app(load(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
     if ui:
         add_page(app, rates)
@@ -126,6 +128,7 @@ def mcp(
     _be_strict()
     if out is not None:
         check_folder(out)
+    _check_indexes(indexes)
     with _needed("serve"):
         from latentbridge.serving.api import create_app
         from latentbridge.serving.tools import serve_stdio
@@ -134,6 +137,14 @@ def mcp(
     from latentbridge.models.checkpoint import load
 
     asyncio.run(serve_stdio(create_app(load(model), Settings(_last_name(model), model, indexes=indexes)), out))
+
+
+def _check_indexes(shelf: str | None) -> None:
+    """Before a model is loaded for them."""
+    if shelf is not None:
+        from latentbridge.retrieval.stores import check_shelf
+
+        check_shelf(shelf)
 
 
 def _be_strict() -> None:

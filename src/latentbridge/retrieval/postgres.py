@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from latentbridge.errors import StorageError, UserError
+from latentbridge.errors import Unreachable, UserError
 from latentbridge.retrieval.filters import OPERATORS, Condition, kind_of
 from latentbridge.retrieval.items import check_name, checked_items, checked_queries, checked_thumbnails, no_item, shown
 from latentbridge.retrieval.rows import best_of
@@ -282,7 +282,7 @@ def _told(server: str) -> Iterator[None]:
         yield
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
-        raise StorageError(f"{shown(server)} does not answer ({reason}); start it, or check the address.") from error
+        raise Unreachable(f"{shown(server)} does not answer ({reason}); start it, or check the address.") from error
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
         raise UserError(

@@ -35,6 +35,13 @@ def create_index(address: str | Path, dimension: int, maker: str = "") -> Index:
     return index
 
 
+def check_shelf(shelf: str | Path) -> None:
+    """Refuses a place that can hold no indexes: a file, an unknown kind of database, one that does not answer."""
+    if not _elsewhere(shelf) and Path(shelf).exists() and not Path(shelf).is_dir():
+        raise UserError(f"{shelf} is no folder; give one for indexes, or postgres://host/database.")
+    names_in(shelf)
+
+
 def names_in(shelf: str | Path) -> list[str]:
     """The names of the indexes side by side in a folder, or in a database (postgres://host/database)."""
     if not _elsewhere(shelf):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import Any
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import latentbridge
-from latentbridge.errors import StorageError, UserError
+from latentbridge.errors import StorageError, Unreachable, UserError
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.serving.documented import documented
 from latentbridge.serving.engine.engine import Busy, Closing, Engine
@@ -31,6 +32,8 @@ from latentbridge.serving.settings import Settings
 from latentbridge.serving.shelf import Shelf
 from latentbridge.serving.tools import Tools, http_route
 
+_log = logging.getLogger(__name__)
+
 
 def create_app(
     model: Model,
@@ -46,7 +49,7 @@ def create_app(
     `app.state.service` is what routes share. What stands before them all is `Guard`, and `Counted` sees its refusals too.
     """
     settings, limits, metrics = settings or Settings(), limits or Limits(), Metrics()
-    shelf = Shelf(settings.indexes, model)
+    shelf = Shelf(settings.indexes, model, settings.max_indexes)
     service = Service(Engine(model, settings, metrics), settings, fetching or Fetching(), shelf)
 
     @asynccontextmanager
@@ -96,17 +99,45 @@ async def _refused(_: Request, error: Any) -> JSONResponse:
 
 
 async def _user_error(_: Request, error: Exception) -> JSONResponse:
-    status = 507 if isinstance(error, StorageError) else 400
-    return JSONResponse(error_document(status, str(error)), status)
+    return JSONResponse(error_document(400, str(error)), 400)
+
+
+async def _not_kept(_: Request, error: StorageError) -> JSONResponse:
+    """What is wrong with a store tells where it is, which is for the log."""
+    _log.error("%s", error)
+    if isinstance(error, Unreachable):
+        return Refusal(
+            503, "The store of the indexes does not answer; ask again later.", "store_unreachable"
+        ).response()
+    return Refusal(
+        507, "The server cannot write to its disk, as its log tells; nothing was changed.", "disk"
+    ).response()
 
 
 async def _invalid(_: Request, error: Any) -> JSONResponse:
-    """The first thing pydantic found, by the name of its field; what was sent is not repeated."""
-    found = error.errors()[0]
-    param = ".".join(str(part) for part in found["loc"] if part != "body") or None
-    param = param and param[:100]
-    message = f"{param}: {found['msg']}" if param else found["msg"]
-    return JSONResponse(error_document(400, message, found["type"], param), 400)
+    """What pydantic found, by the name of its field; what was sent is not repeated.
+
+    Of a field that may be one thing or another, it finds fault with both: what tells most is what fails deepest, and by
+    more than its type.
+    """
+    found = max(error.errors(), key=lambda each: (not each["type"].endswith("_type"), len(each["loc"])))
+    param = ".".join(_path_of(found, error.body))[:100] or None
+    message = "Input should be a file" if "UploadFile" in found["msg"] else found["msg"]
+    if param is None and found["type"] == "model_attributes_type":
+        message = "The body is no JSON object; send one, with Content-Type: application/json."
+    return JSONResponse(error_document(400, f"{param}: {message}" if param else message, found["type"], param), 400)
+
+
+def _path_of(found: dict[str, Any], body: Any) -> Iterator[str]:
+    """The names that lead to a fault in what was sent, without pydantic's own for the things a field may be."""
+    names = [name for name in found["loc"] if name != "body"]
+    for place, name in enumerate(names):
+        try:
+            body = None if body is None else body[name]
+        except (KeyError, IndexError, TypeError):
+            if found["type"] != "missing" or place < len(names) - 1:
+                continue
+        yield str(name)
 
 
 async def _http(_: Request, error: Any) -> JSONResponse:
@@ -132,6 +163,7 @@ async def _unexpected(_: Request, error: Exception) -> JSONResponse:
 
 _ANSWERS: dict[type[Exception], Callable[[Request, Any], Awaitable[JSONResponse]]] = {
     Refusal: _refused,
+    StorageError: _not_kept,
     UserError: _user_error,
     RequestValidationError: _invalid,
     HTTPException: _http,

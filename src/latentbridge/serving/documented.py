@@ -21,14 +21,16 @@ _MEANINGS = {
     429: "Too many requests; Retry-After says when to come back.",
     431: "The headers are too large.",
     500: "Something went wrong in the server.",
-    503: "The server is shutting down.",
-    507: "The disk of the server is full.",
+    503: "The server is shutting down, or the store of its indexes does not answer.",
+    507: "The server cannot write to its disk.",
 }
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": meaning} for status, meaning in _MEANINGS.items()
 }
-TAKEN: dict[int | str, dict[str, Any]] = {409: {"model": ErrorAnswer, "description": "The name is taken."}}
+TAKEN: dict[int | str, dict[str, Any]] = {
+    409: {"model": ErrorAnswer, "description": "The name is taken, or there are too many."}
+}
 
 
 def documented(app: FastAPI) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 
 import uvicorn
@@ -11,6 +12,9 @@ from fastapi import FastAPI
 from latentbridge.errors import UserError
 from latentbridge.serving.guard.deadline import protocol_with_deadline
 from latentbridge.serving.guard.limits import Limits, WithoutQueries
+
+_FILES = 65_536
+"""Open at a time, where the system lets us: connections and indexes hold some each."""
 
 
 def check_free(host: str, port: int) -> None:
@@ -32,5 +36,7 @@ def listen(app: FastAPI, host: str, port: int, limits: Limits) -> None:
         h11_max_incomplete_event_size=limits.header_bytes,
         server_header=False,
     )
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, min(most, _FILES)), most))
     logging.getLogger("uvicorn.access").addFilter(WithoutQueries())
     uvicorn.Server(config).run()

@@ -88,12 +88,14 @@ class SearchRequest(AnyRequest):
     where: list[Annotated[str, Field(max_length=200)]] = Field(
         default=[], max_length=16, description="Conditions on metadata, such as kind=photo or width>=640."
     )
+    thumbnails: bool = Field(default=False, description="Whether each hit brings a small picture.")
 
 
 class FoundItem(BaseModel):
     id: str
     score: float = Field(description="Cosine similarity to the query.")
     metadata: dict[str, JsonValue]
+    thumbnail: str | None = Field(default=None, description="A data URL of a small square, where asked for.")
 
 
 class SearchAnswer(BaseModel):

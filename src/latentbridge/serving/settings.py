@@ -43,3 +43,5 @@ class Settings:
     """Of a walk through words and pictures."""
     max_hits: int = 100
     """Returned by one search."""
+    max_indexes: int = 64
+    """Made by clients; each that is open holds some files."""

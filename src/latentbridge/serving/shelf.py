@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
 
-from latentbridge.errors import UserError
+from latentbridge.errors import StorageError, UserError
 from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.retrieval.index import Index
@@ -14,13 +15,16 @@ from latentbridge.retrieval.stores import address_in, create_index, names_in, op
 from latentbridge.search import check_maker
 from latentbridge.serving.refusals import Refusal
 
+_log = logging.getLogger(__name__)
+
 
 class Shelf:
     """Indexes of the vectors of one model, opened when first asked for; threads may share it."""
 
-    def __init__(self, place: str | Path | None, model: Model):
+    def __init__(self, place: str | Path | None, model: Model, most: int):
         self._place = place
         self._model = model
+        self._most = most
         self._lock = threading.Lock()
         self._open: dict[str, Index] = {}
 
@@ -29,22 +33,32 @@ class Shelf:
         return [] if self._place is None else names_in(self._place)
 
     def index(self, name: str) -> Index:
-        """An index that is there; raises a 404 where none is."""
+        """An index that is there; raises a 404 where none is, and a 400 where it cannot be used, as the log then tells."""
         check_name(name)
         with self._lock:
             if name not in self._open:
                 if name not in self.names():
                     raise Refusal(404, f"There is no index {name!r}; POST /v1/index makes one.", "index_not_found")
-                index = open_index(self._address(name))
-                check_maker(self._model, index, name)
-                self._open[name] = index
+                try:
+                    self._open[name] = self._opened(name)
+                except StorageError:
+                    raise
+                except UserError as error:
+                    _log.warning("The index %s cannot be used: %s", name, error)
+                    told = f"The index {name!r} cannot be used with this model; the server's log tells why."
+                    raise Refusal(400, told, "index_unusable") from None
             return self._open[name]
 
     def create(self, name: str) -> Index:
         """A new index; raises a 409 where the name is taken."""
         with self._lock:
-            if name in self.names():
+            there = self.names()
+            if name in there:
                 raise Refusal(409, f"There is an index {name!r} already; choose another name.", "index_exists")
+            if len(there) >= self._most:
+                raise Refusal(
+                    409, f"The server keeps {self._most} indexes at most; use one of them.", "too_many_indexes"
+                )
             place = self._address(name)
             self._open[name] = create_index(place, self._model.embedding_size, fingerprint(self._model))
             return self._open[name]
@@ -55,6 +69,15 @@ class Shelf:
             for index in self._open.values():
                 index.close()
             self._open.clear()
+
+    def _opened(self, name: str) -> Index:
+        index = open_index(self._address(name))
+        try:
+            check_maker(self._model, index, name)
+        except UserError:
+            index.close()
+            raise
+        return index
 
     def _address(self, name: str) -> str | Path:
         if self._place is None:

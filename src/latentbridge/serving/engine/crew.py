@@ -103,8 +103,11 @@ class Crew:
         self.hands.remove(hand)
         self._unready += not hand.is_ready
         if self._unready < _TRIES:
-            self._hire_process()
-        elif not self.hands:
+            try:
+                self._hire_process()
+            except OSError as error:
+                _log.error("No worker can be started in its place (%s).", error)
+        if not self.hands:
             self._hire_thread()
         self._changed(hand.replies | hand.batch)
 

@@ -80,7 +80,7 @@ class Engine:
         self._crew = Crew(model, settings, metrics, self._told, self._begin_again)
         self._closing = False
         self._done = asyncio.Event()
-        """Set whenever nothing is left to do."""
+        """Set whenever less is left to do."""
 
     def start(self) -> None:
         """Begin to work; worker processes are at hand some seconds later, and what comes before waits for them."""
@@ -88,9 +88,9 @@ class Engine:
         self._crew.hire()
 
     async def close(self) -> None:
-        """Take nothing new, finish what was taken, and end."""
+        """Take nothing new, finish what was taken, and end; a request may have jobs yet to come."""
         self._closing = True
-        while self._jobs:
+        while self._jobs or self._inside:
             self._done.clear()
             await self._done.wait()
         await self._crew.send_home()
@@ -119,6 +119,7 @@ class Engine:
             self._inside -= 1
             self.metrics.inside.set(self._inside)
             self._recent_s += 0.1 * (time.monotonic() - began - self._recent_s)
+            self._done.set()
 
     async def do(self, work: Work) -> Any:
         """The result of one piece of work."""
@@ -174,8 +175,7 @@ class Engine:
             job.hand.replies.discard(job.number)
             job.hand.batch.discard(job.number)
         self._loop.call_soon(self._hand_out)
-        if not self._jobs:
-            self._done.set()
+        self._done.set()
 
     # --- between the queue and the workers ---
 

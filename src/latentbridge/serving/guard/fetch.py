@@ -26,6 +26,7 @@ from latentbridge.errors import UserError
 
 _DATA_URL = re.compile(r"data:(?P<kind>[a-z]+/[a-z0-9.+-]+);base64", re.IGNORECASE)
 _KINDS = ("image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif", "image/bmp", "image/tiff")
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[?[0-9a-f:]+\]?", re.IGNORECASE)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
 _NOT_PUBLIC = tuple(
@@ -53,6 +54,11 @@ class Fetching:
     timeout_s: float = 10.0
     """For names, connections, redirects and the picture together."""
     max_redirects: int = 3
+
+    def __post_init__(self) -> None:
+        for host in self.hosts:
+            if host != "*" and not _HOST.fullmatch(host):
+                raise UserError(f"{host!r} is no host to fetch from; give a name such as pictures.example, or *.")
 
 
 async def picture_bytes(url: str, fetching: Fetching) -> bytes:

@@ -16,6 +16,8 @@ from latentbridge.serving.schemas import DrawRequest, Guidance, NumSteps, Pictur
 from latentbridge.serving.service import Service, TheService, new_seed, now, png
 from latentbridge.types import Picture
 
+_EDIT_FIELDS = DrawRequest.model_fields.keys() - {"stream"} | {"image", "image[]", "mask"}
+
 router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 
 
@@ -52,8 +54,13 @@ async def edit(
     steps: Annotated[NumSteps, Form()] = 20,
     guidance: Annotated[Guidance, Form()] = 2.5,
     response_format: Annotated[Literal["b64_json"], Form()] = "b64_json",
+    output_format: Annotated[Literal["png"], Form()] = "png",
+    background: Annotated[Literal["auto", "opaque"], Form()] = "auto",
+    quality: Annotated[Literal["auto", "standard"], Form()] = "auto",
 ) -> PicturesAnswer:
     """A picture changed as told, the rest of it kept."""
+    if unknown := [name for name in await request.form() if name not in _EDIT_FIELDS]:
+        raise UserError(f"{unknown[0][:100]}: Extra inputs are not permitted")
     service.check_model(model)
     prompts.check_text("prompt", prompt)
     size, seeds = _check(service, n, size, steps, seed)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+import base64
+from contextlib import suppress
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
 
-from latentbridge.data.pictures import PLACES
+from latentbridge.data.pictures import KEPT_PX, PLACES, thumbnail, to_keep
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 from latentbridge.retrieval.filters import parse_condition
@@ -29,7 +31,9 @@ from latentbridge.serving.our_schemas import (
     SearchPart,
     SearchRequest,
 )
+from latentbridge.serving.refusals import Refusal
 from latentbridge.serving.service import Service, TheService
+from latentbridge.serving.shelf import Shelf
 from latentbridge.types import Hit
 
 router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
@@ -37,21 +41,21 @@ router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 
 @router.get("/v1/index", operation_id="list_indexes")
 async def list_indexes(service: TheService) -> IndexList:
-    """All indexes."""
-    return IndexList(data=[await _card(name, service) for name in service.shelf.names()])
+    """All indexes of this model; the log names those that cannot be opened."""
+    return IndexList(data=await asyncio.to_thread(_cards, service.shelf))
 
 
 @router.post("/v1/index", status_code=201, responses=TAKEN, operation_id="create_index")
 async def create_index(asked: IndexRequest, service: TheService) -> IndexCard:
     """A new, empty index."""
     await asyncio.to_thread(service.shelf.create, asked.name)
-    return await _card(asked.name, service)
+    return await asyncio.to_thread(_card, asked.name, service.shelf)
 
 
 @router.get("/v1/index/{name}", operation_id="find_index")
 async def find_index(name: str, service: TheService) -> IndexCard:
     """An index by its name."""
-    return await _card(name, service)
+    return await asyncio.to_thread(_card, name, service.shelf)
 
 
 @router.post("/v1/index/{name}/items", operation_id="add_items")
@@ -77,7 +81,7 @@ async def add_items(name: str, asked: AddRequest, request: Request, service: The
         await asyncio.to_thread(index.add, ids, vectors, metadata, thumbnails)
 
     await service.answer(request, work)
-    return Added(index=name, added=len(ids), items=len(index))
+    return Added(index=name, added=len(ids), items=await asyncio.to_thread(len, index))
 
 
 @router.delete("/v1/index/{name}/items", operation_id="delete_items")
@@ -87,7 +91,7 @@ async def delete_items(
     """Items out of an index; ids that are not there are passed over."""
     index = await _index(name, service)
     gone = await asyncio.to_thread(index.delete, id)
-    return Deleted(index=name, deleted=gone, items=len(index))
+    return Deleted(index=name, deleted=gone, items=await asyncio.to_thread(len, index))
 
 
 @router.post("/v1/search", operation_id="search")
@@ -106,8 +110,10 @@ async def search(asked: SearchRequest, request: Request, service: TheService) ->
 
     hits = await service.answer(request, work)
     metadata = await asyncio.to_thread(index.metadata, [hit.id for hit in hits])
-    found = zip(hits, metadata, strict=True)
-    return SearchAnswer(index=asked.index, data=[FoundItem(id=h.id, score=h.score, metadata=m or {}) for h, m in found])
+    shown = await asyncio.to_thread(_thumbnails, index, hits, metadata) if asked.thumbnails else [None] * len(hits)
+    found = zip(hits, metadata, shown, strict=True)
+    data = [FoundItem(id=hit.id, score=hit.score, metadata=known or {}, thumbnail=small) for hit, known, small in found]
+    return SearchAnswer(index=asked.index, data=data)
 
 
 async def _wish(part: SearchPart, service: Service) -> Wish:
@@ -132,6 +138,22 @@ async def _index(name: str, service: Service) -> Index:
     return await asyncio.to_thread(service.shelf.index, name)
 
 
-async def _card(name: str, service: Service) -> IndexCard:
-    index = await _index(name, service)
+def _card(name: str, shelf: Shelf) -> IndexCard:
+    index = shelf.index(name)
     return IndexCard(id=name, items=len(index), dimension=index.dimension)
+
+
+def _cards(shelf: Shelf) -> list[IndexCard]:
+    """Of all indexes that can be used."""
+    cards: list[IndexCard] = []
+    for name in shelf.names():
+        with suppress(Refusal):
+            cards.append(_card(name, shelf))
+    return cards
+
+
+def _thumbnails(index: Index, hits: list[Hit], metadata: list[dict[str, Any] | None]) -> list[str]:
+    """Small pictures of hits, as data URLs."""
+    kept = index.thumbnails([hit.id for hit in hits])
+    small = (to_keep(thumbnail(known or {}, KEPT_PX, each)) for known, each in zip(metadata, kept, strict=True))
+    return [f"data:image/webp;base64,{base64.b64encode(each).decode()}" for each in small]

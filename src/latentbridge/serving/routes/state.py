@@ -27,12 +27,14 @@ async def find_model(name: str, service: TheService) -> ModelCard:
     return _card(service)
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", operation_id="health")
 async def health() -> Health:
     """The server answers."""
     return Health()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", operation_id="readiness")
 async def readiness(service: TheService) -> Health:
     """The server takes requests, and its engine does them."""

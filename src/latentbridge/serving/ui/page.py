@@ -75,4 +75,5 @@ def add_page(app: FastAPI, rates: Rates) -> None:
         max_file_size=32 << 20,
     )
     app.add_api_route(ICON_PATH, lambda: Response(ICON, media_type="image/svg+xml"), include_in_schema=False)
-    app.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"), include_in_schema=False)
+    for path in ("/", PATH):
+        app.add_api_route(path, lambda: RedirectResponse(f"{PATH}/"), include_in_schema=False)
