@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
+from latentbridge.config.bounds import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, check_bounds
 from latentbridge.config.model import ModelConfig, NetworkConfig
 from latentbridge.errors import UserError
 
@@ -23,6 +25,11 @@ class OptimConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.998
 
+    def __post_init__(self) -> None:
+        rate = (0.0, 100.0)
+        check_bounds(self, lr=rate, muon_lr=rate, weight_decay=rate, warmup_steps=NOT_NEGATIVE)
+        check_bounds(self, decay_fraction=SHARE, clip_norm=(1e-9, 1e9), ema_decay=SHARE)
+
 
 @dataclass(frozen=True)
 class TaskMix:
@@ -39,6 +46,9 @@ class TaskMix:
     deliberate: float = 0.0
     """A question of several steps answered by a long chain of sections (R1 distillation)."""
 
+    def __post_init__(self) -> None:
+        check_bounds(self, **dict.fromkeys(("look", "reason", "draw", "edit", "relation", "deliberate"), NOT_NEGATIVE))
+
 
 @dataclass(frozen=True)
 class LatentUMMWeights:
@@ -54,6 +64,10 @@ class LatentUMMWeights:
     contrast: float = 1.0
     """Unused by the reference objective, as is the next."""
     telling: float = 1.0
+
+    def __post_init__(self) -> None:
+        terms = ("modal", "task", "preference", "anchor", "contrast", "telling")
+        check_bounds(self, **dict.fromkeys(terms, NOT_NEGATIVE))
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,11 @@ class PostTrainConfig:
     guard_warmup_steps: int = 100
     """Steps before which a collapse is not held against the run."""
 
+    def __post_init__(self) -> None:
+        terms = ("understanding", "generation", "reconstruction", "self_play", "perturbation", "sigma")
+        check_bounds(self, **dict.fromkeys(terms, NOT_NEGATIVE), guard_warmup_steps=NOT_NEGATIVE)
+        check_bounds(self, rollouts=(2, inf), roundtrip_steps=AT_LEAST_ONE)
+
 
 @dataclass(frozen=True)
 class RewardWeights:
@@ -96,6 +115,9 @@ class RewardWeights:
     """StepRAR: times the share of key steps reached."""
     validity: float = 1.0
     """StepRVR: for a valid form."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, accuracy=NOT_NEGATIVE, key_steps=NOT_NEGATIVE, validity=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
@@ -121,8 +143,7 @@ class GrpoConfig:
             )
         if self.temperature <= 0:
             raise UserError(f"temperature is {self.temperature}; replies of a group differ above 0 only.")
-        if self.max_tokens < 1:
-            raise UserError(f"max_tokens is {self.max_tokens}; it takes 1 or more.")
+        check_bounds(self, max_tokens=AT_LEAST_ONE, beta=NOT_NEGATIVE, clip=SHARE)
 
 
 @dataclass(frozen=True)
@@ -167,6 +188,11 @@ class StageConfig:
     posttrain: PostTrainConfig = PostTrainConfig()
     grpo: GrpoConfig = GrpoConfig()
 
+    def __post_init__(self) -> None:
+        terms = ("diffusion_weight", "distillation_weight", "retrieval_weight")
+        check_bounds(self, **dict.fromkeys(terms, NOT_NEGATIVE), lora_rank=NOT_NEGATIVE)
+        check_bounds(self, drawings=SHARE, items=AT_LEAST_ONE)
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -206,10 +232,8 @@ class RunConfig:
         return any(part.startswith(given) for given, _ in self.init)
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "seed": 0, "threads": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise UserError(f"{name} is {getattr(self, name)}; it takes {bound} or more.")
+        numbers = ("steps", "batch_size", "log_every", "checkpoint_every")
+        check_bounds(self, **dict.fromkeys(numbers, AT_LEAST_ONE), seed=NOT_NEGATIVE, threads=NOT_NEGATIVE)
         if not 0 < self.blend <= 1:
             raise UserError(f"blend is {self.blend}; it takes more than 0 and at most 1.")
         if self.blend < 1 and (self.stage.lora_rank or not self.inherits("")):
