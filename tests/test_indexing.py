@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,25 @@ def test_what_came_from_elsewhere_stays_and_an_unread_shard_drops_nothing(model:
     assert built.left_out == left_out and "05.png" in left_out[0]
     assert {"mine", "04.png"} <= set(index.ids()) and not {"03.png", "05.png"} & set(index.ids())
     assert fill_index(model, index, source, mirror=False).dropped == 0
+
+
+def test_two_sources_keep_their_pictures_of_one_id_apart(
+    model: Model, source: FolderPictures, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The other's file has the very size and time of ours, so that nothing but its place tells them apart."""
+    other = tmp_path_factory.mktemp("other")
+    for picture, color in ((source.folder / "00.bmp", "red"), (other / "00.bmp", "blue")):
+        Image.new("RGB", (20, 20), color).save(picture)
+        os.utime(picture, (1, 1))
+    index = ExactIndex(model.embedding_size)
+    fill_index(model, index, source)
+    before = index.vectors(["00.bmp"])
+    built = fill_index(model, index, FolderPictures(other))
+    assert built.embedded == 0 and len(built.left_out) == 1 and str(source.folder) in built.left_out[0]
+    assert np.array_equal(index.vectors(["00.bmp"]), before)
+    (source.folder / "00.bmp").unlink()  # as if the folder had gone
+    assert fill_index(model, index, FolderPictures(other)).embedded == 1
+    assert not np.array_equal(index.vectors(["00.bmp"]), before)
 
 
 def test_of_pictures_with_one_id_the_first_counts(model: Model, source: FolderPictures) -> None:

@@ -10,9 +10,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from latentbridge.data.pictures import Found, Source
+from latentbridge.data.pictures import PLACES, Found, Source
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.models.omnibridge.model import Model
@@ -82,7 +83,8 @@ def fill_index(
     left_out: Callable[[str], object] = lambda sentence: None,
     progress: Progress = lambda count: None,
 ) -> Built:
-    """Make the index hold what the source does; what came from elsewhere stays as it is.
+    """Make the index hold what the source does; what came from elsewhere stays as it is, and a picture that would take its
+    id is left out.
 
     Without `mirror` nothing is dropped. `fields` are stored with every picture. Batches are committed in their order, the next
     one's pictures being opened meanwhile; a pass that was stopped goes on after the last commit when it is begun again. In
@@ -95,7 +97,8 @@ def fill_index(
         left_out(sentence)
 
     origin = {**(fields or {}), ORIGIN: source.name}
-    with closing(_read(_once(source.pictures(fault), seen), index, model.config.backbone.image_size_px)) as batches:
+    found = _once(source.pictures(fault), seen)
+    with closing(_read(found, index, source.name, model.config.backbone.image_size_px, fault)) as batches:
         for batch in batches:
             _take(model, index, batch, origin, built, fault)
             progress(len(batch))
@@ -106,13 +109,22 @@ def fill_index(
     return built
 
 
-def _read(found: Iterator[Found], index: Index, side_px: int) -> Generator[list[_Read]]:
+def _read(
+    found: Iterator[Found], index: Index, source: str, side_px: int, fault: Callable[[str], None]
+) -> Generator[list[_Read]]:
     """Batches in their order, `_AHEAD` more of which are being opened."""
     coming: deque[list[_Read]] = deque()
     openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="opener")
 
-    def reading(each: Found, said: dict[str, Any] | None) -> _Read:
-        if said is not None and said.get(STAMP) == each.stamp:
+    def reading(each: Found, said: dict[str, Any] | None) -> _Read | None:
+        same = said is not None and all(said.get(place) == each.metadata.get(place) for place in PLACES)
+        if said is not None and not same and said.get(ORIGIN) != source and _is_there(said):
+            origin = said.get(ORIGIN) or "elsewhere"
+            fault(
+                f"{each.id}: the index holds another picture of that id, from {origin}; rename one, or delete that one"
+            )
+            return None
+        if said is not None and same and said.get(STAMP) == each.stamp:
             return _Read(each, said, None)
         return _Read(each, None, openers.submit(_opened, each, side_px))
 
@@ -120,12 +132,18 @@ def _read(found: Iterator[Found], index: Index, side_px: int) -> Generator[list[
         while True:
             while len(coming) <= _AHEAD and (batch := list(islice(found, _BATCH))):
                 before = index.metadata([each.id for each in batch])
-                coming.append([reading(each, said) for each, said in zip(batch, before, strict=True)])
+                read = (reading(each, said) for each, said in zip(batch, before, strict=True))
+                coming.append([each for each in read if each is not None])
             if not coming:
                 return
             yield coming.popleft()
     finally:
         openers.shutdown(cancel_futures=True)
+
+
+def _is_there(said: dict[str, Any]) -> bool:
+    """Whether an item's picture is where it was, as far as a look tells; a folder that was moved takes its items along."""
+    return "file" not in said or Path(said["file"]).exists()
 
 
 def _opened(each: Found, side_px: int) -> _Opened:

@@ -151,6 +151,21 @@ def test_an_adapter_of_another_backbone_is_refused(network: Callable[[str], Any]
         attach_adapter(network("omnibridge"), tmp_path)
 
 
+@kinds
+def test_weights_that_it_was_not_trained_beside_are_refused(
+    kind: str, network: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """Merged already, or trained further; the same weights in half the precision are the same."""
+    model = tuned(network(kind))
+    save_adapter(model, tmp_path)
+    merge_adapter(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match="other weights than this model has"):
+        attach_adapter(model, tmp_path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    attach_adapter(network(kind).to(torch.bfloat16), tmp_path)
+
+
 def test_what_is_no_adapter_is_refused(network: Callable[[str], Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no adapter"):
         attach_adapter(network("omnibridge"), tmp_path)

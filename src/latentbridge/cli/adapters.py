@@ -10,7 +10,13 @@ import typer
 from latentbridge.cli.arguments import check_folder
 from latentbridge.errors import UserError
 
-app = typer.Typer(help="Use what runs with stage.lora_rank leave behind.", rich_markup_mode=None, no_args_is_help=True)
+_HELP = """Use what runs with stage.lora_rank leave behind.
+
+\b
+Examples:
+  latentbridge adapters merge tiny runs/trial/adapter --out merged
+"""
+app = typer.Typer(help=_HELP, rich_markup_mode=None, no_args_is_help=True)
 
 
 @app.command()

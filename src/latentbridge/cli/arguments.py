@@ -37,7 +37,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
 def check_world(world: str, or_manifest: bool = False) -> None:
     """Refuses a world that does not exist; a manifest's path is one where allowed."""
     if world not in WORLDS and not (or_manifest and world.endswith(MANIFEST_SUFFIX)):
-        raise unknown_name("world", world, WORLDS)
+        raise unknown_name("world", world, (*WORLDS, f"MANIFEST{MANIFEST_SUFFIX}") if or_manifest else WORLDS)
 
 
 def check_sampling(seed: int, steps: int, guidance: float) -> None:

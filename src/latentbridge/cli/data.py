@@ -25,7 +25,14 @@ from latentbridge.config import with_overrides
 from latentbridge.errors import UserError, unknown_name
 from latentbridge.recipes import recipe
 
-app = typer.Typer(help="Build, check and look at data.", rich_markup_mode=None, no_args_is_help=True)
+_HELP = """Build, check and look at data.
+
+\b
+Examples:
+  latentbridge data build drawings
+  latentbridge data check my_pictures/manifest.jsonl
+"""
+app = typer.Typer(help=_HELP, rich_markup_mode=None, no_args_is_help=True)
 
 
 @app.command()
@@ -77,14 +84,14 @@ def shards(
 ) -> None:
     """Turn a manifest into shards, for data too large to check at every start.
 
-    Shards that others wrote, WebDataset's tars or Parquet files, stay where they are and get an index. The folder is used
-    wherever a manifest is.
+    Shards that others wrote, WebDataset's tars or Parquet files, stay where they are and get an index. Training takes the
+    folder wherever it takes a manifest.
 
     \b
     Examples:
       latentbridge data shards my_pictures/manifest.jsonl --out my_shards
       latentbridge data shards s3://bucket/pairs --out pairs
-      latentbridge train sft --set 'stage.sources=[["shapes", 0.5], ["my_shards", 0.5]]' --set stage.drawings=0
+      latentbridge train post-sft --set 'stage.sources=[["shapes", 0.5], ["my_shards", 0.5]]' --set stage.drawings=0
     """
     check_folder(out)
     from latentbridge.cli.output import print_json

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from latentbridge.retrieval.filters import Condition
     from latentbridge.retrieval.index import Index
 
-app = typer.Typer(help="Build and keep an index of pictures.", rich_markup_mode=None, no_args_is_help=True)
+_HELP = """Build and keep an index of pictures.
+
+\b
+Examples:
+  latentbridge index build my_pictures
+  latentbridge index check my_pictures
+"""
+app = typer.Typer(help=_HELP, rich_markup_mode=None, no_args_is_help=True)
 
 INDEX_NAME = ".latentbridge-index"
 """Where a folder's index is kept unless --store says otherwise."""

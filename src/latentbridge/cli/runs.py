@@ -52,7 +52,7 @@ def train(
       latentbridge train pretrain-harmon --set model.width=96
       latentbridge train align --track tensorboard --sample-every 200
     """
-    from latentbridge.config import with_overrides
+    from latentbridge.config import SceneConfig, with_overrides
 
     config = with_overrides(recipe(name), overrides or [])
     folder = out or Path("runs") / config.name
@@ -77,7 +77,8 @@ def train(
                 write_run_report([folder], RunDir(folder).report)
             raise
     if leads():
-        print(f"The model is in {model}; try: latentbridge eval --model {folder} --size 10")
+        answers = not isinstance(config.model, SceneConfig)
+        print(f"The model is in {model}" + (f"; try: latentbridge eval --model {folder} --size 10" if answers else ""))
 
 
 def evaluate(

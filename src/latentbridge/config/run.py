@@ -26,7 +26,7 @@ class OptimConfig:
     ema_decay: float = 0.998
 
     def __post_init__(self) -> None:
-        rate = (0.0, 100.0)
+        rate = (0.0, 1e38)
         check_bounds(self, lr=rate, muon_lr=rate, weight_decay=rate, warmup_steps=NOT_NEGATIVE)
         check_bounds(self, decay_fraction=SHARE, clip_norm=(1e-9, 1e9), ema_decay=SHARE)
 

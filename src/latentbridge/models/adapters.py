@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -37,6 +39,8 @@ _TARGETS = (
 """Within the host: of a Qwen2-VL or Janus-Pro, of Harmon's Qwen2, of BAGEL's two experts."""
 _PREFIX, _NAME = "base_model.model.", "default"
 """What peft puts before each name in a file, and into it in memory."""
+_BESIDE, _MARKED = "trained_beside", 256
+"""The entry of the file's metadata that holds `_mark`, and how many numbers of each weight go into that."""
 
 
 def is_adapter(name: str) -> bool:
@@ -52,8 +56,8 @@ def add_adapter(network: nn.Module, rank: int) -> None:
 def attach_adapter(network: nn.Module, folder: Path) -> None:
     """Puts the adapter in `folder` beside the weights; `detach_adapter` brings these back bit for bit.
 
-    Every tensor must be known, present and of its shape: peft itself only warns, and goes on with an adapter that does
-    nothing. Raises UserError, and leaves the network as it was, where one is not.
+    Every tensor must be known, present and of its shape, and the weights those that it was trained beside: peft itself only
+    warns, and goes on with an adapter that does nothing. Raises UserError, and leaves the network as it was, otherwise.
     """
     host = _host(network)
     if any(_layers(host)):
@@ -71,6 +75,13 @@ def attach_adapter(network: nn.Module, folder: Path) -> None:
         raise UserError(
             f"{folder} does not fit this model: {len(odd)} tensors are missing, unexpected or of another shape "
             f"(first: {odd[0]}); give the model that it was trained on."
+        )
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        beside = (file.metadata() or {}).get(_BESIDE)
+    if beside not in (None, _mark(host)):
+        detach_adapter(network)
+        raise UserError(
+            f"{folder} was trained beside other weights than this model has; give the model that it was trained on."
         )
     with torch.no_grad():
         for name, tensor in expected.items():
@@ -105,7 +116,7 @@ def save_adapter(network: nn.Module, folder: Path) -> None:
     host = _host(network)
     with atomic_write(folder / WEIGHTS) as temporary:
         tensors = {name: tensor.detach().contiguous() for name, tensor in _tensors(host).items()}
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        save_file(tensors, temporary, metadata={"format": "pt", _BESIDE: _mark(host)})
     configs: Any = host.peft_config
     with TemporaryDirectory() as staging, atomic_write(folder / CONFIG) as temporary:
         configs[_NAME].save_pretrained(staging)
@@ -125,6 +136,15 @@ def _host(network: nn.Module) -> nn.Module:
 
 def _layers(host: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, module) for name, module in list(host.named_modules()) if isinstance(module, LoraLayer))
+
+
+def _mark(host: nn.Module) -> str:
+    """What tells the weights beside an adapter from others, whatever precision they were loaded in."""
+    digest = sha256()
+    for _, layer in _layers(host):
+        some = layer.get_base_layer().weight.detach().flatten()[:_MARKED].to("cpu", torch.bfloat16)
+        digest.update(some.view(torch.int16).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _take_out(network: nn.Module, merge: bool) -> None:

@@ -112,8 +112,12 @@ def test_all_faults_are_found_and_the_first_are_quoted(folder):
 def test_files_that_are_no_manifest(folder):
     with pytest.raises(UserError, match="no manifest"):
         check_manifest(folder / "other.jsonl")
-    with pytest.raises(UserError, match="UTF-8"):
-        check_manifest(folder / "a.png")
+    assert check_manifest(folder / "a.png")[0] == "line 1: this is not UTF-8 text; save it as UTF-8"
+    (folder / "odd.jsonl").write_bytes(
+        b'{"image": "a.png", "texts": ["caf\xe9"]}\n{"image": "no.png", "texts": ["x"]}\n'
+    )
+    faults = check_manifest(folder / "odd.jsonl")
+    assert [fault.partition(":")[0] for fault in faults] == ["line 1", "line 2"] and "UTF-8" in faults[0]
     assert check_manifest(write(folder, "")) == ["line 1: the manifest is empty; write one JSON object a line"]
 
 

@@ -67,10 +67,7 @@ def _read(path: Path) -> tuple[list[Record], list[str]]:
     """Records of the sound lines, and the faults of the others."""
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}; give the path of a JSON-lines file.")
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+    lines = path.read_bytes().split(b"\n")
     reader = _Reader(path.parent)
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -91,7 +88,7 @@ class _Reader:
         self._side_of_picture: dict[str, tuple[str, int]] = {}
         self._digests: dict[Path, str] = {}
 
-    def read_line(self, number: int, line: str) -> None:
+    def read_line(self, number: int, line: bytes) -> None:
         """Adds one record, or the faults that keep it out."""
         before = len(self.faults)
 
@@ -99,7 +96,9 @@ class _Reader:
             self.faults.append(f"line {number}: {message}")
 
         try:
-            entry = json.loads(line)
+            entry = json.loads(line.decode())
+        except UnicodeDecodeError:
+            return fault("this is not UTF-8 text; save it as UTF-8")
         except json.JSONDecodeError as error:
             return fault(f"this is not JSON ({error.msg} at column {error.colno})")
         if not isinstance(entry, dict):
