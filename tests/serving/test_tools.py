@@ -102,6 +102,29 @@ def test_tools_over_http_do_what_the_library_does(
     over_http(keyed, KEYS["ada"], talk)
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments", "told"),
+    [
+        ("understand", {}, "understand cannot be called so: picture: Field required."),
+        ("understand", {"picture": 5}, "understand cannot be called so: picture: Input should be a valid string."),
+        ("understand", {"picture": "x", "bogus": 1}, "Unknown argument of understand 'bogus'; choose one of: effort,"),
+        (
+            "index",
+            {"index": "pets", "add": ["pics"]},
+            "Unknown argument of index 'index'; choose one of: add, name, rem",
+        ),
+    ],
+)
+def test_arguments_that_a_tool_does_not_take_are_refused_in_one_sentence(
+    keyed: Server, tool: str, arguments: dict[str, Any], told: str
+):
+    async def talk(client: Client) -> None:
+        said = refusal(await client.call_tool(tool, arguments))
+        assert told in said and "\n" not in said and "pydantic" not in said
+
+    over_http(keyed, KEYS["ada"], talk)
+
+
 def test_without_the_key_there_are_no_tools(keyed: Server):
     async def talk(client: Client) -> None:
         await client.list_tools()

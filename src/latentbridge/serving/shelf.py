@@ -38,7 +38,7 @@ class Shelf:
         with self._lock:
             if name not in self._open:
                 if name not in self.names():
-                    raise Refusal(404, f"There is no index {name!r}; POST /v1/index makes one.", "index_not_found")
+                    raise Refusal(404, f"There is no index {name!r}; make it first.", "index_not_found")
                 try:
                     self._open[name] = self._opened(name)
                 except StorageError:

@@ -26,11 +26,11 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent, ToolAnnotations
-from pydantic import Field
+from pydantic import Field, ValidationError
 from starlette.routing import Route
 
 import latentbridge
-from latentbridge.errors import UserError
+from latentbridge.errors import UserError, unknown_name
 from latentbridge.serving.guard.callers import Stranger, User
 from latentbridge.serving.guard.fetch import picture_bytes
 
@@ -55,7 +55,7 @@ class Tools:
 
     def server(self) -> MCPServer:
         """The protocol's side of it; one server for one transport."""
-        server = MCPServer(
+        server = _Server(
             "latentbridge",
             version=latentbridge.__version__,
             instructions=self.caller.told,
@@ -238,6 +238,26 @@ class Tools:
         with _told():
             path = self.caller.keep(base64.b64decode(picture))
         return _image(picture), f"{told}\nsaved as {path}" if path else told
+
+
+class _Server(MCPServer):
+    """The library's, which passes over arguments that nobody knows and tells of wrong ones in a dump of several lines."""
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        """As the library does it; raises ToolError with one sentence for arguments that a tool does not take."""
+        known = {tool.name: tool.input_schema["properties"] for tool in await self.list_tools()}
+        with _told():
+            for argument in arguments if name in known else ():
+                if argument not in known[name]:
+                    raise unknown_name(f"argument of {name}", argument, known[name])
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if not isinstance(error.__cause__, ValidationError):
+                raise
+            found = error.__cause__.errors()[0]
+            where = ".".join(str(part) for part in found["loc"])
+            raise ToolError(f"{name} cannot be called so: {where}: {found['msg']}.") from None
 
 
 @contextmanager
