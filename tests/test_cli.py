@@ -471,6 +471,33 @@ def test_building_again_takes_in_what_is_new_or_changed_and_drops_what_is_gone(
     assert {hit["id"]: hit["metadata"]["height"] for hit in hits} == {"b.png": 17, "sub/c.png": 40}
 
 
+def test_a_new_version_of_an_indexed_picture_takes_its_place(run: Callable[..., Result], album: Path, model: Path):
+    run("index", "build", album, "--model", model)
+    Image.new("RGB", (9, 9), "red").save(album / "a.png")
+    assert "3 pictures, 1 embedded" in run("index", "add", album, album / "a.png", "--model", model).out
+    assert "3 pictures, none of them new" in run("index", "build", album, "--model", model).out
+
+
+@pytest.mark.parametrize("weighed", ["night:nan", "night:inf", "night:1e400", "night:0"])
+def test_a_weight_that_is_none_is_refused(run: Callable[..., Result], album: Path, weighed: str):
+    assert "out of range" in run("search", album, "x", "--also", weighed).err
+
+
+def test_nothing_found_is_said(run: Callable[..., Result], album: Path, model: Path):
+    found = run("search", album, "a star", "--where", "nofield>3", "--model", model)
+    assert (found.code, found.out, found.err.splitlines()[-1]) == (0, "", "Nothing was found.")
+
+
+@pytest.mark.parametrize("place", ["in.png", "qdrant://h", "postgres://u@127.0.0.1:1/db"])
+def test_a_place_that_holds_no_indexes_is_refused_before_the_model_is_loaded(
+    run: Callable[..., Result], tmp_path: Path, place: str
+):
+    (tmp_path / "in.png").write_bytes(b"")
+    where = place if "://" in place else str(tmp_path / place)
+    for verb in ("serve", "mcp"):
+        assert is_one_error_line(run(verb, "--indexes", where, "--model", "nowhere"))
+
+
 def test_an_index_is_kept_with_its_other_verbs(run: Callable[..., Result], album: Path, model: Path, tmp_path: Path):
     run("index", "build", album, "--model", model)
     twin = tmp_path / "twin.png"

@@ -118,7 +118,8 @@ def add(
     from latentbridge.data.pictures import MANIFEST_SUFFIX, FilePictures, open_source
 
     files = [Path(source) for source in sources if Path(source).is_file() and not source.endswith(MANIFEST_SUFFIX)]
-    found: list[Source] = [FilePictures(files)] if files else []
+    folder = Path(address) if (Path(address) / INDEX_NAME).is_dir() else None
+    found: list[Source] = [FilePictures(files, folder)] if files else []
     found += [open_source(source) for source in sources if Path(source) not in files]
     said = _fields(fields)
     from latentbridge.indexing import Built

@@ -134,10 +134,11 @@ class FolderPictures:
 
 
 class FilePictures:
-    """Single pictures, by their paths as they are given."""
+    """Single pictures, by their paths as they are given; inside a folder that is indexed, as `FolderPictures` names them."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.name, self.unread, self._paths = "", list[str](), paths
+    def __init__(self, paths: list[Path], folder: Path | None = None) -> None:
+        self.name, self.unread = "", list[str]()
+        self._paths, self._folder = paths, folder
 
     def count(self) -> int | None:
         """See `Source.count`."""
@@ -146,7 +147,10 @@ class FilePictures:
     def pictures(self, fault: Fault) -> Iterator[Found]:
         """See `Source.pictures`."""
         for path in self._paths:
-            yield from _file(path.as_posix(), path, {"kind": path.suffix.lower()[1:]}, fault)
+            name = path
+            if self._folder is not None and path.resolve().is_relative_to(self._folder.resolve()):
+                name = path.resolve().relative_to(self._folder.resolve())
+            yield from _file(name.as_posix(), path, {"kind": path.suffix.lower()[1:]}, fault)
 
 
 class ManifestPictures:

@@ -130,7 +130,7 @@ async def _conversation(messages: Sequence[Message], effort: str, service: Servi
         else:
             raise UserError("An assistant's message answers nothing; put a user's message before it.")
     if not asked and not urls:
-        raise UserError("The last message is not the user's; end with what the model shall reply to.")
+        raise UserError("There is nothing to reply to; end with a user's message that holds words or a picture.")
     if len(urls) > 1:
         raise UserError(f"The conversation has {len(urls)} pictures; this model looks at one.")
     prompts.check_text(
