@@ -62,6 +62,20 @@ def test_late_removed_and_replaced_items_are_found_as_they_are_now(large: DiskIn
     assert "cells of 4,001 items" in large.description()["search"] and health(large).faults == ()
 
 
+def test_cells_of_a_newer_file_than_the_one_that_was_put_back_do_no_harm(large: DiskIndex, tmp_path: Path) -> None:
+    large.compact()  # all of it is in the one file
+    before = (tmp_path / disk.FILE).read_bytes()
+    query = clustered(5, 1)
+    large.add([f"new {i}" for i in range(300)], np.repeat(query, 300, axis=0))
+    large.refresh()
+    large.close()
+    for path in tmp_path.glob(f"{disk.FILE}*"):
+        path.unlink()
+    (tmp_path / disk.FILE).write_bytes(before)
+    hits = DiskIndex(tmp_path).search(query)[0]
+    assert not any(hit.id.startswith("new") for hit in hits)
+
+
 @pytest.mark.parametrize("where", [[Condition("odd", "=", True)], [Condition("n", "<", 77)], [Condition("n", "<", 0)]])
 def test_filters_hold_whether_many_or_few_remain(large: DiskIndex, where: list[Condition]) -> None:
     allowed = set(large.ids(where))

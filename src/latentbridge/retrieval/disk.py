@@ -50,6 +50,10 @@ Found = list[tuple[np.ndarray, np.ndarray]]
 """For each query, keys and exact scores, best first."""
 
 
+class _MovedOn(Exception):
+    """Items were removed, or replaced, while they were looked for."""
+
+
 @dataclass
 class _View:
     """What searches look through, and up to which state of the file."""
@@ -111,8 +115,9 @@ class DiskIndex:
         queries = checked_queries(queries, self.dimension, k)
         while True:
             among = self._file.keys(where) if where else None
-            found = self._pass(queries, k, among) if exact else self._find(queries, k, among)
-            if found is None:
+            try:
+                found = self._pass(queries, k, among) if exact else self._find(queries, k, among)
+            except _MovedOn:
                 continue
             keys = np.unique(np.concatenate([keys for keys, _ in found])) if found else np.empty(0, np.int64)
             names = self._file.ids_of(keys)
@@ -225,32 +230,48 @@ class DiskIndex:
         view.followed = now
         return view
 
-    def _find(self, queries: np.ndarray, k: int, among: np.ndarray | None) -> Found | None:
-        """The best keys as quickly as the index can; None where some were removed while they were looked for, or replaced."""
+    def _find(self, queries: np.ndarray, k: int, among: np.ndarray | None) -> Found:
+        """The best keys as quickly as the index can; raises _MovedOn."""
         view = self._follow()
+        since = view.followed
         if view.cells is None:
             return view.rows.search(queries, k, among)
         if among is not None and len(among) <= _FEW:
             few = Rows(self.dimension)
             few.append(*self._file.take(among))
-            return few.search(queries, k) if len(few) == len(among) else None
+            self._check_there(len(among) - len(few), since)
+            return few.search(queries, k)
         chosen = view.left if among is None else view.cells.selection(among)
-        return self._rescored(view.cells, queries, k, chosen, view.rows.search(queries, k, among))
+        return self._rescored(view.cells, queries, k, chosen, view.rows.search(queries, k, among), since)
 
     def _rescored(
-        self, built: Cells, queries: np.ndarray, k: int, chosen: Selection | None, late: Found
-    ) -> Found | None:
-        """The best of the cells' candidates and of what came after them, by their exact scores; None as for `_find`."""
+        self,
+        built: Cells,
+        queries: np.ndarray,
+        k: int,
+        chosen: Selection | None,
+        late: Found,
+        since: State | None = None,
+    ) -> Found:
+        """The best of the cells' candidates and of what came after them, by their exact scores; raises _MovedOn where `since`
+        is given."""
         near = built.candidates(queries, k + k // 4 + _SPARE, chosen)
         wanted = [np.sort(np.append(row[row >= 0], keys)) for row, (keys, _) in zip(near, late, strict=True)]
         asked = np.unique(np.concatenate(wanted))
         there, vectors = self._file.take(asked)
         if len(there) < len(asked):
-            return None
+            self._check_there(len(asked) - len(there), since)
+            wanted = [np.intersect1d(keys, there, assume_unique=True) for keys in wanted]
         return [
             best_of(query, keys, vectors[np.searchsorted(there, keys)], k)
             for query, keys in zip(queries, wanted, strict=True)
         ]
+
+    def _check_there(self, missing: int, since: State | None) -> None:
+        """Raises _MovedOn where items are missing and the file has changed `since`. Where it has not, as when an older file was put
+        back, they are passed over."""
+        if missing and since is not None and self._file.state() != since:
+            raise _MovedOn
 
     def _pass(self, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> Found:
         """The best keys after a look at every item, some thousands of which are in memory at a time."""
@@ -273,10 +294,7 @@ class DiskIndex:
 
         def good() -> bool:
             found = self._rescored(built, queries, 10, chosen, none)
-            return (
-                found is not None
-                and recall_of([scores for _, scores in found], [scores for _, scores in best]) >= _RECALL
-            )
+            return recall_of([scores for _, scores in found], [scores for _, scores in best]) >= _RECALL
 
         built.settle(good)
 

@@ -69,6 +69,7 @@ class _Deadline(H11Protocol):
 def protocol_with_deadline(receive_s: float) -> type[asyncio.Protocol]:
     """What `uvicorn.Config(http=...)` takes; a head that is late gets a 408, and every late connection is closed.
 
-    The same time is the longest pause in which nothing of an answer is read. Give it a little more than `Limits.receive_s`, so that a late body is answered first by `Guard`, in OpenAI's shape.
+    The same time is the longest pause in which nothing of an answer is read. Give it a little more than `Limits.receive_s`,
+    so that a late body is answered first by `Guard`, in OpenAI's shape.
     """
     return type("Deadline", (_Deadline,), {"receive_s": receive_s})
