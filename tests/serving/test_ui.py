@@ -406,6 +406,11 @@ def test_by_keys_a_walk_is_begun(visit, served, files):
     playwright.expect(tab.locator(".grid-wrap img")).to_have_count(2)
 
 
+@pytest.mark.parametrize("path", ["/", PATH])
+def test_its_addresses_lead_to_the_page(served, path):
+    assert b"location: /ui/\r\n" in served.ask("GET", path).raw.lower()
+
+
 def test_what_the_api_refuses_the_page_says_in_its_words(visit, served, tmp_path):
     at = visit(served)
     tab = at.open("Edit")
