@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from latentbridge.data.pictures import KEPT_PX, thumbnail
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike
 from latentbridge.models.checkpoint import fingerprint
@@ -17,7 +18,7 @@ from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.rows import combine
-from latentbridge.types import Hit
+from latentbridge.types import Hit, Picture
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ def build_index(
     while batch := list(islice(source, batch_size)):
         index.add([name for name, _ in batch], model.embed(images=[picture for _, picture in batch]))
     return index
+
+
+def show_items(
+    index: Index, ids: Sequence[str], metadata: Sequence[dict[str, Any] | None], size_px: int = KEPT_PX
+) -> list[Picture]:
+    """A small square of each item, whose metadata are at hand: `data.pictures.thumbnail`."""
+    kept = index.thumbnails(ids)
+    return [thumbnail(known or {}, size_px, small) for known, small in zip(metadata, kept, strict=True)]
 
 
 def search_index(

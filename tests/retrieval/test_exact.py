@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
+from tests.retrieval.threads import looking
 from tests.retrieval.vectors import compass, unit
 
 from latentbridge.errors import UserError
@@ -86,29 +86,19 @@ def test_rows_are_searched_while_others_are_forgotten() -> None:
     rows, query = Rows(3), unit(np.random.default_rng(5), 1, 3)
     keys = np.arange(3 * _BLOCK_ROWS)
     rows.append(keys, np.repeat(query, len(keys), axis=0))
-    done, wrong = threading.Event(), list[object]()
 
-    def search() -> None:
-        try:
-            while not done.is_set():
-                assert (rows.search(query, 7)[0][1] == rows.search(query, 7)[0][1][0]).all()
-        except Exception as error:
-            wrong.append(error)
+    def look() -> None:
+        assert (rows.search(query, 7)[0][1] == rows.search(query, 7)[0][1][0]).all()
 
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    searchers = [threading.Thread(target=search) for _ in range(3)]
     try:
-        for each in searchers:
-            each.start()
-        for gone in np.random.default_rng(6).permutation(keys)[: 2 * _BLOCK_ROWS].reshape(-1, 16):
-            rows.discard(gone)
+        with looking(look):
+            for gone in np.random.default_rng(6).permutation(keys)[: 2 * _BLOCK_ROWS].reshape(-1, 16):
+                rows.discard(gone)
     finally:
-        done.set()
-        for each in searchers:
-            each.join()
         sys.setswitchinterval(usual)
-    assert not wrong and rows.discarded == 2 * _BLOCK_ROWS
+    assert rows.discarded == 2 * _BLOCK_ROWS
 
 
 def test_queries_are_combined_by_hand() -> None:

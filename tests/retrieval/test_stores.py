@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.retrieval.threads import looking
 from tests.retrieval.vectors import compass, unit
 
 from latentbridge.errors import UserError
@@ -317,27 +317,16 @@ def test_items_that_are_replaced_are_there_all_the_time(
         monkeypatch.setattr(disk, "CELLS_FROM", others)
         index.add([str(number) for number in range(others)], np.repeat(-pair[:1], others, axis=0))
         index.refresh()
-    done, wrong = threading.Event(), list[object]()
 
-    def read() -> None:
-        try:
-            while not done.is_set():
-                assert np.array_equal(index.vectors(["b", "a"]), pair[::-1])
-                assert {hit.id for hit in index.search(pair[0], 2)[0]} == {"a", "b"}
-                assert {hit.id for hit in index.search(pair[0], 2, exact=True)[0]} == {"a", "b"}
-        except Exception as error:
-            wrong.append(error)
+    def look() -> None:
+        assert np.array_equal(index.vectors(["b", "a"]), pair[::-1])
+        assert {hit.id for hit in index.search(pair[0], 2)[0]} == {"a", "b"}
+        assert {hit.id for hit in index.search(pair[0], 2, exact=True)[0]} == {"a", "b"}
 
-    readers = [threading.Thread(target=read) for _ in range(3)]
-    for reader in readers:
-        reader.start()
-    for _ in range(100):
-        index.add(["a"], pair[:1])
-        index.add(["b"], pair[1:])
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert not wrong
+    with looking(look):
+        for _ in range(100):
+            index.add(["a"], pair[:1])
+            index.add(["b"], pair[1:])
 
 
 def test_what_was_replaced_leaves_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,28 +380,16 @@ def test_copies_are_each_in_a_pair(make: Make) -> None:
 def test_many_read_while_one_writes(tmp_path: Path) -> None:
     """Two items are always added, replaced and deleted together, so every search finds both or neither."""
     index = create_index(tmp_path, 3)
-    pair, done, wrong = unit(np.random.default_rng(6), 2, 3), threading.Event(), []
+    pair = unit(np.random.default_rng(6), 2, 3)
 
-    def read() -> None:
-        try:
-            while not done.is_set():
-                hits = index.search(pair[0], 5)[0]
-                if sorted(hit.id for hit in hits) not in ([], ["a", "b"]):
-                    wrong.append(hits)
-        except Exception as error:
-            wrong.append(error)
+    def look() -> None:
+        assert sorted(hit.id for hit in index.search(pair[0], 5)[0]) in ([], ["a", "b"])
 
-    readers = [threading.Thread(target=read) for _ in range(3)]
-    for reader in readers:
-        reader.start()
-    for step in range(30):
-        index.add(["a", "b"], pair)
-        index.add(["a", "b"], pair[::-1])
-        index.compact() if step % 10 == 9 else index.delete(["a", "b"])
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert not wrong
+    with looking(look):
+        for step in range(30):
+            index.add(["a", "b"], pair)
+            index.add(["a", "b"], pair[::-1])
+            index.compact() if step % 10 == 9 else index.delete(["a", "b"])
 
 
 @pytest.fixture

@@ -159,11 +159,10 @@ def _in_words(wishes: list[Wish], image: Path | None) -> str:
 
 def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
     """The hits as a page, or as a sheet of small pictures in their order."""
-    from latentbridge.data.pictures import thumbnail
+    from latentbridge.search import show_items
 
     ids = [hit.id for hit in hits]
-    found = zip(index.metadata(ids), index.thumbnails(ids), strict=True)
-    thumbs = [thumbnail(metadata or {}, _THUMB_PX, kept) for metadata, kept in found]
+    thumbs = show_items(index, ids, index.metadata(ids), _THUMB_PX)
     if out.suffix.lower() == _PAGE_SUFFIX:
         from latentbridge.evaluation.pages.page import Section, show_figure, write_page
 

@@ -140,11 +140,11 @@ def mcp(
 
 
 def _check_indexes(shelf: str | None) -> None:
-    """Before a model is loaded for them."""
+    """Refuses a place that can hold none, before a model is loaded for them."""
     if shelf is not None:
-        from latentbridge.retrieval.stores import check_shelf
+        from latentbridge.retrieval.stores import names_in
 
-        check_shelf(shelf)
+        names_in(shelf)
 
 
 def _be_strict() -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -161,20 +161,17 @@ class ItemFile:
 
     def metadata_of(self, ids: Sequence[str]) -> dict[str, str]:
         """The metadata, a JSON text, of those of the items that there are."""
-        asked = "SELECT id, metadata FROM items WHERE id IN (SELECT value FROM json_each(?))"
-        return dict(self._ask(asked, (json.dumps(list(ids)),)))
+        return self._by_id("metadata FROM items", ids)
 
     def vectors_of(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """The vectors, float32 [dimension], of those of the items that there are."""
-        asked = "SELECT id, vector FROM items JOIN vectors USING (key) WHERE id IN (SELECT value FROM json_each(?))"
-        found = self._ask(asked, (json.dumps(list(ids)),))
-        _, vectors = self._arrays([(place, vector) for place, (_, vector) in enumerate(found)])
-        return {name: vector for (name, _), vector in zip(found, vectors, strict=True)}
+        found = self._by_id("vector FROM items JOIN vectors USING (key)", ids)
+        _, vectors = self._arrays(list(enumerate(found.values())))
+        return dict(zip(found, vectors, strict=True))
 
     def thumbnails_of(self, ids: Sequence[str]) -> dict[str, bytes]:
         """The small pictures of those of the items that have one."""
-        asked = "SELECT id, picture FROM items JOIN thumbnails USING (key) WHERE id IN (SELECT value FROM json_each(?))"
-        return dict(self._ask(asked, (json.dumps(list(ids)),)))
+        return self._by_id("picture FROM items JOIN thumbnails USING (key)", ids)
 
     def compact(self, upto: int) -> None:
         """Forget removals up to a number, and give the room of what was removed back to the disk."""
@@ -206,6 +203,11 @@ class ItemFile:
     def _ask(self, question: str, values: Sequence[Plain] = ()) -> list[tuple]:
         with told(self.path):
             return self.connections.own().execute(question, tuple(values)).fetchall()
+
+    def _by_id(self, what: str, ids: Sequence[str]) -> dict[str, Any]:
+        """One column of those of the items that there are."""
+        asked = f"SELECT id, {what} WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self._ask(asked, (json.dumps(list(ids)),)))
 
     @contextmanager
     def _commits(self) -> Iterator[sqlite3.Connection]:

@@ -91,8 +91,12 @@ class Rows:
         """Every block and how many rows of it count."""
         number = 0
         while number * _BLOCK_ROWS < self._count:  # which may grow meanwhile
-            yield self._blocks[number], min(_BLOCK_ROWS, self._count - number * _BLOCK_ROWS)
+            yield self._blocks[number], self._used(number)
             number += 1
+
+    def _used(self, number: int) -> int:
+        """How many rows of a block count by now."""
+        return min(_BLOCK_ROWS, self._count - number * _BLOCK_ROWS)
 
     def _places(self, keys: np.ndarray) -> Iterator[tuple[_Block, np.ndarray]]:
         """Where sorted keys stand, block by block; keys that are nowhere are passed over."""
@@ -112,7 +116,7 @@ class Rows:
             # Who lives is noted before how many there are, and both block by block: a row that takes the place of one that was
             # gone by then is further on, and so is seen. flatnonzero itself looks twice, between which others may go.
             alive = block.alive.copy()
-            used = min(_BLOCK_ROWS, self._count - number * _BLOCK_ROWS)
+            used = self._used(number)
             places = np.flatnonzero(alive[:used])
             if len(places):
                 yield block, places if len(places) < used else slice(used)

@@ -35,17 +35,15 @@ def create_index(address: str | Path, dimension: int, maker: str = "") -> Index:
     return index
 
 
-def check_shelf(shelf: str | Path) -> None:
-    """Refuses a place that can hold no indexes: a file, an unknown kind of database, one that does not answer."""
-    if not _elsewhere(shelf) and Path(shelf).exists() and not Path(shelf).is_dir():
-        raise UserError(f"{shelf} is no folder; give one for indexes, or postgres://host/database.")
-    names_in(shelf)
-
-
 def names_in(shelf: str | Path) -> list[str]:
-    """The names of the indexes side by side in a folder, or in a database (postgres://host/database)."""
+    """The names of the indexes side by side in a folder, or in a database (postgres://host/database).
+
+    Raises UserError for what can hold none: a file, an unknown kind of database, one that does not answer.
+    """
     if not _elsewhere(shelf):
         folder = Path(shelf)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{shelf} is no folder; give one for indexes, or postgres://host/database.")
         return [path.name for path in sorted(folder.iterdir()) if holds_index(path)] if folder.is_dir() else []
     from latentbridge.retrieval.postgres import index_names
 

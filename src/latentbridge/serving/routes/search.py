@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Query, Request
 
-from latentbridge.data.pictures import KEPT_PX, PLACES, thumbnail, to_keep
+from latentbridge.data.pictures import PLACES, to_keep
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 from latentbridge.retrieval.filters import parse_condition
 from latentbridge.retrieval.index import Index
-from latentbridge.search import Wish, search_index
+from latentbridge.search import Wish, search_index, show_items
 from latentbridge.serving.documented import REFUSALS, TAKEN
 from latentbridge.serving.engine.work import Embedded, PictureEmbedding, TextEmbedding
 from latentbridge.serving.guard.json_bodies import JsonRoute
@@ -154,6 +154,5 @@ def _cards(shelf: Shelf) -> list[IndexCard]:
 
 def _thumbnails(index: Index, hits: list[Hit], metadata: list[dict[str, Any] | None]) -> list[str]:
     """Small pictures of hits, as data URLs."""
-    kept = index.thumbnails([hit.id for hit in hits])
-    small = (to_keep(thumbnail(known or {}, KEPT_PX, each)) for known, each in zip(metadata, kept, strict=True))
+    small = map(to_keep, show_items(index, [hit.id for hit in hits], metadata))
     return [f"data:image/webp;base64,{base64.b64encode(each).decode()}" for each in small]

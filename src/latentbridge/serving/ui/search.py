@@ -7,14 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from latentbridge.data.pictures import KEPT_PX, thumbnail
 from latentbridge.errors import UserError
-from latentbridge.retrieval.index import Index
+from latentbridge.search import show_items
 from latentbridge.serving.our_schemas import FoundItem, SearchPart, SearchRequest
 from latentbridge.serving.routes.search import search
 from latentbridge.serving.ui.desk import Desk
 from latentbridge.serving.ui.inputs import picture_input, words_input
-from latentbridge.types import Picture
 
 _PATH = "/v1/search"
 _NO_INDEX = "There is no index to look in; start the server with --indexes FOLDER, in which there is one."
@@ -58,7 +56,8 @@ def tab(desk: Desk) -> None:
         conditions = [each.strip() for each in where.split(",") if each.strip()]
         asked = SearchRequest(index=index, query=parts, k=k, where=conditions)
         hits = (await search(asked, desk.request(visit, _PATH), desk.service)).data
-        thumbs = await asyncio.to_thread(_thumbnails, desk.service.shelf.index(index), hits)
+        ids, metadata = [hit.id for hit in hits], [hit.metadata for hit in hits]
+        thumbs = await asyncio.to_thread(show_items, desk.service.shelf.index(index), ids, metadata)
         shown = [(thumb, f"{hit.score:.3f}  {hit.id}") for thumb, hit in zip(thumbs, hits, strict=True)]
         if not hits:
             gr.Info("Nothing in the index meets this.")
@@ -104,8 +103,3 @@ def tab(desk: Desk) -> None:
     more.click(answer_more, [chosen, where, k, index], outputs)
     grid.select(choose, found, [chosen, more], show_progress="hidden")
     gr.on(fn=names, outputs=index)
-
-
-def _thumbnails(index: Index, hits: list[FoundItem]) -> list[Picture]:
-    kept = index.thumbnails([hit.id for hit in hits])
-    return [thumbnail(hit.metadata, KEPT_PX, small) for hit, small in zip(hits, kept, strict=True)]
