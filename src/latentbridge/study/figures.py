@@ -84,7 +84,7 @@ def _plot(
 def draw_shares(title: str, bars: Mapping[str, Mapping[str, float]]) -> str:
     """One bar a name, cut into named shares that add up to at most 1."""
     parts = list(dict.fromkeys(part for shares in bars.values() for part in shares))
-    left = 130
+    left = 165
     body: list[str] = []
     for row, (name, shares) in enumerate(bars.items()):
         y, x = _TOP_PX + row * _ROW_PX, float(left)
