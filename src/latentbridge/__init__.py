@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +10,10 @@ if TYPE_CHECKING:
     from latentbridge.models.omnibridge.model import Model
     from latentbridge.retrieval.index import Index
     from latentbridge.retrieval.stores import create_index, open_index
+
+# OpenMP's threads sleep while they wait: beside other processes threads that spin take ten times as long. OpenMP reads this
+# when torch loads, so it has no effect where torch was imported before.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = ["Index", "Model", "create_index", "load", "open_index"]

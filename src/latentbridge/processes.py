@@ -6,12 +6,16 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from latentbridge.errors import UserError
+
+_LOOK_S = 0.06
+"""How long `idle_cores` looks, in seconds: six ticks of the kernel's clock."""
 
 
 def start_process(
@@ -37,14 +41,69 @@ def start_process(
 
 
 def cores() -> int:
-    """Cores this process may use; the threads of one core count once, where the system tells them apart."""
+    """Return how many cores this process may use, by its CPU affinity and its cgroup's quota.
+
+    The threads of one core count once, where the system tells them apart; of a quota of 1.5 cores one is used.
+    """
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     siblings = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list")
     usable = os.sched_getaffinity(0)
-    if not siblings.exists():
-        return len(usable)
-    return len({Path(str(siblings).replace("cpu0", f"cpu{each}")).read_text() for each in usable})
+    count = len(usable)
+    if siblings.exists():
+        count = len({Path(str(siblings).replace("cpu0", f"cpu{each}")).read_text() for each in usable})
+    return max(1, int(min(count, quota())))
+
+
+def idle_cores() -> int:
+    """Return how many of `cores()` other processes leave free just now, at least 1; takes 60 ms.
+
+    A thread that waits for another at every operation is as slow as the slowest, so a model computes faster on the free cores
+    alone. Where the system does not say how busy it is, all count as free.
+    """
+    began, before = time.perf_counter(), _idle_s()
+    if not before:
+        return cores()
+    time.sleep(_LOOK_S)
+    idle = sum(after - before[cpu] for cpu, after in _idle_s().items() if cpu in before)
+    return max(1, min(cores(), round(idle / (time.perf_counter() - began))))
+
+
+def quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
+    """Return the least quota, in cores, of this process's cgroup and those above it; infinity where there is none.
+
+    Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`) of cgroups.
+    """
+    lines = membership.read_text().splitlines() if membership.exists() else []
+    found = [float("inf")]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        base = root / controllers if controllers else root
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        inside = base / path.lstrip("/")
+        for folder in [inside, *inside.parents]:
+            with suppress(OSError, ValueError, ZeroDivisionError):
+                if controllers:
+                    period = int((folder / "cpu.cfs_period_us").read_text())
+                    limit = int((folder / "cpu.cfs_quota_us").read_text())
+                    found += [limit / period] if limit > 0 else []
+                else:
+                    limit, period = (folder / "cpu.max").read_text().split()
+                    found += [int(limit) / int(period)] if limit != "max" else []
+            if folder == base:
+                break
+    return min(found)
+
+
+def _idle_s() -> dict[int, float]:
+    """Return the seconds that each usable CPU has been idle since the start, as /proc/stat counts; empty elsewhere."""
+    stat = Path("/proc/stat")
+    if not stat.exists() or not hasattr(os, "sched_getaffinity"):
+        return {}
+    usable, tick = os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK")
+    rows = [line.split() for line in stat.read_text().splitlines() if line.startswith("cpu") and line[3].isdigit()]
+    return {int(row[0][3:]): (int(row[4]) + int(row[5])) / tick for row in rows if int(row[0][3:]) in usable}
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from latentbridge.errors import StorageError, UserError
 
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _PACKAGES = ("torch", "transformers", "diffusers", "peft", "numpy")
 
 
@@ -127,6 +128,7 @@ def describe_environment() -> dict[str, Any]:
         "command": shlex.join(sys.argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
+        "instructions": _instructions(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
@@ -137,6 +139,13 @@ def _processor() -> str:
     cpus = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.+)$", cpus.read_text(), re.MULTILINE) if cpus.exists() else []
     return names[0] if names else platform.processor()
+
+
+def _instructions() -> list[str]:
+    """Return those of the processor's instruction sets that decide how fast it multiplies, as /proc/cpuinfo names them."""
+    cpus = Path("/proc/cpuinfo")
+    found = re.findall(r"^flags\s*: (.+)$", cpus.read_text(), re.MULTILINE) if cpus.exists() else []
+    return [name for name in _INSTRUCTIONS if found and name in found[0].split()]
 
 
 class RunDir:
@@ -155,6 +164,11 @@ class RunDir:
     def adapter(self) -> Path:
         """The folder of the adapter that a run with `lora_rank` trains; `model` has it merged."""
         return self.path / "adapter"
+
+    @property
+    def environment(self) -> Path:
+        """Where and how the run computes: machine, versions, threads, precision."""
+        return self.path / "environment.json"
 
     @property
     def report(self) -> Path:

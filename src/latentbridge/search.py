@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,12 +13,14 @@ from latentbridge.data.pictures import KEPT_PX, thumbnail
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.omnibridge.model import Model
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.rows import combine
 from latentbridge.types import Hit, Picture
+
+if TYPE_CHECKING:
+    from latentbridge.models.omnibridge.model import Model
 
 
 @dataclass(frozen=True)

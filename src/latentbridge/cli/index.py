@@ -83,11 +83,12 @@ def build(
     said = _fields(fields)
     if "://" not in target:
         check_folder(Path(target))
-    from latentbridge.models.checkpoint import fingerprint, load
+    from latentbridge.cli.loading import open_model
+    from latentbridge.models.checkpoint import fingerprint
     from latentbridge.retrieval.items import shown
     from latentbridge.retrieval.stores import create_index, holds_index
 
-    finder, new = load(model), not holds_index(target)
+    finder, new = open_model(model), not holds_index(target)
     index = create_index(target, finder.embedding_size, fingerprint(finder))
     built = fill(finder, index, found, said)
     if "://" not in target:
@@ -122,13 +123,13 @@ def add(
     found: list[Source] = [FilePictures(files, folder)] if files else []
     found += [open_source(source) for source in sources if Path(source) not in files]
     said = _fields(fields)
+    from latentbridge.cli.loading import open_model
     from latentbridge.indexing import Built
-    from latentbridge.models.checkpoint import load
     from latentbridge.retrieval.items import shown
     from latentbridge.search import check_maker
 
     index = open_at(address)
-    finder = load(model)
+    finder = open_model(model)
     check_maker(finder, index, shown(address))
     built = sum((fill(finder, index, each, said, mirror=False) for each in found), Built())
     tell(shown(address), index, built, as_json)

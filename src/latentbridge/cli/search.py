@@ -87,9 +87,9 @@ def search(
         wishes.append(Wish(picture=open_picture(image)))
     wishes += [Wish(item=name) for name in like or []]
     index, source = _stored(address)
-    from latentbridge.models.checkpoint import load
+    from latentbridge.cli.loading import open_model
 
-    finder = load(model)
+    finder = open_model(model)
     if index is None:
         assert source is not None
         index = _built(finder, source)

@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 
 from latentbridge.cli.arguments import ModelName, check_at_least, check_folder
+from latentbridge.cli.loading import open_model
 from latentbridge.errors import UserError
+from latentbridge.light_imports import import_model
 from latentbridge.processes import cores
 from latentbridge.serving.settings import Settings
 
@@ -79,6 +81,7 @@ def serve(
 
     known = read_keys(keys)
     check_bind(host, known)
+    import_model(model)
     with _needed("serve,ui" if ui else "serve"):
         from latentbridge.serving.api import create_app
         from latentbridge.serving.guard.fetch import Fetching
@@ -92,8 +95,6 @@ def serve(
     fetching = Fetching(hosts=tuple(fetch or ()))
     rates = Rates(parse_allowances(limit or [], (*KINDS.values(), OTHER)))
     check_free(host, port)
-    from latentbridge.models.checkpoint import load
-
     settings = Settings(
         name or _last_name(model),
         model,
@@ -103,7 +104,7 @@ def serve(
         request_timeout_s=timeout_s,
     )
     limits = Limits()
-    app = create_app(load(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
+    app = create_app(open_model(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
     if ui:
         add_page(app, rates)
     listen(app, host, port, limits)
@@ -129,14 +130,13 @@ def mcp(
     if out is not None:
         check_folder(out)
     _check_indexes(indexes)
+    import_model(model)
     with _needed("serve"):
         from latentbridge.serving.api import create_app
         from latentbridge.serving.tools import serve_stdio
     import asyncio
 
-    from latentbridge.models.checkpoint import load
-
-    asyncio.run(serve_stdio(create_app(load(model), Settings(_last_name(model), model, indexes=indexes)), out))
+    asyncio.run(serve_stdio(create_app(open_model(model), Settings(_last_name(model), model, indexes=indexes)), out))
 
 
 def _check_indexes(shelf: str | None) -> None:

@@ -48,9 +48,9 @@ def understand(
     from latentbridge.images import open_picture
 
     picture = open_picture(image)
-    from latentbridge.models.checkpoint import load
+    from latentbridge.cli.loading import open_model
 
-    answer = load(model, device=device).understand(picture, question, reasoning=reason)
+    answer = open_model(model, device, draws=False).understand(picture, question, reasoning=reason)
     if as_json:
         print_json({"image": image, "question": question, "answer": answer})
     else:
@@ -78,10 +78,10 @@ def generate(
     check_text("prompt", prompt)
     check_sampling(seed, steps, guidance)
     check_out(out, PICTURE_SUFFIXES)
+    from latentbridge.cli.loading import open_model
     from latentbridge.cli.output import print_json, save_picture
-    from latentbridge.models.checkpoint import load
 
-    painter = load(model, device=device)
+    painter = open_model(model, device)
     description = painter.rewrite(prompt, seed)
     save_picture(painter.generate(prompt, seed, steps=steps, guidance=guidance), out)
     if as_json:
@@ -120,10 +120,10 @@ def edit(
     from latentbridge.images import open_picture
 
     picture = open_picture(image)
-    from latentbridge.models.checkpoint import load
+    from latentbridge.cli.loading import open_model
 
     how: Any = method  # a misspelt one is the model's to refuse
-    editor = load(model, device=device)
+    editor = open_model(model, device)
     trace = editor.trace_edit(picture, instruction, seed, steps=steps, guidance=guidance, method=how)
     save_picture(trace.picture, out)
     if as_json:
@@ -167,9 +167,9 @@ def embed(
     from latentbridge.rundir import atomic_write
 
     pictures = [open_picture(path) for path in images]
-    from latentbridge.models.checkpoint import load
+    from latentbridge.cli.loading import open_model
 
-    embedder = load(model, device=device)
+    embedder = open_model(model, device, draws=False)
     none = np.zeros((0, embedder.embedding_size), dtype=np.float32)
     of_images = np.concatenate([none, *(embedder.embed(images=picture)[None] for picture in pictures)])
     of_texts = np.concatenate([none, *(embedder.embed(texts=item)[None] for item in texts)])

@@ -209,7 +209,8 @@ class RunConfig:
     model; the part "" is the whole model."""
     seed: int = 0
     bf16: bool = True
-    """Mixed precision by autocast; on CPUs with AMX it halves the time of a step."""
+    """Mixed precision by autocast, where the device multiplies bfloat16 faster than float32 (on CPUs with AMX it halves the
+    time of a step); elsewhere float32. `environment.json` of a run records which."""
     recompute: Literal["none", "cheap", "blocks"] = "none"
     """What steps compute again to save memory (`training/recompute.py`); results stay bit for bit the same."""
     log_every: int = 20
@@ -221,7 +222,8 @@ class RunConfig:
     """Where networks compute: "cpu", "cuda" and so on; "auto" takes the accelerator where there is one. Data and noise are the
     same on all, weights the same up to rounding (`devices.py`)."""
     threads: int = 0
-    """CPU threads; 0 takes all. Results are bitwise reproducible at one count only."""
+    """CPU threads; 0 takes as many as there are cores that other processes leave idle when the run starts, which
+    `environment.json` records and a resumed run takes again. Results are bitwise reproducible at one count only."""
 
     def samples(self, step: int) -> range:
         """The samples of a step, numbered from the run's first."""

@@ -14,22 +14,19 @@ from hashlib import sha256
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.bagel.model import Bagel
-from latentbridge.models.backbones.harmon.model import Harmon
-from latentbridge.models.backbones.janus.model import JanusPro
-from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.tensors import read_tensors
 from latentbridge.rundir import atomic_write, read_json
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TARGETS = (
@@ -50,6 +47,8 @@ def is_adapter(name: str) -> bool:
 
 def add_adapter(network: nn.Module, rank: int) -> None:
     """A new adapter of `rank`, which changes nothing yet; its scale is 2, whatever the rank. Draws from the global generator."""
+    from peft import LoraConfig, inject_adapter_in_model
+
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_TARGETS), _host(network))
 
 
@@ -59,6 +58,8 @@ def attach_adapter(network: nn.Module, folder: Path) -> None:
     Every tensor must be known, present and of its shape, and the weights those that it was trained beside: peft itself only
     warns, and goes on with an adapter that does nothing. Raises UserError, and leaves the network as it was, otherwise.
     """
+    from peft import inject_adapter_in_model
+
     host = _host(network)
     if any(_layers(host)):
         raise UserError("The model has an adapter already; merge it or detach it first.")
@@ -124,17 +125,17 @@ def save_adapter(network: nn.Module, folder: Path) -> None:
 
 
 def _host(network: nn.Module) -> nn.Module:
-    """The module of the library that holds the language model, after which an adapter's tensors are named."""
-    if isinstance(network, Model):
-        return network.backbone.model
-    if isinstance(network, JanusPro):
-        return network.model
-    if isinstance(network, (Harmon, Bagel)):
-        return network.language_model
-    raise UserError("Adapters go into a language model, and this network has none; choose lora_rank=0.")
+    """Return the library's module that holds the language model, after which an adapter's tensors are named."""
+    host = getattr(network, "adapter_host", None)
+    if host is None:
+        raise UserError("Adapters go into a language model, and this network has none; choose lora_rank=0.")
+    return host
 
 
 def _layers(host: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield (name, module) of the layers that have an adapter."""
+    from peft.tuners.lora import LoraLayer
+
     return ((name, module) for name, module in list(host.named_modules()) if isinstance(module, LoraLayer))
 
 
@@ -174,4 +175,6 @@ def _read_config(folder: Path) -> LoraConfig:
     kind = read_json(folder / CONFIG).get("peft_type")
     if kind != "LORA":
         raise UserError(f"{folder} holds an adapter of the kind {kind}; only LORA is read here.")
+    from peft import LoraConfig
+
     return cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from latentbridge.config import AutoencoderConfig
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 class PatchAutoencoder(nn.Module):
@@ -95,6 +97,8 @@ def kl_network(widths: Sequence[int], channels: int, attention: bool = False, **
 
     `attention` also stands at the coarsest level; the other `settings` are the library's.
     """
+    from diffusers import AutoencoderKL
+
     finer, coarsest = len(widths) - 1, "Attn" if attention else ""
     levels: dict[str, Any] = {
         "block_out_channels": tuple(widths),

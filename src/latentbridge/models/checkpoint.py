@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, overload
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 import torch
 from safetensors.torch import save_file
@@ -17,42 +19,35 @@ from transformers import Qwen2Tokenizer
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
 from latentbridge.devices import device_named
 from latentbridge.errors import StorageError, UserError
-from latentbridge.models.adapters import attach_adapter
-from latentbridge.models.backbones.bagel.model import Bagel
-from latentbridge.models.backbones.bagel.released import build_bagel_7b
-from latentbridge.models.backbones.bagel.tiny import build_bagel
-from latentbridge.models.backbones.harmon.model import Harmon
-from latentbridge.models.backbones.harmon.released import build_harmon_1_5b
-from latentbridge.models.backbones.harmon.tiny import build_harmon
-from latentbridge.models.backbones.janus.model import JanusPro
-from latentbridge.models.backbones.janus.released import build_janus_pro_7b
-from latentbridge.models.backbones.janus.tiny import build_janus
-from latentbridge.models.dual_encoder import DualEncoder, build_scene
-from latentbridge.models.omnibridge import released_decoder
-from latentbridge.models.omnibridge.model import Model
-from latentbridge.models.omnibridge.released import is_released, load_released
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.vocabulary import load_tokenizer
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import atomic_write, read_json, write_json
 
+if TYPE_CHECKING:
+    from latentbridge.models.backbones.bagel.model import Bagel
+    from latentbridge.models.backbones.harmon.model import Harmon
+    from latentbridge.models.backbones.janus.model import JanusPro
+    from latentbridge.models.dual_encoder import DualEncoder
+    from latentbridge.models.omnibridge.model import Model
+
 ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 
-
-Network = Model | JanusPro | Bagel | Harmon | DualEncoder
+Network: TypeAlias = "Model | JanusPro | Bagel | Harmon | DualEncoder"
 """What can be built, trained, saved and loaded; each knows its `config` and its `tokenizer`."""
-BUILDERS: dict[str, Callable[[Any, Qwen2Tokenizer], Network]] = {
-    "omnibridge": Model,
-    "janus": build_janus,
-    "bagel": build_bagel,
-    "harmon": build_harmon,
-    "scene": build_scene,
-    "janus-pro-7b": build_janus_pro_7b,
-    "bagel-7b-mot": build_bagel_7b,
-    "harmon-1.5b": build_harmon_1_5b,
+BUILDERS = {
+    "omnibridge": "omnibridge.model:Model",
+    "janus": "backbones.janus.tiny:build_janus",
+    "bagel": "backbones.bagel.tiny:build_bagel",
+    "harmon": "backbones.harmon.tiny:build_harmon",
+    "scene": "dual_encoder:build_scene",
+    "janus-pro-7b": "backbones.janus.released:build_janus_pro_7b",
+    "bagel-7b-mot": "backbones.bagel.released:build_bagel_7b",
+    "harmon-1.5b": "backbones.harmon.released:build_harmon_1_5b",
 }
-"""By the `kind` of a config; each takes config and tokenizer, and draws weights from the global generator."""
+"""The module of `latentbridge.models` and the callable in it by the `kind` of a config, imported when one is built; each takes
+config and tokenizer, and draws weights from the global generator."""
 
 
 @overload
@@ -73,7 +68,8 @@ def outline(config: NetworkConfig) -> Network:
 
 
 def _build(config: NetworkConfig, tokenizer: Qwen2Tokenizer) -> Network:
-    return BUILDERS[config.kind](config, tokenizer).eval()
+    module, _, name = BUILDERS[config.kind].partition(":")
+    return getattr(import_module(f"latentbridge.models.{module}"), name)(config, tokenizer).eval()
 
 
 def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -88,7 +84,9 @@ def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -
     if (folder / "config.json").exists():
         (folder / "config.json").unlink()
     save_tokenizer(model.tokenizer, folder)
-    attached = released_decoder.PARTS if isinstance(model, Model) and model.captions is not None else ()
+    attached: tuple[str, ...] = ()
+    if getattr(model, "captions", None) is not None:
+        from latentbridge.models.omnibridge.released_decoder import PARTS as attached
     weights = {
         name: (tensor.to(_shipped(name, dtype)) if dtype and tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in unique_state(model).items()
@@ -117,28 +115,40 @@ def save_tokenizer(tokenizer: Qwen2Tokenizer, folder: Path) -> None:
 
 
 def load(
-    source: str | Path, decoder: str | Path | None = None, adapter: str | Path | None = None, device: str = "cpu"
+    source: str | Path,
+    decoder: str | Path | None = None,
+    adapter: str | Path | None = None,
+    device: str = "cpu",
+    draws: bool = True,
 ) -> Model:
-    """The model called `source`: "tiny" (ships with the package), a run or model folder, or a released checkpoint's folder.
+    """Return the model called `source`: "tiny" (ships with the package), a run or model folder, or a released checkpoint's folder.
 
     `decoder` is the folder of a released HunyuanDiT for a model that has none of its own; left out, it is `decoder/`
     inside a released checkpoint's folder where there is one. `adapter` is the folder of a LoRA adapter to put beside the
     weights (`models/adapters.py` takes it out again, and merges). `device` is where it computes: "cpu", "cuda", or "auto" for
-    the accelerator where there is one.
+    the accelerator where there is one. `draws=False` leaves out decoder, text encoder and autoencoder, for a model that is
+    only to understand and embed: it loads in half the time.
     """
+    from latentbridge.models.omnibridge.model import Model
+    from latentbridge.models.omnibridge.released import is_released, load_released
+
     place = device_named(device)
     folder = shipped(source)
     released = is_released(folder)
-    model = load_released(folder) if released else load_model(folder)
+    model = load_released(folder) if released else load_model(folder, draws)
     if not isinstance(model, Model):
         raise UserError(
             f"{source} holds a {model.config and model.config.kind}, and this takes an OmniBridge; eval, loopback, consistency and compare take any."
         )
-    if decoder is None and released and (folder / "decoder").is_dir():
+    if decoder is None and released and draws and (folder / "decoder").is_dir():
         decoder = folder / "decoder"
     if decoder is not None:
-        released_decoder.attach_decoder(model, Path(decoder))
+        from latentbridge.models.omnibridge.released_decoder import attach_decoder
+
+        attach_decoder(model, Path(decoder))
     if adapter is not None:
+        from latentbridge.models.adapters import attach_adapter
+
         attach_adapter(model, Path(adapter))
     return model.to(place)
 
@@ -148,15 +158,22 @@ def shipped(source: str | Path) -> Path:
     return TINY if str(source) == "tiny" else Path(source)
 
 
-def load_model(folder: Path) -> Network:
-    """The network saved in a folder (or in a run folder's `model/`); raises UserError where anything is missing or does not fit."""
+def load_model(folder: Path, draws: bool = True) -> Network:
+    """Return the network saved in a folder (or in a run folder's `model/`), an OmniBridge without its decoder unless it `draws`.
+
+    Raises UserError where anything is missing or does not fit.
+    """
     folder = model_folder(folder)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no model (no config.json); give a model folder, a run folder or 'tiny'.")
     config = from_dict(NetworkConfig, read_json(folder / "config.json"))
+    parts = [""]
+    if isinstance(config, ModelConfig) and not draws:
+        config = replace(config, parts=tuple(part for part in config.parts if part != "decoder"))
+        parts = ["backbone.", "projector.", "aligner.", "retrieval.", "second_view."]
     with torch.random.fork_rng(devices=[]):
         model = _build(config, load_tokenizer(folder))
-    load_parts(model, folder, [""])
+    load_parts(model, folder, parts)
     return model
 
 

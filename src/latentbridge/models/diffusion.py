@@ -7,14 +7,16 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from latentbridge.models.condition import Condition, map_condition
 from latentbridge.ranks import chance
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 Predict = Callable[[Tensor, Tensor, Any], Tensor]
 """(noisy image latents [b c h w], timesteps [b], condition) -> prediction [b c h w]; the condition is a `Condition`."""
@@ -24,6 +26,8 @@ Scheduler = Any
 
 def make_scheduler(num_train_timesteps: int) -> DDIMScheduler:
     """The tiny model's scheduler: cosine betas rescaled to end in pure noise, so that backgrounds are not leaked; v-prediction."""
+    from diffusers import DDIMScheduler
+
     return DDIMScheduler(
         num_train_timesteps=num_train_timesteps,
         beta_schedule="squaredcos_cap_v2",

@@ -68,7 +68,6 @@ SFT_BINDING = replace(
     steps=2000,
     optim=OptimConfig(lr=1e-3, muon_lr=4e-3, warmup_steps=50, decay_fraction=0.5),
     init=(("backbone.", "sft"),),
-    threads=2,
 )
 """More of what takes a tiny model longest: which word belongs to which, and how two things lie to each other."""
 SFT_EDITS = replace(
@@ -93,7 +92,6 @@ ALIGN = RunConfig(
         ("autoencoder.", "pretrain-decoder"),
     ),
     bf16=False,
-    threads=2,
 )
 POST_SFT = RunConfig(
     name="post-sft",
@@ -105,7 +103,6 @@ POST_SFT = RunConfig(
     init=(("", "tiny"),),
     bf16=False,
     checkpoint_every=100,
-    threads=2,
 )
 """Post-training of the shipped model; the recipes after it change the method and nothing else. Half of the items are
 drawings, for of `shapes` the shipped model already keeps nearly all."""

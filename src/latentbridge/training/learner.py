@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from latentbridge.config import RunConfig
-from latentbridge.devices import CPU, moved
+from latentbridge.devices import CPU, moved, multiplies_bfloat16
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import Network
 from latentbridge.ranks import summed, world
@@ -54,7 +54,10 @@ class Learner:
             if config.stage.lora_rank:
                 add_adapter(model, config.stage.lora_rank)
             self.objective = Objective(model.to(device), stage).to(device)
-        self.writes_out_attention = config.bf16 and device == CPU
+        fast = bool(parallel.told(multiplies_bfloat16(device)))
+        """Whether bfloat16 is used where the run may use it; on every rank as on the leading one."""
+        self.bf16 = config.bf16 and fast
+        self.writes_out_attention = self.bf16 and device == CPU
         """Its fused kernel is ten times slower backward in bfloat16; accelerators keep theirs."""
         if self.writes_out_attention:
             _write_out_attention(model)
@@ -63,7 +66,7 @@ class Learner:
         self.named = moving(dict(self.objective.named_parameters()), stage, config)
         for name, parameter in self.objective.named_parameters():
             parameter.requires_grad_(name in self.named)
-        self.optimizers = make_optimizers(self.named, config.optim)
+        self.optimizers = make_optimizers(self.named, config.optim, muon_bf16=fast)
         self.average = Average(self.named, config.optim.ema_decay)
         self.guard = DivergenceGuard(run, config)
         self.steps_done = restore(checkpoint, self.objective, self.optimizers, self.average) if checkpoint else 0
@@ -125,7 +128,7 @@ class Learner:
         transformers' models have their own way to be told to write out attention.
         """
         attention = sdpa_kernel(SDPBackend.MATH) if self.writes_out_attention else nullcontext()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16), attention:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), attention:
             return self.objective(moved(batch, self.device), torch_rng(self.config.seed, "loss", self.steps_done))
 
 

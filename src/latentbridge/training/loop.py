@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from latentbridge.config import RunConfig, from_dict, to_dict
-from latentbridge.devices import device_named
+from latentbridge.devices import device_named, multiplies_bfloat16
 from latentbridge.errors import UserError
 from latentbridge.models.adapters import merge_adapter, save_adapter
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import save_model, shipped
+from latentbridge.processes import idle_cores
 from latentbridge.ranks import world
 from latentbridge.recipes.real import RELEASES
 from latentbridge.rundir import RunDir, describe_environment, read_json, write_json
@@ -68,11 +71,12 @@ def _train(
     _check_ranks(config, stage)
     checkpoint = newest_good(run)
     stage.runs = run.path.parent
+    recorded = read_json(run.environment) if checkpoint and run.environment.exists() else {}
+    threads = config.threads or recorded.get("threads") or min(torch.get_num_threads(), idle_cores())
     if parallel.leads():
         write_json(run.path / "config.json", to_dict(config))
-        write_json(run.path / "environment.json", describe_environment() | {"device": str(device)})
-    if config.threads:
-        torch.set_num_threads(config.threads)
+        _record_environment(run, device, threads, recorded)
+    torch.set_num_threads(threads)
 
     model = starting_network(config.model, config.seed, starts)
     learner = Learner(model, stage, config, run, checkpoint, device)
@@ -119,6 +123,19 @@ def _train(
     forget_checkpoints(run)
     parallel.wait_for_all()
     return run.model
+
+
+def _record_environment(run: RunDir, device: torch.device, threads: int, recorded: dict[str, Any]) -> None:
+    """Write `environment.json`; tell the user where a resumed run goes on in another precision than was `recorded`."""
+    fast = multiplies_bfloat16(device)
+    began = recorded.get("bfloat16", fast)
+    if began != fast:
+        print(
+            f"{run.path} began where products in bfloat16 are {'fast' if began else 'slow'}, and here they are "
+            f"{'fast' if fast else 'slow'}: its weights will differ by rounding from those of an uninterrupted run.",
+            file=sys.stderr,
+        )
+    write_json(run.environment, describe_environment() | {"device": str(device), "threads": threads, "bfloat16": fast})
 
 
 def _check_folder(config: RunConfig, run: RunDir, resume: bool) -> None:

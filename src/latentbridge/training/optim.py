@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from latentbridge.config import OptimConfig
-from latentbridge.training.parallel import gather_gradients
+from latentbridge.training.parallel import gather_gradients, local
 
 _NOT_HIDDEN = ("embed", "lm_head", "shared", "proj_out", "heads.")
 """Matrices that are tables or output layers, for which Muon is not meant (see torch.optim.Muon)."""
@@ -18,8 +21,63 @@ _QWEN_SCORES, _QWEN_SCORES_RATE = ("q_proj.weight", "k_proj.weight"), 0.25
 """Of Muon's rate, for the language model's query and key matrices."""
 
 
-def make_optimizers(named: dict[str, nn.Parameter], config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers over the parameters that move; the peak rate of each is kept as `peak_lr` in its groups.
+class Float32Muon(torch.optim.Muon):
+    """torch's Muon with its Newton-Schulz iteration in float32, which torch fixes to bfloat16.
+
+    A processor without bfloat16 units takes 12 to 80 times as long for a bfloat16 product as for a float32 one (matrices of
+    128 to 512; AMD EPYC Zen 3, torch 2.13). State and settings are torch's own, so checkpoints of both are read by both.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update the parameters that have gradients; rates follow `match_rms_adamw`."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                gradient, state = parameter.grad, self.state[parameter]
+                if gradient is None:
+                    continue
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(gradient)
+                momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+                whole = local(gradient.lerp(momentum, group["momentum"]))
+                update = _orthogonalize(whole, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                if isinstance(gradient, DTensor):
+                    update = DTensor.from_local(update, gradient.device_mesh, gradient.placements)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(parameter.shape)))
+
+
+def _orthogonalize(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Return the matrix [n m] with all singular values near 1, by the quintic Newton-Schulz iteration in its own dtype.
+
+    Source: Keller Jordan's Muon, as in torch.optim.Muon. A step multiplies x from the left by a polynomial of its Gram matrix
+    [n n]. Where x is at least twice as wide as high, these factors are collected and x is multiplied once, which takes .6
+    of the time for 192 x 768 and differs by rounding.
+    """
+    a, b, c = coefficients
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=eps)
+    if x.shape[1] < 2 * x.shape[0]:
+        for _ in range(steps):
+            gram = x @ x.T
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return x.T if tall else x
+    gram, product = x @ x.T, torch.eye(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(steps):
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        gram, product = factor @ gram @ factor, factor @ product
+    x = product @ x
+    return x.T if tall else x
+
+
+def make_optimizers(
+    named: dict[str, nn.Parameter], config: OptimConfig, muon_bf16: bool = True
+) -> list[torch.optim.Optimizer]:
+    """Return the optimisers over the parameters that move; the peak rate of each is kept as `peak_lr` in its groups.
+
+    `muon_bf16` says whether Muon multiplies in bfloat16 or in float32.
 
     T5 attention has no 1/sqrt(d): its query and key matrices carry that factor, and its position bias must outgrow
     their products. At one rate for all, scores saturate, the bias never counts and the encoder reads a bag of words
@@ -37,7 +95,8 @@ def make_optimizers(named: dict[str, nn.Parameter], config: OptimConfig) -> list
         slow = [p for name, p in hidden.items() if name.endswith(_QWEN_SCORES)]
         full = [p for name, p in hidden.items() if not name.endswith(_QWEN_SCORES)]
         groups = [{"params": full, "lr": config.muon_lr}, {"params": slow, "lr": config.muon_lr * _QWEN_SCORES_RATE}]
-        muon = torch.optim.Muon(_filled(groups), weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        kind = torch.optim.Muon if muon_bf16 else Float32Muon
+        muon = kind(_filled(groups), weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
         muon.register_step_pre_hook(gather_gradients)
         optimizers.append(muon)
         general = {name: p for name, p in general.items() if name not in hidden}

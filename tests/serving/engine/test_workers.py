@@ -24,7 +24,7 @@ def worker_pids() -> set[int]:
     """The workers among the children of this process."""
     children = (file.read_text().split() for file in Path("/proc/self/task").glob("*/children"))
     pids = {int(pid) for found in children for pid in found}
-    return {pid for pid in pids if b"workers import work" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {pid for pid in pids if b"worker_process import work" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 def test_processes_answer_as_a_thread_does_even_while_one_of_them_is_killed(

@@ -59,7 +59,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
         "reason": stop["reason"] if stop and state == "stopped" else None,
         "losses": {name: last[name] for name in loss_names([records])},
         "measures": measures,
-        "environment": read_json(path) if (path := run.path / "environment.json").exists() else None,
+        "environment": read_json(run.environment) if run.environment.exists() else None,
         "config": config,
     }
 

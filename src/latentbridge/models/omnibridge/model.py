@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from latentbridge.models import diffusion
 from latentbridge.models.autoencoder import PatchAutoencoder
 from latentbridge.models.condition import Condition, map_condition
 from latentbridge.models.omnibridge.aligner import BiTransformer
-from latentbridge.models.omnibridge.decoder import CaptionSlots, Decoder
 from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
 from latentbridge.models.omnibridge.second_view import SecondView
 from latentbridge.models.omnibridge.text_encoder import new_text_encoder
@@ -30,6 +29,9 @@ from latentbridge.models.qwen_vl.sampling import replies_to
 from latentbridge.models.vocabulary import encode, token_id
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, EditResult, Picture
+
+if TYPE_CHECKING:
+    from latentbridge.models.omnibridge.decoder import CaptionSlots
 
 Conditioning = Literal["query", "text"]
 EditMethod = Literal["masked", "reference"]
@@ -77,6 +79,8 @@ class Model(nn.Module):
             if config.second_view.words:
                 self.second_view = SecondView(config.second_view)
         if "decoder" in config.parts:
+            from latentbridge.models.omnibridge.decoder import Decoder  # diffusers loads slowly; answers do without it
+
             self.text_encoder = new_text_encoder(config.aligner, len(tokenizer))
             self.decoder = Decoder.from_config(config)
             self.autoencoder = PatchAutoencoder(config.autoencoder)
@@ -303,6 +307,11 @@ class Model(nn.Module):
         items, many = _listed(images)
         vectors = self.embedding("image", [self.fit(item) for item in items]).cpu()
         return vectors.numpy() if many else vectors[0].numpy()
+
+    @property
+    def adapter_host(self) -> nn.Module:
+        """The library's module that holds the language model, where LoRA adapters go."""
+        return self.backbone.model
 
     @property
     def embedding_size(self) -> int:

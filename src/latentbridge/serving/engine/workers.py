@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Protocol
 
-from latentbridge.errors import UserError
-from latentbridge.models.checkpoint import fingerprint, load
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.processes import start_process
 from latentbridge.serving.engine.turns import Order, Results, Turns
+from latentbridge.serving.engine.worker_process import work
 from latentbridge.serving.settings import Settings
-
-_log = logging.getLogger(__name__)
 
 
 class Worker(Protocol):
@@ -93,44 +87,3 @@ class ProcessWorker:
             self._process.kill()
             self._process.wait()
             self._is_lost()
-
-
-def work(handle: int) -> None:
-    """What a worker's process does, at the other end of the line; it ends with the last order, or with the server.
-
-    Signals are the server's: it ends its workers when all is done.
-    """
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    line = Connection(handle)
-    settings, maker = line.recv()
-    try:
-        model = load(settings.source)
-        if fingerprint(model) != maker:
-            raise UserError(f"{settings.source} holds another model than the server does; start the server again.")
-    except UserError as error:
-        _log.error("%s", error)
-        return
-    turns = Turns(model, settings, lambda results: line.send([(job, _portable(result)) for job, result in results]))
-    threading.Thread(target=_pass_on, args=(line, turns), name="server's line", daemon=True).start()
-    line.send("ready")
-    turns.run()
-
-
-def _portable(result: Any) -> Any:
-    """A result as it may travel; errors that are no user's are in the log here, and some cannot be put together again."""
-    if isinstance(result, Exception) and not isinstance(result, UserError):
-        return RuntimeError(f"{type(result).__name__} in a worker: {result}")
-    return result
-
-
-def _pass_on(line: Connection, turns: Turns) -> None:
-    order: Order = None
-    while True:
-        try:
-            order = line.recv()
-        except (EOFError, OSError):
-            order = None
-        turns.send(order)
-        if order is None:
-            return

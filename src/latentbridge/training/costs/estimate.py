@@ -133,7 +133,8 @@ def sketch(config: RunConfig) -> tuple[Network, Stage]:
     ):
         outline_decoder(network)  # pyright: ignore[reportArgumentType]
     if config.stage.lora_rank:
-        add_adapter(network, config.stage.lora_rank)
+        with torch.device("meta"):
+            add_adapter(network, config.stage.lora_rank)
     if isinstance(stage, Native):
         stage.choose(network)
     return network, stage

@@ -130,6 +130,11 @@ class Bagel(nn.Module):
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         return self._read_drawn(self.draw(latents, seeds))
 
+    @property
+    def adapter_host(self) -> nn.Module:
+        """The library's module that holds the language model, where LoRA adapters go."""
+        return self.language_model
+
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
         clean, _ = self._draw(prompts, row_seeds(seeds, len(prompts)), self.steps, self.guidance)

@@ -264,6 +264,11 @@ class Harmon(nn.Module):
     # --- words ---
 
     @property
+    def adapter_host(self) -> nn.Module:
+        """The library's module that holds the language model, where LoRA adapters go."""
+        return self.language_model
+
+    @property
     def _placeholders(self) -> list[int]:
         """The token ids that stand where a picture is read."""
         return [self._image] * (self.num_tokens + self.num_buffers)

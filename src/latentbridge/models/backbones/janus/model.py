@@ -258,6 +258,11 @@ class JanusPro(nn.Module):
     # --- words ---
 
     @property
+    def adapter_host(self) -> nn.Module:
+        """The library's module that holds the language model, where LoRA adapters go."""
+        return self.model
+
+    @property
     def _first(self) -> int:
         return self.tokenizer.bos_token_id
 

@@ -1,0 +1,18 @@
+"""Models for commands that run them and train nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from latentbridge.light_imports import import_model
+
+if TYPE_CHECKING:
+    from latentbridge.models.omnibridge.model import Model
+
+
+def open_model(source: str, device: str = "cpu", draws: bool = True) -> Model:
+    """Return what `latentbridge.load` does, with as few imports as inference needs."""
+    import_model(source, draws)
+    from latentbridge.models.checkpoint import load
+
+    return load(source, device=device, draws=draws)

@@ -1,0 +1,160 @@
+"""Imports of transformers and diffusers without the modules that inference never runs.
+
+Importing Qwen2-VL's classes takes 3.1 times as long as importing torch, and HunyuanDiT's 3.9 times: they bring compilation,
+distributed training, SciPy and peft with them (transformers 5.23, diffusers 0.42). Without those it is 2.0 and 2.4 times
+(`benchmarks/first_minutes.py`). Only processes that do nothing but inference may import this way: the commands and the
+server's workers. Training, and whoever uses the library from Python, gets the real modules.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+PLACEHOLDERS = (
+    "accelerate",
+    "peft",
+    "scipy",
+    "sklearn",
+    "torch._dynamo",
+    "torch.distributed._composable",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "transformers.generation.continuous_batching",
+)
+"""Packages, with all that is in them, that inference never runs."""
+_MODEL_CLASSES = (
+    "latentbridge.models.omnibridge.model",
+    "latentbridge.models.omnibridge.decoder",
+    "diffusers.schedulers.scheduling_ddim",
+)
+"""Of an OmniBridge; the first is enough for one that does not draw."""
+_LIBRARIES = ("transformers", "diffusers", "latentbridge.models")
+
+
+def import_model(source: str, draws: bool = True) -> None:
+    """Import the classes of a model of ours for inference alone.
+
+    Nothing is imported for releases: the libraries' own loaders read them, which need all modules.
+    """
+    if _is_ours(Path(source)):
+        import_for_inference(*(_MODEL_CLASSES if draws else _MODEL_CLASSES[:1]))
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a source is "tiny", or a folder whose config names no `model_type`, as those of releases do."""
+    for path in (folder / "config.json", folder / "model" / "config.json"):
+        if path.is_file():
+            try:
+                return "model_type" not in json.loads(path.read_text())
+            except (ValueError, OSError):
+                return False
+    return str(folder) == "tiny"
+
+
+def import_for_inference(*modules: str) -> None:
+    """Import `modules` with placeholders for `PLACEHOLDERS`; afterwards importing one of those gives the real one.
+
+    A placeholder has every attribute, which can be called, subclassed and used as a decorator while modules are imported; no
+    object is an instance of it, and arithmetic on it fails. Should another version of a library need one of them to be
+    imported, everything is imported in the usual way instead.
+    """
+    collects = gc.isenabled()
+    gc.disable()  # a tenth of the time goes to looking for garbage among classes that all stay
+    try:
+        with _placeholders([name for name in PLACEHOLDERS if name not in sys.modules]):
+            for module in modules:
+                import_module(module)
+    except Exception:  # whatever a library raises on what it did not expect
+        for name in [name for name in sys.modules if name.split(".")[0] in _LIBRARIES or name.startswith(_LIBRARIES)]:
+            del sys.modules[name]
+        for module in modules:
+            import_module(module)
+    finally:
+        if collects:
+            gc.enable()
+
+
+@contextmanager
+def _placeholders(names: Sequence[str]) -> Iterator[None]:
+    """Import placeholders for packages inside the block; remove them from `sys.modules` at its end."""
+    finder = _Finder(names)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name, module in list(sys.modules.items()):
+            if isinstance(module, _Module):
+                del sys.modules[name]
+                parent, _, child = name.rpartition(".")
+                if vars(sys.modules.get(parent, object)).get(child) is module:
+                    delattr(sys.modules[parent], child)
+
+
+class _Finder(MetaPathFinder, Loader):
+    """The import hook that answers for packages by name."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = set(names)
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        parts = fullname.split(".")
+        if any(".".join(parts[:count]) in self.names for count in range(1, len(parts) + 1)):
+            return ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Module(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+class _Module(ModuleType):
+    """A module whose attributes are placeholders."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Placeholder()
+
+
+class _Placeholder:
+    """A class, function or object of a module that was not imported."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the class or function that this decorates, or else itself."""
+        return args[0] if args and (isinstance(args[0], FunctionType | type)) else self
+
+    def __getattr__(self, name: str) -> _Placeholder:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __getitem__(self, key: Any) -> _Placeholder:
+        return self
+
+    def __or__(self, other: Any) -> _Placeholder:
+        return self
+
+    __ror__ = __or__
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return False
+
+    def __subclasscheck__(self, subclass: Any) -> bool:
+        return False
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        return ()
