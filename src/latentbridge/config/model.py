@@ -70,7 +70,7 @@ class SecondViewConfig:
     """What pretrained networks add to embeddings (`models/omnibridge/second_view.py`)."""
 
     words: int = 0
-    """Words that the map is fitted to, 8 bits a number, or 4 where there are `more_words`; 0 builds no second view."""
+    """Words that the map is fitted to, 8 bits a number, or 5 where there are `more_words`; 0 builds no second view."""
     more_words: int = 0
     """Further words of the lexicon, in product codes."""
     own_words: int = 0

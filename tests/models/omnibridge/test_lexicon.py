@@ -7,11 +7,11 @@ from latentbridge.models.omnibridge.lexicon import (
     CODES,
     STOP_WORDS,
     forms,
-    from_nibbles,
+    from_bits,
     letter_runs,
     short_key,
+    to_bits,
     to_codes,
-    to_nibbles,
     word_key,
     words_of,
 )
@@ -63,14 +63,14 @@ def test_keys_are_parts_of_a_hash():
     assert all(-(2**31) <= short_key(str(number)) < 2**31 for number in range(1000))
 
 
-def test_four_bits_keep_what_they_can():
+def test_five_bits_keep_what_they_can():
     table = torch.randn(1000, 8, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9)
-    packed, scale = to_nibbles(table)
-    again = from_nibbles(packed) * scale
-    assert packed.shape == (1000, 4) and packed.dtype == torch.uint8
-    # the best uniform 15-level quantiser of a normal distribution has an error of 1.2 to 1.5 % of the variance
+    packed, scale = to_bits(table)
+    again = from_bits(packed, 8) * scale
+    assert packed.shape == (1000, 5) and packed.dtype == torch.uint8
+    # the best uniform 32-level quantiser of a normal distribution has an error of 0.35 % of the variance (Max, 1960)
     error = (again - table).square().mean(dim=0) / table.square().mean(dim=0)
-    assert float(error.max()) < 0.016
+    assert float(error.max()) < 0.0048  # 4 bits: 0.0115
 
 
 def test_product_codes_find_clusters_exactly():

@@ -77,7 +77,7 @@ FURTHER = ("ostrich", "kayak", "physician")
 
 @pytest.fixture(scope="module")
 def wide(lexicon: dict[str, torch.Tensor]) -> tuple[SecondView, dict[str, torch.Tensor]]:
-    """A view with six numbers a word, five words in 4 bits, three in product codes, and four of another world."""
+    """A view with six numbers a word, five words in 5 bits, three in product codes, and four of another world."""
     generator = torch.Generator().manual_seed(7)
     words = {word: vector[:6] for word, vector in lexicon.items()}
     more = {word: torch.randn(6, generator=generator) for word in FURTHER}

@@ -36,6 +36,8 @@ _ENDINGS = (
 )
 """What words end in, and what stands there in the word they are a form of."""
 _LEAST_STEM = 3
+BITS = 5
+"""Of a number of a vector that is packed."""
 CODE_WIDTH = 6
 """Numbers that one byte of a product code stands for."""
 CODES = 256
@@ -85,23 +87,33 @@ def short_key(word: str) -> int:
     return (word_key(word) >> 31) - 2**31
 
 
-def to_nibbles(table: Tensor) -> tuple[Tensor, Tensor]:
-    """Return uint8 [n, w/2] and float32 [w]: the table [n, w] in 4 bits a number, from -7 to 7, two numbers a byte.
+def to_bits(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return uint8 [n, bytes] and float32 [w]: the table [n, w] in 5 bits a number, from -15 to 15, packed.
 
     A column's step is the one of a few that leaves the least squared error; what lies beyond is clipped.
     """
+    most = 2 ** (BITS - 1) - 1
     largest = table.abs().amax(dim=0).clamp(min=1e-12)
-    steps = largest * torch.linspace(0.3, 1, 15)[:, None] / 7  # [15, w]
-    levels = (table / steps[:, None]).round().clamp(-7, 7)
+    steps = largest * torch.linspace(0.3, 1, 15)[:, None] / most  # [15, w]
+    levels = (table / steps[:, None]).round().clamp(-most, most)
     best = (levels * steps[:, None] - table).square().sum(dim=1).argmin(dim=0)  # [w]
     columns = torch.arange(table.shape[1])
-    coded = (levels[best, :, columns].T + 8).to(torch.uint8)
-    return coded[:, ::2] << 4 | coded[:, 1::2], steps[best, columns]
+    coded = (levels[best, :, columns].T + most).int()
+    bits = (coded[..., None] >> torch.arange(BITS) & 1).flatten(1)
+    bits = F.pad(bits, (0, 8 * packed_width(table.shape[1]) - bits.shape[1])).unflatten(1, (-1, 8))
+    return (bits << torch.arange(8)).sum(dim=-1).to(torch.uint8), steps[best, columns]
 
 
-def from_nibbles(packed: Tensor) -> Tensor:
-    """Return float32 [n, w]: the whole numbers from -7 to 7 in `packed` [n, w/2]."""
-    return torch.stack([packed >> 4, packed & 15], dim=-1).flatten(1).float() - 8
+def from_bits(packed: Tensor, width: int) -> Tensor:
+    """Return float32 [n, width]: the whole numbers from -15 to 15 in `packed` [n, bytes]."""
+    bits = (packed[..., None].int() >> torch.arange(8, device=packed.device) & 1).flatten(1)[:, : width * BITS]
+    levels = (bits.unflatten(1, (width, BITS)) << torch.arange(BITS, device=packed.device)).sum(dim=-1)
+    return levels.float() - (2 ** (BITS - 1) - 1)
+
+
+def packed_width(width: int) -> int:
+    """Return the bytes that `width` numbers take."""
+    return -(-width * BITS // 8)
 
 
 def to_codes(table: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -24,12 +24,13 @@ from latentbridge.models.omnibridge.lexicon import (
     CODES,
     STOP_WORDS,
     forms,
-    from_nibbles,
+    from_bits,
     letter_runs,
+    packed_width,
     plain,
     short_key,
+    to_bits,
     to_codes,
-    to_nibbles,
     word_key,
     words_of,
 )
@@ -48,9 +49,9 @@ class SecondView(nn.Module):
     zero vector. A word that is not there is looked up by what it is a form of ("ostriches").
 
     Words lie in two tables. `word_*` has those the map was fitted to: 8 bits a number, or, where there are more words,
-    4 bits (`to_nibbles`). `more_*` has further words in product codes, `width / 6` bytes each (`to_codes`). Keys of both
+    5 bits (`to_bits`). `more_*` has further words in product codes, `width / 6` bytes each (`to_codes`). Keys of both
     are then 32 bits long. `own_keys` are the words of the model's other worlds, which are known, but not to this view.
-    With 3,200 and 9,000 words 0.7 MB, next to 0.2 MB for the map and 6.7 MB for the eye.
+    With 3,200 and 7,000 words 0.7 MB, next to 0.2 MB for the map and 6.7 MB for the eye.
     """
 
     centre: Tensor
@@ -78,7 +79,9 @@ class SecondView(nn.Module):
         self.register_buffer("join_scale", torch.zeros(width))
         self.register_buffer("word_keys", torch.zeros(words, dtype=torch.int32 if more else torch.int64))
         held = (
-            torch.zeros(words, width // 2, dtype=torch.uint8) if more else torch.zeros(words, width, dtype=torch.int8)
+            torch.zeros(words, packed_width(width), dtype=torch.uint8)
+            if more
+            else torch.zeros(words, width, dtype=torch.int8)
         )
         self.register_buffer("word_vectors", held)
         self.register_buffer("word_scale", torch.zeros(width))
@@ -156,7 +159,7 @@ class SecondView(nn.Module):
         if len({key(word) for word in (*words, *further)}) < len(words) + len(further):
             raise UserError("Two words of the lexicon have the same key; leave one of them out.")
         table = torch.stack([lexicon[word] for word in words])
-        vectors, scale = to_nibbles(table) if self.more_words else _rounded(table)
+        vectors, scale = to_bits(table) if self.more_words else _rounded(table)
         found = {"word_keys": torch.tensor([key(word) for word in words]), "word_vectors": vectors, "word_scale": scale}
         if self.own_words:
             found["own_keys"] = torch.tensor(sorted(map(short_key, own)))
@@ -178,7 +181,9 @@ class SecondView(nn.Module):
         fitted = [row for table, row in places if table == "word"]
         further = [row for table, row in places if table == "more"]
         rows = self.word_vectors[fitted]
-        total = (from_nibbles(rows) if self.more_words else rows.float()).sum(dim=0) * self.word_scale
+        total = (from_bits(rows, len(self.word_scale)) if self.more_words else rows.float()).sum(
+            dim=0
+        ) * self.word_scale
         if further:
             codes = self.more_codes[further].long()  # [n, w/6]
             rows = self.more_book[torch.arange(codes.shape[1], device=codes.device), codes]  # [n, w/6, 6]
