@@ -440,6 +440,28 @@ def test_search_by_words_pictures_items_weights_and_filters(run: Callable[..., R
     assert found("--image", album / "b.png", "--also", "red:.001", "--not", "blue: 0.001")[0] == "b.png"
 
 
+def test_search_says_which_words_are_unknown(run: Callable[..., Result], album: Path, tmp_path: Path):
+    (album / "broken.jpg").unlink()
+    run("index", "build", album, "--model", "tiny")
+    partly = run("search", album, "a zxqv guitar")
+    assert partly.err == 'warning: the model does not know "zxqv"; ranked by the rest.\n'
+    assert partly.code == 0 and partly.out == run("search", album, "a guitar").out != ""
+    none = run("search", album, "zxqv blorp")
+    assert (none.code, none.out) == (0, "")
+    assert none.err == (
+        'warning: the model knows no word of "zxqv blorp", so nothing was looked for; '
+        "allow unknown words to get a guess.\nNothing was found.\n"
+    )
+    told = json.loads(run("search", album, "zxqv blorp", "--json").out)
+    assert told["hits"] == [] and told["unknown_words"] == ["zxqv", "blorp"] and "no word" in told["warnings"][0]
+    guess = json.loads(run("search", album, "zxqv blorp", "--allow-unknown", "--json").out)
+    assert len(guess["hits"]) == 3 and "a guess" in guess["warnings"][0]
+    known = json.loads(run("search", album, "a guitar", "--json").out)
+    assert known["warnings"] == known["unknown_words"] == []
+    sheet = run("search", album, "zxqv", "--out", tmp_path / "none.png")
+    assert sheet.code == 2 and "no word" in sheet.err and not (tmp_path / "none.png").exists()
+
+
 def test_results_can_be_looked_at(run: Callable[..., Result], album: Path, model: Path, tmp_path: Path):
     run("index", "build", album, "--model", model)
     (album / "b.png").unlink()  # what is gone since is shown as a grey square

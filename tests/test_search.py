@@ -11,14 +11,14 @@ from latentbridge.config import ModelConfig
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
-from latentbridge.models.checkpoint import fingerprint, new_model
+from latentbridge.models.checkpoint import fingerprint, load, new_model
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.rows import combine
 from latentbridge.rng import numpy_rng
-from latentbridge.search import Wish, build_index, check_maker, query_of, search_index
+from latentbridge.search import Wish, build_index, check_maker, known_query, query_of, search_index
 from latentbridge.types import Picture
 
 
@@ -106,3 +106,69 @@ def test_an_index_of_another_model_is_refused(model: Model, index: Index, small_
     check_maker(new_model(small_config, seed=0), index, "here")
     with pytest.raises(UserError, match="another model"):
         check_maker(new_model(small_config, seed=1), index, "here")
+
+
+# --- words that the shipped model does not know ---
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Model:
+    return load("tiny")
+
+
+@pytest.fixture(scope="module")
+def tiny_index(tiny: Model, pictures: list[Picture]) -> Index:
+    return build_index(tiny, zip("abcde", pictures, strict=True))
+
+
+def test_unknown_words_are_named_and_the_rest_ranks(tiny: Model, tiny_index: Index):
+    found = search_index(tiny, tiny_index, "a red zxqv circle, blorp")
+    assert found == search_index(tiny, tiny_index, "a red circle") and len(found) == 5
+    assert found.unknown_words == ["zxqv", "blorp"]
+    assert found.warnings == ['The model does not know "zxqv" and "blorp"; ranked by the rest.']
+
+
+@pytest.mark.parametrize("text", ["zxqv blorp", "猫", "кошка", "???"])
+def test_where_no_word_is_known_nothing_is_found_unless_asked(tiny: Model, tiny_index: Index, text: str):
+    nothing = search_index(tiny, tiny_index, text)
+    assert nothing == [] and nothing.warnings == [
+        f'The model knows no word of "{text}", so nothing was looked for; allow unknown words to get a guess.'
+    ]
+    guess = search_index(tiny, tiny_index, text, allow_unknown=True)
+    assert guess == search_index(tiny, tiny_index, Wish(vector=tiny.embed(texts=text)))
+    assert guess.warnings == [f'The model knows no word of "{text}"; what it finds for that is a guess.']
+    assert guess.unknown_words == nothing.unknown_words == (text.split() if text != "???" else [])
+
+
+def test_beside_a_picture_unknown_words_are_left_out(tiny: Model, tiny_index: Index, pictures: list[Picture]):
+    alone = search_index(tiny, tiny_index, Wish(picture=pictures[2]))
+    beside = search_index(tiny, tiny_index, Wish(picture=pictures[2]), "but zxqv", Wish(words="blorp", weight=-0.5))
+    assert beside == alone and alone.warnings == [] and alone.unknown_words == []
+    assert beside.warnings == ['The model does not know "zxqv" and "blorp"; ranked by the rest.']
+
+
+def test_what_is_to_be_avoided_alone_ranks_nothing(tiny: Model, tiny_index: Index):
+    found = search_index(tiny, tiny_index, "zxqv", Wish(words="red", weight=-0.5))
+    assert found == [] and "nothing was looked for" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red circle left of a small blue star on white",
+        "Describe the picture",
+        "SEA animals",
+        "an automobile, a kitty and a physician",
+        "ostriches beside a lighthouse",
+        "two women in kayaks",
+        "a crêpe",
+    ],
+)
+def test_words_of_its_worlds_and_common_ones_are_known(tiny: Model, text: str):
+    query = known_query(tiny, [Wish(words=text)])
+    assert query.unknown_words == [] and query.warnings == [] and query.parts == [Wish(words=text)]
+
+
+def test_a_model_without_a_record_of_its_words_reports_none(model: Model, index: Index):
+    found = search_index(model, index, "zxqv 猫")
+    assert len(found) == 5 and found.warnings == [] and found.unknown_words == []

@@ -35,6 +35,16 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class WordReport:
+    """The words of a text that a model does not know."""
+
+    unknown: tuple[str, ...]
+    """As they are written, each once, in the order they come."""
+    rest: str
+    """The text without them; empty where no word of it is known."""
+
+
+@dataclass(frozen=True)
 class EditResult:
     """An edited picture with what the model read and wrote on the way."""
 

@@ -98,6 +98,26 @@ def test_what_was_added_is_shown_by_a_thumbnail_that_the_index_keeps(web: httpx.
     assert abs(shown[[10, 96, 96, 180], [96, 40, 150, 96]] - [[255] * 3, [0] * 3, [200, 30, 30], [255] * 3]).max() < 12
 
 
+def test_unknown_words_of_a_query_are_told(web: httpx.Client):
+    web.post("/v1/index", json={"name": "told"})
+    items = [{"id": "one", "image": url_of(png_of(np.zeros((9, 9, 3), np.uint8)))}]
+    web.post("/v1/index/told/items", json={"items": items})
+
+    def ask(query: Any, **more: Any) -> dict[str, Any]:
+        answer = web.post("/v1/search", json={"index": "told", "query": query, **more})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    known, partly, none = ask("a guitar"), ask("a zxqv guitar"), ask("zxqv 猫")
+    assert known["warnings"] == known["unknown_words"] == []
+    assert partly["data"] == known["data"] and partly["unknown_words"] == ["zxqv"]
+    assert partly["warnings"] == ['The model does not know "zxqv"; ranked by the rest.']
+    assert none["data"] == [] and none["unknown_words"] == ["zxqv", "猫"] and "no word" in none["warnings"][0]
+    assert len(ask("zxqv 猫", allow_unknown=True)["data"]) == 1
+    beside = ask([{"text": "zxqv"}, {"image": items[0]["image"]}])
+    assert beside["data"][0]["score"] == pytest.approx(1, abs=1e-5) and beside["unknown_words"] == ["zxqv"]
+
+
 @pytest.mark.parametrize("name", ["..", "../mine", "a/b", "A", "x" * 99, "%2e%2e"])
 def test_a_path_names_no_index(web: httpx.Client, name: str):
     assert web.post("/v1/index", json={"name": name}).status_code == 400

@@ -214,6 +214,14 @@ def test_pictures_are_indexed_found_and_taken_out_over_http(keyed: Server, three
         await client.call_tool("index", {"name": "scenes", "remove": ids[:2]})
         left = await client.call_tool("search", {"index": "scenes", "words": "a star"})
         assert [hit["id"] for hit in (left.structured_content or {})["hits"]] == ids[2:]
+        partly = await client.call_tool("search", {"index": "scenes", "words": "a zxqv star"})
+        assert words(partly) == f'The model does not know "zxqv"; ranked by the rest.\n{words(left)}'
+        asked = {"index": "scenes", "words": "zxqv"}
+        none = await client.call_tool("search", asked)
+        assert "no word" in words(none) and words(none).endswith("Nothing was found.")
+        assert (none.structured_content or {})["unknown_words"] == ["zxqv"]
+        guess = await client.call_tool("search", asked | {"allow_unknown": True})
+        assert [hit["id"] for hit in (guess.structured_content or {})["hits"]] == ids[2:]
         for name in ("../scenes", "/etc", "a b", ""):
             assert refusal(await client.call_tool("index", {"name": name, "add": urls}))
             assert refusal(await client.call_tool("search", {"index": name, "words": "a star"}))

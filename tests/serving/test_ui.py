@@ -271,6 +271,11 @@ def test_words_a_dropped_picture_and_both_find_pictures(visit, served, served_mo
     playwright.expect(found).to_have_count(PICTURES)
     at.shoot("search")
 
+    words.fill("zxqv")
+    tab.get_by_role("button", name="Search", exact=True).click()
+    at.page.get_by_text('The model does not know "zxqv"; ranked by the rest.').wait_for()
+    tab.get_by_text("1.000 3.png").wait_for()
+
     tab.locator(".grid-wrap button").first.click()
     more = tab.get_by_role("button", name="More like the chosen one")
     playwright.expect(more).to_be_enabled()

@@ -52,12 +52,16 @@ def search(
     out: Annotated[
         Path | None, typer.Option("--out", help="Show the results on a page (.html) or a sheet (.png).")
     ] = None,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Rank by words even where the model knows none of them: a guess.")
+    ] = False,
     model: ModelName = "tiny",
     as_json: AsJson = False,
 ) -> None:
     """Find pictures by words, a picture, items of the index, or any of them together.
 
-    A folder without an index is indexed in passing, which takes longer.
+    A folder without an index is indexed in passing, which takes longer. Words that the model does not know are named
+    and left out; where it knows no word and there is nothing else to go by, nothing is found.
 
     \b
     Examples:
@@ -94,7 +98,9 @@ def search(
         assert source is not None
         index = _built(finder, source)
     check_maker(finder, index, shown(address))
-    hits = search_index(finder, index, *wishes, k=k, where=conditions)
+    hits = search_index(finder, index, *wishes, k=k, where=conditions, allow_unknown=allow_unknown)
+    for sentence in hits.warnings:
+        print(f"warning: {sentence[0].lower()}{sentence[1:]}", file=sys.stderr)
     if out:
         _show(index, hits, _in_words(wishes, image), out)
     if as_json:
@@ -104,7 +110,8 @@ def search(
             {"id": hit.id, "score": round(hit.score, 6), "metadata": metadata}
             for hit, metadata in zip(hits, known, strict=True)
         ]
-        print_json({**{name: value for name, value in asked.items() if value}, "hits": rows})
+        told = {"hits": rows, "warnings": hits.warnings, "unknown_words": hits.unknown_words}
+        print_json({**{name: value for name, value in asked.items() if value}, **told})
     else:
         for hit in hits:
             print(f"{hit.score:.3f}  {hit.id}")

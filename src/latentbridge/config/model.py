@@ -70,7 +70,11 @@ class SecondViewConfig:
     """What pretrained networks add to embeddings (`models/omnibridge/second_view.py`)."""
 
     words: int = 0
-    """Size of the lexicon; 0 builds no second view."""
+    """Words that the map is fitted to, 8 bits a number, or 5 where there are `more_words`; 0 builds no second view."""
+    more_words: int = 0
+    """Further words of the lexicon, in product codes."""
+    own_words: int = 0
+    """Words of the model's other worlds that are written down as known; with 0 no word is ever reported as unknown."""
     width: int = 192
     eye_px: int = 128
     """Side to which the eye scales pictures, a multiple of 32."""

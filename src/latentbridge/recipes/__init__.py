@@ -83,7 +83,9 @@ ALIGN = RunConfig(
     stage=StageConfig("align", drawings=0.3, retrieval_weight=0.1, items=32768),
     steps=3000,
     batch_size=96,
-    model=ModelConfig(aligner=AlignerConfig(cross_bias=True), second_view=SecondViewConfig(words=3200)),
+    model=ModelConfig(
+        aligner=AlignerConfig(cross_bias=True), second_view=SecondViewConfig(words=3200, more_words=7000, own_words=54)
+    ),
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
     init=(
         ("backbone.", "sft-edits"),

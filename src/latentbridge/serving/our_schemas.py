@@ -89,6 +89,9 @@ class SearchRequest(AnyRequest):
         default=[], max_length=16, description="Conditions on metadata, such as kind=photo or width>=640."
     )
     thumbnails: bool = Field(default=False, description="Whether each hit brings a small picture.")
+    allow_unknown: bool = Field(
+        default=False, description="Whether to rank by a text of which the model knows no word: a guess."
+    )
 
 
 class FoundItem(BaseModel):
@@ -102,6 +105,10 @@ class SearchAnswer(BaseModel):
     object: Literal["list"] = "list"
     index: str
     data: list[FoundItem] = Field(description="Best first.")
+    warnings: list[str] = Field(default=[], description="What is to be said of the query, in sentences.")
+    unknown_words: list[str] = Field(
+        default=[], description="Words of the query that the model does not know; hits are ranked by the rest."
+    )
 
 
 class Health(BaseModel):

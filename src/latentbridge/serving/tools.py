@@ -146,23 +146,30 @@ class Tools:
         avoid: Annotated[Sequence[str], Field(description="Words for what a hit should not be like.")] = (),
         where: Annotated[Sequence[str], Field(description="Conditions, such as kind=png or width>=640.")] = (),
         k: Annotated[int, Field(description="How many hits.")] = 10,
+        allow_unknown: Annotated[
+            bool, Field(description="Whether to rank by words of which the model knows none: a guess.")
+        ] = False,
     ) -> CallToolResult:
         """Find pictures of an index by words, a picture, items of the index, or all of them together. Each line is a
-        likeness (cosine) and an id, best first."""
+        likeness (cosine) and an id, best first; a line before them names words that the model does not know."""
         query: list[dict[str, Any]] = [{"item": item} for item in like]
         query += [{"text": text, "weight": -0.5} for text in avoid]
         if words is not None:
             query.append({"text": words})
         if picture is not None:
             query.append({"image": self._url(picture)})
-        asked = {"index": index, "query": query, "where": list(where), "k": k}
-        hits = (await self._ask(ctx, "/v1/search", json=asked))["data"]
-        parts: list[str | ContentBlock] = []
+        asked = {"index": index, "query": query, "where": list(where), "k": k, "allow_unknown": allow_unknown}
+        answer = await self._ask(ctx, "/v1/search", json=asked)
+        hits, warnings = answer["data"], answer["warnings"]
+        parts: list[str | ContentBlock] = list(warnings)
         for hit in hits:
             parts.append(f"{hit['score']:.3f}  {hit['id']}")
             if thumbnail := self.caller.thumbnail(hit):
                 parts.append(_image(thumbnail))
-        return _result(*(parts or ["Nothing was found."]), structured={"hits": hits})
+        if not hits:
+            parts.append("Nothing was found.")
+        told = {"hits": hits, "warnings": warnings, "unknown_words": answer["unknown_words"]}
+        return _result(*parts, structured=told)
 
     async def index(
         self,

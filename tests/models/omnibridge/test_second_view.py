@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from latentbridge.config import SecondViewConfig
+from latentbridge.errors import UserError
 from latentbridge.models.eye import FEATURE_WIDTH
-from latentbridge.models.omnibridge.second_view import SecondView, word_key, words_of
+from latentbridge.models.omnibridge.second_view import SecondView
+from latentbridge.types import WordReport
 
 WORDS = ("anchor", "boat", "cat", "dog", "sea")
 WIDTH = 7
@@ -69,8 +71,58 @@ def test_beside_mixes_the_cosines_of_both_views(view: SecondView, pictures: list
     torch.testing.assert_close(nothing[0, :11], own[1])
 
 
-def test_words_are_runs_of_latin_letters_and_keys_are_apart():
-    assert words_of("It's 2 Red-hot  CHILIS") == ["it", "s", "red", "hot", "chilis"]
-    keys = [word_key(word) for word in WORDS]
-    assert len(set(keys)) == len(WORDS) and all(0 <= key < 2**63 for key in keys)
-    assert word_key("cat") == 0x77AF778B51ABD4A3 >> 1  # sha256sum of "cat" starts so
+OWN = ("red", "circle", "left", "the")
+FURTHER = ("ostrich", "kayak", "physician")
+
+
+@pytest.fixture(scope="module")
+def wide(lexicon: dict[str, torch.Tensor]) -> tuple[SecondView, dict[str, torch.Tensor]]:
+    """A view with six numbers a word, five words in 5 bits, three in product codes, and four of another world."""
+    generator = torch.Generator().manual_seed(7)
+    words = {word: vector[:6] for word, vector in lexicon.items()}
+    more = {word: torch.randn(6, generator=generator) for word in FURTHER}
+    view = SecondView(SecondViewConfig(words=len(WORDS), more_words=3, own_words=4, width=6, eye_px=32)).eval()
+    view.fill(torch.zeros(FEATURE_WIDTH), torch.zeros(FEATURE_WIDTH, 6), words, more, OWN)
+    return view, words | more
+
+
+def test_words_of_both_tables_add_up(wide: tuple[SecondView, dict[str, torch.Tensor]]):
+    view, vectors = wide
+    for word, vector in zip((*WORDS, *FURTHER), view.texts([*WORDS, *FURTHER]), strict=True):
+        assert cosine(vector, vectors[word]) > 0.98
+    assert cosine(view.texts(["Dog, kayak"])[0], vectors["dog"] + vectors["kayak"]) > 0.98
+    one, other, scene = view.texts(["an ostrich", "ostriches in red circles", "a red circle"])
+    assert torch.equal(one, other) and scene.count_nonzero() == 0
+    assert view.word_vectors.dtype == torch.uint8 and view.word_keys.dtype == view.more_keys.dtype == torch.int32
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown", "rest"),
+    [
+        ("a Red circle", (), "a Red circle"),
+        ("OSTRICHES, in kayaks!", (), "OSTRICHES, in kayaks!"),
+        ("a zebra by the sea, Zebra", ("zebra", "Zebra"), "a by the sea"),
+        ("zxqv blorp zxqv", ("zxqv", "blorp"), ""),
+        ("the", (), ""),
+        ("42 ???", (), ""),
+        ("猫 and кошка", ("猫", "кошка"), ""),
+        ("T-shirt of a physician", ("shirt",), "T of a physician"),
+    ],
+)
+def test_unknown_words_are_told(
+    wide: tuple[SecondView, dict[str, torch.Tensor]], text: str, unknown: tuple[str, ...], rest: str
+):
+    assert wide[0].read(text) == WordReport(unknown, rest)
+
+
+def test_a_view_without_a_record_of_its_own_words_reports_none(view: SecondView):
+    assert view.read("zxqv") == WordReport((), "zxqv")
+
+
+def test_widths_that_codes_do_not_divide_and_equal_keys_are_refused(wide: tuple[SecondView, dict[str, torch.Tensor]]):
+    with pytest.raises(UserError, match="multiple of 6"):
+        SecondView(SecondViewConfig(words=4, more_words=3, width=8, eye_px=32))
+    vectors = wide[1]
+    words = {word: vectors[word] for word in WORDS}
+    with pytest.raises(UserError, match="same key"):
+        wide[0].fill_words(words, {"cat": vectors["cat"], "kayak": vectors["kayak"], "ape": vectors["cat"]}, OWN)

@@ -72,6 +72,20 @@ def test_a_lexicon_larger_than_the_drawings_words_is_refused(two_concepts: list[
         joining.fit_second_view(SecondView(SecondViewConfig(words=5, width=1, eye_px=32)))
 
 
+def test_a_wider_lexicon_lies_in_the_same_space(two_concepts: list[np.ndarray], monkeypatch: pytest.MonkeyPatch):
+    vectors = torch.nn.functional.normalize(torch.randn(7, 384, generator=torch.Generator().manual_seed(3)), dim=-1)
+    table = dict(zip(["rose", "sea", "flower", "water", "tulip", "pond", "lake"], vectors, strict=True))
+    monkeypatch.setattr(joining, "embed_words", lambda words: torch.stack([table[word] for word in words]))
+    monkeypatch.setattr(joining, "common_words", lambda count, without, folder: ["tulip", "pond", "lake"][:count])
+    view = SecondView(SecondViewConfig(words=4, more_words=3, own_words=54, width=6, eye_px=32))
+    monkeypatch.setattr(joining, "_whitening", lambda rows, width: (rows.mean(dim=0), torch.eye(384)[:, :width]))
+    joining.fit_second_view(view)
+    centre = torch.stack([(table["rose"] + table["flower"]) / 2, (table["sea"] + table["water"]) / 2]).mean(dim=0)
+    for word, vector in zip(table, view.texts(list(table)), strict=True):
+        assert float(torch.nn.functional.cosine_similarity(vector, (table[word] - centre)[:6], dim=0)) > 0.98
+    assert view.read("a red circle").unknown == () and view.read("a zebra").unknown == ("zebra",)
+
+
 def test_words_of_scenes_stay_out_of_the_lexicon():
     words = joining._words_of_scenes()
     assert {"red", "circle", "rhombus", "left", "of"} < words and not words & {"rose", "sea", "guitar"}

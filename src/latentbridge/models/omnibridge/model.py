@@ -28,7 +28,7 @@ from latentbridge.models.qwen_vl.model import QwenVL
 from latentbridge.models.qwen_vl.sampling import replies_to
 from latentbridge.models.vocabulary import encode, token_id
 from latentbridge.rng import torch_rng
-from latentbridge.types import Conversation, EditResult, Picture
+from latentbridge.types import Conversation, EditResult, Picture, WordReport
 
 if TYPE_CHECKING:
     from latentbridge.models.omnibridge.decoder import CaptionSlots
@@ -307,6 +307,14 @@ class Model(nn.Module):
         items, many = _listed(images)
         vectors = self.embedding("image", [self.fit(item) for item in items]).cpu()
         return vectors.numpy() if many else vectors[0].numpy()
+
+    def read_words(self, text: str) -> WordReport:
+        """Return which words of a text the model does not know; none where it has no record of those it knows.
+
+        It knows the words of its lexicon and of the worlds it was trained on, in any case and in their regular forms.
+        Stop words are never reported.
+        """
+        return self.second_view.read(text) if self.config.second_view.words else WordReport((), text)
 
     @property
     def adapter_host(self) -> nn.Module:

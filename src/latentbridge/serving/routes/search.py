@@ -15,7 +15,7 @@ from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 from latentbridge.retrieval.filters import parse_condition
 from latentbridge.retrieval.index import Index
-from latentbridge.search import Wish, search_index, show_items
+from latentbridge.search import Wish, known_query, search_index, show_items
 from latentbridge.serving.documented import REFUSALS, TAKEN
 from latentbridge.serving.engine.work import Embedded, PictureEmbedding, TextEmbedding
 from latentbridge.serving.guard.json_bodies import JsonRoute
@@ -96,7 +96,10 @@ async def delete_items(
 
 @router.post("/v1/search", operation_id="search")
 async def search(asked: SearchRequest, request: Request, service: TheService) -> SearchAnswer:
-    """What is nearest to words, pictures and items taken together, each with its weight."""
+    """What is nearest to words, pictures and items taken together, each with its weight.
+
+    Words that the model does not know are left out and named; where nothing else is asked for, nothing is found.
+    """
     service.check_most("k", asked.k, service.settings.max_hits)
     request.state.charge(len(asked.query) if isinstance(asked.query, list) else 1)
     parts = [SearchPart(text=asked.query)] if isinstance(asked.query, str) else asked.query
@@ -104,16 +107,18 @@ async def search(asked: SearchRequest, request: Request, service: TheService) ->
     index = await _index(asked.index, service)
     wishes = [await _wish(part, service) for part in parts]
 
+    query = await asyncio.to_thread(known_query, service.engine.model, wishes, asked.allow_unknown)
+
     async def work() -> list[Hit]:
-        seen = await asyncio.gather(*(_embedded(wish, len(wishes) == 1, service) for wish in wishes))
+        seen = await asyncio.gather(*(_embedded(wish, len(wishes) == 1, service) for wish in query.parts))
         return await asyncio.to_thread(search_index, service.engine.model, index, *seen, k=asked.k, where=where)
 
-    hits = await service.answer(request, work)
+    hits = await service.answer(request, work) if query.can_rank else []
     metadata = await asyncio.to_thread(index.metadata, [hit.id for hit in hits])
     shown = await asyncio.to_thread(_thumbnails, index, hits, metadata) if asked.thumbnails else [None] * len(hits)
     found = zip(hits, metadata, shown, strict=True)
     data = [FoundItem(id=hit.id, score=hit.score, metadata=known or {}, thumbnail=small) for hit, known, small in found]
-    return SearchAnswer(index=asked.index, data=data)
+    return SearchAnswer(index=asked.index, data=data, warnings=query.warnings, unknown_words=query.unknown_words)
 
 
 async def _wish(part: SearchPart, service: Service) -> Wish:

@@ -33,6 +33,7 @@ def tab(desk: Desk) -> None:
                 share = gr.Slider(0.1, 0.9, 0.5, step=0.1, label="Share of the words, beside a picture")
                 against = words_input("Not", "red", settings)
                 where = words_input("Only where", "kind=png, width>=640", settings)
+                guess = gr.Checkbox(False, label="Guess where no word is known")
                 k = gr.Slider(1, settings.max_hits, min(12, settings.max_hits), step=1, label="Results")
             index = gr.Dropdown([], label="Index")
             go = gr.Button("Search", variant="primary")
@@ -49,17 +50,20 @@ def tab(desk: Desk) -> None:
             more = gr.Button("More like the chosen one", interactive=False)
 
     async def look(
-        parts: list[SearchPart], index: str | None, where: str, k: int, visit: gr.Request
+        parts: list[SearchPart], index: str | None, where: str, k: int, visit: gr.Request, guess: bool = False
     ) -> tuple[Any, ...]:
         if index is None:
             raise UserError(_NO_INDEX)
         conditions = [each.strip() for each in where.split(",") if each.strip()]
-        asked = SearchRequest(index=index, query=parts, k=k, where=conditions)
-        hits = (await search(asked, desk.request(visit, _PATH), desk.service)).data
+        asked = SearchRequest(index=index, query=parts, k=k, where=conditions, allow_unknown=guess)
+        answer = await search(asked, desk.request(visit, _PATH), desk.service)
+        hits = answer.data
         ids, metadata = [hit.id for hit in hits], [hit.metadata for hit in hits]
         thumbs = await asyncio.to_thread(show_items, desk.service.shelf.index(index), ids, metadata)
         shown = [(thumb, f"{hit.score:.3f}  {hit.id}") for thumb, hit in zip(thumbs, hits, strict=True)]
-        if not hits:
+        for sentence in answer.warnings:
+            gr.Warning(sentence, title="Unknown words")
+        if not hits and not answer.warnings:
             gr.Info("Nothing in the index meets this.")
         return gr.Gallery(shown, selected_index=None), hits, None, gr.Button(interactive=False)
 
@@ -69,6 +73,7 @@ def tab(desk: Desk) -> None:
         share: float,
         against: str,
         where: str,
+        guess: bool,
         k: int,
         index: str | None,
         visit: gr.Request,
@@ -82,7 +87,7 @@ def tab(desk: Desk) -> None:
                 parts.append(SearchPart(image=await desk.data_url(file), weight=1 - share if both else 1))
             if against.strip():
                 parts.append(SearchPart(text=against, weight=_AGAINST))
-            return await look(parts, index, where, k, visit)
+            return await look(parts, index, where, k, visit, guess)
 
     async def answer_more(
         item: str | None, where: str, k: int, index: str | None, visit: gr.Request
@@ -98,7 +103,7 @@ def tab(desk: Desk) -> None:
         return hits[choice.index].id, gr.Button(interactive=True)
 
     outputs = [grid, found, chosen, more]
-    inputs = [words, picture, share, against, where, k, index]
+    inputs = [words, picture, share, against, where, guess, k, index]
     gr.on([go.click, words.submit], answer, inputs, outputs)
     more.click(answer_more, [chosen, where, k, index], outputs)
     grid.select(choose, found, [chosen, more], show_progress="hidden")

@@ -19,8 +19,10 @@ from latentbridge.data.shapes.language import paraphrase
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.models.eye import Eye
-from latentbridge.models.omnibridge.second_view import SecondView, words_of
+from latentbridge.models.omnibridge.lexicon import words_of
+from latentbridge.models.omnibridge.second_view import SecondView
 from latentbridge.rng import numpy_rng
+from latentbridge.training.fits.common_words import common_words
 
 _WHITENING = 0.8
 """Power of the singular values that label vectors are divided by: 0 keeps MiniLM's space, in which all things are alike;
@@ -37,8 +39,9 @@ def fit_second_view(view: SecondView) -> None:
     """Give an empty second view its eye, its lexicon and the map that joins them, from the training drawings.
 
     Lexicon: the commonest words of training labels and tags, embedded by MiniLM one by one, centred and partly whitened
-    over the training concepts. The words of scenes are left out, so that a scene's caption has no second view and is
-    left to the bridge, which alone knows that a red circle beside a blue star is no blue circle beside a red star.
+    over the training concepts; then, where the view has room for more, the commonest words of English, moved and whitened
+    alike. The words of scenes are left out, so that a scene's caption has no second view and is left to the bridge, which
+    alone knows that a red circle beside a blue star is no blue circle beside a red star; that they are known is recorded.
     Map: ridge regression from the eye's features to the mean vector of a drawing's words.
     Only objects count: an eye that learned from photographs tells faces and flags apart badly, and with them in the fit
     text-to-picture R@1 over the validation split's objects was .57 instead of .73.
@@ -47,7 +50,8 @@ def fit_second_view(view: SecondView) -> None:
     chosen = [drawing for drawing in drawings.split("train") if drawing.tier == "object"]
     view.eye = Eye.from_package(view.eye.size_px)
     texts = {drawing.label: words_of(search_text(drawing)) for drawing in chosen}
-    known = _commonest(drawings.split("train"), len(view.word_keys), without=_words_of_scenes())
+    scenes = _words_of_scenes()
+    known = _commonest(drawings.split("train"), len(view.word_keys), without=scenes)
     vectors = dict(zip(known, embed_words(known), strict=True))
     concepts = {label: _mean(words, vectors) for label, words in texts.items()}
     centre, basis = _whitening(torch.stack(list(concepts.values())), len(view.word_scale))
@@ -55,7 +59,8 @@ def fit_second_view(view: SecondView) -> None:
     seen = _features(view, drawings, chosen)
     wanted = torch.stack([(concepts[drawing.label] - centre) @ basis for drawing in chosen])
     middle = seen.mean(dim=0)
-    view.fill(middle, _ridge(seen - middle, wanted), lexicon)
+    further = _further(view.more_words, {*known, *scenes}, centre, basis)
+    view.fill(middle, _ridge(seen - middle, wanted), lexicon, further, scenes if view.own_words else ())
 
 
 def embed_words(words: list[str]) -> Tensor:
@@ -89,6 +94,14 @@ def _commonest(drawings: Sequence[Drawing], count: int, without: set[str]) -> li
     if len(uses) < count:
         raise UserError(f"The training drawings name {len(uses)} words; set model.second_view.words to at most that.")
     return sorted(uses, key=lambda word: (-uses[word], word))[:count]
+
+
+def _further(count: int, without: set[str], centre: Tensor, basis: Tensor) -> dict[str, Tensor]:
+    """The vectors [w] of the `count` commonest words of English that are not among `without`."""
+    if not count:
+        return {}
+    words = common_words(count, without, default_cache() / "packages")
+    return dict(zip(words, (embed_words(words) - centre) @ basis, strict=True))
 
 
 def _mean(words: list[str], vectors: dict[str, Tensor]) -> Tensor:
