@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from contextlib import ExitStack
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 
-from latentbridge.processes import cores, start_process
+from latentbridge.processes import cores, idle_cores, quota, start_process
 
 
 def greet(handle: int, name: str) -> None:
@@ -35,3 +39,54 @@ def test_cores_are_those_that_a_process_may_use():
         assert cores() == 1
     finally:
         os.sched_setaffinity(0, usable)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_a_quota_of_cgroups_version_2_is_the_least_on_the_way_up(tmp_path: Path):
+    membership, root = tmp_path / "cgroup", tmp_path / "fs"
+    membership.write_text("0::/pod/container\n")
+    write(root / "pod/container/cpu.max", "max 100000\n")
+    assert quota(root, membership) == float("inf")
+    write(root / "pod/cpu.max", "250000 100000\n")
+    assert quota(root, membership) == 2.5
+    write(root / "cpu.max", "70000 100000\n")
+    assert quota(root, membership) == 0.7
+
+
+def test_a_quota_of_cgroups_version_1_counts_and_minus_one_is_none(tmp_path: Path):
+    membership, root = tmp_path / "cgroup", tmp_path / "fs"
+    membership.write_text("4:memory:/job\n3:cpu,cpuacct:/job\n")
+    write(root / "cpu,cpuacct/job/cpu.cfs_period_us", "100000\n")
+    write(root / "cpu,cpuacct/job/cpu.cfs_quota_us", "-1\n")
+    assert quota(root, membership) == float("inf")
+    write(root / "cpu,cpuacct/job/cpu.cfs_quota_us", "150000\n")
+    assert quota(root, membership) == 1.5
+
+
+def test_without_cgroups_there_is_no_quota(tmp_path: Path):
+    assert quota(tmp_path, tmp_path / "missing") == float("inf")
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not say how busy it is")
+def test_cores_that_others_keep_busy_are_not_idle():
+    with ExitStack() as running:
+        for _ in range(2 * cores()):
+            busy = running.enter_context(
+                subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+            )
+            running.callback(busy.kill)
+            assert busy.stdout and busy.stdout.readline()
+        assert idle_cores() == 1
+
+
+def test_openmp_threads_sleep_unless_the_user_said_otherwise_and_nothing_heavy_is_imported():
+    code = "import sys, latentbridge, os; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules, 'numpy' in sys.modules)"
+    for said, policy in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        environment |= {"OMP_WAIT_POLICY": said} if said else {}
+        told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert told.stdout.split() == [policy, "False", "False"]

@@ -6,7 +6,7 @@ from torch import nn
 
 from latentbridge.config import OptimConfig
 from latentbridge.models.omnibridge.model import Model
-from latentbridge.training.optim import Average, make_optimizers, schedule
+from latentbridge.training.optim import Average, Float32Muon, _orthogonalize, make_optimizers, schedule
 
 
 def test_the_schedule_warms_up_holds_and_falls():
@@ -18,6 +18,45 @@ def test_the_schedule_warms_up_holds_and_falls():
 def test_a_schedule_without_ends_is_constant():
     config = OptimConfig(warmup_steps=0, decay_fraction=0.0)
     assert [schedule(step, 3, config) for step in range(3)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("shape", [(7, 11), (11, 7), (13, 5), (5, 31)])  # the last two by their Gram matrix
+def test_float32_muon_steps_like_torchs_own(shape: tuple[int, int]):
+    """The update is torch's in exact arithmetic; torch's own differs by bfloat16, whose 8 bits are 4e-3 of the largest entry."""
+    start, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(3)]
+    ended = []
+    for kind in (torch.optim.Muon, Float32Muon):
+        parameter = nn.Parameter(start.clone())
+        optimizer = kind([parameter], lr=0.1, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        ended.append((parameter.detach() - start, optimizer.state_dict()["state"][0]))
+    (theirs, their_state), (ours, our_state) = ended
+    assert our_state.keys() == their_state.keys()
+    torch.testing.assert_close(our_state["momentum_buffer"], their_state["momentum_buffer"])
+    assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()
+    assert not torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(7, 11), (11, 7), (13, 5), (5, 31)])
+def test_orthogonalizing_follows_the_polynomial_of_the_singular_values(shape: tuple[int, int]):
+    """By hand: five times s -> a s + b s^3 + c s^5 on the singular values of the normed matrix, in float64."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    matrix = torch.randn(shape, dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrix / matrix.norm(), full_matrices=False)
+    for _ in range(5):
+        values = a * values + b * values**3 + c * values**5
+    expected = left @ torch.diag(values) @ right
+    torch.testing.assert_close(_orthogonalize(matrix, (a, b, c), 5, 1e-7), expected, rtol=1e-9, atol=1e-9)
+    single = _orthogonalize(matrix.float(), (a, b, c), 5, 1e-7)
+    torch.testing.assert_close(single.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_muon_multiplies_in_float32_where_bfloat16_is_slow(small_model: Model):
+    named = dict(small_model.named_parameters())
+    for fast, kind in ((True, torch.optim.Muon), (False, Float32Muon)):
+        assert type(make_optimizers(named, OptimConfig(muon_lr=0.2), muon_bf16=fast)[0]) is kind
 
 
 def owner(optimizers: list[torch.optim.Optimizer], parameter: nn.Parameter) -> str:

@@ -101,7 +101,8 @@ def latentumm_loss(
     """The terms of one step for b pairs and the k rollouts that `noise` [k b d] asks for, in float32.
 
     Reference: `roundtrip` is called once, for z and all rollouts together. Anchored: once without gradient for all
-    rollouts, then once with it for z and the best of them, which is all that learns; what has no weight is not made.
+    rollouts, then once with it for z and the best of them, which is all that learns; what has no weight is not made, or has
+    no gradient.
     Below two rollouts the preference is 0. The last three settings shape the anchored objective alone: `distance` holds
     in all its terms, and "squared" suits latents of norm 1, because it grows with their size. `latent_share` is the share
     of the task's pull that moves z towards what comes back; the rest moves what comes back towards z, also through the
@@ -131,7 +132,8 @@ def latentumm_loss(
     anchor = pairs.anchor_share * torch.stack(errors).mean() if errors else none
     preference = preference_loss(scores, objective) if len(scores) > 1 else none
     terms = dict(zip(TERMS, (modal, task, preference, anchor, contrast, telling), strict=True))
-    weighted = {name: getattr(weights, name) * term for name, term in terms.items()}
+    counting = {name: getattr(weights, name) for name in TERMS}
+    weighted = {name: counting[name] * (term if counting[name] else term.detach()) for name, term in terms.items()}
     return LatentUMMLoss(sum(weighted.values(), none), **terms, scores=scores.detach(), weighted=weighted)
 
 
