@@ -206,6 +206,10 @@ def test_version(run: Callable[..., Result]):
         ("train pretrain-decoder --set stepps=3", "did you mean 'steps'?"),
         ("train pretrain-decoder --set steps", "key=value"),
         ("train pretrain-decoder --out in.png", "is a file, not a folder"),
+        ("train finetune", "give it with --data"),
+        ("train finetune --data a.jsonl --set stage.manifest=a.jsonl", "give one of them"),
+        ("train finetune --data none.jsonl", "There is no manifest at none.jsonl"),
+        ("train finetune --data none", "There is no none/index.json"),
         ("train sft --set stage.drawings=0 --set device=xpu:9", "There is no device xpu:9 here"),
         ("train pretrain-decoder --sample-every -1", "--sample-every -1"),
         ("train scene-teacher --sample-every 5", "leave out --sample-every"),
@@ -567,7 +571,11 @@ def test_data_check_prints_a_line_a_fault(run: Callable[..., Result], picture: P
     manifest = picture.with_name("m.jsonl")
     good = json.dumps({"image": "in.png", "texts": ["a red wall"]})
     manifest.write_text(good + "\n")
-    assert run("data", "check", manifest) == Result(0, f"{manifest}: no faults\n", "")
+    result = run("data", "check", manifest)
+    assert (result.code, result.err) == (0, "")
+    first, holds, recipes = result.out.splitlines()
+    assert first == f"{manifest}: no faults" and holds == "for training: 1 with texts"
+    assert recipes.startswith("recipes that take it: finetune, post-sft, ")
     manifest.write_text(f'{good}\n{{"image": "none.png", "texts": ["x"]}}\nnot json\n')
     result = run("data", "check", manifest)
     assert result.code == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -28,6 +30,10 @@ OutFolder = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 def train(
     name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
     overrides: Overrides = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="Data of your own: a manifest, or a folder or url of shards."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run folder; runs/RECIPE unless given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     track: Annotated[
@@ -45,6 +51,7 @@ def train(
 
     \b
     Examples:
+      latentbridge train finetune --data my_pictures/manifest.jsonl --out runs/mine
       latentbridge train pretrain-decoder
       latentbridge train pretrain-backbone --set steps=100 --set optim.lr=5e-4 --out runs/trial
       latentbridge train pretrain-decoder --resume
@@ -55,8 +62,16 @@ def train(
     from latentbridge.config import SceneConfig, with_overrides
 
     config = with_overrides(recipe(name), overrides or [])
+    if data and config.stage.manifest:
+        raise UserError("--data and --set stage.manifest say the same; give one of them.")
+    if data:
+        config = replace(config, stage=replace(config.stage, manifest=data))
     folder = out or Path("runs") / config.name
     check_folder(folder)
+    from latentbridge.data.own.manifest import is_manifest
+    from latentbridge.data.own.needs import check_own_data, own_sources
+
+    check_own_data(config)
     check_at_least("--sample-every", sample_every, 0)
     from latentbridge.evaluation.pages.run_report import write_run_report
     from latentbridge.evaluation.samples import Samples
@@ -78,7 +93,10 @@ def train(
             raise
     if leads():
         answers = not isinstance(config.model, SceneConfig)
-        print(f"The model is in {model}" + (f"; try: latentbridge eval --model {folder} --size 10" if answers else ""))
+        manifests = [source for source in own_sources(config.stage) if is_manifest(source)]
+        scored = f"--world {shlex.quote(manifests[0])}" if manifests else "--size 10"
+        hint = f"; try: latentbridge eval --model {shlex.quote(str(folder))} {scored}"
+        print(f"The model is in {model}" + (hint if answers else ""))
 
 
 def evaluate(
@@ -101,6 +119,7 @@ def evaluate(
       latentbridge eval --size 10
       latentbridge eval --model runs/trial --world drawings --out scores.json
       latentbridge eval --world my-pictures.jsonl
+      latentbridge eval --world my-pictures.jsonl --size 20
     """
     check_world(world, or_manifest=True)
     check_at_least("--size", size, 1)
