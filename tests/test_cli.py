@@ -647,6 +647,23 @@ def test_train_leaves_a_model_that_the_other_verbs_take(run: Callable[..., Resul
     assert [each["state"] for each in told["runs"]] == ["finished", "finished"] and Path(told["page"]).exists()
 
 
+def test_a_run_on_own_data_ends_with_how_to_score_it(run: Callable[..., Result], picture: Path):
+    manifest, folder = picture.with_name("m.jsonl"), picture.with_name("mine")
+    question = {"image": "in.png", "question": "Who?", "answer": "me"}
+    manifest.write_text(json.dumps(question) + "\n")
+    settings = ("--set", "steps=1", "--set", "batch_size=4", "--set", "stage.drawings=0")
+    result = run("train", "finetune", "--data", manifest, "--out", folder, *settings)
+    assert result.code == 0, result.err
+    assert result.out.endswith(f"; try: latentbridge eval --model {folder} --world {manifest}\n")
+    manifest.write_text(json.dumps({**question, "split": "test"}) + "\n")
+    (row,) = json.loads(run("eval", "--model", folder, "--world", manifest, "--json").out)["rows"]
+    assert (row["metric"], row["n"], row["note"]) == ("answers, word for word", 1, "1 of 1 test lines")
+    shards = picture.with_name("shards")
+    run("data", "shards", manifest, "--out", shards)
+    assert json.loads(run("eval", "--model", folder, "--world", shards, "--json").out)["rows"][0] == row
+    assert is_one_error_line(run("eval", "--model", folder, "--world", manifest, "--size", 101))
+
+
 def test_a_run_that_diverges_leaves_its_report(run: Callable[..., Result], tmp_path: Path):
     settings = [
         "steps=9",

@@ -98,7 +98,7 @@ def shards(
     Examples:
       latentbridge data shards my_pictures/manifest.jsonl --out my_shards
       latentbridge data shards s3://bucket/pairs --out pairs
-      latentbridge train post-sft --set 'stage.sources=[["shapes", 0.5], ["my_shards", 0.5]]' --set stage.drawings=0
+      latentbridge train finetune --data my_shards
     """
     check_folder(out)
     from latentbridge.cli.output import print_json

@@ -11,7 +11,6 @@ from typing import Annotated, cast
 import typer
 
 from latentbridge.cli.arguments import (
-    MANIFEST_SUFFIX,
     AsJson,
     ModelName,
     Overrides,
@@ -19,6 +18,7 @@ from latentbridge.cli.arguments import (
     check_folder,
     check_out,
     check_world,
+    is_own_data,
 )
 from latentbridge.errors import UserError
 from latentbridge.recipes import RECIPES, recipe
@@ -68,7 +68,6 @@ def train(
         config = replace(config, stage=replace(config.stage, manifest=data))
     folder = out or Path("runs") / config.name
     check_folder(folder)
-    from latentbridge.data.own.manifest import is_manifest
     from latentbridge.data.own.needs import check_own_data, own_sources
 
     check_own_data(config)
@@ -93,8 +92,8 @@ def train(
             raise
     if leads():
         answers = not isinstance(config.model, SceneConfig)
-        manifests = [source for source in own_sources(config.stage) if is_manifest(source)]
-        scored = f"--world {shlex.quote(manifests[0])}" if manifests else "--size 10"
+        own = [source for source in own_sources(config.stage) if is_own_data(source)]
+        scored = f"--world {shlex.quote(own[0])}" if own else "--size 10"
         hint = f"; try: latentbridge eval --model {shlex.quote(str(folder))} {scored}"
         print(f"The model is in {model}" + (hint if answers else ""))
 
@@ -102,7 +101,8 @@ def train(
 def evaluate(
     model: ModelName = "tiny",
     world: Annotated[
-        str, typer.Option("--world", help='"shapes", "drawings", or a manifest of your own (a .jsonl file).')
+        str,
+        typer.Option("--world", help='"shapes", "drawings", or your own data: a manifest (a .jsonl file) or shards.'),
     ] = "shapes",
     size: Annotated[int, typer.Option("--size", help="Size of the samples in per cent of the full ones.")] = 100,
     out: Annotated[Path | None, typer.Option("--out", help="The .json file to write the scores to.")] = None,
@@ -110,6 +110,7 @@ def evaluate(
 ) -> None:
     """Score a model on held-out data.
 
+    Of data of your own the split "test" is scored: finding, captions and answers word for word, and edits by their pixels.
     An OmniBridge has the full table; a Janus-Pro, BAGEL or Harmon is scored on shapes: questions, drawings of full
     descriptions, and which picture is which.
 
@@ -121,7 +122,10 @@ def evaluate(
       latentbridge eval --world my-pictures.jsonl
       latentbridge eval --world my-pictures.jsonl --size 20
     """
-    check_world(world, or_manifest=True)
+    if not is_own_data(world):
+        check_world(world, or_manifest=True)
+    elif size > 100:
+        raise UserError(f"--size {size} is more than the whole test split of {world}; give 100 or less.")
     check_at_least("--size", size, 1)
     if out:
         check_out(out, (".json",))
@@ -129,7 +133,7 @@ def evaluate(
     from latentbridge.evaluation.run import World, evaluate
     from latentbridge.models.backbones.loading import load_network
 
-    own = Path(world) if world.endswith(MANIFEST_SUFFIX) else None
+    own = Path(world) if is_own_data(world) else None
     hand_over(evaluate(load_network(model), own or cast(World, world), size=size), out, as_json)
 
 

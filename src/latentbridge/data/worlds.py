@@ -297,6 +297,12 @@ class Mixture:
             world = self.drawings if self.drawings and rng.random() < self.drawings_share else self.shapes
         return world.align(rng)
 
+    @property
+    def has_own_pairs(self) -> bool:
+        """Return whether a source of the user's own has anything to draw: texts or described edits."""
+        streamed = any(stream.has("texts or a described edit") for stream in self.streams.values())
+        return streamed or bool(self.manifest and self.manifest.has_pairs)
+
     def digest(self) -> str:
         """What the samples depend on besides config and code."""
         known = self.drawings.drawings.manifest_sha256 if self.drawings else ""

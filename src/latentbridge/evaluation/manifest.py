@@ -1,4 +1,4 @@
-"""Scores on a user's own manifest: finding pictures by their texts and back, captions and answers word for word, and edits."""
+"""Scores on a user's own manifest or shards: finding pictures by their texts and back, captions and answers word for word, and edits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from latentbridge.data.own.manifest import Record, load_manifest, picture_digest
+from latentbridge.data.own.manifest import Record, is_manifest, load_manifest, picture_digest
+from latentbridge.data.own.shards import ShardFolder
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, embed_batched
@@ -16,15 +17,15 @@ from latentbridge.rng import numpy_rng
 
 
 def score_manifest(model: Model, path: Path, size: int = 100, seed: int = 1) -> list[Score]:
-    """Return the scores on `size` per cent of the lines of a manifest's test split, drawn by the seed, at least one.
+    """Return the scores on `size` per cent of the test split of a manifest or of shards, drawn by the seed, at least one.
 
     Raises UserError where that split is empty, or `size` is above 100.
     """
     if size > 100:
-        raise UserError(f"--size {size} is more than the manifest's whole test split; give 100 or less.")
-    records = [record for record in load_manifest(path) if record.split == "test"]
+        raise UserError(f"--size {size} is more than the whole test split; give 100 or less.")
+    records = _test_records(path)
     if not records:
-        raise UserError(f'{path} has no record of the split "test"; mark the lines to score with it.')
+        raise UserError(f'{path} has no record of the split "test"; mark what is to be scored with it.')
     chosen = sample_lines(records, size, seed)
     note = f"{len(chosen):,} of {len(records):,} test lines"
     return [
@@ -32,6 +33,13 @@ def score_manifest(model: Model, path: Path, size: int = 100, seed: int = 1) -> 
         *_score_answers(model, chosen, note),
         *_score_edits(model, chosen, note),
     ]
+
+
+def _test_records(source: Path) -> list[Record]:
+    if is_manifest(str(source)):
+        return [record for record in load_manifest(source) if record.split == "test"]
+    folder = ShardFolder(str(source), "test")
+    return [record for shard in folder.shards for record in folder.read(shard)]
 
 
 def sample_lines(records: Sequence[Record], size: int, seed: int) -> list[Record]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from latentbridge import prompts
 from latentbridge.data.worlds import AlignItem
 from latentbridge.devices import CPU
+from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.rng import numpy_rng
@@ -36,7 +37,8 @@ class Finetune(Native):
     """The native losses and finding, on data that is new at every step.
 
     Conversations train answers, descriptions and what an edit leads to; pairs train drawing from a description and finding
-    a picture by its caption (`retrieval_weight`), where the user's data have texts, and rehearse both where it has none.
+    a picture by its caption (`retrieval_weight`), or rehearse both where the user's data have no texts. Where they have, the
+    decoder also learns to draw from the text encoder, which is what edits are drawn from.
     """
 
     trains = ("omnibridge",)
@@ -55,17 +57,18 @@ class Finetune(Native):
         return FinetuneBatch(tokens, pairs, torch.tensor([pair.identity for pair in pairs]))
 
     def loss(self, model: Model, batch: FinetuneBatch, rng: torch.Generator, heads: Any) -> LossOutputs:
-        backbone, settings, pairs = self.backbone, self.settings, batch.pairs
+        backbone, settings, pairs = cast(OmniBridge, self.backbone), self.settings, batch.pairs
         descriptions = [prompts.undrawable(pair.drawing.turns[-1][1]) for pair in pairs]
         image = model.retrieval_vectors("image", [model.fit(pair.picture) for pair in pairs])
         text = model.retrieval_vectors("text", [pair.caption for pair in pairs])
+        drawn = [pair.drawn for pair in pairs]
+        generation = backbone.generation_loss(descriptions, drawn, rng)
+        if self.worlds.has_own_pairs:
+            generation = (generation + backbone.text_generation_loss(descriptions, drawn, rng)) / 2
         found = retrieval_loss(image, text, batch.identities, model.retrieval.logit_scale.exp())
         terms = weigh(
             understanding=(settings.understanding, model.backbone.language_loss(batch.talks)),
-            generation=(
-                settings.generation,
-                backbone.generation_loss(descriptions, [pair.drawn for pair in pairs], rng),
-            ),
+            generation=(settings.generation, generation),
             retrieval=(self.config.stage.retrieval_weight, found.total),
         )
         return LossOutputs(torch.stack(list(terms.weighted.values())).sum(), terms.parts, dict(terms.weighted))
