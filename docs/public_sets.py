@@ -3,7 +3,7 @@
     pip install easy-vqa scikit-learn
     python docs/public_sets.py questions --out easy_vqa        # 48,248 questions about 5,000 pictures
     python docs/public_sets.py captions --out digits           # 1,797 handwritten digits
-    python docs/public_sets.py edits --out recoloured          # NNN pictures of easy-VQA, each in another colour
+    python docs/public_sets.py edits --out recoloured          # 3,038 pictures of easy-VQA, each in another colour
 
 easy-VQA (MIT) keeps its own train and test pictures apart, and so do the manifests. Of scikit-learn's digits (UCI, CC-BY-4.0)
 the first half trains and the second half tests, as in scikit-learn's own example; other people wrote the second half.

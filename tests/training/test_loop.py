@@ -51,7 +51,7 @@ MOVES = {
     "pretrain_backbone": ("backbone.",),
     "sft": ("backbone.",),
     "sft with lora": ("backbone.model.model.language_model.layers.",),
-    "finetune": (*UNIFIED, "retrieval."),
+    "finetune": ("backbone.",),
     "adaption": ("projector.", "aligner."),
     "step_grpo": ("backbone.",),
     "align": ("projector.", "aligner.", "retrieval."),

@@ -290,12 +290,16 @@ class Mixture:
         world = self.pick(rng, number)
         return (world if isinstance(world, (ManifestWorld, StreamedWorld)) else self.shapes).problem(rng)
 
-    def pair(self, rng: np.random.Generator, number: int) -> AlignItem:
-        """Return a picture with its text, as `pick` says; of own data without texts the library's worlds stand in."""
+    def pair(self, rng: np.random.Generator, number: int) -> tuple[AlignItem, bool]:
+        """Return a picture with its text, as `pick` says, and whether it is the user's own.
+
+        Where a user's data has neither texts nor described edits, the library's worlds stand in.
+        """
         world = self.pick(rng, number)
-        if isinstance(world, (ManifestWorld, StreamedWorld)) and not world.has_pairs:
+        is_own = isinstance(world, (ManifestWorld, StreamedWorld)) and world.has_pairs
+        if isinstance(world, (ManifestWorld, StreamedWorld)) and not is_own:
             world = self.drawings if self.drawings and rng.random() < self.drawings_share else self.shapes
-        return world.align(rng)
+        return world.align(rng), is_own
 
     @property
     def has_own_pairs(self) -> bool:

@@ -67,8 +67,9 @@ def passes(config: RunConfig, network: Network, text_tokens: int, picture_px: in
     if stage.kind == "latentumm":
         return native + _latentumm(config, verbs)
     if stage.kind == "finetune":
-        of_pairs = verbs.generate + verbs.read_words + verbs.read_picture
-        return verbs.understand + tuple(each._replace(times=each.times / TALKS_PER_PAIR) for each in of_pairs)
+        read = verbs.gen_latent + verbs.read_words + verbs.read_picture
+        rehearsed = tuple(each._replace(times=each.times / TALKS_PER_PAIR) for each in read)
+        return verbs.understand + rehearsed + _frozen(rehearsed)
     known = ("sft", "finetune", "adaption", "align", "posttrain_sft", "unicot", "pretrain_unified", "latentumm")
     raise UserError(f"No estimate is made for the stage {stage.kind}; choose a recipe of {', '.join(known)}.")
 
