@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,6 +23,7 @@ from latentbridge.data.drawings.tasks import (
     show,
 )
 from latentbridge.data.own.manifest import Record, is_manifest, load_manifest
+from latentbridge.data.own.needs import check_sources
 from latentbridge.data.own.shards import ShardFolder
 from latentbridge.data.own.stream import ManifestShards, Shards, Stream, Turns
 from latentbridge.data.reasoning import KeyStep, Problem
@@ -317,12 +317,7 @@ class Mixture:
 
 def _sources(stage: StageConfig) -> tuple[tuple[str, float], ...]:
     """The sources that take turns; a manifest that has become shards is one of them."""
-    if stage.sources and (stage.manifest or stage.drawings):
-        raise UserError(
-            "stage.sources stands in place of stage.manifest and stage.drawings; set those to nothing and 0."
-        )
-    if any(not math.isfinite(weight) or weight <= 0 for _, weight in stage.sources):
-        raise UserError("A weight in stage.sources is a number above 0; leave out what is not wanted.")
+    check_sources(stage)
     if not stage.manifest or is_manifest(stage.manifest):
         return stage.sources
     rest = (("shapes", (1 - stage.drawings) / 2), ("drawings", stage.drawings / 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +25,16 @@ _UNDESCRIBED = "an edit without a description"
 _BUILT_IN = ("shapes", "drawings")
 
 
+def check_sources(stage: StageConfig) -> None:
+    """Raise UserError where a stage names its data twice, or gives a source a weight that is no share."""
+    if stage.sources and (stage.manifest or stage.drawings):
+        raise UserError(
+            "stage.sources stands in place of stage.manifest and stage.drawings; set those to nothing and 0."
+        )
+    if any(not math.isfinite(weight) or weight <= 0 for _, weight in stage.sources):
+        raise UserError("A weight in stage.sources is a number above 0; leave out what is not wanted.")
+
+
 def own_sources(stage: StageConfig) -> list[str]:
     """Return the user's manifests and shards that a stage is fed from."""
     named = [name for name, _ in stage.sources if name not in _BUILT_IN]
@@ -42,6 +53,7 @@ def training_uses(source: str) -> Counter[str]:
 
 def check_own_data(config: RunConfig) -> None:
     """Raise UserError where a run's recipe cannot train on its sources, naming what is missing and a recipe that takes it."""
+    check_sources(config.stage)
     sources = own_sources(config.stage)
     if config.stage.kind == "finetune" and not sources:
         raise UserError(f"{config.name} trains on data of your own; give it with --data, such as manifest.jsonl.")
