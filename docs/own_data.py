@@ -81,7 +81,17 @@ def measure(out: Path, trial: Trial) -> None:
     """Train and score one trial."""
     manifest, folder = out / trial.folder / "manifest.jsonl", out / trial.name
     settings = [word for setting in trial.settings for word in ("--set", setting)]
-    run(folder / "model" / "config.json", "train", "finetune", "--data", manifest, *settings, "--out", folder)
+    run(
+        folder / "model" / "config.json",
+        "train",
+        "finetune",
+        "--data",
+        manifest,
+        *settings,
+        "--out",
+        folder,
+        "--resume",
+    )
     own, shapes = out / f"{trial.name}-own.json", out / f"{trial.name}-shapes.json"
     run(
         out / f"{trial.name}-before.json",
