@@ -206,6 +206,10 @@ def test_version(run: Callable[..., Result]):
         ("train pretrain-decoder --set stepps=3", "did you mean 'steps'?"),
         ("train pretrain-decoder --set steps", "key=value"),
         ("train pretrain-decoder --out in.png", "is a file, not a folder"),
+        ("train finetune", "give it with --data"),
+        ("train finetune --data a.jsonl --set stage.manifest=a.jsonl", "give one of them"),
+        ("train finetune --data none.jsonl", "There is no manifest at none.jsonl"),
+        ("train finetune --data none", "There is no none/index.json"),
         ("train sft --set stage.drawings=0 --set device=xpu:9", "There is no device xpu:9 here"),
         ("train pretrain-decoder --sample-every -1", "--sample-every -1"),
         ("train scene-teacher --sample-every 5", "leave out --sample-every"),
@@ -589,7 +593,11 @@ def test_data_check_prints_a_line_a_fault(run: Callable[..., Result], picture: P
     manifest = picture.with_name("m.jsonl")
     good = json.dumps({"image": "in.png", "texts": ["a red wall"]})
     manifest.write_text(good + "\n")
-    assert run("data", "check", manifest) == Result(0, f"{manifest}: no faults\n", "")
+    result = run("data", "check", manifest)
+    assert (result.code, result.err) == (0, "")
+    first, holds, recipes = result.out.splitlines()
+    assert first == f"{manifest}: no faults" and holds == "for training: 1 with texts"
+    assert recipes.startswith("recipes that take it: finetune, post-sft, ")
     manifest.write_text(f'{good}\n{{"image": "none.png", "texts": ["x"]}}\nnot json\n')
     result = run("data", "check", manifest)
     assert result.code == 2
@@ -659,6 +667,23 @@ def test_train_leaves_a_model_that_the_other_verbs_take(run: Callable[..., Resul
     assert (folder / "report.html").exists()
     told = json.loads(run("report", folder, folder, "--out", folder / "two.html", "--json").out)
     assert [each["state"] for each in told["runs"]] == ["finished", "finished"] and Path(told["page"]).exists()
+
+
+def test_a_run_on_own_data_ends_with_how_to_score_it(run: Callable[..., Result], picture: Path):
+    manifest, folder = picture.with_name("m.jsonl"), picture.with_name("mine")
+    question = {"image": "in.png", "question": "Who?", "answer": "me"}
+    manifest.write_text(json.dumps(question) + "\n")
+    settings = ("--set", "steps=1", "--set", "batch_size=4", "--set", "stage.drawings=0")
+    result = run("train", "finetune", "--data", manifest, "--out", folder, *settings)
+    assert result.code == 0, result.err
+    assert result.out.endswith(f"; try: latentbridge eval --model {folder} --world {manifest}\n")
+    manifest.write_text(json.dumps({**question, "split": "test"}) + "\n")
+    (row,) = json.loads(run("eval", "--model", folder, "--world", manifest, "--json").out)["rows"]
+    assert (row["metric"], row["n"], row["note"]) == ("answers, word for word", 1, "1 of 1 test lines")
+    shards = picture.with_name("shards")
+    run("data", "shards", manifest, "--out", shards)
+    assert json.loads(run("eval", "--model", folder, "--world", shards, "--json").out)["rows"][0] == row
+    assert is_one_error_line(run("eval", "--model", folder, "--world", manifest, "--size", 101))
 
 
 def test_a_run_that_diverges_leaves_its_report(run: Callable[..., Result], tmp_path: Path):

@@ -40,6 +40,11 @@ def check_world(world: str, or_manifest: bool = False) -> None:
         raise unknown_name("world", world, (*WORLDS, f"MANIFEST{MANIFEST_SUFFIX}") if or_manifest else WORLDS)
 
 
+def is_own_data(world: str) -> bool:
+    """Return whether a world is a manifest's name or a folder of shards, rather than a world of the library."""
+    return world.endswith(MANIFEST_SUFFIX) or (Path(world) / "index.json").is_file()
+
+
 def check_sampling(seed: int, steps: int, guidance: float) -> None:
     """Refuses numbers no picture can be drawn with."""
     if not 0 <= seed <= MAX_SEED:

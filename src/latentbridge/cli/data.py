@@ -58,7 +58,7 @@ def build(world: Annotated[str, typer.Argument(metavar="WORLD", help='The world 
 def check(manifest: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON-lines manifest.")]) -> None:
     """Check a manifest of your own data.
 
-    Prints one line per fault, and exits with 2 if there is any.
+    Prints one line per fault, and exits with 2 if there is any; else says what it holds and which recipes take it.
 
     \b
     Examples:
@@ -72,6 +72,13 @@ def check(manifest: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON-
     if faults:
         raise typer.Exit(2)
     print(f"{manifest}: no faults")
+    from latentbridge.data.own.needs import summary_of, takers, training_uses, what_to_add
+
+    found = training_uses(str(manifest))
+    print(f"for training: {summary_of(found)}")
+    print(f"recipes that take it: {', '.join(takers(found)) or 'none'}")
+    if lack := what_to_add(str(manifest), found):
+        print(lack)
 
 
 @app.command()
@@ -91,7 +98,7 @@ def shards(
     Examples:
       latentbridge data shards my_pictures/manifest.jsonl --out my_shards
       latentbridge data shards s3://bucket/pairs --out pairs
-      latentbridge train post-sft --set 'stage.sources=[["shapes", 0.5], ["my_shards", 0.5]]' --set stage.drawings=0
+      latentbridge train finetune --data my_shards
     """
     check_folder(out)
     from latentbridge.cli.output import print_json

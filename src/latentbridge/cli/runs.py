@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
 from latentbridge.cli.arguments import (
-    MANIFEST_SUFFIX,
     AsJson,
     ModelName,
     Overrides,
@@ -17,6 +18,7 @@ from latentbridge.cli.arguments import (
     check_folder,
     check_out,
     check_world,
+    is_own_data,
 )
 from latentbridge.errors import UserError
 from latentbridge.recipes import RECIPES, recipe
@@ -28,6 +30,10 @@ OutFolder = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 def train(
     name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
     overrides: Overrides = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="Data of your own: a manifest, or a folder or url of shards."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run folder; runs/RECIPE unless given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     track: Annotated[
@@ -45,6 +51,7 @@ def train(
 
     \b
     Examples:
+      latentbridge train finetune --data my_pictures/manifest.jsonl --out runs/mine
       latentbridge train pretrain-decoder
       latentbridge train pretrain-backbone --set steps=100 --set optim.lr=5e-4 --out runs/trial
       latentbridge train pretrain-decoder --resume
@@ -55,8 +62,15 @@ def train(
     from latentbridge.config import SceneConfig, with_overrides
 
     config = with_overrides(recipe(name), overrides or [])
+    if data and config.stage.manifest:
+        raise UserError("--data and --set stage.manifest say the same; give one of them.")
+    if data:
+        config = replace(config, stage=replace(config.stage, manifest=data))
     folder = out or Path("runs") / config.name
     check_folder(folder)
+    from latentbridge.data.own.needs import check_own_data, own_sources
+
+    check_own_data(config)
     check_at_least("--sample-every", sample_every, 0)
     from latentbridge.evaluation.pages.run_report import write_run_report
     from latentbridge.evaluation.samples import Samples
@@ -78,13 +92,17 @@ def train(
             raise
     if leads():
         answers = not isinstance(config.model, SceneConfig)
-        print(f"The model is in {model}" + (f"; try: latentbridge eval --model {folder} --size 10" if answers else ""))
+        own = [source for source in own_sources(config.stage) if is_own_data(source)]
+        scored = f"--world {shlex.quote(own[0])}" if own else "--size 10"
+        hint = f"; try: latentbridge eval --model {shlex.quote(str(folder))} {scored}"
+        print(f"The model is in {model}" + (hint if answers else ""))
 
 
 def evaluate(
     model: ModelName = "tiny",
     world: Annotated[
-        str, typer.Option("--world", help='"shapes", "drawings", or a manifest of your own (a .jsonl file).')
+        str,
+        typer.Option("--world", help='"shapes", "drawings", or your own data: a manifest (a .jsonl file) or shards.'),
     ] = "shapes",
     size: Annotated[int, typer.Option("--size", help="Size of the samples in per cent of the full ones.")] = 100,
     out: Annotated[Path | None, typer.Option("--out", help="The .json file to write the scores to.")] = None,
@@ -92,6 +110,7 @@ def evaluate(
 ) -> None:
     """Score a model on held-out data.
 
+    Of data of your own the split "test" is scored: finding, captions and answers word for word, and edits by their pixels.
     An OmniBridge has the full table; a Janus-Pro, BAGEL or Harmon is scored on shapes: questions, drawings of full
     descriptions, and which picture is which.
 
@@ -101,8 +120,12 @@ def evaluate(
       latentbridge eval --size 10
       latentbridge eval --model runs/trial --world drawings --out scores.json
       latentbridge eval --world my-pictures.jsonl
+      latentbridge eval --world my-pictures.jsonl --size 20
     """
-    check_world(world, or_manifest=True)
+    if not is_own_data(world):
+        check_world(world, or_manifest=True)
+    elif size > 100:
+        raise UserError(f"--size {size} is more than the whole test split of {world}; give 100 or less.")
     check_at_least("--size", size, 1)
     if out:
         check_out(out, (".json",))
@@ -110,7 +133,7 @@ def evaluate(
     from latentbridge.evaluation.run import World, evaluate
     from latentbridge.models.backbones.loading import load_network
 
-    own = Path(world) if world.endswith(MANIFEST_SUFFIX) else None
+    own = Path(world) if is_own_data(world) else None
     hand_over(evaluate(load_network(model), own or cast(World, world), size=size), out, as_json)
 
 

@@ -158,6 +158,7 @@ class StageConfig:
         "pretrain_unified",
         "pretrain_teacher",
         "sft",
+        "finetune",
         "adaption",
         "step_grpo",
         "align",

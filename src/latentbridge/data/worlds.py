@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,8 @@ from latentbridge.data.drawings.tasks import (
     redraw_drawing,
     show,
 )
-from latentbridge.data.own.manifest import Record, load_manifest
+from latentbridge.data.own.manifest import Record, is_manifest, load_manifest
+from latentbridge.data.own.needs import check_sources
 from latentbridge.data.own.shards import ShardFolder
 from latentbridge.data.own.stream import ManifestShards, Shards, Stream, Turns
 from latentbridge.data.reasoning import KeyStep, Problem
@@ -37,6 +38,14 @@ from latentbridge.types import Conversation, Picture
 
 _EDIT_SHARE = 0.35
 """Share of alignment items whose description was written while reading a picture and an instruction."""
+_QUESTIONS_EACH = 5
+"""Most questions of one's own in a conversation, as many as about a scene."""
+_OWN_DRAWINGS = 0.2
+"""Share of conversations about a picture with texts in which it is asked for instead of shown."""
+_OWN_EDITS = 0.5
+"""Share of conversations about a picture with an edit, and texts or questions too, that are the edit."""
+_TARGETS_DESCRIBED = 1 / 3
+"""Share of edits of which the target is described: an edit compares the source's description with the target's."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +129,19 @@ class DrawingsWorld:
 class OwnWorld(Protocol):
     """A user's own samples; pictures are fitted to the model's square."""
 
+    has_pairs: bool
+    """Whether any sample has texts or a described edit, which is what `align` needs."""
+
     def captioned(self, rng: np.random.Generator) -> Record:
         """A sample with texts."""
         ...
 
-    def spoken(self, rng: np.random.Generator) -> Record:
-        """A sample with texts or a question."""
+    def told(self, rng: np.random.Generator) -> Sequence[Record]:
+        """Return samples about one picture, with texts, a question or a described edit."""
+        ...
+
+    def paired(self, rng: np.random.Generator) -> Record:
+        """Return a sample with texts or a described edit."""
         ...
 
     def questioned(self, rng: np.random.Generator) -> Record:
@@ -137,13 +153,23 @@ class OwnWorld(Protocol):
         return _open(record.image), _text(record, rng)
 
     def converse(self, rng: np.random.Generator) -> Conversation:
-        record = self.spoken(rng)
-        turns = [(caption_request(rng), _text(record, rng))] if record.texts else []
-        if record.question and record.answer:
+        """Return a conversation about one picture: an edit, a drawing, or its text and up to five questions in any order."""
+        records = self.told(rng)
+        edits = [record for record in records if record.description]
+        texts = [text for record in records for text in record.texts]
+        asked = [record for record in records if record.question]
+        if edits and (not (texts or asked) or rng.random() < _OWN_EDITS):
+            return _converse_edit(edits[rng.integers(len(edits))], rng)
+        if texts and rng.random() < _OWN_DRAWINGS:
+            return _request_drawing(texts[rng.integers(len(texts))])
+        turns = [(caption_request(rng), texts[rng.integers(len(texts))])] if texts else []
+        for index in rng.permutation(len(asked))[:_QUESTIONS_EACH]:
+            record = asked[index]
+            assert record.question and record.answer
             turns.append((record.question, record.answer))
             if record.chain:
                 turns.append((prompts.deliberated(record.question), record.chain))
-        return Conversation(tuple(turns[i] for i in rng.permutation(len(turns))), _open(record.image))
+        return Conversation(tuple(turns[i] for i in rng.permutation(len(turns))), _open(records[0].image))
 
     def problem(self, rng: np.random.Generator) -> tuple[Picture, Problem]:
         """A picture and a question about it, with what a reply is graded by."""
@@ -151,10 +177,13 @@ class OwnWorld(Protocol):
         return _open(record.image), problem_of(record)
 
     def align(self, rng: np.random.Generator) -> AlignItem:
-        record = self.captioned(rng)
-        picture, text = _open(record.image), _text(record, rng)
-        talk = Conversation(((prompts.draw_request(text), prompts.drawable(text)),))
-        return AlignItem(talk, picture, picture, text, _identity(record.image))
+        """Return an item of a sample's own picture and text, or of the target of its edit; equal texts are one identity."""
+        record = self.paired(rng)
+        if record.target and record.description and not (record.texts and rng.random() < 0.5):
+            picture, text = _open(record.target), record.description
+        else:
+            picture, text = _open(record.image), _text(record, rng)
+        return AlignItem(_request_drawing(text), picture, picture, text, identity_of(" ".join(text.lower().split())))
 
 
 class ManifestWorld(OwnWorld):
@@ -165,17 +194,26 @@ class ManifestWorld(OwnWorld):
         self.records = [record for record in load_manifest(path) if record.split == "train"]
         self._captioned = [record for record in self.records if record.texts]
         self._questioned = [record for record in self.records if record.question and record.answer]
-        if not self._captioned and not self._questioned:
+        self._paired = [record for record in self.records if record.texts or record.description]
+        self.has_pairs = bool(self._paired)
+        about: dict[Path | bytes, list[Record]] = {}
+        for record in self.records:
+            if record.texts or record.question or record.description:
+                about.setdefault(record.image, []).append(record)
+        self._told = list(about.values())
+        if not self._told:
             raise UserError(
-                f'{path} has no training record with texts or a question; give some lines either and the split "train".'
+                f'{path} has no training record with texts, a question or a described edit; give some lines any and the split "train".'
             )
 
     def captioned(self, rng: np.random.Generator) -> Record:
         return self._one(self._captioned, '"texts"', rng)
 
-    def spoken(self, rng: np.random.Generator) -> Record:
-        record = self.records[rng.integers(len(self.records))]
-        return record if record.texts or record.question else self.captioned(rng)
+    def told(self, rng: np.random.Generator) -> list[Record]:
+        return self._told[rng.integers(len(self._told))]
+
+    def paired(self, rng: np.random.Generator) -> Record:
+        return self._one(self._paired, '"texts" or a described "edit"', rng)
 
     def questioned(self, rng: np.random.Generator) -> Record:
         return self._one(self._questioned, '"question" and "answer"', rng)
@@ -198,8 +236,15 @@ class StreamedWorld(OwnWorld):
     def captioned(self, rng: np.random.Generator) -> Record:
         return self.stream.record(self.place, "texts")
 
-    def spoken(self, rng: np.random.Generator) -> Record:
-        return self.stream.record(self.place, "texts or a question")
+    @property
+    def has_pairs(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.stream.has("texts or a described edit")
+
+    def told(self, rng: np.random.Generator) -> list[Record]:
+        return [self.stream.record(self.place, "texts, a question or a described edit")]
+
+    def paired(self, rng: np.random.Generator) -> Record:
+        return self.stream.record(self.place, "texts or a described edit")
 
     def questioned(self, rng: np.random.Generator) -> Record:
         return self.stream.record(self.place, "a question")
@@ -245,6 +290,23 @@ class Mixture:
         world = self.pick(rng, number)
         return (world if isinstance(world, (ManifestWorld, StreamedWorld)) else self.shapes).problem(rng)
 
+    def pair(self, rng: np.random.Generator, number: int) -> tuple[AlignItem, bool]:
+        """Return a picture with its text, as `pick` says, and whether it is the user's own.
+
+        Where a user's data has neither texts nor described edits, the library's worlds stand in.
+        """
+        world = self.pick(rng, number)
+        is_own = isinstance(world, (ManifestWorld, StreamedWorld)) and world.has_pairs
+        if isinstance(world, (ManifestWorld, StreamedWorld)) and not is_own:
+            world = self.drawings if self.drawings and rng.random() < self.drawings_share else self.shapes
+        return world.align(rng), is_own
+
+    @property
+    def has_own_pairs(self) -> bool:
+        """Return whether a source of the user's own has anything to draw: texts or described edits."""
+        streamed = any(stream.has("texts or a described edit") for stream in self.streams.values())
+        return streamed or bool(self.manifest and self.manifest.has_pairs)
+
     def digest(self) -> str:
         """What the samples depend on besides config and code."""
         known = self.drawings.drawings.manifest_sha256 if self.drawings else ""
@@ -255,24 +317,15 @@ class Mixture:
 
 def _sources(stage: StageConfig) -> tuple[tuple[str, float], ...]:
     """The sources that take turns; a manifest that has become shards is one of them."""
-    if stage.sources and (stage.manifest or stage.drawings):
-        raise UserError(
-            "stage.sources stands in place of stage.manifest and stage.drawings; set those to nothing and 0."
-        )
-    if any(not math.isfinite(weight) or weight <= 0 for _, weight in stage.sources):
-        raise UserError("A weight in stage.sources is a number above 0; leave out what is not wanted.")
-    if not stage.manifest or _is_manifest(stage.manifest):
+    check_sources(stage)
+    if not stage.manifest or is_manifest(stage.manifest):
         return stage.sources
     rest = (("shapes", (1 - stage.drawings) / 2), ("drawings", stage.drawings / 2))
     return ((stage.manifest, 0.5), *((name, weight) for name, weight in rest if weight))
 
 
 def _own_shards(name: str) -> Shards:
-    return ManifestShards(Path(name)) if _is_manifest(name) else ShardFolder(name)
-
-
-def _is_manifest(name: str) -> bool:
-    return name.endswith(".jsonl") or Path(name).is_file()
+    return ManifestShards(Path(name)) if is_manifest(name) else ShardFolder(name)
 
 
 def identity_of(name: str) -> int:
@@ -280,8 +333,17 @@ def identity_of(name: str) -> int:
     return int.from_bytes(sha256(name.encode()).digest()[:7], "big")
 
 
-def _identity(image: Path | bytes) -> int:
-    return identity_of(sha256(image).hexdigest() if isinstance(image, bytes) else str(image))
+def _request_drawing(text: str) -> Conversation:
+    return Conversation(((prompts.draw_request(text), prompts.drawable(text)),))
+
+
+def _converse_edit(record: Record, rng: np.random.Generator) -> Conversation:
+    """Return an edit answered by the description to draw; a third of the time the target, described as a picture of its own."""
+    assert record.instruction and record.target and record.description
+    if rng.random() < _TARGETS_DESCRIBED:
+        return Conversation(((caption_request(rng), record.description),), _open(record.target))
+    reply = prompts.drawable(record.description)
+    return Conversation(((prompts.edit_request(record.instruction), reply),), _open(record.image))
 
 
 def _open(image: Path | bytes) -> Picture:

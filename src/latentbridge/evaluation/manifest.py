@@ -1,43 +1,94 @@
-"""Scores on a user's own manifest: finding pictures by their texts and back, and answers word for word."""
+"""Scores on a user's own manifest or shards: finding pictures by their texts and back, captions and answers word for word, and edits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from latentbridge.data.own.manifest import Record, load_manifest
+from latentbridge.data.own.manifest import Record, is_manifest, load_manifest, picture_digest
+from latentbridge.data.own.shards import ShardFolder
 from latentbridge.errors import UserError
-from latentbridge.evaluation.metrics import Score, recall_at_1, share
+from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, embed_batched
 from latentbridge.models.omnibridge.model import Model
+from latentbridge.rng import numpy_rng
 
 
-def score_manifest(model: Model, path: Path) -> list[Score]:
-    """Scores on the test split of a manifest; UserError where that split is empty."""
-    records = [record for record in load_manifest(path) if record.split == "test"]
+def score_manifest(model: Model, path: Path, size: int = 100, seed: int = 1) -> list[Score]:
+    """Return the scores on `size` per cent of the test split of a manifest or of shards, drawn by the seed, at least one.
+
+    Raises UserError where that split is empty, or `size` is above 100.
+    """
+    if size > 100:
+        raise UserError(f"--size {size} is more than the whole test split; give 100 or less.")
+    records = _test_records(path)
     if not records:
-        raise UserError(f'{path} has no record of the split "test"; mark the lines to score with it.')
-    return [*_score_finding(model, records), *_score_answers(model, records)]
-
-
-def _score_finding(model: Model, records: list[Record]) -> list[Score]:
-    captioned = [record for record in records if record.texts]
-    if not captioned:
-        return []
-    texts = [text for record in captioned for text in record.texts]
-    owner = np.array([i for i, record in enumerate(captioned) for _ in record.texts])
-    pictures = embed_batched(lambda part: model.embed(images=[record.image for record in part]), captioned)
-    words = embed_batched(lambda part: model.embed(texts=list(part)), texts)
-    positive = owner[:, None] == np.arange(len(captioned))
-    note = f"{len(texts)} texts, {len(captioned)} pictures"
+        raise UserError(f'{path} has no record of the split "test"; mark what is to be scored with it.')
+    chosen = sample_lines(records, size, seed)
+    note = f"{len(chosen):,} of {len(records):,} test lines"
     return [
-        share("find", "text to picture R@1", recall_at_1(words, pictures, positive), note=note),
-        share("find", "picture to text R@1", recall_at_1(pictures, words, positive.T), note=note),
+        *_score_captions(model, chosen, note),
+        *_score_answers(model, chosen, note),
+        *_score_edits(model, chosen, note),
     ]
 
 
-def _score_answers(model: Model, records: list[Record]) -> list[Score]:
+def _test_records(source: Path) -> list[Record]:
+    if is_manifest(str(source)):
+        return [record for record in load_manifest(source) if record.split == "test"]
+    folder = ShardFolder(str(source), "test")
+    return [record for shard in folder.shards for record in folder.read(shard)]
+
+
+def sample_lines(records: Sequence[Record], size: int, seed: int) -> list[Record]:
+    """Return `size` per cent of the records, rounded and at least one, in their own order."""
+    count = max(1, round(len(records) * size / 100))
+    return [records[index] for index in np.sort(numpy_rng(seed, "test lines").permutation(len(records))[:count])]
+
+
+def find_positives(records: Sequence[Record]) -> tuple[list[Record], list[str], np.ndarray]:
+    """Return one record for each different picture [p], the different texts [t], and bool [t p]: which belong together.
+
+    Pictures are the same where their pixels are, and texts where they differ by case and spaces alone.
+    """
+    pictures: dict[str, Record] = {}
+    texts: dict[str, str] = {}
+    pairs: set[tuple[str, str]] = set()
+    for record in records:
+        shown = picture_digest(record.image)
+        pictures.setdefault(shown, record)
+        for text in record.texts:
+            texts.setdefault(_plain(text), text)
+            pairs.add((_plain(text), shown))
+    positive = np.array([[(text, picture) in pairs for picture in pictures] for text in texts], dtype=bool)
+    return list(pictures.values()), list(texts.values()), positive
+
+
+def _score_captions(model: Model, records: list[Record], lines: str) -> list[Score]:
+    captioned = [record for record in records if record.texts]
+    if not captioned:
+        return []
+    pictures, texts, positive = find_positives(captioned)
+    images = embed_batched(lambda part: model.embed(images=[record.image for record in part]), pictures)
+    words = embed_batched(lambda part: model.embed(texts=list(part)), texts)
+    note = f"{len(texts):,} different texts, {len(pictures):,} different pictures; {lines}"
+    known = [{_plain(texts[i]) for i in np.flatnonzero(column)} for column in positive.T]
+    replies = [reply for part in batched(pictures) for reply in model.understand([record.image for record in part])]
+    return [
+        share("find", "text to picture R@1", recall_at_1(words, images, positive), note=note),
+        share("find", "picture to text R@1", recall_at_1(images, words, positive.T), note=note),
+        share(
+            "understand",
+            "captions, word for word",
+            [_plain(reply) in right for reply, right in zip(replies, known, strict=True)],
+            note=note,
+        ),
+    ]
+
+
+def _score_answers(model: Model, records: list[Record], note: str) -> list[Score]:
     asked = [(record, record.question, record.answer) for record in records if record.question and record.answer]
     right: list[bool] = []
     for part in batched(asked):
@@ -45,4 +96,34 @@ def _score_answers(model: Model, records: list[Record]) -> list[Score]:
         right += [
             reply.strip().lower() == answer.strip().lower() for reply, (_, _, answer) in zip(replies, part, strict=True)
         ]
-    return [share("understand", "answers, word for word", right)] if asked else []
+    return [share("understand", "answers, word for word", right, note=note)] if asked else []
+
+
+def _score_edits(model: Model, records: list[Record], note: str) -> list[Score]:
+    """Score edits by how far their pixels are from the target, against how far the source was."""
+    edits = [(each.image, each.instruction, each.target) for each in records if each.instruction and each.target]
+    before: list[float] = []
+    after: list[float] = []
+    for part in batched(edits):
+        made = model.edit([source for source, _, _ in part], [words for _, words, _ in part], seed=len(after))
+        for (source, _, target), picture in zip(part, made, strict=True):
+            wanted = model.fit(target)
+            before.append(pixel_difference(model.fit(source), wanted))
+            after.append(pixel_difference(picture, wanted))
+    if not edits:
+        return []
+    nearer = [new < old for old, new in zip(before, after, strict=True)]
+    unedited = f"{100 * float(np.mean(before)):.1f} % unedited; {note}"
+    return [
+        share("edit", "nearer to the target than unedited", nearer, note=note),
+        average("edit", "pixel difference to the target", after, better="lower", note=unedited),
+    ]
+
+
+def pixel_difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the mean absolute difference of two pictures of one size, 0 where they are equal and 1 for black and white."""
+    return float(np.abs(one.astype(np.float64) - other).mean() / 255)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

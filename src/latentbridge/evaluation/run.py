@@ -32,7 +32,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """The scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware"}.
 
-    A Janus-Pro, BAGEL or Harmon has the scores of `evaluation/skills.py`, on `shapes` alone. For an OmniBridge `world` may also be the path of a user's manifest, of which the test split is scored. `size` scales every sample: 50 gives 300 questions, 300 drawings, 300 edits and retrieval among 1,000 scenes, which are the most.
+    A Janus-Pro, BAGEL or Harmon has the scores of `evaluation/skills.py`, on `shapes` alone. For an OmniBridge `world` may also be the path of a user's manifest, of which `size` per cent of the test split are scored. `size` scales every other sample too: 50 gives 300 questions, 300 drawings, 300 edits and retrieval among 1,000 scenes, which are the most.
     """
     if not isinstance(model, Model):
         if world != "shapes":
@@ -41,7 +41,7 @@ def evaluate(
             )
         jobs: list[Job] = skill_jobs(as_backbone(model), size, seed)
     elif isinstance(world, Path):
-        jobs = [partial(score_manifest, model, world)]
+        jobs = [partial(score_manifest, model, world, size, seed)]
     else:
         jobs = (_shapes_jobs if world == "shapes" else _drawings_jobs)(model, size, seed)
     rows: list[Score] = []

@@ -44,6 +44,18 @@ def test_a_sound_manifest_becomes_records(folder):
     ]
 
 
+def test_an_edit_has_the_description_it_gives_or_the_first_text_of_its_target(folder):
+    edit = {"instruction": "lighten", "target": "b.png"}
+    path = write(
+        folder,
+        {"image": "a.png", "edit": {**edit, "description": "light"}},
+        {"image": "c.png", "edit": edit},
+        {"image": "b.png", "texts": ["pale", "white"]},
+        {"image": "c.png", "edit": {"instruction": "darken", "target": "a.png"}},
+    )
+    assert [record.description for record in load_manifest(path)] == ["light", "pale", None, None]
+
+
 def test_a_chain_and_its_key_steps_become_a_record(folder):
     path = write(folder, {**ASKED, "chain": CHAIN, "key_steps": [["2 and 2", "two pairs"], ["4"]]})
     (record,) = load_manifest(path)

@@ -40,7 +40,9 @@ def store() -> Iterator[str]:
 def as_stored(record: Record) -> Record:
     """A manifest's record as a shard has it."""
     image, target = (path.read_bytes() if isinstance(path, Path) else None for path in (record.image, record.target))
-    return Record(image or b"", record.texts, record.question, record.answer, record.instruction, target)
+    return Record(
+        image or b"", record.texts, record.question, record.answer, record.instruction, target, record.description
+    )
 
 
 def upload(folder: Path, store: str) -> None:
@@ -73,7 +75,10 @@ def test_shards_hold_what_a_manifest_holds(manifest, tmp_path, monkeypatch):
         assert sorted(found, key=repr) == sorted(expected, key=repr)
     train = [shard for shard in written if shard.split == "train"]
     assert sum(shard.samples for shard in train) == 14
-    fit = [sum(shard.fit[use] for shard in train) for use in ("texts", "a question", "texts or a question")]
+    fit = [
+        sum(shard.fit[use] for shard in train)
+        for use in ("texts", "a question", "texts, a question or a described edit")
+    ]
     assert fit == [13, 1, 14]
 
 
@@ -142,15 +147,23 @@ def test_parquet_reads_as_tars_do(manifest, tmp_path):
         "answer": [None, "me"],
         "instruction": ["lighten", None],
         "target": [after, None],
+        "description": ["a light cat", None],
     }
     parquet.write_table(pyarrow.table(columns), theirs / "train-00000-of-00001.parquet")
     index_shards(str(theirs), tmp_path / "index", progress=False)
     folder = ShardFolder(str(tmp_path / "index"))
     assert folder.read(folder.shards[0]) == [
-        Record(picture, ("a cat",), instruction="lighten", target=after),
+        Record(picture, ("a cat",), instruction="lighten", target=after, description="a light cat"),
         Record(after, (), "Who?", "me"),
     ]
-    assert folder.shards[0].fit == {"texts": 1, "a question": 1, "texts or a question": 2}
+    assert folder.shards[0].fit == {
+        "texts": 1,
+        "a question": 1,
+        "a described edit": 1,
+        "texts or a described edit": 1,
+        "texts, a question or a described edit": 2,
+        "an edit without a description": 0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -235,7 +248,7 @@ def test_an_object_store_that_stops_is_asked_again_and_then_named(manifest, tmp_
         ("{", "index.json is damaged"),
         ("[]", "index.json is damaged"),
         (json.dumps({"version": 1, "home": "", "shards": [{"name": "x"}]}), "index.json is damaged"),
-        (json.dumps({"version": 2, "home": "", "shards": []}), "is of version 2, and this library reads 1"),
+        (json.dumps({"version": 1, "home": "", "shards": []}), "is of version 1, and this library reads 2"),
     ],
 )
 def test_an_index_that_cannot_be_read_is_named(tmp_path, text, words):

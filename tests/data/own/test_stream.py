@@ -141,6 +141,6 @@ def test_sources_that_cannot_be_mixed_are_refused(changes, words):
 def test_a_source_without_texts_is_refused_where_texts_are_needed(tmp_path: Path):
     manifest = write_manifest(tmp_path, 0, only={"question": "Who?", "answer": "me"})
     stream = Stream(ManifestShards(manifest), "own.jsonl", 0)
-    assert stream.record(3, "texts or a question").answer == "me"
+    assert stream.record(3, "texts, a question or a described edit").answer == "me"
     with pytest.raises(UserError, match="own.jsonl has no training record with texts; "):
         stream.record(3, "texts")

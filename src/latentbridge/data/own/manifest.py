@@ -1,20 +1,22 @@
 """A user's own data: one JSON object a line, checked before anything trains on it.
 
     {"image": "cat.png", "texts": ["a cat on a mat"], "question": "What is it?", "answer": "a cat", "split": "train"}
-    {"image": "a.png", "texts": [], "edit": {"instruction": "remove the hat", "target": "b.png"}}
+    {"image": "a.png", "edit": {"instruction": "remove the hat", "target": "c.png", "description": "a dog on a mat"}}
     {"image": "b.png", "question": "How many legs?", "answer": "8", "chain": "### Image Description: ...",
      "key_steps": [["2 dogs", "two dogs"], ["8 legs", "2 x 4"]]}
 
 A chain has the form of `data/reasoning.py`; of a key step any of its phrases will do. Paths are relative to the manifest's folder; `split` is `train` unless given.
+An edit without a `description` takes the first text of a line whose `image` is its target.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ class Record:
     instruction: str | None = None
     target: Path | bytes | None = None
     """The picture the instruction leads to."""
+    description: str | None = None
+    """A text that is true of the target."""
     split: str = "train"
     chain: str = ""
     """The answer worked out, in the form of `data/reasoning.py`."""
@@ -58,30 +62,51 @@ def load_manifest(path: Path) -> list[Record]:
     return records
 
 
+def outline_manifest(path: Path) -> list[Record]:
+    """Return the records of the lines whose fields are sound, without opening a picture."""
+    return _read(Path(path), open_pictures=False)[0]
+
+
+def is_manifest(name: str) -> bool:
+    """Return whether a source is a manifest rather than shards."""
+    return name.endswith(".jsonl") or Path(name).is_file()
+
+
 def check_manifest(path: Path) -> list[str]:
     """One clear line per fault, with its line number; empty when the manifest can be used."""
     return _read(Path(path))[1]
 
 
-def _read(path: Path) -> tuple[list[Record], list[str]]:
+def _read(path: Path, open_pictures: bool = True) -> tuple[list[Record], list[str]]:
     """Records of the sound lines, and the faults of the others."""
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}; give the path of a JSON-lines file.")
     lines = path.read_bytes().split(b"\n")
-    reader = _Reader(path.parent)
+    reader = _Reader(path.parent, open_pictures)
     for number, line in enumerate(lines, start=1):
         if line.strip():
             reader.read_line(number, line)
     if not any(line.strip() for line in lines):
         reader.faults.append("line 1: the manifest is empty; write one JSON object a line")
-    return reader.records, reader.faults
+    return _described(reader.records), reader.faults
+
+
+def _described(records: list[Record]) -> list[Record]:
+    """Return the records, edits without a description given the first text of a record whose image is their target."""
+    texts = {record.image: record.texts[0] for record in reversed(records) if record.texts}
+    return [
+        replace(record, description=texts[record.target])
+        if record.target and not record.description and record.target in texts
+        else record
+        for record in records
+    ]
 
 
 class _Reader:
     """What has been seen so far, so that repeats and leaks can name the earlier line."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, open_pictures: bool) -> None:
+        self.folder, self.open_pictures = folder, open_pictures
         self.records: list[Record] = []
         self.faults: list[str] = []
         self._line_of_record: dict[Record, int] = {}
@@ -108,7 +133,8 @@ class _Reader:
             return
         pictures = [self.folder / name for name in (entry["image"], (entry.get("edit") or {}).get("target")) if name]
         record = record_of(entry, *pictures)
-        self._check_pictures(number, pictures, record.split, fault)
+        if self.open_pictures:
+            self._check_pictures(number, pictures, record.split, fault)
         if record in self._line_of_record:
             fault(f"this repeats line {self._line_of_record[record]}; remove one of them")
         self._line_of_record.setdefault(record, number)
@@ -133,9 +159,9 @@ class _Reader:
                 fault(f"{path.name} shows what line {first} shows, which is in split {split!r}; keep both in one split")
 
 
-def picture_digest(path: Path) -> str:
+def picture_digest(image: Path | bytes) -> str:
     """A hash of what a picture shows: size and RGB pixels, whatever the file format."""
-    with Image.open(path) as picture:
+    with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as picture:
         pixels = picture.convert("RGB")
     return sha256(repr(pixels.size).encode() + pixels.tobytes()).hexdigest()
 
@@ -151,6 +177,7 @@ def record_of(entry: dict[str, Any], image: Path | bytes, target: Path | bytes |
         key_steps=tuple(tuple(forms) for forms in entry.get("key_steps", ())),
         instruction=(entry.get("edit") or {}).get("instruction"),
         target=target,
+        description=(entry.get("edit") or {}).get("description"),
         split=entry.get("split", "train"),
     )
 
@@ -177,9 +204,14 @@ def check_fields(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
     _check_reasoning(entry, fault)
     edit = entry.get("edit")
     if "edit" in entry and not (
-        isinstance(edit, dict) and edit.keys() == {"instruction", "target"} and all(map(_is_text, edit.values()))
+        isinstance(edit, dict)
+        and {"instruction", "target"} <= edit.keys() <= {"instruction", "target", "description"}
+        and all(map(_is_text, edit.values()))
     ):
-        fault('`edit` must be {"instruction": text, "target": path of the edited picture}')
+        fault(
+            '`edit` must be {"instruction": text, "target": path of the edited picture}, '
+            'and may have "description": what the target shows'
+        )
     elif edit and (Path(edit["target"]).is_absolute() or ".." in Path(edit["target"]).parts):
         fault("the `target` of `edit` must be a path inside the manifest's folder")
     if entry.get("split", "train") not in SPLITS:

@@ -92,7 +92,8 @@ def _tar(records: list[Record]) -> bytes:
             told = [name for name in FIELDS if name not in ("image", "edit", "split")]
             line: dict[str, Any] = {name: value for name in told if (value := getattr(record, name))}
             if record.instruction:
-                line["edit"] = {"instruction": record.instruction}
+                described = {"description": record.description} if record.description else {}
+                line["edit"] = {"instruction": record.instruction, **described}
             _add(archive, f"{number:06d}.json", json.dumps(line, ensure_ascii=False).encode())
             for prefix, path in (("", record.image), ("target.", record.target)):
                 if isinstance(path, Path):

@@ -4,7 +4,7 @@ A folder of shards holds tars in WebDataset's layout or Parquet files, told by o
 `KEY.json` (a manifest's line without its paths), `KEY.png` (the picture, in whatever format it has) and, for an edit,
 `KEY.target.png`; where others wrote the tar, `KEY.txt` is the one text and what their `KEY.json` says is left alone. A
 Parquet file has a column `image` of bytes, or of structs with `bytes` as Hugging Face writes them, and any of `texts`
-(or `text`, or `caption`), `question`, `answer`, `instruction` and `target`. Nothing is ever unpickled or unpacked to disk.
+(or `text`, or `caption`), `question`, `answer`, `instruction`, `target` and `description`. Nothing is ever unpickled or unpacked to disk.
 
 The index says how many samples each shard has, so that where the n-th sample lies is arithmetic, and what its bytes hash to.
 """
@@ -32,10 +32,13 @@ PICTURE_KINDS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm
 USES: dict[str, Callable[[Record], bool]] = {
     "texts": lambda record: bool(record.texts),
     "a question": lambda record: bool(record.question),
-    "texts or a question": lambda record: bool(record.texts or record.question),
+    "a described edit": lambda record: bool(record.description),
+    "texts or a described edit": lambda record: bool(record.texts or record.description),
+    "texts, a question or a described edit": lambda record: bool(record.texts or record.question or record.description),
+    "an edit without a description": lambda record: bool(record.instruction and not record.description),
 }
-"""What a stage may need of a sample."""
-_VERSION = 1
+"""What a stage may need of a sample, or not take."""
+_VERSION = 2
 _PAUSES_S = (1, 4, 16)
 """Between tries to read from an object store."""
 _TEXT_COLUMNS = ("texts", "text", "caption")
@@ -194,7 +197,8 @@ def _parquet_entries(name: str, data: bytes) -> Iterator[Entry]:
         said = next((row[column] for column in _TEXT_COLUMNS if row.get(column)), [])
         more = {field: row[field] for field in FIELDS if row.get(field) and field not in ("image", "texts", "edit")}
         target = _bytes_of(row.get("target"))
-        edit = {"edit": {"instruction": row.get("instruction"), "target": "picture"}} if target else {}
+        described = {"description": row["description"]} if row.get("description") else {}
+        edit = {"edit": {"instruction": row.get("instruction"), "target": "picture", **described}} if target else {}
         entry = {"texts": [said] if isinstance(said, str) else said, **more, **edit}
         yield f"row {number}", entry, _bytes_of(row.get("image")), target
 
@@ -211,7 +215,7 @@ def _read_index(place: str) -> tuple[str, list[Shard]]:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{place} is damaged ({error}); {_AGAIN}.") from error
     if version != _VERSION:
-        raise UserError(f"{place} is of version {version}, and this library reads {_VERSION}; update it.")
+        raise UserError(f"{place} is of version {version}, and this library reads {_VERSION}; {_AGAIN}.")
     return home, shards
 
 

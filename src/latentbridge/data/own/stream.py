@@ -72,6 +72,10 @@ class Stream:
         rows = _permutation(self._seed, f"rows of {self._shards[index].name}", epoch, int(counts[index]))
         return self._fit(index, use)[rows[rest - ends[turn] + counts[index]]]
 
+    def has(self, use: str) -> bool:
+        """Return whether any sample is fit for a use (`USES`)."""
+        return bool(self._counts[use].sum())
+
     def _lay_out(self, epoch: int, use: str) -> tuple[np.ndarray, np.ndarray]:
         """An epoch's shards in their order, and how many samples there are up to the end of each."""
         order = _permutation(self._seed, "order of shards", epoch, len(self._shards))

@@ -69,6 +69,12 @@ class OmniBridge(nn.Module):
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         return self._diffusion_loss(pictures, self.model.query_condition(drawing_talks(prompts, prompts)), rng)
 
+    def text_generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
+        """Return `generation_loss` with the frozen text encoder's condition in place of the bridge's, as edits are drawn."""
+        with torch.no_grad():
+            condition = self.model.text_condition(prompts)
+        return self._diffusion_loss(pictures, condition, rng)
+
     def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         with torch.no_grad():
             hidden, mask = self.model.image_hidden([self.model.fit(picture) for picture in pictures])

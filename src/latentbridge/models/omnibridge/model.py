@@ -329,9 +329,13 @@ class Model(nn.Module):
 
     def embedding(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
         """Unit vectors [b e] with gradients: the retrieval head over the backbone's states at the item's own tokens."""
-        hidden, mask = self.image_hidden(items) if kind == "image" else self.text_hidden(items)
-        vectors = self.retrieval(kind, self.projector(hidden), mask, self.aligner)
+        vectors = self.retrieval_vectors(kind, items)
         return self.second_view.beside(vectors, kind, items) if self.config.second_view.words else vectors
+
+    def retrieval_vectors(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
+        """Return the retrieval head's unit vectors [b e] alone, with gradients: `embedding` without the second view."""
+        hidden, mask = self.image_hidden(items) if kind == "image" else self.text_hidden(items)
+        return self.retrieval(kind, self.projector(hidden), mask, self.aligner)
 
     def describe_condition(self, descriptions: Sequence[str], conditioning: Conditioning) -> Condition:
         """What the decoder draws full descriptions from."""

@@ -13,6 +13,7 @@ from latentbridge.models.backbones.harmon.model import Harmon
 from latentbridge.models.backbones.janus.model import JanusPro
 from latentbridge.models.checkpoint import Network
 from latentbridge.models.omnibridge.model import Model
+from latentbridge.training.stages.finetune import TALKS_PER_PAIR
 
 
 class Pass(NamedTuple):
@@ -65,7 +66,11 @@ def passes(config: RunConfig, network: Network, text_tokens: int, picture_px: in
         return native
     if stage.kind == "latentumm":
         return native + _latentumm(config, verbs)
-    known = ("sft", "adaption", "align", "posttrain_sft", "unicot", "pretrain_unified", "latentumm")
+    if stage.kind == "finetune":
+        read = verbs.gen_latent + verbs.read_words + verbs.read_picture
+        rehearsed = tuple(each._replace(times=each.times / TALKS_PER_PAIR) for each in read)
+        return verbs.understand + rehearsed + _frozen(rehearsed)
+    known = ("sft", "finetune", "adaption", "align", "posttrain_sft", "unicot", "pretrain_unified", "latentumm")
     raise UserError(f"No estimate is made for the stage {stage.kind}; choose a recipe of {', '.join(known)}.")
 
 

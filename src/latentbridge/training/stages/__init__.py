@@ -7,6 +7,7 @@ from latentbridge.errors import UserError
 from latentbridge.training.stage import Stage
 from latentbridge.training.stages.align import Adaption, Align
 from latentbridge.training.stages.baselines import PosttrainSft, Reca, UniCot, UniGame
+from latentbridge.training.stages.finetune import Finetune
 from latentbridge.training.stages.latentumm import LatentUMM
 from latentbridge.training.stages.pretrain_backbone import PretrainBackbone
 from latentbridge.training.stages.pretrain_codes import PretrainCodes, PretrainSquares
@@ -24,6 +25,7 @@ STAGES: dict[str, type[Stage]] = {
     "pretrain_unified": PretrainUnified,
     "pretrain_teacher": PretrainTeacher,
     "sft": Sft,
+    "finetune": Finetune,
     "adaption": Adaption,
     "step_grpo": StepGrpo,
     "align": Align,
