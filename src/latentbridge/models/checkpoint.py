@@ -28,6 +28,8 @@ from latentbridge.models.backbones.janus.model import JanusPro
 from latentbridge.models.backbones.janus.released import build_janus_pro_7b
 from latentbridge.models.backbones.janus.tiny import build_janus
 from latentbridge.models.dual_encoder import DualEncoder, build_scene
+from latentbridge.models.input_check import FILE as INPUT_CHECK
+from latentbridge.models.input_check import InputCheck, read_input_check
 from latentbridge.models.omnibridge import released_decoder
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.models.omnibridge.released import is_released, load_released
@@ -81,12 +83,15 @@ def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -
 
     The config goes first where one is and is written last, so a folder with one is whole, whenever the writer was killed.
 
-    An attached released decoder stays in its own folder: name it again when the model is loaded.
+    An attached released decoder stays in its own folder: name it again when the model is loaded. A record of training data
+    (`models/input_check.py`) is left out, and an old one in the folder deleted: what is saved has learned something else
+    since, and `latentbridge calibrate` makes another.
     """
     if model.config is None:
         raise UserError("A released model stays in the folder of its release; only what was built here is saved.")
     if (folder / "config.json").exists():
         (folder / "config.json").unlink()
+    (folder / INPUT_CHECK).unlink(missing_ok=True)
     save_tokenizer(model.tokenizer, folder)
     attached = released_decoder.PARTS if isinstance(model, Model) and model.captions is not None else ()
     weights = {
@@ -140,6 +145,7 @@ def load(
         released_decoder.attach_decoder(model, Path(decoder))
     if adapter is not None:
         attach_adapter(model, Path(adapter))
+        model.input_check = InputCheck()
     return model.to(place)
 
 
@@ -157,6 +163,8 @@ def load_model(folder: Path) -> Network:
     with torch.random.fork_rng(devices=[]):
         model = _build(config, load_tokenizer(folder))
     load_parts(model, folder, [""])
+    if isinstance(model, Model):
+        model.input_check = read_input_check(folder)
     return model
 
 
