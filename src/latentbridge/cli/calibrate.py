@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latentbridge.cli.arguments import WORLDS, AsJson, check_folder
+from latentbridge.cli.arguments import WORLDS, AsJson, check_at_least, check_folder
 from latentbridge.errors import UserError
 
 
@@ -24,6 +24,7 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option("--out", help="The folder to write the record into; the model's own unless given.")
     ] = None,
+    samples: Annotated[int, typer.Option("--samples", help="How many samples of the data are looked at.")] = 12_000,
     as_json: AsJson = False,
 ) -> None:
     """Let a model warn of inputs unlike what it was trained on.
@@ -37,6 +38,7 @@ def calibrate(
       latentbridge calibrate runs/trial
       latentbridge calibrate runs/mine --data shapes --data my_pictures/manifest.jsonl
     """
+    check_at_least("--samples", samples, 100)
     from latentbridge.cli.output import print_json
     from latentbridge.models.checkpoint import TINY, model_folder, shipped
 
@@ -50,7 +52,7 @@ def calibrate(
     from latentbridge.models.input_check import FILE
     from latentbridge.training.fits.input_check import fit_input_check
 
-    check = fit_input_check(Path(model).name, data or list(WORLDS))
+    check = fit_input_check(Path(model).name, data or list(WORLDS), samples=samples)
     check.save(folder)
     if as_json:
         print_json({"out": folder / FILE, "words": len(check.word_keys), "judges_pictures": bool(check.layers)})

@@ -60,7 +60,8 @@ class Use(IntFlag):
 
 
 ANY_REQUEST = Use.QUESTION | Use.PROMPT | Use.INSTRUCTION
-_NAMES = {ANY_REQUEST: "questions", Use.PROMPT: "prompts", Use.INSTRUCTION: "instructions", Use.TEXT: "texts"}
+ANY_TEXT = ANY_REQUEST | Use.TEXT
+_NAMES = {ANY_REQUEST: "questions", Use.PROMPT: "prompts", Use.INSTRUCTION: "instructions", ANY_TEXT: "texts"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class InputCheck:
         about_pictures = [
             f"{name}: {each}" for name, picture in pictures.items() for each in self.picture_warnings(picture)
         ]
-        return about_pictures + [f"{text!r}: {each}" for text in texts for each in self.text_warnings(text, Use.TEXT)]
+        return about_pictures + [f"{text!r}: {each}" for text in texts for each in self.text_warnings(text, ANY_TEXT)]
 
     def save(self, folder: Path) -> None:
         """Write the record into a model's folder."""

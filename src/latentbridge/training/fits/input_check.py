@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,16 +24,14 @@ from latentbridge.models.input_check import InputCheck, Use, picture_statistics,
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.types import Conversation, Picture
 
-SAMPLES = 12_000
-"""Conversations and captioned pictures that are looked at; their words are those of nearly all training samples."""
-_INSIDE, _OUTSIDE = 8_000, 3_000
+_INSIDE, _OUTSIDE = 8_000, 4_000
 """Pictures of the data and others that the classifier learns from; as many more of the data's set the threshold."""
 _FALSE_ALARMS = 0.002
 """Share of training pictures, changed as users change them, above the threshold: half of what is allowed of new ones, and less."""
 _MOST_MISSED = 0.3
 """Share of outside pictures missed above which pictures are not judged: the training data is too much like them."""
-_HIDDEN, _STEPS, _RATE, _DECAY = 16, 1500, 1e-2, 1e-3
-_UNSAID = 0.01
+_HIDDEN, _STEPS, _RATE, _DECAY = 24, 1500, 1e-2, 1e-3
+_UNSAID = 0.002
 """Share of prompts whose description leaves a word out, above which that is no reason for a warning."""
 _WORLDS = {"shapes": "coloured shapes", "drawings": "simple drawings"}
 
@@ -55,23 +54,23 @@ class _Samples:
         if talk.picture is not None:
             self.pictures.append(talk.picture)
         for asked, reply in talk.turns:
-            prompt = _without(prompts.draw_request(""), asked)
-            instruction = _without(prompts.edit_request(""), asked)
-            if prompt is not None:
-                self.add_words(prompt, Use.PROMPT)
+            if asked.startswith(opening := prompts.draw_request("")):
+                self.add_words(asked, Use.PROMPT)
                 description = prompts.undrawable(reply)
-                for word in words_of(prompt):
+                for word in words_of(asked.removeprefix(opening)):
                     self.prompted[word] += 1
                     self.unsaid[word] += not says(description, word)
-            elif instruction is not None:
-                self.add_words(instruction, Use.INSTRUCTION)
+            elif asked.startswith(prompts.edit_request("")):
+                self.add_words(asked, Use.INSTRUCTION)
             else:
                 self.add_words(asked, Use.QUESTION)
+                self.add_words(reply, Use.TEXT)
 
 
-def fit_input_check(model: str, data: Sequence[str], *, samples: int = SAMPLES, seed: int = 0) -> InputCheck:
+def fit_input_check(model: str, data: Sequence[str], *, samples: int = 12_000, seed: int = 0) -> InputCheck:
     """Return the record of a model called `model` that was trained on `data`: "shapes", "drawings", manifests, shards.
 
+    `samples` conversations and captioned pictures are looked at; the words of 12,000 are those of nearly all there are.
     The classifier is a network of one hidden layer over `picture_statistics`, trained on the data's pictures against
     `outside_picture`. Its threshold is where `_FALSE_ALARMS` of further pictures of the data lie above. Pictures of the
     data are changed as users change them: saved as JPEG, resized, letterboxed, of other colours. The same arguments give
@@ -85,7 +84,7 @@ def fit_input_check(model: str, data: Sequence[str], *, samples: int = SAMPLES, 
     words = sorted(found.uses, key=word_key)
     return InputCheck(
         model=model,
-        pictures_like=" and ".join(_WORLDS.get(name, name) for name in data),
+        pictures_like=" and ".join(_WORLDS.get(name, f"pictures of {Path(name).name}") for name in data),
         layers=layers,
         word_keys=np.array([word_key(word) for word in words], np.int64),
         word_uses=np.array([int(found.uses[word]) for word in words], np.uint8),
@@ -104,6 +103,9 @@ def _look(data: Sequence[str], samples: int, seed: int) -> _Samples:
         found.add_conversation(item.drawing)
         found.add_words(item.caption, Use.TEXT)
         found.pictures.append(item.picture)
+    if mixture.drawings:  # rare names, and what the lexicon of the second view is made of
+        for drawing in mixture.drawings.drawings.split("train"):
+            found.add_words(" ".join([drawing.label, *drawing.tags]), Use.TEXT)
     return found
 
 
@@ -149,22 +151,23 @@ def _statistics(pictures: Sequence[Picture]) -> np.ndarray:
 
 
 def _as_users_have_it(picture: Picture, rng: np.random.Generator) -> Picture:
-    """The picture as it is, or saved as JPEG, enlarged, letterboxed, of other colours, or several of these."""
-    if rng.random() < 0.25:
+    """The picture as it is, of other colours, letterboxed, enlarged, or saved as JPEG at its size or enlarged."""
+    kind = rng.random()
+    if kind < 0.4:
         return picture
-    if rng.random() < 0.3:
-        picture = _recoloured(picture, rng)
-    if rng.random() < 0.3:
-        side = int(rng.integers(64, 513))
+    if kind < 0.5:
+        return _recoloured(picture, rng)
+    if kind < 0.7:
+        return _framed(picture, rng)
+    if kind < 0.85:
+        side = int(rng.integers(len(picture), 513))
         how = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)[rng.integers(3)]
         picture = np.asarray(Image.fromarray(picture).resize((side, side), how))
-    if rng.random() < 0.45:
-        picture = _framed(picture, rng)
-    if rng.random() < 0.4:
-        file = BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=int(rng.integers(85, 98)))
-        picture = np.asarray(Image.open(file))
-    return picture
+        if kind < 0.8:
+            return picture
+    file = BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=int(rng.integers(85, 98)))
+    return np.asarray(Image.open(file))
 
 
 def _recoloured(picture: Picture, rng: np.random.Generator) -> Picture:
@@ -185,8 +188,3 @@ def _framed(picture: Picture, rng: np.random.Generator) -> Picture:
     start = (margins[0], 0) if shape[0] > side else (0, margins[0])
     framed[start[0] : start[0] + side, start[1] : start[1] + side] = picture
     return fit_square(framed, max(shape[:2]))
-
-
-def _without(opening: str, text: str) -> str | None:
-    """What follows the opening; None where the text does not begin with it."""
-    return text.removeprefix(opening) if text.startswith(opening) else None
