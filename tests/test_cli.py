@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,19 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from latentbridge.cli import main
 from latentbridge.config import ModelConfig
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
+from latentbridge.rng import numpy_rng
 
 VERBS = (
     "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "index add",
     "index delete", "index compact", "index check", "index info", "index duplicates", "train", "eval",
     "consistency", "reasoning", "compare", "study", "report",
     "quickstart", "reproduce", "version", "data", "data build", "data check", "data embed", "data sample",
-    "adapters", "adapters merge", "estimate", "serve", "mcp",
+    "adapters", "adapters merge", "calibrate", "estimate", "serve", "mcp",
 )  # fmt: skip
 
 
@@ -267,6 +272,49 @@ def test_understand(run: Callable[..., Result], picture: Path, model: Path):
     assert plain.code == 0 and plain.err == ""
     document = json.loads(run("understand", picture, "What is this?", "--model", model, "--json").out)
     assert document == {"image": str(picture), "question": "What is this?", "answer": plain.out.removesuffix("\n")}
+
+
+def test_the_shipped_model_warns_of_what_it_was_not_trained_on(run: Callable[..., Result], tmp_path: Path):
+    photograph = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    asked = run("understand", photograph, "How many people are there?")
+    assert asked.code == 0 and asked.out.count("\n") == 1
+    about_picture, about_words = asked.err.splitlines()
+    assert about_picture.startswith("warning: this picture is unlike the coloured shapes and simple drawings")
+    assert about_words == 'warning: "tiny" was not trained on questions with the word "people".'
+    told = json.loads(run("understand", photograph, "How many people are there?", "--json").out)["warnings"]
+    assert [f"warning: {each}" for each in told] == [about_picture, about_words]
+
+    drawn = run("generate", "a cat", "--out", tmp_path / "out.png", "--steps", "1")
+    assert drawn.code == 0 and drawn.err == 'warning: "tiny" was not trained on prompts with the word "cat".\n'
+    edited = run("edit", photograph, "remove the star", "--out", tmp_path / "out.png", "--steps", "1", "--json")
+    assert json.loads(edited.out)["warnings"][1:] == ["the picture comes back at 64 x 64 px."] and edited.err == ""
+    walked = run("loopback", photograph, "--rounds", "1", "--json")
+    assert json.loads(walked.out)["warnings"] == told[:1]
+    embedded = run("embed", photograph, "--text", "zxqv", "--json")
+    assert [each.split(": ")[0] for each in json.loads(embedded.out)["warnings"]] == [str(photograph), "'zxqv'"]
+
+
+def test_the_shipped_model_does_not_warn_of_its_own_world(run: Callable[..., Result], tmp_path: Path):
+    picture = tmp_path / "scene.png"
+    Image.fromarray(render(distinct_scenes("test", numpy_rng(0, "own world"), 1)[0])).save(picture)
+    for arguments in (["understand", picture], ["loopback", picture, "--rounds", "1"]):
+        assert run(*arguments).err == ""
+        assert json.loads(run(*arguments, "--json").out)["warnings"] == []
+
+
+def test_calibrate_lets_a_model_of_ones_own_warn(
+    run: Callable[..., Result], picture: Path, tmp_path: Path, model: Path
+):
+    folder = tmp_path / "mine"
+    shutil.copytree(model, folder)
+    assert json.loads(run("understand", picture, "Any zxqv?", "--json").out)["warnings"] != []
+    assert run("understand", picture, "Any zxqv?", "--model", folder).err == ""
+    made = json.loads(run("calibrate", folder, "--data", "shapes", "--samples", "150", "--json").out)
+    assert made["judges_pictures"] and made["out"] == str(folder / "input_check.safetensors")
+    told = run("understand", picture, "Any zxqv?", "--model", folder).err
+    assert 'warning: "mine" was not trained on questions with the word "zxqv".' in told
+    assert is_one_error_line(run("calibrate", "tiny"))
+    assert is_one_error_line(run("calibrate", tmp_path / "nothing"))
 
 
 def test_generate_writes_a_picture_that_depends_on_the_seed(run: Callable[..., Result], tmp_path: Path, model: Path):

@@ -14,6 +14,7 @@ from latentbridge.evaluation.run import evaluate
 from latentbridge.models.checkpoint import TINY, load, save_model
 from latentbridge.processes import start_process
 from latentbridge.rundir import RunDir, atomic_write, write_json
+from latentbridge.training.fits.input_check import fit_input_check
 
 _WAVES = ((("pretrain-decoder",), ("pretrain-backbone", "sft")), (("sft-binding", "sft-edits"),), (("align",),))
 """Waves of lanes: the lanes of a wave need nothing of each other and share the cores."""
@@ -43,8 +44,9 @@ def reproduce(out: Path) -> Path:
 
 
 def ship(runs: Path, folder: Path) -> Path:
-    """The aligned model rounded to bfloat16, with its recipes and training curves beside it."""
+    """The aligned model rounded to bfloat16, with its recipes, training curves and record of training data beside it."""
     save_model(load(runs / "align"), folder, dtype=torch.bfloat16)
+    fit_input_check("tiny", ("shapes", "drawings")).save(folder)
     for name in (name for wave in _WAVES for lane in wave for name in lane):
         for file in ("config.json", "metrics.jsonl"):
             with atomic_write(folder / "training" / name / file) as temporary:

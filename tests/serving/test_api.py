@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import matplotlib
 import numpy as np
 import pytest
 import schemathesis
@@ -252,6 +254,38 @@ def test_loopback_walks_as_the_library_does(web: httpx.Client, served_model: Mod
         drawn = np.asarray(Image.open(BytesIO(base64.b64decode(told["b64_json"]))))
         assert told["words"] == expected.words and np.array_equal(drawn, expected.picture)
     assert -1 <= answer["rounds"][0]["to_origin"] == answer["rounds"][0]["to_previous"] <= 1
+
+
+def test_answers_warn_of_what_the_model_was_not_trained_on(web: httpx.Client, picture_url: str):
+    photograph = (Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").read_bytes()
+    url = "data:image/jpeg;base64," + base64.b64encode(photograph).decode()
+
+    def chat(picture: str, question: str, **more: Any) -> dict[str, Any]:
+        parts = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question}]
+        return {"messages": [{"role": "user", "content": parts}], "max_tokens": 2, **more}
+
+    told = web.post("/v1/chat/completions", json=chat(url, "How many people are there?")).json()["warnings"]
+    assert told[0].startswith("this picture is unlike the coloured shapes and simple drawings")
+    assert told[1:] == ['"tiny" was not trained on questions with the word "people".']
+    streamed = web.post("/v1/chat/completions", json=chat(url, "How many people are there?", stream=True)).text
+    chunks = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    assert [chunk.get("warnings") for chunk in chunks] == [None] * (len(chunks) - 1) + [told]
+    known = chat(picture_url, "How many objects are there?", reasoning_effort="high")
+    assert web.post("/v1/chat/completions", json=known).json()["warnings"] == []
+
+    drawn = web.post("/v1/images/generations", json={"prompt": "a cat", "steps": 1}).json()["warnings"]
+    assert drawn == ['"tiny" was not trained on prompts with the word "cat".']
+    change = {"prompt": "make the retina blue", "steps": "1"}
+    edited = web.post("/v1/images/edits", data=change, files={"image": ("a.jpg", photograph)}).json()["warnings"]
+    assert edited == [
+        told[0],
+        "the picture comes back at 64 x 64 px.",
+        '"tiny" was not trained on instructions with the word "retina".',
+    ]
+    inputs = ["a red circle", {"image": picture_url}, {"image": url}]
+    embedded = web.post("/v1/embeddings", json={"input": inputs}).json()["warnings"]
+    assert embedded == [f"input 2: {told[0]}"]
+    assert web.post("/v1/loopback", json={"image": url, "rounds": 1}).json()["warnings"] == told[:1]
 
 
 def test_health_readiness_and_counters(web: httpx.Client):

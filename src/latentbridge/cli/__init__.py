@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from latentbridge.cli import adapters, data, estimates, index, measures, runs, search, serving, skills
+from latentbridge.cli import adapters, calibrate, data, estimates, index, measures, runs, search, serving, skills
 from latentbridge.errors import UserError
 
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -48,10 +48,12 @@ app = typer.Typer(
 def prepare() -> None:
     """One model that understands, draws, edits and finds pictures.
 
+    The shipped model "tiny" is for small scenes of coloured shapes and simple drawings, at 64 x 64 px.
+
     \b
     Examples:
       latentbridge quickstart --out quickstart
-      latentbridge understand photo.png "What is this?"
+      latentbridge understand drawing.png "What is this?"
       latentbridge generate "a red circle left of a blue star" --out out.png
     """
     # Before any library is imported: no network, and no chatter on the terminal.
@@ -79,6 +81,7 @@ app.command()(measures.compare)
 app.command()(runs.study)
 app.command()(runs.report)
 app.add_typer(adapters.app, name="adapters")
+app.command()(calibrate.calibrate)
 app.add_typer(data.app, name="data")
 app.command()(runs.quickstart)
 app.command()(runs.reproduce)

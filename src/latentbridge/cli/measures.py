@@ -66,8 +66,8 @@ def loopback(
 
     \b
     Examples:
-      latentbridge loopback in.png --rounds 4
-      latentbridge loopback in.png --out walk --json
+      latentbridge loopback picture.png --rounds 4
+      latentbridge loopback picture.png --out walk --json
       latentbridge loopback --data shapes --size 50 --out runs/trial
       latentbridge loopback --data my-pictures.jsonl --hops 8 --start text
     """
@@ -98,24 +98,28 @@ def loopback(
 def _walk_picture(image: Path, rounds: int, out: Path | None, seed: int, model: str, as_json: bool) -> None:
     import numpy as np
 
-    from latentbridge.cli.output import print_json, save_picture
+    from latentbridge.cli.output import print_json, print_warnings, save_picture
     from latentbridge.images import open_picture
 
     picture = open_picture(image)
     from latentbridge.evaluation.loopback import loopback, round_cells
     from latentbridge.evaluation.pages.gallery import draw_sheet
     from latentbridge.models.backbones.loading import load_backbone
+    from latentbridge.models.checkpoint import model_folder, shipped
+    from latentbridge.models.input_check import read_input_check
 
     (walk,) = loopback(load_backbone(model), [picture], rounds, seed)
     if out:
         for number, each in enumerate(walk, start=1):
             save_picture(each.picture, out / f"round_{number}.png")
         save_picture(np.asarray(draw_sheet([round_cells(picture, walk)])), out / "sheet.png")
+    warnings = read_input_check(model_folder(shipped(model))).picture_warnings(picture)
     measures = ("words", "to_origin", "to_previous", "words_kept", "picture_kept")
     if as_json:
         told = [{name: getattr(each, name) for name in measures} for each in walk]
-        print_json({"image": image, "seed": seed, "rounds": told, "out": out})
+        print_json({"image": image, "seed": seed, "rounds": told, "out": out, "warnings": warnings})
     else:
+        print_warnings(warnings)
         for number, each in enumerate(walk, start=1):
             print(f"{number}  likeness {each.to_origin:.2f}  {each.words}")
         if out:

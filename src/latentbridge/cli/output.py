@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ def print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
         value, low, high = (format_score(row[name], row["unit"]) for name in ("value", "low", "high"))
         line = f"{row['skill']:<24}{row['metric']:<48}{value:>9}  {f'{low} to {high}':<18}  n = {row['n']:<5}"
         print(f"{line} {row['note']}".rstrip())
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """What to doubt about a result, a line each, on stderr."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def hand_over(document: Mapping[str, Any], out: Path | None, as_json: bool) -> None:

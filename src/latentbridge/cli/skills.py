@@ -36,24 +36,30 @@ def understand(
 ) -> None:
     """Describe a picture, or answer a question about it.
 
+    The shipped model knows small scenes of coloured shapes and simple drawings, at 64 x 64 px; a warning tells when a
+    picture or a word is outside of these.
+
     \b
     Examples:
-      latentbridge understand photo.png
-      latentbridge understand photo.png "How many apples are there?"
-      latentbridge understand photo.png "Is the star above the cross?" --reason
-      latentbridge understand photo.png --json
+      latentbridge understand drawing.png
+      latentbridge understand drawing.png "How many apples are there?"
+      latentbridge understand drawing.png "Is the star above the cross?" --reason
+      latentbridge understand drawing.png --json
     """
     check_text("question", question)
-    from latentbridge.cli.output import print_json
+    from latentbridge.cli.output import print_json, print_warnings
     from latentbridge.images import open_picture
 
     picture = open_picture(image)
     from latentbridge.cli.loading import open_model
 
-    answer = open_model(model, device, draws=False).understand(picture, question, reasoning=reason)
+    seer = open_model(model, device, draws=False)
+    answer = seer.understand(picture, question, reasoning=reason)
+    warnings = [*seer.input_check.picture_warnings(picture), *seer.input_check.text_warnings(question)]
     if as_json:
-        print_json({"image": image, "question": question, "answer": answer})
+        print_json({"image": image, "question": question, "answer": answer, "warnings": warnings})
     else:
+        print_warnings(warnings)
         print(answer)
 
 
@@ -69,6 +75,9 @@ def generate(
 ) -> None:
     """Draw a picture from words.
 
+    The shipped model draws scenes of one to four coloured shapes, and forty simple things such as an apple or a crown, at
+    64 x 64 px; a warning tells when a prompt is outside of these.
+
     \b
     Examples:
       latentbridge generate "a red circle left of a blue star" --out out.png
@@ -79,15 +88,19 @@ def generate(
     check_sampling(seed, steps, guidance)
     check_out(out, PICTURE_SUFFIXES)
     from latentbridge.cli.loading import open_model
-    from latentbridge.cli.output import print_json, save_picture
+    from latentbridge.cli.output import print_json, print_warnings, save_picture
+    from latentbridge.models.input_check import Use
 
     painter = open_model(model, device)
     description = painter.rewrite(prompt, seed)
     save_picture(painter.generate(prompt, seed, steps=steps, guidance=guidance), out)
+    check = painter.input_check
+    warnings = [*check.text_warnings(prompt, Use.PROMPT), *check.description_warnings(prompt, description)]
     if as_json:
         settings = {"seed": seed, "steps": steps, "guidance": guidance}
-        print_json({"prompt": prompt, "description": description, **settings, "out": out})
+        print_json({"prompt": prompt, "description": description, **settings, "out": out, "warnings": warnings})
     else:
+        print_warnings(warnings)
         print(f"{out}: {description}")
 
 
@@ -107,30 +120,40 @@ def edit(
 ) -> None:
     """Change a picture as told, and keep the rest.
 
+    The picture comes back at the model's size, which is 64 x 64 px for the shipped one. That knows small scenes of coloured
+    shapes and simple drawings; a warning tells when a picture or a word is outside of these.
+
     \b
     Examples:
-      latentbridge edit in.png "make the circle green" --out out.png
-      latentbridge edit in.png "remove the star" --out out.png --json
-      latentbridge edit in.png "remove the star" --out out.png --method reference
+      latentbridge edit picture.png "make the circle green" --out out.png
+      latentbridge edit picture.png "remove the star" --out out.png --json
+      latentbridge edit picture.png "remove the star" --out out.png --method reference
     """
     check_text("instruction", instruction)
     check_sampling(seed, steps, guidance)
     check_out(out, PICTURE_SUFFIXES)
-    from latentbridge.cli.output import print_json, save_picture
+    from latentbridge.cli.output import print_json, print_warnings, save_picture
     from latentbridge.images import open_picture
 
     picture = open_picture(image)
     from latentbridge.cli.loading import open_model
+    from latentbridge.models.input_check import Use, size_warnings
 
     how: Any = method  # a misspelt one is the model's to refuse
     editor = open_model(model, device)
     trace = editor.trace_edit(picture, instruction, seed, steps=steps, guidance=guidance, method=how)
     save_picture(trace.picture, out)
+    warnings = [
+        *editor.input_check.picture_warnings(picture),
+        *size_warnings(picture, len(trace.picture)),
+        *editor.input_check.text_warnings(instruction, Use.INSTRUCTION),
+    ]
     if as_json:
         settings = {"seed": seed, "steps": steps, "guidance": guidance}
         words = {"before": trace.before, "after": trace.after, "changed_share": round(float(trace.mask.mean()), 4)}
-        print_json({"image": image, "instruction": instruction, **words, **settings, "out": out})
+        print_json({"image": image, "instruction": instruction, **words, **settings, "out": out, "warnings": warnings})
     else:
+        print_warnings(warnings)
         print(f"before: {trace.before}\nafter:  {trace.after}\n{out}")
 
 
@@ -162,7 +185,7 @@ def embed(
         check_out(out, (".npz",))
     import numpy as np
 
-    from latentbridge.cli.output import print_json
+    from latentbridge.cli.output import print_json, print_warnings
     from latentbridge.images import open_picture
     from latentbridge.rundir import atomic_write
 
@@ -174,13 +197,16 @@ def embed(
     of_images = np.concatenate([none, *(embedder.embed(images=picture)[None] for picture in pictures)])
     of_texts = np.concatenate([none, *(embedder.embed(texts=item)[None] for item in texts)])
     names = [str(path) for path in images]
+    warnings = embedder.input_check.warnings_by_name(dict(zip(names, pictures, strict=True)), texts)
     if out:
         with atomic_write(out) as temporary, temporary.open("wb") as file:
             np.savez(file, images=of_images, texts=of_texts, image_names=np.array(names), text_names=np.array(texts))
+        print_warnings(warnings)
         print(f"{out}: {len(images)} pictures and {len(texts)} texts, {none.shape[1]} numbers each")
     else:
         document = {
             "images": [{"image": n, "embedding": v.tolist()} for n, v in zip(names, of_images, strict=True)],
             "texts": [{"text": t, "embedding": v.tolist()} for t, v in zip(texts, of_texts, strict=True)],
+            "warnings": warnings,
         }
         print_json(document)

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TYPE_CHECKING, TypeAlias, cast, overload
 
 import torch
 from safetensors.torch import save_file
@@ -19,6 +19,8 @@ from transformers import Qwen2Tokenizer
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
 from latentbridge.devices import device_named
 from latentbridge.errors import StorageError, UserError
+from latentbridge.models.input_check import FILE as INPUT_CHECK
+from latentbridge.models.input_check import InputCheck, read_input_check
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.vocabulary import load_tokenizer
 from latentbridge.rng import torch_rng
@@ -77,12 +79,15 @@ def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -
 
     The config goes first where one is and is written last, so a folder with one is whole, whenever the writer was killed.
 
-    An attached released decoder stays in its own folder: name it again when the model is loaded.
+    An attached released decoder stays in its own folder: name it again when the model is loaded. A record of training data
+    (`models/input_check.py`) is left out, and an old one in the folder deleted: what is saved has learned something else
+    since, and `latentbridge calibrate` makes another.
     """
     if model.config is None:
         raise UserError("A released model stays in the folder of its release; only what was built here is saved.")
     if (folder / "config.json").exists():
         (folder / "config.json").unlink()
+    (folder / INPUT_CHECK).unlink(missing_ok=True)
     save_tokenizer(model.tokenizer, folder)
     attached: tuple[str, ...] = ()
     if getattr(model, "captions", None) is not None:
@@ -150,6 +155,7 @@ def load(
         from latentbridge.models.adapters import attach_adapter
 
         attach_adapter(model, Path(adapter))
+        model.input_check = InputCheck()
     return model.to(place)
 
 
@@ -174,6 +180,8 @@ def load_model(folder: Path, draws: bool = True) -> Network:
     with torch.random.fork_rng(devices=[]):
         model = _build(config, load_tokenizer(folder))
     load_parts(model, folder, parts)
+    if isinstance(config, ModelConfig):
+        cast("Model", model).input_check = read_input_check(folder)
     return model
 
 

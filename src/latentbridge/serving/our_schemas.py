@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from latentbridge.serving.schemas import AnyRequest, Seed
+from latentbridge.serving.schemas import AnyRequest, Seed, Warnings
 
 
 class LoopbackRequest(AnyRequest):
@@ -25,6 +25,7 @@ class LoopbackRound(BaseModel):
 class LoopbackAnswer(BaseModel):
     seed: int
     rounds: list[LoopbackRound]
+    warnings: Warnings = []
 
 
 # --- indexes and search --------------------------------------------------------------------------

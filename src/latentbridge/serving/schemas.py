@@ -15,6 +15,9 @@ NumSteps = Annotated[int, Field(ge=1, description="Denoising steps: more is slow
 Guidance = Annotated[float, Field(ge=0, le=50, description="How strictly the words are followed.")]
 Neutral = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
+Warnings = Annotated[
+    list[str], Field(description="What to doubt: a picture or words unlike what the model was trained on, a line each.")
+]
 Stop = Annotated[str, Field(min_length=1, max_length=100, description="A text that ends the reply.")]
 
 
@@ -133,6 +136,7 @@ class ChatAnswer(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
+    warnings: Warnings = []
 
 
 class Delta(BaseModel):
@@ -156,6 +160,7 @@ class ChatChunk(BaseModel):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
+    warnings: Warnings = Field([], description="In the chunk with the finish reason alone.")
 
 
 # --- pictures ------------------------------------------------------------------------------------
@@ -188,6 +193,7 @@ class PicturesAnswer(BaseModel):
     data: list[PictureAnswer]
     output_format: Literal["png"] = "png"
     size: str
+    warnings: Warnings = []
 
 
 # --- embeddings ----------------------------------------------------------------------------------
@@ -229,6 +235,7 @@ class EmbeddingAnswer(BaseModel):
     data: list[EmbeddingItem]
     model: str
     usage: EmbeddingUsage
+    warnings: Warnings = []
 
 
 # --- models ------------------------------------------------------------------------------------

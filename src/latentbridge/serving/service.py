@@ -19,6 +19,7 @@ from latentbridge import prompts
 from latentbridge.data.pictures import to_keep
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
+from latentbridge.models.input_check import InputCheck
 from latentbridge.serving.engine.engine import Engine
 from latentbridge.serving.engine.replies import Ask, Piece
 from latentbridge.serving.engine.work import Drawing
@@ -55,6 +56,15 @@ class Service:
         if value > most:
             raise UserError(f"{name} is {value}; {most} is the most this server takes on for one request.")
 
+    @property
+    def input_check(self) -> InputCheck:
+        """What tells inputs unlike the model's training data; it needs no weights, so it waits for no worker."""
+        return self.engine.model.input_check
+
+    async def picture_warnings(self, picture: Picture | None) -> list[str]:
+        """Warnings about a picture, if there is one."""
+        return [] if picture is None else await asyncio.to_thread(self.input_check.picture_warnings, picture)
+
     # --- from requests to what the model takes ---
 
     async def picture(self, url: str) -> Picture:
@@ -73,7 +83,11 @@ class Service:
 
     async def opened(self, data: bytes) -> Picture:
         """The picture in a file's bytes, at the model's size."""
-        return await asyncio.to_thread(lambda: self.engine.model.fit(open_picture(data, self.settings.max_megapixels)))
+        return await asyncio.to_thread(self.engine.model.fit, await self.source(data))
+
+    async def source(self, data: bytes) -> Picture:
+        """The picture in a file's bytes, at its own size."""
+        return await asyncio.to_thread(open_picture, data, self.settings.max_megapixels)
 
     async def description(self, prompt: str, seed: int) -> str:
         """The full description the model draws for a prompt; `Model.rewrite` for one of many."""

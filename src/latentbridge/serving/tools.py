@@ -83,7 +83,7 @@ class Tools:
             parts.append({"type": "text", "text": question})
         asked = {"messages": [{"role": "user", "content": parts}], "reasoning_effort": effort}
         answer = await self._ask(ctx, "/v1/chat/completions", json=asked)
-        return _result(answer["choices"][0]["message"]["content"])
+        return _result(answer["choices"][0]["message"]["content"], *_warnings(answer))
 
     async def draw(
         self,
@@ -134,7 +134,7 @@ class Tools:
             for j in range(i + 1, len(names))
         ]
         told = "\n".join(lines) or f"A vector of {vectors.shape[1]} numbers."
-        return _result(told, structured={"embeddings": vectors.tolist()})
+        return _result(told, *_warnings(answer), structured={"embeddings": vectors.tolist()})
 
     async def search(
         self,
@@ -213,7 +213,7 @@ class Tools:
             self._shown(each["b64_json"], f"round {number}, likeness {each['to_origin']:.3f}: {each['words']}")
             for number, each in enumerate(answer["rounds"], 1)
         )
-        return _result(*chain.from_iterable(shown))
+        return _result(*chain.from_iterable(shown), *_warnings(answer))
 
     # --- between tools and routes ---
 
@@ -238,7 +238,7 @@ class Tools:
         shown = (
             self._shown(each["b64_json"], f"seed {each['seed']}: {each['revised_prompt']}") for each in answer["data"]
         )
-        return _result(*chain.from_iterable(shown))
+        return _result(*chain.from_iterable(shown), *_warnings(answer))
 
     def _shown(self, picture: str, told: str) -> tuple[ContentBlock, str]:
         """A picture (base64 of a PNG) and what is told of it."""
@@ -278,6 +278,10 @@ def _told() -> Iterator[None]:
 
 def _image(picture: str) -> ImageContent:
     return ImageContent(type="image", data=picture, mime_type="image/png")
+
+
+def _warnings(answer: Any) -> list[str]:
+    return [f"warning: {each}" for each in answer["warnings"]]
 
 
 def _result(*parts: str | ContentBlock, structured: Any = None) -> CallToolResult:

@@ -19,6 +19,7 @@ from latentbridge.images import ImageLike, fit_square, open_picture
 from latentbridge.models import diffusion
 from latentbridge.models.autoencoder import PatchAutoencoder
 from latentbridge.models.condition import Condition, map_condition
+from latentbridge.models.input_check import InputCheck
 from latentbridge.models.omnibridge.aligner import BiTransformer
 from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
 from latentbridge.models.omnibridge.second_view import SecondView
@@ -88,6 +89,8 @@ class Model(nn.Module):
         self.tokenizer = tokenizer
         self.captions: CaptionSlots | None = None
         """Set where a released decoder was attached, which reads captions by slots of its own."""
+        self.input_check = InputCheck()
+        """What `load_model` found in the model's folder; empty otherwise, since training outdates it."""
 
     # --- the bridge ---
 

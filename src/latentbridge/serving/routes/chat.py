@@ -57,16 +57,17 @@ async def chat(asked: ChatRequest, request: Request, service: TheService) -> Any
     service.check_model(asked.model)
     ask = await ask_of(asked, service)
     request.state.charge(ask.max_tokens)
+    warnings = await warnings_of(asked, ask, service)
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": service.settings.model_name}
     if not asked.stream:
         pieces = await service.answer(request, partial(_all, service, ask))
         text = ReplyMessage(content="".join(piece.text for piece in pieces))
         choice = Choice(message=text, finish_reason=pieces[-1].finish_reason or "stop")
-        return ChatAnswer(**head, choices=[choice], usage=_usage(pieces[-1]))
+        return ChatAnswer(**head, choices=[choice], usage=_usage(pieces[-1]), warnings=warnings)
     pieces = service.pieces(ask)
     first = await service.unless_gone(request, anext(pieces))  # what is refused is refused before the stream begins
     wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-    return StreamingResponse(_events(head, first, pieces, wants_usage), media_type="text/event-stream")
+    return StreamingResponse(_events(head, first, pieces, wants_usage, warnings), media_type="text/event-stream")
 
 
 async def _all(service: Service, ask: Ask) -> list[Piece]:
@@ -75,13 +76,16 @@ async def _all(service: Service, ask: Ask) -> list[Piece]:
 
 
 async def _events(
-    head: dict[str, Any], piece: Piece, rest: AsyncGenerator[Piece], wants_usage: bool
+    head: dict[str, Any], piece: Piece, rest: AsyncGenerator[Piece], wants_usage: bool, warnings: list[str]
 ) -> AsyncIterator[str]:
     """Server-sent events of a reply whose first piece is there."""
 
-    def event(choices: list[ChunkChoice], usage: Usage | None = None) -> str:
-        chunk = ChatChunk(**head, choices=choices, usage=usage)
-        return f"data: {chunk.model_dump_json(exclude=set() if wants_usage else {'usage'})}\n\n"
+    def event(choices: list[ChunkChoice], usage: Usage | None = None, warnings: list[str] | None = None) -> str:
+        chunk = ChatChunk(**head, choices=choices, usage=usage, warnings=warnings or [])
+        left_out = {
+            name for name, is_told in (("usage", wants_usage), ("warnings", warnings is not None)) if not is_told
+        }
+        return f"data: {chunk.model_dump_json(exclude=left_out)}\n\n"
 
     async with aclosing(rest):
         yield event([ChunkChoice(delta=Delta(role="assistant", content=""))])
@@ -95,7 +99,7 @@ async def _events(
             late = error_document(408, "The reply took too long and was given up; ask for less.", "request_timeout")
             yield f"data: {json.dumps(late)}\n\n"
             return
-        yield event([ChunkChoice(delta=Delta(), finish_reason=piece.finish_reason)])
+        yield event([ChunkChoice(delta=Delta(), finish_reason=piece.finish_reason)], warnings=warnings)
         if wants_usage:
             yield event([], _usage(piece))
         yield "data: [DONE]\n\n"
@@ -110,6 +114,13 @@ async def ask_of(asked: ChatRequest, service: Service) -> Ask:
     talk = await _conversation(asked.messages, asked.reasoning_effort or "none", service)
     seed = new_seed() if asked.seed is None else asked.seed
     return Ask(talk, max_tokens, asked.temperature or 0.0, seed, stop)
+
+
+async def warnings_of(asked: ChatRequest, ask: Ask, service: Service) -> list[str]:
+    """What to doubt about the conversation's picture and the words of its last user message."""
+    said = [_parts(message)[0] for message in asked.messages if message.role == "user"]
+    about_words = service.input_check.text_warnings(said[-1]) if said else []
+    return [*await service.picture_warnings(ask.conversation.picture), *about_words]
 
 
 async def _conversation(messages: Sequence[Message], effort: str, service: Service) -> Conversation:

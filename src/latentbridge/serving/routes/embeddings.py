@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 from fastapi import APIRouter, Request
 
 from latentbridge.errors import UserError
+from latentbridge.models.input_check import InputCheck
 from latentbridge.prompts import check_text
 from latentbridge.serving.documented import REFUSALS
 from latentbridge.serving.engine.work import Embedded, PictureEmbedding, TextEmbedding
@@ -42,6 +45,7 @@ async def embed(asked: EmbeddingRequest, request: Request, service: TheService) 
     works = [await _work(item, service) for item in items]
     found: list[Embedded] = await service.answer(request, partial(service.engine.do_all, works))
     tokens = sum(each.tokens for each in found)
+    warnings = await asyncio.to_thread(_warnings, service.input_check, works)
     return EmbeddingAnswer(
         data=[
             EmbeddingItem(index=i, embedding=_written(each.vector, asked.encoding_format))
@@ -49,6 +53,7 @@ async def embed(asked: EmbeddingRequest, request: Request, service: TheService) 
         ],
         model=service.settings.model_name,
         usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
+        warnings=warnings,
     )
 
 
@@ -58,6 +63,12 @@ async def _work(item: str | TextInput | PictureInput, service: Service) -> TextE
     text = item.text if isinstance(item, TextInput) else item
     check_text("text", text, service.settings.max_characters)
     return TextEmbedding(text)
+
+
+def _warnings(check: InputCheck, works: Sequence[TextEmbedding | PictureEmbedding]) -> list[str]:
+    """What to doubt, after the number of the input that it is about."""
+    pictures = {f"input {n}": work.picture for n, work in enumerate(works) if isinstance(work, PictureEmbedding)}
+    return check.warnings_by_name(pictures, [work.text for work in works if isinstance(work, TextEmbedding)])
 
 
 def _written(vector: np.ndarray, encoding: str | None) -> list[float] | str:

@@ -48,4 +48,5 @@ async def loopback(asked: LoopbackRequest, request: Request, service: TheService
             before = vector
         return rounds
 
-    return LoopbackAnswer(seed=seed, rounds=await service.answer(request, work))
+    rounds = await service.answer(request, work)
+    return LoopbackAnswer(seed=seed, rounds=rounds, warnings=await service.picture_warnings(picture))

@@ -9,6 +9,7 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 
 from latentbridge import prompts
 from latentbridge.errors import UserError
+from latentbridge.models.input_check import Use, size_warnings
 from latentbridge.serving.documented import REFUSALS
 from latentbridge.serving.engine.work import Drawing, Edit
 from latentbridge.serving.guard.json_bodies import JsonRoute
@@ -36,7 +37,10 @@ async def draw(asked: DrawRequest, request: Request, service: TheService) -> Pic
         works = [Drawing(text, seed, steps, guidance) for text, seed in zip(descriptions, seeds, strict=True)]
         return _answers(await service.engine.do_all(works), descriptions, seeds)
 
-    return PicturesAnswer(created=now(), data=await service.answer(request, work), size=size)
+    drawn, check = await service.answer(request, work), service.input_check
+    left_out = (each for one in drawn for each in check.description_warnings(asked.prompt, one.revised_prompt))
+    warnings = [*check.text_warnings(asked.prompt, Use.PROMPT), *dict.fromkeys(left_out)]
+    return PicturesAnswer(created=now(), data=drawn, size=size, warnings=warnings)
 
 
 @router.post("/v1/images/edits", operation_id="edit")
@@ -70,7 +74,13 @@ async def edit(
         raise UserError(f"There are {len(files)} pictures; send the one to change as `image`.")
     if mask is not None:
         raise UserError("This model finds by itself what changes; leave out `mask`.")
-    picture = await service.opened(await files[0].read())
+    source = await service.source(await files[0].read())
+    picture = await asyncio.to_thread(service.engine.model.fit, source)
+    warnings = [
+        *await service.picture_warnings(picture),
+        *size_warnings(source, _side_px(service)),
+        *service.input_check.text_warnings(prompt, Use.INSTRUCTION),
+    ]
 
     async def work() -> list[PictureAnswer]:
         before, after = await asyncio.gather(
@@ -81,14 +91,20 @@ async def edit(
         results = await service.engine.do_all(works)
         return _answers([result.picture for result in results], [after] * len(seeds), seeds)
 
-    return PicturesAnswer(created=now(), data=await service.answer(request, work), size=size)
+    edited = await service.answer(request, work)
+    return PicturesAnswer(created=now(), data=edited, size=size, warnings=warnings)
+
+
+def _side_px(service: Service) -> int:
+    """The side of the squares that the model draws."""
+    return service.engine.model.decoder.grid * service.engine.model.autoencoder.patch_px
 
 
 def _check(service: Service, count: int, size: str | None, steps: int, seed: int | None) -> tuple[str, list[int]]:
     """The size drawn, and a seed for each picture, where a request for pictures is within the limits."""
     model, limits = service.engine.model, service.settings
     model.require("decoder", "draw")
-    side = model.decoder.grid * model.autoencoder.patch_px
+    side = _side_px(service)
     drawn = f"{side}x{side}"
     if size not in (None, "auto", drawn):
         raise UserError(f"This model draws {drawn}, not {size}; leave out `size`.")

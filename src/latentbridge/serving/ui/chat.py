@@ -8,9 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from latentbridge.serving.routes.chat import ask_of
+from latentbridge.serving.routes.chat import ask_of, warnings_of
 from latentbridge.serving.schemas import ChatRequest, ImagePart, ImageUrl, Message, TextPart
 from latentbridge.serving.ui.desk import Desk
+from latentbridge.serving.ui.inputs import note, note_output
 
 _PATH = "/v1/chat/completions"
 
@@ -27,6 +28,7 @@ def tab(desk: Desk) -> None:
         elem_classes="talk",
         placeholder="Add a picture below and ask about it.\n\nA new picture begins a new conversation.",
     )
+    doubts = note_output()
     said = gr.MultimodalTextbox(
         label="Your message",
         show_label=False,
@@ -51,23 +53,25 @@ def tab(desk: Desk) -> None:
             part = [ImagePart(type="image_url", image_url=ImageUrl(url=await desk.data_url(files[0])))] if files else []
             asked = [*earlier, Message(role="user", content=[TextPart(type="text", text=text), *part])]
             effort = "low" if in_steps else "none"
-            ask = await ask_of(ChatRequest(messages=asked, reasoning_effort=effort), desk.service)
+            chat = ChatRequest(messages=asked, reasoning_effort=effort)
+            ask = await ask_of(chat, desk.service)
+            warnings = await warnings_of(chat, ask, desk.service)
             request.state.charge(ask.max_tokens)
             shown = [*shown, _line("user", text)] if text else shown
-            yield None, asked, shown, shown, gr.Button(interactive=True)
+            yield None, asked, shown, shown, gr.Button(interactive=True), note(warnings)
             answer = ""
             async with aclosing(desk.service.pieces(ask)) as pieces:
                 async for piece in pieces:
                     answer += piece.text
                     told = [*shown, _line("assistant", answer)]
-                    yield None, [*asked, Message(role="assistant", content=answer)], told, told, gr.skip()
+                    yield None, [*asked, Message(role="assistant", content=answer)], told, told, gr.skip(), gr.skip()
 
-    outputs = [said, messages, lines, talk, stop]
+    outputs = [said, messages, lines, talk, stop, doubts]
     sending = said.submit(reply, [said, messages, lines, in_steps], outputs, show_progress="hidden")
     idle = gr.update(interactive=False)
     sending.then(lambda: idle, None, stop, show_progress="hidden")
     stop.click(lambda: idle, None, stop, cancels=[sending], show_progress="hidden")
-    gr.on([anew.click, talk.clear], lambda: (None, [], [], [], idle), None, outputs, cancels=[sending])
+    gr.on([anew.click, talk.clear], lambda: (None, [], [], [], idle, note([])), None, outputs, cancels=[sending])
 
 
 def _line(role: str, content: Any) -> dict[str, Any]:

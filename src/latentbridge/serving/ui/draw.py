@@ -9,7 +9,15 @@ import gradio as gr
 from latentbridge.serving.routes.pictures import draw
 from latentbridge.serving.schemas import DrawRequest
 from latentbridge.serving.ui.desk import Desk, shown
-from latentbridge.serving.ui.inputs import chosen_seed, guidance_input, seed_input, steps_input, words_input
+from latentbridge.serving.ui.inputs import (
+    chosen_seed,
+    guidance_input,
+    note,
+    note_output,
+    seed_input,
+    steps_input,
+    words_input,
+)
 
 _PATH = "/v1/images/generations"
 _MOST_KEPT = 32
@@ -38,6 +46,7 @@ def tab(desk: Desk) -> None:
                 buttons=["download"],
                 elem_classes=["pictures", "pixels"],
             )
+            doubts = note_output()
 
     async def answer(
         prompt: str, count: int, seed: int | None, steps: int, guidance: float, earlier: list[Any], visit: gr.Request
@@ -47,7 +56,7 @@ def tab(desk: Desk) -> None:
             drawn = await draw(asked, desk.request(visit, _PATH), desk.service)
         new = [(shown(each.b64_json), f"{each.revised_prompt} (seed {each.seed})") for each in drawn.data]
         kept = [*new, *earlier][:_MOST_KEPT]
-        return kept, kept
+        return kept, kept, note(drawn.warnings)
 
-    inputs, outputs = [prompt, count, seed, steps, guidance, wall], [gallery, wall]
+    inputs, outputs = [prompt, count, seed, steps, guidance, wall], [gallery, wall, doubts]
     gr.on([go.click, prompt.submit], answer, inputs, outputs)

@@ -14,6 +14,8 @@ from latentbridge.serving.ui.desk import Desk, shown
 from latentbridge.serving.ui.inputs import (
     chosen_seed,
     guidance_input,
+    note,
+    note_output,
     picture_input,
     seed_input,
     steps_input,
@@ -47,6 +49,7 @@ def tab(desk: Desk) -> None:
             )
             share = gr.Slider(0, 100, 50, step=1, label="Before | after")
             after = gr.Textbox(label="What was drawn", interactive=False)
+            doubts = note_output()
 
     async def answer(
         file: str | None, change: str, seed: int | None, steps: int, guidance: float, visit: gr.Request
@@ -65,8 +68,9 @@ def tab(desk: Desk) -> None:
                 guidance=guidance,
             )
         drawn = edited.data[0]
-        return (shown(before), shown(drawn.b64_json)), f"{drawn.revised_prompt} (seed {drawn.seed})"
+        told = f"{drawn.revised_prompt} (seed {drawn.seed})"
+        return (shown(before), shown(drawn.b64_json)), told, note(edited.warnings)
 
     inputs = [picture, change, seed, steps, guidance]
-    gr.on([go.click, change.submit], answer, inputs, [both, after])
+    gr.on([go.click, change.submit], answer, inputs, [both, after, doubts])
     share.input(None, share, both, js=_MOVE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -41,6 +42,17 @@ def steps_input(settings: Settings) -> gr.Slider:
 def guidance_input() -> gr.Slider:
     """Classifier-free guidance."""
     return gr.Slider(0, 10, 2.5, step=0.1, label="Guidance", info="How strictly the words are followed.")
+
+
+def note_output() -> gr.Markdown:
+    """A place beside a result for what to doubt about it; unseen while there is nothing."""
+    return gr.Markdown(visible=False, elem_classes="note")
+
+
+def note(warnings: Sequence[str]) -> gr.Markdown:
+    """What to show in a `note_output`."""
+    lines = [f"- {each[0].upper()}{each[1:]}" for each in warnings]
+    return gr.Markdown("\n".join(lines), visible=bool(lines))
 
 
 def _path(payload: Any) -> str | None:

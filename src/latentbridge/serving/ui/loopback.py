@@ -10,7 +10,7 @@ import pandas as pd
 from latentbridge.serving.our_schemas import LoopbackRequest
 from latentbridge.serving.routes.loopback import loopback
 from latentbridge.serving.ui.desk import Desk, shown
-from latentbridge.serving.ui.inputs import chosen_seed, picture_input, seed_input
+from latentbridge.serving.ui.inputs import chosen_seed, note, note_output, picture_input, seed_input
 
 _PATH = "/v1/loopback"
 _FIRST, _BEFORE = "to the first picture", "to the one before"
@@ -50,17 +50,19 @@ def tab(desk: Desk) -> None:
                 height=340,
                 buttons=[],
             )
+            doubts = note_output()
 
     async def answer(file: str | None, rounds: int, seed: int | None, visit: gr.Request) -> tuple[Any, ...]:
         async with desk.telling():
             start = await desk.data_url(file)
             asked = LoopbackRequest(image=start, rounds=rounds, seed=chosen_seed(seed))
-            walked = (await loopback(asked, desk.request(visit, _PATH), desk.service)).rounds
+            answered = await loopback(asked, desk.request(visit, _PATH), desk.service)
+        walked = answered.rounds
         chain = [(shown(start), "The first picture")]
         chain += [(shown(each.b64_json), f"{n}. {each.words}") for n, each in enumerate(walked, 1)]
         likeness = [("0", _FIRST, 1.0), ("0", _BEFORE, 1.0)]
         likeness += [(str(n), _FIRST, each.to_origin) for n, each in enumerate(walked, 1)]
         likeness += [(str(n), _BEFORE, each.to_previous) for n, each in enumerate(walked, 1)]
-        return chain, pd.DataFrame(likeness, columns=["round", "to", "likeness"])
+        return chain, pd.DataFrame(likeness, columns=["round", "to", "likeness"]), note(answered.warnings)
 
-    go.click(answer, [picture, rounds, seed], [strip, curve])
+    go.click(answer, [picture, rounds, seed], [strip, curve, doubts])

@@ -18,6 +18,8 @@ from latentbridge.serving.ui.theme import CSS, HEAD, ICON, ICON_PATH, theme
 PATH = "/ui"
 _KEPT_S = 3600
 """How long files of visitors stay on the disk."""
+_ABOUT = """The shipped model is for small scenes of coloured shapes and simple drawings. It works at 64 x 64 px, and so an
+edited picture comes back at that size."""
 _TABS: tuple[tuple[str, Callable[[Desk], None]], ...] = (
     ("Chat", chat.tab),
     ("Draw", draw.tab),
@@ -52,7 +54,7 @@ def add_page(app: FastAPI, rates: Rates) -> None:
     """Give an app of `create_app` the page, at /ui and from /, behind the same keys and limits as its routes."""
     desk = Desk(app, rates)
     with _Page(title="LatentBridge", analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)) as page:
-        gr.Markdown("# LatentBridge")
+        gr.Markdown(f"# LatentBridge\n\n{_ABOUT}" if desk.service.input_check.model == "tiny" else "# LatentBridge")
         for name, tab in _TABS:
             with gr.Tab(name):
                 tab(desk)

@@ -17,6 +17,7 @@ CSS = """
 .pictures .gallery-item { align-self: start; }
 .pictures .thumbnail-item { height: auto; aspect-ratio: auto; overflow: visible; }
 .pictures .caption-label { position: static; max-width: none; border: none; text-align: left; white-space: normal; }
+.note { border-inline-start: 3px solid var(--color-accent); padding-inline-start: .75em; }
 .talk .message img { width: 160px; height: auto; object-fit: contain; }
 @media (max-width: 480px) { .tab-container button { padding-inline: 8px !important; } }
 .talk button[aria-label="Share"] { display: none; }
