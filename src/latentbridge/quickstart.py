@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from latentbridge.data.drawings.catalogue import Drawings, build_drawings, load_drawings
 from latentbridge.data.drawings.composer import SpriteBank, sprite_bank
@@ -41,11 +42,25 @@ from latentbridge.tour import try_drawing, try_editing, try_finding, try_loopbac
 from latentbridge.training.loop import train
 from latentbridge.training.stages import make_stage
 
-_LOOPED_PAIRS = 24
+_LOOPED_PAIRS = 12
 _SHOWN_PAIRS = 6
 _HOPS = 4
+_PROBE_STEPS = 8
+_PROBES = {
+    "understand": 4.0,
+    "draw": 16.0,
+    "edit": 11.0,
+    "find": 42.0,
+    "loopback": 14.0,
+    "post-train": 106.0,
+}
+"""About how long each part takes, in times of the probe (`forecast`)."""
+PURPOSE = (
+    "The shipped model reads, draws, edits and finds small scenes of coloured shapes and simple drawings, at 64 x 64 px; an "
+    "edit comes back at that size."
+)
 COMMANDS = (
-    ('latentbridge understand photo.png "How many apples are there?"', "ask about a picture of your own"),
+    ('latentbridge understand drawing.png "How many apples are there?"', "ask about a picture of your own"),
     ('latentbridge generate "a red circle left of a blue star" --out out.png --seed 7', "draw from words"),
     ('latentbridge edit out.png "make the circle green" --out edited.png', "change a picture by an instruction"),
     ('latentbridge search quickstart/index "a sea animal"', "search the pictures indexed just now"),
@@ -89,6 +104,9 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
     folder = TINY if source == "tiny" else Path(source)
     with outcome.part("load the model"):
         model = load(folder)
+        if source == "tiny":
+            print(PURPOSE)
+        print(describe_forecast(forecast(model)), flush=True)
     with outcome.part("get the drawings"):
         drawings = open_drawings()
         banks = open_banks(drawings) if drawings else []
@@ -132,6 +150,24 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
     print_table(outcome, folder)
     print(f"\nLook at {path}")
     return path
+
+
+def forecast(model: Model) -> dict[str, float]:
+    """Return about how many seconds each part will take on this machine as busy as it is now, by a probe of about a second."""
+    request = ["a red circle"]
+    model.generate(request, steps=1, rewrite=False)  # what is done once only
+    began = time.perf_counter()
+    model.generate(request, steps=_PROBE_STEPS, rewrite=False)
+    probe = time.perf_counter() - began
+    return {part: times * probe for part, times in _PROBES.items()}
+
+
+def describe_forecast(seconds: dict[str, float]) -> str:
+    """Return the forecast in one sentence, in minutes and seconds."""
+    total = sum(seconds.values())
+    minutes = f"{total / 60:.1f} minutes" if total >= 60 else f"{total:.0f} seconds"
+    parts = ", ".join(f"{part} {value:.0f} s" for part, value in seconds.items())
+    return f"This will take about {minutes} on {torch.get_num_threads()} thread(s) of this machine: {parts}."
 
 
 def post_train(model: Model, folder: Path, out: Path) -> tuple[str, Section]:

@@ -41,8 +41,8 @@ from latentbridge.rundir import atomic_write
 from latentbridge.search import Wish, build_index, search_index
 from latentbridge.types import Hit, Picture
 
-NUM_INDEXED = 3000
-NUM_SCENES = 1000
+NUM_INDEXED = 1000
+NUM_SCENES = 300
 ROUNDS = 4
 _SEED = 7
 _BATCH = 16
@@ -115,7 +115,8 @@ def try_drawing(model: Model) -> list[Drawn]:
     drawn: list[Drawn] = []
     for batch in _batches(list(enumerate(asked)), "drawing shapes", "picture"):
         texts, seeds = [prompt.text for _, prompt in batch], [_SEED + i for i, _ in batch]
-        pictures, descriptions = model.generate(texts, seeds), model.rewrite(texts, seeds)
+        descriptions = model.rewrite(texts, seeds)
+        pictures = model.generate(descriptions, seeds, rewrite=False)
         for (_, prompt), picture, description in zip(batch, pictures, descriptions, strict=True):
             seen = read_scene(picture)
             verdict = f"the oracle reads: {describe(seen)}"

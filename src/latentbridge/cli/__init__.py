@@ -13,7 +13,12 @@ from typer.core import TyperGroup
 
 from latentbridge.cli import adapters, calibrate, data, estimates, index, measures, runs, search, serving, skills
 from latentbridge.errors import UserError
+from latentbridge.processes import idle_cores
 
+_ONE_PROCESS = (
+    "understand", "generate", "edit", "embed", "search", "index", "eval", "loopback", "consistency", "reasoning", "quickstart",
+)  # fmt: skip
+"""Verbs that run a model in this process, on as many threads as cores are idle; training and serving count for themselves."""
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -45,7 +50,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def prepare() -> None:
+def prepare(context: typer.Context) -> None:
     """One model that understands, draws, edits and finds pictures.
 
     The shipped model "tiny" is for small scenes of coloured shapes and simple drawings, at 64 x 64 px.
@@ -61,6 +66,8 @@ def prepare() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
+    if context.invoked_subcommand in _ONE_PROCESS and "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(idle_cores())
 
 
 app.command()(skills.understand)

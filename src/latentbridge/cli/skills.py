@@ -93,7 +93,7 @@ def generate(
 
     painter = open_model(model, device)
     description = painter.rewrite(prompt, seed)
-    save_picture(painter.generate(prompt, seed, steps=steps, guidance=guidance), out)
+    save_picture(painter.generate(description, seed, steps=steps, guidance=guidance, rewrite=False), out)
     check = painter.input_check
     warnings = [*check.text_warnings(prompt, Use.PROMPT), *check.description_warnings(prompt, description)]
     if as_json:
