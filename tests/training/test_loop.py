@@ -20,7 +20,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.adapters import attach_adapter, merge_adapter
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import RunDir
+from latentbridge.rundir import RunDir, read_json
 from latentbridge.training.loop import train
 from latentbridge.training.stages import STAGES, make_stage
 
@@ -123,7 +123,45 @@ def test_a_stopped_run_ends_as_a_whole_one_and_only_what_a_stage_names_moves(sma
     assert not [name for name in moved if not name.startswith(MOVES[kind])]
 
 
-def test_a_run_in_bfloat16_stopped_right_after_a_checkpoint_ends_as_a_whole_one(small_config, tmp_path):
+def test_bfloat16_is_used_only_where_it_is_fast_and_a_run_records_which(small_config, tmp_path, monkeypatch, capsys):
+    ended = {}
+    for fast in (False, True):
+        for module in ("learner", "loop"):
+            monkeypatch.setattr(f"latentbridge.training.{module}.multiplies_bfloat16", lambda device, fast=fast: fast)
+        ended[fast] = run(run_config(small_config, "sft", bf16=True, steps=2), tmp_path / str(fast))
+        assert read_json(RunDir(tmp_path / str(fast)).environment)["bfloat16"] is fast
+    monkeypatch.setattr("latentbridge.training.learner.multiplies_bfloat16", lambda device: False)
+    assert ended[False] == run(run_config(small_config, "sft", steps=2), tmp_path / "float32") != ended[True]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_resumed_on_another_kind_of_processor_says_that_weights_will_differ(
+    small_config, tmp_path, monkeypatch, capsys
+):
+    config = run_config(small_config, "sft")
+    monkeypatch.setattr("latentbridge.training.loop.multiplies_bfloat16", lambda device: True)
+    run_until(config, tmp_path / "run", last=3)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("latentbridge.training.loop.multiplies_bfloat16", lambda device: False)
+    run(config, tmp_path / "run", resume=True)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "fast, and here they are slow: its weights will differ by rounding" in said
+
+
+def test_threads_unless_given_are_those_of_idle_cores_and_stay_so_when_resumed(small_config, tmp_path, monkeypatch):
+    torch.set_num_threads(2)
+    config = run_config(small_config, "sft", threads=0)
+    for idle, resume in ((1, False), (2, True)):
+        monkeypatch.setattr("latentbridge.training.loop.idle_cores", lambda idle=idle: idle)
+        if resume:
+            run(config, tmp_path / "run", resume=True)
+        else:
+            run_until(config, tmp_path / "run", last=3)
+        assert torch.get_num_threads() == read_json(RunDir(tmp_path / "run").environment)["threads"] == 1
+
+
+def test_a_run_in_bfloat16_stopped_right_after_a_checkpoint_ends_as_a_whole_one(small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("latentbridge.training.learner.multiplies_bfloat16", lambda device: True)
     config = run_config(small_config, "sft", bf16=True)
     whole = run(config, tmp_path / "whole")
     run_until(config, tmp_path / "stopped", last=4)
