@@ -146,6 +146,7 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
         f"One model of {sum(p.numel() for p in model.parameters()) / 1e6:.0f} million weights understands, draws, edits and "
         f"finds pictures. Everything below was made just now, on this machine, in {seconds:.0f} seconds."
     )
+    lead = f"{lead} {PURPOSE}" if source == "tiny" else lead
     path = write_page(out / "report.html", "LatentBridge at work", lead, outcome.sections)
     print_table(outcome, folder)
     print(f"\nLook at {path}")
