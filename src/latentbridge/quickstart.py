@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from latentbridge.config import RunConfig, from_dict
 from latentbridge.data.drawings.catalogue import Drawings, build_drawings, load_drawings
 from latentbridge.data.drawings.composer import SpriteBank, sprite_bank
 from latentbridge.data.pairs import held_out_pairs
@@ -37,7 +39,7 @@ from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import TINY, load
 from latentbridge.models.omnibridge.model import Model
 from latentbridge.recipes import QUICKSTART
-from latentbridge.rundir import RunDir
+from latentbridge.rundir import RunDir, read_json
 from latentbridge.tour import try_drawing, try_editing, try_finding, try_loopback, try_understanding
 from latentbridge.training.loop import train
 from latentbridge.training.stages import make_stage
@@ -174,10 +176,11 @@ def describe_forecast(seconds: dict[str, float]) -> str:
 def post_train(model: Model, folder: Path, out: Path) -> tuple[str, Section]:
     """The result in words and what to show of a short post-training of the model in `folder`: the same walks before and after.
 
-    The run is `post-trained` in `out`; a second quickstart takes it as it is.
+    The run is `post-trained` in `out`; a second quickstart of the same version takes it as it is.
     """
     pairs = held_out_pairs("drawings", _LOOPED_PAIRS, seed=1)
     config = replace(QUICKSTART, model=model.config, init=(("", str(folder.resolve())),))
+    forget_another(config, out / "post-trained")
     before = measure_loopback(OmniBridge(model), pairs, "text", _HOPS, [])
     train(config, make_stage(config), out / "post-trained", resume=True)
     after = measure_loopback(load_backbone(out / "post-trained"), pairs, "text", _HOPS, [])
@@ -192,6 +195,15 @@ def post_train(model: Model, folder: Path, out: Path) -> tuple[str, Section]:
         f'Try it: latentbridge generate "a cat" --model {out / "post-trained"} --out cat.png'
     )
     return result, before_after_section(pairs[:_SHOWN_PAIRS], before, after, lead)
+
+
+def forget_another(config: RunConfig, folder: Path) -> None:
+    """Remove a run folder that an earlier version's quickstart left, whose settings are others."""
+    stored = folder / "config.json"
+    with suppress(UserError):
+        if not stored.exists() or from_dict(RunConfig, read_json(stored)) == config:
+            return
+    shutil.rmtree(folder)
 
 
 def open_drawings() -> Drawings | None:

@@ -1,0 +1,34 @@
+"""The quickstart's forecast, and what it does with what an earlier one left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from latentbridge.config import to_dict
+from latentbridge.quickstart import describe_forecast, forecast, forget_another
+from latentbridge.recipes import QUICKSTART
+from latentbridge.rundir import write_json
+
+
+def test_a_run_of_other_settings_or_an_unknown_version_is_removed_and_the_same_kept(tmp_path: Path):
+    config = tmp_path / "post-trained" / "config.json"
+    for stored, stays in (
+        (to_dict(QUICKSTART), True),
+        (to_dict(replace(QUICKSTART, steps=30)), False),
+        ({"name": "quickstart", "a key of another version": 1}, False),
+    ):
+        write_json(config, stored)
+        forget_another(QUICKSTART, config.parent)
+        assert config.exists() is stays
+    forget_another(QUICKSTART, tmp_path / "missing")
+
+
+def test_the_forecast_grows_with_the_probe_and_is_told_in_minutes(small_model):
+    seconds = forecast(small_model)
+    assert list(seconds) == ["understand", "draw", "edit", "find", "loopback", "post-train"]
+    assert all(value > 0 for value in seconds.values())
+    assert seconds["post-train"] > seconds["draw"] > seconds["understand"]
+    told = describe_forecast({"draw": 90.0, "find": 60.0})
+    assert "about 2.5 minutes" in told and "draw 90 s, find 60 s" in told
+    assert "about 45 seconds" in describe_forecast({"draw": 45.0})
