@@ -271,7 +271,8 @@ def test_understand(run: Callable[..., Result], picture: Path, model: Path):
     plain = run("understand", picture, "What is this?", "--model", model)
     assert plain.code == 0 and plain.err == ""
     document = json.loads(run("understand", picture, "What is this?", "--model", model, "--json").out)
-    assert document == {"image": str(picture), "question": "What is this?", "answer": plain.out.removesuffix("\n")}
+    answer = plain.out.removesuffix("\n")
+    assert document == {"image": str(picture), "question": "What is this?", "answer": answer, "warnings": []}
 
 
 def test_the_shipped_model_warns_of_what_it_was_not_trained_on(run: Callable[..., Result], tmp_path: Path):

@@ -41,7 +41,7 @@ from tests.training.test_parallel import (
 )
 
 import latentbridge as lb
-from latentbridge.config import ModelConfig, RunConfig, from_dict, to_dict
+from latentbridge.config import ModelConfig, RunConfig, StageConfig, from_dict, to_dict
 from latentbridge.devices import CPU, device_named, home, moved
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import starting_network
@@ -62,6 +62,7 @@ from latentbridge.types import Conversation
 
 ROOT = Path(__file__).parents[2]
 STAGES_TRIED = {name: stage for name, stage in (FAST | SLOW | POSTTRAINED | OTHERS).items() if "bfloat16" not in name}
+STAGES_TRIED["finetune"] = StageConfig("finetune", retrieval_weight=0.1)  # which knows no ranks
 QUICK = ("align", "step_grpo", "pretrain_unified harmon")
 STEPS = 2
 SKILLS = ["understand", "generate", "edit", "embed", "slots"]

@@ -87,8 +87,8 @@ def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -
         raise UserError("A released model stays in the folder of its release; only what was built here is saved.")
     if (folder / "config.json").exists():
         (folder / "config.json").unlink()
-    (folder / INPUT_CHECK).unlink(missing_ok=True)
     save_tokenizer(model.tokenizer, folder)
+    (folder / INPUT_CHECK).unlink(missing_ok=True)
     attached: tuple[str, ...] = ()
     if getattr(model, "captions", None) is not None:
         from latentbridge.models.omnibridge.released_decoder import PARTS as attached
