@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from latentbridge.config import to_dict
-from latentbridge.quickstart import describe_forecast, forecast, forget_another
+from latentbridge.quickstart import announce, describe_forecast, forecast, forget_another
 from latentbridge.recipes import QUICKSTART
 from latentbridge.rundir import write_json
 
@@ -32,3 +32,12 @@ def test_the_forecast_grows_with_the_probe_and_is_told_in_minutes(small_model):
     told = describe_forecast({"draw": 90.0, "find": 60.0})
     assert "about 2.5 minutes" in told and "draw 90 s, find 60 s" in told
     assert "about 45 seconds" in describe_forecast({"draw": 45.0})
+
+
+def test_post_training_is_left_out_where_it_would_take_too_long(capsys):
+    assert announce({"draw": 100.0, "post-train": 200.0})
+    assert capsys.readouterr().out.startswith("This will take about 5.0 minutes")
+    assert not announce({"draw": 100.0, "post-train": 201.0})
+    told = capsys.readouterr().out
+    assert "left out, which would take about 3 minutes more" in told and "about 1.7 minutes" in told
+    assert "post-train 2" not in told

@@ -110,15 +110,7 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
         model = load(folder)
         if source == "tiny":
             print(PURPOSE)
-        seconds = forecast(model)
-        trains = sum(seconds.values()) <= _LONGEST_S
-        if not trains:
-            left_out = seconds.pop("post-train")
-            print(
-                f"Post-training is left out, which would take about {left_out / 60:.0f} minutes more on this machine as busy as "
-                "it is; `latentbridge train quickstart` runs it."
-            )
-        print(describe_forecast(seconds), flush=True)
+        trains = announce(forecast(model))
     with outcome.part("get the drawings"):
         drawings = open_drawings()
         banks = open_banks(drawings) if drawings else []
@@ -173,6 +165,20 @@ def forecast(model: Model) -> dict[str, float]:
     model.generate(request, steps=_PROBE_STEPS, rewrite=False)
     probe = time.perf_counter() - began
     return {part: times * probe for part, times in _PROBES.items()}
+
+
+def announce(seconds: dict[str, float]) -> bool:
+    """Print a forecast; return whether there is time for the post-training."""
+    trains = sum(seconds.values()) <= _LONGEST_S
+    if not trains:
+        minutes = seconds["post-train"] / 60
+        seconds = {part: value for part, value in seconds.items() if part != "post-train"}
+        print(
+            f"Post-training is left out, which would take about {minutes:.0f} minutes more on this machine as busy as it is; "
+            "`latentbridge train quickstart` runs it."
+        )
+    print(describe_forecast(seconds), flush=True)
+    return trains
 
 
 def describe_forecast(seconds: dict[str, float]) -> str:
