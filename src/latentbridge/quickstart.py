@@ -49,12 +49,12 @@ _SHOWN_PAIRS = 6
 _HOPS = 4
 _PROBE_STEPS = 8
 _PROBES = {
-    "understand": 4.0,
-    "draw": 26.0,
-    "edit": 16.0,
-    "find": 87.0,
-    "loopback": 24.0,
-    "post-train": 158.0,
+    "understand": 3.0,
+    "draw": 22.0,
+    "edit": 13.0,
+    "find": 50.0,
+    "loopback": 20.0,
+    "post-train": 250.0,
 }
 """About how long each part takes, in times of the probe (`forecast`)."""
 _LONGEST_S = 300.0

@@ -41,8 +41,8 @@ from latentbridge.rundir import atomic_write
 from latentbridge.search import Wish, build_index, search_index
 from latentbridge.types import Hit, Picture
 
-NUM_INDEXED = 1000
-NUM_SCENES = 300
+NUM_INDEXED = 600
+NUM_SCENES = 200
 ROUNDS = 4
 _SEED = 7
 _BATCH = 16

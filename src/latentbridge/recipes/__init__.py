@@ -148,17 +148,16 @@ QUICKSTART = replace(
     name="quickstart",
     stage=replace(
         POST_LATENTUMM.stage,
-        items=160,
+        items=256,
         posttrain=PostTrainConfig(
-            weights=LatentUMMWeights(modal=0.0, task=0.0, preference=0.0, anchor=0.0, contrast=0.0), roundtrip_steps=2
+            weights=LatentUMMWeights(modal=0.0, task=0.0, preference=0.0, anchor=0.0, contrast=0.0)
         ),
     ),
-    steps=20,
-    batch_size=8,
-    optim=OptimConfig(lr=4e-4, muon_lr=0.0, warmup_steps=5, decay_fraction=0.5, ema_decay=0.9),
+    steps=16,
+    optim=OptimConfig(lr=2e-4, muon_lr=6e-4, warmup_steps=5, decay_fraction=0.5, ema_decay=0.9),
 )
-"""Post-training in about a minute: drawings are told in words, and nothing else of LatentUMM acts. AdamW alone, two denoising
-steps a drawing and 8 pairs a step cost a quarter of what `post-latentumm` takes; at twice the rate the model falls apart."""
+"""Post-training in a minute or two: drawings are told in words, and nothing else of LatentUMM acts. AdamW alone, half the
+denoising steps or half the pairs a step cost less and teach less (docs/LOG.md, 2026-12-01)."""
 REASON_SFT = RunConfig(
     name="reason-sft",
     stage=StageConfig("sft", tasks=TaskMix(look=0.1, reason=0.1, draw=0.1, edit=0.1, deliberate=0.6)),
