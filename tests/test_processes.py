@@ -84,9 +84,9 @@ def test_cores_that_others_keep_busy_are_not_idle():
 
 
 def test_openmp_threads_sleep_unless_the_user_said_otherwise_and_nothing_heavy_is_imported():
-    code = "import sys, latentbridge, os; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules, 'numpy' in sys.modules)"
-    for said, policy in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    code = "import sys, latentbridge, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules, 'numpy' in sys.modules)"
+    for said, policy, spins in ((None, "PASSIVE", "10000"), ("ACTIVE", "ACTIVE", "None")):
+        environment = {name: os.environ[name] for name in os.environ.keys() - {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}}
         environment |= {"OMP_WAIT_POLICY": said} if said else {}
         told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert told.stdout.split() == [policy, "False", "False"]
+        assert told.stdout.split() == [policy, spins, "False", "False"]
