@@ -76,7 +76,7 @@ def import_for_inference(*modules: str) -> None:
             for module in modules:
                 import_module(module)
     except Exception:  # whatever a library raises on what it did not expect
-        for name in [name for name in sys.modules if name.split(".")[0] in _LIBRARIES or name.startswith(_LIBRARIES)]:
+        for name in [name for name in sys.modules if name.startswith(_LIBRARIES)]:
             del sys.modules[name]
         for module in modules:
             import_module(module)

@@ -55,8 +55,8 @@ class Learner:
                 add_adapter(model, config.stage.lora_rank)
             self.objective = Objective(model.to(device), stage).to(device)
         fast = bool(parallel.told(multiplies_bfloat16(device)))
-        """Whether bfloat16 is used where the run may use it; on every rank as on the leading one."""
         self.bf16 = config.bf16 and fast
+        """Mixed precision is on; the same on every rank, as the leading one's device decides."""
         self.writes_out_attention = self.bf16 and device == CPU
         """Its fused kernel is ten times slower backward in bfloat16; accelerators keep theirs."""
         if self.writes_out_attention:
