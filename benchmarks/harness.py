@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -18,12 +17,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from latentbridge.evaluation.statistics import bootstrap_interval, wilson_interval
-from latentbridge.rundir import read_json, write_json
+from latentbridge.rundir import instruction_sets, processor, read_json, write_json
 
 SMOKE = "--smoke" in sys.argv
 """Whether to run at toy sizes, to see that the script works; nothing is kept then."""
 ARGUMENTS = [word for word in sys.argv[1:] if word != "--smoke"]
-_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
 class Target(NamedTuple):
@@ -135,14 +133,12 @@ def changes(before: Sequence[Target], now: Sequence[Target]) -> list[str]:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on, and how busy it was."""
-    found = Path("/proc/cpuinfo")
-    flags = found.read_text().split() if found.exists() else []
     return {
         "date": date.today().isoformat(),
-        "processor": platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "instructions": [name for name in _INSTRUCTIONS if name in flags],
+        "instructions": instruction_sets(),
         "torch": torch.__version__,
         "processes per core": round(os.getloadavg()[0] / (os.cpu_count() or 1), 1),
     }

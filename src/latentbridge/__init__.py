@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 # OpenMP's threads sleep while they wait, after a look of some 30 microseconds: beside other processes threads that spin take
 # ten times as long. OpenMP reads this when torch loads, so it has no effect where torch was imported before.
+SPIN_COUNT = "10000"
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 __version__ = "0.1.0"
 __all__ = ["Index", "Model", "create_index", "load", "open_index"]

@@ -127,21 +127,22 @@ def describe_environment() -> dict[str, Any]:
     return {
         "command": shlex.join(sys.argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
-        "instructions": _instructions(),
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}",
+        "instructions": instruction_sets(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's model, or its architecture where the system does not say."""
     cpus = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.+)$", cpus.read_text(), re.MULTILINE) if cpus.exists() else []
     return names[0] if names else platform.processor()
 
 
-def _instructions() -> list[str]:
+def instruction_sets() -> list[str]:
     """Return those of the processor's instruction sets that decide how fast it multiplies, as /proc/cpuinfo names them."""
     cpus = Path("/proc/cpuinfo")
     found = re.findall(r"^flags\s*: (.+)$", cpus.read_text(), re.MULTILINE) if cpus.exists() else []

@@ -70,6 +70,7 @@ def test_processes_answer_as_a_thread_does_even_while_one_of_them_is_killed(
 def test_a_mistake_is_told_from_a_process_as_from_a_thread(served_model: Model):
     async def test() -> None:
         async with working(served_model, workers=2, context_tokens=64) as engine:
+            await until(lambda: counted(engine, "workers") == 2)
             with pytest.raises(UserError, match="shorten"):
                 await engine.reply(asked("star " * 99))
             with pytest.raises(RuntimeError, match="in a worker"):
@@ -83,6 +84,7 @@ def test_a_mistake_is_told_from_a_process_as_from_a_thread(served_model: Model):
 def test_what_two_workers_died_over_is_given_up_and_nothing_else(served_model: Model):
     async def test() -> None:
         async with working(served_model, workers=2) as engine:
+            await until(lambda: counted(engine, "workers") == 2)
             drawing = asyncio.ensure_future(engine.do(Drawing("red star, on white", 1, LONG, 2.5)))
             for begun in (1, 2):
                 await until(lambda: counted(engine, "batch_size_count", kind="Drawing") == begun)  # noqa: B023
@@ -99,7 +101,8 @@ def test_what_two_workers_died_over_is_given_up_and_nothing_else(served_model: M
 def test_where_no_process_gets_ready_the_server_computes_by_itself(served_model: Model, tmp_path: Path):
     async def test() -> None:
         async with working(served_model, workers=2, source=str(tmp_path)) as engine:
+            await until(lambda: counted(engine, "workers_lost_total") >= 2 and not worker_pids())
             assert (await engine.do(TextEmbedding("a star"))).tokens > 1
-            assert engine.ready and not worker_pids()
+            assert engine.ready
 
     run(test)

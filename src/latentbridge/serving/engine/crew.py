@@ -52,13 +52,15 @@ class Crew:
         self._changed = changed
         self._unready = 0
         self._ended = False
+        self._stand_in: Hand | None = None
+        """A thread that works until the first process is ready."""
 
     def hire(self) -> None:
-        """Get to work: a thread at once, processes some seconds later."""
+        """Start the workers: a thread at once, processes beside it, which replace it some seconds later."""
         self._loop = asyncio.get_running_loop()
-        if self._settings.workers == 1:
-            self._hire_thread()
-        else:
+        stand_in = self._hire_thread()
+        if self._settings.workers > 1:
+            self._stand_in = stand_in
             self._maker = fingerprint(self._model)
             for _ in range(self._settings.workers):
                 self._hire_process()
@@ -75,14 +77,23 @@ class Crew:
             hand.worker.send(None)
         await asyncio.gather(*(asyncio.to_thread(hand.worker.join) for hand in self.hands))
 
-    def _hire_thread(self) -> None:
-        worker = ThreadWorker(self._model, self._settings, self._heard(self._told))
-        self.hands.append(Hand(worker, is_ready=True))
+    def _hire_thread(self) -> Hand:
+        hand = Hand(ThreadWorker(self._model, self._settings, self._heard(self._told)), is_ready=True)
+        self.hands.append(hand)
         self._metrics.workers.inc()
+        return hand
+
+    def _dismiss_stand_in(self) -> None:
+        """Give the thread nothing new; what it has begun it finishes."""
+        if self._stand_in is not None:
+            self.hands.remove(self._stand_in)
+            self._metrics.workers.dec()
+            self._stand_in = None
 
     def _hire_process(self) -> None:
         def got_ready() -> None:
             hand.is_ready, self._unready = True, 0
+            self._dismiss_stand_in()
             self._metrics.workers.inc()
             self._changed(set())
 
