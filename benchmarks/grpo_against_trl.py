@@ -50,7 +50,7 @@ TEMPLATE = (
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""The turns of `models/qwen_vl/model.py`, as trl wants them."""
+"""The turns of `models/qwen_vl/modeling_qwen_vl.py`, as trl wants them."""
 
 
 class Pace(NamedTuple):

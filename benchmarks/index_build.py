@@ -20,7 +20,7 @@ from PIL import Image
 from latentbridge import indexing
 from latentbridge.data.pictures import FolderPictures
 from latentbridge.models.checkpoint import load
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.rng import numpy_rng
 

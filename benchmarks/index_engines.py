@@ -116,8 +116,8 @@ def against_faiss(vectors: Vectors) -> dict[str, Any]:
     """The index that `measure` built, through our protocol and by faiss bare, one query and 32 at a time."""
     import faiss  # pyright: ignore[reportMissingImports]
 
-    from latentbridge.retrieval.cells import WIDTHS, Cells
     from latentbridge.retrieval.disk import DiskIndex
+    from latentbridge.retrieval.ivf import WIDTHS, Cells
 
     folder = Ours(vectors.folder / "ours").folder
     ours, cells, queries = DiskIndex(folder), Cells.load(folder), vectors.queries[:64]

@@ -19,7 +19,7 @@ from harness import SMOKE, Target, compare, in_turns, keep, one_thread
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latentbridge.models.checkpoint import load
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.recipes import recipe
 from latentbridge.training.stages import make_stage
 

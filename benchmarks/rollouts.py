@@ -28,7 +28,7 @@ from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.data.shapes.tasks import put
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import load
-from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import sample_replies
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.training.objectives.latentumm import RoundTrip, all_trips, best_trips, preference_loss, rollout_noise

@@ -25,7 +25,7 @@ from harness import SMOKE, compare, keep
 from load_test import Outcome, Request, mixed_requests, put_load, some_requests
 
 from latentbridge.models.checkpoint import load
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.types import Conversation
 
 COUNT, ROUNDS, STEPS, MINUTES = (20, 1, 2, 0.1) if SMOKE else (100, 5, 20, 10)

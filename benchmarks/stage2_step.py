@@ -27,7 +27,7 @@ from harness import SMOKE, Target, compare, flops, in_turns, keep, one_thread
 
 from latentbridge.config import AlignerConfig, BackboneConfig, ModelConfig, RunConfig
 from latentbridge.models.checkpoint import new_model
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.recipes import ALIGN
 from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2
 from latentbridge.rng import torch_rng

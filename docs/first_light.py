@@ -15,8 +15,8 @@ from latentbridge.data.drawings.catalogue import load_drawings
 from latentbridge.data.shapes.language import edit
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import BACKGROUNDS, distinct_scenes
+from latentbridge.query import build_index, search_index
 from latentbridge.rng import numpy_rng
-from latentbridge.search import build_index, search_index
 
 PROMPTS = (
     "a red circle left of a blue star",

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from latentbridge.models.backbones.bagel.model import Bagel
-    from latentbridge.models.backbones.harmon.model import Harmon
-    from latentbridge.models.backbones.janus.model import JanusPro
-    from latentbridge.models.omnibridge.model import Model
+    from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
+    from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
+    from latentbridge.models.backbones.janus.modeling_janus import JanusPro
+    from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -17,7 +17,7 @@ from latentbridge.data.pictures import Fault, FolderPictures, Found
 from latentbridge.images import open_picture
 from latentbridge.indexing import fill_index
 from latentbridge.models.checkpoint import new_model
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.retrieval.exact import ExactIndex
 
 

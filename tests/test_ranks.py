@@ -12,7 +12,7 @@ from torch import Tensor
 from latentbridge import ranks
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.diffusion import draw_noise, make_scheduler
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import torch_rng
 from latentbridge.training import parallel
 from latentbridge.training.objectives.latentumm import rollout_noise

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from engines.vectors import DIMENSION, Vectors
 
-from latentbridge.retrieval.cells import WIDTHS
+from latentbridge.retrieval.ivf import WIDTHS
 
 K = 10
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentbridge.models.checkpoint import load
-    from latentbridge.models.omnibridge.model import Model
+    from latentbridge.models.omnibridge.modeling_omnibridge import Model
     from latentbridge.retrieval.index import Index
     from latentbridge.retrieval.stores import create_index, open_index
 
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 __all__ = ["Index", "Model", "create_index", "load", "open_index"]
 _HOMES = {
     "load": "latentbridge.models.checkpoint",
-    "Model": "latentbridge.models.omnibridge.model",
+    "Model": "latentbridge.models.omnibridge.modeling_omnibridge",
     "Index": "latentbridge.retrieval.index",
     "create_index": "latentbridge.retrieval.stores",
     "open_index": "latentbridge.retrieval.stores",

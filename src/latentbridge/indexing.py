@@ -16,7 +16,7 @@ from typing import Any
 from latentbridge.data.pictures import PLACES, Found, Source
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.index import Index
 from latentbridge.types import Picture

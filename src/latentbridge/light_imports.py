@@ -35,7 +35,7 @@ PLACEHOLDERS = (
 )
 """Packages, with all that is in them, that inference never runs."""
 _MODEL_CLASSES = (
-    "latentbridge.models.omnibridge.model",
+    "latentbridge.models.omnibridge.modeling_omnibridge",
     "latentbridge.models.omnibridge.decoder",
     "diffusers.schedulers.scheduling_ddim",
 )

@@ -37,7 +37,7 @@ from latentbridge.evaluation.pages.report import (
 from latentbridge.models.backbones.loading import load_backbone
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import TINY, load
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.recipes import QUICKSTART
 from latentbridge.rundir import RunDir, read_json
 from latentbridge.tour import try_drawing, try_editing, try_finding, try_loopback, try_understanding

@@ -32,13 +32,13 @@ from latentbridge.evaluation.pages.gallery import draw_sheet
 from latentbridge.evaluation.pages.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.query import Wish, build_index, search_index
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.stores import create_index
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import atomic_write
-from latentbridge.search import Wish, build_index, search_index
 from latentbridge.types import Hit, Picture
 
 NUM_INDEXED = 600

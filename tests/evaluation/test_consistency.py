@@ -10,9 +10,9 @@ from tests.evaluation.thinkers import Clumsy, Forgetful, Perfect
 
 from latentbridge.data.pairs import Pair, held_out_pairs
 from latentbridge.evaluation.consistency import measure_consistency
+from latentbridge.evaluation.encoders import own_view
 from latentbridge.evaluation.metrics import Score
-from latentbridge.evaluation.views import own_view
-from latentbridge.models.backbones.janus.model import JanusPro
+from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 
 METRICS = [
     "Unified-Bench cosine (own)",

@@ -13,6 +13,7 @@ from latentbridge.data.pairs import Pair, held_out_pairs
 from latentbridge.data.shapes.language import describe, parse_description
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Scene, distinct_scenes
+from latentbridge.evaluation.encoders import View, own_view
 from latentbridge.evaluation.loopback import (
     Round,
     facts_kept,
@@ -27,10 +28,9 @@ from latentbridge.evaluation.loopback import (
 )
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.pages.gallery import draw_sheet
-from latentbridge.evaluation.views import View, own_view
 from latentbridge.images import fit_square
 from latentbridge.models.backbones.omnibridge import OmniBridge
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import numpy_rng
 
 

@@ -10,7 +10,7 @@ from latentbridge.data.shapes.grading import GENEVAL_CATEGORIES
 from latentbridge.data.shapes.language import EDIT_KINDS, QUESTION_KINDS
 from latentbridge.evaluation.run import evaluate
 from latentbridge.evaluation.shapes import batched, embed_batched, score_captions, score_questions
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
 
 def test_batches_cover_all_items_in_order():

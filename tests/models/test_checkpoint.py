@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from latentbridge.config import ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import load, load_model, load_parts, new_model, save_model, unique_state
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
 
 @pytest.fixture

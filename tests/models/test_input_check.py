@@ -28,7 +28,7 @@ from latentbridge.models.input_check import (
     size_warnings,
     words_of,
 )
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
 

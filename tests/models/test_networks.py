@@ -84,7 +84,7 @@ def test_loading_is_strict(small_bagel, tmp_path: Path):
 
 
 def test_a_released_model_is_not_saved_as_one_of_ours(small_janus, tmp_path: Path):
-    from latentbridge.models.backbones.janus.model import JanusPro
+    from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 
     released = JanusPro(small_janus.model, small_janus.tokenizer, small_janus.image_processor)
     with pytest.raises(UserError, match="stays in the folder of its release"):

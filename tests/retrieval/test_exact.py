@@ -12,7 +12,7 @@ from tests.retrieval.vectors import compass, unit
 
 from latentbridge.errors import UserError
 from latentbridge.retrieval.exact import ExactIndex
-from latentbridge.retrieval.rows import _BLOCK_ROWS, Rows, combine
+from latentbridge.retrieval.vector_rows import _BLOCK_ROWS, Rows, combine
 
 
 def test_search_ranks_hand_worked_cosines() -> None:

@@ -403,7 +403,7 @@ def reader() -> Iterator[tuple[Path, Callable[[str], str]]]:
             path.chmod(0o444)
         head = f"import sys; sys.path[:] = {sys.path!r}; folder = {str(folder)!r}; import numpy as np\n"
         head += "from latentbridge.errors import UserError; from latentbridge.retrieval.stores import open_index\n"
-        head += "from latentbridge.retrieval.cells import available; available() and __import__('faiss')\n"
+        head += "from latentbridge.retrieval.ivf import available; available() and __import__('faiss')\n"
         if os.getuid() == 0:  # who is root may write whatever a folder's mode says; others may not read root's Python
             head += f"import os; os.setuid({_NOBODY})\n"
         try:

@@ -29,7 +29,7 @@ from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import StorageError, Unreachable
 from latentbridge.evaluation.loopback import loopback
 from latentbridge.models.backbones.omnibridge import OmniBridge
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.retrieval.disk import FILE
 from latentbridge.retrieval.stores import create_index, open_index
 from latentbridge.rng import numpy_rng
@@ -160,7 +160,7 @@ def test_a_store_that_fails_is_no_fault_of_the_clients_and_stays_in_the_log(
         def fail(place: Any, error: Exception = error) -> list[str]:
             raise error
 
-        monkeypatch.setattr("latentbridge.serving.shelf.names_in", fail)
+        monkeypatch.setattr("latentbridge.serving.index_registry.names_in", fail)
         answer = web.get("/v1/index")
         assert answer.status_code == status and str(error) not in answer.text
 

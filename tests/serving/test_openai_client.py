@@ -14,7 +14,7 @@ from PIL import Image
 from tests.serving.conftest import client_of
 from tests.serving.server import running
 
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.serving.api import create_app
 from latentbridge.serving.guard.keys import ENVIRONMENT, read_keys
 from latentbridge.serving.guard.limits import Limits

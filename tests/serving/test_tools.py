@@ -22,7 +22,7 @@ from tests.serving.server import Server, running
 
 from latentbridge.cli import main
 from latentbridge.images import open_picture
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.serving.api import create_app
 from latentbridge.serving.guard.keys import ENVIRONMENT, read_keys
 from latentbridge.serving.guard.limits import Limits

@@ -19,7 +19,7 @@ from tests.serving.server import Server, running
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.retrieval.stores import create_index
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app

@@ -12,8 +12,8 @@ import pytest
 
 from latentbridge.processes import start_process
 from latentbridge.studies import Arm, Measuring, Study
+from latentbridge.study.child_process import work
 from latentbridge.study.runner import run_study
-from latentbridge.study.work import work
 
 SMALL = ("steps=2", "batch_size=2", "stage.items=5", "stage.drawings=0", "log_every=1")
 STUDY = Study(

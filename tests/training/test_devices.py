@@ -46,9 +46,9 @@ from latentbridge.devices import CPU, device_named, home, moved
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import load_model, new_model, save_model, unique_state
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
-from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies
 from latentbridge.models.qwen_vl.slots import Choosing, ReplySlots
 from latentbridge.rng import torch_rng

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.data.manifests import write_manifest
 
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.recipes import recipe
 from latentbridge.rng import torch_rng
 from latentbridge.training.stages.finetune import Finetune

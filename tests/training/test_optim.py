@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from latentbridge.config import OptimConfig
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.training.optim import Average, Float32Muon, _orthogonalize, make_optimizers, schedule
 
 

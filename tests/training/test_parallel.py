@@ -41,7 +41,7 @@ from latentbridge.config import (
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import ASSETS, Network, new_model, save_model, unique_state
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl import sampling
 from latentbridge.models.qwen_vl.sampling import replies_to
 from latentbridge.models.teachers import TEACHERS

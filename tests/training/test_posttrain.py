@@ -23,13 +23,13 @@ from latentbridge.config import (
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.checkpoint import save_model
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.teachers import TEACHERS
 from latentbridge.recipes import POST_SFT, RECIPES
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir
+from latentbridge.training.gradient_norms import gradient_shares
 from latentbridge.training.loop import train
-from latentbridge.training.shares import gradient_shares
 from latentbridge.training.stage import Objective
 from latentbridge.training.stages import make_stage
 from latentbridge.training.stages.native import PairBatch, Terms

@@ -17,7 +17,7 @@ from latentbridge.config import GrpoConfig, ModelConfig, OptimConfig, RewardWeig
 from latentbridge.data.reasoning import Problem
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model, save_model
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import RunDir
 from latentbridge.training.objectives.rewards import REWARDS

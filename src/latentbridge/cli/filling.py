@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
     from latentbridge.indexing import Built
-    from latentbridge.models.omnibridge.model import Model
+    from latentbridge.models.omnibridge.modeling_omnibridge import Model
     from latentbridge.retrieval.index import Index
 
 LEFT_OUT = "left_out.txt"

@@ -125,8 +125,8 @@ def add(
     said = _fields(fields)
     from latentbridge.cli.loading import open_model
     from latentbridge.indexing import Built
+    from latentbridge.query import check_maker
     from latentbridge.retrieval.items import shown
-    from latentbridge.search import check_maker
 
     index = open_at(address)
     finder = open_model(model)

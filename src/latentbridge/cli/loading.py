@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from latentbridge.light_imports import import_model
 
 if TYPE_CHECKING:
-    from latentbridge.models.omnibridge.model import Model
+    from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
 
 def open_model(source: str, device: str = "cpu", draws: bool = True) -> Model:

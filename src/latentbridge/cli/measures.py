@@ -22,8 +22,8 @@ from latentbridge.cli.arguments import (
 from latentbridge.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
+    from latentbridge.evaluation.encoders import View
     from latentbridge.evaluation.loopback import Start
-    from latentbridge.evaluation.views import View
 
 Encoder = Annotated[
     str, typer.Option("--encoder", help='Whose eyes also judge: "package", "clip:FOLDER", "siglip:FOLDER", "gemini".')
@@ -288,7 +288,7 @@ def compare(
 
 def _load_view(encoder: str, pictures: int) -> View:
     """The external encoder; what it will cost to read so many pictures is said before."""
-    from latentbridge.evaluation.views import external_view
+    from latentbridge.evaluation.encoders import external_view
     from latentbridge.models.teachers import load_teacher
 
     teacher = load_teacher(encoder)

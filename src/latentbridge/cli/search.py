@@ -17,9 +17,9 @@ from latentbridge.prompts import check_text
 
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
-    from latentbridge.models.omnibridge.model import Model
+    from latentbridge.models.omnibridge.modeling_omnibridge import Model
+    from latentbridge.query import Wish
     from latentbridge.retrieval.index import Index
-    from latentbridge.search import Wish
     from latentbridge.types import Hit
 
 _PAGE_SUFFIX = ".html"
@@ -83,8 +83,8 @@ def search(
     conditions = conditions_of(where)
     from latentbridge.cli.output import print_json
     from latentbridge.images import open_picture
+    from latentbridge.query import Wish, check_maker, search_index
     from latentbridge.retrieval.items import shown
-    from latentbridge.search import Wish, check_maker, search_index
 
     wishes = [Wish(words=text, weight=weight) for text, weight in words]
     if image:
@@ -166,7 +166,7 @@ def _in_words(wishes: list[Wish], image: Path | None) -> str:
 
 def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
     """The hits as a page, or as a sheet of small pictures in their order."""
-    from latentbridge.search import show_items
+    from latentbridge.query import show_items
 
     ids = [hit.id for hit in hits]
     thumbs = show_items(index, ids, index.metadata(ids), _THUMB_PX)

@@ -148,7 +148,7 @@ def _check_indexes(shelf: str | None) -> None:
 
 
 def _be_strict() -> None:
-    """On Intel's processors a row of a product then has the same result whatever the rows beside it (serving/engine/rows.py).
+    """On Intel's processors a row of a product then has the same result whatever the rows beside it (serving/engine/batch_invariance.py).
 
     MKL looks for it at its first product, so it must be said before; workers inherit it. Elsewhere it means nothing.
     """

@@ -1,6 +1,7 @@
 """Every knob of a model and of a run, as frozen dataclasses; the standard library only."""
 
-from latentbridge.config.model import (
+from latentbridge.config.load_config import OMNIBRIDGE_8B, QWEN2_VL_7B
+from latentbridge.config.model_config import (
     AlignerConfig,
     AutoencoderConfig,
     BackboneConfig,
@@ -16,8 +17,7 @@ from latentbridge.config.model import (
     TinyHarmonConfig,
     TinyJanusConfig,
 )
-from latentbridge.config.released import OMNIBRIDGE_8B, QWEN2_VL_7B
-from latentbridge.config.run import (
+from latentbridge.config.run_config import (
     GrpoConfig,
     LatentUMMWeights,
     OptimConfig,

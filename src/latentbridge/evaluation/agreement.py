@@ -7,9 +7,9 @@ from typing import Any
 
 from latentbridge.data.pairs import Pair
 from latentbridge.evaluation.consistency import measure_consistency
+from latentbridge.evaluation.encoders import View, own_view
 from latentbridge.evaluation.loopback import Loopback, Start, measure_loopback
 from latentbridge.evaluation.run import tabulate
-from latentbridge.evaluation.views import View, own_view
 from latentbridge.models.backbones.contract import UnifiedBackbone
 
 

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from latentbridge.data.pairs import Pair
 from latentbridge.data.shapes.language import final_answer
+from latentbridge.evaluation.encoders import View
 from latentbridge.evaluation.loopback import walk
 from latentbridge.evaluation.metrics import Score, average, share
 from latentbridge.evaluation.shapes import batched
 from latentbridge.evaluation.statistics import mcnemar
-from latentbridge.evaluation.views import View
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.types import Conversation, Picture

@@ -7,10 +7,10 @@ import numpy as np
 from latentbridge import prompts
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawings, DrawingSplit, search_text, with_article
 from latentbridge.data.drawings.tasks import show
+from latentbridge.evaluation.image_classifier import extract_features, load_network, train_recogniser
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
-from latentbridge.evaluation.recogniser import extract_features, load_network, train_recogniser
 from latentbridge.evaluation.shapes import batched, embed_batched
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import numpy_rng
 
 SPLIT_MEANING: dict[DrawingSplit, str] = {

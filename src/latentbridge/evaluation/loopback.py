@@ -21,10 +21,10 @@ from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
 from latentbridge.data.shapes.scenes import MAX_THINGS, Scene
+from latentbridge.evaluation.encoders import Items, View, own_view
 from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.pages.gallery import Cell
 from latentbridge.evaluation.shapes import batched
-from latentbridge.evaluation.views import Items, View, own_view
 from latentbridge.images import fit_square
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.prompts import CAPTION_REQUEST

@@ -12,7 +12,7 @@ from latentbridge.data.own.shards import ShardFolder
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, embed_batched
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import numpy_rng
 
 

@@ -21,7 +21,7 @@ from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.skills import skill_jobs
 from latentbridge.models.backbones.loading import as_backbone
 from latentbridge.models.checkpoint import Network
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
 World = Literal["shapes", "drawings"]
 Job = Callable[[], list[Score]]

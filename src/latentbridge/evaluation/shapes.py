@@ -23,7 +23,7 @@ from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Scene, Split, distinct_scenes, scenes
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
 

@@ -11,10 +11,10 @@ from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
 from latentbridge.data.shapes.scenes import Split, distinct_scenes
+from latentbridge.evaluation.encoders import own_view
 from latentbridge.evaluation.loopback import facts_kept
 from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, score_answers
-from latentbridge.evaluation.views import own_view
 from latentbridge.images import fit_square
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.rng import numpy_rng

@@ -27,11 +27,11 @@ from latentbridge.rng import torch_rng
 from latentbridge.rundir import atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
-    from latentbridge.models.backbones.bagel.model import Bagel
-    from latentbridge.models.backbones.harmon.model import Harmon
-    from latentbridge.models.backbones.janus.model import JanusPro
+    from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
+    from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
+    from latentbridge.models.backbones.janus.modeling_janus import JanusPro
     from latentbridge.models.dual_encoder import DualEncoder
-    from latentbridge.models.omnibridge.model import Model
+    from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
 ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
@@ -91,7 +91,7 @@ def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -
     (folder / INPUT_CHECK).unlink(missing_ok=True)
     attached: tuple[str, ...] = ()
     if getattr(model, "captions", None) is not None:
-        from latentbridge.models.omnibridge.released_decoder import PARTS as attached
+        from latentbridge.models.omnibridge.load_hunyuan_dit import PARTS as attached
     weights = {
         name: (tensor.to(_shipped(name, dtype)) if dtype and tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in unique_state(model).items()
@@ -103,7 +103,7 @@ def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -
 
 
 def _shipped(name: str, dtype: torch.dtype) -> torch.dtype:
-    """`dtype`, but no less than float16's ten bits of mantissa for the eye, which loses sight in bfloat16 (`models/eye.py`)."""
+    """`dtype`, but no less than float16's ten bits of mantissa for the eye, which loses sight in bfloat16 (`models/efficientnet.py`)."""
     return torch.float16 if name.startswith("second_view.") else dtype
 
 
@@ -134,8 +134,8 @@ def load(
     the accelerator where there is one. `draws=False` leaves out decoder, text encoder and autoencoder, for a model that is
     only to understand and embed: it loads in half the time.
     """
-    from latentbridge.models.omnibridge.model import Model
-    from latentbridge.models.omnibridge.released import is_released, load_released
+    from latentbridge.models.omnibridge.load_omnibridge import is_released, load_released
+    from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
     place = device_named(device)
     folder = shipped(source)
@@ -148,7 +148,7 @@ def load(
     if decoder is None and released and draws and (folder / "decoder").is_dir():
         decoder = folder / "decoder"
     if decoder is not None:
-        from latentbridge.models.omnibridge.released_decoder import attach_decoder
+        from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder
 
         attach_decoder(model, Path(decoder))
     if adapter is not None:

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from latentbridge.errors import UserError
-from latentbridge.retrieval import cells
-from latentbridge.retrieval.cells import Cells, Selection
+from latentbridge.retrieval import ivf as cells
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.health import recall_of, words_like
 from latentbridge.retrieval.item_file import ItemFile, State
 from latentbridge.retrieval.items import checked_items, checked_queries, checked_thumbnails, no_item
-from latentbridge.retrieval.rows import Rows, best_of
+from latentbridge.retrieval.ivf import Cells, Selection
+from latentbridge.retrieval.vector_rows import Rows, best_of
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Hit
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from latentbridge.retrieval.filters import Condition, hold
 from latentbridge.retrieval.items import checked_items, checked_queries, checked_thumbnails, no_item
-from latentbridge.retrieval.rows import Rows
+from latentbridge.retrieval.vector_rows import Rows
 from latentbridge.types import Hit
 
 

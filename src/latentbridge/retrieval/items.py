@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from latentbridge.errors import UserError
-from latentbridge.retrieval.rows import checked
+from latentbridge.retrieval.vector_rows import checked
 
 _NAMES_AN_ITEM = re.compile(r"[^\0\ud800-\udfff]+")
 """Any text that UTF-8 has; a file name that is no text comes out of Python with surrogates."""

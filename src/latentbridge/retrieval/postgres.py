@@ -21,7 +21,7 @@ import numpy as np
 from latentbridge.errors import Unreachable, UserError
 from latentbridge.retrieval.filters import OPERATORS, Condition, kind_of
 from latentbridge.retrieval.items import check_name, checked_items, checked_queries, checked_thumbnails, no_item, shown
-from latentbridge.retrieval.rows import best_of
+from latentbridge.retrieval.vector_rows import best_of
 from latentbridge.types import Hit
 
 if TYPE_CHECKING:

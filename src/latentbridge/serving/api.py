@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import latentbridge
 from latentbridge.errors import StorageError, Unreachable, UserError
-from latentbridge.models.omnibridge.model import Model
-from latentbridge.serving.documented import documented
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.serving.api_errors import Refusal, error_document, too_fast
 from latentbridge.serving.engine.engine import Busy, Closing, Engine
 from latentbridge.serving.engine.metrics import Metrics
 from latentbridge.serving.guard.callers import Stranger
@@ -25,11 +25,13 @@ from latentbridge.serving.guard.fetch import Fetching
 from latentbridge.serving.guard.keys import Keys
 from latentbridge.serving.guard.limits import Guard, Limits
 from latentbridge.serving.guard.rates import Rates
-from latentbridge.serving.refusals import Refusal, error_document, too_fast
-from latentbridge.serving.routes import chat, embeddings, loopback, pictures, search, state
+from latentbridge.serving.index_registry import Shelf
+from latentbridge.serving.openapi import documented
+from latentbridge.serving.routes import chat, embeddings, loopback, state
+from latentbridge.serving.routes import images as pictures
+from latentbridge.serving.routes import indexes as search
 from latentbridge.serving.service import Service
 from latentbridge.serving.settings import Settings
-from latentbridge.serving.shelf import Shelf
 from latentbridge.serving.tools import Tools, http_route
 
 _log = logging.getLogger(__name__)

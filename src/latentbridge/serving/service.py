@@ -20,13 +20,13 @@ from latentbridge.data.pictures import to_keep
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
 from latentbridge.models.input_check import InputCheck
+from latentbridge.serving.api_errors import Refusal
 from latentbridge.serving.engine.engine import Engine
-from latentbridge.serving.engine.replies import Ask, Piece
-from latentbridge.serving.engine.work import Drawing
+from latentbridge.serving.engine.jobs import Drawing
+from latentbridge.serving.engine.text_generation import Ask, Piece
 from latentbridge.serving.guard.fetch import Fetching, picture_bytes
-from latentbridge.serving.refusals import Refusal
+from latentbridge.serving.index_registry import Shelf
 from latentbridge.serving.settings import Settings
-from latentbridge.serving.shelf import Shelf
 from latentbridge.types import Conversation, Picture
 
 T = TypeVar("T")

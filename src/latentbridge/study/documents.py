@@ -9,9 +9,9 @@ from typing import Any
 from latentbridge.data.pairs import held_out_pairs
 from latentbridge.evaluation.agreement import evaluate_consistency, evaluate_loopback
 from latentbridge.evaluation.compare import REPORTS
+from latentbridge.evaluation.encoders import external_view
 from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 from latentbridge.evaluation.run import World, evaluate
-from latentbridge.evaluation.views import external_view
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.teachers import load_teacher

@@ -14,10 +14,10 @@ from latentbridge.config import to_dict
 from latentbridge.errors import unknown_name
 from latentbridge.processes import start_process
 from latentbridge.studies import Measuring, Study
+from latentbridge.study.child_process import work
 from latentbridge.study.plan import FAILURE, Run, Standing, arms_by_base, estimate, model_folder, planned_runs, standing
 from latentbridge.study.results import write_results
 from latentbridge.study.table import tabulate_study
-from latentbridge.study.work import work
 
 _LOG = "log.txt"
 _POLL_S = 0.5

@@ -21,9 +21,9 @@ from latentbridge.rundir import RunDir
 from latentbridge.training import parallel
 from latentbridge.training.checkpoints import restore, save_checkpoint
 from latentbridge.training.divergence import DivergenceGuard
+from latentbridge.training.gradient_norms import gradient_shares
 from latentbridge.training.optim import Average, make_optimizers, schedule
 from latentbridge.training.recompute import recompute
-from latentbridge.training.shares import gradient_shares
 from latentbridge.training.stage import Objective, Stage, moving
 from latentbridge.types import LossOutputs
 

@@ -26,9 +26,9 @@ from latentbridge.ranks import world
 from latentbridge.recipes.real import RELEASES
 from latentbridge.rundir import RunDir, describe_environment, read_json, write_json
 from latentbridge.training import parallel
-from latentbridge.training.ahead import Batches
 from latentbridge.training.checkpoints import forget_checkpoints, newest_good
 from latentbridge.training.learner import Learner
+from latentbridge.training.prefetch import Batches
 from latentbridge.training.stage import Stage
 from latentbridge.types import Observer
 

@@ -13,7 +13,7 @@ from latentbridge.config import GrpoConfig
 from latentbridge.data.reasoning import Problem
 from latentbridge.data.shapes.tasks import put
 from latentbridge.models.qwen_vl.batch import TokenBatch
-from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies, sample_replies
 from latentbridge.ranks import mine
 from latentbridge.rng import torch_rng

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentbridge.config import TinyBagelConfig
-from latentbridge.models.backbones.bagel import model as module
-from latentbridge.models.backbones.bagel.model import FIRST, IMAGE, IMAGE_END, IMAGE_START, LAST, Bagel
+from latentbridge.models.backbones.bagel import modeling_bagel as module
+from latentbridge.models.backbones.bagel.modeling_bagel import FIRST, IMAGE, IMAGE_END, IMAGE_START, LAST, Bagel
 from latentbridge.models.checkpoint import new_model
 from latentbridge.models.pixels import to_pixels
 from latentbridge.rng import torch_rng

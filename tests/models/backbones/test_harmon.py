@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latentbridge.models.backbones.harmon import model as harmon_module
+from latentbridge.models.backbones.harmon import modeling_harmon as harmon_module
 from latentbridge.models.backbones.harmon.mar import pick
-from latentbridge.models.backbones.harmon.model import Harmon
+from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.pixels import to_pixels
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.janus.model import ASSISTANT, IMAGE, IMAGE_END, IMAGE_START, USER, JanusPro
+from latentbridge.models.backbones.janus.modeling_janus import ASSISTANT, IMAGE, IMAGE_END, IMAGE_START, USER, JanusPro
 from latentbridge.types import Conversation
 
 TEXTS = ["a red circle", "two blue stars on the left, one of them large"]

@@ -12,13 +12,13 @@ import torch
 
 from latentbridge.config import BackboneConfig, ModelConfig
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.bagel.model import Bagel
-from latentbridge.models.backbones.harmon.model import Harmon
-from latentbridge.models.backbones.janus.model import JanusPro
+from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
+from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
+from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 from latentbridge.models.backbones.loading import as_backbone, load_backbone, starting_network
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import ASSETS, new_model, save_model, save_tokenizer
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.vocabulary import load_tokenizer
 
 SMALL_QWEN = ModelConfig(

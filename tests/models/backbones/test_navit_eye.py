@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import SiglipVisionConfig
 
-from latentbridge.models.backbones.bagel.navit_eye import NavitEye, fitted_size, resized
+from latentbridge.models.backbones.bagel.navit_encoder import NavitEye, fitted_size, resized
 from latentbridge.models.pixels import to_pixels
 
 WIDTH, SIDE, PATCH_PX = 20, 5, 7

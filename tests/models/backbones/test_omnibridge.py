@@ -9,7 +9,7 @@ from latentbridge.config import ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import new_model
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
 TEXTS = ["a red circle", "two blue stars on the left"]
 STEPS = 3

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.bagel.model import Bagel
-from latentbridge.models.backbones.bagel.released import load_bagel, our_name
+from latentbridge.models.backbones.bagel.load_bagel import load_bagel, our_name
+from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.loading import load_backbone
 
 PATCHES = "vit_model.vision_model.embeddings.patch_embedding.weight"

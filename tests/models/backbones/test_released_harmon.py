@@ -12,8 +12,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from latentbridge.config import MarConfig
 from latentbridge.errors import UserError
+from latentbridge.models.backbones.harmon.load_harmon import HARMON_0_5B, HARMON_1_5B, Sizes, load_harmon, our_name
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser
-from latentbridge.models.backbones.harmon.released import HARMON_0_5B, HARMON_1_5B, Sizes, load_harmon, our_name
 from latentbridge.models.backbones.loading import load_backbone
 from latentbridge.models.checkpoint import ASSETS
 from latentbridge.models.vocabulary import load_tokenizer

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latentbridge.models.omnibridge.decoder import Decoder
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
 
 @pytest.fixture(scope="module")

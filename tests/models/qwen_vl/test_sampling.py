@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from latentbridge.models.omnibridge.model import Model
-from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies, draw_tokens, replies_to, reply_log_probs, sample_replies
 from latentbridge.types import Conversation
 

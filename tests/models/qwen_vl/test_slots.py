@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.sampling import replies_to
 from latentbridge.models.qwen_vl.slots import Choosing, ReplySlots
 from latentbridge.types import Conversation

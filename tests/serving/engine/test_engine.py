@@ -11,10 +11,10 @@ import pytest
 from tests.serving.engine.working import LONG, all_of, answer, asked, counted, run, until, working
 
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.serving.engine.engine import Busy, Closing, Engine
+from latentbridge.serving.engine.jobs import Drawing, TextEmbedding
 from latentbridge.serving.engine.metrics import Metrics
-from latentbridge.serving.engine.work import Drawing, TextEmbedding
 from latentbridge.serving.settings import Settings
 from latentbridge.types import Picture
 

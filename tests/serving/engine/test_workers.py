@@ -14,9 +14,9 @@ import pytest
 from tests.serving.engine.working import LONG, answer, asked, counted, run, until, working
 
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.serving.engine.engine import Lost
-from latentbridge.serving.engine.work import Drawing, PictureEmbedding, TextEmbedding
+from latentbridge.serving.engine.jobs import Drawing, PictureEmbedding, TextEmbedding
 from latentbridge.types import Picture
 
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.serving.engine.engine import Engine
 from latentbridge.serving.engine.metrics import Metrics
-from latentbridge.serving.engine.replies import Ask, Piece
+from latentbridge.serving.engine.text_generation import Ask, Piece
 from latentbridge.serving.settings import Settings
 from latentbridge.types import Conversation, Picture
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from latentbridge.serving.api_errors import Refusal
 from latentbridge.serving.guard.json_bodies import parse_json
-from latentbridge.serving.refusals import Refusal
 
 
 def test_ordinary_json_is_what_it_says():

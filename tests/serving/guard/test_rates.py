@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from latentbridge.errors import UserError
+from latentbridge.serving.api_errors import Refusal
 from latentbridge.serving.guard.rates import Allowance, Rates, parse_allowances
-from latentbridge.serving.refusals import Refusal
 
 
 class Clock:

@@ -10,12 +10,12 @@ import torch
 
 from latentbridge.config import ModelConfig, NetworkConfig
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.bagel.model import Bagel
-from latentbridge.models.backbones.bagel.released import is_bagel, load_bagel
+from latentbridge.models.backbones.bagel.load_bagel import is_bagel, load_bagel
+from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.contract import UnifiedBackbone
-from latentbridge.models.backbones.harmon.model import Harmon
-from latentbridge.models.backbones.harmon.released import is_harmon, load_harmon
-from latentbridge.models.backbones.janus.model import JanusPro, is_janus
+from latentbridge.models.backbones.harmon.load_harmon import is_harmon, load_harmon
+from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
+from latentbridge.models.backbones.janus.modeling_janus import JanusPro, is_janus
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import (
     ASSETS,
@@ -30,9 +30,9 @@ from latentbridge.models.checkpoint import (
     shipped,
 )
 from latentbridge.models.dual_encoder import DualEncoder
-from latentbridge.models.omnibridge.model import Model
-from latentbridge.models.omnibridge.released import is_released, require_fit
-from latentbridge.models.omnibridge.released_decoder import attach_decoder, is_decoder
+from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder, is_decoder
+from latentbridge.models.omnibridge.load_omnibridge import is_released, require_fit
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
 
 class Kind(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from latentbridge.images import fit_square
 from latentbridge.models.backbones.contract import masked_mean, row_seeds
 from latentbridge.models.diffusion import diffusion_loss
-from latentbridge.models.omnibridge.model import Model, drawing_talks
+from latentbridge.models.omnibridge.modeling_omnibridge import Model, drawing_talks
 from latentbridge.models.pixels import shown_levels
 from latentbridge.types import Conversation, Picture
 

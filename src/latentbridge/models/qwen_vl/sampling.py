@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentbridge.models.qwen_vl.batch import TokenBatch
-from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.types import Conversation
 

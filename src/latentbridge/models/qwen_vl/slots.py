@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from latentbridge.devices import home
 from latentbridge.errors import UserError
 from latentbridge.models.qwen_vl.batch import TokenBatch
-from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import draw_tokens
 from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.types import Conversation

@@ -14,7 +14,7 @@ from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
 
 class Package(Teacher):
-    """The second view of a model that has one (`models/omnibridge/second_view.py`); of the shipped model unless another is named.
+    """The second view of a model that has one (`models/omnibridge/auxiliary_embedding.py`); of the shipped model unless another is named.
 
     Unit vectors. A text is a bag of the lexicon's words, which leave out those of scenes: it can teach `drawings`, and
     refuses a text of which it knows no word.

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from latentbridge.models.omnibridge.model import Model
-from latentbridge.serving.engine.crew import Crew, Hand
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.serving.engine.jobs import Work
 from latentbridge.serving.engine.metrics import Metrics
-from latentbridge.serving.engine.replies import Ask, Piece
-from latentbridge.serving.engine.turns import Batch, Drop, Reply, Results
-from latentbridge.serving.engine.work import Work
+from latentbridge.serving.engine.scheduler import Batch, Drop, Reply, Results
+from latentbridge.serving.engine.text_generation import Ask, Piece
+from latentbridge.serving.engine.worker_pool import Crew, Hand
 from latentbridge.serving.settings import Settings
 
 _TRIES = 2

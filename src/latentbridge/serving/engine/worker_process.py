@@ -12,7 +12,7 @@ from latentbridge.errors import UserError
 from latentbridge.light_imports import import_model
 
 if TYPE_CHECKING:
-    from latentbridge.serving.engine.turns import Order, Turns
+    from latentbridge.serving.engine.scheduler import Order, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def work(handle: int) -> None:
     settings, maker = line.recv()
     import_model(settings.source)
     from latentbridge.models.checkpoint import fingerprint, load
-    from latentbridge.serving.engine.turns import Turns
+    from latentbridge.serving.engine.scheduler import Turns
 
     try:
         model = load(settings.source)

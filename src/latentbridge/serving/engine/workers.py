@@ -8,9 +8,9 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from typing import Protocol
 
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.processes import start_process
-from latentbridge.serving.engine.turns import Order, Results, Turns
+from latentbridge.serving.engine.scheduler import Order, Results, Turns
 from latentbridge.serving.engine.worker_process import work
 from latentbridge.serving.settings import Settings
 

@@ -11,7 +11,7 @@ from typing import Any
 from latentbridge.data.pictures import Fault, FilePictures, FolderPictures, picture_of
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rundir import atomic_write
 from latentbridge.serving.service import png
 

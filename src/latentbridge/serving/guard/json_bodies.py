@@ -15,7 +15,7 @@ import jiter
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from latentbridge.serving.refusals import Refusal
+from latentbridge.serving.api_errors import Refusal
 
 MAX_VALUES = 10_000
 """In one document; each one too many would cost an error of its own, written out, while all others wait."""

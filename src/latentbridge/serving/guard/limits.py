@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from latentbridge.serving.api_errors import Refusal
 from latentbridge.serving.guard.keys import Keys, is_loopback
 from latentbridge.serving.guard.rates import Rates
-from latentbridge.serving.refusals import Refusal
 
 NOBODY = "nobody"
 """Who asks where there are no keys."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from latentbridge.errors import UserError
-from latentbridge.serving.refusals import Refusal, too_fast
+from latentbridge.serving.api_errors import Refusal, too_fast
 
 
 @dataclass(frozen=True)

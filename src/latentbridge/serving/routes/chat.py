@@ -15,10 +15,10 @@ from fastapi.responses import StreamingResponse
 
 from latentbridge import prompts
 from latentbridge.errors import UserError
-from latentbridge.serving.documented import REFUSALS
-from latentbridge.serving.engine.replies import Ask, Piece
+from latentbridge.serving.api_errors import error_document
+from latentbridge.serving.engine.text_generation import Ask, Piece
 from latentbridge.serving.guard.json_bodies import JsonRoute
-from latentbridge.serving.refusals import error_document
+from latentbridge.serving.openapi import REFUSALS
 from latentbridge.serving.schemas import (
     ChatAnswer,
     ChatChunk,

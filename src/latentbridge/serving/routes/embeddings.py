@@ -13,9 +13,9 @@ from fastapi import APIRouter, Request
 from latentbridge.errors import UserError
 from latentbridge.models.input_check import InputCheck
 from latentbridge.prompts import check_text
-from latentbridge.serving.documented import REFUSALS
-from latentbridge.serving.engine.work import Embedded, PictureEmbedding, TextEmbedding
+from latentbridge.serving.engine.jobs import Embedded, PictureEmbedding, TextEmbedding
 from latentbridge.serving.guard.json_bodies import JsonRoute
+from latentbridge.serving.openapi import REFUSALS
 from latentbridge.serving.schemas import (
     EmbeddingAnswer,
     EmbeddingItem,

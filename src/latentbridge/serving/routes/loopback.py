@@ -7,10 +7,10 @@ from fastapi import APIRouter, Request
 
 from latentbridge import prompts
 from latentbridge.rng import numpy_rng
-from latentbridge.serving.documented import REFUSALS
-from latentbridge.serving.engine.work import PictureEmbedding
+from latentbridge.serving.engine.jobs import PictureEmbedding
+from latentbridge.serving.extension_schemas import LoopbackAnswer, LoopbackRequest, LoopbackRound
 from latentbridge.serving.guard.json_bodies import JsonRoute
-from latentbridge.serving.our_schemas import LoopbackAnswer, LoopbackRequest, LoopbackRound
+from latentbridge.serving.openapi import REFUSALS
 from latentbridge.serving.service import TheService, new_seed, png
 from latentbridge.types import Picture
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from latentbridge.serving.documented import REFUSALS
-from latentbridge.serving.our_schemas import Health
-from latentbridge.serving.refusals import Refusal
+from latentbridge.serving.api_errors import Refusal
+from latentbridge.serving.extension_schemas import Health
+from latentbridge.serving.openapi import REFUSALS
 from latentbridge.serving.schemas import ModelCard, ModelList
 from latentbridge.serving.service import Service, TheService
 

@@ -11,8 +11,12 @@ from gradio_client import utils as payloads
 from starlette.responses import RedirectResponse, Response
 
 from latentbridge.serving.guard.rates import Rates
-from latentbridge.serving.ui import chat, draw, edit, loopback, search
-from latentbridge.serving.ui.desk import Desk
+from latentbridge.serving.ui import chat_tab as chat
+from latentbridge.serving.ui import edit_tab as edit
+from latentbridge.serving.ui import generate_tab as draw
+from latentbridge.serving.ui import loopback_tab as loopback
+from latentbridge.serving.ui import search_tab as search
+from latentbridge.serving.ui.api_bridge import Desk
 from latentbridge.serving.ui.theme import CSS, HEAD, ICON, ICON_PATH, theme
 
 PATH = "/ui"

@@ -31,7 +31,7 @@ from torch import nn
 from latentbridge.config import ModelConfig, RunConfig
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import Network, outline
-from latentbridge.models.omnibridge.released_decoder import outline_decoder
+from latentbridge.models.omnibridge.load_hunyuan_dit import outline_decoder
 from latentbridge.training.costs.passes import Pass, Passes, passes
 from latentbridge.training.optim import make_optimizers
 from latentbridge.training.recompute import Recompute, blocks

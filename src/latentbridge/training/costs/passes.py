@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from latentbridge.config import RunConfig
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.bagel.model import Bagel
-from latentbridge.models.backbones.harmon.model import Harmon
-from latentbridge.models.backbones.janus.model import JanusPro
+from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
+from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
+from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 from latentbridge.models.checkpoint import Network
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.training.stages.finetune import TALKS_PER_PAIR
 
 

@@ -21,10 +21,10 @@ from latentbridge.data.worlds import AlignItem, Mixture
 from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.aligner import init_from_t5
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.ranks import mine
 from latentbridge.rng import numpy_rng
-from latentbridge.training.fits.second_view import fit_second_view
+from latentbridge.training.fits.auxiliary_embedding import fit_second_view
 from latentbridge.training.items import ItemOrder
 from latentbridge.training.objectives.annealing import ANNEALED_SHARE, mixed_inputs
 from latentbridge.training.objectives.losses import distillation_loss, retrieval_loss

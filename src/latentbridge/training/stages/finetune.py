@@ -15,7 +15,7 @@ from latentbridge.config import RunConfig
 from latentbridge.data.worlds import AlignItem
 from latentbridge.devices import CPU
 from latentbridge.models.backbones.omnibridge import OmniBridge
-from latentbridge.models.omnibridge.model import Model, drawing_talks
+from latentbridge.models.omnibridge.modeling_omnibridge import Model, drawing_talks
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.rng import numpy_rng
 from latentbridge.training.objectives.losses import retrieval_loss

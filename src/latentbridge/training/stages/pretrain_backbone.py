@@ -14,7 +14,7 @@ from latentbridge.data.shapes.render import patch_owners
 from latentbridge.data.shapes.scenes import COLOURS, MAX_THINGS, SHAPES, SIZES, Scene, scenes
 from latentbridge.data.shapes.tasks import converse
 from latentbridge.devices import CPU
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.ranks import mean_of_all, mine

@@ -9,7 +9,7 @@ import torch
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
 from latentbridge.models.backbones.janus.codes import codes_loss, init_codes, squares_loss
-from latentbridge.models.backbones.janus.model import JanusPro
+from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 from latentbridge.ranks import mine
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.training.fits.autoencoder import sample_pictures

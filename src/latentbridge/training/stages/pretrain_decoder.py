@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
 from latentbridge.models.diffusion import diffusion_loss
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.ranks import mine
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.autoencoder import fit_autoencoder

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from latentbridge.models.autoencoder import PatchAutoencoder
-from latentbridge.models.backbones.bagel.model import Bagel
-from latentbridge.models.backbones.harmon.model import Harmon
+from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
+from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.checkpoint import Network
 from latentbridge.training.fits.autoencoder import fit_autoencoder
 from latentbridge.training.stages.native import Native

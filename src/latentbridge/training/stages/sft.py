@@ -8,7 +8,7 @@ from torch import nn
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
 from latentbridge.devices import CPU
-from latentbridge.models.omnibridge.model import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.rng import numpy_rng
 from latentbridge.training.parallel import my_talks

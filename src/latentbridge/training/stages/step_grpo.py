@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
 from latentbridge.models.adapters import without_adapter
-from latentbridge.models.omnibridge.model import Model
-from latentbridge.models.qwen_vl.model import QwenVL
+from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import reply_log_probs
 from latentbridge.rng import numpy_rng
 from latentbridge.training.objectives.grpo import group_advantages, grpo_loss

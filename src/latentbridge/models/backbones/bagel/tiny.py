@@ -9,8 +9,8 @@ from latentbridge.config import AutoencoderConfig, TinyBagelConfig
 from latentbridge.models.autoencoder import Autoencoder, KLAutoencoder, PatchAutoencoder, kl_network
 from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
-from latentbridge.models.backbones.bagel.model import Bagel
-from latentbridge.models.backbones.bagel.navit_eye import NavitEye
+from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
+from latentbridge.models.backbones.bagel.navit_encoder import NavitEye
 
 _LATENT_CHANNELS, _LATENT_PATCH = 16, 2
 """As released."""

@@ -6,7 +6,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from latentbridge.config import AutoencoderConfig, TinyHarmonConfig
 from latentbridge.models.autoencoder import Autoencoder, KLAutoencoder, PatchAutoencoder, kl_network
-from latentbridge.models.backbones.harmon.model import Harmon
+from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.diffusion import make_scheduler
 
 _TRAIN_TIMESTEPS = 1000

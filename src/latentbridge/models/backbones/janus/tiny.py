@@ -6,7 +6,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration, Qwen2Tokeni
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from latentbridge.config import TinyJanusConfig
-from latentbridge.models.backbones.janus.model import IMAGE, SPECIAL_TOKENS, JanusPro
+from latentbridge.models.backbones.janus.modeling_janus import IMAGE, SPECIAL_TOKENS, JanusPro
 from latentbridge.models.vocabulary import token_id
 
 _CODE_WIDTH = 8

@@ -1,0 +1,193 @@
+"""BAGEL's released weights under their own names: two experts, eye and flow in `ema.safetensors`, Flux's VAE in `ae.safetensors`.
+
+Written without the weights at hand, from the paper, spec LatentUMM 6 and what is publicly known of the files. The tests
+check it against a folder they write in this layout; not verified against the release are the names outside the language
+model, the order of numbers inside a patch (row, column, channel), the range of the time embedding (0 to 1), the shortest
+side the eye reads, and whether `vit_config.json` still counts SigLIP's last layer, which BAGEL leaves out. A name or a
+shape that is otherwise is refused, none is guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2Tokenizer, SiglipVisionConfig
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
+
+from latentbridge.config import ReleaseConfig
+from latentbridge.errors import UserError
+from latentbridge.models.autoencoder import KLAutoencoder, kl_network
+from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
+from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
+from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
+from latentbridge.models.backbones.bagel.navit_encoder import NavitEye
+from latentbridge.models.omnibridge.load_omnibridge import require_fit
+from latentbridge.models.tensors import read_tensors
+from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.rundir import read_json
+
+_LANGUAGE, _VISION = "llm_config.json", "vit_config.json"
+_EXPERTS, _GENERATION = "language_model.model.", "_moe_gen"
+"""What the names of both experts' weights start with, and what those of the generation expert's carry besides."""
+_RENAMES = (
+    ("language_model.model.embed_tokens.", "language_model.embed_tokens."),
+    ("vit_model.vision_model.", "eye.vision."),
+    ("connector.", "eye.connector."),
+    ("vit_pos_embed.pos_embed", "eye.places"),
+    ("latent_pos_embed.pos_embed", "latents.places"),
+    ("time_embedder.mlp.0.", "latents.time_embedder.linear_1."),
+    ("time_embedder.mlp.2.", "latents.time_embedder.linear_2."),
+    ("vae2llm.", "latents.proj_in."),
+    ("llm2vae.", "latents.proj_out."),
+)
+_PATCHES = "eye.vision.embeddings.patch_embedding.weight"
+_MEND = "download it again"
+_LEAST_PX = 224
+"""The shortest side of pictures read; the longest is SigLIP's own, 980."""
+_FLUX_SCALE, _FLUX_SHIFT = 0.3611, 0.1159
+"""Of image latents, as in diffusers' Flux pipelines; the file does not say."""
+
+
+_LANGUAGE_7B: dict[str, Any] = {
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "intermediate_size": 18944,
+    "vocab_size": 152064,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    "tie_word_embeddings": False,
+}
+_VISION_7B: dict[str, Any] = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "image_size": 980,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+_LATENT_CHANNELS, _LATENT_GRID, _LATENT_PATCH = 16, 64, 2
+_FLUX_WIDTHS, _FLUX_LAYERS = [128, 256, 512, 512], 2
+"""BAGEL-7B-MoT: twice Qwen2.5-7B, SigLIP-so400m without its last layer, Flux's autoencoder (spec LatentUMM 6)."""
+
+
+def build_bagel_7b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
+    """BAGEL-7B-MoT with random weights."""
+    width = _LANGUAGE_7B["hidden_size"]
+    return Bagel(
+        MixtureOfTransformers(Qwen2Config.from_dict(_LANGUAGE_7B)),
+        NavitEye(SiglipVisionConfig.from_dict(_VISION_7B), width, _LEAST_PX),
+        LatentTokens(_LATENT_CHANNELS, width, _LATENT_GRID, _LATENT_PATCH),
+        KLAutoencoder(_flux_network(_FLUX_WIDTHS, _LATENT_CHANNELS, _FLUX_LAYERS)),
+        tokenizer,
+        config=config,
+    )
+
+
+def our_name(released: str) -> str:
+    """Our state-dict name of a tensor in `ema.safetensors`; a name that is not known stays as it is."""
+    for prefix, ours in _RENAMES:
+        if released.startswith(prefix):
+            return ours + released.removeprefix(prefix)
+    if not released.startswith(_EXPERTS):
+        return released
+    expert = "gen" if _GENERATION in released else "und"
+    name = released.removeprefix(_EXPERTS).replace(_GENERATION, "").replace(".self_attn.", ".")
+    return f"language_model.{expert}.{name}"
+
+
+def is_bagel(folder: Path) -> bool:
+    """Whether a folder has the config that only BAGEL's releases have."""
+    return (folder / _LANGUAGE).is_file()
+
+
+def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
+    """BAGEL-7B-MoT from the folder of its release; every tensor must be known, present and of the right shape.
+
+    Weights are `dtype`, the autoencoder's float32.
+    """
+    for name in (_LANGUAGE, _VISION):
+        if not (folder / name).exists():
+            raise UserError(f"{folder} holds no BAGEL (no {name}); give the folder of the release.")
+    stored = {our_name(name): tensor for name, tensor in read_tensors(folder / "ema.safetensors", _MEND).items()}
+    flux = read_tensors(folder / "ae.safetensors", _MEND)
+    try:
+        model = _empty(folder, stored, flux)
+        stored[_PATCHES] = _convolution(stored[_PATCHES], model.eye.patch_px)
+    except KeyError as error:
+        raise UserError(f"{folder} does not fit: {error.args[0]} is missing; {_MEND}.") from error
+    stored = {name: tensor.to(dtype) for name, tensor in stored.items()}
+    stored |= {f"autoencoder.vae.{name}": tensor.float() for name, tensor in _diffusers_names(flux, model).items()}
+    require_fit(model, stored, folder)
+    model.load_state_dict(stored, assign=True)
+    return model.eval()
+
+
+def _diffusers_names(flux: dict[str, Tensor], model: Bagel) -> dict[str, Tensor]:
+    """The tensors of Flux's VAE under diffusers' names; those that it does not know keep theirs, so that they are refused."""
+    vae = cast(KLAutoencoder, model.autoencoder).vae
+    renamed = convert_ldm_vae_checkpoint(flux, dict(vae.config))
+    known = {name: tensor for name, tensor in renamed.items() if tensor is not None}
+    taken = {tensor.data_ptr() for tensor in known.values()}
+    return known | {name: tensor for name, tensor in flux.items() if tensor.data_ptr() not in taken}
+
+
+def _empty(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tensor]) -> Bagel:
+    """The model without weights, of the sizes its configs and tensors tell; raises KeyError for a missing tensor."""
+    language = Qwen2Config.from_dict(read_json(folder / _LANGUAGE))
+    vision: Any = SiglipVisionConfig.from_dict(_siglip_sizes(folder / _VISION))
+    width, token_size = stored["latents.proj_in.weight"].shape
+    grid = math.isqrt(len(stored["latents.places"]))
+    channels = flux["decoder.conv_in.weight"].shape[1]
+    with torch.device("meta"):
+        model = Bagel(
+            MixtureOfTransformers(language),
+            NavitEye(vision, width, _LEAST_PX),
+            LatentTokens(channels, width, grid, math.isqrt(token_size // channels)),
+            KLAutoencoder(_flux_autoencoder(flux)),
+            load_tokenizer(folder),
+        )
+    model.language_model.rotary_emb = Qwen2RotaryEmbedding(language)  # its frequencies are no weights
+    positions = torch.arange(vision.image_size**2 // vision.patch_size**2)
+    model.eye.vision.embeddings.register_buffer("position_ids", positions[None], persistent=False)  # nor are these
+    return model
+
+
+def _convolution(weight: Tensor, patch_px: int) -> Tensor:
+    """The patch embedding as the library keeps it, [h 3 p p], where it is a matrix over the numbers of a patch."""
+    if weight.shape[1:] != (3 * patch_px**2,):
+        return weight
+    return weight.unflatten(1, (patch_px, patch_px, 3)).permute(0, 3, 1, 2).contiguous()
+
+
+def _siglip_sizes(path: Path) -> dict[str, Any]:
+    """SigLIP's config without its last layer and its head, which BAGEL leaves out (spec LatentUMM 6)."""
+    sizes = read_json(path)
+    return {**sizes, "num_hidden_layers": sizes["num_hidden_layers"] - 1, "vision_use_head": False}
+
+
+def _flux_autoencoder(flux: dict[str, Tensor]) -> AutoencoderKL:
+    """Flux's VAE of the sizes its tensors tell."""
+    blocks = [name.split(".") for name in flux if name.startswith("encoder.down.") and name.endswith("conv1.weight")]
+    levels, layers = (1 + max(int(parts[place]) for parts in blocks) for place in (2, 4))
+    widths = [len(flux[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)]
+    return _flux_network(widths, flux["decoder.conv_in.weight"].shape[1], layers)
+
+
+def _flux_network(widths: list[int], channels: int, layers: int) -> AutoencoderKL:
+    return kl_network(
+        widths,
+        channels,
+        layers_per_block=layers,
+        scaling_factor=_FLUX_SCALE,
+        shift_factor=_FLUX_SHIFT,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
