@@ -117,10 +117,10 @@ def against_faiss(vectors: Vectors) -> dict[str, Any]:
     import faiss  # pyright: ignore[reportMissingImports]
 
     from latentbridge.retrieval.disk import DiskIndex
-    from latentbridge.retrieval.ivf import WIDTHS, Cells
+    from latentbridge.retrieval.ivf import WIDTHS, IVFLists
 
     folder = Ours(vectors.folder / "ours").folder
-    ours, cells, queries = DiskIndex(folder), Cells.load(folder), vectors.queries[:64]
+    ours, cells, queries = DiskIndex(folder), IVFLists.load(folder), vectors.queries[:64]
     if cells:
         bare = faiss.read_index(str(next(folder.glob("cells-*.faiss"))))
         bare.nprobe = cells.width

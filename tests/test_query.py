@@ -13,7 +13,7 @@ from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import fingerprint, load, new_model
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.query import Wish, build_index, check_maker, known_query, query_of, search_index
+from latentbridge.query import QueryPart, build_index, check_maker, parse_query, query_of, search_index
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.index import Index
@@ -40,7 +40,7 @@ def index(model: Model, pictures: list[Picture]) -> Index:
 def test_every_picture_finds_itself(model: Model, index: Index, pictures: list[Picture]) -> None:
     assert list(index.ids()) == list("abcde")
     for name, picture in zip("abcde", pictures, strict=True):
-        best = search_index(model, index, Wish(picture=picture), k=1)[0]
+        best = search_index(model, index, QueryPart(picture=picture), k=1)[0]
         assert best.id == name
         assert best.score == pytest.approx(1.0, abs=1e-5)  # the same picture in another batch
 
@@ -68,23 +68,27 @@ def test_pictures_are_read_one_batch_at_a_time(model: Model, pictures: list[Pict
 
 def test_parts_are_weighed_and_a_negative_one_leads_away(model: Model, index: Index, pictures: list[Picture]) -> None:
     picture, red, owl = model.embed(images=pictures[0]), model.embed(texts="red"), model.embed(texts="an owl")
-    wishes = [Wish(picture=pictures[0]), Wish(words="but red", weight=0.5), Wish(words="an owl", weight=-0.25)]
+    wishes = [
+        QueryPart(picture=pictures[0]),
+        QueryPart(words="but red", weight=0.5),
+        QueryPart(words="an owl", weight=-0.25),
+    ]
     expected = combine([picture, red, owl], [1, 0.5, -0.25])
     assert query_of(model, index, wishes) == pytest.approx(expected, abs=1e-6)
     assert [hit.id for hit in search_index(model, index, *wishes)] == [hit.id for hit in index.search(expected)[0]]
-    given = [Wish(vector=picture), Wish(vector=red, weight=0.5), Wish(vector=owl, weight=-0.25)]
+    given = [QueryPart(vector=picture), QueryPart(vector=red, weight=0.5), QueryPart(vector=owl, weight=-0.25)]
     assert np.array_equal(query_of(model, index, given), expected)
     with pytest.raises(UserError, match="not only what to avoid"):
-        search_index(model, index, Wish(words="red", weight=-1.0))
+        search_index(model, index, QueryPart(words="red", weight=-1.0))
 
 
 def test_more_like_an_item_leaves_the_item_out(model: Model, index: Index) -> None:
     alone = combine([index.vectors(["c"])], [1.0])  # a wish has length 1 anew, to float32's last bit
     expected = [hit for hit in index.search(alone, 5)[0] if hit.id != "c"]
-    assert search_index(model, index, Wish(item="c"), k=4) == expected
-    assert search_index(model, index, Wish(item="c"), k=2) == expected[:2]
+    assert search_index(model, index, QueryPart(item="c"), k=4) == expected
+    assert search_index(model, index, QueryPart(item="c"), k=2) == expected[:2]
     with pytest.raises(UserError, match="no item 'nobody'"):
-        search_index(model, index, Wish(item="nobody"))
+        search_index(model, index, QueryPart(item="nobody"))
 
 
 def test_only_what_meets_the_conditions_is_found(model: Model, pictures: list[Picture]) -> None:
@@ -98,7 +102,7 @@ def test_only_what_meets_the_conditions_is_found(model: Model, pictures: list[Pi
 def test_a_wish_is_one_of_three() -> None:
     for wrong in ({}, {"words": "red", "item": "a"}):
         with pytest.raises(UserError, match="one of the three"):
-            Wish(**wrong)
+            QueryPart(**wrong)
 
 
 def test_an_index_of_another_model_is_refused(model: Model, index: Index, small_config: ModelConfig) -> None:
@@ -135,20 +139,22 @@ def test_where_no_word_is_known_nothing_is_found_unless_asked(tiny: Model, tiny_
         f'The model knows no word of "{text}", so nothing was looked for; allow unknown words to get a guess.'
     ]
     guess = search_index(tiny, tiny_index, text, allow_unknown=True)
-    assert guess == search_index(tiny, tiny_index, Wish(vector=tiny.embed(texts=text)))
+    assert guess == search_index(tiny, tiny_index, QueryPart(vector=tiny.embed(texts=text)))
     assert guess.warnings == [f'The model knows no word of "{text}"; what it finds for that is a guess.']
     assert guess.unknown_words == nothing.unknown_words == (text.split() if text != "???" else [])
 
 
 def test_beside_a_picture_unknown_words_are_left_out(tiny: Model, tiny_index: Index, pictures: list[Picture]):
-    alone = search_index(tiny, tiny_index, Wish(picture=pictures[2]))
-    beside = search_index(tiny, tiny_index, Wish(picture=pictures[2]), "but zxqv", Wish(words="blorp", weight=-0.5))
+    alone = search_index(tiny, tiny_index, QueryPart(picture=pictures[2]))
+    beside = search_index(
+        tiny, tiny_index, QueryPart(picture=pictures[2]), "but zxqv", QueryPart(words="blorp", weight=-0.5)
+    )
     assert beside == alone and alone.warnings == [] and alone.unknown_words == []
     assert beside.warnings == ['The model does not know "zxqv" and "blorp"; ranked by the rest.']
 
 
 def test_what_is_to_be_avoided_alone_ranks_nothing(tiny: Model, tiny_index: Index):
-    found = search_index(tiny, tiny_index, "zxqv", Wish(words="red", weight=-0.5))
+    found = search_index(tiny, tiny_index, "zxqv", QueryPart(words="red", weight=-0.5))
     assert found == [] and "nothing was looked for" in found.warnings[0]
 
 
@@ -165,8 +171,8 @@ def test_what_is_to_be_avoided_alone_ranks_nothing(tiny: Model, tiny_index: Inde
     ],
 )
 def test_words_of_its_worlds_and_common_ones_are_known(tiny: Model, text: str):
-    query = known_query(tiny, [Wish(words=text)])
-    assert query.unknown_words == [] and query.warnings == [] and query.parts == [Wish(words=text)]
+    query = parse_query(tiny, [QueryPart(words=text)])
+    assert query.unknown_words == [] and query.warnings == [] and query.parts == [QueryPart(words=text)]
 
 
 def test_a_model_without_a_record_of_its_words_reports_none(model: Model, index: Index):

@@ -44,7 +44,7 @@ def test_ranks_exchange_what_is_on_their_devices_and_on_the_cpu(
         torch.distributed, "init_process_group", lambda *by, **how: asked.append((*by, how["device_id"]))
     )
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
-    with parallel.joined(torch.device(device)):
+    with parallel.process_group(torch.device(device)):
         assert asked == [(backend, None if device == "cpu" else torch.device(device))]
 
 
@@ -57,7 +57,7 @@ def test_chance_of_ranks_together_is_that_of_one(be_rank: Any, dim: int):
     for rank in range(WORLD):
         be_rank(rank)
         rng = torch_rng(0, "rows")
-        found = ranks.chance(torch.rand, shape, rng, dim)
+        found = ranks.per_rank_random(torch.rand, shape, rng, dim)
         assert torch.equal(found, alone.movedim(dim, 0)[rank::WORLD].movedim(0, dim))
         after.append(torch.rand(1, generator=rng).item())
     assert len(set(after)) == 1, "generators stay in step"
@@ -82,11 +82,13 @@ def test_a_rank_that_sees_nothing_is_lent_a_picture_that_does_not_count(be_rank:
     talks = [Conversation(((str(index), ""),), PICTURE if index in (2, 3) else None) for index in range(6)]
     for rank, own in enumerate([["0", "3"], ["1", "4", "2"], ["2", "5"]]):
         be_rank(rank)
-        found = parallel.my_talks(talks)
+        found = parallel.local_conversations(talks)
         assert [talk.turns[0][0] for talk in found] == own
         assert [talk.counts for talk in found] == [True, True, False][: len(own)]
     be_rank(1)
-    assert parallel.my_talks([talks[0], talks[1], talks[4]]) == [talks[1]], "where nobody sees there is nothing to lend"
+    assert parallel.local_conversations([talks[0], talks[1], talks[4]]) == [talks[1]], (
+        "where nobody sees there is nothing to lend"
+    )
 
 
 def test_a_share_weighs_means_of_different_numbers(monkeypatch: pytest.MonkeyPatch, be_rank: Any):
@@ -95,7 +97,7 @@ def test_a_share_weighs_means_of_different_numbers(monkeypatch: pytest.MonkeyPat
     total = 0.0
     for rank, own in enumerate(rows):
         be_rank(rank)
-        total += ranks.share_of_all(len(own)) * sum(own) / max(1, len(own)) / WORLD
+        total += ranks.global_mean_weight(len(own)) * sum(own) / max(1, len(own)) / WORLD
     assert total == pytest.approx((2 + 4 + 6 + 11) / 4)
 
 
@@ -108,7 +110,7 @@ def test_what_drawing_costs_is_the_same_for_ranks_together(be_rank: Any, request
     pictures = list(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))
 
     def losses() -> Tensor:
-        own = ranks.mine(prompts), ranks.mine(pictures)
+        own = ranks.local_rows(prompts), ranks.local_rows(pictures)
         with torch.no_grad():
             drawing = backbone.generation_loss(*own, torch_rng(0, "loss"))
             return torch.stack([drawing, backbone.reconstruction_loss(own[1], torch_rng(0, "loss"))])

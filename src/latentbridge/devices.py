@@ -5,8 +5,8 @@ random numbers are drawn there by the generators of `rng.py`, first weights and 
 where they are used; so one seed means the same data and the same noise on every device, and nothing of an accelerator's
 own generators has to be kept for a resumed run. What results differ by is rounding.
 
-Two things cross the border: the batch of a step, which the learner moves as a whole (`moved`), and what a network makes of
-words, pictures and seeds, which it makes where its own weights are (`home`).
+Two things cross the border: the batch of a step, which the learner moves as a whole (`to_device`), and what a network makes of
+words, pictures and seeds, which it makes where its own weights are (`device_of`).
 """
 
 from __future__ import annotations
@@ -71,15 +71,15 @@ def multiplies_bfloat16(device: torch.device = CPU) -> bool:
     return seconds(torch.bfloat16) < seconds(torch.float32)
 
 
-def home(network: nn.Module) -> torch.device:
+def device_of(network: nn.Module) -> torch.device:
     """Where a network's weights are."""
     return next(network.parameters()).device
 
 
-def moved(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Any, device: torch.device) -> Any:
     """A batch with all tensors of its dataclasses on a device; whatever else it holds stays as it is."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if not is_dataclass(batch) or isinstance(batch, type):
         return batch
-    return replace(batch, **{field.name: moved(getattr(batch, field.name), device) for field in fields(batch)})
+    return replace(batch, **{field.name: to_device(getattr(batch, field.name), device) for field in fields(batch)})

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wish:
+class QueryPart:
     """One part of a query: words, a picture, or an item of the index ("more like this"); exactly one of them.
 
     Who has the vector of words or a picture already gives that instead.
@@ -48,10 +48,10 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class KnownQuery:
+class ParsedQuery:
     """A query without the words that the model does not know."""
 
-    parts: list[Wish]
+    parts: list[QueryPart]
     """Those of which something is known; nothing can be ranked by them where none counts for a hit."""
     unknown_words: list[str] = field(default_factory=list[str])
     """As they are written, each once."""
@@ -67,7 +67,7 @@ class KnownQuery:
 class Hits(list[Hit]):
     """The hits of a search, best first, with what is to be said of the query."""
 
-    def __init__(self, hits: Iterable[Hit] = (), query: KnownQuery | None = None) -> None:
+    def __init__(self, hits: Iterable[Hit] = (), query: ParsedQuery | None = None) -> None:
         super().__init__(hits)
         self.warnings: list[str] = query.warnings if query else []
         self.unknown_words: list[str] = query.unknown_words if query else []
@@ -96,17 +96,19 @@ def show_items(
 def search_index(
     model: Model,
     index: Index,
-    *asked: str | Wish,
+    *asked: str | QueryPart,
     k: int = 10,
     where: Sequence[Condition] = (),
     allow_unknown: bool = False,
 ) -> Hits:
     """Return the `k` best hits for what is asked, a text alone being words; items asked for by id are not found again.
 
-    Words that the model does not know are left out and named (`known_query`). Where nothing else is looked for there are
+    Words that the model does not know are left out and named (`parse_query`). Where nothing else is looked for there are
     no hits, unless `allow_unknown`.
     """
-    query = known_query(model, [Wish(words=part) if isinstance(part, str) else part for part in asked], allow_unknown)
+    query = parse_query(
+        model, [QueryPart(words=part) if isinstance(part, str) else part for part in asked], allow_unknown
+    )
     if not query.can_rank:
         return Hits(query=query)
     given = {wish.item for wish in query.parts if wish.item is not None}
@@ -114,7 +116,7 @@ def search_index(
     return Hits([hit for hit in hits if hit.id not in given][:k], query)
 
 
-def known_query(model: Model, wishes: Sequence[Wish], allow_unknown: bool = False) -> KnownQuery:
+def parse_query(model: Model, wishes: Sequence[QueryPart], allow_unknown: bool = False) -> ParsedQuery:
     """Return the parts of a query without the words that the model does not know, which are named.
 
     A part of which no word is known is left out; with `allow_unknown` it stays as it is, and what it finds is a guess.
@@ -122,7 +124,7 @@ def known_query(model: Model, wishes: Sequence[Wish], allow_unknown: bool = Fals
     """
     if not any(wish.weight > 0 for wish in wishes):
         raise UserError("A search needs words, a picture or an item to look for, not only what to avoid.")
-    parts: list[Wish] = []
+    parts: list[QueryPart] = []
     unknown: list[str] = []
     lost: list[str] = []
     for wish in wishes:
@@ -136,13 +138,13 @@ def known_query(model: Model, wishes: Sequence[Wish], allow_unknown: bool = Fals
             lost.append(text)
         if report.rest or allow_unknown:
             parts.append(replace(wish, words=report.rest or text))
-    query = KnownQuery(parts, list(dict.fromkeys(unknown)))
+    query = ParsedQuery(parts, list(dict.fromkeys(unknown)))
     if warning := _warning(query, lost, allow_unknown):
         query.warnings.append(warning)
     return query
 
 
-def _warning(query: KnownQuery, lost: Sequence[str], allow_unknown: bool) -> str:
+def _warning(query: ParsedQuery, lost: Sequence[str], allow_unknown: bool) -> str:
     """One sentence about what of a query is not known; `lost` are its texts of which no word is known."""
     if not query.can_rank:
         return f"The model knows no word of {_quoted(lost)}, so nothing was looked for; allow unknown words to get a guess."
@@ -159,7 +161,7 @@ def _quoted(words: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def query_of(model: Model, index: Index, wishes: Sequence[Wish]) -> np.ndarray:
+def query_of(model: Model, index: Index, wishes: Sequence[QueryPart]) -> np.ndarray:
     """Return the unit vector, float32 [e], along the weighted sum of the parts' vectors."""
     vectors = [_vector(model, index, wish, alone=len(wishes) == 1) for wish in wishes]
     return combine(vectors, [wish.weight for wish in wishes])
@@ -171,7 +173,7 @@ def check_maker(model: Model, index: Index, address: Any) -> None:
         raise UserError(f"{address} was built with another model; build it again or name that model with --model.")
 
 
-def _vector(model: Model, index: Index, wish: Wish, alone: bool) -> np.ndarray:
+def _vector(model: Model, index: Index, wish: QueryPart, alone: bool) -> np.ndarray:
     if wish.vector is not None:
         return wish.vector
     if (words := wish.spoken(alone)) is not None:

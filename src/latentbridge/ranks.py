@@ -23,44 +23,44 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def mine(rows: RowsT) -> RowsT:
+def local_rows(rows: RowsT) -> RowsT:
     """This rank's rows of the global batch: every world-th, beginning with its own number."""
-    return rows[rank() :: world()]
+    return rows[rank() :: world_size()]
 
 
-def chance(draw: Callable[..., Tensor], shape: Sequence[int], rng: Generator, dim: int = 0) -> Tensor:
+def per_rank_random(draw: Callable[..., Tensor], shape: Sequence[int], rng: Generator, dim: int = 0) -> Tensor:
     """Random numbers of this `shape` for this rank's rows, which lie along `dim`: drawn for the rows of all, then cut like them.
 
     They lie on the CPU, as `rng` does, whatever device they go to. `draw` is `torch.rand`, or another that takes a shape and a
     generator. Ranks must ask in the same order, with as many rows each, so that their generators stay in step.
     """
-    of_all = [size * world() if axis == dim else size for axis, size in enumerate(shape)]
-    return mine(draw(of_all, generator=rng).movedim(dim, 0)).movedim(0, dim)
+    of_all = [size * world_size() if axis == dim else size for axis, size in enumerate(shape)]
+    return local_rows(draw(of_all, generator=rng).movedim(dim, 0)).movedim(0, dim)
 
 
-def summed(value: Tensor) -> Tensor:
+def all_reduce_sum(value: Tensor) -> Tensor:
     """The sum over ranks, without gradient."""
-    if world() == 1:
+    if world_size() == 1:
         return value.detach()
     value = value.detach().clone()
     dist.all_reduce(value)
     return value
 
 
-def mean_of_all(total: Tensor, count: Tensor) -> Tensor:
+def global_mean(total: Tensor, count: Tensor) -> Tensor:
     """A loss that is the mean of something over the valid places of all ranks, of which each has another number.
 
     `total` is the sum over this rank's places and `count` their number or weight, 1 or more where there are any. The mean
     over ranks of what is returned is the sum of all totals over the sum of all counts, and 0 where nothing counts.
     """
-    return total * world() / summed(count).clamp(min=1)
+    return total * world_size() / all_reduce_sum(count).clamp(min=1)
 
 
-def share_of_all(count: int) -> float:
+def global_mean_weight(count: int) -> float:
     """What a mean over this rank's `count` places counts, so that the mean over ranks is that over the places of all."""
-    return count * world() / max(1.0, summed(torch.tensor(float(count))).item())
+    return count * world_size() / max(1.0, all_reduce_sum(torch.tensor(float(count))).item())

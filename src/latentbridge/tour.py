@@ -33,7 +33,7 @@ from latentbridge.evaluation.pages.report import Answer, Drawn, Edited, Found, F
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.query import Wish, build_index, search_index
+from latentbridge.query import QueryPart, build_index, search_index
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.stores import create_index
@@ -210,14 +210,16 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
     credits.extend(d.attribution for d in queries)
     asked = [(d, f"{d.label}, {d.artist}", drawings.on_background(d.index, _WHITE)) for d in queries]
     for query, name, picture in asked[:3]:
-        items = shown(search_index(model, index, Wish(picture=picture), k=8), lambda d, q=query: d.concept == q.concept)
+        items = shown(
+            search_index(model, index, QueryPart(picture=picture), k=8), lambda d, q=query: d.concept == q.concept
+        )
         found.append(Found("Picture to picture", name, items, picture))
     for (_, name, picture), other in zip(asked[3:6], queries, strict=False):
-        hits = search_index(model, index, Wish(picture=picture), other.label, k=8)
+        hits = search_index(model, index, QueryPart(picture=picture), other.label, k=8)
         items = shown(hits, lambda d, other=other: d.label == other.label)
         found.append(Found("Picture and words to picture", f"{name}, but {other.label}", items, picture))
     for query, name, picture in asked[6:]:
-        hits = search_index(model, words, Wish(picture=picture), k=5)
+        hits = search_index(model, words, QueryPart(picture=picture), k=5)
         told = tuple(FoundItem(hit.id, hit.score, right=hit.id == query.label) for hit in hits)
         found.append(Found("Picture to words", name, told, picture))
 

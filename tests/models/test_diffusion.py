@@ -10,9 +10,9 @@ from latentbridge.models.diffusion import (
     add_noise,
     diffusion_loss,
     edit_mask,
-    envision,
     guided,
     make_scheduler,
+    predict_x0,
     sample,
     target,
 )
@@ -172,7 +172,7 @@ def test_what_a_network_envisions_is_its_mean_clean_estimate(prediction_type: st
         return target(scheduler, clean, (noisy - alphas**0.5 * clean) / (1 - alphas) ** 0.5, timesteps)
 
     condition = torch.tensor([5.0, 7.0]).view(2, 1, 1, 1)
-    got = envision(answer, scheduler, CLEAN.flip(0), condition, noises)
+    got = predict_x0(answer, scheduler, CLEAN.flip(0), condition, noises)
     assert asked == [799] * 6
     torch.testing.assert_close(got, CLEAN + condition + (2 + 4 + 6) / 3, atol=1e-3, rtol=0)
 

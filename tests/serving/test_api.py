@@ -45,13 +45,13 @@ ANSWERS = CHECKS.get_by_names(
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def index_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("indexes")
 
 
 @pytest.fixture(scope="module")
-def web(served_model: Model, shelf: Path) -> Iterator[httpx.Client]:
-    with running(create_app(served_model, Settings(indexes=shelf)), Limits()) as server:
+def web(served_model: Model, index_registry: Path) -> Iterator[httpx.Client]:
+    with running(create_app(served_model, Settings(indexes=index_registry)), Limits()) as server:
         yield httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=120)
 
 
@@ -85,13 +85,13 @@ def test_pictures_are_kept_found_and_deleted(web: httpx.Client, served_model: Mo
     assert [card["items"] for card in web.get("/v1/index").json()["data"]] == [2]
 
 
-def test_what_was_added_is_shown_by_a_thumbnail_that_the_index_keeps(web: httpx.Client, shelf: Path):
+def test_what_was_added_is_shown_by_a_thumbnail_that_the_index_keeps(web: httpx.Client, index_registry: Path):
     picture = np.zeros((120, 200, 3), np.uint8)
     picture[:, 100:] = (200, 30, 30)
     web.post("/v1/index", json={"name": "shown"})
     items = [{"id": "halves", "image": url_of(png_of(picture))}]
     assert web.post("/v1/index/shown/items", json={"items": items}).status_code == 200
-    index = open_index(shelf / "shown")
+    index = open_index(index_registry / "shown")
     (kept,), (metadata,) = index.thumbnails(["halves"]), index.metadata(["halves"])
     index.close()
     assert metadata == {} and kept is not None
@@ -126,20 +126,22 @@ def test_a_path_names_no_index(web: httpx.Client, name: str):
     assert web.post("/v1/search", json={"index": name, "query": "a star"}).status_code == 400
 
 
-def test_indexes_that_cannot_be_used_are_left_out_and_say_nothing_of_the_server(web: httpx.Client, shelf: Path):
-    create_index(shelf / "foreign", 3, "another model").close()
-    (shelf / "broken").mkdir()
-    (shelf / "broken" / FILE).write_bytes(b"no database at all, whatever its name says")
+def test_indexes_that_cannot_be_used_are_left_out_and_say_nothing_of_the_server(
+    web: httpx.Client, index_registry: Path
+):
+    create_index(index_registry / "foreign", 3, "another model").close()
+    (index_registry / "broken").mkdir()
+    (index_registry / "broken" / FILE).write_bytes(b"no database at all, whatever its name says")
     try:
         listed = web.get("/v1/index")
         assert listed.status_code == 200 and not {"foreign", "broken"} & {card["id"] for card in listed.json()["data"]}
         for name in ("foreign", "broken"):
             answer = web.post("/v1/search", json={"index": name, "query": "a star"})
             assert answer.status_code == 400 and answer.json()["error"]["code"] == "index_unusable"
-            assert str(shelf) not in answer.text
+            assert str(index_registry) not in answer.text
     finally:
-        shutil.rmtree(shelf / "foreign")
-        shutil.rmtree(shelf / "broken")
+        shutil.rmtree(index_registry / "foreign")
+        shutil.rmtree(index_registry / "broken")
 
 
 def test_clients_make_so_many_indexes(served_model: Model, tmp_path: Path):
@@ -150,7 +152,7 @@ def test_clients_make_so_many_indexes(served_model: Model, tmp_path: Path):
 
 
 def test_a_store_that_fails_is_no_fault_of_the_clients_and_stays_in_the_log(
-    web: httpx.Client, shelf: Path, monkeypatch: pytest.MonkeyPatch
+    web: httpx.Client, index_registry: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for error, status in (
         (Unreachable("postgres://ada@10.0.0.1 is down"), 503),
@@ -310,7 +312,7 @@ def nobody_is_inside(web: httpx.Client) -> bool:
 
 
 def test_who_hangs_up_is_gone_at_once(web: httpx.Client, picture_url: str):
-    finished = 'latentbridge_work_seconds_count{kind="Drawing"}'
+    finished = 'latentbridge_work_seconds_count{kind="GenerateJob"}'
     before, written = counter(web, finished), counter(web, "latentbridge_tokens_total")
     with pytest.raises(httpx.ReadTimeout):
         web.post("/v1/images/generations", json={"prompt": "a star", "steps": 100, "n": 8}, timeout=0.5)

@@ -42,7 +42,7 @@ from tests.training.test_parallel import (
 
 import latentbridge as lb
 from latentbridge.config import ModelConfig, RunConfig, StageConfig, from_dict, to_dict
-from latentbridge.devices import CPU, device_named, home, moved
+from latentbridge.devices import CPU, device_named, device_of, to_device
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import load_model, new_model, save_model, unique_state
@@ -50,7 +50,7 @@ from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies
-from latentbridge.models.qwen_vl.slots import Choosing, ReplySlots
+from latentbridge.models.qwen_vl.slots import ReplySlots, SamplingParams
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir, read_json, write_json
 from latentbridge.training.learner import Learner
@@ -86,7 +86,7 @@ def steps(config: RunConfig, home_folder: Path, device: torch.device, stage: Any
     stage.runs = home_folder
     model = starting_network(config.model, config.seed, [(part, home_folder / source) for part, source in config.init])
     learner = Learner(model, stage, config, RunDir(home_folder / "run"), None, device)
-    assert home(learner.objective).type == device.type
+    assert device_of(learner.objective).type == device.type
     losses = []
     for step in range(STEPS):
         losses.append(learner.learn(stage.batch(model, step), logged=True))
@@ -120,7 +120,7 @@ def skills(device: str) -> dict[str, Any]:
     for kind, sizes in CONFIGS.items():
         network: Any = new_model(sizes, seed=0)
         keep_sizes(network, torch_rng(0, "small"))
-        network.to(home(model))
+        network.to(device_of(model))
         network.max_tokens = network.steps = network.drawing_steps = network.denoising_steps = 3
         asked[f"{kind} sees"] = lambda network=network: network.understand([picture], ["Is there a star?"])[0]
         asked[f"{kind} draws"] = lambda network=network: network.generate(["a red circle"], [5])[0].tolist()
@@ -131,7 +131,7 @@ def slot_tokens(backbone: QwenVL) -> list[int]:
     """The first tokens of a reply in a slot."""
     slots = ReplySlots(backbone, count=2, length=64)
     prompt = slots.read(Conversation((("What is there?", ""),)))
-    (slot,) = slots.join([prompt], [Choosing(0.7, torch_rng(3, "reply"))])
+    (slot,) = slots.join([prompt], [SamplingParams(0.7, torch_rng(3, "reply"))])
     return [slots.step()[slot] for _ in range(5)]
 
 
@@ -281,12 +281,14 @@ def test_without_an_accelerator_everything_is_on_the_cpu(monkeypatch: pytest.Mon
 def test_a_batch_moves_with_all_that_is_in_it():
     ones: Any = torch.ones(2, 3)
     prompts = TokenBatch(ones, ones, ones, ones, ones, None, None)
-    rollouts = moved(Rollouts(prompts, Replies(ones, ones, ones, ones), ones, {"reward": 0.5}), torch.device("meta"))
+    rollouts = to_device(
+        Rollouts(prompts, Replies(ones, ones, ones, ones), ones, {"reward": 0.5}), torch.device("meta")
+    )
     parts = (rollouts.prompts.input_ids, rollouts.prompts.weights, rollouts.replies.mask, rollouts.rewards)
     assert {part.device.type for part in parts} == {"meta"}
     assert rollouts.prompts.pixel_values is None and rollouts.told == {"reward": 0.5}
     pictures = np.zeros((1, 2, 2, 3), np.uint8)
-    assert moved(DrawBatch(pictures, ["a"]), torch.device("meta")).pictures is pictures
+    assert to_device(DrawBatch(pictures, ["a"]), torch.device("meta")).pictures is pictures
 
 
 # --- the machine's own accelerator ----------------------------------------------------------------------
@@ -344,7 +346,7 @@ def test_the_accelerator_ends_where_the_cpu_does_and_either_goes_on_from_the_oth
         named = {each for each in alone if each not in TIMES and not each.endswith(" share")}
         expected = pytest.approx({each: alone[each] for each in named}, rel=SAME_LOSS, abs=SAME_LOSS)
         assert {each: other[each] for each in named} == expected
-    assert home(load_model(tmp_path / "there")) == CPU
+    assert device_of(load_model(tmp_path / "there")) == CPU
 
 
 @pytest.mark.accelerator

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from latentbridge.training.gradient_norms import gradient_shares
+from latentbridge.training.gradient_norms import gradient_norm_shares
 
 
 def test_shares_are_norms_on_what_terms_share() -> None:
@@ -15,9 +15,9 @@ def test_shares_are_norms_on_what_terms_share() -> None:
         "inert": 0 * shared.sum(),
         "constant": torch.tensor(7.0),
     }
-    shares = gradient_shares(terms, [shared, alone])
+    shares = gradient_norm_shares(terms, [shared, alone])
     assert shares == pytest.approx({"a": 3 / 7, "b": 4 / 7, "inert": 0.0, "constant": 0.0})
-    twice = gradient_shares(terms | {"b": 8 * shared[1]}, [shared, alone])
+    twice = gradient_norm_shares(terms | {"b": 8 * shared[1]}, [shared, alone])
     assert twice["b"] == pytest.approx(8 / 11)  # a value that doubles with its weight
 
 
@@ -25,7 +25,7 @@ def test_the_backward_pass_to_come_finds_its_graph() -> None:
     shared = nn.Parameter(torch.tensor([1.0, 2.0]))
     squares = shared.square()
     terms = {"a": squares[0], "b": squares.sum()}
-    gradient_shares(terms, [shared])
+    gradient_norm_shares(terms, [shared])
     assert shared.grad is None
     sum(terms.values(), torch.zeros(())).backward()
     assert shared.grad is not None and shared.grad.tolist() == [4.0, 4.0]
@@ -33,5 +33,5 @@ def test_the_backward_pass_to_come_finds_its_graph() -> None:
 
 def test_nothing_shared_has_no_shares() -> None:
     a, b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
-    assert gradient_shares({"a": a.sum(), "b": b.sum()}, [a, b]) == {"a": 0.0, "b": 0.0}
-    assert gradient_shares({}, [a]) == {}
+    assert gradient_norm_shares({"a": a.sum(), "b": b.sum()}, [a, b]) == {"a": 0.0, "b": 0.0}
+    assert gradient_norm_shares({}, [a]) == {}

@@ -6,7 +6,7 @@ from torch import nn
 
 from latentbridge.config import OptimConfig
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.training.optim import Average, Float32Muon, _orthogonalize, make_optimizers, schedule
+from latentbridge.training.optim import ExponentialMovingAverage, Float32Muon, _orthogonalize, make_optimizers, schedule
 
 
 def test_the_schedule_warms_up_holds_and_falls():
@@ -113,7 +113,7 @@ def test_without_a_rate_muon_is_left_out():
 
 def test_the_average_warms_up_then_decays():
     parameter = nn.Parameter(torch.tensor([0.0]))
-    average = Average({"p": parameter}, decay=0.2)
+    average = ExponentialMovingAverage({"p": parameter}, decay=0.2)
     parameter.data.fill_(10.0)
     average.update({"p": parameter}, step=0)  # decay 1 / 10
     assert average.weights["p"].item() == pytest.approx(9.0)

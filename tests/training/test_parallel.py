@@ -46,7 +46,7 @@ from latentbridge.models.qwen_vl import sampling
 from latentbridge.models.qwen_vl.sampling import replies_to
 from latentbridge.models.teachers import TEACHERS
 from latentbridge.models.vocabulary import load_tokenizer, token_id
-from latentbridge.ranks import mean_of_all, mine, rank, summed, world
+from latentbridge.ranks import all_reduce_sum, global_mean, local_rows, rank, world_size
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.rundir import RunDir, read_json, write_json
 from latentbridge.training import parallel
@@ -163,13 +163,13 @@ def gradients(config: RunConfig, home: Path) -> dict[str, Tensor]:
     """Of the first step, whole."""
     stage = make_stage(config)
     model = starting_network(config.model, config.seed, [(part, home / source) for part, source in config.init])
-    with parallel.in_turn(), torch.random.fork_rng(devices=[]):
+    with parallel.one_rank_at_a_time(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         objective = Objective(model, stage)
-    parallel.shard(objective, stage.by_block)
+    parallel.shard_parameters(objective, stage.by_block)
     for name, parameter in objective.named_parameters():
         parameter.requires_grad_(stage.trainable(name))
-    with parallel.whole(objective) if stage.rollouts else nullcontext():
+    with parallel.gathered_parameters(objective) if stage.rollouts else nullcontext():
         batch = stage.batch(model, 0)
     outputs: Any = objective(batch, torch_rng(config.seed, "loss", 0))
     outputs.loss.backward()
@@ -180,7 +180,7 @@ def gradients(config: RunConfig, home: Path) -> dict[str, Tensor]:
 def work(folder: Path) -> None:
     """Every run of `runs.json`: from the start, from one rank's checkpoint, up to one for one rank, and from that by two."""
     found: dict[str, Any] = {}
-    with pytest.MonkeyPatch.context() as patch, parallel.joined():
+    with pytest.MonkeyPatch.context() as patch, parallel.process_group():
         make_quick(patch)
         for name, values in read_json(folder / "runs.json").items():
             config, home = from_dict(RunConfig, values), folder / name
@@ -188,9 +188,9 @@ def work(folder: Path) -> None:
             run(config, home / "two")
             run(config, home / "one then two", resume=True)
             run_until(config, home / "two then one", last=3)
-            if parallel.leads():
+            if parallel.is_rank_zero():
                 shutil.copytree(home / "two then one", home / "two then two")
-            parallel.wait_for_all()
+            parallel.barrier()
             run(config, home / "two then two", resume=True)
             if name == "sft":
                 asking = AskingSft(config)
@@ -214,10 +214,10 @@ def mean_where_one_rank_has_nothing() -> list[float]:
     """The loss and its gradient, averaged over ranks as FSDP does: rank 0 has three rows, rank 1 none."""
     weight = torch.tensor(3.0, requires_grad=True)
     rows = torch.tensor([1.0, 2.0, 4.0])[: 0 if rank() else 3]
-    loss = mean_of_all((weight * rows).sum(), torch.tensor(len(rows)))
+    loss = global_mean((weight * rows).sum(), torch.tensor(len(rows)))
     loss.backward()
     assert weight.grad is not None
-    return [float(summed(value)) / 2 for value in (loss, weight.grad)]
+    return [float(all_reduce_sum(value)) / 2 for value in (loss, weight.grad)]
 
 
 # --- and what one process makes of it ---------------------------------------------------------------
@@ -382,10 +382,15 @@ def test_torchrun_trains_by_the_command_line(tmp_path: Path):
 
 def test_one_process_is_left_as_it_is():
     rows = [2, 3, 5]
-    assert mine(rows) == rows and world() == 1 and parallel.leads() and parallel.told(7) == 7
+    assert (
+        local_rows(rows) == rows
+        and world_size() == 1
+        and parallel.is_rank_zero()
+        and parallel.broadcast_from_rank_zero(7) == 7
+    )
     total: Callable[[], Tensor] = lambda: torch.tensor(0.3) * 3  # noqa: E731
-    assert torch.equal(mean_of_all(total(), torch.tensor(7)), total() / 7)
-    assert parallel.averaged({"loss": 0.1}) == {"loss": 0.1}
+    assert torch.equal(global_mean(total(), torch.tensor(7)), total() / 7)
+    assert parallel.mean_over_ranks({"loss": 0.1}) == {"loss": 0.1}
 
 
 if __name__ == "__main__":

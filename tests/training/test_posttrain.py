@@ -28,7 +28,7 @@ from latentbridge.models.teachers import TEACHERS
 from latentbridge.recipes import POST_SFT, RECIPES
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir
-from latentbridge.training.gradient_norms import gradient_shares
+from latentbridge.training.gradient_norms import gradient_norm_shares
 from latentbridge.training.loop import train
 from latentbridge.training.stage import Objective
 from latentbridge.training.stages import make_stage
@@ -226,7 +226,7 @@ def test_what_is_inert_as_released_is_seen_in_the_shares(small_model: Model):
     def share(**settings: Any) -> float:
         built = objective(small_model, "latentumm", teacher="grey", **settings)
         found: Any = outputs(built).terms
-        return gradient_shares(found, [p for n, p in built.named_parameters() if built.stage.trainable(n)])[
+        return gradient_norm_shares(found, [p for n, p in built.named_parameters() if built.stage.trainable(n)])[
             "preference"
         ]
 

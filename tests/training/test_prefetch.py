@@ -23,7 +23,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model
 from latentbridge.rundir import RunDir
 from latentbridge.training.loop import train
-from latentbridge.training.prefetch import Batches
+from latentbridge.training.prefetch import Prefetcher
 from latentbridge.training.stages import make_stage
 
 
@@ -45,7 +45,7 @@ class Maker:
 def test_batches_come_in_order_from_another_process_and_leave_chance_alone():
     chance = torch.get_rng_state()
     maker = Maker()
-    found = list(Batches(maker, range(4, 9), ahead=True))
+    found = list(Prefetcher(maker, range(4, 9), ahead=True))
     assert torch.equal(torch.get_rng_state(), chance)
     assert [step for step, _ in found] == [4, 5, 6, 7, 8] == [int(tensor[0]) for _, (_, tensor, _) in found]
     assert os.getpid() not in {pid for _, (pid, _, _) in found} and maker.asked == 0
@@ -53,8 +53,8 @@ def test_batches_come_in_order_from_another_process_and_leave_chance_alone():
 
 WAITING = """
 import os, time
-from latentbridge.training.prefetch import Batches
-for _, (worker, _) in Batches(lambda step: (os.getpid(), bytes(1 << 20)), range(9), ahead=True):
+from latentbridge.training.prefetch import Prefetcher
+for _, (worker, _) in Prefetcher(lambda step: (os.getpid(), bytes(1 << 20)), range(9), ahead=True):
     print(worker, flush=True)
     time.sleep(60)
 """
@@ -74,7 +74,7 @@ def test_a_killed_loop_leaves_no_process_behind_that_waits_for_room_in_its_pipe(
 
 
 def test_what_is_not_to_be_made_ahead_is_made_when_asked_for():
-    batches = Batches(Maker(), range(3), ahead=False)
+    batches = Prefetcher(Maker(), range(3), ahead=False)
     assert [(pid, count) for _, (pid, _, count) in batches] == [(os.getpid(), n) for n in (1, 2, 3)]
 
 
@@ -82,17 +82,17 @@ def test_what_is_not_to_be_made_ahead_is_made_when_asked_for():
 def test_a_users_mistake_is_still_one_sentence_and_comes_at_its_step(ahead):
     seen = []
     with pytest.raises(UserError) as caught:
-        for step, _ in Batches(Maker(), range(9, 13), ahead=ahead):
+        for step, _ in Prefetcher(Maker(), range(9, 13), ahead=ahead):
             seen.append(step)
     assert str(caught.value) == "The shard x is damaged; restore it." and seen == [9, 10]
 
 
 def test_the_share_of_waiting_is_measured():
-    slow = Batches(Maker(pause_s=0.1), range(4), ahead=False)
+    slow = Prefetcher(Maker(pause_s=0.1), range(4), ahead=False)
     for _ in slow:
         pass
     assert slow.waiting_share() > 0.8
-    slept, quick = 0, Batches(Maker(pause_s=0.1), range(4), ahead=True)
+    slept, quick = 0, Prefetcher(Maker(pause_s=0.1), range(4), ahead=True)
     for _ in quick:
         time.sleep(0.5)
         slept += 1
@@ -104,7 +104,7 @@ def test_the_share_of_waiting_is_measured():
 def test_batches_made_ahead_are_the_same_bit_for_bit(small_config, kind):
     model, stage = new_model(small_config, 0), make_stage(run_config(small_config, kind))
     made = [
-        [_plain(batch) for _, batch in Batches(partial(stage.batch, model), range(2, 5), ahead=ahead)]
+        [_plain(batch) for _, batch in Prefetcher(partial(stage.batch, model), range(2, 5), ahead=ahead)]
         for ahead in (True, False)
     ]
     assert made[0] == made[1]

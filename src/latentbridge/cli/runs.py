@@ -77,7 +77,7 @@ def train(
     from latentbridge.rundir import RunDir
     from latentbridge.training.divergence import Diverged
     from latentbridge.training.loop import train
-    from latentbridge.training.parallel import leads
+    from latentbridge.training.parallel import is_rank_zero
     from latentbridge.training.stages import make_stage
     from latentbridge.training.trackers import Tracker
 
@@ -90,7 +90,7 @@ def train(
             if RunDir(folder).metrics():
                 write_run_report([folder], RunDir(folder).report)
             raise
-    if leads():
+    if is_rank_zero():
         answers = not isinstance(config.model, SceneConfig)
         own = [source for source in own_sources(config.stage) if is_own_data(source)]
         scored = f"--world {shlex.quote(own[0])}" if own else "--size 10"

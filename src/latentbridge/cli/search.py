@@ -18,7 +18,7 @@ from latentbridge.prompts import check_text
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
     from latentbridge.models.omnibridge.modeling_omnibridge import Model
-    from latentbridge.query import Wish
+    from latentbridge.query import QueryPart
     from latentbridge.retrieval.index import Index
     from latentbridge.types import Hit
 
@@ -83,13 +83,13 @@ def search(
     conditions = conditions_of(where)
     from latentbridge.cli.output import print_json
     from latentbridge.images import open_picture
-    from latentbridge.query import Wish, check_maker, search_index
+    from latentbridge.query import QueryPart, check_maker, search_index
     from latentbridge.retrieval.items import shown
 
-    wishes = [Wish(words=text, weight=weight) for text, weight in words]
+    wishes = [QueryPart(words=text, weight=weight) for text, weight in words]
     if image:
-        wishes.append(Wish(picture=open_picture(image)))
-    wishes += [Wish(item=name) for name in like or []]
+        wishes.append(QueryPart(picture=open_picture(image)))
+    wishes += [QueryPart(item=name) for name in like or []]
     index, source = _stored(address)
     from latentbridge.cli.loading import open_model
 
@@ -154,10 +154,10 @@ def _built(model: Model, source: Source) -> Index:
     return index
 
 
-def _in_words(wishes: list[Wish], image: Path | None) -> str:
+def _in_words(wishes: list[QueryPart], image: Path | None) -> str:
     """What was asked for, for a title."""
 
-    def told(wish: Wish) -> str:
+    def told(wish: QueryPart) -> str:
         what = wish.words or (f"like {wish.item}" if wish.item else f"like {image}")
         return f"{'not ' if wish.weight < 0 else ''}{what}" + ("" if wish.weight == 1 else f" ({abs(wish.weight):g})")
 

@@ -66,7 +66,7 @@ class RetrievalConfig:
 
 
 @dataclass(frozen=True)
-class SecondViewConfig:
+class AuxiliaryEmbeddingConfig:
     """What pretrained networks add to embeddings (`models/omnibridge/auxiliary_embedding.py`)."""
 
     words: int = 0
@@ -115,7 +115,7 @@ class ModelConfig:
     retrieval: RetrievalConfig = RetrievalConfig()
     decoder: DecoderConfig = DecoderConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
-    second_view: SecondViewConfig = SecondViewConfig()
+    second_view: AuxiliaryEmbeddingConfig = AuxiliaryEmbeddingConfig()
     text_length: int = 32
     """Positions of the decoder's text slot; texts are padded to it, and padding is encoded like any token."""
 

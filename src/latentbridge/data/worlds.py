@@ -25,7 +25,7 @@ from latentbridge.data.drawings.tasks import (
 from latentbridge.data.own.manifest import Record, is_manifest, load_manifest
 from latentbridge.data.own.needs import check_sources
 from latentbridge.data.own.shards import ShardFolder
-from latentbridge.data.own.stream import ManifestShards, Shards, Stream, Turns
+from latentbridge.data.own.stream import InterleavedReader, ManifestShards, Shards, Stream
 from latentbridge.data.reasoning import KeyStep, Problem
 from latentbridge.data.shapes.language import caption_request, describe, paraphrase
 from latentbridge.data.shapes.problems import problems
@@ -259,7 +259,7 @@ class Mixture:
 
     def __init__(self, stage: StageConfig, seed: int) -> None:
         self.sources = _sources(stage)
-        self.turns = Turns([weight for _, weight in self.sources], seed) if self.sources else None
+        self.turns = InterleavedReader([weight for _, weight in self.sources], seed) if self.sources else None
         named = {name for name, _ in self.sources}
         self.shapes = ShapesWorld(stage.tasks)
         self.drawings = DrawingsWorld() if stage.drawings or "drawings" in named else None

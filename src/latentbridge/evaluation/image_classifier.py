@@ -16,7 +16,7 @@ import torch
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawing, Drawings, default_cache
 from latentbridge.data.drawings.composer import GROUNDS
 from latentbridge.errors import UserError
-from latentbridge.models.efficientnet import FEATURE_WIDTH, Eye
+from latentbridge.models.efficientnet import FEATURE_WIDTH, EfficientNetLite0
 from latentbridge.rundir import atomic_write
 
 _INPUT_PX = 160
@@ -26,12 +26,12 @@ _BATCH = 8
 _RIDGE = 1.0
 
 
-def load_network() -> Eye:
+def load_network() -> EfficientNetLite0:
     """The frozen EfficientNet-lite0 that sees for the judge; raises UserError where its weights are not installed."""
-    return Eye.from_package(_INPUT_PX)
+    return EfficientNetLite0.from_package(_INPUT_PX)
 
 
-def extract_features(network: Eye, pictures: np.ndarray) -> np.ndarray:
+def extract_features(network: EfficientNetLite0, pictures: np.ndarray) -> np.ndarray:
     """What the network sees in uint8 [n, h, w, 3] pictures: float32 [n, 1280], never negative.
 
     Its roots even out the features that fire strongly: 0.94 against 0.91.
@@ -90,7 +90,7 @@ def judged_drawings(drawings: Drawings, split: str) -> list[Drawing]:
 
 
 def drawing_features(
-    network: Eye, drawings: Drawings, chosen: list[Drawing], cache_dir: Path | None = None
+    network: EfficientNetLite0, drawings: Drawings, chosen: list[Drawing], cache_dir: Path | None = None
 ) -> np.ndarray:
     """Features of drawings on every ground: float32 [grounds, n, 1280], kept in the cache for the next time."""
     key = sha256("".join(drawing.picture_sha256 for drawing in chosen).encode()).hexdigest()[:16]
@@ -108,7 +108,9 @@ def drawing_features(
     return found
 
 
-def train_recogniser(network: Eye, drawings: Drawings, cache_dir: Path | None = None) -> tuple[Recogniser, float]:
+def train_recogniser(
+    network: EfficientNetLite0, drawings: Drawings, cache_dir: Path | None = None
+) -> tuple[Recogniser, float]:
     """The judge fitted on the training artists, and its accuracy on artists it has not seen."""
     fitted, unseen = (
         judged_drawings(drawings, "train") + judged_drawings(drawings, "val"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from latentbridge.models.condition import Condition, map_condition
-from latentbridge.ranks import chance
+from latentbridge.ranks import per_rank_random
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
@@ -85,8 +85,8 @@ def draw_noise(
 ) -> tuple[Tensor, Tensor]:
     """Noise of a shape [... c h w], and a timestep for each [c h w], int64 [...]; the batch's rows lie along `rows_dim`."""
     any_timestep = partial(torch.randint, 0, len(scheduler.alphas_cumprod))
-    noise = chance(torch.randn, shape, rng, rows_dim)
-    return noise, chance(any_timestep, shape[:-3], rng, rows_dim)
+    noise = per_rank_random(torch.randn, shape, rng, rows_dim)
+    return noise, per_rank_random(any_timestep, shape[:-3], rng, rows_dim)
 
 
 def noised_loss(
@@ -135,7 +135,9 @@ def sample_steps(
     """
     scheduler = copy.deepcopy(scheduler)  # a schedule in progress is state, and callers share theirs
     scheduler.set_timesteps(steps)
-    chance = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    per_rank_random = (
+        {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    )
     step_predict = guided(predict, guidance)
     latents = noise * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
@@ -144,7 +146,7 @@ def sample_steps(
             source, mask = keep
             latents = mask * latents + (1 - mask) * scheduler.add_noise(source, noise, t)
         prediction = step_predict(scheduler.scale_model_input(latents, timestep), t, condition, negative)
-        latents = scheduler.step(prediction, timestep, latents, **chance, return_dict=False)[0]
+        latents = scheduler.step(prediction, timestep, latents, **per_rank_random, return_dict=False)[0]
         if keep is not None and timestep == scheduler.timesteps[-1]:
             source, mask = keep
             latents = mask * latents + (1 - mask) * source
@@ -162,7 +164,7 @@ def last(steps: Iterator[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def envision(
+def predict_x0(
     predict: Predict, scheduler: Scheduler, source: Tensor, condition: Condition, noises: Tensor, level: float = 0.8
 ) -> Tensor:
     """The clean image latents [b c h w] a condition would make of a picture, on average over noises.

@@ -14,7 +14,7 @@ from transformers import Qwen2Tokenizer, SiglipConfig, SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from latentbridge.config import SceneConfig
-from latentbridge.devices import home
+from latentbridge.devices import device_of
 from latentbridge.types import Picture
 
 SIGLIP_TOKENS: dict[str, Any] = {"padding": "max_length", "return_attention_mask": False}
@@ -45,13 +45,13 @@ class DualEncoder(nn.Module):
     def pictures(self, pictures: Sequence[Picture]) -> Tensor:
         """float32 [b e]; the pictures may differ in size."""
         images = [Image.fromarray(picture) for picture in pictures]
-        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"].to(home(self))
+        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"].to(device_of(self))
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """float32 [b e]."""
         fed = self.tokenizer(list(texts), truncation=True, max_length=self.context, return_tensors="pt", **self.tokens)
-        return F.normalize(self.model.get_text_features(**fed.to(home(self))).pooler_output.float(), dim=-1)
+        return F.normalize(self.model.get_text_features(**fed.to(device_of(self))).pooler_output.float(), dim=-1)
 
 
 def build_scene(config: SceneConfig, tokenizer: Qwen2Tokenizer) -> DualEncoder:

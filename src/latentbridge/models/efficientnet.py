@@ -71,7 +71,7 @@ class Block(nn.Module):
         return narrow + x if self.skips else narrow
 
 
-class Eye(nn.Module):
+class EfficientNetLite0(nn.Module):
     """Features of pictures from EfficientNet-lite0 without its classifier; 3.35 M parameters, none of them trained.
 
     Pictures are scaled to a square of `size_px`, best a multiple of 32; the weights are the same for every size.
@@ -121,7 +121,7 @@ class Eye(nn.Module):
             return F.relu6(self.head(x), inplace=True).mean(dim=(2, 3)).sqrt()
 
 
-def _folded(eye: Eye, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+def _folded(eye: EfficientNetLite0, stored: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state of `eye` from the package's state: each batch norm multiplied into the convolution before it."""
     state: dict[str, Tensor] = {}
     for name, module in eye.named_modules():

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentbridge.devices import CPU
-from latentbridge.ranks import mean_of_all
+from latentbridge.ranks import global_mean
 
 IGNORED_LABEL = -100
 
@@ -41,7 +41,7 @@ def reply_loss(head: Callable[[Tensor], Tensor], states: Tensor, labels: Sequenc
     answers = padded(labels, IGNORED_LABEL, states.device).ids[:, 1:]
     answered = answers != IGNORED_LABEL
     total = F.cross_entropy(head(states[:, :-1][answered]).float(), answers[answered], reduction="sum")
-    return mean_of_all(total, answered.sum())
+    return global_mean(total, answered.sum())
 
 
 def position_ids(mask: Tensor) -> Tensor:

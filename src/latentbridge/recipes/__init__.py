@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from latentbridge.config import (
     AlignerConfig,
+    AuxiliaryEmbeddingConfig,
     GrpoConfig,
     LatentUMMWeights,
     MarConfig,
@@ -15,7 +16,6 @@ from latentbridge.config import (
     RewardWeights,
     RunConfig,
     SceneConfig,
-    SecondViewConfig,
     StageConfig,
     TaskMix,
     TinyBagelConfig,
@@ -84,7 +84,8 @@ ALIGN = RunConfig(
     steps=3000,
     batch_size=96,
     model=ModelConfig(
-        aligner=AlignerConfig(cross_bias=True), second_view=SecondViewConfig(words=3200, more_words=7000, own_words=54)
+        aligner=AlignerConfig(cross_bias=True),
+        second_view=AuxiliaryEmbeddingConfig(words=3200, more_words=7000, own_words=54),
     ),
     optim=OptimConfig(lr=1e-3, muon_lr=3e-3, warmup_steps=50, decay_fraction=0.5),
     init=(

@@ -79,7 +79,7 @@ class Connections:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """What may go wrong with the file, as one sentence."""
     try:
         yield

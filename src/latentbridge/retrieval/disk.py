@@ -23,7 +23,7 @@ from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.health import recall_of, words_like
 from latentbridge.retrieval.item_file import ItemFile, State
 from latentbridge.retrieval.items import checked_items, checked_queries, checked_thumbnails, no_item
-from latentbridge.retrieval.ivf import Cells, Selection
+from latentbridge.retrieval.ivf import IVFLists, Selection
 from latentbridge.retrieval.vector_rows import Rows, best_of
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Hit
@@ -61,7 +61,7 @@ class _View:
     followed: State
     rows: Rows
     """What came after the cells; everything where there are none."""
-    cells: Cells | None = None
+    cells: IVFLists | None = None
     removed: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     """Keys in the cells that are no longer there."""
     left: Selection | None = None
@@ -154,13 +154,13 @@ class DiskIndex:
         now, count = self._file.state(), len(self)
         if count < CELLS_FROM or not cells.available() or not self._file.connections.writable:
             return
-        built = Cells.load(self.folder)  # a copy of its own: the one in view is being searched
+        built = IVFLists.load(self.folder)  # a copy of its own: the one in view is being searched
         gone = self._file.removed(0, now.last_removal)
         removed = 0 if built is None else int((gone <= built.last_key).sum())
         late = _LATE_SHARE * count
         if built is None or removed > late or built.centres < cells.centres_for(count) / 2:
             centres = cells.centres_for(count)
-            built = Cells.learn(self._sample(cells.PER_CENTRE * centres), centres)
+            built = IVFLists.learn(self._sample(cells.PER_CENTRE * centres), centres)
         elif count + removed - len(built) <= late:
             return
         built.extend(self._file.rows(built.last_key, now.last_key))
@@ -186,7 +186,7 @@ class DiskIndex:
 
     def description(self) -> dict[str, Any]:
         """See `Index.description`."""
-        how, built = "exact", Cells.load(self.folder)
+        how, built = "exact", IVFLists.load(self.folder)
         if built:
             how = f"{built.width} of {built.centres:,} cells of {len(built):,} items"
         elif len(self) >= CELLS_FROM:
@@ -217,7 +217,7 @@ class DiskIndex:
         """The view, or a new one, as of the commit that the file is being read at."""
         now = self._file.state()
         if view is None or view.followed.compactions != now.compactions or _is_wasteful(view.rows):
-            loaded = Cells.load(self.folder)
+            loaded = IVFLists.load(self.folder)
             start = State(loaded.last_key if loaded else 0, 0, now.compactions)
             view = _View(start, Rows(self.dimension), loaded)
         for keys, vectors in self._file.rows(view.followed.last_key, now.last_key):
@@ -246,7 +246,7 @@ class DiskIndex:
 
     def _rescored(
         self,
-        built: Cells,
+        built: IVFLists,
         queries: np.ndarray,
         k: int,
         chosen: Selection | None,
@@ -285,7 +285,7 @@ class DiskIndex:
                 best[row] = numbers[order], scores[order]
         return best
 
-    def _settle(self, built: Cells, removed: np.ndarray) -> None:
+    def _settle(self, built: IVFLists, removed: np.ndarray) -> None:
         """Choose how many cells are looked into, by queries as far from everything as words are."""
         queries = words_like(self._sample(_SAMPLE))
         best, none = self._pass(queries, 10), [(np.empty(0, np.int64), np.empty(0)) for _ in queries]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from latentbridge.errors import UserError
-from latentbridge.retrieval.connections import Connections, told
+from latentbridge.retrieval.connections import Connections, translate_errors
 from latentbridge.retrieval.filters import Condition, Plain, kind_of
 from latentbridge.rundir import atomic_write
 
@@ -69,7 +69,11 @@ class ItemFile:
         """A new, empty file; where several make it at once, all open the first one's."""
         if path.exists():
             return cls(path)
-        with atomic_write(path, replace=False) as new, told(path), closing(sqlite3.connect(new)) as connection:
+        with (
+            atomic_write(path, replace=False) as new,
+            translate_errors(path),
+            closing(sqlite3.connect(new)) as connection,
+        ):
             connection.execute("PRAGMA journal_mode = WAL")
             for statement in _SCHEMA:
                 connection.execute(statement)
@@ -93,7 +97,7 @@ class ItemFile:
     @contextmanager
     def one_commit(self) -> Iterator[None]:
         """What this thread asks in the block is all answered as of one commit, whatever others write meanwhile."""
-        with told(self.path):
+        with translate_errors(self.path):
             self.connections.own().execute("BEGIN")
             try:
                 yield
@@ -178,7 +182,7 @@ class ItemFile:
         with self._commits() as connection:
             connection.execute("DELETE FROM removed WHERE number <= ?", (upto,))
             connection.execute("UPDATE settings SET value = value + 1 WHERE name = 'compactions'")
-        with self._writing, told(self.path):
+        with self._writing, translate_errors(self.path):
             self.connections.own().execute("VACUUM")
             self.connections.own().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -201,7 +205,7 @@ class ItemFile:
         self.connections.close()
 
     def _ask(self, question: str, values: Sequence[Plain] = ()) -> list[tuple]:
-        with told(self.path):
+        with translate_errors(self.path):
             return self.connections.own().execute(question, tuple(values)).fetchall()
 
     def _by_id(self, what: str, ids: Sequence[str]) -> dict[str, Any]:
@@ -213,7 +217,7 @@ class ItemFile:
     def _commits(self) -> Iterator[sqlite3.Connection]:
         """A transaction that is on the disk when the block has ended, and never was where it does not end well."""
         self.connections.check_writable()
-        with self._writing, told(self.path):
+        with self._writing, translate_errors(self.path):
             connection = self.connections.own()
             connection.execute("BEGIN IMMEDIATE")
             try:

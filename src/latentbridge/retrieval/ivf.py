@@ -41,7 +41,7 @@ class Selection(NamedTuple):
     """How many of the vectors they are."""
 
 
-class Cells:
+class IVFLists:
     """Vectors by key; any number of threads may ask for candidates, none while vectors are taken in."""
 
     def __init__(self, index: Any, last_key: int = 0, width: int = WIDTHS[0]) -> None:
@@ -51,7 +51,7 @@ class Cells:
         self.width = width
 
     @classmethod
-    def learn(cls, sample: np.ndarray, centres: int) -> Cells:
+    def learn(cls, sample: np.ndarray, centres: int) -> IVFLists:
         """Empty cells around so many centres of a sample, float32 [n, dimension]."""
         import faiss
 
@@ -61,7 +61,7 @@ class Cells:
         return cls(index)
 
     @classmethod
-    def load(cls, folder: Path) -> Cells | None:
+    def load(cls, folder: Path) -> IVFLists | None:
         """The newest cells kept in a folder; None where there are none that can be read."""
         if not available():
             return None

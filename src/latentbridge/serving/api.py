@@ -17,16 +17,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import latentbridge
 from latentbridge.errors import StorageError, Unreachable, UserError
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.serving.api_errors import Refusal, error_document, too_fast
-from latentbridge.serving.engine.engine import Busy, Closing, Engine
+from latentbridge.serving.api_errors import ApiError, error_document, too_fast
+from latentbridge.serving.engine.engine import Engine, ServerBusy, ShuttingDown
 from latentbridge.serving.engine.metrics import Metrics
-from latentbridge.serving.guard.callers import Stranger
+from latentbridge.serving.guard.callers import RemoteCaller
 from latentbridge.serving.guard.fetch import Fetching
 from latentbridge.serving.guard.keys import Keys
 from latentbridge.serving.guard.limits import Guard, Limits
 from latentbridge.serving.guard.rates import Rates
-from latentbridge.serving.index_registry import Shelf
-from latentbridge.serving.openapi import documented
+from latentbridge.serving.index_registry import IndexRegistry
+from latentbridge.serving.openapi import openapi
 from latentbridge.serving.routes import chat, embeddings, loopback, state
 from latentbridge.serving.routes import images as pictures
 from latentbridge.serving.routes import indexes as search
@@ -48,11 +48,11 @@ def create_app(
 ) -> FastAPI:
     """The server's app over a model, which it takes over (`Engine`); it works from its start-up to its shutdown.
 
-    `app.state.service` is what routes share. What stands before them all is `Guard`, and `Counted` sees its refusals too.
+    `app.state.service` is what routes share. What stands before them all is `Guard`, and `CountRequests` sees its refusals too.
     """
     settings, limits, metrics = settings or Settings(), limits or Limits(), Metrics()
-    shelf = Shelf(settings.indexes, model, settings.max_indexes)
-    service = Service(Engine(model, settings, metrics), settings, fetching or Fetching(), shelf)
+    index_registry = IndexRegistry(settings.indexes, model, settings.max_indexes)
+    service = Service(Engine(model, settings, metrics), settings, fetching or Fetching(), index_registry)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -60,7 +60,7 @@ def create_app(
         async with tools.session_manager.run():
             yield
         await service.engine.close()
-        shelf.close()
+        index_registry.close()
 
     app = FastAPI(
         title="LatentBridge",
@@ -78,13 +78,13 @@ def create_app(
     app.state.service = service
     for routes in (chat, pictures, embeddings, search, loopback, state):
         app.include_router(routes.router)
-    tools = Tools(app, Stranger()).server()
+    tools = Tools(app, RemoteCaller()).server()
     app.router.routes.append(http_route(tools, limits.body_bytes))
-    app.openapi = cache(partial(documented, app))
+    app.openapi = cache(partial(openapi, app))
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
     app.add_middleware(Guard, keys=keys or Keys(), rates=rates or Rates(), limits=limits)
-    app.add_middleware(Counted, metrics=metrics)  # the last added is asked first
+    app.add_middleware(CountRequests, metrics=metrics)  # the last added is asked first
     return app
 
 
@@ -108,10 +108,10 @@ async def _not_kept(_: Request, error: StorageError) -> JSONResponse:
     """What is wrong with a store tells where it is, which is for the log."""
     _log.error("%s", error)
     if isinstance(error, Unreachable):
-        return Refusal(
+        return ApiError(
             503, "The store of the indexes does not answer; ask again later.", "store_unreachable"
         ).response()
-    return Refusal(
+    return ApiError(
         507, "The server cannot write to its disk, as its log tells; nothing was changed.", "disk"
     ).response()
 
@@ -152,11 +152,11 @@ async def _busy(_: Request, error: Any) -> JSONResponse:
 
 
 async def _closing(_: Request, error: Exception) -> JSONResponse:
-    return Refusal(503, "The server is shutting down; ask again once it is back.", "shutting_down").response()
+    return ApiError(503, "The server is shutting down; ask again once it is back.", "shutting_down").response()
 
 
 async def _too_long(_: Request, error: Exception) -> JSONResponse:
-    return Refusal(408, "The answer took too long and was given up; ask for less.", "request_timeout").response()
+    return ApiError(408, "The answer took too long and was given up; ask for less.", "request_timeout").response()
 
 
 async def _unexpected(_: Request, error: Exception) -> JSONResponse:
@@ -164,19 +164,19 @@ async def _unexpected(_: Request, error: Exception) -> JSONResponse:
 
 
 _ANSWERS: dict[type[Exception], Callable[[Request, Any], Awaitable[JSONResponse]]] = {
-    Refusal: _refused,
+    ApiError: _refused,
     StorageError: _not_kept,
     UserError: _user_error,
     RequestValidationError: _invalid,
     HTTPException: _http,
-    Busy: _busy,
-    Closing: _closing,
+    ServerBusy: _busy,
+    ShuttingDown: _closing,
     TimeoutError: _too_long,
     Exception: _unexpected,
 }
 
 
-class Counted:
+class CountRequests:
     """Middleware that counts answers by the route that gave them."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics):

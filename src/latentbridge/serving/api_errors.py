@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 
-class Refusal(HTTPException):
+class ApiError(HTTPException):
     """A request that is not served: the status, one sentence that names the mend, and OpenAI's code for it."""
 
     def __init__(self, status: int, message: str, code: str, headers: Mapping[str, str] | None = None) -> None:
@@ -22,9 +22,9 @@ class Refusal(HTTPException):
         return JSONResponse(error_document(self.status_code, self.detail, self.code), self.status_code, self.headers)
 
 
-def too_fast(message: str, wait_s: float) -> Refusal:
+def too_fast(message: str, wait_s: float) -> ApiError:
     """A 429 that says when to come back, in whole seconds, as Retry-After has it."""
-    return Refusal(429, message, "rate_limit_exceeded", {"Retry-After": str(max(1, math.ceil(wait_s)))})
+    return ApiError(429, message, "rate_limit_exceeded", {"Retry-After": str(max(1, math.ceil(wait_s)))})
 
 
 def error_document(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from latentbridge.query import check_maker
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.items import check_name
 from latentbridge.retrieval.stores import address_in, create_index, names_in, open_index
-from latentbridge.serving.api_errors import Refusal
+from latentbridge.serving.api_errors import ApiError
 
 _log = logging.getLogger(__name__)
 
 
-class Shelf:
+class IndexRegistry:
     """Indexes of the vectors of one model, opened when first asked for; threads may share it."""
 
     def __init__(self, place: str | Path | None, model: Model, most: int):
@@ -38,7 +38,7 @@ class Shelf:
         with self._lock:
             if name not in self._open:
                 if name not in self.names():
-                    raise Refusal(404, f"There is no index {name!r}; make it first.", "index_not_found")
+                    raise ApiError(404, f"There is no index {name!r}; make it first.", "index_not_found")
                 try:
                     self._open[name] = self._opened(name)
                 except StorageError:
@@ -46,7 +46,7 @@ class Shelf:
                 except UserError as error:
                     _log.warning("The index %s cannot be used: %s", name, error)
                     told = f"The index {name!r} cannot be used with this model; the server's log tells why."
-                    raise Refusal(400, told, "index_unusable") from None
+                    raise ApiError(400, told, "index_unusable") from None
             return self._open[name]
 
     def create(self, name: str) -> Index:
@@ -54,9 +54,9 @@ class Shelf:
         with self._lock:
             there = self.names()
             if name in there:
-                raise Refusal(409, f"There is an index {name!r} already; choose another name.", "index_exists")
+                raise ApiError(409, f"There is an index {name!r} already; choose another name.", "index_exists")
             if len(there) >= self._most:
-                raise Refusal(
+                raise ApiError(
                     409, f"The server keeps {self._most} indexes at most; use one of them.", "too_many_indexes"
                 )
             place = self._address(name)

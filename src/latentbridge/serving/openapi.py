@@ -33,7 +33,7 @@ TAKEN: dict[int | str, dict[str, Any]] = {
 }
 
 
-def documented(app: FastAPI) -> dict[str, Any]:
+def openapi(app: FastAPI) -> dict[str, Any]:
     """The document of an app, without the 422 that FastAPI puts everywhere: what is not as it should be gets a 400."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     for path in document["paths"].values():

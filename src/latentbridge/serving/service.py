@@ -20,12 +20,12 @@ from latentbridge.data.pictures import to_keep
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
 from latentbridge.models.input_check import InputCheck
-from latentbridge.serving.api_errors import Refusal
+from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.engine.engine import Engine
-from latentbridge.serving.engine.jobs import Drawing
-from latentbridge.serving.engine.text_generation import Ask, Piece
+from latentbridge.serving.engine.jobs import GenerateJob
+from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
 from latentbridge.serving.guard.fetch import Fetching, picture_bytes
-from latentbridge.serving.index_registry import Shelf
+from latentbridge.serving.index_registry import IndexRegistry
 from latentbridge.serving.settings import Settings
 from latentbridge.types import Conversation, Picture
 
@@ -39,7 +39,7 @@ class Service:
     engine: Engine
     settings: Settings
     fetching: Fetching
-    shelf: Shelf
+    index_registry: IndexRegistry
     started: int = field(default_factory=lambda: now())
 
     # --- checks ---
@@ -47,7 +47,7 @@ class Service:
     def check_model(self, name: str | None) -> None:
         """Refuses the name of a model that is not here."""
         if name not in (None, self.settings.model_name):
-            raise Refusal(
+            raise ApiError(
                 404, f"There is no model {name!r}; this server has {self.settings.model_name!r}.", "model_not_found"
             )
 
@@ -93,16 +93,16 @@ class Service:
         """The full description the model draws for a prompt; `Model.rewrite` for one of many."""
         limit = self.engine.model.config.text_length + 4
         talk = Conversation(((prompts.draw_request(prompt), ""),))
-        reply = await self.engine.reply(Ask(talk, limit, temperature=0.3, seed=seed, purpose="rewrite"))
+        reply = await self.engine.reply(GenerationRequest(talk, limit, temperature=0.3, seed=seed, purpose="rewrite"))
         return prompts.undrawable(reply)
 
     async def told(self, picture: Picture, request: str, max_tokens: int = 128) -> str:
         """What the model says of a picture, greedy."""
-        return await self.engine.reply(Ask(Conversation(((request, ""),), picture), max_tokens))
+        return await self.engine.reply(GenerationRequest(Conversation(((request, ""),), picture), max_tokens))
 
     async def drawn(self, description: str, seed: int, steps: int, guidance: float = 2.5) -> Picture:
         """A picture of a full description."""
-        return await self.engine.do(Drawing(description, seed, steps, guidance))
+        return await self.engine.do(GenerateJob(description, seed, steps, guidance))
 
     # --- while a request is in the service ---
 
@@ -119,13 +119,13 @@ class Service:
         try:
             await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise Refusal(499, "The client hung up.", "client_closed_request")
+                raise ApiError(499, "The client hung up.", "client_closed_request")
             return task.result()
         finally:
             task.cancel()
             gone.cancel()
 
-    async def pieces(self, ask: Ask) -> AsyncGenerator[Piece]:
+    async def pieces(self, ask: GenerationRequest) -> AsyncGenerator[TokenChunk]:
         """A reply as it is written, with a place in the engine; raises TimeoutError once it has taken too long."""
         until = time.monotonic() + self.settings.request_timeout_s
         with self.engine.place():

@@ -31,7 +31,7 @@ from starlette.routing import Route
 
 import latentbridge
 from latentbridge.errors import UserError, unknown_name
-from latentbridge.serving.guard.callers import Stranger, User
+from latentbridge.serving.guard.callers import LocalCaller, RemoteCaller
 from latentbridge.serving.guard.fetch import picture_bytes
 
 PATH = "/mcp"
@@ -51,7 +51,7 @@ class Tools:
     """The tools of an app. Their signatures and docstrings are what assistants read."""
 
     app: FastAPI
-    caller: Stranger
+    caller: RemoteCaller
 
     def server(self) -> MCPServer:
         """The protocol's side of it; one server for one transport."""
@@ -303,4 +303,4 @@ def http_route(server: MCPServer, body_bytes: int) -> Route:
 async def serve_stdio(app: FastAPI, folder: Path | None) -> None:
     """Serve the tools to the process that started this one, until it ends the conversation; the app is not listening."""
     async with app.router.lifespan_context(app):
-        await Tools(app, User(app.state.service.engine.model, folder)).server().run_stdio_async()
+        await Tools(app, LocalCaller(app.state.service.engine.model, folder)).server().run_stdio_async()

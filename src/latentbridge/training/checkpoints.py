@@ -21,28 +21,32 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from latentbridge.errors import UserError
 from latentbridge.rundir import RunDir, atomic_folder, file_digest, read_json, unfinished, write_json
-from latentbridge.training.optim import Average
-from latentbridge.training.parallel import leads, told
+from latentbridge.training.optim import ExponentialMovingAverage
+from latentbridge.training.parallel import broadcast_from_rank_zero, is_rank_zero
 
 _KEPT = 2
 
 
 def save_checkpoint(
-    run: RunDir, step: int, objective: nn.Module, optimizers: list[torch.optim.Optimizer], average: Average
+    run: RunDir,
+    step: int,
+    objective: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    average: ExponentialMovingAverage,
 ) -> None:
     """Write what the steps after `step` depend on, and take away all before it but the newest; every rank calls it.
 
     Raises UserError where it cannot be written; the checkpoints before it stand.
     """
     folder = run.checkpoint(step)
-    with atomic_folder(folder) if leads() else nullcontext(unfinished(folder)) as staging:
+    with atomic_folder(folder) if is_rank_zero() else nullcontext(unfinished(folder)) as staging:
         tensors = {name: tensor.contiguous() for name, tensor in _state(objective, optimizers, average).items()}
         with _plain_errors():
             dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(staging), save_distributed=True))
-        if leads():
+        if is_rank_zero():
             digests = {file.name: file_digest(file) for file in sorted(staging.glob("*.safetensors"))}
             write_json(staging / "state.json", {"step": step, "sha256": digests})
-    if leads():
+    if is_rank_zero():
         upto = [
             other for other in run.checkpoints() if other <= folder
         ]  # what lies beyond is damaged, for the run came back
@@ -54,18 +58,20 @@ def save_checkpoint(
 def newest_good(run: RunDir) -> Path | None:
     """The latest checkpoint whose files are what was written; each damaged one is named on stderr."""
     good = 0
-    if leads():
+    if is_rank_zero():
         for folder in run.checkpoints():
             damaged = _damage(folder)
             if not damaged:
                 good = int(read_json(folder / "state.json")["step"])
                 break
             print(f"The checkpoint {folder} is damaged ({damaged}); going on from what is before it.", file=sys.stderr)
-    step = told(good)
+    step = broadcast_from_rank_zero(good)
     return run.checkpoint(step) if step else None
 
 
-def restore(folder: Path, objective: nn.Module, optimizers: list[torch.optim.Optimizer], average: Average) -> int:
+def restore(
+    folder: Path, objective: nn.Module, optimizers: list[torch.optim.Optimizer], average: ExponentialMovingAverage
+) -> int:
     """Put a checkpoint's tensors where they belong and return its step; every rank calls it, however many wrote it."""
     reader = dcp.HuggingFaceStorageReader(str(folder))
     with _plain_errors():
@@ -78,11 +84,13 @@ def restore(folder: Path, objective: nn.Module, optimizers: list[torch.optim.Opt
 
 def forget_checkpoints(run: RunDir) -> None:
     """Take all away: the run has its model."""
-    if leads():
+    if is_rank_zero():
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
 
 
-def _state(objective: nn.Module, optimizers: list[torch.optim.Optimizer], average: Average) -> dict[str, Tensor]:
+def _state(
+    objective: nn.Module, optimizers: list[torch.optim.Optimizer], average: ExponentialMovingAverage
+) -> dict[str, Tensor]:
     """The tensors themselves by name, tied ones once; optimisers' are numbered as their parameters are."""
     kept = objective.state_dict().keys()
     named = chain(objective.named_parameters(), objective.named_buffers())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
 from latentbridge.errors import UserError
-from latentbridge.ranks import summed
+from latentbridge.ranks import all_reduce_sum
 from latentbridge.rundir import RunDir, read_json, write_json
 from latentbridge.training import parallel
 from latentbridge.types import LossOutputs
@@ -119,8 +119,8 @@ class DivergenceGuard:
 
     def check_weights(self, step: int, named: Mapping[str, nn.Parameter]) -> None:
         """After the optimizers of `step`, before anything is saved."""
-        spoiled = [not torch.isfinite(parallel.local(parameter)).all() for parameter in named.values()]
-        counts = summed(torch.tensor(spoiled, dtype=torch.int64)).tolist()  # so that all ranks stop
+        spoiled = [not torch.isfinite(parallel.local_shard(parameter)).all() for parameter in named.values()]
+        counts = all_reduce_sum(torch.tensor(spoiled, dtype=torch.int64)).tolist()  # so that all ranks stop
         wrong = [name for name, count in zip(named, counts, strict=True) if count]
         if wrong:
             more = f" and {len(wrong) - 1} others" if wrong[1:] else ""
@@ -145,7 +145,7 @@ class DivergenceGuard:
             f"look at {self.run.report} (latentbridge report {self.run.path}), lower optim.lr and optim.muon_lr and start "
             f"again in another folder{also}."
         )
-        if parallel.leads():
+        if parallel.is_rank_zero():
             write_json(self.run.stopped, {"step": step + 1, "reason": reason})
         raise Diverged(reason)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def gradient_shares(terms: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> dict[str, float]:
+def gradient_norm_shares(terms: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> dict[str, float]:
     """For each weighted term the norm of its gradient, over the sum of all terms' norms, on the parameters they share.
 
     Shared is what more than one term reaches, so training-only heads and parts that one term has to itself do not count.

@@ -12,17 +12,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from latentbridge.config import RunConfig
-from latentbridge.devices import CPU, moved, multiplies_bfloat16
+from latentbridge.devices import CPU, multiplies_bfloat16, to_device
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import Network
-from latentbridge.ranks import summed, world
+from latentbridge.ranks import all_reduce_sum, world_size
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir
 from latentbridge.training import parallel
 from latentbridge.training.checkpoints import restore, save_checkpoint
 from latentbridge.training.divergence import DivergenceGuard
-from latentbridge.training.gradient_norms import gradient_shares
-from latentbridge.training.optim import Average, make_optimizers, schedule
+from latentbridge.training.gradient_norms import gradient_norm_shares
+from latentbridge.training.optim import ExponentialMovingAverage, make_optimizers, schedule
 from latentbridge.training.recompute import recompute
 from latentbridge.training.stage import Objective, Stage, moving
 from latentbridge.types import LossOutputs
@@ -47,14 +47,14 @@ class Learner:
         """
         self.config, self.run, self.device = config, run, device
         self.start = {name: p.detach().clone() for name, p in model.named_parameters()} if config.blend < 1 else {}
-        with parallel.in_turn(), torch.random.fork_rng(devices=[]):
+        with parallel.one_rank_at_a_time(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             if checkpoint is None:
                 stage.prepare(model)
             if config.stage.lora_rank:
                 add_adapter(model, config.stage.lora_rank)
             self.objective = Objective(model.to(device), stage).to(device)
-        fast = bool(parallel.told(multiplies_bfloat16(device)))
+        fast = bool(parallel.broadcast_from_rank_zero(multiplies_bfloat16(device)))
         self.bf16 = config.bf16 and fast
         """Mixed precision is on; the same on every rank, as the leading one's device decides."""
         self.writes_out_attention = self.bf16 and device == CPU
@@ -62,12 +62,12 @@ class Learner:
         if self.writes_out_attention:
             _write_out_attention(model)
         recompute(model, config.recompute)
-        parallel.shard(self.objective, stage.by_block)
+        parallel.shard_parameters(self.objective, stage.by_block)
         self.named = moving(dict(self.objective.named_parameters()), stage, config)
         for name, parameter in self.objective.named_parameters():
             parameter.requires_grad_(name in self.named)
         self.optimizers = make_optimizers(self.named, config.optim, muon_bf16=fast)
-        self.average = Average(self.named, config.optim.ema_decay)
+        self.average = ExponentialMovingAverage(self.named, config.optim.ema_decay)
         self.guard = DivergenceGuard(run, config)
         self.steps_done = restore(checkpoint, self.objective, self.optimizers, self.average) if checkpoint else 0
 
@@ -80,11 +80,11 @@ class Learner:
         rate = schedule(step, self.config.steps, self.config.optim)
         outputs = self._losses(batch)
         loss = cast(Tensor, outputs.loss)
-        mean = summed(loss).item() / world()  # the same on every rank, so that all stop
+        mean = all_reduce_sum(loss).item() / world_size()  # the same on every rank, so that all stop
         self.guard.check_loss(step, self.objective.stage.phase(step), mean, outputs)
         shares: dict[str, float] = {}
-        if logged and world() == 1:
-            shares = gradient_shares(cast(dict[str, Tensor], outputs.terms), self.named.values())
+        if logged and world_size() == 1:
+            shares = gradient_norm_shares(cast(dict[str, Tensor], outputs.terms), self.named.values())
         loss.backward()
         norm = parallel.clip_gradients(self.named.values(), self.config.optim.clip_norm)
         self.guard.check_gradient(step, norm, lambda: cast(Tensor, self._losses(batch).loss), self.named)
@@ -95,7 +95,7 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
         self.average.update(self.named, step)
         self.steps_done += 1
-        parts = parallel.averaged(outputs.parts) if logged else outputs.parts
+        parts = parallel.mean_over_ranks(outputs.parts) if logged else outputs.parts
         return {
             "grad_norm": round(norm, 4),
             **{f"{name} share": share for name, share in shares.items()},
@@ -105,7 +105,7 @@ class Learner:
     def check(self) -> dict[str, float]:
         """The stage's measures; raises UserError where the weights must not be saved."""
         self.guard.check_weights(self.steps_done - 1, self.named)
-        with parallel.whole(self.objective):
+        with parallel.gathered_parameters(self.objective):
             return self.objective.stage.check(self.objective.model, self.steps_done)
 
     def save(self) -> None:
@@ -117,7 +117,7 @@ class Learner:
         """Put what the run leaves into the model, whole on every rank: the averaged weights, or `blend` of the way there."""
         for name, parameter in self.named.items():
             parameter.copy_(self.average.weights[name])
-        parallel.settle(self.objective)
+        parallel.unshard_parameters(self.objective)
         if self.start:
             for name, parameter in self.objective.model.named_parameters():
                 parameter.copy_(self.start[name].to(self.device).lerp(parameter, self.config.blend))
@@ -129,7 +129,7 @@ class Learner:
         """
         attention = sdpa_kernel(SDPBackend.MATH) if self.writes_out_attention else nullcontext()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), attention:
-            return self.objective(moved(batch, self.device), torch_rng(self.config.seed, "loss", self.steps_done))
+            return self.objective(to_device(batch, self.device), torch_rng(self.config.seed, "loss", self.steps_done))
 
 
 def _write_out_attention(model: nn.Module) -> None:

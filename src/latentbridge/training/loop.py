@@ -22,13 +22,13 @@ from latentbridge.models.adapters import merge_adapter, save_adapter
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import save_model, shipped
 from latentbridge.processes import idle_cores
-from latentbridge.ranks import world
+from latentbridge.ranks import world_size
 from latentbridge.recipes.real import RELEASES
 from latentbridge.rundir import RunDir, describe_environment, read_json, write_json
 from latentbridge.training import parallel
 from latentbridge.training.checkpoints import forget_checkpoints, newest_good
 from latentbridge.training.learner import Learner
-from latentbridge.training.prefetch import Batches
+from latentbridge.training.prefetch import Prefetcher
 from latentbridge.training.stage import Stage
 from latentbridge.types import Observer
 
@@ -50,8 +50,8 @@ def train(
     the next where an accelerator adds up in no fixed order.
     """
     device = device_named(config.device)
-    with torch.accelerator.device_index(device.index), parallel.joined(device):
-        return _train(config, stage, RunDir(folder), device, resume, progress and parallel.leads(), observers)
+    with torch.accelerator.device_index(device.index), parallel.process_group(device):
+        return _train(config, stage, RunDir(folder), device, resume, progress and parallel.is_rank_zero(), observers)
 
 
 def _train(
@@ -73,23 +73,23 @@ def _train(
     stage.runs = run.path.parent
     recorded = read_json(run.environment) if checkpoint and run.environment.exists() else {}
     threads = config.threads or recorded.get("threads") or min(torch.get_num_threads(), idle_cores())
-    if parallel.leads():
+    if parallel.is_rank_zero():
         write_json(run.path / "config.json", to_dict(config))
         _record_environment(run, device, threads, recorded)
     torch.set_num_threads(threads)
 
     model = starting_network(config.model, config.seed, starts)
     learner = Learner(model, stage, config, run, checkpoint, device)
-    looking = observers if parallel.leads() else ()
+    looking = observers if parallel.is_rank_zero() else ()
     for observer in looking:
         observer.begin(run.path, config)
 
     def batch_of(step: int) -> object:
-        with parallel.whole(learner.objective) if stage.rollouts else nullcontext():
+        with parallel.gathered_parameters(learner.objective) if stage.rollouts else nullcontext():
             return stage.batch(model, step)
 
     start = learner.steps_done
-    batches = Batches(batch_of, range(start, config.steps), ahead=not stage.rollouts)
+    batches = Prefetcher(batch_of, range(start, config.steps), ahead=not stage.rollouts)
     bar = tqdm(batches, initial=start, total=config.steps, desc=config.name, disable=not progress, mininterval=2)
     began = time.perf_counter() - max((r["seconds"] for r in run.metrics() if r["step"] <= start), default=0.0)
     for step, batch in bar:
@@ -99,10 +99,10 @@ def _train(
         gradient, parts = learner.learn(batch, logged=logged)
         measures = learner.check() if due else {}
         if any(observer.looks(step + 1) for observer in observers):
-            with parallel.whole(learner.objective):
+            with parallel.gathered_parameters(learner.objective):
                 for observer in looking:
                     measures |= observer.look(model, step + 1)
-        if (logged or measures) and parallel.leads():
+        if (logged or measures) and parallel.is_rank_zero():
             seconds = round(time.perf_counter() - began, 2)
             counts = {"step": step + 1, "seconds": seconds, "samples": (step + 1) * config.batch_size}
             record = {**counts, **gradient, "waiting": batches.waiting_share(), **parts, **measures}
@@ -114,14 +114,14 @@ def _train(
             learner.save()
 
     learner.finish()
-    if parallel.leads():
+    if parallel.is_rank_zero():
         write_json(run.size, _size(learner.named))
         if config.stage.lora_rank:
             save_adapter(model, run.adapter)
             merge_adapter(model)
         save_model(model, run.model)
     forget_checkpoints(run)
-    parallel.wait_for_all()
+    parallel.barrier()
     return run.model
 
 
@@ -165,7 +165,7 @@ def _starts(config: RunConfig, run: RunDir) -> list[tuple[str, Path]]:
 
 def _check_ranks(config: RunConfig, stage: Stage) -> None:
     """Raises UserError where a run cannot be divided among the processes that were started."""
-    ranks = world()
+    ranks = world_size()
     if ranks > 1 and not stage.many_ranks:
         raise UserError(
             f"The stage {config.stage.kind} runs in one process, not in {ranks}; start it without torchrun."

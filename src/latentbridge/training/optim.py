@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from latentbridge.config import OptimConfig
-from latentbridge.training.parallel import gather_gradients, local
+from latentbridge.training.parallel import gather_gradients, local_shard
 
 _NOT_HIDDEN = ("embed", "lm_head", "shared", "proj_out", "heads.")
 """Matrices that are tables or output layers, for which Muon is not meant (see torch.optim.Muon)."""
@@ -39,7 +39,7 @@ class Float32Muon(torch.optim.Muon):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(gradient)
                 momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-                whole = local(gradient.lerp(momentum, group["momentum"]))
+                whole = local_shard(gradient.lerp(momentum, group["momentum"]))
                 update = _orthogonalize(whole, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 if isinstance(gradient, DTensor):
                     update = DTensor.from_local(update, gradient.device_mesh, gradient.placements)
@@ -124,7 +124,7 @@ def schedule(step: int, steps: int, config: OptimConfig) -> float:
     return min(warm, left, 1.0)
 
 
-class Average:
+class ExponentialMovingAverage:
     """Exponential moving average of the weights that move (warm-up: decay grows as (1 + n) / (10 + n))."""
 
     def __init__(self, named: dict[str, nn.Parameter], decay: float):

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
 from latentbridge.devices import CPU
-from latentbridge.ranks import mine, rank, summed, world
+from latentbridge.ranks import all_reduce_sum, local_rows, rank, world_size
 from latentbridge.types import Conversation
 
 _PATIENCE = timedelta(hours=12)
@@ -30,13 +30,13 @@ _MORE_BLOCKS = ("HunyuanDiTBlock",)
 """Blocks of networks that do not list them as `_no_split_modules`, the libraries' word for layers to keep together."""
 
 
-def leads() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the rank that writes files and talks to the user; known before and after the ranks are together."""
     return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
 
 
 @contextmanager
-def joined(device: torch.device = CPU) -> Iterator[None]:
+def process_group(device: torch.device = CPU) -> Iterator[None]:
     """Together with the other processes that `torchrun` started, where it did and they have not met already.
 
     They exchange what lies on their devices by the device's own backend (NCCL for CUDA), and numbers by gloo.
@@ -53,51 +53,51 @@ def joined(device: torch.device = CPU) -> Iterator[None]:
 
 
 @contextmanager
-def in_turn() -> Iterator[None]:
+def one_rank_at_a_time() -> Iterator[None]:
     """One rank after another, so that a cache which all need is filled by the first and found by those who share its disk."""
     for _ in range(rank()):
         dist.barrier()
     yield
-    if world() > 1:
-        for _ in range(world() - rank()):
+    if world_size() > 1:
+        for _ in range(world_size() - rank()):
             dist.barrier()
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Go on when every rank has come here."""
-    if world() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
 # --- rows and means --------------------------------------------------------------------------------
 
 
-def lent(talks: Sequence[Conversation]) -> list[int]:
+def zero_weight_indices(talks: Sequence[Conversation]) -> list[int]:
     """The number of the conversation that this rank reads beside its own: of the first with a picture, where none of its own has one.
 
     Gradients are averaged parameter by parameter, so a rank whose rows leave the eye alone reads another's picture; it
     must not count.
     """
     seeing = [index for index, talk in enumerate(talks) if talk.picture is not None]
-    return seeing[:1] if not any(index % world() == rank() for index in seeing) else []
+    return seeing[:1] if not any(index % world_size() == rank() for index in seeing) else []
 
 
-def my_talks(talks: Sequence[Conversation]) -> list[Conversation]:
-    """This rank's conversations, and the `lent` one, whose replies do not count."""
-    return [*mine(list(talks)), *(replace(talks[index], counts=False) for index in lent(talks))]
+def local_conversations(talks: Sequence[Conversation]) -> list[Conversation]:
+    """This rank's conversations, and the `zero_weight_indices` one, whose replies do not count."""
+    return [*local_rows(list(talks)), *(replace(talks[index], counts=False) for index in zero_weight_indices(talks))]
 
 
-def averaged(values: Mapping[str, float]) -> dict[str, float]:
+def mean_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
     """The mean over ranks of what each has under the same names, for the log."""
-    if world() == 1 or not values:
+    if world_size() == 1 or not values:
         return dict(values)
-    means = summed(torch.tensor(list(values.values()), dtype=torch.double)) / world()
+    means = all_reduce_sum(torch.tensor(list(values.values()), dtype=torch.double)) / world_size()
     return dict(zip(values, means.tolist(), strict=True))
 
 
-def told(number: int) -> int:
+def broadcast_from_rank_zero(number: int) -> int:
     """The leading rank's number, on every rank."""
-    if world() == 1:
+    if world_size() == 1:
         return number
     message = torch.tensor([number])
     dist.broadcast(message, src=0)
@@ -107,15 +107,15 @@ def told(number: int) -> int:
 # --- weights in shards -----------------------------------------------------------------------------
 
 
-def shard(objective: nn.Module, by_block: bool = True) -> None:
+def shard_parameters(objective: nn.Module, by_block: bool = True) -> None:
     """Split all parameters over the ranks: `by_block` of transformers, and the rest with the root, whose forward gathers it.
 
     A block stays with the root where others read its parameters, as the aligner's do with the relative position bias.
     """
-    if world() == 1:
+    if world_size() == 1:
         return
     device = next(objective.parameters()).device.type
-    mesh = init_device_mesh(device, (world(),))
+    mesh = init_device_mesh(device, (world_size(),))
     modules = list(objective.modules()) if by_block else []
     blocks = {name for module in modules for name in getattr(module, "_no_split_modules", None) or ()}
     for module in modules:
@@ -125,13 +125,13 @@ def shard(objective: nn.Module, by_block: bool = True) -> None:
     fully_shard(objective, mesh=mesh)
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """This rank's shard of a tensor, which may be all of it."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @contextmanager
-def whole(objective: nn.Module) -> Iterator[None]:
+def gathered_parameters(objective: nn.Module) -> Iterator[None]:
     """All weights gathered on every rank, so that ranks may call the model's parts as often as each likes.
 
     For rollouts and checks: inside, no forward waits for other ranks, and nothing may be trained.
@@ -152,7 +152,7 @@ def whole(objective: nn.Module) -> Iterator[None]:
         objective.reset_iter_state()  # shards again, and forgets in which order blocks were asked
 
 
-def settle(objective: nn.Module) -> None:
+def unshard_parameters(objective: nn.Module) -> None:
     """Give every module its parameters whole, for good: training is over."""
     gathered: dict[int, nn.Parameter] = {}
     for module in objective.modules():

@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1
 """Of Linux' prctl."""
 
 
-class Batches:
+class Prefetcher:
     """(step, batch) of some steps in order, the same bit for bit however they are made, and how long the loop waited for them.
 
     Ahead means in a process that is forked before the first of the steps, so what `make` uses is as it was then. Elsewhere

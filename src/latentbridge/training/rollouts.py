@@ -15,7 +15,7 @@ from latentbridge.data.shapes.tasks import put
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies, sample_replies
-from latentbridge.ranks import mine
+from latentbridge.ranks import local_rows
 from latentbridge.rng import torch_rng
 from latentbridge.training.objectives.rewards import grade, weigh
 from latentbridge.types import Picture
@@ -42,8 +42,8 @@ def roll_out(
     function of (seed, step, i) and the weights alone."""
     began = time.perf_counter()
     count = settings.generations
-    places = [number * count + copy for number in mine(list(range(len(problems)))) for copy in range(count)]
-    problems = mine(list(problems))
+    places = [number * count + copy for number in local_rows(list(range(len(problems)))) for copy in range(count)]
+    problems = local_rows(list(problems))
     prompts = backbone.tokenize([put(problem, picture) for picture, problem in problems], open_ended=True, pad="left")
     replies = sample_replies(
         backbone,

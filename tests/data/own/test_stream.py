@@ -12,7 +12,7 @@ from latentbridge.data.own import sharding
 from latentbridge.data.own.manifest import Record
 from latentbridge.data.own.sharding import shard_manifest
 from latentbridge.data.own.shards import Shard, ShardFolder, count_fit
-from latentbridge.data.own.stream import ManifestShards, Stream, Turns
+from latentbridge.data.own.stream import InterleavedReader, ManifestShards, Stream
 from latentbridge.data.worlds import Mixture
 from latentbridge.errors import UserError
 from latentbridge.rng import numpy_rng
@@ -78,7 +78,7 @@ def test_a_shard_is_read_once_an_epoch():
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, 0.3, 0.2), (1, 2), (0.001, 1.0), (1 / 3, 1 / 3, 1 / 3)])
 def test_every_source_has_its_share_at_any_moment(weights):
-    turns = Turns(weights, seed=5)
+    turns = InterleavedReader(weights, seed=5)
     shares = np.array(weights) / sum(weights)
     given = np.zeros(len(weights), dtype=int)
     for number in range(20_000):
@@ -92,10 +92,10 @@ def test_every_source_has_its_share_at_any_moment(weights):
 
 
 def test_turns_depend_on_the_seed_and_too_small_a_share_is_refused():
-    dealt = [[Turns((1, 1), seed).at(n) for n in range(40)] for seed in (0, 0, 1)]
+    dealt = [[InterleavedReader((1, 1), seed).at(n) for n in range(40)] for seed in (0, 0, 1)]
     assert dealt[0] == dealt[1] != dealt[2]
     with pytest.raises(UserError, match="too uneven; give each source a share of 1 in 10,000"):
-        Turns((1e-6, 1.0), 0)
+        InterleavedReader((1e-6, 1.0), 0)
 
 
 def test_sources_are_mixed_by_weight_and_shards_say_what_their_manifest_says(tmp_path: Path, monkeypatch):

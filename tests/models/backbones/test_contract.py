@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentbridge.models.backbones.contract import UnifiedBackbone, masked_mean, row_seeds
+from latentbridge.models.backbones.contract import UnifiedBackbone, masked_mean, repeat_seeds
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
@@ -183,7 +183,7 @@ def test_seeds_and_nothing_else_decide(backbone: UnifiedBackbone, latents: Tenso
 
 
 def test_seeds_go_round(backbone: UnifiedBackbone, latents: Tensor):
-    assert row_seeds([5, 9], 5) == [5, 9, 5, 9, 5]
+    assert repeat_seeds([5, 9], 5) == [5, 9, 5, 9, 5]
     with torch.no_grad():
         together = backbone.roundtrip(latents, SEEDS[:2])
         torch.testing.assert_close(together, backbone.roundtrip(latents, [5, 9, 5]), atol=ATOL, rtol=0)

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from transformers import SiglipVisionConfig
 
-from latentbridge.models.backbones.bagel.navit_encoder import NavitEye, fitted_size, resized
+from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder, fitted_size, resized
 from latentbridge.models.pixels import to_pixels
 
 WIDTH, SIDE, PATCH_PX = 20, 5, 7
 
 
 @pytest.fixture
-def eye() -> NavitEye:
+def eye() -> NaViTEncoder:
     sizes = SiglipVisionConfig(
         hidden_size=24,
         num_hidden_layers=2,
@@ -25,7 +25,7 @@ def eye() -> NavitEye:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return NavitEye(sizes, WIDTH, least_px=2 * PATCH_PX).eval()
+        return NaViTEncoder(sizes, WIDTH, least_px=2 * PATCH_PX).eval()
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -33,7 +33,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @torch.no_grad()
-def test_on_the_largest_square_it_is_the_librarys_siglip(eye: NavitEye):
+def test_on_the_largest_square_it_is_the_librarys_siglip(eye: NaViTEncoder):
     pixels = to_pixels([picture(35, 35), picture(35, 35, seed=1)])
     expected = eye.connector(eye.vision(pixels).last_hidden_state) + eye.places
     torch.testing.assert_close(eye.look(pixels), expected, atol=1e-5, rtol=0)
@@ -41,7 +41,7 @@ def test_on_the_largest_square_it_is_the_librarys_siglip(eye: NavitEye):
 
 
 @torch.no_grad()
-def test_a_patch_has_the_place_of_its_row_and_column(eye: NavitEye):
+def test_a_patch_has_the_place_of_its_row_and_column(eye: NaViTEncoder):
     eye.vision.encoder.layers = nn.ModuleList()
     eye.vision.post_layernorm = eye.connector = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     eye.places = torch.zeros(SIDE**2, 1)
@@ -53,7 +53,7 @@ def test_a_patch_has_the_place_of_its_row_and_column(eye: NavitEye):
 
 
 @torch.no_grad()
-def test_pictures_of_any_size_are_read_as_if_alone(eye: NavitEye):
+def test_pictures_of_any_size_are_read_as_if_alone(eye: NaViTEncoder):
     pictures = [picture(35, 20), picture(14, 14, 1), picture(35, 20, 2), picture(90, 31, 3)]
     together = eye(pictures)
     assert [len(tokens) for tokens in together] == [15, 4, 15, 10]

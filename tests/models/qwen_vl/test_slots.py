@@ -7,7 +7,7 @@ import torch
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.sampling import replies_to
-from latentbridge.models.qwen_vl.slots import Choosing, ReplySlots
+from latentbridge.models.qwen_vl.slots import ReplySlots, SamplingParams
 from latentbridge.types import Conversation
 
 LENGTH, MOST = 97, 11
@@ -25,7 +25,7 @@ def write(slots: ReplySlots, talks: list[Conversation], come: dict[int, list[int
     seats: dict[int, int] = {}
     for step in range(max(come) + MOST + 1):
         for talk in come.get(step, ()):
-            how = Choosing(temperature, torch.Generator().manual_seed(talk))
+            how = SamplingParams(temperature, torch.Generator().manual_seed(talk))
             (slot,) = slots.join([slots.read(talks[talk])], [how])
             seats[slot], replies[talk] = talk, []
         for slot, token in slots.step().items():
@@ -57,12 +57,12 @@ def test_replies_are_those_of_the_library(small_model: Model, talks: list[Conver
 def test_prompts_of_one_shape_are_read_at_once(small_model: Model, talks: list[Conversation]):
     slots = ReplySlots(small_model.backbone, 5, LENGTH)
     pair = [Conversation((("Why is it?", ""),), talks[0].picture), talks[2]]
-    together = slots.join([slots.read(talk) for talk in pair], [Choosing(), Choosing()])
+    together = slots.join([slots.read(talk) for talk in pair], [SamplingParams(), SamplingParams()])
     first = slots.step()
     for slot in together:
         slots.leave(slot)
     for slot, talk in zip(together, pair, strict=True):
-        (alone,) = slots.join([slots.read(talk)], [Choosing()])
+        (alone,) = slots.join([slots.read(talk)], [SamplingParams()])
         assert slots.step()[alone] == first[slot]
         slots.leave(alone)
 
@@ -71,7 +71,7 @@ def test_a_slot_is_full_at_its_length(small_model: Model, talks: list[Conversati
     backbone = small_model.backbone
     tokens = backbone.tokenize([talks[1]], open_ended=True).input_ids.shape[1]
     slots = ReplySlots(backbone, 1, tokens + 2)
-    (slot,) = slots.join([slots.read(talks[1])], [Choosing()])
+    (slot,) = slots.join([slots.read(talks[1])], [SamplingParams()])
     room = []
     for _ in range(3):
         slots.step()

@@ -1,4 +1,4 @@
-"""What `make_rows_independent` promises, on the shipped model: to the last bit."""
+"""What `make_batch_invariant` promises, on the shipped model: to the last bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.checkpoint import load
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import numpy_rng
-from latentbridge.serving.engine.batch_invariance import make_rows_independent
+from latentbridge.serving.engine.batch_invariance import make_batch_invariant
 
 DESCRIPTION = "large red circle left, small blue star right, on white"
 
@@ -19,7 +19,7 @@ DESCRIPTION = "large red circle left, small blue star right, on white"
 @pytest.fixture(scope="module")
 def model() -> Model:
     model = load("tiny")
-    make_rows_independent(model)
+    make_batch_invariant(model)
     return model
 
 
@@ -65,7 +65,7 @@ class RowCounter(torch.nn.Linear):
 
 
 def test_a_processor_that_breaks_the_promise_is_told_of(caplog: pytest.LogCaptureFixture):
-    make_rows_independent(torch.nn.Sequential(torch.nn.Linear(29, 31), torch.nn.Linear(31, 37)))
+    make_batch_invariant(torch.nn.Sequential(torch.nn.Linear(29, 31), torch.nn.Linear(31, 37)))
     assert not caplog.records
-    make_rows_independent(torch.nn.Sequential(torch.nn.Linear(29, 31), RowCounter(31, 37)))
+    make_batch_invariant(torch.nn.Sequential(torch.nn.Linear(29, 31), RowCounter(31, 37)))
     assert "MKL_CBWR=AUTO,STRICT" in caplog.text

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from latentbridge.serving.engine.text_generation import Ask, Writing
+from latentbridge.serving.engine.text_generation import Detokenizer, GenerationRequest
 from latentbridge.types import Conversation
 
 END = -1
@@ -21,7 +21,7 @@ def decoded(tokens) -> str:
 
 
 def written(tokens: list[int], stop: tuple[str, ...] = (), max_tokens: int = 99, room: int = 99) -> list[tuple]:
-    writing = Writing(Ask(TALK, max_tokens, stop=stop), 5, END, decoded)
+    writing = Detokenizer(GenerationRequest(TALK, max_tokens, stop=stop), 5, END, decoded)
     pieces = [writing.add(token, number < room) for number, token in enumerate(tokens, start=1)]
     assert all(piece.prompt_tokens == 5 and piece.reply_tokens == n for n, piece in enumerate(pieces, start=1))
     return [(piece.text, piece.finish_reason) for piece in pieces]

@@ -10,7 +10,7 @@ import pytest
 
 from latentbridge.serving.engine import worker_pool as module
 from latentbridge.serving.engine.metrics import Metrics
-from latentbridge.serving.engine.worker_pool import Crew
+from latentbridge.serving.engine.worker_pool import WorkerPool
 from latentbridge.serving.settings import Settings
 
 
@@ -39,20 +39,20 @@ def test_jobs_of_a_worker_that_cannot_be_replaced_go_to_the_others(monkeypatch: 
     monkeypatch.setattr(module, "fingerprint", lambda model: "")
     lost: list[Set[int]] = []
 
-    async def work() -> Crew:
-        crew = Crew(cast(Any, None), Settings(workers=2), Metrics(), lambda results: None, lost.append)
-        crew.hire()
-        assert len(crew.hands) == 3 and [type(hand.worker) for hand in crew.ready] == [Thread]
+    async def work() -> WorkerPool:
+        crew = WorkerPool(cast(Any, None), Settings(workers=2), Metrics(), lambda results: None, lost.append)
+        crew.start()
+        assert len(crew.handles) == 3 and [type(handle.worker) for handle in crew.ready] == [Thread]
         for ready in readies:
             ready()
         await asyncio.sleep(0)
-        assert [type(hand.worker) for hand in crew.ready] == [Worker, Worker]  # the thread is needed no more
+        assert [type(handle.worker) for handle in crew.ready] == [Worker, Worker]  # the thread is needed no more
         lost.clear()
-        crew.hands[0].replies.add(3)
-        crew.hands[0].batch.add(5)
+        crew.handles[0].replies.add(3)
+        crew.handles[0].batch.add(5)
         deaths[0]()
         await asyncio.sleep(0)
         return crew
 
     crew = asyncio.run(work())
-    assert lost == [{3, 5}] and len(crew.hands) == 1
+    assert lost == [{3, 5}] and len(crew.handles) == 1

@@ -15,8 +15,8 @@ from tests.serving.engine.working import LONG, answer, asked, counted, run, unti
 
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.serving.engine.engine import Lost
-from latentbridge.serving.engine.jobs import Drawing, PictureEmbedding, TextEmbedding
+from latentbridge.serving.engine.engine import WorkersLost
+from latentbridge.serving.engine.jobs import GenerateJob, ImageEmbeddingJob, TextEmbeddingJob
 from latentbridge.types import Picture
 
 
@@ -31,13 +31,13 @@ def test_processes_answer_as_a_thread_does_even_while_one_of_them_is_killed(
     served_model: Model, scene_picture: Picture
 ):
     reply = asked("Describe the picture. Think step by step.", scene_picture, 60, temperature=1.5, seed=3)
-    drawing = Drawing("large blue circle left, small tan ring top, on black", 2, 12, 2.5)
+    drawing = GenerateJob("large blue circle left, small tan ring top, on black", 2, 12, 2.5)
     works: list[Any] = [
         asked("What?", max_tokens=7, temperature=1.4, seed=5),
         asked("Is there a star?", scene_picture),
-        *(TextEmbedding(text) for text in ("a red star", "a tan star", "a blue star")),
-        PictureEmbedding(scene_picture),
-        Drawing("small red star top, on white", 1, 3, 2.5),
+        *(TextEmbeddingJob(text) for text in ("a red star", "a tan star", "a blue star")),
+        ImageEmbeddingJob(scene_picture),
+        GenerateJob("small red star top, on white", 1, 3, 2.5),
     ]
 
     async def test() -> None:
@@ -74,7 +74,7 @@ def test_a_mistake_is_told_from_a_process_as_from_a_thread(served_model: Model):
             with pytest.raises(UserError, match="shorten"):
                 await engine.reply(asked("star " * 99))
             with pytest.raises(RuntimeError, match="in a worker"):
-                await engine.do(PictureEmbedding(np.zeros((3, 5), np.uint8)))
+                await engine.do(ImageEmbeddingJob(np.zeros((3, 5), np.uint8)))
             assert await engine.reply(asked("Draw: a star", max_tokens=3))
 
     run(test)
@@ -85,14 +85,14 @@ def test_what_two_workers_died_over_is_given_up_and_nothing_else(served_model: M
     async def test() -> None:
         async with working(served_model, workers=2) as engine:
             await until(lambda: counted(engine, "workers") == 2)
-            drawing = asyncio.ensure_future(engine.do(Drawing("red star, on white", 1, LONG, 2.5)))
+            drawing = asyncio.ensure_future(engine.do(GenerateJob("red star, on white", 1, LONG, 2.5)))
             for begun in (1, 2):
-                await until(lambda: counted(engine, "batch_size_count", kind="Drawing") == begun)  # noqa: B023
+                await until(lambda: counted(engine, "batch_size_count", kind="GenerateJob") == begun)  # noqa: B023
                 for pid in worker_pids():
                     os.kill(pid, signal.SIGKILL)
-            with pytest.raises(Lost):
+            with pytest.raises(WorkersLost):
                 await drawing
-            assert (await engine.do(TextEmbedding("a star"))).tokens > 1
+            assert (await engine.do(TextEmbeddingJob("a star"))).tokens > 1
 
     run(test)
 
@@ -102,7 +102,7 @@ def test_where_no_process_gets_ready_the_server_computes_by_itself(served_model:
     async def test() -> None:
         async with working(served_model, workers=2, source=str(tmp_path)) as engine:
             await until(lambda: counted(engine, "workers_lost_total") >= 2 and not worker_pids())
-            assert (await engine.do(TextEmbedding("a star"))).tokens > 1
+            assert (await engine.do(TextEmbeddingJob("a star"))).tokens > 1
             assert engine.ready
 
     run(test)

@@ -10,7 +10,7 @@ from typing import Any
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.serving.engine.engine import Engine
 from latentbridge.serving.engine.metrics import Metrics
-from latentbridge.serving.engine.text_generation import Ask, Piece
+from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
 from latentbridge.serving.settings import Settings
 from latentbridge.types import Conversation, Picture
 
@@ -28,18 +28,18 @@ async def working(model: Model, **settings: Any) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-def asked(text: str, picture: Picture | None = None, max_tokens: int = 40, **how: Any) -> Ask:
-    return Ask(Conversation(((text, ""),), picture), max_tokens, **how)
+def asked(text: str, picture: Picture | None = None, max_tokens: int = 40, **how: Any) -> GenerationRequest:
+    return GenerationRequest(Conversation(((text, ""),), picture), max_tokens, **how)
 
 
-async def all_of(engine: Engine, ask: Ask) -> list[Piece]:
+async def all_of(engine: Engine, ask: GenerationRequest) -> list[TokenChunk]:
     async with aclosing(engine.pieces(ask)) as pieces:
         return [piece async for piece in pieces]
 
 
 async def answer(engine: Engine, work: Any) -> Any:
     """The tokens of a reply, a vector, or a picture."""
-    if isinstance(work, Ask):
+    if isinstance(work, GenerationRequest):
         return [piece.token for piece in await all_of(engine, work)]
     result = await engine.do(work)
     return getattr(result, "vector", result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from latentbridge.serving.api_errors import Refusal
+from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.guard.json_bodies import parse_json
 
 
@@ -40,7 +40,7 @@ def test_ordinary_json_is_what_it_says():
     ids=lambda body: body[:12].decode("latin-1"),
 )
 def test_what_is_not_json_is_refused_and_not_repeated(body: bytes):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         parse_json(body)
     assert caught.value.status_code == 400
     assert "SECRET" not in caught.value.detail

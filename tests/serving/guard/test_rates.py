@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from latentbridge.errors import UserError
-from latentbridge.serving.api_errors import Refusal
+from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.guard.rates import Allowance, Rates, parse_allowances
 
 
@@ -16,8 +16,8 @@ class Clock:
         return self.now_s
 
 
-def refusal(ask, *arguments) -> Refusal:
-    with pytest.raises(Refusal) as caught:
+def refusal(ask, *arguments) -> ApiError:
+    with pytest.raises(ApiError) as caught:
         ask(*arguments)
     return caught.value
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from latentbridge.config import SecondViewConfig
+from latentbridge.config import AuxiliaryEmbeddingConfig
 from latentbridge.data.drawings.catalogue import Drawing
-from latentbridge.models.efficientnet import FEATURE_WIDTH, Eye
-from latentbridge.models.omnibridge.auxiliary_embedding import SecondView
+from latentbridge.models.efficientnet import FEATURE_WIDTH, EfficientNetLite0
+from latentbridge.models.omnibridge.auxiliary_embedding import AuxiliaryEmbedding
 from latentbridge.training.fits import auxiliary_embedding as joining
 
 
@@ -50,18 +50,18 @@ def two_concepts(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
     vectors = torch.nn.functional.normalize(torch.randn(4, 384, generator=torch.Generator().manual_seed(2)), dim=-1)
 
-    def features(view: SecondView, pictures: list[np.ndarray]) -> torch.Tensor:
+    def features(view: AuxiliaryEmbedding, pictures: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.stack(pictures)).float().flatten(1)[:, :FEATURE_WIDTH]
 
-    monkeypatch.setattr(Eye, "from_package", Eye)
-    monkeypatch.setattr(SecondView, "features", features)
+    monkeypatch.setattr(EfficientNetLite0, "from_package", EfficientNetLite0)
+    monkeypatch.setattr(AuxiliaryEmbedding, "features", features)
     monkeypatch.setattr(joining, "load_drawings", lambda: Few())
     monkeypatch.setattr(joining, "embed_words", lambda words: vectors[: len(words)])
     return pictures
 
 
 def test_a_fitted_view_finds_the_right_concept(two_concepts: list[np.ndarray]):
-    view = SecondView(SecondViewConfig(words=4, width=1, eye_px=32))
+    view = AuxiliaryEmbedding(AuxiliaryEmbeddingConfig(words=4, width=1, eye_px=32))
     joining.fit_second_view(view)
     pictures, texts = view.pictures(two_concepts), view.texts(["rose, flower", "water sea"])
     assert (pictures @ texts.T).argmax(dim=1).tolist() == [0] * 4 + [1] * 4
@@ -69,7 +69,7 @@ def test_a_fitted_view_finds_the_right_concept(two_concepts: list[np.ndarray]):
 
 def test_a_lexicon_larger_than_the_drawings_words_is_refused(two_concepts: list[np.ndarray]):
     with pytest.raises(joining.UserError, match="name 4 words; set model.second_view.words"):
-        joining.fit_second_view(SecondView(SecondViewConfig(words=5, width=1, eye_px=32)))
+        joining.fit_second_view(AuxiliaryEmbedding(AuxiliaryEmbeddingConfig(words=5, width=1, eye_px=32)))
 
 
 def test_a_wider_lexicon_lies_in_the_same_space(two_concepts: list[np.ndarray], monkeypatch: pytest.MonkeyPatch):
@@ -77,7 +77,7 @@ def test_a_wider_lexicon_lies_in_the_same_space(two_concepts: list[np.ndarray], 
     table = dict(zip(["rose", "sea", "flower", "water", "tulip", "pond", "lake"], vectors, strict=True))
     monkeypatch.setattr(joining, "embed_words", lambda words: torch.stack([table[word] for word in words]))
     monkeypatch.setattr(joining, "common_words", lambda count, without, folder: ["tulip", "pond", "lake"][:count])
-    view = SecondView(SecondViewConfig(words=4, more_words=3, own_words=54, width=6, eye_px=32))
+    view = AuxiliaryEmbedding(AuxiliaryEmbeddingConfig(words=4, more_words=3, own_words=54, width=6, eye_px=32))
     monkeypatch.setattr(joining, "_whitening", lambda rows, width: (rows.mean(dim=0), torch.eye(384)[:, :width]))
     joining.fit_second_view(view)
     centre = torch.stack([(table["rose"] + table["flower"]) / 2, (table["sea"] + table["water"]) / 2]).mean(dim=0)

@@ -82,7 +82,7 @@ class Stream:
         return order, self._counts[use][order].cumsum()
 
 
-class Turns:
+class InterleavedReader:
     """Which source the n-th sample comes from: each gets its share, spread evenly, whatever n."""
 
     def __init__(self, weights: Sequence[float], seed: int) -> None:

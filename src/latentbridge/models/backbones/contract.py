@@ -81,7 +81,7 @@ class UnifiedBackbone(Protocol):
         ...
 
 
-def row_seeds(seeds: Sequence[int], rows: int) -> list[int]:
+def repeat_seeds(seeds: Sequence[int], rows: int) -> list[int]:
     """The seed of each row, pair after pair and again."""
     return [seeds[row % len(seeds)] for row in range(rows)]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.images import fit_square
-from latentbridge.models.backbones.contract import masked_mean, row_seeds
+from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.modeling_omnibridge import Model, drawing_talks
 from latentbridge.models.pixels import shown_levels
@@ -51,14 +51,14 @@ class OmniBridge(nn.Module):
         """Levels [m 3 h w] from 0 to 255."""
         model = self.model
         condition = latents.unflatten(-1, (-1, model.config.aligner.d_model)).to(model.decoder.transformer.dtype)
-        drawn = model.denoise(condition, row_seeds(seeds, len(latents)), self.roundtrip_steps, guidance=1.0)
+        drawn = model.denoise(condition, repeat_seeds(seeds, len(latents)), self.roundtrip_steps, guidance=1.0)
         return shown_levels(model.autoencoder.decode(drawn))
 
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         return self.model.aligned(*self.model.image_hidden(self.draw(latents, seeds))).flatten(1).float()
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
-        return self.model.generate(list(prompts), row_seeds(seeds, len(prompts)), rewrite=False)
+        return self.model.generate(list(prompts), repeat_seeds(seeds, len(prompts)), rewrite=False)
 
     def understand(self, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
         return self.model.understand(list(pictures), list(questions))

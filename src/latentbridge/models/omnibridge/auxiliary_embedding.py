@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentbridge.config import SecondViewConfig
-from latentbridge.devices import home
+from latentbridge.config import AuxiliaryEmbeddingConfig
+from latentbridge.devices import device_of
 from latentbridge.errors import UserError
-from latentbridge.models.efficientnet import FEATURE_WIDTH, Eye
+from latentbridge.models.efficientnet import FEATURE_WIDTH, EfficientNetLite0
 from latentbridge.models.omnibridge.lexicon import (
     CODE_WIDTH,
     CODES,
@@ -42,7 +42,7 @@ _NOWHERE = -1
 _Table = Literal["own", "word", "more", ""]
 
 
-class SecondView(nn.Module):
+class AuxiliaryEmbedding(nn.Module):
     """Unit vectors [b w] of pictures and of texts, comparable by cosine.
 
     A text's vector is the mean of its known words' vectors, so it ignores their order; a text without a known word is the
@@ -66,11 +66,11 @@ class SecondView(nn.Module):
     more_book: Tensor
     more_scale: Tensor
 
-    def __init__(self, config: SecondViewConfig) -> None:
+    def __init__(self, config: AuxiliaryEmbeddingConfig) -> None:
         super().__init__()
         self.share = config.share
         self.own_words, self.more_words = config.own_words, config.more_words
-        self.eye = Eye(config.eye_px)
+        self.eye = EfficientNetLite0(config.eye_px)
         width, words, more = config.width, config.words, config.more_words
         if more and width % CODE_WIDTH:
             raise UserError(f"second_view.width is {width}; with more_words it has to be a multiple of {CODE_WIDTH}.")
@@ -96,7 +96,7 @@ class SecondView(nn.Module):
     def features(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """The eye's view of uint8 pictures of one size, each standardised over its features: float32 [b 1280]."""
         with torch.no_grad():
-            seen = self.eye(torch.from_numpy(np.stack(list(pictures))).to(home(self)))
+            seen = self.eye(torch.from_numpy(np.stack(list(pictures))).to(device_of(self)))
         return F.layer_norm(seen, (FEATURE_WIDTH,))
 
     def pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:

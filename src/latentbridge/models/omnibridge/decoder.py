@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import BertModel
 
 from latentbridge.config import ModelConfig
-from latentbridge.devices import home
+from latentbridge.devices import device_of
 from latentbridge.models.condition import Condition, Slots
 
 
@@ -119,4 +119,4 @@ class CaptionSlots(nn.Module):
 
     def _padded(self, tokenizer: Any, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         rows = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return rows["input_ids"].to(home(self)), rows["attention_mask"].to(home(self))
+        return rows["input_ids"].to(device_of(self)), rows["attention_mask"].to(device_of(self))

@@ -13,7 +13,7 @@ from transformers import Qwen2Tokenizer
 
 from latentbridge import prompts
 from latentbridge.config import ModelConfig
-from latentbridge.devices import home
+from latentbridge.devices import device_of
 from latentbridge.errors import UserError, unknown_name
 from latentbridge.images import ImageLike, fit_square, open_picture
 from latentbridge.models import diffusion
@@ -21,7 +21,7 @@ from latentbridge.models.autoencoder import PatchAutoencoder
 from latentbridge.models.condition import Condition, map_condition
 from latentbridge.models.input_check import InputCheck
 from latentbridge.models.omnibridge.aligner import BiTransformer
-from latentbridge.models.omnibridge.auxiliary_embedding import SecondView
+from latentbridge.models.omnibridge.auxiliary_embedding import AuxiliaryEmbedding
 from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
 from latentbridge.models.omnibridge.text_encoder import new_text_encoder
 from latentbridge.models.pixels import to_pictures, to_pixels
@@ -78,7 +78,7 @@ class Model(nn.Module):
             self.aligner = BiTransformer(config.aligner)
             self.retrieval = RetrievalHead(config.retrieval, config.aligner.d_model)
             if config.second_view.words:
-                self.second_view = SecondView(config.second_view)
+                self.second_view = AuxiliaryEmbedding(config.second_view)
         if "decoder" in config.parts:
             from latentbridge.models.omnibridge.decoder import Decoder  # diffusers loads slowly; answers do without it
 
@@ -100,7 +100,7 @@ class Model(nn.Module):
             return self.captions.text_tokens(texts)[0]
         length, padding = self.config.text_length, self.backbone.padding
         rows = [encode(self.backbone.tokenizer, text)[:length] for text in texts]
-        return torch.tensor([row + [padding] * (length - len(row)) for row in rows], device=home(self))
+        return torch.tensor([row + [padding] * (length - len(row)) for row in rows], device=device_of(self))
 
     def text_condition(self, texts: Sequence[str]) -> Tensor:
         """The text encoder's states [b n d], over all positions including padding: what the decoder learned to read."""
@@ -283,7 +283,7 @@ class Model(nn.Module):
             [torch.stack([self._noise(value + 1 + k) for value in seeds]) for k in range(_MASK_PROBES)]
         )
         old, new = (
-            self.autoencoder.decode(diffusion.envision(self.decoder, self.scheduler, source, condition, probes))
+            self.autoencoder.decode(diffusion.predict_x0(self.decoder, self.scheduler, source, condition, probes))
             for condition in (seen, wanted)
         )
         mask = diffusion.edit_mask(old, new)
@@ -419,11 +419,11 @@ class Model(nn.Module):
 
     def _noise(self, seed: int) -> Tensor:
         size = self.autoencoder.channels, self.decoder.grid, self.decoder.grid
-        return torch.randn(size, generator=torch_rng(seed, "image noise")).to(home(self))
+        return torch.randn(size, generator=torch_rng(seed, "image noise")).to(device_of(self))
 
     def encode_pictures(self, pictures: Sequence[Picture] | np.ndarray) -> Tensor:
         """Image latents [b c h w] of uint8 pictures of the decoder's size."""
-        return self.autoencoder.encode(to_pixels(pictures, home(self)))
+        return self.autoencoder.encode(to_pixels(pictures, device_of(self)))
 
     def decode_pictures(self, image_latents: Tensor) -> list[Picture]:
         """The inverse of `encode_pictures`."""

@@ -11,13 +11,13 @@ from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGen
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from latentbridge.config import BackboneConfig
-from latentbridge.devices import home, moved
+from latentbridge.devices import device_of, to_device
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.packing import pack
 from latentbridge.models.qwen_vl.patches import patchify
 from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.models.vocabulary import encode, token_id
-from latentbridge.ranks import mean_of_all
+from latentbridge.ranks import global_mean
 from latentbridge.types import Conversation, Picture
 
 Positions = Literal["mrope", "reference_1d"]
@@ -143,7 +143,7 @@ class QwenVL(nn.Module):
                 weights[row, place] = len(reply) ** -0.5
         image_mask = input_ids == self.model.config.image_token_id
         batch = TokenBatch(input_ids, attention_mask, image_mask, labels, weights, pixel_values, grid)
-        return moved(batch, device or home(self))
+        return to_device(batch, device or device_of(self))
 
     def pack(self, batch: TokenBatch) -> TokenBatch:
         """The batch with several conversations in a row, for `language_loss`, which comes to the same."""
@@ -178,7 +178,7 @@ class QwenVL(nn.Module):
         weights = batch.weights[:, 1:][chosen]
         logits = self.model.lm_head(hidden[chosen])
         losses = nn.functional.cross_entropy(logits.float(), targets[chosen], reduction="none")
-        return mean_of_all((losses * weights).sum(), weights.sum())
+        return global_mean((losses * weights).sum(), weights.sum())
 
     def decode(self, tokens: Tensor) -> list[str]:
         """The texts of replies [r t], up to the end of the turn."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from latentbridge.devices import home
+from latentbridge.devices import device_of
 from latentbridge.errors import UserError
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
@@ -24,7 +24,7 @@ _BUCKET = 16
 
 
 @dataclass(frozen=True)
-class Choosing:
+class SamplingParams:
     """How the next token of a reply is chosen: greedy at temperature 0, else sampled by a generator of its own."""
 
     temperature: float = 0.0
@@ -55,7 +55,7 @@ class ReplySlots:
         shape = (count, config.num_key_value_heads, length, config.hidden_size // config.num_attention_heads)
         self.backbone = backbone
         self.length = length
-        dtype, device = backbone.model.dtype, home(backbone)
+        dtype, device = backbone.model.dtype, device_of(backbone)
         like = torch.zeros(shape, dtype=dtype, device=device)
         self._layers = [(like.clone(), like.clone()) for _ in range(config.num_hidden_layers)]
         self._states = like.new_zeros(count, backbone.width)
@@ -66,7 +66,7 @@ class ReplySlots:
         """The rotary position of a slot's next token."""
         self._unread = torch.full((count,), _NONE, device=device)
         """The token a slot chose last, which the model has not read yet."""
-        self._choosing: list[Choosing | None] = [None] * count
+        self._choosing: list[SamplingParams | None] = [None] * count
         self._rows = torch.arange(count, device=device)
 
     @property
@@ -91,7 +91,7 @@ class ReplySlots:
         )
 
     @torch.no_grad()
-    def join(self, prompts: Sequence[TokenBatch], choosing: Sequence[Choosing]) -> list[int]:
+    def join(self, prompts: Sequence[TokenBatch], sampling_params: Sequence[SamplingParams]) -> list[int]:
         """The slots given to prompts of one shape, which are read together; there must be as many free ones.
 
         A prompt's padding is on its right, where no real token sees it.
@@ -107,7 +107,7 @@ class ReplySlots:
         self._states[slots] = output.last_hidden_state[torch.arange(len(slots)), tokens - 1]
         self._written[slots] = tokens
         self._positions[slots] = inputs["position_ids"].amax(dim=(0, 2)) + 1
-        for slot, how in zip(slots, choosing, strict=True):
+        for slot, how in zip(slots, sampling_params, strict=True):
             self._choosing[slot] = how
         return slots
 

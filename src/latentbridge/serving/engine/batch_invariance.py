@@ -12,8 +12,8 @@ from diffusers.models.embeddings import HunyuanDiTAttentionPool
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from latentbridge.models.efficientnet import Eye
-from latentbridge.models.omnibridge.auxiliary_embedding import SecondView
+from latentbridge.models.efficientnet import EfficientNetLite0
+from latentbridge.models.omnibridge.auxiliary_embedding import AuxiliaryEmbedding
 from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
 
 _log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ _COUNTS = (4, 5, 7, 8, 11, 13, 16, 31, 50)
 """Of rows, that are held against each other to see whether a processor keeps the promise."""
 
 
-def make_rows_independent(model: nn.Module) -> None:
+def make_batch_invariant(model: nn.Module) -> None:
     """Give every row of a batch the result it has alone, for batches of one shape but any number of rows.
 
     A library picks its way of adding up by the size of the batch, and another way rounds otherwise. Measured on the
@@ -88,9 +88,9 @@ def _one_by_one(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 _WAYS: tuple[tuple[type[nn.Module], str, Callable[..., Tensor]], ...] = (
     (nn.Linear, "forward", _filled_rows),
     (nn.Conv2d, "forward", _one_by_one),
-    (Eye, "forward", _one_by_one),
+    (EfficientNetLite0, "forward", _one_by_one),
     (HunyuanDiTAttentionPool, "forward", _filled_batch),
     (RetrievalHead, "forward", _filled_batch),
-    (SecondView, "joined", _filled_batch),
+    (AuxiliaryEmbedding, "joined", _filled_batch),
 )
 """How methods of modules are called; those that hold products of their own, outside `nn.Linear`, are called as a whole."""

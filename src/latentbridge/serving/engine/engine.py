@@ -12,18 +12,18 @@ from itertools import count
 from typing import Any
 
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.serving.engine.jobs import Work
+from latentbridge.serving.engine.jobs import Job
 from latentbridge.serving.engine.metrics import Metrics
-from latentbridge.serving.engine.scheduler import Batch, Drop, Reply, Results
-from latentbridge.serving.engine.text_generation import Ask, Piece
-from latentbridge.serving.engine.worker_pool import Crew, Hand
+from latentbridge.serving.engine.scheduler import Cancel, Results, RunBatch, StartReply
+from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
+from latentbridge.serving.engine.worker_pool import WorkerHandle, WorkerPool
 from latentbridge.serving.settings import Settings
 
 _TRIES = 2
 """How often a job is begun; what outlives no worker may be what kills them."""
 
 
-class Busy(Exception):
+class ServerBusy(Exception):
     """There is no room for another request; `retry_after_s` is when to come back."""
 
     def __init__(self, retry_after_s: int):
@@ -31,24 +31,24 @@ class Busy(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Closing(Exception):
+class ShuttingDown(Exception):
     """The server finishes what it started and takes nothing new."""
 
 
-class Lost(Exception):
+class WorkersLost(Exception):
     """The workers that did something died of it, or beside it."""
 
 
 @dataclass(eq=False)
-class _Job:
+class _QueuedJob:
     """Something to do and where its results go: the pieces of a reply, one result of other work, or an exception."""
 
     number: int
-    work: Ask | Work
+    work: GenerationRequest | Job
     shape: Hashable
     """What works must share to be done together."""
     results: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
-    hand: Hand | None = None
+    handle: WorkerHandle | None = None
     """Who is at it; nobody while it waits."""
     begun: int = 0
     written: int = 0
@@ -73,11 +73,11 @@ class Engine:
         self._recent_s = 1.0
         """How long a request took of late, a running mean."""
         self._numbers = count()
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, _QueuedJob] = {}
         """All that is not done, by number."""
-        self._asks: deque[_Job] = deque()
-        self._works: deque[_Job] = deque()
-        self._crew = Crew(model, settings, metrics, self._told, self._begin_again)
+        self._asks: deque[_QueuedJob] = deque()
+        self._works: deque[_QueuedJob] = deque()
+        self._crew = WorkerPool(model, settings, metrics, self._told, self._begin_again)
         self._closing = False
         self._done = asyncio.Event()
         """Set whenever less is left to do."""
@@ -85,7 +85,7 @@ class Engine:
     def start(self) -> None:
         """Begin to work; worker processes are at hand some seconds later, and what comes before waits for them."""
         self._loop = asyncio.get_running_loop()
-        self._crew.hire()
+        self._crew.start()
 
     async def close(self) -> None:
         """Take nothing new, finish what was taken, and end; a request may have jobs yet to come."""
@@ -93,7 +93,7 @@ class Engine:
         while self._jobs or self._inside:
             self._done.clear()
             await self._done.wait()
-        await self._crew.send_home()
+        await self._crew.shutdown()
 
     @property
     def ready(self) -> bool:
@@ -105,11 +105,11 @@ class Engine:
     @contextmanager
     def place(self) -> Iterator[None]:
         """A place for one request, however many jobs it makes; raises Busy where there is none, and Closing at the end."""
-        if self._closing or not self._crew.hands:
-            raise Closing
+        if self._closing or not self._crew.handles:
+            raise ShuttingDown
         if self._inside >= self.settings.max_requests:
             self.metrics.refused.inc()
-            raise Busy(max(1, round(self._recent_s)))
+            raise ServerBusy(max(1, round(self._recent_s)))
         self._inside += 1
         self.metrics.inside.set(self._inside)
         began = time.monotonic()
@@ -121,12 +121,12 @@ class Engine:
             self._recent_s += 0.1 * (time.monotonic() - began - self._recent_s)
             self._done.set()
 
-    async def do(self, work: Work) -> Any:
+    async def do(self, work: Job) -> Any:
         """The result of one piece of work."""
         async with self._sent(work, work.shape(self.model)) as job:
             return _unless_failed(await job.results.get())
 
-    async def do_all(self, works: Sequence[Work]) -> list[Any]:
+    async def do_all(self, works: Sequence[Job]) -> list[Any]:
         """The results of several pieces of work, in order; where one fails, the others are dropped."""
         tasks = [asyncio.ensure_future(self.do(work)) for work in works]
         try:
@@ -135,23 +135,23 @@ class Engine:
             for task in tasks:
                 task.cancel()
 
-    async def pieces(self, ask: Ask) -> AsyncGenerator[Piece]:
+    async def pieces(self, ask: GenerationRequest) -> AsyncGenerator[TokenChunk]:
         """A reply as it is written."""
         async with self._sent(ask) as job:
             reason = None
             while reason is None:
-                piece: Piece = _unless_failed(await job.results.get())
+                piece: TokenChunk = _unless_failed(await job.results.get())
                 reason = piece.finish_reason
                 yield piece
 
-    async def reply(self, ask: Ask) -> str:
+    async def reply(self, ask: GenerationRequest) -> str:
         """The text of a reply."""
         async with aclosing(self.pieces(ask)) as pieces:
             return "".join([piece.text async for piece in pieces])
 
     @asynccontextmanager
-    async def _sent(self, work: Ask | Work, shape: Hashable = None) -> AsyncIterator[_Job]:
-        job = _Job(next(self._numbers), work, (type(work), shape))
+    async def _sent(self, work: GenerationRequest | Job, shape: Hashable = None) -> AsyncIterator[_QueuedJob]:
+        job = _QueuedJob(next(self._numbers), work, (type(work), shape))
         self._jobs[job.number] = job
         self._queue_of(job).append(job)
         self._loop.call_soon(self._hand_out)  # not at once, so that what comes together goes together
@@ -159,21 +159,21 @@ class Engine:
             yield job
         finally:
             if job.number in self._jobs:  # nobody waits for it any more
-                if job.hand is None:
+                if job.handle is None:
                     self._queue_of(job).remove(job)
                 else:
-                    job.hand.worker.send(Drop(job.number))
+                    job.handle.worker.send(Cancel(job.number))
                 self._forget(job)
 
-    def _queue_of(self, job: _Job) -> deque[_Job]:
-        return self._asks if isinstance(job.work, Ask) else self._works
+    def _queue_of(self, job: _QueuedJob) -> deque[_QueuedJob]:
+        return self._asks if isinstance(job.work, GenerationRequest) else self._works
 
-    def _forget(self, job: _Job) -> None:
+    def _forget(self, job: _QueuedJob) -> None:
         """A job is done with, and its worker has room again."""
         del self._jobs[job.number]
-        if job.hand is not None:
-            job.hand.replies.discard(job.number)
-            job.hand.batch.discard(job.number)
+        if job.handle is not None:
+            job.handle.replies.discard(job.number)
+            job.handle.batch.discard(job.number)
         self._loop.call_soon(self._hand_out)
         self._done.set()
 
@@ -182,48 +182,48 @@ class Engine:
     def _hand_out(self) -> None:
         """Give what waits to workers that have room for it."""
         ready = self._crew.ready
-        while self._asks and (hand := self._least_busy(ready)) is not None:
+        while self._asks and (handle := self._least_busy(ready)) is not None:
             job = self._asks.popleft()
-            self._begin(job, hand, hand.replies)
-            assert isinstance(job.work, Ask), "only conversations wait there"
-            hand.worker.send(Reply(job.number, job.work))
-        idle = sorted((hand for hand in ready if not hand.batch), key=lambda hand: len(hand.replies))
+            self._begin(job, handle, handle.replies)
+            assert isinstance(job.work, GenerationRequest), "only conversations wait there"
+            handle.worker.send(StartReply(job.number, job.work))
+        idle = sorted((handle for handle in ready if not handle.batch), key=lambda handle: len(handle.replies))
         while self._works and idle:
             alike = [job for job in self._works if job.shape == self._works[0].shape]
             jobs = alike[: min(self.settings.max_batch, -(-len(alike) // len(idle)))]
-            hand = idle.pop(0)
+            handle = idle.pop(0)
             for job in jobs:
                 self._works.remove(job)
-                self._begin(job, hand, hand.batch)
+                self._begin(job, handle, handle.batch)
             self.metrics.batch_sizes.labels(type(jobs[0].work).__name__).observe(len(jobs))
             works: tuple[Any, ...] = tuple(job.work for job in jobs)
-            hand.worker.send(Batch(tuple(job.number for job in jobs), works))
+            handle.worker.send(RunBatch(tuple(job.number for job in jobs), works))
 
-    def _least_busy(self, ready: Sequence[Hand]) -> Hand | None:
+    def _least_busy(self, ready: Sequence[WorkerHandle]) -> WorkerHandle | None:
         """The worker with a free slot that has the least to do: rather one without a batch, then the one with fewest replies."""
-        free = (hand for hand in ready if len(hand.replies) < self.settings.slots)
-        return min(free, key=lambda hand: (bool(hand.batch), len(hand.replies)), default=None)
+        free = (handle for handle in ready if len(handle.replies) < self.settings.slots)
+        return min(free, key=lambda handle: (bool(handle.batch), len(handle.replies)), default=None)
 
-    def _begin(self, job: _Job, hand: Hand, jobs: set[int]) -> None:
-        job.hand = hand
+    def _begin(self, job: _QueuedJob, handle: WorkerHandle, jobs: set[int]) -> None:
+        job.handle = handle
         job.begun += 1
         jobs.add(job.number)
 
     def _told(self, results: Results) -> None:
         """What a worker did goes to those who wait for it."""
-        pieces = [result for _, result in results if isinstance(result, Piece)]
+        pieces = [result for _, result in results if isinstance(result, TokenChunk)]
         if pieces:
             self.metrics.tokens.inc(len(pieces))
-            self.metrics.batch_sizes.labels("Ask").observe(len(pieces))
+            self.metrics.batch_sizes.labels("GenerationRequest").observe(len(pieces))
         for number, result in results:
             job = self._jobs.get(number)
             if job is None:
                 continue
-            if isinstance(result, Piece):
+            if isinstance(result, TokenChunk):
                 if result.reply_tokens <= job.written:  # written before, by a worker that died since
                     continue
                 job.written = result.reply_tokens
-            if not isinstance(result, Piece) or result.finish_reason:
+            if not isinstance(result, TokenChunk) or result.finish_reason:
                 self.metrics.seconds.labels(type(job.work).__name__).observe(time.monotonic() - job.came)
                 self._forget(job)
             job.results.put_nowait(result)
@@ -232,12 +232,12 @@ class Engine:
         """What a dead worker was at waits again, before all else."""
         for number in sorted(lost, reverse=True):
             job = self._jobs[number]
-            job.hand = None
+            job.handle = None
             if job.begun < _TRIES:
                 self._queue_of(job).appendleft(job)
             else:
                 self._forget(job)
-                job.results.put_nowait(Lost(f"{job.begun} workers died over it"))
+                job.results.put_nowait(WorkersLost(f"{job.begun} workers died over it"))
         self._hand_out()
 
 

@@ -19,19 +19,19 @@ Steps = Generator[None, None, list[Any]]
 """Rests between steps, and returns a result for each work of the batch."""
 
 
-class Work(Protocol):
-    """One item of work; `together` does those of one class and `shape`."""
+class Job(Protocol):
+    """One item of work; `run_batch` does those of one class and `shape`."""
 
     def shape(self, model: Model) -> Hashable:
         """What works must share to be computed in one pass without moving each other's float sums."""
         ...
 
     @classmethod
-    def together(cls, model: Model, works: Sequence[Self]) -> Steps: ...
+    def run_batch(cls, model: Model, works: Sequence[Self]) -> Steps: ...
 
 
 @dataclass(frozen=True)
-class Drawing:
+class GenerateJob:
     """A picture of a full description."""
 
     description: str
@@ -43,7 +43,7 @@ class Drawing:
         return self.steps, self.guidance
 
     @classmethod
-    def together(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[Picture]]:
+    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[Picture]]:
         """Descriptions differ in length, so each is read alone; denoising, which takes long, is done at once."""
         conditions: list[Any] = []
         for work in works:
@@ -56,7 +56,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Edit:
+class EditJob:
     """A picture changed from one description to another."""
 
     picture: Picture
@@ -70,7 +70,7 @@ class Edit:
         return self.steps, self.guidance
 
     @classmethod
-    def together(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
+    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
         seeds = [work.seed for work in works]
         before, after = [w.before for w in works], [w.after for w in works]
         plan: EditPlan = model.plan_edit([w.picture for w in works], before, after, seeds)
@@ -80,7 +80,7 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddingOutput:
     """A unit vector, float32 [e], and how many tokens were read for it."""
 
     vector: np.ndarray
@@ -88,7 +88,7 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class PictureEmbedding:
+class ImageEmbeddingJob:
     """The unit vector of a picture that has the model's size."""
 
     picture: Picture
@@ -97,15 +97,15 @@ class PictureEmbedding:
         return self.picture.shape
 
     @classmethod
-    def together(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[Embedded]]:
+    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
         pictures = [work.picture for work in works]
         tokens = _tokens(model, Conversation((("", ""),), pictures[0]))
         yield
-        return [Embedded(vector, tokens) for vector in model.embed(images=pictures)]
+        return [EmbeddingOutput(vector, tokens) for vector in model.embed(images=pictures)]
 
 
 @dataclass(frozen=True)
-class TextEmbedding:
+class TextEmbeddingJob:
     """The unit vector of a text."""
 
     text: str
@@ -114,10 +114,10 @@ class TextEmbedding:
         return _tokens(model, Conversation(((self.text, ""),)))
 
     @classmethod
-    def together(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[Embedded]]:
+    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
         tokens = _tokens(model, Conversation(((works[0].text, ""),)))
         yield
-        return [Embedded(vector, tokens) for vector in model.embed(texts=[work.text for work in works])]
+        return [EmbeddingOutput(vector, tokens) for vector in model.embed(texts=[work.text for work in works])]
 
 
 def _tokens(model: Model, conversation: Conversation) -> int:

@@ -15,9 +15,9 @@ from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.slots import ReplySlots
-from latentbridge.serving.engine.batch_invariance import make_rows_independent
-from latentbridge.serving.engine.jobs import Steps, Work
-from latentbridge.serving.engine.text_generation import Ask, Writing
+from latentbridge.serving.engine.batch_invariance import make_batch_invariant
+from latentbridge.serving.engine.jobs import Job, Steps
+from latentbridge.serving.engine.text_generation import Detokenizer, GenerationRequest
 from latentbridge.serving.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -27,29 +27,29 @@ Results = list[tuple[int, Any]]
 
 
 @dataclass(frozen=True)
-class Reply:
+class StartReply:
     """The order to write a reply. Not more of them are under way than there are slots."""
 
     job: int
-    ask: Ask
+    ask: GenerationRequest
 
 
 @dataclass(frozen=True)
-class Batch:
+class RunBatch:
     """The order to do works of one kind and shape together, of which the batch before was done or dropped."""
 
     jobs: tuple[int, ...]
-    works: tuple[Work, ...]
+    works: tuple[Job, ...]
 
 
 @dataclass(frozen=True)
-class Drop:
+class Cancel:
     """The order to forget a job that nobody waits for any more."""
 
     job: int
 
 
-Order = Reply | Batch | Drop | None
+Command = StartReply | RunBatch | Cancel | None
 """None is the last one; whatever is not done by then is left."""
 
 
@@ -57,9 +57,9 @@ Order = Reply | Batch | Drop | None
 class _Talk:
     """A reply on its way."""
 
-    ask: Ask
+    ask: GenerationRequest
     prompt: TokenBatch
-    writing: Writing
+    writing: Detokenizer
 
     @property
     def shape(self) -> Hashable:
@@ -67,7 +67,7 @@ class _Talk:
         return self.prompt.input_ids.shape, None if pixels is None else pixels.shape
 
 
-class Turns:
+class Scheduler:
     """Follows orders, many at a time, and tells results as they come.
 
     Replies are written side by side in slots (`models/qwen_vl/slots.py`), everything else comes in batches (`work.py`). They
@@ -77,20 +77,20 @@ class Turns:
     """
 
     def __init__(self, model: Model, settings: Settings, tell: Callable[[Results], None]):
-        make_rows_independent(model)
+        make_batch_invariant(model)
         self._model = model
         self._tell = tell
         self._most_together = settings.max_batch
         self._slots = ReplySlots(model.backbone, settings.slots, settings.context_tokens)
-        self._orders: SimpleQueue[Order] = SimpleQueue()
+        self._orders: SimpleQueue[Command] = SimpleQueue()
         self._waiting: dict[int, _Talk] = {}
         self._replying: dict[int, tuple[int, _Talk]] = {}
         """Job and reply by slot."""
-        self._batch: tuple[Batch, Steps] | None = None
+        self._batch: tuple[RunBatch, Steps] | None = None
         self._dropped: set[int] = set()
         """Jobs of the batch at work that nobody waits for."""
 
-    def send(self, order: Order) -> None:
+    def send(self, order: Command) -> None:
         """Give an order, from any thread; it is looked at before the next step."""
         self._orders.put(order)
 
@@ -108,20 +108,20 @@ class Turns:
             match self._orders.get():
                 case None:
                     return False
-                case Reply(job, ask):
+                case StartReply(job, ask):
                     with self._blamed([job]):
                         self._waiting[job] = self._read(ask)
-                case Batch(_, works) as batch:
-                    self._batch = batch, type(works[0]).together(self._model, works)
+                case RunBatch(_, works) as batch:
+                    self._batch = batch, type(works[0]).run_batch(self._model, works)
                     self._dropped.clear()
-                case Drop(job):
+                case Cancel(job):
                     self._drop(job)
         return True
 
-    def _read(self, ask: Ask) -> _Talk:
+    def _read(self, ask: GenerationRequest) -> _Talk:
         prompt = self._slots.read(ask.conversation)
         tokens = int(prompt.attention_mask.sum())
-        return _Talk(ask, prompt, Writing(ask, tokens, self._model.backbone.end_of_turn, self._text))
+        return _Talk(ask, prompt, Detokenizer(ask, tokens, self._model.backbone.end_of_turn, self._text))
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self._model.backbone.decode(torch.tensor([tokens]))[0]
@@ -148,7 +148,7 @@ class Turns:
         jobs = jobs[: min(self._slots.free, self._most_together)]
         talks = [self._waiting.pop(job) for job in jobs]
         with self._blamed(jobs):
-            slots = self._slots.join([talk.prompt for talk in talks], [talk.ask.choosing() for talk in talks])
+            slots = self._slots.join([talk.prompt for talk in talks], [talk.ask.sampling_params() for talk in talks])
             self._replying |= zip(slots, zip(jobs, talks, strict=True), strict=True)
 
     def _reply_step(self) -> None:

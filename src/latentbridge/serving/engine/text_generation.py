@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from latentbridge.models.qwen_vl.slots import Choosing
+from latentbridge.models.qwen_vl.slots import SamplingParams
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
 
@@ -16,7 +16,7 @@ _UNFINISHED = "\ufffd"
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerationRequest:
     """What to reply to, and how."""
 
     conversation: Conversation
@@ -28,13 +28,13 @@ class Ask:
     purpose: str = "chat"
     """Which stream of the seed the tokens are drawn from (`rng.py`)."""
 
-    def choosing(self) -> Choosing:
+    def sampling_params(self) -> SamplingParams:
         """How its tokens are chosen."""
-        return Choosing(self.temperature, torch_rng(self.seed, self.purpose))
+        return SamplingParams(self.temperature, torch_rng(self.seed, self.purpose))
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenChunk:
     """What a token added to a reply; the last piece says why it is the last."""
 
     token: int
@@ -45,10 +45,12 @@ class Piece:
     """So far, the end of the turn included."""
 
 
-class Writing:
+class Detokenizer:
     """Text of a reply, given out as soon as it is certain: no half characters, nothing that may become a stop text."""
 
-    def __init__(self, ask: Ask, prompt_tokens: int, end_of_turn: int, decode: Callable[[Sequence[int]], str]):
+    def __init__(
+        self, ask: GenerationRequest, prompt_tokens: int, end_of_turn: int, decode: Callable[[Sequence[int]], str]
+    ):
         self._ask = ask
         self._prompt_tokens = prompt_tokens
         self._end_of_turn = end_of_turn
@@ -56,7 +58,7 @@ class Writing:
         self._tokens: list[int] = []
         self._given = 0
 
-    def add(self, token: int, room: bool) -> Piece:
+    def add(self, token: int, room: bool) -> TokenChunk:
         """The piece of a token; `room` tells whether another one fits."""
         self._tokens.append(token)
         text = self._decode(self._tokens)
@@ -68,7 +70,7 @@ class Writing:
             reason = "length"
         certain = text[:stopped] if reason else text[: len(text) - self._doubtful(text)]
         new, self._given = certain[self._given :], max(self._given, len(certain))
-        return Piece(token, new, reason, self._prompt_tokens, len(self._tokens))
+        return TokenChunk(token, new, reason, self._prompt_tokens, len(self._tokens))
 
     def _doubtful(self, text: str) -> int:
         """How many characters at the end may still change or turn out to be a stop text."""

@@ -21,7 +21,7 @@ _TRIES = 2
 
 
 @dataclass(eq=False)
-class Hand:
+class WorkerHandle:
     """A worker and the jobs it is at, by number."""
 
     worker: Worker
@@ -30,8 +30,8 @@ class Hand:
     batch: set[int] = field(default_factory=set)
 
 
-class Crew:
-    """As many workers as the settings say; it lives in the event loop that `hire` was called in.
+class WorkerPool:
+    """As many workers as the settings say; it lives in the event loop that `start` was called in.
 
     `told` hears their results, and `changed` the jobs that one of them died over, or of none when one got ready.
     """
@@ -44,7 +44,7 @@ class Crew:
         told: Callable[[Results], None],
         changed: Callable[[Set[int]], None],
     ):
-        self.hands: list[Hand] = []
+        self.handles: list[WorkerHandle] = []
         self._model = model
         self._settings = settings
         self._metrics = metrics
@@ -52,10 +52,10 @@ class Crew:
         self._changed = changed
         self._unready = 0
         self._ended = False
-        self._stand_in: Hand | None = None
+        self._stand_in: WorkerHandle | None = None
         """A thread that works until the first process is ready."""
 
-    def hire(self) -> None:
+    def start(self) -> None:
         """Start the workers: a thread at once, processes beside it, which replace it some seconds later."""
         self._loop = asyncio.get_running_loop()
         stand_in = self._hire_thread()
@@ -66,61 +66,61 @@ class Crew:
                 self._hire_process()
 
     @property
-    def ready(self) -> list[Hand]:
+    def ready(self) -> list[WorkerHandle]:
         """Who can work."""
-        return [hand for hand in self.hands if hand.is_ready]
+        return [handle for handle in self.handles if handle.is_ready]
 
-    async def send_home(self) -> None:
+    async def shutdown(self) -> None:
         """End all workers; what they are at is left."""
         self._ended = True
-        for hand in self.hands:
-            hand.worker.send(None)
-        await asyncio.gather(*(asyncio.to_thread(hand.worker.join) for hand in self.hands))
+        for handle in self.handles:
+            handle.worker.send(None)
+        await asyncio.gather(*(asyncio.to_thread(handle.worker.join) for handle in self.handles))
 
-    def _hire_thread(self) -> Hand:
-        hand = Hand(ThreadWorker(self._model, self._settings, self._heard(self._told)), is_ready=True)
-        self.hands.append(hand)
+    def _hire_thread(self) -> WorkerHandle:
+        handle = WorkerHandle(ThreadWorker(self._model, self._settings, self._heard(self._told)), is_ready=True)
+        self.handles.append(handle)
         self._metrics.workers.inc()
-        return hand
+        return handle
 
     def _dismiss_stand_in(self) -> None:
         """Give the thread nothing new; what it has begun it finishes."""
         if self._stand_in is not None:
-            self.hands.remove(self._stand_in)
+            self.handles.remove(self._stand_in)
             self._metrics.workers.dec()
             self._stand_in = None
 
     def _hire_process(self) -> None:
         def got_ready() -> None:
-            hand.is_ready, self._unready = True, 0
+            handle.is_ready, self._unready = True, 0
             self._dismiss_stand_in()
             self._metrics.workers.inc()
             self._changed(set())
 
         def died() -> None:
-            self._replace(hand)
+            self._replace(handle)
 
         told, ready, lost = (self._heard(answer) for answer in (self._told, got_ready, died))
-        hand = Hand(ProcessWorker(self._settings, self._maker, told, ready, lost))
-        self.hands.append(hand)
+        handle = WorkerHandle(ProcessWorker(self._settings, self._maker, told, ready, lost))
+        self.handles.append(handle)
 
-    def _replace(self, hand: Hand) -> None:
+    def _replace(self, handle: WorkerHandle) -> None:
         """Another worker for one that died. Where none gets ready, the others go on, or else a thread of this process does."""
         if self._ended:
             return
-        _log.error("A worker died over %d jobs.", len(hand.replies | hand.batch))
+        _log.error("A worker died over %d jobs.", len(handle.replies | handle.batch))
         self._metrics.lost.inc()
-        self._metrics.workers.dec(hand.is_ready)
-        self.hands.remove(hand)
-        self._unready += not hand.is_ready
+        self._metrics.workers.dec(handle.is_ready)
+        self.handles.remove(handle)
+        self._unready += not handle.is_ready
         if self._unready < _TRIES:
             try:
                 self._hire_process()
             except OSError as error:
                 _log.error("No worker can be started in its place (%s).", error)
-        if not self.hands:
+        if not self.handles:
             self._hire_thread()
-        self._changed(hand.replies | hand.batch)
+        self._changed(handle.replies | handle.batch)
 
     def _heard(self, answer: Callable[..., None]) -> Callable[..., None]:
         """What calls `answer` in the event loop, from any thread; a loop that has ended hears nothing."""

@@ -12,7 +12,7 @@ from latentbridge.errors import UserError
 from latentbridge.light_imports import import_model
 
 if TYPE_CHECKING:
-    from latentbridge.serving.engine.scheduler import Order, Turns
+    from latentbridge.serving.engine.scheduler import Command, Scheduler
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def work(handle: int) -> None:
     settings, maker = line.recv()
     import_model(settings.source)
     from latentbridge.models.checkpoint import fingerprint, load
-    from latentbridge.serving.engine.scheduler import Turns
+    from latentbridge.serving.engine.scheduler import Scheduler
 
     try:
         model = load(settings.source)
@@ -37,7 +37,7 @@ def work(handle: int) -> None:
     except UserError as error:
         _log.error("%s", error)
         return
-    turns = Turns(model, settings, lambda results: line.send([(job, _portable(result)) for job, result in results]))
+    turns = Scheduler(model, settings, lambda results: line.send([(job, _portable(result)) for job, result in results]))
     threading.Thread(target=_pass_on, args=(line, turns), name="server's line", daemon=True).start()
     line.send("ready")
     turns.run()
@@ -50,8 +50,8 @@ def _portable(result: Any) -> Any:
     return result
 
 
-def _pass_on(line: Connection, turns: Turns) -> None:
-    order: Order = None
+def _pass_on(line: Connection, turns: Scheduler) -> None:
+    order: Command = None
     while True:
         try:
             order = line.recv()

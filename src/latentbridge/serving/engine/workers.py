@@ -10,7 +10,7 @@ from typing import Protocol
 
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.processes import start_process
-from latentbridge.serving.engine.scheduler import Order, Results, Turns
+from latentbridge.serving.engine.scheduler import Command, Results, Scheduler
 from latentbridge.serving.engine.worker_process import work
 from latentbridge.serving.settings import Settings
 
@@ -18,7 +18,7 @@ from latentbridge.serving.settings import Settings
 class Worker(Protocol):
     """Follows orders (`turns.py`), and tells results to the one who made it."""
 
-    def send(self, order: Order) -> None:
+    def send(self, order: Command) -> None:
         """Give an order; the last one is None."""
         ...
 
@@ -31,7 +31,7 @@ class ThreadWorker:
     """Works in a thread of this process, with the model that is here."""
 
     def __init__(self, model: Model, settings: Settings, tell: Callable[[Results], None]):
-        turns = Turns(model, settings, tell)
+        turns = Scheduler(model, settings, tell)
         self._thread = threading.Thread(target=turns.run, name="worker", daemon=True)
         self._thread.start()
         self.send, self.join = turns.send, self._thread.join
@@ -65,7 +65,7 @@ class ProcessWorker:
         """The number of the process."""
         return self._process.pid
 
-    def send(self, order: Order) -> None:
+    def send(self, order: Command) -> None:
         """See `Worker.send`; what is sent to a process that died is lost with it."""
         with suppress(OSError):
             self._line.send(order)

@@ -18,7 +18,7 @@ from latentbridge.serving.service import png
 _THUMB_PX = 160
 
 
-class Stranger:
+class RemoteCaller:
     """Someone who gets nothing from this machine's files and leaves nothing among them."""
 
     told = "Pictures are given as data URLs (data:image/png;base64,...) and come back as image content."
@@ -42,7 +42,7 @@ class Stranger:
         return None
 
 
-class User(Stranger):
+class LocalCaller(RemoteCaller):
     """Whoever started the process: files are read where a tool names them, and written into one folder alone."""
 
     def __init__(self, model: Model, folder: Path | None = None):
@@ -54,11 +54,11 @@ class User(Stranger):
             self.told += " Each one made is also saved; the text beside it tells the path, which other tools take."
 
     def url(self, picture: str) -> str:
-        """See `Stranger.url`; a path is read here."""
+        """See `RemoteCaller.url`; a path is read here."""
         return picture if _is_address(picture) else self._read(Path(picture).expanduser())
 
     def items(self, pictures: Iterable[str], fault: Fault) -> Iterator[dict[str, Any]]:
-        """See `Stranger.items`; a path may be a folder's, and the id of a file's item is its path, which other tools take."""
+        """See `RemoteCaller.items`; a path may be a folder's, and the id of a file's item is its path, which other tools take."""
         for picture in pictures:
             if _is_address(picture):
                 yield from super().items([picture], fault)
@@ -72,7 +72,7 @@ class User(Stranger):
                     fault(str(error))
 
     def keep(self, picture: bytes) -> Path | None:
-        """See `Stranger.keep`; the name is one that is free."""
+        """See `RemoteCaller.keep`; the name is one that is free."""
         if self._folder is None:
             return None
         path = next(path for n in self._numbers if not (path := self._folder / f"picture-{n}.png").exists())
@@ -81,7 +81,7 @@ class User(Stranger):
         return path
 
     def thumbnail(self, hit: dict[str, Any]) -> str | None:
-        """See `Stranger.thumbnail`; what `items` made is named after its file, other items tell its place."""
+        """See `RemoteCaller.thumbnail`; what `items` made is named after its file, other items tell its place."""
         said = hit["metadata"]
         try:
             return png(fit_square(picture_of(said if "shard" in said else {"file": hit["id"], **said}), _THUMB_PX))

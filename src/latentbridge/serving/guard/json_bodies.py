@@ -15,7 +15,7 @@ import jiter
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from latentbridge.serving.api_errors import Refusal
+from latentbridge.serving.api_errors import ApiError
 
 MAX_VALUES = 10_000
 """In one document; each one too many would cost an error of its own, written out, while all others wait."""
@@ -31,8 +31,8 @@ def parse_json(body: bytes) -> Any:
     return document
 
 
-def _bad(reason: str) -> Refusal:
-    return Refusal(400, f"The body is not JSON as it should be ({reason}); mend it and send it again.", "bad_json")
+def _bad(reason: str) -> ApiError:
+    return ApiError(400, f"The body is not JSON as it should be ({reason}); mend it and send it again.", "bad_json")
 
 
 def _check(document: Any) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from latentbridge.serving.api_errors import Refusal
+from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.guard.keys import Keys, is_loopback
 from latentbridge.serving.guard.rates import Rates
 
@@ -78,7 +78,7 @@ class Guard:
             for check in _CHECKS:
                 check(self, scope, Headers(scope=scope))
             await self.app(scope, self._bounded(receive), noting_start)
-        except Refusal as refusal:
+        except ApiError as refusal:
             if started:
                 raise
             if scope["type"] == "http":
@@ -98,7 +98,7 @@ class Guard:
                     message = await receive()
             except TimeoutError:
                 slow = f"The body was not here whole after {self.limits.receive_s:g} s; send it faster, or less."
-                raise Refusal(408, slow, "request_timeout", {"Connection": "close"}) from None
+                raise ApiError(408, slow, "request_timeout", {"Connection": "close"}) from None
             whole = whole or message["type"] != "http.request" or not message.get("more_body", False)
             total += len(message.get("body", b""))
             if total > self.limits.body_bytes:
@@ -107,16 +107,16 @@ class Guard:
 
         return bounded
 
-    def too_large(self) -> Refusal:
+    def too_large(self) -> ApiError:
         """The refusal of a body above the limit."""
-        return Refusal(413, f"The body has more than {self.limits.body_bytes:,} bytes; send less.", "body_too_large")
+        return ApiError(413, f"The body has more than {self.limits.body_bytes:,} bytes; send less.", "body_too_large")
 
 
 def _refuse_flood(guard: Guard, scope: Scope, headers: Headers) -> None:
     size = len(scope.get("raw_path", b"")) + len(scope["query_string"]) + sum(len(k) + len(v) for k, v in headers.raw)
     if len(headers) > guard.limits.headers or size > guard.limits.header_bytes:
         most = f"{guard.limits.headers} headers and {guard.limits.header_bytes:,} bytes of them"
-        raise Refusal(431, f"{most} are the most; send fewer.", "headers_too_large")
+        raise ApiError(431, f"{most} are the most; send fewer.", "headers_too_large")
 
 
 def _refuse_foreign_pages(guard: Guard, scope: Scope, headers: Headers) -> None:
@@ -125,9 +125,9 @@ def _refuse_foreign_pages(guard: Guard, scope: Scope, headers: Headers) -> None:
     origin = headers.get("origin", "")
     writes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
     if (origin and origin.partition("://")[2] != host) or (writes and headers.get("sec-fetch-site") == "cross-site"):
-        raise Refusal(403, "A page of another site sent this; use the server's own page.", "foreign_origin")
+        raise ApiError(403, "A page of another site sent this; use the server's own page.", "foreign_origin")
     if host and not guard.keys and not is_loopback(_hostname(host)):
-        raise Refusal(403, "A server without keys answers to 127.0.0.1 and localhost only; set a key.", "foreign_host")
+        raise ApiError(403, "A server without keys answers to 127.0.0.1 and localhost only; set a key.", "foreign_host")
 
 
 def _refuse_strangers(guard: Guard, scope: Scope, headers: Headers) -> None:
@@ -135,7 +135,7 @@ def _refuse_strangers(guard: Guard, scope: Scope, headers: Headers) -> None:
     if owner is None and scope["path"] not in OPEN_PATHS:
         # Basic alone: Chromium overlooks it beside another way, and asks nobody for the key.
         ways = {"WWW-Authenticate": 'Basic realm="LatentBridge"'}
-        raise Refusal(
+        raise ApiError(
             401, "The key is missing or wrong; send it as Authorization: Bearer KEY.", "invalid_api_key", ways
         )
     scope.setdefault("state", {})["owner"] = owner or NOBODY
@@ -149,7 +149,7 @@ def _refuse_haste(guard: Guard, scope: Scope, headers: Headers) -> None:
 
 def _refuse_bodies(guard: Guard, scope: Scope, headers: Headers) -> None:
     if headers.get("content-encoding", "identity") != "identity":
-        raise Refusal(415, "The body is compressed; send it as it is.", "compressed_body")
+        raise ApiError(415, "The body is compressed; send it as it is.", "compressed_body")
     if int(headers.get("content-length", "0")) > guard.limits.body_bytes:
         raise guard.too_large()
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from latentbridge.errors import UserError
-from latentbridge.serving.api_errors import Refusal, too_fast
+from latentbridge.serving.api_errors import ApiError, too_fast
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Rates:
             return
         if amount > size:
             message = f"This would cost {amount:g} steps and {size:g} are allowed in a minute; ask for less at once."
-            raise Refusal(400, message, "cost_exceeds_limit")
+            raise ApiError(400, message, "cost_exceeds_limit")
         now_s = self.clock()
         bucket = self._buckets.setdefault((owner, kind, unit), _Bucket(size, size, now_s))
         if wait_s := bucket.take(amount, now_s):

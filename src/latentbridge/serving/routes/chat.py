@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from latentbridge import prompts
 from latentbridge.errors import UserError
 from latentbridge.serving.api_errors import error_document
-from latentbridge.serving.engine.text_generation import Ask, Piece
+from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
 from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.openapi import REFUSALS
 from latentbridge.serving.schemas import (
@@ -70,13 +70,13 @@ async def chat(asked: ChatRequest, request: Request, service: TheService) -> Any
     return StreamingResponse(_events(head, first, pieces, wants_usage, warnings), media_type="text/event-stream")
 
 
-async def _all(service: Service, ask: Ask) -> list[Piece]:
+async def _all(service: Service, ask: GenerationRequest) -> list[TokenChunk]:
     async with aclosing(service.engine.pieces(ask)) as pieces:
         return [piece async for piece in pieces]
 
 
 async def _events(
-    head: dict[str, Any], piece: Piece, rest: AsyncGenerator[Piece], wants_usage: bool, warnings: list[str]
+    head: dict[str, Any], piece: TokenChunk, rest: AsyncGenerator[TokenChunk], wants_usage: bool, warnings: list[str]
 ) -> AsyncIterator[str]:
     """Server-sent events of a reply whose first piece is there."""
 
@@ -105,7 +105,7 @@ async def _events(
         yield "data: [DONE]\n\n"
 
 
-async def ask_of(asked: ChatRequest, service: Service) -> Ask:
+async def ask_of(asked: ChatRequest, service: Service) -> GenerationRequest:
     """What a request asks of the engine, within the limits."""
     limits = service.settings
     max_tokens = asked.max_completion_tokens or asked.max_tokens or limits.max_tokens
@@ -113,10 +113,10 @@ async def ask_of(asked: ChatRequest, service: Service) -> Ask:
     stop = tuple([asked.stop] if isinstance(asked.stop, str) else asked.stop or ())
     talk = await _conversation(asked.messages, asked.reasoning_effort or "none", service)
     seed = new_seed() if asked.seed is None else asked.seed
-    return Ask(talk, max_tokens, asked.temperature or 0.0, seed, stop)
+    return GenerationRequest(talk, max_tokens, asked.temperature or 0.0, seed, stop)
 
 
-async def warnings_of(asked: ChatRequest, ask: Ask, service: Service) -> list[str]:
+async def warnings_of(asked: ChatRequest, ask: GenerationRequest, service: Service) -> list[str]:
     """What to doubt about the conversation's picture and the words of its last user message."""
     said = [_parts(message)[0] for message in asked.messages if message.role == "user"]
     about_words = service.input_check.text_warnings(said[-1]) if said else []
@@ -159,7 +159,7 @@ def _parts(message: Message) -> tuple[str, list[str]]:
     return "\n".join(texts), [part.image_url.url for part in message.content if isinstance(part, ImagePart)]
 
 
-def _usage(last: Piece) -> Usage:
+def _usage(last: TokenChunk) -> Usage:
     return Usage(
         prompt_tokens=last.prompt_tokens,
         completion_tokens=last.reply_tokens,

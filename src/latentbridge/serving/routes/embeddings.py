@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from latentbridge.errors import UserError
 from latentbridge.models.input_check import InputCheck
 from latentbridge.prompts import check_text
-from latentbridge.serving.engine.jobs import Embedded, PictureEmbedding, TextEmbedding
+from latentbridge.serving.engine.jobs import EmbeddingOutput, ImageEmbeddingJob, TextEmbeddingJob
 from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.openapi import REFUSALS
 from latentbridge.serving.schemas import (
@@ -43,7 +43,7 @@ async def embed(asked: EmbeddingRequest, request: Request, service: TheService) 
     service.check_most("The number of inputs", len(items), service.settings.max_inputs)
     request.state.charge(len(items))
     works = [await _work(item, service) for item in items]
-    found: list[Embedded] = await service.answer(request, partial(service.engine.do_all, works))
+    found: list[EmbeddingOutput] = await service.answer(request, partial(service.engine.do_all, works))
     tokens = sum(each.tokens for each in found)
     warnings = await asyncio.to_thread(_warnings, service.input_check, works)
     return EmbeddingAnswer(
@@ -57,18 +57,18 @@ async def embed(asked: EmbeddingRequest, request: Request, service: TheService) 
     )
 
 
-async def _work(item: str | TextInput | PictureInput, service: Service) -> TextEmbedding | PictureEmbedding:
+async def _work(item: str | TextInput | PictureInput, service: Service) -> TextEmbeddingJob | ImageEmbeddingJob:
     if isinstance(item, PictureInput):
-        return PictureEmbedding(await service.picture(item.image))
+        return ImageEmbeddingJob(await service.picture(item.image))
     text = item.text if isinstance(item, TextInput) else item
     check_text("text", text, service.settings.max_characters)
-    return TextEmbedding(text)
+    return TextEmbeddingJob(text)
 
 
-def _warnings(check: InputCheck, works: Sequence[TextEmbedding | PictureEmbedding]) -> list[str]:
+def _warnings(check: InputCheck, works: Sequence[TextEmbeddingJob | ImageEmbeddingJob]) -> list[str]:
     """What to doubt, after the number of the input that it is about."""
-    pictures = {f"input {n}": work.picture for n, work in enumerate(works) if isinstance(work, PictureEmbedding)}
-    return check.warnings_by_name(pictures, [work.text for work in works if isinstance(work, TextEmbedding)])
+    pictures = {f"input {n}": work.picture for n, work in enumerate(works) if isinstance(work, ImageEmbeddingJob)}
+    return check.warnings_by_name(pictures, [work.text for work in works if isinstance(work, TextEmbeddingJob)])
 
 
 def _written(vector: np.ndarray, encoding: str | None) -> list[float] | str:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 from latentbridge import prompts
 from latentbridge.errors import UserError
 from latentbridge.models.input_check import Use, size_warnings
-from latentbridge.serving.engine.jobs import Drawing, Edit
+from latentbridge.serving.engine.jobs import EditJob, GenerateJob
 from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.openapi import REFUSALS
 from latentbridge.serving.schemas import DrawRequest, Guidance, NumSteps, PictureAnswer, PicturesAnswer, Seed
@@ -34,7 +34,7 @@ async def draw(asked: DrawRequest, request: Request, service: TheService) -> Pic
 
     async def work() -> list[PictureAnswer]:
         descriptions = await asyncio.gather(*(service.description(asked.prompt, seed) for seed in seeds))
-        works = [Drawing(text, seed, steps, guidance) for text, seed in zip(descriptions, seeds, strict=True)]
+        works = [GenerateJob(text, seed, steps, guidance) for text, seed in zip(descriptions, seeds, strict=True)]
         return _answers(await service.engine.do_all(works), descriptions, seeds)
 
     drawn, check = await service.answer(request, work), service.input_check
@@ -87,7 +87,7 @@ async def edit(
             service.told(picture, prompts.CAPTION_REQUEST), service.told(picture, prompts.edit_request(prompt))
         )
         after = prompts.undrawable(after)
-        works = [Edit(picture, before, after, each, steps, guidance) for each in seeds]
+        works = [EditJob(picture, before, after, each, steps, guidance) for each in seeds]
         results = await service.engine.do_all(works)
         return _answers([result.picture for result in results], [after] * len(seeds), seeds)
 

@@ -13,11 +13,11 @@ from fastapi import APIRouter, Query, Request
 from latentbridge.data.pictures import PLACES, to_keep
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
-from latentbridge.query import Wish, known_query, search_index, show_items
+from latentbridge.query import QueryPart, parse_query, search_index, show_items
 from latentbridge.retrieval.filters import parse_condition
 from latentbridge.retrieval.index import Index
-from latentbridge.serving.api_errors import Refusal
-from latentbridge.serving.engine.jobs import Embedded, PictureEmbedding, TextEmbedding
+from latentbridge.serving.api_errors import ApiError
+from latentbridge.serving.engine.jobs import EmbeddingOutput, ImageEmbeddingJob, TextEmbeddingJob
 from latentbridge.serving.extension_schemas import (
     Added,
     AddRequest,
@@ -31,7 +31,7 @@ from latentbridge.serving.extension_schemas import (
     SearchRequest,
 )
 from latentbridge.serving.guard.json_bodies import JsonRoute
-from latentbridge.serving.index_registry import Shelf
+from latentbridge.serving.index_registry import IndexRegistry
 from latentbridge.serving.openapi import REFUSALS, TAKEN
 from latentbridge.serving.service import Service, TheService
 from latentbridge.types import Hit
@@ -42,20 +42,20 @@ router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 @router.get("/v1/index", operation_id="list_indexes")
 async def list_indexes(service: TheService) -> IndexList:
     """All indexes of this model; the log names those that cannot be opened."""
-    return IndexList(data=await asyncio.to_thread(_cards, service.shelf))
+    return IndexList(data=await asyncio.to_thread(_cards, service.index_registry))
 
 
 @router.post("/v1/index", status_code=201, responses=TAKEN, operation_id="create_index")
 async def create_index(asked: IndexRequest, service: TheService) -> IndexCard:
     """A new, empty index."""
-    await asyncio.to_thread(service.shelf.create, asked.name)
-    return await asyncio.to_thread(_card, asked.name, service.shelf)
+    await asyncio.to_thread(service.index_registry.create, asked.name)
+    return await asyncio.to_thread(_card, asked.name, service.index_registry)
 
 
 @router.get("/v1/index/{name}", operation_id="find_index")
 async def find_index(name: str, service: TheService) -> IndexCard:
     """An index by its name."""
-    return await asyncio.to_thread(_card, name, service.shelf)
+    return await asyncio.to_thread(_card, name, service.index_registry)
 
 
 @router.post("/v1/index/{name}/items", operation_id="add_items")
@@ -72,10 +72,10 @@ async def add_items(name: str, asked: AddRequest, request: Request, service: The
             f"Metadata named {', '.join(PLACES)} tell where pictures are on the server; choose other names."
         )
     pictures = [await service.picture_to_keep(item.image) for item in asked.items]
-    works = [PictureEmbedding(picture) for picture, _ in pictures]
+    works = [ImageEmbeddingJob(picture) for picture, _ in pictures]
 
     async def work() -> None:
-        found: list[Embedded] = await service.engine.do_all(works)
+        found: list[EmbeddingOutput] = await service.engine.do_all(works)
         vectors = np.stack([each.vector for each in found])
         metadata, thumbnails = [item.metadata for item in asked.items], [kept for _, kept in pictures]
         await asyncio.to_thread(index.add, ids, vectors, metadata, thumbnails)
@@ -107,7 +107,7 @@ async def search(asked: SearchRequest, request: Request, service: TheService) ->
     index = await _index(asked.index, service)
     wishes = [await _wish(part, service) for part in parts]
 
-    query = await asyncio.to_thread(known_query, service.engine.model, wishes, asked.allow_unknown)
+    query = await asyncio.to_thread(parse_query, service.engine.model, wishes, asked.allow_unknown)
 
     async def work() -> list[Hit]:
         seen = await asyncio.gather(*(_embedded(wish, len(wishes) == 1, service) for wish in query.parts))
@@ -121,39 +121,39 @@ async def search(asked: SearchRequest, request: Request, service: TheService) ->
     return SearchAnswer(index=asked.index, data=data, warnings=query.warnings, unknown_words=query.unknown_words)
 
 
-async def _wish(part: SearchPart, service: Service) -> Wish:
+async def _wish(part: SearchPart, service: Service) -> QueryPart:
     if part.text is not None:
         check_text("query", part.text, service.settings.max_characters)
     picture = None if part.image is None else await service.picture(part.image)
-    return Wish(words=part.text, picture=picture, item=part.item, weight=part.weight)
+    return QueryPart(words=part.text, picture=picture, item=part.item, weight=part.weight)
 
 
-async def _embedded(wish: Wish, alone: bool, service: Service) -> Wish:
+async def _embedded(wish: QueryPart, alone: bool, service: Service) -> QueryPart:
     """A wish with the engine's vector for its words or its picture."""
     if (words := wish.spoken(alone)) is not None:
-        vector = (await service.engine.do(TextEmbedding(words))).vector
+        vector = (await service.engine.do(TextEmbeddingJob(words))).vector
     elif isinstance(wish.picture, np.ndarray):
-        vector = (await service.engine.do(PictureEmbedding(wish.picture))).vector
+        vector = (await service.engine.do(ImageEmbeddingJob(wish.picture))).vector
     else:
         return wish
-    return Wish(vector=vector, weight=wish.weight)
+    return QueryPart(vector=vector, weight=wish.weight)
 
 
 async def _index(name: str, service: Service) -> Index:
-    return await asyncio.to_thread(service.shelf.index, name)
+    return await asyncio.to_thread(service.index_registry.index, name)
 
 
-def _card(name: str, shelf: Shelf) -> IndexCard:
-    index = shelf.index(name)
+def _card(name: str, index_registry: IndexRegistry) -> IndexCard:
+    index = index_registry.index(name)
     return IndexCard(id=name, items=len(index), dimension=index.dimension)
 
 
-def _cards(shelf: Shelf) -> list[IndexCard]:
+def _cards(index_registry: IndexRegistry) -> list[IndexCard]:
     """Of all indexes that can be used."""
     cards: list[IndexCard] = []
-    for name in shelf.names():
-        with suppress(Refusal):
-            cards.append(_card(name, shelf))
+    for name in index_registry.names():
+        with suppress(ApiError):
+            cards.append(_card(name, index_registry))
     return cards
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 
 from latentbridge import prompts
 from latentbridge.rng import numpy_rng
-from latentbridge.serving.engine.jobs import PictureEmbedding
+from latentbridge.serving.engine.jobs import ImageEmbeddingJob
 from latentbridge.serving.extension_schemas import LoopbackAnswer, LoopbackRequest, LoopbackRound
 from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.openapi import REFUSALS
@@ -30,7 +30,7 @@ async def loopback(asked: LoopbackRequest, request: Request, service: TheService
     seed = new_seed() if asked.seed is None else asked.seed
 
     async def seen(picture: Picture) -> np.ndarray:
-        return (await service.engine.do(PictureEmbedding(service.engine.model.fit(picture)))).vector
+        return (await service.engine.do(ImageEmbeddingJob(service.engine.model.fit(picture)))).vector
 
     async def work() -> list[LoopbackRound]:
         rounds: list[LoopbackRound] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from latentbridge.serving.api_errors import Refusal
+from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.extension_schemas import Health
 from latentbridge.serving.openapi import REFUSALS
 from latentbridge.serving.schemas import ModelCard, ModelList
@@ -39,7 +39,7 @@ async def health() -> Health:
 async def readiness(service: TheService) -> Health:
     """The server takes requests, and its engine does them."""
     if not service.engine.ready:
-        raise Refusal(503, "The engine is not at work; ask again in a moment.", "not_ready")
+        raise ApiError(503, "The engine is not at work; ask again in a moment.", "not_ready")
     return Health()
 
 

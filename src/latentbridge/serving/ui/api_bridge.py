@@ -27,7 +27,7 @@ from latentbridge.serving.service import Service, png
 
 
 @dataclass(frozen=True)
-class Desk:
+class ApiBridge:
     """What all tabs share."""
 
     app: FastAPI

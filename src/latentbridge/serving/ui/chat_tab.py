@@ -10,13 +10,13 @@ import gradio as gr
 
 from latentbridge.serving.routes.chat import ask_of, warnings_of
 from latentbridge.serving.schemas import ChatRequest, ImagePart, ImageUrl, Message, TextPart
-from latentbridge.serving.ui.api_bridge import Desk
+from latentbridge.serving.ui.api_bridge import ApiBridge
 from latentbridge.serving.ui.inputs import note, note_output
 
 _PATH = "/v1/chat/completions"
 
 
-def tab(desk: Desk) -> None:
+def tab(api: ApiBridge) -> None:
     """A conversation about one picture; another picture begins another conversation."""
     messages, lines = gr.State([], time_to_live=3600), gr.State([], time_to_live=3600)
     talk = gr.Chatbot(
@@ -45,22 +45,22 @@ def tab(desk: Desk) -> None:
     async def reply(
         given: dict[str, Any], earlier: list[Message], shown: list[Any], in_steps: bool, visit: gr.Request
     ) -> AsyncIterator[tuple[Any, ...]]:
-        async with desk.telling():
-            request = desk.request(visit, _PATH)
+        async with api.telling():
+            request = api.request(visit, _PATH)
             files, text = given["files"], given["text"].strip()
             if files:
                 earlier, shown = [], [_line("user", {"path": files[0], "alt_text": "Your picture"})]
-            part = [ImagePart(type="image_url", image_url=ImageUrl(url=await desk.data_url(files[0])))] if files else []
+            part = [ImagePart(type="image_url", image_url=ImageUrl(url=await api.data_url(files[0])))] if files else []
             asked = [*earlier, Message(role="user", content=[TextPart(type="text", text=text), *part])]
             effort = "low" if in_steps else "none"
             chat = ChatRequest(messages=asked, reasoning_effort=effort)
-            ask = await ask_of(chat, desk.service)
-            warnings = await warnings_of(chat, ask, desk.service)
+            ask = await ask_of(chat, api.service)
+            warnings = await warnings_of(chat, ask, api.service)
             request.state.charge(ask.max_tokens)
             shown = [*shown, _line("user", text)] if text else shown
             yield None, asked, shown, shown, gr.Button(interactive=True), note(warnings)
             answer = ""
-            async with aclosing(desk.service.pieces(ask)) as pieces:
+            async with aclosing(api.service.pieces(ask)) as pieces:
                 async for piece in pieces:
                     answer += piece.text
                     told = [*shown, _line("assistant", answer)]

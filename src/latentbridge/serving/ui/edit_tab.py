@@ -10,7 +10,7 @@ import gradio as gr
 from fastapi import UploadFile
 
 from latentbridge.serving.routes.images import edit
-from latentbridge.serving.ui.api_bridge import Desk, shown
+from latentbridge.serving.ui.api_bridge import ApiBridge, shown
 from latentbridge.serving.ui.inputs import (
     chosen_seed,
     guidance_input,
@@ -27,9 +27,9 @@ _MOVE = "(share) => ({slider_position: share, __type__: 'update'})"
 """Gradio's before and after obeys the mouse alone; a slider beside it obeys keys and screen readers too."""
 
 
-def tab(desk: Desk) -> None:
+def tab(api: ApiBridge) -> None:
     """A picture and what to change; before and after."""
-    settings = desk.service.settings
+    settings = api.service.settings
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             picture = picture_input()
@@ -38,7 +38,7 @@ def tab(desk: Desk) -> None:
                 seed = seed_input()
                 steps = steps_input(settings)
                 guidance = guidance_input()
-            go = gr.Button("Edit", variant="primary")
+            go = gr.Button("EditJob", variant="primary")
         with gr.Column(scale=3, min_width=280):
             both = gr.ImageSlider(
                 label="Before and after",
@@ -54,12 +54,12 @@ def tab(desk: Desk) -> None:
     async def answer(
         file: str | None, change: str, seed: int | None, steps: int, guidance: float, visit: gr.Request
     ) -> tuple[Any, ...]:
-        async with desk.telling():
-            before = await desk.data_url(file)
+        async with api.telling():
+            before = await api.data_url(file)
             upload = UploadFile(BytesIO(base64.b64decode(before.partition(",")[2])))
             edited = await edit(
-                desk.request(visit, _PATH),
-                desk.service,
+                api.request(visit, _PATH),
+                api.service,
                 change,
                 upload,
                 n=1,

@@ -8,7 +8,7 @@ import gradio as gr
 
 from latentbridge.serving.routes.images import draw
 from latentbridge.serving.schemas import DrawRequest
-from latentbridge.serving.ui.api_bridge import Desk, shown
+from latentbridge.serving.ui.api_bridge import ApiBridge, shown
 from latentbridge.serving.ui.inputs import (
     chosen_seed,
     guidance_input,
@@ -24,9 +24,9 @@ _MOST_KEPT = 32
 """Pictures on the wall; older ones make room."""
 
 
-def tab(desk: Desk) -> None:
+def tab(api: ApiBridge) -> None:
     """Words, how to draw them, and the wall."""
-    settings = desk.service.settings
+    settings = api.service.settings
     wall = gr.State([], time_to_live=3600)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
@@ -51,9 +51,9 @@ def tab(desk: Desk) -> None:
     async def answer(
         prompt: str, count: int, seed: int | None, steps: int, guidance: float, earlier: list[Any], visit: gr.Request
     ) -> tuple[Any, ...]:
-        async with desk.telling():
+        async with api.telling():
             asked = DrawRequest(prompt=prompt, n=count, seed=chosen_seed(seed), steps=steps, guidance=guidance)
-            drawn = await draw(asked, desk.request(visit, _PATH), desk.service)
+            drawn = await draw(asked, api.request(visit, _PATH), api.service)
         new = [(shown(each.b64_json), f"{each.revised_prompt} (seed {each.seed})") for each in drawn.data]
         kept = [*new, *earlier][:_MOST_KEPT]
         return kept, kept, note(drawn.warnings)

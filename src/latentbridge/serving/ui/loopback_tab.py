@@ -9,7 +9,7 @@ import pandas as pd
 
 from latentbridge.serving.extension_schemas import LoopbackRequest
 from latentbridge.serving.routes.loopback import loopback
-from latentbridge.serving.ui.api_bridge import Desk, shown
+from latentbridge.serving.ui.api_bridge import ApiBridge, shown
 from latentbridge.serving.ui.inputs import chosen_seed, note, note_output, picture_input, seed_input
 
 _PATH = "/v1/loopback"
@@ -17,9 +17,9 @@ _FIRST, _BEFORE = "to the first picture", "to the one before"
 """What a picture is held against."""
 
 
-def tab(desk: Desk) -> None:
+def tab(api: ApiBridge) -> None:
     """A picture and how often to go round; the strip and its curve."""
-    most = desk.service.settings.max_rounds
+    most = api.service.settings.max_rounds
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             picture = picture_input("First picture")
@@ -53,10 +53,10 @@ def tab(desk: Desk) -> None:
             doubts = note_output()
 
     async def answer(file: str | None, rounds: int, seed: int | None, visit: gr.Request) -> tuple[Any, ...]:
-        async with desk.telling():
-            start = await desk.data_url(file)
+        async with api.telling():
+            start = await api.data_url(file)
             asked = LoopbackRequest(image=start, rounds=rounds, seed=chosen_seed(seed))
-            answered = await loopback(asked, desk.request(visit, _PATH), desk.service)
+            answered = await loopback(asked, api.request(visit, _PATH), api.service)
         walked = answered.rounds
         chain = [(shown(start), "The first picture")]
         chain += [(shown(each.b64_json), f"{n}. {each.words}") for n, each in enumerate(walked, 1)]

@@ -16,7 +16,7 @@ from latentbridge.serving.ui import edit_tab as edit
 from latentbridge.serving.ui import generate_tab as draw
 from latentbridge.serving.ui import loopback_tab as loopback
 from latentbridge.serving.ui import search_tab as search
-from latentbridge.serving.ui.api_bridge import Desk
+from latentbridge.serving.ui.api_bridge import ApiBridge
 from latentbridge.serving.ui.theme import CSS, HEAD, ICON, ICON_PATH, theme
 
 PATH = "/ui"
@@ -24,10 +24,10 @@ _KEPT_S = 3600
 """How long files of visitors stay on the disk."""
 _ABOUT = """The shipped model is for small scenes of coloured shapes and simple drawings. It works at 64 x 64 px, and so an
 edited picture comes back at that size."""
-_TABS: tuple[tuple[str, Callable[[Desk], None]], ...] = (
+_TABS: tuple[tuple[str, Callable[[ApiBridge], None]], ...] = (
     ("Chat", chat.tab),
     ("Draw", draw.tab),
-    ("Edit", edit.tab),
+    ("EditJob", edit.tab),
     ("Search", search.tab),
     ("Loopback", loopback.tab),
 )
@@ -56,15 +56,15 @@ async def _uploaded() -> Response:
 
 def add_page(app: FastAPI, rates: Rates) -> None:
     """Give an app of `create_app` the page, at /ui and from /, behind the same keys and limits as its routes."""
-    desk = Desk(app, rates)
+    api = ApiBridge(app, rates)
     with _Page(title="LatentBridge", analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)) as page:
-        gr.Markdown(f"# LatentBridge\n\n{_ABOUT}" if desk.service.input_check.model == "tiny" else "# LatentBridge")
+        gr.Markdown(f"# LatentBridge\n\n{_ABOUT}" if api.service.input_check.model == "tiny" else "# LatentBridge")
         for name, tab in _TABS:
             with gr.Tab(name):
-                tab(desk)
+                tab(api)
     for event in page.fns.values():
         event.api_visibility = "private"
-    page.queue(api_open=False, max_size=desk.service.settings.max_requests, default_concurrency_limit=None)
+    page.queue(api_open=False, max_size=api.service.settings.max_requests, default_concurrency_limit=None)
     app.add_api_route(f"{PATH}/gradio_api/upload_progress", _uploaded, include_in_schema=False)
     gr.mount_gradio_app(
         app,

@@ -11,7 +11,7 @@ from latentbridge.errors import UserError
 from latentbridge.query import show_items
 from latentbridge.serving.extension_schemas import FoundItem, SearchPart, SearchRequest
 from latentbridge.serving.routes.indexes import search
-from latentbridge.serving.ui.api_bridge import Desk
+from latentbridge.serving.ui.api_bridge import ApiBridge
 from latentbridge.serving.ui.inputs import picture_input, words_input
 
 _PATH = "/v1/search"
@@ -20,9 +20,9 @@ _AGAINST = -0.5
 """The weight of what hits should not be like, as `latentbridge search --not` has it."""
 
 
-def tab(desk: Desk) -> None:
+def tab(api: ApiBridge) -> None:
     """What to look for and where; the hits as a grid."""
-    settings = desk.service.settings
+    settings = api.service.settings
     found = gr.State([], time_to_live=3600)
     chosen = gr.State(None, time_to_live=3600)
     with gr.Row():
@@ -56,10 +56,10 @@ def tab(desk: Desk) -> None:
             raise UserError(_NO_INDEX)
         conditions = [each.strip() for each in where.split(",") if each.strip()]
         asked = SearchRequest(index=index, query=parts, k=k, where=conditions, allow_unknown=guess)
-        answer = await search(asked, desk.request(visit, _PATH), desk.service)
+        answer = await search(asked, api.request(visit, _PATH), api.service)
         hits = answer.data
         ids, metadata = [hit.id for hit in hits], [hit.metadata for hit in hits]
-        thumbs = await asyncio.to_thread(show_items, desk.service.shelf.index(index), ids, metadata)
+        thumbs = await asyncio.to_thread(show_items, api.service.index_registry.index(index), ids, metadata)
         shown = [(thumb, f"{hit.score:.3f}  {hit.id}") for thumb, hit in zip(thumbs, hits, strict=True)]
         for sentence in answer.warnings:
             gr.Warning(sentence, title="Unknown words")
@@ -78,13 +78,13 @@ def tab(desk: Desk) -> None:
         index: str | None,
         visit: gr.Request,
     ) -> tuple[Any, ...]:
-        async with desk.telling():
+        async with api.telling():
             if not words.strip() and file is None:
                 raise UserError("Say what to look for in words, or drop a picture to look for others like it.")
             both = bool(words.strip()) and file is not None
             parts = [SearchPart(text=words, weight=share if both else 1)] if words.strip() else []
             if file is not None:
-                parts.append(SearchPart(image=await desk.data_url(file), weight=1 - share if both else 1))
+                parts.append(SearchPart(image=await api.data_url(file), weight=1 - share if both else 1))
             if against.strip():
                 parts.append(SearchPart(text=against, weight=_AGAINST))
             return await look(parts, index, where, k, visit, guess)
@@ -92,11 +92,11 @@ def tab(desk: Desk) -> None:
     async def answer_more(
         item: str | None, where: str, k: int, index: str | None, visit: gr.Request
     ) -> tuple[Any, ...]:
-        async with desk.telling():
+        async with api.telling():
             return await look([SearchPart(item=item)], index, where, k, visit)
 
     def names() -> gr.Dropdown:
-        there = desk.service.shelf.names()
+        there = api.service.index_registry.names()
         return gr.Dropdown(there, value=there[0] if there else None, info=None if there else _NO_INDEX)
 
     def choose(hits: list[FoundItem], choice: gr.SelectData) -> tuple[Any, ...]:

@@ -18,8 +18,8 @@ from latentbridge.data.drawings.tasks import show
 from latentbridge.data.shapes.language import paraphrase
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
-from latentbridge.models.efficientnet import Eye
-from latentbridge.models.omnibridge.auxiliary_embedding import SecondView
+from latentbridge.models.efficientnet import EfficientNetLite0
+from latentbridge.models.omnibridge.auxiliary_embedding import AuxiliaryEmbedding
 from latentbridge.models.omnibridge.lexicon import words_of
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.common_words import common_words
@@ -35,7 +35,7 @@ _SCENES = 1000
 """Captions sampled for their words; of 54 words the rarest comes 54 times."""
 
 
-def fit_second_view(view: SecondView) -> None:
+def fit_second_view(view: AuxiliaryEmbedding) -> None:
     """Give an empty second view its eye, its lexicon and the map that joins them, from the training drawings.
 
     Lexicon: the commonest words of training labels and tags, embedded by MiniLM one by one, centred and partly whitened
@@ -48,7 +48,7 @@ def fit_second_view(view: SecondView) -> None:
     """
     drawings = load_drawings()
     chosen = [drawing for drawing in drawings.split("train") if drawing.tier == "object"]
-    view.eye = Eye.from_package(view.eye.size_px)
+    view.eye = EfficientNetLite0.from_package(view.eye.size_px)
     texts = {drawing.label: words_of(search_text(drawing)) for drawing in chosen}
     scenes = _words_of_scenes()
     known = _commonest(drawings.split("train"), len(view.word_keys), without=scenes)
@@ -116,7 +116,7 @@ def _whitening(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return centre, (directions[:width] / strengths[:width, None] ** _WHITENING).T
 
 
-def _features(view: SecondView, drawings: Drawings, chosen: list[Drawing]) -> Tensor:
+def _features(view: AuxiliaryEmbedding, drawings: Drawings, chosen: list[Drawing]) -> Tensor:
     """The eye's view of drawings on white: [n, 1280]."""
     rows = [show(drawings, drawing, "white") for drawing in chosen]
     starts = tqdm(range(0, len(rows), _BATCH), desc="second view", mininterval=2)

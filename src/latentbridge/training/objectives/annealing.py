@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentbridge.models.omnibridge.aligner import draw_legacy_probability, draw_replaced, mix_convex
-from latentbridge.ranks import mine, world
+from latentbridge.ranks import local_rows, world_size
 
 BetaSchedule = Literal["none", "step", "linear", "cosine", "ladder"]
 _LADDER = (0, 0.005, 0.15, 0.75, 0.99, 2)
@@ -45,6 +45,6 @@ def mixed_inputs(
     if schedule == "ladder":
         rung = min(len(_LADDER) - 1, int(len(_LADDER) * progress / ANNEALED_SHARE))
         probability = draw_legacy_probability(_LADDER[rung], rng)
-        replaced = mine(draw_replaced(len(text) * world(), text.shape[1], probability, rng))
+        replaced = local_rows(draw_replaced(len(text) * world_size(), text.shape[1], probability, rng))
         return torch.where(replaced.to(text.device)[..., None], queries, text)
     return mix_convex(text, queries, beta_at(schedule, progress))

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from latentbridge.config import LatentUMMWeights
 from latentbridge.errors import UserError
-from latentbridge.ranks import chance
+from latentbridge.ranks import per_rank_random
 from latentbridge.training.objectives.losses import retrieval_loss
 
 Objective = Literal["anchored", "reference"]
@@ -167,10 +167,10 @@ def rollout_noise(
     also draws in the latent's own precision, where bfloat16 loses up to half of it (W3).
     """
     if objective == "reference":
-        return sigma * chance(torch.randn, (count, *z.shape), rng, dim=1).to(z.device)
+        return sigma * per_rank_random(torch.randn, (count, *z.shape), rng, dim=1).to(z.device)
     if count % 2:
         raise UserError(f"There are {count} rollouts; anchored noise comes in pairs, so give an even number.")
-    half = chance(torch.randn, (count // 2, *z.shape), rng, dim=1).to(z.device)
+    half = per_rank_random(torch.randn, (count // 2, *z.shape), rng, dim=1).to(z.device)
     rms = z.detach().float().square().mean(-1, keepdim=True).sqrt()
     return sigma * rms * torch.cat([half, -half])
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentbridge.ranks import mean_of_all, rank, world
+from latentbridge.ranks import global_mean, rank, world_size
 
 
 class RetrievalLoss(NamedTuple):
@@ -41,7 +41,7 @@ def retrieval_loss(
     rows = torch.arange(len(image_ids), device=same.device)
     others = same.index_put((rows, rows + len(rows) * rank()), same.new_zeros(()))
     paired = others.sum(-1) > 0
-    text_to_text = mean_of_all(_soft_cross_entropy(scale * text @ texts.T, others)[paired].sum(), paired.sum())
+    text_to_text = global_mean(_soft_cross_entropy(scale * text @ texts.T, others)[paired].sum(), paired.sum())
     total = image_to_text + text_to_image + text_to_text_weight * text_to_text
     return RetrievalLoss(total, image_to_text, text_to_image, text_to_text)
 
@@ -59,13 +59,13 @@ def gather(rows: Tensor) -> Tensor:
 
     The gradient is summed over ranks, so averaging parameter gradients afterwards gives that of the mean loss.
     """
-    return _Gather.apply(rows) if world() > 1 else rows
+    return _Gather.apply(rows) if world_size() > 1 else rows
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(world())]
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
@@ -73,7 +73,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         grad = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
-        return grad.chunk(world())[rank()]
+        return grad.chunk(world_size())[rank()]
 
 
 def _soft_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:

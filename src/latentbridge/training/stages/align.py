@@ -22,7 +22,7 @@ from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.aligner import init_from_t5
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.ranks import mine
+from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.auxiliary_embedding import fit_second_view
 from latentbridge.training.items import ItemOrder
@@ -103,7 +103,7 @@ class Align(Stage):
         return 0 if self.config.stage.beta_schedule == "none" else min(step, annealed)
 
     def batch(self, model: Model, step: int) -> AlignBatch:
-        indices = mine(self.order.indices(step))
+        indices = local_rows(self.order.indices(step))
         draw_, draw_mask = self._padded("draw", indices)
         image, image_mask = self._padded("image", indices)
         text, text_mask = self._padded("text", indices)

@@ -14,7 +14,7 @@ from latentbridge.models.checkpoint import Network
 from latentbridge.models.latent_heads import LatentHeads
 from latentbridge.models.teachers import load_teacher
 from latentbridge.prompts import CAPTION_REQUEST
-from latentbridge.ranks import share_of_all, summed
+from latentbridge.ranks import all_reduce_sum, global_mean_weight
 from latentbridge.training.objectives.anchors import Anchors
 from latentbridge.training.objectives.latentumm import LatentPairs, centre, latentumm_loss, rollout_noise
 from latentbridge.training.stages.native import PairBatch, Terms
@@ -74,9 +74,9 @@ class LatentUMM(PostTrain):
         if self.anchors is None:
             return (), 1.0
         rows, said, seen = self.anchors.of(list(zip(batch.pictures, batch.prompts, strict=True)))
-        if not summed(torch.tensor(len(rows))):
+        if not all_reduce_sum(torch.tensor(len(rows))):
             return (), 1.0
-        share = share_of_all(len(rows))
+        share = global_mean_weight(len(rows))
         if not len(rows):
             rows, said, seen = torch.tensor([0]), torch.zeros(1, text.shape[1]), torch.zeros(1, image.shape[1])
         if self.settings.objective == "anchored":

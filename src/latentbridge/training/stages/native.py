@@ -14,10 +14,10 @@ from latentbridge.data.worlds import Mixture, identity_of
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.backbones.loading import UNIFIED, as_backbone
 from latentbridge.models.checkpoint import Network
-from latentbridge.ranks import mine
+from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.items import ItemOrder
-from latentbridge.training.parallel import my_talks
+from latentbridge.training.parallel import local_conversations
 from latentbridge.training.stage import Stage
 from latentbridge.types import Conversation, LossOutputs, Picture
 
@@ -98,15 +98,15 @@ class Native(Stage):
         return [self.item(index) for index in range(self.config.stage.items)]
 
     def batch(self, model: Network, step: int) -> PairBatch:
-        items = [self.item(index) for index in mine(self.order.indices(step))]
+        items = [self.item(index) for index in local_rows(self.order.indices(step))]
         rng = numpy_rng(self.config.seed, "post-training step", step)
         prompts = [prompt for _, prompt in items]
         return PairBatch(
             pictures=[picture for picture, _ in items],
             prompts=prompts,
-            seeds=mine(rng.integers(2**31, size=self.config.batch_size)).tolist(),
+            seeds=local_rows(rng.integers(2**31, size=self.config.batch_size)).tolist(),
             ids=torch.tensor([identity_of(prompt) for prompt in prompts]),
-            talks=my_talks([self.converse(rng, number) for number in self.config.samples(step)]),
+            talks=local_conversations([self.converse(rng, number) for number in self.config.samples(step)]),
         )
 
     def loss(self, model: Network, batch: PairBatch, rng: torch.Generator, heads: Any) -> LossOutputs:

@@ -17,9 +17,9 @@ from latentbridge.devices import CPU
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.token_rows import IGNORED_LABEL
-from latentbridge.ranks import mean_of_all, mine
+from latentbridge.ranks import global_mean, local_rows
 from latentbridge.rng import numpy_rng
-from latentbridge.training.parallel import lent, my_talks
+from latentbridge.training.parallel import local_conversations, zero_weight_indices
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
 
@@ -68,10 +68,12 @@ class PretrainBackbone(Stage):
             talks = [converse(scene, rng, self.config.stage.tasks) for scene in drawn]
         sizes = model.config.backbone
         patch_px = sizes.patch_size_px * sizes.merge_size
-        shown = [scene for scene, talk in mine(list(zip(drawn, talks, strict=True))) if talk.picture is not None]
+        shown = [scene for scene, talk in local_rows(list(zip(drawn, talks, strict=True))) if talk.picture is not None]
         labels = [_token_labels(scene, patch_px) for scene in shown]
-        labels += [np.full_like(_token_labels(drawn[index], patch_px), IGNORED_LABEL) for index in lent(talks)]
-        conversations = model.backbone.tokenize(my_talks(talks), device=CPU)
+        labels += [
+            np.full_like(_token_labels(drawn[index], patch_px), IGNORED_LABEL) for index in zero_weight_indices(talks)
+        ]
+        conversations = model.backbone.tokenize(local_conversations(talks), device=CPU)
         return WarmupBatch(conversations, torch.from_numpy(np.stack(labels, axis=1)))
 
     def loss(self, model: Model, batch: WarmupBatch, rng: torch.Generator, heads: nn.ModuleList) -> LossOutputs:
@@ -86,7 +88,7 @@ class PretrainBackbone(Stage):
 def _label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of logits [pictures patches n] over the labels of all ranks."""
     total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
-    return mean_of_all(total, (labels != IGNORED_LABEL).sum())
+    return global_mean(total, (labels != IGNORED_LABEL).sum())
 
 
 def _token_labels(scene: Scene, patch_px: int) -> np.ndarray:

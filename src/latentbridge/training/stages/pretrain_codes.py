@@ -10,7 +10,7 @@ from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
 from latentbridge.models.backbones.janus.codes import codes_loss, init_codes, squares_loss
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro
-from latentbridge.ranks import mine
+from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.training.fits.autoencoder import sample_pictures
 from latentbridge.training.stage import Stage
@@ -40,7 +40,7 @@ class PretrainSquares(Stage):
 
     def batch(self, model: JanusPro, step: int) -> list[Picture]:
         rng = numpy_rng(self.config.seed, "pretrain codes", step)
-        return mine([self.worlds.pick(rng, number).depict(rng)[0] for number in self.config.samples(step)])
+        return local_rows([self.worlds.pick(rng, number).depict(rng)[0] for number in self.config.samples(step)])
 
     def loss(self, model: JanusPro, batch: list[Picture], rng: torch.Generator, heads: Any) -> LossOutputs:
         loss = squares_loss(model.model.model.vqmodel, model.pixel_values(batch))

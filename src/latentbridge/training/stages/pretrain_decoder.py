@@ -12,7 +12,7 @@ from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.ranks import mine
+from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.autoencoder import fit_autoencoder
 from latentbridge.training.stage import Stage
@@ -57,7 +57,7 @@ class PretrainDecoder(Stage):
         rng = numpy_rng(self.config.seed, "pretrain decoder", step)
         samples = [self.worlds.pick(rng, number).depict(rng) for number in self.config.samples(step)]
         texts = ["" if rng.random() < UNCONDITIONAL_SHARE else text for _, text in samples]
-        return DrawBatch(np.stack(mine([picture for picture, _ in samples])), mine(texts))
+        return DrawBatch(np.stack(local_rows([picture for picture, _ in samples])), local_rows(texts))
 
     def loss(self, model: Model, batch: DrawBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
         condition = model.text_condition(batch.texts)

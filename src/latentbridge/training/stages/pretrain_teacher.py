@@ -13,7 +13,7 @@ from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import MAX_THINGS, distinct_scenes
 from latentbridge.models.dual_encoder import DualEncoder
-from latentbridge.ranks import mine
+from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.objectives.losses import retrieval_loss
 from latentbridge.training.stage import Stage
@@ -62,7 +62,7 @@ class PretrainTeacher(Stage):
         pairs: list[Contrast] = []
         while len(pairs) < self.config.batch_size:
             pairs += self.contrasts.family(rng, free, most)
-        pictures, texts, ids = zip(*mine(pairs[: self.config.batch_size]), strict=True)
+        pictures, texts, ids = zip(*local_rows(pairs[: self.config.batch_size]), strict=True)
         return ContrastBatch(list(pictures), list(texts), torch.tensor(ids))
 
     def loss(

@@ -11,7 +11,7 @@ from latentbridge.devices import CPU
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.rng import numpy_rng
-from latentbridge.training.parallel import my_talks
+from latentbridge.training.parallel import local_conversations
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
 
@@ -31,7 +31,7 @@ class Sft(Stage):
     def batch(self, model: Model, step: int) -> TokenBatch:
         rng = numpy_rng(self.config.seed, "sft", step)
         talks = [self.worlds.pick(rng, number).converse(rng) for number in self.config.samples(step)]
-        batch = model.backbone.tokenize(my_talks(talks), device=CPU)
+        batch = model.backbone.tokenize(local_conversations(talks), device=CPU)
         return model.backbone.pack(batch) if self.config.stage.packed else batch
 
     def loss(self, model: Model, batch: TokenBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:

@@ -26,7 +26,7 @@ from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
-from latentbridge.models.backbones.bagel.navit_encoder import NavitEye
+from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder
 from latentbridge.models.omnibridge.load_omnibridge import require_fit
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.vocabulary import load_tokenizer
@@ -83,7 +83,7 @@ def build_bagel_7b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
     width = _LANGUAGE_7B["hidden_size"]
     return Bagel(
         MixtureOfTransformers(Qwen2Config.from_dict(_LANGUAGE_7B)),
-        NavitEye(SiglipVisionConfig.from_dict(_VISION_7B), width, _LEAST_PX),
+        NaViTEncoder(SiglipVisionConfig.from_dict(_VISION_7B), width, _LEAST_PX),
         LatentTokens(_LATENT_CHANNELS, width, _LATENT_GRID, _LATENT_PATCH),
         KLAutoencoder(_flux_network(_FLUX_WIDTHS, _LATENT_CHANNELS, _FLUX_LAYERS)),
         tokenizer,
@@ -149,7 +149,7 @@ def _empty(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tensor]) -> 
     with torch.device("meta"):
         model = Bagel(
             MixtureOfTransformers(language),
-            NavitEye(vision, width, _LEAST_PX),
+            NaViTEncoder(vision, width, _LEAST_PX),
             LatentTokens(channels, width, grid, math.isqrt(token_size // channels)),
             KLAutoencoder(_flux_autoencoder(flux)),
             load_tokenizer(folder),

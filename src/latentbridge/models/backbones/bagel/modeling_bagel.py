@@ -12,18 +12,18 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from latentbridge.config import ReleaseConfig, TinyBagelConfig
-from latentbridge.devices import home
+from latentbridge.devices import device_of
 from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import Autoencoder
 from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers, Past, Stream, seen_before
-from latentbridge.models.backbones.bagel.navit_encoder import NavitEye, resized
+from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder, resized
 from latentbridge.models.backbones.bagel.rectified_flow import guided, noised, sampling_times, training_times
-from latentbridge.models.backbones.contract import masked_mean, row_seeds
+from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
 from latentbridge.models.token_rows import IGNORED_LABEL, padded, reply_loss
 from latentbridge.models.vocabulary import encode, token_id
-from latentbridge.ranks import chance
+from latentbridge.ranks import per_rank_random
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
 
@@ -80,7 +80,7 @@ class Bagel(nn.Module):
     def __init__(
         self,
         language_model: MixtureOfTransformers,
-        eye: NavitEye,
+        eye: NaViTEncoder,
         latents: LatentTokens,
         autoencoder: Autoencoder,
         tokenizer: Any,
@@ -118,13 +118,13 @@ class Bagel(nn.Module):
         return masked_mean(states, rows.real & (rows.positions > 0))
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
-        _, states = self._draw(prompts, row_seeds(seeds, len(prompts)), self.roundtrip_steps, guidance=1.0)
+        _, states = self._draw(prompts, repeat_seeds(seeds, len(prompts)), self.roundtrip_steps, guidance=1.0)
         return states.flatten(1)
 
     def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         """Pixels [m 3 h w] in [-1, 1]."""
         states = latents.unflatten(-1, (self.latents.grid**2, -1)).to(self.latents.places.dtype)
-        clean = self._noise(row_seeds(seeds, len(latents))) - self.latents.velocity(states)
+        clean = self._noise(repeat_seeds(seeds, len(latents))) - self.latents.velocity(states)
         return shown_levels(self._decode(clean)) / 127.5 - 1
 
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
@@ -137,7 +137,7 @@ class Bagel(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
-        clean, _ = self._draw(prompts, row_seeds(seeds, len(prompts)), self.steps, self.guidance)
+        clean, _ = self._draw(prompts, repeat_seeds(seeds, len(prompts)), self.steps, self.guidance)
         return to_pictures(self._decode(clean))
 
     @torch.no_grad()
@@ -177,8 +177,8 @@ class Bagel(nn.Module):
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Mean squared error of the velocity at one time for each picture; one prompt in ten is left out."""
-        dropped = chance(torch.rand, (len(prompts),), rng) < _DROPPED
-        context = self._context(self._texts(prompts)).without(dropped.to(home(self)))
+        dropped = per_rank_random(torch.rand, (len(prompts),), rng) < _DROPPED
+        context = self._context(self._texts(prompts)).without(dropped.to(device_of(self)))
         return self._flow_loss(pictures, context, rng)
 
     def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
@@ -214,7 +214,7 @@ class Bagel(nn.Module):
     ) -> Tensor:
         """Mean squared error of the velocity at one time for each picture."""
         clean = self._encode(pictures)
-        noise = chance(torch.randn, clean.shape, rng).to(clean.device)
+        noise = per_rank_random(torch.randn, clean.shape, rng).to(clean.device)
         times = training_times(len(clean), rng).to(clean.device)
         velocity = self.latents.velocity(self._drawing_states(noised(clean, noise, times), times, context, still))
         return F.mse_loss(velocity, noise - clean)
@@ -250,12 +250,12 @@ class Bagel(nn.Module):
         """The latents at t = 1, float32 [b n c]."""
         size = self.latents.grid**2, self.latents.size
         drawn = [torch.randn(size, generator=torch_rng(seed, "image noise")) for seed in seeds]
-        return torch.stack(drawn).to(home(self))
+        return torch.stack(drawn).to(device_of(self))
 
     @torch.no_grad()
     def _encode(self, pictures: Sequence[Picture]) -> Tensor:
         squares = [fit_square(picture, self.image_size_px) for picture in pictures]
-        return self.latents.split(self.autoencoder.encode(to_pixels(squares, home(self))))
+        return self.latents.split(self.autoencoder.encode(to_pixels(squares, device_of(self))))
 
     def _decode(self, clean: Tensor) -> Tensor:
         return self.autoencoder.decode(self.latents.join(clean))
@@ -312,7 +312,7 @@ class Bagel(nn.Module):
 
     def _padded(self, rows: Sequence[list[int]]) -> PlacedRows:
         """Rows of token ids; a picture stands first where there is one."""
-        ids, mask = padded(rows, self._last, home(self))
+        ids, mask = padded(rows, self._last, device_of(self))
         pictured = torch.isin(ids, ids.new_tensor([self._start, self._image, self._end]))
         real = mask.bool()
         first = pictured.any(1, keepdim=True).long()

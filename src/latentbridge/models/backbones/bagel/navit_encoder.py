@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from latentbridge.devices import home
+from latentbridge.devices import device_of
 from latentbridge.models.backbones.bagel.latent_tokens import place_table
 from latentbridge.models.pixels import to_pixels
 from latentbridge.types import Picture
 
 
-class NavitEye(nn.Module):
+class NaViTEncoder(nn.Module):
     """transformers' SigLIP, a two-layer connector, and a fixed 2-D embedding of the place of each patch.
 
     A patch has the place of its row and column in the largest grid, counted from the upper left, in SigLIP's own
@@ -46,7 +46,7 @@ class NavitEye(nn.Module):
             alike[(picture.shape[0], picture.shape[1])].append(index)
         found: dict[int, Tensor] = {}
         for (height, width), indices in alike.items():
-            pixels = to_pixels([pictures[index] for index in indices], home(self))
+            pixels = to_pixels([pictures[index] for index in indices], device_of(self))
             size = fitted_size(height, width, self.patch_px, self.least_px, self.most_px)
             found.update(zip(indices, self.look(resized(pixels, size)), strict=True))
         return [found[index] for index in range(len(pictures))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from latentbridge.ranks import chance
+from latentbridge.ranks import per_rank_random
 
 
 def noised(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def noised(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 def training_times(count: int, rng: torch.Generator) -> Tensor:
     """Times [count] in (0, 1), logit-normal as in BAGEL's post-training (spec LatentUMM 1.4)."""
-    return chance(torch.randn, (count,), rng).sigmoid()
+    return per_rank_random(torch.randn, (count,), rng).sigmoid()
 
 
 def sampling_times(steps: int, shift: float) -> list[float]:

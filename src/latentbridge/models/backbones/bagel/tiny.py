@@ -10,7 +10,7 @@ from latentbridge.models.autoencoder import Autoencoder, KLAutoencoder, PatchAut
 from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
-from latentbridge.models.backbones.bagel.navit_encoder import NavitEye
+from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder
 
 _LATENT_CHANNELS, _LATENT_PATCH = 16, 2
 """As released."""
@@ -43,7 +43,7 @@ def build_bagel(config: TinyBagelConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
         vision_use_head=False,
     )
     language_model = MixtureOfTransformers(language)
-    eye = NavitEye(vision, config.width, least_px=most_px // 4)
+    eye = NaViTEncoder(vision, config.width, least_px=most_px // 4)
     latents = LatentTokens(_LATENT_CHANNELS, config.width, config.image_size_px // config.patch_size_px, _LATENT_PATCH)
     for part in (language_model, eye.connector, latents):
         part.apply(_initialise)

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from latentbridge.config import MarConfig, ReleaseConfig, TinyHarmonConfig
-from latentbridge.devices import home
+from latentbridge.devices import device_of
 from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import Autoencoder
-from latentbridge.models.backbones.contract import masked_mean, row_seeds
+from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
 from latentbridge.models.diffusion import Scheduler, draw_noise, noised_loss, sample
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
 from latentbridge.models.vocabulary import encode, token_id
-from latentbridge.ranks import chance
+from latentbridge.ranks import per_rank_random
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
 
@@ -107,12 +107,12 @@ class Harmon(nn.Module):
         return masked_mean(self._states(self._embed(rows), rows.mask), words)
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
-        return self._draw(prompts, row_seeds(seeds, len(prompts)))[1].flatten(1).float()
+        return self._draw(prompts, repeat_seeds(seeds, len(prompts)))[1].flatten(1).float()
 
     def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         """Tokens [m n c]."""
         states = latents.unflatten(-1, (self.num_tokens, -1))
-        tokens = self._denoise(states, self._noise(row_seeds(seeds, len(latents))))
+        tokens = self._denoise(states, self._noise(repeat_seeds(seeds, len(latents))))
         if self.through_pixels:
             tokens = self._tokens(shown_levels(self._pixels(tokens)) / 127.5 - 1)
         return tokens
@@ -122,7 +122,7 @@ class Harmon(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
-        return to_pictures(self._pixels(self._draw(prompts, row_seeds(seeds, len(prompts)))[0]))
+        return to_pictures(self._pixels(self._draw(prompts, repeat_seeds(seeds, len(prompts)))[0]))
 
     @torch.no_grad()
     def understand(self, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
@@ -150,7 +150,7 @@ class Harmon(nn.Module):
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Diffusion loss of the head over masked tokens; one share of the places is masked in the whole batch."""
-        prompted = chance(torch.rand, (len(prompts),), rng) >= _UNPROMPTED
+        prompted = per_rank_random(torch.rand, (len(prompts),), rng) >= _UNPROMPTED
         rows = self._requests([p if kept else None for p, kept in zip(prompts, prompted.tolist(), strict=True)])
         return self._masked_loss(self._embed(rows), rows.mask, self._tokens_of(pictures), rng)
 
@@ -174,7 +174,7 @@ class Harmon(nn.Module):
         """The diffusion loss of the tokens [b n c] that are masked after a request."""
         masked_share = _LEAST_MASKED + (1 - _LEAST_MASKED) * torch.rand((), generator=rng).item()
         count = int((1 - masked_share) * self.num_tokens)
-        order = chance(torch.rand, tokens.shape[:2], rng).argsort(1).to(tokens.device)
+        order = per_rank_random(torch.rand, tokens.shape[:2], rng).argsort(1).to(tokens.device)
         known, masked = order[:, :count].sort(1).values, order[:, count:]
         states = pick(self._drawing_states(embeds, mask, tokens, known), masked)
         clean = pick(tokens, masked)[..., None, None]
@@ -225,13 +225,13 @@ class Harmon(nn.Module):
     def _order(self, seeds: Sequence[int]) -> Tensor:
         """The places [b n] in the order in which they are drawn."""
         orders = [torch.randperm(self.num_tokens, generator=torch_rng(seed, "places")) for seed in seeds]
-        return torch.stack(orders).to(home(self))
+        return torch.stack(orders).to(device_of(self))
 
     def _noise(self, seeds: Sequence[int]) -> Tensor:
         """What the token of each place is denoised from, [b n c]."""
         size = self.num_tokens, self.autoencoder.channels
         drawn = [torch.randn(size, generator=torch_rng(seed, "image tokens")) for seed in seeds]
-        return torch.stack(drawn).to(home(self))
+        return torch.stack(drawn).to(device_of(self))
 
     def _pixels(self, tokens: Tensor) -> Tensor:
         return self.autoencoder.decode(tokens.mT.unflatten(2, (self.grid, self.grid)))
@@ -241,7 +241,9 @@ class Harmon(nn.Module):
     @torch.no_grad()
     def _tokens_of(self, pictures: Sequence[Picture]) -> Tensor:
         """The tokens [b n c] of pictures of any size."""
-        return self._tokens(to_pixels([fit_square(picture, self.image_size_px) for picture in pictures], home(self)))
+        return self._tokens(
+            to_pixels([fit_square(picture, self.image_size_px) for picture in pictures], device_of(self))
+        )
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         return self.autoencoder.encode(pixels).flatten(2).mT
@@ -310,7 +312,7 @@ class Harmon(nn.Module):
         return ids, labels
 
     def _padded(self, rows: Sequence[list[int]]) -> Rows:
-        return padded(rows, self._pad, home(self))
+        return padded(rows, self._pad, device_of(self))
 
     def _embed(self, rows: Rows, seen: Tensor | None = None) -> Tensor:
         """Token rows as the language model reads them, with pictures as `_see` gives them in the placeholders."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from latentbridge.ranks import summed
+from latentbridge.ranks import all_reduce_sum
 
 _COMMITMENT = 0.25
 """Weight of the encoder's way to the codes against that of the codes to what the encoder finds (arXiv 1711.00937)."""
@@ -69,7 +69,7 @@ def codes_loss(vq: JanusVQVAE, pixels: Tensor) -> CodesLoss:
     chosen = book[codes]
     quantisation = F.mse_loss(chosen, latents.detach()) + _COMMITMENT * F.mse_loss(latents, chosen.detach())
     drawn = decode_entries(vq, latents + (chosen - latents).detach())
-    used = (summed(torch.bincount(codes.flatten(), minlength=len(book))) > 0).float().mean()
+    used = (all_reduce_sum(torch.bincount(codes.flatten(), minlength=len(book))) > 0).float().mean()
     return CodesLoss(F.mse_loss(drawn.float(), pixels), quantisation, used)
 
 

@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, JanusForConditionalGeneration
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from latentbridge.config import ReleaseConfig, TinyJanusConfig
-from latentbridge.devices import home
+from latentbridge.devices import device_of
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.contract import masked_mean, row_seeds
+from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
 from latentbridge.models.pixels import shown_levels, to_pictures
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
@@ -96,14 +96,14 @@ class JanusPro(nn.Module):
         return masked_mean(self._states(self._embed(rows.ids), rows.mask), words)
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
-        codes = self._draw(prompts, row_seeds(seeds, len(prompts)))
+        codes = self._draw(prompts, repeat_seeds(seeds, len(prompts)))
         return self._choosing_states(prompts, codes).flatten(1).float()
 
     def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         """Levels [m 3 h w] from 0 to 255."""
         states = latents.unflatten(-1, (self.num_codes, self.width)).to(self.model.dtype)
         logits = self.model.model.generation_head(states).float()
-        chances = self._gumbel(row_seeds(seeds, len(latents)))
+        chances = self._gumbel(repeat_seeds(seeds, len(latents)))
         soft = (logits + chances).softmax(-1)
         hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
         return shown_levels(self._decode(hard + soft - soft.detach()))
@@ -113,7 +113,7 @@ class JanusPro(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
-        codes = self._draw(prompts, row_seeds(seeds, len(prompts)))
+        codes = self._draw(prompts, repeat_seeds(seeds, len(prompts)))
         return to_pictures(self.model.model.vqmodel.decode(codes))  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()
@@ -214,7 +214,7 @@ class JanusPro(nn.Module):
         """[b n codes]: added to logits, it makes the greatest a sample."""
         size = self.num_codes, self.codebook_size
         drawn = [torch.rand(size, generator=torch_rng(seed, "image codes")) for seed in seeds]
-        uniform = torch.stack(drawn).to(home(self))
+        uniform = torch.stack(drawn).to(device_of(self))
         return -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
 
     def _decode(self, weights: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ class JanusPro(nn.Module):
     def pixel_values(self, pictures: Sequence[Picture]) -> Tensor:
         """What SigLIP and the VQ model read, [b 3 h w]."""
         found = self.image_processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
-        return found["pixel_values"].to(home(self), self.model.dtype)
+        return found["pixel_values"].to(device_of(self), self.model.dtype)
 
     def _normalised(self, levels: Tensor) -> Tensor:
         """`_pixel_values` of pictures of the model's size as float levels from 0 to 255, with gradients."""
@@ -305,7 +305,7 @@ class JanusPro(nn.Module):
         return ids, labels
 
     def _padded(self, rows: Sequence[list[int]]) -> Rows:
-        return padded(rows, self._pad, home(self))
+        return padded(rows, self._pad, device_of(self))
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
