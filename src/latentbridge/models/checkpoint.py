@@ -39,14 +39,14 @@ TINY = ASSETS / "tiny"
 Network: TypeAlias = "Model | JanusPro | Bagel | Harmon | DualEncoder"
 """What can be built, trained, saved and loaded; each knows its `config` and its `tokenizer`."""
 BUILDERS = {
-    "omnibridge": "omnibridge.model:Model",
+    "omnibridge": "omnibridge.modeling_omnibridge:Model",
     "janus": "backbones.janus.tiny:build_janus",
     "bagel": "backbones.bagel.tiny:build_bagel",
     "harmon": "backbones.harmon.tiny:build_harmon",
     "scene": "dual_encoder:build_scene",
-    "janus-pro-7b": "backbones.janus.released:build_janus_pro_7b",
-    "bagel-7b-mot": "backbones.bagel.released:build_bagel_7b",
-    "harmon-1.5b": "backbones.harmon.released:build_harmon_1_5b",
+    "janus-pro-7b": "backbones.janus.load_janus:build_janus_pro_7b",
+    "bagel-7b-mot": "backbones.bagel.load_bagel:build_bagel_7b",
+    "harmon-1.5b": "backbones.harmon.load_harmon:build_harmon_1_5b",
 }
 """The module of `latentbridge.models` and the callable in it by the `kind` of a config, imported when one is built; each takes
 config and tokenizer, and draws weights from the global generator."""
