@@ -38,6 +38,10 @@ check: .venv/developing  ## formatting, lint, types, import directions
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 
+docs: .venv/developing  ## the documentation as a site with search and an API reference, in site/; broken links fail
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/zensical build --clean --strict
+
 reproduce: .venv/installed  ## train the shipped tiny model from nothing and score it (hours; says how many beforehand)
 	$(BIN)/latentbridge reproduce --out runs
 

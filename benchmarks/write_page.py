@@ -28,11 +28,13 @@ def main() -> None:
 
 
 def section(script: Path) -> str:
-    """A benchmark's heading, what it is, and its results where there are some."""
-    told = ast.get_docstring(ast.parse(script.read_text())) or ""
+    """Return a benchmark's heading, its docstring with the command as code, and its stored results."""
+    docstring = ast.get_docstring(ast.parse(script.read_text())) or ""
+    about, _, command = docstring.partition("Run: ")
+    about = f"{about.strip()}\n\n`{command.strip()}`" if command else about
     stored = script.with_suffix(".json")
     found = results(read_json(stored)) if stored.exists() else "No result is stored yet."
-    return f"## {script.stem}\n\n{told}\n\n{found}\n"
+    return f"## {script.stem}\n\n{about}\n\n{found}\n"
 
 
 def results(stored: dict[str, Any]) -> str:
