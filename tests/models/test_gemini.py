@@ -100,7 +100,7 @@ def test_passing_faults_are_retried_and_lasting_ones_told(fake: Fake, teacher: T
     fake.faults = [429, 503]
     assert teacher.embed_texts(["abc"]).shape == (1, DIMENSION) and len(fake.asked) == 3
     fake.faults = [429, 503, 500]
-    with pytest.raises(UserError, match="what was embedded so far is kept"):
+    with pytest.raises(UserError, match="what was embedded so far is stored"):
         teacher.embed_texts(["abc"])
     fake.faults = [403]
     with pytest.raises(UserError, match="403"):

@@ -149,7 +149,7 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(TEACHERS, "grey", lambda source: Grey())
     patch.setitem(REWARDS, "accuracy", early_letters)
     end = token_id(load_tokenizer(ASSETS / "tokenizer"), "<|im_end|>")
-    patch.setattr(sampling, "draw_tokens", partial(tokens_of_chance, end))
+    patch.setattr(sampling, "sample_tokens", partial(tokens_of_chance, end))
 
 
 def tokens_of_chance(end: int, probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a decoder reads beside the noise: states alone, or a released HunyuanDiT's two text slots."""
+"""The conditioning inputs of a decoder: hidden states alone, or both text inputs of a released HunyuanDiT."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from torch import Tensor
 
 
 class HunyuanCondition(NamedTuple):
-    """Both text slots of HunyuanDiT; where a mask is 0 the decoder's learned padding stands instead."""
+    """Both text inputs of HunyuanDiT, named as in diffusers; masked positions are replaced by learned padding."""
 
-    states: Tensor
-    """[b n d], the mT5 slot; pooled over all positions whatever the mask."""
-    mask: Tensor
-    """int64 [b n]."""
-    clip: Tensor
-    """[b m e], the CLIP slot."""
-    clip_mask: Tensor
+    encoder_hidden_states: Tensor
+    """[b m e], in the place of CLIP's states."""
+    text_embedding_mask: Tensor
     """int64 [b m]."""
+    encoder_hidden_states_t5: Tensor
+    """[b n d], in the place of mT5's states; the pooled vector counts masked positions too."""
+    text_embedding_mask_t5: Tensor
+    """int64 [b n]."""
 
 
 Condition = Tensor | HunyuanCondition
-"""States [b n d] for the mT5 slot, all of them read and nothing else; or both slots."""
+"""States [b n d] in the place of mT5's, all of them attended and CLIP's masked; or both text inputs."""
 
 
 def map_condition(function: Callable[..., Tensor], *conditions: Condition) -> Condition:
-    """`function` of conditions of one kind, tensor by tensor."""
+    """Apply `function` to the tensors of conditions of one type."""
     if isinstance(conditions[0], HunyuanCondition):
-        return HunyuanCondition(
-            *(function(*tensors) for tensors in zip(*cast(tuple[HunyuanCondition, ...], conditions), strict=True))
-        )
+        pairs = zip(*cast(tuple[HunyuanCondition, ...], conditions), strict=True)
+        return HunyuanCondition(*(function(*tensors) for tensors in pairs))
     return function(*conditions)

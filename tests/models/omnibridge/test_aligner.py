@@ -67,7 +67,7 @@ def run_case(aligner: BiTransformer, case: str) -> Tensor:
     elif case == "mix15_seed123":
         x = mix_bernoulli(text, queries, 0.15, seeded)
     elif case == "mix15_edit_row1":
-        x = mix_bernoulli(text, queries, 0.15, seeded, keep_text_rows=torch.tensor([0, 1]))
+        x = torch.cat([mix_bernoulli(text, queries, 0.15, seeded)[:1], text[1:]])  # with a source image, text stays
     else:
         x = given("retrieval_queries")
         inputs_mask = given("retrieval_query_mask") if case == "retrieval_padded_queries" else None

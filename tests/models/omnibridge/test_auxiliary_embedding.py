@@ -131,4 +131,10 @@ def test_widths_that_codes_do_not_divide_and_equal_keys_are_refused(
     vectors = wide[1]
     words = {word: vectors[word] for word in WORDS}
     with pytest.raises(UserError, match="same key"):
-        wide[0].fill_word_vectors(words, {"cat": vectors["cat"], "kayak": vectors["kayak"], "ape": vectors["cat"]}, OWN)
+        wide[0].fill(
+            wide[0].centre,
+            wide[0].join.float(),
+            words,
+            {"cat": vectors["cat"], "kayak": vectors["kayak"], "ape": vectors["cat"]},
+            OWN,
+        )

@@ -252,7 +252,7 @@ def test_a_model_that_cannot_take_it_says_so(small_model: Model, small_config: M
         attach_decoder(small_model, folder)
     with pytest.raises(UserError, match="no bridge"):
         attach_decoder(new_model(dataclasses.replace(small_config, parts=("backbone",)), 0), folder)
-    with pytest.raises(UserError, match=r"reads a condition of \[256, 32\], but the bridge gives \[32, 32\]"):
+    with pytest.raises(UserError, match=r"expects a condition of \[256, 32\], but the bridge outputs \[32, 32\]"):
         attach_decoder(new_model(dataclasses.replace(small_config, parts=("backbone", "bridge")), 0), folder)
 
 
@@ -304,7 +304,7 @@ def test_damaged_weights_are_refused(bridge: Model, copied: Path, part: str, har
     ("file", "change", "message"),
     [
         ("transformer/config.json", {"use_style_cond_and_image_meta_size": True}, "before version 1.2"),
-        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "does not noise"),
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "does not add noise"),
         ("scheduler/scheduler_config.json", {"_class_name": "Pipeline"}, "names no scheduler"),
         ("scheduler/scheduler_config.json", None, "diffusers' layout"),
         ("tokenizer/tokenizer.json", None, "no vocabulary"),

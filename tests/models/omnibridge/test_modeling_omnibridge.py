@@ -176,7 +176,7 @@ def test_a_reference_edit_draws_the_description_anew(small_model: Model, small_c
     twin = copy.deepcopy(small_model)
     init_from_t5(twin.aligner, twin.text_encoder)
     for module in twin.aligner.block:
-        if module.crosses:
+        if module.has_cross_attention:
             torch.nn.init.zeros_(module.layer[1].EncDecAttention.o.weight)
     traces = twin.trace_edit(three_pictures[:2], TEXTS[:2], seed=3, steps=STEPS, method="reference")
     for index, trace in enumerate(traces):

@@ -13,7 +13,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
-from latentbridge.models.qwen_vl.modeling_qwen_vl import Positions, QwenVL
+from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat, QwenVL
 from latentbridge.models.qwen_vl.sampling import generate_replies
 from latentbridge.types import Conversation
 
@@ -28,7 +28,7 @@ def backbone(small_model: Model) -> QwenVL:
     return small_model.backbone
 
 
-def build_golden(positions: Positions, backbone: QwenVL) -> QwenVL:
+def build_golden(compat: Compat, backbone: QwenVL) -> QwenVL:
     """The fixture's tiny Qwen2-VL; tokenizer and processor are not used, since the fixture starts from ids and patches."""
     config = Qwen2VLConfig(
         text_config={
@@ -63,7 +63,7 @@ def build_golden(positions: Positions, backbone: QwenVL) -> QwenVL:
     model = Qwen2VLForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
     weights = {name.removeprefix("qwen.w."): value for name, value in FIXTURE.items() if name.startswith("qwen.w.")}
     model.load_state_dict({renamed(name): value for name, value in weights.items()})
-    return QwenVL(model, backbone.tokenizer, backbone.image_processor, "", positions)
+    return QwenVL(model, backbone.tokenizer, backbone.image_processor, "", compat)
 
 
 def renamed(name: str) -> str:
@@ -87,7 +87,7 @@ def distance(got: Tensor, name: str) -> float:
 
 @torch.no_grad()
 def test_hidden_states_equal_the_authors_under_either_kind_of_positions(backbone: QwenVL):
-    mrope, sequential = build_golden("mrope", backbone), build_golden("reference_1d", backbone)
+    mrope, sequential = build_golden("corrected", backbone), build_golden("reference", backbone)
     batch = golden_batch()
     hidden = mrope.hidden(batch)
     assert distance(hidden, "hidden_mrope") <= ATOL
@@ -101,7 +101,7 @@ def test_hidden_states_equal_the_authors_under_either_kind_of_positions(backbone
 
 @torch.no_grad()
 def test_one_moved_weight_is_noticed(backbone: QwenVL):
-    twin = build_golden("mrope", backbone)
+    twin = build_golden("corrected", backbone)
     twin.model.model.language_model.layers[1].mlp.up_proj.weight[0, 0] += 0.01
     assert distance(twin.hidden(golden_batch()), "hidden_mrope") > ATOL
 

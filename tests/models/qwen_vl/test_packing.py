@@ -37,10 +37,10 @@ def gradients(backbone, batch: TokenBatch) -> tuple[float, dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("positions", ["mrope", "reference_1d"])
-def test_packed_and_padded_come_to_the_same_loss_and_gradient(small_model, batch, attention, positions):
+@pytest.mark.parametrize("compat", ["corrected", "reference"])
+def test_packed_and_padded_come_to_the_same_loss_and_gradient(small_model, batch, attention, compat):
     backbone = copy.deepcopy(small_model.backbone)
-    backbone.positions = positions
+    backbone.compat = compat
     backbone.model.set_attn_implementation(attention)
     packed = backbone.pack(batch)
     assert packed.attention_mask.sum() == batch.attention_mask.sum()

@@ -1,15 +1,16 @@
-"""Words as the second view looks them up: how a text is split, what forms a word has, and how vectors are stored tightly."""
+"""Text normalisation for the auxiliary embedding's word vectors, and their compression (5 bits, product codes)."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Iterator
-from hashlib import sha256
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from latentbridge.models.input_check import word_key
 
 _STOP = """
 a about above across after all along alongside am among an and another any are around as at be been before behind being
@@ -20,7 +21,7 @@ their them themselves then there these they this those to too toward towards und
 were what when where which while whilst who whom whose why will with without would you your
 """
 STOP_WORDS = frozenset(_STOP.split())
-"""Words that say nothing of what a picture shows. They are neither known nor unknown, and no form of another word."""
+"""Words that do not describe a picture; they are neither reported as unknown nor reduced to a base form."""
 _IRREGULAR = {
     "children": "child", "feet": "foot", "geese": "goose", "men": "man", "mice": "mouse", "people": "person",
     "teeth": "tooth", "women": "woman",
@@ -34,35 +35,35 @@ _ENDINGS = (
     ("ing", ("", "e")),
     ("ed", ("", "e")),
 )
-"""What words end in, and what stands there in the word they are a form of."""
-_LEAST_STEM = 3
-BITS = 5
-"""Of a number of a vector that is packed."""
-CODE_WIDTH = 6
-"""Numbers that one byte of a product code stands for."""
-CODES = 256
-_KMEANS_ROUNDS = 20
+"""Suffixes, each with its replacements in the base form."""
+_MIN_STEM = 3
+_BITS = 5
+_MAX_LEVEL = 2 ** (_BITS - 1) - 1
+SUBVECTOR_WIDTH = 6
+"""Numbers per byte of a product code."""
+CENTROIDS = 256
+"""Centroids per product codebook."""
+_KMEANS_ITERATIONS = 20
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words a lexicon may hold: runs of latin letters in lower case, without accents."""
-    return [word for word in map(plain, letter_runs(text)) if re.fullmatch("[a-z]+", word)]
+    """Return the words of a text that may have a vector: runs of Latin letters in lower case, without accents."""
+    return [word for word in map(normalize, letter_runs(text)) if re.fullmatch("[a-z]+", word)]
 
 
 def letter_runs(text: str) -> list[str]:
-    """Return the runs of letters of any script, with the marks that belong to them, as they are written."""
-    kept = (char if unicodedata.category(char)[0] in "LM" else " " for char in unicodedata.normalize("NFC", text))
-    return "".join(kept).split()
+    """Return the runs of letters of any script with their combining marks, unchanged."""
+    text = unicodedata.normalize("NFC", text)
+    return "".join(char if unicodedata.category(char)[0] in "LM" else " " for char in text).split()
 
 
-def plain(word: str) -> str:
+def normalize(word: str) -> str:
     """Return the word in lower case without accents and other marks."""
-    parts = unicodedata.normalize("NFKD", word.lower())
-    return "".join(char for char in parts if not unicodedata.combining(char))
+    return "".join(char for char in unicodedata.normalize("NFKD", word.lower()) if not unicodedata.combining(char))
 
 
-def forms(word: str) -> Iterator[str]:
-    """Yield the word, and then what it may be an inflected form of: "foxes" of "foxe" or "fox", "running" of "run"."""
+def base_forms(word: str) -> Iterator[str]:
+    """Yield the word, then the words it may be an inflected form of: "foxe" and "fox" for "foxes", "run" for "running"."""
     yield word
     if word in STOP_WORDS:
         return
@@ -70,71 +71,71 @@ def forms(word: str) -> Iterator[str]:
         yield _IRREGULAR[word]
     for ending, replacements in _ENDINGS:
         stem = word.removesuffix(ending)
-        if stem == word or word.endswith("ss") or len(stem) < _LEAST_STEM:
+        if stem == word or word.endswith("ss") or len(stem) < _MIN_STEM:
             continue
         yield from (stem + replacement for replacement in replacements)
         if ending in ("ing", "ed") and stem[-1] == stem[-2]:
             yield stem[:-1]
 
 
-def word_key(word: str) -> int:
-    """Return what a lexicon stores in place of a word: 63 bits of its hash."""
-    return int.from_bytes(sha256(word.encode()).digest()[:8], "big") >> 1
-
-
 def short_key(word: str) -> int:
-    """Return the first 32 bits of a word's hash, as a signed number."""
+    """Return the first 32 bits of a word's hash as a signed integer."""
     return (word_key(word) >> 31) - 2**31
 
 
-def to_bits(table: Tensor) -> tuple[Tensor, Tensor]:
-    """Return uint8 [n, bytes] and float32 [w]: the table [n, w] in 5 bits a number, from -15 to 15, packed.
+def quantize_8bit(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return int8 levels [n w] and float32 scales [w] of a table [n w], each column scaled to its largest magnitude."""
+    scale = table.abs().amax(dim=0).clamp(min=1e-12) / 127
+    return (table / scale).round().to(torch.int8), scale
 
-    A column's step is the one of a few that leaves the least squared error; what lies beyond is clipped.
+
+def pack_5bit(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return packed 5-bit levels, uint8 [n, bytes], from -15 to 15, and float32 scales [w] of a table [n w].
+
+    Each column takes the scale of 15 with the least squared error; larger values are clipped.
     """
-    most = 2 ** (BITS - 1) - 1
-    largest = table.abs().amax(dim=0).clamp(min=1e-12)
-    steps = largest * torch.linspace(0.3, 1, 15)[:, None] / most  # [15, w]
-    levels = (table / steps[:, None]).round().clamp(-most, most)
-    best = (levels * steps[:, None] - table).square().sum(dim=1).argmin(dim=0)  # [w]
+    max_magnitude = table.abs().amax(dim=0).clamp(min=1e-12)
+    scales = max_magnitude * torch.linspace(0.3, 1, 15)[:, None] / _MAX_LEVEL  # [15, w]
+    levels = (table / scales[:, None]).round().clamp(-_MAX_LEVEL, _MAX_LEVEL)
+    best = (levels * scales[:, None] - table).square().sum(dim=1).argmin(dim=0)  # [w]
     columns = torch.arange(table.shape[1])
-    coded = (levels[best, :, columns].T + most).int()
-    bits = (coded[..., None] >> torch.arange(BITS) & 1).flatten(1)
-    bits = F.pad(bits, (0, 8 * packed_width(table.shape[1]) - bits.shape[1])).unflatten(1, (-1, 8))
-    return (bits << torch.arange(8)).sum(dim=-1).to(torch.uint8), steps[best, columns]
+    codes = (levels[best, :, columns].T + _MAX_LEVEL).int()
+    bits = (codes[..., None] >> torch.arange(_BITS) & 1).flatten(1)
+    bits = F.pad(bits, (0, 8 * packed_bytes(table.shape[1]) - bits.shape[1])).unflatten(1, (-1, 8))
+    return (bits << torch.arange(8)).sum(dim=-1).to(torch.uint8), scales[best, columns]
 
 
-def from_bits(packed: Tensor, width: int) -> Tensor:
-    """Return float32 [n, width]: the whole numbers from -15 to 15 in `packed` [n, bytes]."""
-    bits = (packed[..., None].int() >> torch.arange(8, device=packed.device) & 1).flatten(1)[:, : width * BITS]
-    levels = (bits.unflatten(1, (width, BITS)) << torch.arange(BITS, device=packed.device)).sum(dim=-1)
-    return levels.float() - (2 ** (BITS - 1) - 1)
+def unpack_5bit(packed: Tensor, width: int) -> Tensor:
+    """Return the levels from -15 to 15, float32 [n, width], in `packed` [n, bytes]."""
+    bits = (packed[..., None].int() >> torch.arange(8, device=packed.device) & 1).flatten(1)[:, : width * _BITS]
+    codes = (bits.unflatten(1, (width, _BITS)) << torch.arange(_BITS, device=packed.device)).sum(dim=-1)
+    return codes.float() - _MAX_LEVEL
 
 
-def packed_width(width: int) -> int:
-    """Return the bytes that `width` numbers take."""
-    return -(-width * BITS // 8)
+def packed_bytes(width: int) -> int:
+    """Return the bytes that `width` 5-bit numbers take."""
+    return -(-width * _BITS // 8)
 
 
-def to_codes(table: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return uint8 [n, w/6] and float32 [w/6, 256, 6]: product codes of the table [n, w] and their book (k-means).
+def product_quantize(table: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return product codes, uint8 [n, w/6], and their codebooks, float32 [w/6, 256, 6], of a table [n w] by k-means.
 
-    Jegou et al., Product Quantization for Nearest Neighbor Search, 2011: every 6 columns have 256 centres of their own.
+    Source: Jegou et al., Product Quantization for Nearest Neighbor Search, 2011.
     """
     codes: list[Tensor] = []
-    book: list[Tensor] = []
-    for part in table.split(CODE_WIDTH, dim=1):
-        start = (
-            torch.randint(len(part), (CODES,), generator=rng)
-            if len(part) < CODES
-            else torch.randperm(len(part), generator=rng)[:CODES]
-        )
-        centres = part[start]
-        for _ in range(_KMEANS_ROUNDS):
-            nearest = torch.cdist(part, centres).argmin(dim=1)
-            counts = F.one_hot(nearest, CODES).sum(dim=0)[:, None]
-            sums = torch.zeros_like(centres).index_add_(0, nearest, part)
-            centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
-        codes.append(torch.cdist(part, centres).argmin(dim=1).to(torch.uint8))
-        book.append(centres)
-    return torch.stack(codes, dim=1), torch.stack(book)
+    books: list[Tensor] = []
+    for part in table.split(SUBVECTOR_WIDTH, dim=1):
+        count = len(part)
+        if count < CENTROIDS:
+            initial = torch.randint(count, (CENTROIDS,), generator=rng)
+        else:
+            initial = torch.randperm(count, generator=rng)[:CENTROIDS]
+        centroids = part[initial]
+        for _ in range(_KMEANS_ITERATIONS):
+            nearest = torch.cdist(part, centroids).argmin(dim=1)
+            counts = F.one_hot(nearest, CENTROIDS).sum(dim=0)[:, None]
+            sums = torch.zeros_like(centroids).index_add_(0, nearest, part)
+            centroids = torch.where(counts > 0, sums / counts.clamp(min=1), centroids)
+        codes.append(torch.cdist(part, centroids).argmin(dim=1).to(torch.uint8))
+        books.append(centroids)
+    return torch.stack(codes, dim=1), torch.stack(books)

@@ -1,4 +1,4 @@
-"""Stronger embedding models that LatentUMM learns from, by name; each fulfils `types.Teacher`."""
+"""Registry of the teachers of LatentUMM: frozen embedding models that fulfil `types.Teacher`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ TEACHERS: dict[str, Callable[[str], Teacher]] = {
     "package": Package,
     "scene": Scene,
 }
-"""Kind of teacher: how to make it from what follows the colon in its name, or from nothing."""
+"""Constructors by kind; each takes what follows the colon in a teacher's name."""
 TRAINED = {"scene": "scene-teacher"}
-"""Teachers of our own: which recipe trains each, and what its run is called."""
+"""Recipes of the teachers that are trained here, also the names of their runs."""
 
 
 def load_teacher(name: str, runs: Path = Path("runs")) -> Teacher:
-    """The teacher called "clip:FOLDER", "siglip:FOLDER", "gemini", "gemini:DIMENSION", "package", "package:MODEL",
-    "scene:FOLDER", or "scene", which is the finished run of its recipe in `runs`.
+    """Load the teacher "clip:FOLDER", "siglip:FOLDER", "gemini[:DIMENSION]", "package[:MODEL]" or "scene[:FOLDER]".
+
+    A "scene" without a folder is the finished run of its recipe in `runs`.
     """
     kind, _, source = name.partition(":")
     if kind not in TEACHERS:

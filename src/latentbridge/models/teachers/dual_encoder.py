@@ -1,4 +1,4 @@
-"""CLIP and SigLIP as transformers has them, read from a local folder."""
+"""Teachers that are dual encoders: transformers' CLIP and SigLIP, loaded from a local folder."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from latentbridge.models.dual_encoder import SIGLIP_TOKENS, DualEncoder
 from latentbridge.rundir import file_digest
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
-_WHAT_COUNTS = (".safetensors", ".json", ".txt", ".model")
-"""Files of weights, of settings and of tokenizers."""
+_DIGEST_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+"""Files of weights, settings and tokenizers."""
 
 
 class DualEncoderTeacher(Teacher):
-    """What a frozen dual encoder says: unit vectors."""
+    """A teacher whose embeddings are a frozen dual encoder's unit vectors."""
 
     network: DualEncoder
 
@@ -37,7 +37,7 @@ class DualEncoderTeacher(Teacher):
 
 
 class _FromFolder(DualEncoderTeacher):
-    """A dual encoder of the library's, read from a folder of its own format."""
+    """A dual encoder in transformers' folder layout."""
 
     model_class: ClassVar[Any]
     processor_class: ClassVar[Any]
@@ -45,26 +45,26 @@ class _FromFolder(DualEncoderTeacher):
 
     def __init__(self, folder: str) -> None:
         kind = type(self).__name__.lower()
-        home = Path(folder)
-        if not folder or not any(home.glob("*.safetensors")):
+        path = Path(folder)
+        if not folder or not any(path.glob("*.safetensors")):
             raise UserError(
                 f"There is no safetensors model in {folder or 'no folder'}; name the teacher {kind}:FOLDER."
             )
         try:
-            model, found = self.model_class.from_pretrained(
-                home, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            model, report = self.model_class.from_pretrained(
+                path, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-            processor = self.processor_class.from_pretrained(home, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)
+            processor = self.processor_class.from_pretrained(path, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{folder} cannot be read as a {kind} model ({error}); give its complete folder."
             ) from error
-        if found["missing_keys"]:
-            first = sorted(found["missing_keys"])[0]
+        if report["missing_keys"]:
+            first = min(report["missing_keys"])
             raise UserError(f"{folder} is no {kind} model: {first} is missing; give the folder of one.")
         self.network = DualEncoder(model, processor, tokenizer, self.tokens).eval().requires_grad_(False)
-        self.space = EmbeddingSpace(f"{kind}:{_digest(home)}", self.dimension, "unit")
+        self.space = EmbeddingSpace(f"{kind}:{_digest(path)}", self.dimension, "unit")
 
     @property
     def dimension(self) -> int:
@@ -94,8 +94,8 @@ class Siglip(_FromFolder):
 
 
 def _digest(folder: Path) -> str:
-    """A hash of everything in a model folder that its embeddings depend on."""
+    """Return a hash of the files in a model folder that determine its embeddings."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in _WHAT_COUNTS):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _DIGEST_SUFFIXES):
         digest.update(f"{path.name} {file_digest(path)} ".encode())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A teacher of our own: a SigLIP built from nothing, trained on the worlds by the recipe `scene-teacher`."""
+"""A SigLIP trained on the synthetic datasets by the recipe `scene-teacher`, as a teacher."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from latentbridge.types import EmbeddingSpace
 
 
 class Scene(DualEncoderTeacher):
-    """What the recipe left in a run folder. Unit vectors.
-
-    It knows every scene, and of drawings the concepts and the hands of its training.
-    """
+    """The SigLIP in a run folder; unit vectors. It covers all scenes, and the concepts and styles of training drawings."""
 
     def __init__(self, folder: str) -> None:
         network = load_model(Path(folder))
