@@ -98,7 +98,7 @@ class InputCheck:
 
     def text_warnings(self, text: str, use: WordUse = ANY_REQUEST) -> list[str]:
         """Return a warning that names the content words of `text` that never occurred in training texts of this kind."""
-        unknown = self._unknown(text, use)
+        unknown = [word for word in words_of(text) if word not in _STOP_WORDS and not self._use(word) & use]
         if not unknown or not len(self.word_keys):
             return []
         return [f'"{self.model}" was not trained on {_NAMES[use]} with the {_quoted(unknown)}.']
@@ -123,9 +123,6 @@ class InputCheck:
         metadata = {"model": self.model, "pictures_like": self.pictures_like}
         with atomic_write(folder / FILE) as temporary:
             save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary, metadata)
-
-    def _unknown(self, text: str, use: WordUse) -> list[str]:
-        return [word for word in words_of(text) if word not in _STOP_WORDS and not self._use(word) & use]
 
     def _use(self, word: str) -> int:
         row = int(np.searchsorted(self.word_keys, word_key(word)))

@@ -39,7 +39,6 @@ from latentbridge.rng import torch_rng
 from latentbridge.types import WordReport
 
 _MISSING = -1
-_Table = Literal["own", "word", "more", ""]
 
 
 class AuxiliaryEmbedding(nn.Module):
@@ -192,17 +191,17 @@ class AuxiliaryEmbedding(nn.Module):
             total = total + levels.flatten(1).float().sum(dim=0) * self.more_scale
         return total
 
-    def _look_up(self, words: Sequence[str]) -> list[tuple[_Table, int]]:
+    def _look_up(self, words: Sequence[str]) -> list[tuple[str, int]]:
         """Return the table and row of each word or of its first base form that is known; the table is "" if none is."""
         candidates = [(index, form) for index, word in enumerate(words) for form in base_forms(word)]
         short = [short_key(form) for _, form in candidates]
         keys = short if self.more_words else [word_key(form) for _, form in candidates]
-        tables: list[tuple[_Table, list[int]]] = [("word", _rows_of(self.word_keys, keys))]
+        tables: list[tuple[str, list[int]]] = [("word", _rows_of(self.word_keys, keys))]
         if self.own_words:
             tables.insert(0, ("own", _rows_of(self.own_keys, short)))
         if self.more_words:
             tables.append(("more", _rows_of(self.more_keys, short)))
-        results: list[tuple[_Table, int]] = [("", _MISSING)] * len(words)
+        results: list[tuple[str, int]] = [("", _MISSING)] * len(words)
         for candidate, (index, _) in enumerate(candidates):
             if not results[index][0]:
                 hits = ((name, rows[candidate]) for name, rows in tables if rows[candidate] != _MISSING)

@@ -28,32 +28,24 @@ PARTS = ("text_encoder.", "decoder.", "autoencoder.", "captions.")
 _PRETRAINING_PX = 512
 """Picture size at which a patch is one rotary position; other sizes interpolate the same range (spec 2.2 step 7)."""
 _HUNYUAN_V1_2: dict[str, Any] = {
-    "num_attention_heads": 16,
-    "attention_head_dim": 88,
     "hidden_size": 1408,
     "in_channels": 4,
     "patch_size": 2,
     "sample_size": 128,
     "num_layers": 40,
     "mlp_ratio": 4.3637,
-    "activation_fn": "gelu-approximate",
-    "cross_attention_dim": 1024,
-    "cross_attention_dim_t5": 2048,
-    "pooled_projection_dim": 1024,
-    "text_len": 77,
-    "text_len_t5": 256,
-    "learn_sigma": True,
     "use_style_cond_and_image_meta_size": False,
 }
+"""Sizes that differ from diffusers' defaults."""
 _MT5_XL: dict[str, Any] = {
     "vocab_size": 250112,
     "d_model": 2048,
-    "d_kv": 64,
     "d_ff": 5120,
     "num_layers": 24,
     "num_heads": 32,
     "feed_forward_proj": "gated-gelu",
 }
+"""Sizes that differ from transformers' defaults."""
 _SDXL_WIDTHS = (128, 256, 512, 512)
 _UNUSED = ("pooler.",)
 """Key prefixes in released files that are ignored: BERT's pooler."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbeddin
 
 from latentbridge.config import OMNIBRIDGE_8B, QWEN2_VL_7B, BackboneConfig, ModelConfig
 from latentbridge.errors import UserError
+from latentbridge.models import tensors
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat
-from latentbridge.models.tensors import describe_mismatch, mismatched_tensors
 from latentbridge.models.tokenization import load_tokenizer
 
 _RENAMES = (
@@ -80,35 +78,25 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder} holds no .safetensors files; download the safetensors version of the checkpoint.")
-    stored: dict[str, torch.Tensor] = {}
-    for path in files:
-        with _opened(path) as shard:
-            stored.update({name: shard.get_tensor(name) for name in shard.keys()})  # noqa: SIM118
-    return stored
+    return {name: tensor for path in files for name, tensor in tensors.read_tensors(path, "download it again").items()}
 
 
 def tensor_names(folder: Path) -> set[str]:
     """Return the names of the tensors in a folder's safetensors files without reading the tensors."""
     names: set[str] = set()
     for path in folder.glob("*.safetensors"):
-        with _opened(path) as shard:
-            names.update(shard.keys())
+        try:
+            with safe_open(path, framework="pt") as shard:
+                names.update(shard.keys())
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"Cannot read {path} ({error}); download it again.") from error
     return names
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as shard:
-            yield shard
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"Cannot read {path} ({error}); download it again.") from error
 
 
 def check_state_dict(model: nn.Module, stored: dict[str, torch.Tensor], folder: Path) -> None:
     """Raise UserError unless the names and shapes of `stored` are exactly the model's."""
-    if mismatched := mismatched_tensors(model.state_dict(), stored):
-        raise UserError(f"{folder} does not fit: {describe_mismatch(mismatched)}.")
+    if mismatched := tensors.mismatched_tensors(model.state_dict(), stored):
+        raise UserError(f"{folder} does not fit: {tensors.describe_mismatch(mismatched)}.")
 
 
 def _backbone_config(values: dict[str, Any]) -> BackboneConfig:

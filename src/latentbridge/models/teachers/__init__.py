@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latentbridge.errors import UserError, unknown_name
-from latentbridge.models.teachers.dual_encoder import Clip, Siglip
+from latentbridge.models.teachers.dual_encoder import Clip, Scene, Siglip
 from latentbridge.models.teachers.gemini import Gemini
 from latentbridge.models.teachers.package import Package
-from latentbridge.models.teachers.scene import Scene
 from latentbridge.rundir import RunDir
 from latentbridge.types import Teacher
 

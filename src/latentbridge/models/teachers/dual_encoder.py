@@ -1,4 +1,4 @@
-"""Teachers that are dual encoders: transformers' CLIP and SigLIP, loaded from a local folder."""
+"""Teachers that are dual encoders: CLIP and SigLIP in transformers' folder layout, and the SigLIP trained here."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import fingerprint, load_model
 from latentbridge.models.dual_encoder import SIGLIP_TOKENS, DualEncoder
 from latentbridge.rundir import file_digest
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
@@ -25,7 +26,11 @@ _DIGEST_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 class DualEncoderTeacher(Teacher):
     """A teacher whose embeddings are a frozen dual encoder's unit vectors."""
 
-    network: DualEncoder
+    def __init__(self, network: DualEncoder, name: str) -> None:
+        self.network = network.eval().requires_grad_(False)
+        config = network.model.config
+        width = config.projection_dim if hasattr(config, "projection_dim") else config.vision_config.hidden_size
+        self.space = EmbeddingSpace(name, width, "unit")
 
     @torch.no_grad()
     def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
@@ -63,12 +68,7 @@ class _FromFolder(DualEncoderTeacher):
         if report["missing_keys"]:
             first = min(report["missing_keys"])
             raise UserError(f"{folder} is no {kind} model: {first} is missing; give the folder of one.")
-        self.network = DualEncoder(model, processor, tokenizer, self.tokens).eval().requires_grad_(False)
-        self.space = EmbeddingSpace(f"{kind}:{_digest(path)}", self.dimension, "unit")
-
-    @property
-    def dimension(self) -> int:
-        raise NotImplementedError
+        super().__init__(DualEncoder(model, processor, tokenizer, self.tokens), f"{kind}:{_digest(path)}")
 
 
 class Clip(_FromFolder):
@@ -77,10 +77,6 @@ class Clip(_FromFolder):
     model_class, processor_class = CLIPModel, CLIPImageProcessorPil
     tokens: ClassVar[dict[str, Any]] = {"padding": True}
 
-    @property
-    def dimension(self) -> int:
-        return self.network.model.config.projection_dim
-
 
 class Siglip(_FromFolder):
     """A SiglipModel's pooled features (arXiv:2303.15343)."""
@@ -88,9 +84,18 @@ class Siglip(_FromFolder):
     model_class, processor_class = SiglipModel, SiglipImageProcessorPil
     tokens = SIGLIP_TOKENS
 
-    @property
-    def dimension(self) -> int:
-        return self.network.model.config.vision_config.hidden_size
+
+class Scene(DualEncoderTeacher):
+    """The SigLIP in a run folder of the recipe `scene-teacher`.
+
+    It covers all scenes, and the concepts and styles of training drawings.
+    """
+
+    def __init__(self, folder: str) -> None:
+        network = load_model(Path(folder))
+        if not isinstance(network, DualEncoder):
+            raise UserError(f"{folder} holds another kind of model; name the run of a scene-teacher, as scene:FOLDER.")
+        super().__init__(network, f"scene:{fingerprint(network)}")
 
 
 def _digest(folder: Path) -> str:
