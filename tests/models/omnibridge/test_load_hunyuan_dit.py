@@ -151,7 +151,7 @@ def test_text_conditioning_is_the_released_pipeline(model, pipeline, scheduler, 
 
 
 @torch.no_grad()
-def test_the_bridge_stands_in_the_mt5_slot_and_the_caption_in_the_clip_slot(model, pipeline, folder, monkeypatch):
+def test_the_bridge_replaces_mt5_and_the_caption_goes_through_clip(model, pipeline, folder, monkeypatch):
     condition = []
     query = Model.query_condition
     monkeypatch.setattr(Model, "query_condition", lambda *given: condition.append(query(*given)) or condition[0])
@@ -176,7 +176,7 @@ def test_the_bridge_stands_in_the_mt5_slot_and_the_caption_in_the_clip_slot(mode
 # --- seeds, batches, weights ----------------------------------------------------------------------
 
 
-def test_a_seed_decides_the_picture_whoever_draws_beside_it(model: Model):
+def test_a_seed_determines_the_picture_in_any_batch(model: Model):
     together = draw(model)
     torch.manual_seed(7)
     for text, seed, picture in zip(TEXTS, SEEDS, together, strict=True):
@@ -239,7 +239,7 @@ def test_edits_both_ways(model: Model):
 # --- loading and saving ---------------------------------------------------------------------------
 
 
-def test_a_saved_model_takes_its_decoder_from_its_folder(model: Model, folder: Path, tmp_path: Path):
+def test_a_saved_model_loads_its_decoder_from_the_decoders_folder(model: Model, folder: Path, tmp_path: Path):
     save_model(model, tmp_path)
     loaded = latentbridge.load(tmp_path, decoder=folder)
     assert draw(loaded)[0].shape == (SIZE_PX, SIZE_PX, 3)
@@ -247,7 +247,7 @@ def test_a_saved_model_takes_its_decoder_from_its_folder(model: Model, folder: P
         draw(latentbridge.load(tmp_path))
 
 
-def test_a_model_that_cannot_take_it_says_so(small_model: Model, small_config: ModelConfig, folder: Path):
+def test_incompatible_models_are_refused(small_model: Model, small_config: ModelConfig, folder: Path):
     with pytest.raises(UserError, match="a decoder already"):
         attach_decoder(small_model, folder)
     with pytest.raises(UserError, match="no bridge"):
@@ -311,7 +311,7 @@ def test_damaged_weights_are_refused(bridge: Model, copied: Path, part: str, har
         ("tokenizer_2/tokenizer.json", None, "no vocabulary"),
     ],
 )
-def test_what_does_not_fit_is_refused(bridge: Model, copied: Path, file: str, change: dict | None, message: str):
+def test_incompatible_parts_are_refused(bridge: Model, copied: Path, file: str, change: dict | None, message: str):
     path = copied / file
     if change is None:
         path.unlink()
@@ -321,7 +321,7 @@ def test_what_does_not_fit_is_refused(bridge: Model, copied: Path, file: str, ch
         attach_decoder(copy.deepcopy(bridge), copied)
 
 
-def test_a_vocabulary_that_cannot_be_read_names_what_reads_it(bridge: Model, copied: Path):
+def test_an_unreadable_vocabulary_names_the_missing_package(bridge: Model, copied: Path):
     (copied / "tokenizer_2" / "tokenizer.json").unlink()
     (copied / "tokenizer_2" / "spiece.model").write_bytes(b"not a model")
     with pytest.raises(UserError, match="sentencepiece"):

@@ -74,7 +74,7 @@ def test_masked_pool_ignores_what_it_masks(fill: float) -> None:
 
 
 @torch.no_grad()
-def test_a_fully_masked_row_pools_to_numbers() -> None:
+def test_a_fully_masked_row_pools_to_finite_numbers() -> None:
     pool = AttentionPool(d_model=12, embedding_size=5, num_heads=3)
     assert pool(torch.randn(2, 7, 12), torch.tensor([[0] * 7, [1] * 7])).isfinite().all()
 
@@ -103,7 +103,7 @@ def test_reference_embeddings_equal_the_authors_ones(kind: Kind, weight: str) ->
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind, tower", [("image", "vision_tower"), ("text", "text_tower")])
-def test_towers_equal_the_authors_ones(kind: Kind, tower: str) -> None:
+def test_aligner_outputs_equal_the_authors_ones(kind: Kind, tower: str) -> None:
     aligner, (x, mask) = build_aligner(), states(kind)
     queries = FIXTURE[f"ret.in.{kind}_queries"].expand(len(x), -1, -1)
     assert distance(aligner(queries, x, mask), FIXTURE[f"ret.out.{tower}"]) <= ATOL

@@ -44,16 +44,16 @@ def test_runs_are_of_any_script_and_keep_their_marks():
         ("riding", "ride"), ("jumped", "jump"), ("planned", "plan"),
     ],
 )  # fmt: skip
-def test_a_form_leads_to_its_word(word: str, base: str):
+def test_base_forms_include_the_word(word: str, base: str):
     assert next(iter(base_forms(word))) == word and base in base_forms(word)
 
 
 @pytest.mark.parametrize("word", ["glass", "bus", "red", "king", "does", "this"])
-def test_what_is_no_form_is_only_itself(word: str):
+def test_uninflected_words_have_no_other_base_form(word: str):
     assert list(base_forms(word)) == [word]
 
 
-def test_stop_words_are_no_words_of_scenes_that_tell_places():
+def test_stop_words_exclude_words_of_scenes():
     assert not STOP_WORDS & {"left", "right", "top", "bottom", "red", "background"}
 
 
@@ -63,7 +63,7 @@ def test_keys_are_parts_of_a_hash():
     assert all(-(2**31) <= short_key(str(number)) < 2**31 for number in range(1000))
 
 
-def test_five_bits_keep_what_they_can():
+def test_five_bit_quantization_is_near_the_optimum():
     table = torch.randn(1000, 8, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9)
     packed, scale = pack_5bit(table)
     again = unpack_5bit(packed, 8) * scale

@@ -19,42 +19,44 @@ def talks(three_pictures: list[np.ndarray]) -> list[Conversation]:
     return [Conversation(((text, ""),), picture) for text, picture in asked]
 
 
-def write(slots: ContinuousBatch, talks: list[Conversation], come: dict[int, list[int]], temperature: float = 0.0):
-    """Replies of `MOST` tokens at most, to the talks that come at each step."""
+def generate(
+    slots: ContinuousBatch, talks: list[Conversation], arrivals: dict[int, list[int]], temperature: float = 0.0
+):
+    """Return replies of at most `MOST` tokens to the conversations added at each step."""
     replies: dict[int, list[int]] = {}
-    seats: dict[int, int] = {}
-    for step in range(max(come) + MOST + 1):
-        for talk in come.get(step, ()):
-            how = SamplingParams(temperature, torch.Generator().manual_seed(talk))
-            (slot,) = slots.add([slots.tokenize(talks[talk])], [how])
-            seats[slot], replies[talk] = talk, []
+    slot_of: dict[int, int] = {}
+    for step in range(max(arrivals) + MOST + 1):
+        for talk in arrivals.get(step, ()):
+            params = SamplingParams(temperature, torch.Generator().manual_seed(talk))
+            (slot,) = slots.add([slots.tokenize(talks[talk])], [params])
+            slot_of[slot], replies[talk] = talk, []
         for slot, token in slots.step().items():
-            reply = replies[seats[slot]]
+            reply = replies[slot_of[slot]]
             reply.append(token)
             if token == slots.backbone.end_of_turn or len(reply) == MOST:
                 slots.release(slot)
-                del seats[slot]
-    assert not seats and slots.free_slots == 5
+                del slot_of[slot]
+    assert not slot_of and slots.free_slots == 5
     return replies
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
-def test_a_reply_is_the_same_whoever_sits_beside_it(small_model: Model, talks: list[Conversation], temperature: float):
+def test_a_reply_does_not_depend_on_other_slots(small_model: Model, talks: list[Conversation], temperature: float):
     slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
-    alone = {k: write(slots, talks, {0: [k]}, temperature)[k] for k in range(3)}
+    alone = {k: generate(slots, talks, {0: [k]}, temperature)[k] for k in range(3)}
     assert len({tuple(reply) for reply in alone.values()}) == 3
-    assert write(slots, talks, {0: [2], 1: [0], 4: [1]}, temperature) == alone
-    assert write(slots, talks, {0: [1, 2, 0]}, temperature) == alone
+    assert generate(slots, talks, {0: [2], 1: [0], 4: [1]}, temperature) == alone
+    assert generate(slots, talks, {0: [1, 2, 0]}, temperature) == alone
 
 
-def test_replies_are_those_of_the_library(small_model: Model, talks: list[Conversation]):
+def test_replies_equal_generate_replies(small_model: Model, talks: list[Conversation]):
     slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
     for k, talk in enumerate(talks):
-        written = small_model.backbone.decode(torch.tensor([write(slots, talks, {0: [k]})[k]]))
+        written = small_model.backbone.decode(torch.tensor([generate(slots, talks, {0: [k]})[k]]))
         assert written == generate_replies(small_model.backbone, [talk], max_tokens=MOST)
 
 
-def test_prompts_of_one_shape_are_read_at_once(small_model: Model, talks: list[Conversation]):
+def test_prompts_of_one_shape_are_prefilled_together(small_model: Model, talks: list[Conversation]):
     slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
     pair = [Conversation((("Why is it?", ""),), talks[0].picture), talks[2]]
     together = slots.add([slots.tokenize(talk) for talk in pair], [SamplingParams(), SamplingParams()])

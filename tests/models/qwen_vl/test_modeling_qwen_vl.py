@@ -67,7 +67,7 @@ def build_golden(compat: Compat, backbone: QwenVL) -> QwenVL:
 
 
 def renamed(name: str) -> str:
-    """A key of the released layout in transformers' present one."""
+    """Convert a key of the released layout to transformers' current one."""
     if name.startswith("model."):
         return name.replace("model.", "model.language_model.", 1)
     return f"model.{name}" if name.startswith("visual.") else name
@@ -86,7 +86,7 @@ def distance(got: Tensor, name: str) -> float:
 
 
 @torch.no_grad()
-def test_hidden_states_equal_the_authors_under_either_kind_of_positions(backbone: QwenVL):
+def test_hidden_states_equal_the_authors_with_both_position_ids(backbone: QwenVL):
     mrope, sequential = build_golden("corrected", backbone), build_golden("reference", backbone)
     batch = golden_batch()
     hidden = mrope.hidden(batch)
@@ -100,7 +100,7 @@ def test_hidden_states_equal_the_authors_under_either_kind_of_positions(backbone
 
 
 @torch.no_grad()
-def test_one_moved_weight_is_noticed(backbone: QwenVL):
+def test_parity_fails_when_one_weight_changes(backbone: QwenVL):
     twin = build_golden("corrected", backbone)
     twin.model.model.language_model.layers[1].mlp.up_proj.weight[0, 0] += 0.01
     assert distance(twin.hidden(golden_batch()), "hidden_mrope") > ATOL
@@ -159,7 +159,7 @@ def talks_of_three_lengths(pictures: list[np.ndarray]) -> list[Conversation]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("pad", ["left", "right"])
-def test_neither_padding_nor_batch_mates_move_a_hidden_state(backbone: QwenVL, three_pictures, pad):
+def test_hidden_states_do_not_depend_on_padding_or_batch(backbone: QwenVL, three_pictures, pad):
     talks = talks_of_three_lengths(three_pictures)
     batch = backbone.tokenize(talks, pad=pad)
     together = backbone.hidden(batch)
@@ -170,7 +170,7 @@ def test_neither_padding_nor_batch_mates_move_a_hidden_state(backbone: QwenVL, t
         assert (real - alone).abs().max() <= 1e-5  # float32 rounding: states are of order 1
 
 
-def test_replies_do_not_depend_on_batch_mates(backbone: QwenVL, three_pictures: list[np.ndarray]):
+def test_replies_do_not_depend_on_the_batch(backbone: QwenVL, three_pictures: list[np.ndarray]):
     talks = talks_of_three_lengths(three_pictures)
     together = generate_replies(backbone, talks, max_tokens=12)
     assert together == [generate_replies(backbone, [talk], max_tokens=12)[0] for talk in talks]
@@ -178,7 +178,7 @@ def test_replies_do_not_depend_on_batch_mates(backbone: QwenVL, three_pictures: 
 
 
 @torch.no_grad()
-def test_replies_from_the_cache_equal_replies_read_anew(backbone: QwenVL, three_pictures: list[np.ndarray]):
+def test_cached_generation_equals_uncached(backbone: QwenVL, three_pictures: list[np.ndarray]):
     talk = talks_of_three_lengths(three_pictures)[0]
     batch = backbone.tokenize([talk], open_ended=True)
     start = batch.input_ids.shape[1]
@@ -192,7 +192,7 @@ def test_replies_from_the_cache_equal_replies_read_anew(backbone: QwenVL, three_
     assert generate_replies(backbone, [talk], max_tokens=8) == [expected]
 
 
-def test_sampled_replies_belong_to_their_generators(backbone: QwenVL, three_pictures: list[np.ndarray]):
+def test_sampled_replies_depend_on_their_generators_only(backbone: QwenVL, three_pictures: list[np.ndarray]):
     talks = talks_of_three_lengths(three_pictures)
 
     def sample(chosen: list[Conversation], seeds: list[int]) -> list[str]:
@@ -206,7 +206,7 @@ def test_sampled_replies_belong_to_their_generators(backbone: QwenVL, three_pict
 
 @pytest.mark.parametrize("pad", ["left", "right"])
 @torch.no_grad()
-def test_in_the_language_loss_a_reply_counts_by_the_root_of_its_length(backbone: QwenVL, pad: Literal["left", "right"]):
+def test_the_language_loss_weighs_replies_by_the_root_of_their_length(backbone: QwenVL, pad: Literal["left", "right"]):
     talks = [Conversation((("Hi", "yes"), ("So?", "no"))), Conversation((("Hm", "a star and a circle"),))]
     batch = backbone.tokenize(talks, pad=pad)
     log_probabilities = backbone.model.lm_head(backbone.hidden(batch)).log_softmax(dim=-1)
@@ -220,7 +220,7 @@ def test_in_the_language_loss_a_reply_counts_by_the_root_of_its_length(backbone:
 
 
 @torch.no_grad()
-def test_picture_tokens_handed_over_change_nothing(backbone: QwenVL, three_pictures: list[np.ndarray]):
+def test_precomputed_image_embeddings_change_nothing(backbone: QwenVL, three_pictures: list[np.ndarray]):
     talks = [Conversation((("Hi", "yes"),), picture) for picture in (*three_pictures[:2], None)]
     batch = backbone.tokenize(talks)
     seen = backbone.image_embeddings(batch)
