@@ -70,18 +70,17 @@ def attach_adapter(network: nn.Module, folder: Path) -> None:
     except ValueError as error:
         raise UserError(f"{folder} does not fit this model: it has none of the layers that it adapts.") from error
     parameters = _adapter_parameters(host)
-    if mismatched := mismatched_tensors(parameters, stored):
-        detach_adapter(network)
-        raise UserError(
-            f"{folder} does not fit this model: {describe_mismatch(mismatched)}; give the model that it was trained on."
-        )
+    mismatched = mismatched_tensors(parameters, stored)
     with safe_open(folder / WEIGHTS, "pt") as file:
         base_digest = (file.metadata() or {}).get(_BASE_DIGEST)
-    if base_digest not in (None, _base_digest(host)):
+    if mismatched or base_digest not in (None, _base_digest(host)):
         detach_adapter(network)
-        raise UserError(
-            f"{folder} was trained on other weights than this model has; give the model that it was trained on."
+        reason = (
+            f"does not fit this model: {describe_mismatch(mismatched)}"
+            if mismatched
+            else "was trained on other weights than this model has"
         )
+        raise UserError(f"{folder} {reason}; give the model that it was trained on.")
     with torch.no_grad():
         for name, tensor in parameters.items():
             tensor.copy_(stored[name])
@@ -89,12 +88,19 @@ def attach_adapter(network: nn.Module, folder: Path) -> None:
 
 def detach_adapter(network: nn.Module) -> None:
     """Remove the adapter; the base weights were never changed."""
-    _remove(network, merge=False)
+    host: Any = _host(network)
+    for name, layer in _layers(host):
+        parent, _, child = name.rpartition(".")
+        setattr(host.get_submodule(parent), child, layer.get_base_layer())
+    if hasattr(host, "peft_config"):
+        del host.peft_config
 
 
 def merge_adapter(network: nn.Module) -> None:
     """Add the adapter to the base weights and remove it; a network without an adapter is left unchanged."""
-    _remove(network, merge=True)
+    for _, layer in _layers(_host(network)):
+        layer.merge()
+    detach_adapter(network)
 
 
 @contextmanager
@@ -144,17 +150,6 @@ def _base_digest(host: nn.Module) -> str:
         values = layer.get_base_layer().weight.detach().flatten()[:_DIGEST_SIZE].to("cpu", torch.bfloat16)
         digest.update(values.view(torch.int16).numpy().data)
     return digest.hexdigest()[:16]
-
-
-def _remove(network: nn.Module, merge: bool) -> None:
-    host: Any = _host(network)
-    for name, layer in _layers(host):
-        if merge:
-            layer.merge()
-        parent, _, child = name.rpartition(".")
-        setattr(host.get_submodule(parent), child, layer.get_base_layer())
-    if hasattr(host, "peft_config"):
-        del host.peft_config
 
 
 def _adapter_parameters(host: nn.Module) -> dict[str, Tensor]:

@@ -12,17 +12,17 @@ class HunyuanCondition(NamedTuple):
     """Both text inputs of HunyuanDiT, named as in diffusers; masked positions are replaced by learned padding."""
 
     encoder_hidden_states: Tensor
-    """[b m e], in the place of CLIP's states."""
+    """[b m e]: states of the bilingual CLIP text encoder."""
     text_embedding_mask: Tensor
     """int64 [b m]."""
     encoder_hidden_states_t5: Tensor
-    """[b n d], in the place of mT5's states; the pooled vector counts masked positions too."""
+    """[b n d]: states of mT5, or the aligner's output instead; the pooled vector includes masked positions."""
     text_embedding_mask_t5: Tensor
     """int64 [b n]."""
 
 
 Condition = Tensor | HunyuanCondition
-"""States [b n d] in the place of mT5's, all of them attended and CLIP's masked; or both text inputs."""
+"""Unmasked states [b n d] for `encoder_hidden_states_t5`, without CLIP states; or both text inputs."""
 
 
 def map_condition(function: Callable[..., Tensor], *conditions: Condition) -> Condition:

@@ -16,7 +16,7 @@ from latentbridge.errors import UserError
 
 FEATURE_WIDTH = 1280
 _MEAN, _STD = 0.498, 0.502
-"""(value - 127) / 128 on 0..255, as the lite networks expect; there are no per-channel statistics."""
+"""(value - 127) / 128 on 0..255, as the lite networks expect; not per channel."""
 _STEM_WIDTH = 32
 _STAGES = (
     (1, 3, 1, 1, 16),

@@ -20,6 +20,7 @@ from transformers.models.t5.modeling_t5 import (
     T5LayerFF,
     T5LayerNorm,
     T5LayerSelfAttention,
+    T5PreTrainedModel,
 )
 
 from latentbridge.config import AlignerConfig
@@ -97,7 +98,7 @@ class BiTransformer(nn.Module):
         if config.cross_bias:
             self.cross_relative_attention_bias = nn.Embedding(config.num_buckets, config.num_heads)
         self.final_layer_norm = T5LayerNorm(config.d_model, eps=config.norm_eps)
-        self._reset_parameters()
+        self._reset_parameters(t5)
 
     def forward(
         self,
@@ -141,25 +142,16 @@ class BiTransformer(nn.Module):
         )
         return bias + self.cross_relative_attention_bias(buckets).permute(0, 3, 1, 2).contiguous()
 
-    def _reset_parameters(self) -> None:
-        d = self.config.d_model
+    def _reset_parameters(self, t5: T5Config) -> None:
         nn.init.normal_(self.query_tokens)  # the scale of T5's token embeddings
         if self.config.cross_bias:
             nn.init.zeros_(self.cross_relative_attention_bias.weight)
+        initializer = T5PreTrainedModel(t5)
         for name, module in self.named_modules():
-            if isinstance(module, T5Attention):
-                nn.init.normal_(module.q.weight, std=(d * module.key_value_proj_dim) ** -0.5)
-                nn.init.normal_(module.k.weight, std=d**-0.5)
-                nn.init.normal_(module.v.weight, std=d**-0.5)
-                nn.init.normal_(module.o.weight, std=module.inner_dim**-0.5)
-                if module.has_relative_attention_bias:
-                    nn.init.normal_(module.relative_attention_bias.weight, std=d**-0.5)
-                if name.endswith("EncDecAttention"):
-                    nn.init.zeros_(module.o.weight)
-            elif isinstance(module, T5DenseGatedActDense):
-                nn.init.normal_(module.wi_0.weight, std=d**-0.5)
-                nn.init.normal_(module.wi_1.weight, std=d**-0.5)
-                nn.init.normal_(module.wo.weight, std=module.wo.in_features**-0.5)
+            if isinstance(module, (T5Attention, T5DenseGatedActDense)):
+                initializer._init_weights(module)
+            if isinstance(module, T5Attention) and name.endswith("EncDecAttention"):
+                nn.init.zeros_(module.o.weight)
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

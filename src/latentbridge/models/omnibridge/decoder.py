@@ -1,4 +1,4 @@
-"""The image decoder: diffusers' HunyuanDiT, conditioned on the aligner's output in the place of mT5's states."""
+"""The image decoder: diffusers' HunyuanDiT, conditioned on the aligner's output instead of mT5's states."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class Decoder(nn.Module):
 class CaptionEncoder(nn.Module):
     """The caption inputs of a released HunyuanDiT (spec 2.2 step 7).
 
-    BERT's states of the caption take the place of CLIP's, and only as many positions of the condition are attended as the
-    caption has mT5 tokens. A released decoder was trained with both, so it also gets text by other paths than the aligner.
+    BERT's states of the caption are the CLIP input, and only as many positions of the T5 input are attended as the caption
+    has mT5 tokens. A released decoder was trained with both, so text also reaches it by other paths than the aligner.
     """
 
     negative = "错误的眼睛，糟糕的人脸，毁容，糟糕的艺术，变形，多余的肢体，模糊的颜色，模糊，重复，病态，残缺，"
@@ -106,7 +106,7 @@ class CaptionEncoder(nn.Module):
         self.text_tokenizer, self.text_length = text_tokenizer, text_length
 
     def forward(self, states: Tensor, captions: Sequence[str]) -> HunyuanCondition:
-        """Return the condition made of `states` [b n d], in the place of mT5's, and `captions`."""
+        """Return the condition of `states` [b n d], which replace mT5's, and `captions`."""
         ids, mask = self._tokenize(self.tokenizer, captions, self.length)
         clip_states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return HunyuanCondition(clip_states, mask, states.to(clip_states.dtype), self.text_tokens(captions)[1])

@@ -67,7 +67,7 @@ def is_decoder(folder: Path) -> bool:
 
 
 def attach_decoder(model: Model, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Attach the HunyuanDiT v1.2 in `folder`, conditioned on the bridge's output in the place of mT5's (spec 2.2 step 7).
+    """Attach the HunyuanDiT v1.2 in `folder`, conditioned on the bridge's output instead of mT5's states (spec 2.2 step 7).
 
     Weights are `dtype`, the autoencoder's float32, as in the release; bfloat16 would round timesteps to multiples of four.
     The scheduler is the one in the folder; the release samples 100 steps with guidance 6. Raises UserError if the decoder
