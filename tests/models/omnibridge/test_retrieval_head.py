@@ -31,7 +31,8 @@ def build_aligner() -> BiTransformer:
 
 def build_head(compat: Compat) -> RetrievalHead:
     config = RetrievalConfig(num_image_queries=24, num_text_queries=20, embedding_size=16, num_heads=4)
-    head = RetrievalHead(config, d_model=32, compat=compat).eval()
+    head = RetrievalHead(config, d_model=32).eval()
+    head.compat = compat
     state = {k: v for k, v in weights("ret.in.").items() if k in head.state_dict()}
     for pool in ("image_proj", "image_proj_1", "text_proj", "text_proj_1"):
         state |= {f"{pool}.{key}": value for key, value in weights(f"{pool}.w.").items()}

@@ -63,7 +63,9 @@ def build_golden(compat: Compat, backbone: QwenVL) -> QwenVL:
     model = Qwen2VLForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
     weights = {name.removeprefix("qwen.w."): value for name, value in FIXTURE.items() if name.startswith("qwen.w.")}
     model.load_state_dict({renamed(name): value for name, value in weights.items()})
-    return QwenVL(model, backbone.tokenizer, backbone.image_processor, "", compat)
+    golden = QwenVL(model, backbone.tokenizer, backbone.image_processor, "")
+    golden.compat = compat
+    return golden
 
 
 def renamed(name: str) -> str:

@@ -56,9 +56,9 @@ class RetrievalHead(nn.Module):
     pooling attends to zeroed padding, as in the release, so an embedding depends on the length of its batch.
     """
 
-    def __init__(self, config: RetrievalConfig, d_model: int, compat: Compat = "corrected") -> None:
+    def __init__(self, config: RetrievalConfig, d_model: int) -> None:
         super().__init__()
-        self.compat: Compat = compat
+        self.compat: Compat = "corrected"
         self.image_queries = nn.Parameter(0.02 * torch.randn(1, config.num_image_queries, d_model))
         self.text_queries = nn.Parameter(0.02 * torch.randn(1, config.num_text_queries, d_model))
         self.image_proj = AttentionPool(d_model, config.embedding_size, config.num_heads)

@@ -38,14 +38,13 @@ class QwenVL(nn.Module):
         tokenizer: Qwen2Tokenizer,
         image_processor: Qwen2VLImageProcessorPil,
         system_prompt: str,
-        compat: Compat = "corrected",
     ):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.system_prompt = system_prompt
-        self.compat: Compat = compat
+        self.compat: Compat = "corrected"
         self.end_of_turn = token_id(tokenizer, "<|im_end|>")
         self.padding = token_id(tokenizer, "<|endoftext|>")
 
