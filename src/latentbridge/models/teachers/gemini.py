@@ -5,16 +5,13 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from latentbridge.errors import UserError
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
-
-if TYPE_CHECKING:
-    from google.genai import types
 
 MODEL = "gemini-embedding-2"
 """The current name of the paper's teacher; `gemini-embedding-001` does not take pictures."""
@@ -60,16 +57,12 @@ class Gemini(Teacher):
         )
 
     def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
-        from google.genai import types
-
-        return self._embed([types.Part.from_bytes(data=_png(picture), mime_type="image/png") for picture in pictures])
+        return self._embed([{"inline_data": {"data": _png(picture), "mime_type": "image/png"}} for picture in pictures])
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        from google.genai import types
+        return self._embed([{"text": text} for text in texts])
 
-        return self._embed([types.Part.from_text(text=text) for text in texts])
-
-    def _embed(self, parts: list[types.Part]) -> np.ndarray:
+    def _embed(self, parts: list[dict[str, Any]]) -> np.ndarray:
         """Return one vector per part; each part is its own content, because parts of one content share a vector."""
         import httpx2
         from google.genai import errors, types
@@ -77,7 +70,7 @@ class Gemini(Teacher):
         try:
             response = self._client.models.embed_content(
                 model=MODEL,
-                contents=[types.Content(parts=[part]) for part in parts],
+                contents=[types.Content.model_validate({"parts": [part]}) for part in parts],
                 config=types.EmbedContentConfig(output_dimensionality=self.space.dimension),
             )
         except (errors.APIError, httpx2.HTTPError) as error:
