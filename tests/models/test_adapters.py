@@ -1,4 +1,4 @@
-"""Adapters change what they should, merge into plain weights, come out without a trace, and fit only what they were made for."""
+"""Adapters change the language model only, merge, detach without changing the weights, and load into matching models only."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 
 @pytest.fixture
 def network(request: pytest.FixtureRequest) -> Callable[[str], Any]:
-    """A small network of a kind, as new."""
+    """A small network of a kind with its initial weights."""
 
     def build(kind: str) -> Any:
         name = "small_model" if kind == "omnibridge" else f"small_{kind}"
@@ -50,7 +50,7 @@ def network(request: pytest.FixtureRequest) -> Callable[[str], Any]:
 
 
 def tuned(network: nn.Module, seed: int = 0) -> nn.Module:
-    """The network with an adapter that acts."""
+    """A network with an adapter that changes its outputs."""
     add_adapter(network, RANK)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -66,7 +66,7 @@ def reading(network: Any) -> torch.Tensor:
 
 
 @kinds
-def test_an_adapter_sits_in_the_language_model_alone(kind: str, network: Callable[[str], Any]) -> None:
+def test_only_the_language_model_gets_adapters(kind: str, network: Callable[[str], Any]) -> None:
     model = tuned(network(kind))
     sites = {name.partition(".lora_")[0] for name, _ in model.named_parameters() if is_adapter(name)}
     experts = 2 if kind == "bagel" else 1
@@ -75,7 +75,7 @@ def test_an_adapter_sits_in_the_language_model_alone(kind: str, network: Callabl
 
 
 @kinds
-def test_merging_leaves_plain_weights_that_do_the_same(kind: str, network: Callable[[str], Any]) -> None:
+def test_merged_weights_give_the_same_outputs(kind: str, network: Callable[[str], Any]) -> None:
     plain, model = network(kind), tuned(network(kind))
     adapted = reading(model)
     merge_adapter(model)
@@ -106,7 +106,7 @@ def test_adapters_are_swapped_bit_for_bit(kind: str, network: Callable[[str], An
     assert after.keys() == plain.keys() and all(torch.equal(after[name], plain[name]) for name in plain)
 
 
-def test_others_read_our_adapters(network: Callable[[str], Any], tmp_path: Path) -> None:
+def test_peft_loads_saved_adapters(network: Callable[[str], Any], tmp_path: Path) -> None:
     ours = tuned(network("omnibridge"))
     save_adapter(ours, tmp_path)
     theirs: Any = Qwen2VLForConditionalGeneration(ours.backbone.model.config)
@@ -152,9 +152,7 @@ def test_an_adapter_of_another_backbone_is_refused(network: Callable[[str], Any]
 
 
 @kinds
-def test_weights_that_it_was_not_trained_beside_are_refused(
-    kind: str, network: Callable[[str], Any], tmp_path: Path
-) -> None:
+def test_other_base_weights_are_refused(kind: str, network: Callable[[str], Any], tmp_path: Path) -> None:
     """Merged already, or trained further; the same weights in half the precision are the same."""
     model = tuned(network(kind))
     save_adapter(model, tmp_path)
@@ -166,7 +164,7 @@ def test_weights_that_it_was_not_trained_beside_are_refused(
     attach_adapter(network(kind).to(torch.bfloat16), tmp_path)
 
 
-def test_what_is_no_adapter_is_refused(network: Callable[[str], Any], tmp_path: Path) -> None:
+def test_folders_without_an_adapter_are_refused(network: Callable[[str], Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no adapter"):
         attach_adapter(network("omnibridge"), tmp_path)
     save_adapter(tuned(network("omnibridge")), tmp_path)
@@ -179,7 +177,7 @@ def test_what_is_no_adapter_is_refused(network: Callable[[str], Any], tmp_path: 
         attach_adapter(network("omnibridge"), tmp_path)
 
 
-def test_a_network_without_a_language_model_takes_none() -> None:
+def test_a_network_without_a_language_model_is_refused() -> None:
     with pytest.raises(UserError, match="lora_rank=0"):
         add_adapter(new_model(SceneConfig(picture_width=32, picture_layers=1, text_width=32, text_layers=1), 0), RANK)
 

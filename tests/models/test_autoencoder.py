@@ -25,7 +25,7 @@ def fitted(channels: int) -> PatchAutoencoder:
     return autoencoder
 
 
-def test_with_all_components_nothing_is_lost():
+def test_all_components_reconstruct_exactly():
     pictures = smooth_pictures()
     latents = fitted(FULL).encode(pictures)
     assert latents.shape == (40, FULL, 4, 4)
@@ -33,7 +33,7 @@ def test_with_all_components_nothing_is_lost():
     assert (fitted(FULL - 1).decode(fitted(FULL - 1).encode(pictures)) - pictures).abs().max() > 100 * ATOL
 
 
-def test_components_come_coarse_first_and_latents_have_unit_spread():
+def test_components_are_sorted_by_variance_and_latents_have_unit_variance():
     latents = fitted(FULL).encode(smooth_pictures()).movedim(1, -1).flatten(0, 2)
     spread = latents.var(dim=0)
     assert (spread.diff() < 0).all()
@@ -41,7 +41,7 @@ def test_components_come_coarse_first_and_latents_have_unit_spread():
     assert (torch.cov(latents.T) - spread.diag()).abs().max() < 1e-3  # components are uncorrelated
 
 
-def test_a_spread_is_the_root_of_its_components_share():
+def test_a_latents_deviation_is_the_root_of_its_components():
     pictures = smooth_pictures()
     autoencoder = fitted(FULL)
     raw = (autoencoder._patches(pictures) - autoencoder.mean) @ autoencoder.basis
@@ -51,7 +51,7 @@ def test_a_spread_is_the_root_of_its_components_share():
     assert ratio.max() / ratio.min() == pytest.approx(1.0, abs=1e-3)
 
 
-def test_decoding_and_encoding_again_is_a_projection():
+def test_encoding_a_decoded_latent_returns_it():
     autoencoder = fitted(5)
     latents = torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(1))
     assert (autoencoder.encode(autoencoder.decode(latents)) - latents).abs().max() < ATOL
@@ -59,7 +59,7 @@ def test_decoding_and_encoding_again_is_a_projection():
     assert (autoencoder.decode(autoencoder.encode(once)) - once).abs().max() < ATOL
 
 
-def test_each_patch_has_its_own_place():
+def test_each_patch_maps_to_one_latent():
     autoencoder = fitted(FULL)
     picture = smooth_pictures(1)
     moved = picture.clone()
@@ -68,7 +68,7 @@ def test_each_patch_has_its_own_place():
     assert changed.nonzero().tolist() == [[1, 3]]
 
 
-def test_a_network_of_levels_halves_between_them_and_attends_at_the_coarsest():
+def test_a_kl_network_halves_at_each_level_and_attends_at_the_coarsest():
     vae = kl_network([4, 4, 8], channels=5, attention=True, norm_num_groups=2, scaling_factor=2.0)
     autoencoder = KLAutoencoder(vae)
     pictures = torch.randn(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentbridge.models.condition import Slots
+from latentbridge.models.condition import HunyuanCondition
 from latentbridge.models.diffusion import (
     add_noise,
     diffusion_loss,
@@ -28,7 +28,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def split_velocity(noisy: Tensor, timesteps: Tensor, clean: Tensor) -> Tensor:
-    """The velocity of a noisy picture whose clean one is known: noise and velocity solve two linear equations."""
+    """Return the velocity of a noisy picture for a known clean one."""
     alpha = make_scheduler(1000).alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     noise = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
     return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
@@ -40,7 +40,7 @@ def test_the_schedule_ends_in_pure_noise():
     assert (alphas.diff() < 0).all()
 
 
-def test_the_loss_is_nought_for_the_true_velocity_only():
+def test_the_loss_is_zero_for_the_true_velocity_only():
     def oracle(noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         return split_velocity(noisy, timesteps, CLEAN)
 
@@ -68,21 +68,21 @@ def test_guidance_moves_from_the_negative_past_the_condition(guidance: float, ex
     assert torch.equal(got, torch.full(SHAPE, expected))
 
 
-def test_slots_are_guided_like_states():
-    seen: list[Slots] = []
+def test_hunyuan_conditions_are_guided_like_states():
+    seen: list[HunyuanCondition] = []
 
-    def answer(noisy: Tensor, timesteps: Tensor, slots: Slots) -> Tensor:
+    def answer(noisy: Tensor, timesteps: Tensor, slots: HunyuanCondition) -> Tensor:
         seen.append(slots)
         return noisy
 
-    first, second = (Slots(*(torch.full((2, n), value) for n in (2, 3, 5, 7))) for value in (1.0, 2.0))
+    first, second = (HunyuanCondition(*(torch.full((2, n), value) for n in (2, 3, 5, 7))) for value in (1.0, 2.0))
     guided(answer, 2.0)(torch.zeros(SHAPE), torch.zeros(2), first, second)
     guided(answer, 1.0)(torch.zeros(SHAPE), torch.zeros(2), first, second)
-    assert seen[1] is first, "guidance 1 asks the condition alone"
+    assert seen[1] is first, "guidance 1 evaluates the condition only"
     assert [tensor.tolist() for tensor in seen[0]] == [[[2.0] * n] * 2 + [[1.0] * n] * 2 for n in (2, 3, 5, 7)]
 
 
-def test_noise_and_targets_are_those_of_the_library():
+def test_noising_and_targets_equal_diffusers():
     scheduler, timesteps = make_scheduler(1000), torch.tensor([3, 700])
     noise = torch.randn(SHAPE, generator=rng())
     noisy = scheduler.add_noise(CLEAN, noise, timesteps)  # pyright: ignore[reportArgumentType]
@@ -116,12 +116,12 @@ def test_sampling_with_an_oracle_recovers_the_picture(steps: int):
         "HeunDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",
     ],
 )  # fmt: skip
-def test_any_scheduler_recovers_the_picture_and_is_left_as_it_was(name: str, prediction: str):
+def test_every_scheduler_recovers_the_picture_and_is_not_modified(name: str, prediction: str):
     scheduler = getattr(diffusers, name)(prediction_type=prediction, beta_schedule="scaled_linear")
     before = str(vars(scheduler))
 
     def oracle(noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """The true answer at the nearest whole timestep, which is all that networks are trained on."""
+        """Return the true target at the nearest integer timestep, as networks are trained on integers."""
         t = t.round().long()
         alphas = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1).float()
         clean = CLEAN
@@ -132,12 +132,12 @@ def test_any_scheduler_recovers_the_picture_and_is_left_as_it_was(name: str, pre
     made = [
         sample(oracle, scheduler, NOTHING, NOTHING, noise, [rng(3), rng(4)], steps=10, guidance=1.0) for _ in range(2)
     ]
-    assert torch.equal(*made)  # the items' own generators are all the chance there is
+    assert torch.equal(*made)  # only the items' own generators are random
     assert (made[0] - CLEAN).abs().max() < 0.1  # some end at a low noise level instead of none
     assert str(vars(scheduler)) == before
 
 
-def test_what_is_kept_stays_as_it_was():
+def test_inpainting_keeps_the_source_outside_the_mask():
     mask = torch.zeros(2, 1, 4, 4)
     mask[0, 0, :2] = 1
     noise, source = torch.randn(SHAPE, generator=rng(1)), CLEAN.flip(0)
@@ -159,25 +159,25 @@ def test_what_is_kept_stays_as_it_was():
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_what_a_network_envisions_is_its_mean_clean_estimate(prediction_type: str):
+def test_predict_x0_is_the_mean_clean_estimate(prediction_type: str):
     scheduler = diffusers.DDIMScheduler(prediction_type=prediction_type)
     noises = torch.randn(3, *SHAPE, generator=rng())
-    asked: list[int] = []
+    calls: list[int] = []
 
     def answer(noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Right about the noise, and off by the condition and one more each time about the clean latents."""
-        asked.extend(timesteps.tolist())
+        """Return the true noise with clean latents shifted by the condition and the number of calls."""
+        calls.extend(timesteps.tolist())
         alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-        clean = CLEAN + condition + len(asked)
+        clean = CLEAN + condition + len(calls)
         return target(scheduler, clean, (noisy - alphas**0.5 * clean) / (1 - alphas) ** 0.5, timesteps)
 
     condition = torch.tensor([5.0, 7.0]).view(2, 1, 1, 1)
     got = predict_x0(answer, scheduler, CLEAN.flip(0), condition, noises)
-    assert asked == [799] * 6
+    assert calls == [799] * 6
     torch.testing.assert_close(got, CLEAN + condition + (2 + 4 + 6) / 3, atol=1e-3, rtol=0)
 
 
-def test_the_mask_is_where_pictures_differ_by_a_share_of_nearly_the_most():
+def test_the_edit_mask_is_a_threshold_on_the_difference():
     before = torch.zeros(2, 3, 11, 11)
     after = before.clone()
     after[0, 0, :2], after[0, :, 5, 5], after[0, 1, 7, 7] = 3.0, 0.4, 0.8

@@ -82,7 +82,7 @@ def teacher(fake: Fake) -> Teacher:
     return load_teacher(f"gemini:{DIMENSION}")
 
 
-def test_texts_are_items_of_one_request_and_come_back_as_unit_vectors(fake: Fake, teacher: Teacher):
+def test_texts_are_sent_in_one_request_and_return_unit_vectors(fake: Fake, teacher: Teacher):
     vectors = teacher.embed_texts(["abc", "a"])
     np.testing.assert_allclose(vectors[:, :2], [[3 / 10**0.5, 1 / 10**0.5], [0.5**0.5, 0.5**0.5]], atol=1e-6)
     assert vectors.shape == (2, DIMENSION) and vectors.dtype == np.float32
@@ -91,16 +91,16 @@ def test_texts_are_items_of_one_request_and_come_back_as_unit_vectors(fake: Fake
     assert [request["model"] for request in body["requests"]] == ["models/gemini-embedding-2"] * 2
 
 
-def test_pictures_travel_whole(teacher: Teacher):
+def test_pictures_are_sent_losslessly(teacher: Teacher):
     vectors = teacher.embed_pictures([np.full((5, 7, 3), grey, np.uint8) for grey in (3, 200)])
     np.testing.assert_allclose(vectors[:, 1] / vectors[:, 0], [3, 200], rtol=1e-5)
 
 
-def test_passing_faults_are_retried_and_lasting_ones_told(fake: Fake, teacher: Teacher):
+def test_errors_are_retried_and_then_reported(fake: Fake, teacher: Teacher):
     fake.faults = [429, 503]
     assert teacher.embed_texts(["abc"]).shape == (1, DIMENSION) and len(fake.asked) == 3
     fake.faults = [429, 503, 500]
-    with pytest.raises(UserError, match="what was embedded so far is kept"):
+    with pytest.raises(UserError, match="what was embedded so far is stored"):
         teacher.embed_texts(["abc"])
     fake.faults = [403]
     with pytest.raises(UserError, match="403"):
@@ -108,7 +108,7 @@ def test_passing_faults_are_retried_and_lasting_ones_told(fake: Fake, teacher: T
     assert len(fake.asked) == 3 + 3 + 1
 
 
-def test_an_answer_of_fewer_vectors_is_refused(fake: Fake, teacher: Teacher):
+def test_a_response_with_too_few_vectors_is_refused(fake: Fake, teacher: Teacher):
     fake.lost = 1
     with pytest.raises(UserError, match=r"answered 3 items with an array of shape \[2, 131\]"):
         teacher.embed_texts(["a", "b", "c"])
@@ -121,12 +121,12 @@ def test_the_cost_by_hand(teacher: Teacher):
 
 
 @pytest.mark.parametrize("dimension", ["127", "3073", "many"])
-def test_sizes_it_does_not_have_are_refused(dimension: str):
+def test_unsupported_dimensions_are_refused(dimension: str):
     with pytest.raises(UserError, match="128 to 3072 numbers"):
         load_teacher(f"gemini:{dimension}")
 
 
-def test_a_key_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_key_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     with pytest.raises(UserError, match="set GEMINI_API_KEY"):
         load_teacher("gemini")

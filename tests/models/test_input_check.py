@@ -1,4 +1,4 @@
-"""The check of inputs: what the shipped model's record warns of, and what it does not."""
+"""Warnings of the shipped model's input check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from latentbridge.models.input_check import (
     ANY_TEXT,
     FILE,
     InputCheck,
-    Use,
+    WordUse,
     picture_statistics,
     read_input_check,
     size_warnings,
@@ -46,14 +46,14 @@ def jpeg(picture: Picture) -> Picture:
     return open_picture(file.getvalue())
 
 
-def test_a_photograph_is_warned_of_at_any_size(tiny: InputCheck):
+def test_photographs_of_any_size_cause_a_warning(tiny: InputCheck):
     photograph = open_picture(PHOTOGRAPH)
     for picture in (photograph, fit_square(photograph, 64), np.ascontiguousarray(photograph[:, :200])):
         (warning,) = tiny.picture_warnings(picture)
         assert warning.startswith('this picture is unlike the coloured shapes and simple drawings that "tiny"')
 
 
-def test_what_is_made_to_stand_for_photographs_is_warned_of(tiny: InputCheck):
+def test_synthetic_photographs_cause_a_warning(tiny: InputCheck):
     rng = numpy_rng(11, "outside")
     pictures = [outside_picture(rng) for _ in range(40)]
     assert {picture.shape for picture in pictures} == {(64, 64, 3)}
@@ -61,7 +61,7 @@ def test_what_is_made_to_stand_for_photographs_is_warned_of(tiny: InputCheck):
 
 
 @pytest.mark.parametrize("split", ["test", "test_pairs"])
-def test_held_out_scenes_are_not_warned_of_however_they_are_saved(tiny: InputCheck, split: Split):
+def test_held_out_scenes_cause_no_warning_in_any_format(tiny: InputCheck, split: Split):
     warned = 0
     for picture in map(render, distinct_scenes(split, numpy_rng(3, "checked"), 40)):
         large = np.asarray(Image.fromarray(picture).resize((512, 512)))
@@ -71,13 +71,13 @@ def test_held_out_scenes_are_not_warned_of_however_they_are_saved(tiny: InputChe
     assert warned <= 2  # of 200
 
 
-def test_held_out_words_are_not_warned_of(tiny: InputCheck):
+def test_held_out_words_cause_no_warning(tiny: InputCheck):
     rng = numpy_rng(4, "checked words")
     for scene in distinct_scenes("test_pairs", rng, 200):
         assert tiny.text_warnings(ask(scene, rng).text) == []
-        assert tiny.text_warnings(edit(scene, rng).instruction, Use.INSTRUCTION) == []
+        assert tiny.text_warnings(edit(scene, rng).instruction, WordUse.INSTRUCTION) == []
         for prompt in (partial_prompt(scene, rng), paraphrase(scene, rng)):
-            assert tiny.text_warnings(prompt, Use.PROMPT) == tiny.text_warnings(prompt, ANY_TEXT) == []
+            assert tiny.text_warnings(prompt, WordUse.PROMPT) == tiny.text_warnings(prompt, ANY_TEXT) == []
             assert tiny.description_warnings(prompt, describe(scene)) == []
 
 
@@ -87,22 +87,22 @@ def test_held_out_words_are_not_warned_of(tiny: InputCheck):
         ("How many people are there?", ANY_REQUEST, ["people"]),
         ("Could you please tell me, is there a zxqv?", ANY_REQUEST, ["tell", "zxqv"]),
         ("сколько кругов?", ANY_REQUEST, ["сколько", "кругов"]),
-        ("a cat", Use.PROMPT, ["cat"]),
-        ("12 red circles", Use.PROMPT, ["12"]),
-        ("make the retina blue", Use.INSTRUCTION, ["retina"]),
+        ("a cat", WordUse.PROMPT, ["cat"]),
+        ("12 red circles", WordUse.PROMPT, ["12"]),
+        ("make the retina blue", WordUse.INSTRUCTION, ["retina"]),
     ],
 )
-def test_words_that_training_never_used_are_named(tiny: InputCheck, text: str, use: Use, told: list[str]):
+def test_words_without_training_data_are_named(tiny: InputCheck, text: str, use: WordUse, told: list[str]):
     (warning,) = tiny.text_warnings(text, use)
     assert [each for each in words_of(text) if f'"{each}"' in warning] == told
 
 
-def test_a_word_counts_where_it_was_used(tiny: InputCheck):
+def test_words_are_known_by_kind_of_text(tiny: InputCheck):
     assert tiny.text_warnings("a cat", ANY_TEXT) == []
-    assert tiny.text_warnings("a cat", Use.PROMPT) == ['"tiny" was not trained on prompts with the word "cat".']
+    assert tiny.text_warnings("a cat", WordUse.PROMPT) == ['"tiny" was not trained on prompts with the word "cat".']
 
 
-def test_a_description_that_leaves_words_out_is_told(tiny: InputCheck):
+def test_words_omitted_from_a_description_are_named(tiny: InputCheck):
     description = "large red circle top, small blue star left, on white"
     assert tiny.description_warnings("draw two big circles on a white background", description) == []
     assert tiny.description_warnings("a green square and a red circle", description) == [
@@ -110,7 +110,7 @@ def test_a_description_that_leaves_words_out_is_told(tiny: InputCheck):
     ]
 
 
-def test_an_edit_that_comes_back_smaller_is_told():
+def test_an_edit_that_changes_the_size_causes_a_warning():
     assert size_warnings(np.zeros((64, 64, 3), np.uint8), 64) == []
     assert size_warnings(np.zeros((512, 512, 3), np.uint8), 64) == ["the picture comes back at 64 x 64 px."]
 
@@ -120,17 +120,17 @@ def test_one_colour_and_noise_have_finite_statistics():
         assert np.isfinite(picture_statistics(picture)).all()
 
 
-def test_a_blank_picture_is_not_warned_of(tiny: InputCheck):
+def test_a_blank_picture_causes_no_warning(tiny: InputCheck):
     assert tiny.picture_warnings(np.full((64, 64, 3), 255, np.uint8)) == []
 
 
-def test_no_record_warns_of_nothing():
+def test_an_empty_check_never_warns():
     check = InputCheck()
     assert check.picture_warnings(open_picture(PHOTOGRAPH)) == check.text_warnings("zxqv") == []
     assert check.description_warnings("a cat", "a dog") == []
 
 
-def test_a_record_is_read_as_it_was_written_and_a_saved_model_has_none(
+def test_a_check_survives_a_round_trip_and_saving_a_model_removes_it(
     tiny: InputCheck, small_model: Model, tmp_path: Path
 ):
     save_model(small_model, tmp_path)
@@ -144,7 +144,7 @@ def test_a_record_is_read_as_it_was_written_and_a_saved_model_has_none(
     assert not (tmp_path / FILE).exists() and not read_input_check(tmp_path).layers
 
 
-def test_a_damaged_record_is_one_sentence(tmp_path: Path):
+def test_a_damaged_file_is_reported(tmp_path: Path):
     (tmp_path / FILE).write_bytes(b"no tensors")
     with pytest.raises(UserError, match="latentbridge calibrate"):
         read_input_check(tmp_path)

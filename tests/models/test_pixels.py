@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
+from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
 
 
-def test_pictures_come_back_from_pixels():
+def test_pixels_convert_back_to_pictures():
     pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 3), np.uint8)
     pixels = to_pixels(pictures)
     assert pixels.shape == (2, 3, 3, 5) and pixels.min() >= -1 and pixels.max() <= 1
@@ -15,9 +15,9 @@ def test_pictures_come_back_from_pixels():
     assert np.array_equal(to_pictures(pixels), pictures)
 
 
-def test_levels_are_what_is_stored_and_the_gradient_passes_straight():
+def test_quantized_levels_equal_the_stored_values_with_a_straight_through_gradient():
     pixels = torch.tensor([-1.5, -1.0, 0.0, 0.501, 1.0, 2.0]).expand(1, 3, 1, 6).clone().requires_grad_()
-    levels = shown_levels(pixels)
+    levels = quantized_levels(pixels)
     stored = np.stack(to_pictures(pixels.detach()))
     assert stored[0, 0, :, 0].tolist() == [0, 0, 128, 191, 255, 255]  # 127.5 rounds to even
     assert np.abs(levels.detach()[0, 0, 0].numpy() - stored[0, 0, :, 0]).max() < 1e-4  # float32 rounding of 255

@@ -49,7 +49,7 @@ def teacher(network: DualEncoder, run: Path) -> Teacher:
     return load_teacher("scene", run.parent)
 
 
-def test_vectors_are_what_the_library_computes(network, teacher, three_pictures: list[np.ndarray]):
+def test_vectors_equal_transformers(network, teacher, three_pictures: list[np.ndarray]):
     tokenizer, siglip = network.tokenizer, network.model
     with torch.no_grad():
         for text in TEXTS:
@@ -64,7 +64,7 @@ def test_vectors_are_what_the_library_computes(network, teacher, three_pictures:
             np.testing.assert_allclose(teacher.embed_pictures([picture])[0], expected / expected.norm(), atol=1e-5)
 
 
-def test_vectors_ignore_batch_mates_and_tell_what_is_read(teacher: Teacher, three_pictures: list[np.ndarray]):
+def test_vectors_depend_on_the_item_and_not_on_the_batch(teacher: Teacher, three_pictures: list[np.ndarray]):
     for embed, items in ((teacher.embed_pictures, three_pictures), (teacher.embed_texts, TEXTS)):
         together = embed(items)
         assert together.shape == (3, 28) and together.dtype == np.float32
@@ -72,7 +72,7 @@ def test_vectors_ignore_batch_mates_and_tell_what_is_read(teacher: Teacher, thre
         assert np.abs(together - together[[1, 2, 0]]).max(axis=1).min() > 1e-2
 
 
-def test_another_training_is_another_space_and_its_store_is_refused(teacher: Teacher, run: Path, tmp_path: Path):
+def test_other_weights_are_another_space_and_their_store_is_refused(teacher: Teacher, run: Path, tmp_path: Path):
     saved(tmp_path / "other", seed=1)
     other = load_teacher(f"scene:{tmp_path / 'other'}")
     assert load_teacher(f"scene:{run}").space == teacher.space != other.space
@@ -81,7 +81,7 @@ def test_another_training_is_another_space_and_its_store_is_refused(teacher: Tea
         EmbeddingStore(tmp_path / "store", other.space)
 
 
-def test_a_teacher_that_is_not_there_says_which_command_trains_it(small_model, tmp_path: Path):
+def test_a_missing_teacher_names_the_command_that_trains_it(small_model, tmp_path: Path):
     with pytest.raises(UserError, match=f"latentbridge train scene-teacher --out {tmp_path}/scene-teacher"):
         load_teacher("scene", tmp_path)
     with pytest.raises(UserError, match="holds no model"):

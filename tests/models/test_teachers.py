@@ -63,7 +63,7 @@ def pictures() -> list[np.ndarray]:
     return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((19, 23), (14, 14), (31, 11))]
 
 
-def test_unit_vectors_in_one_space_that_ignore_batch_mates(teacher: Teacher, pictures: list[np.ndarray]):
+def test_vectors_have_unit_norm_and_do_not_depend_on_the_batch(teacher: Teacher, pictures: list[np.ndarray]):
     for embed, items in ((teacher.embed_pictures, pictures), (teacher.embed_texts, TEXTS)):
         together = embed(items)
         assert together.shape == (3, teacher.space.dimension) and together.dtype == np.float32
@@ -73,7 +73,7 @@ def test_unit_vectors_in_one_space_that_ignore_batch_mates(teacher: Teacher, pic
     assert teacher.space.normalisation == "unit" and teacher.cost(5, TEXTS) == ""
 
 
-def test_vectors_are_what_the_library_computes(folder: Path, teacher: Teacher, pictures: list[np.ndarray]):
+def test_vectors_equal_transformers(folder: Path, teacher: Teacher, pictures: list[np.ndarray]):
     kind = CLIPModel if folder.name == "clip" else SiglipModel
     model = kind.from_pretrained(folder).eval()
     ids = [5, 2] if folder.name == "clip" else [5, 2, 0, 0, 0, 0, 0]
@@ -89,7 +89,7 @@ def test_vectors_are_what_the_library_computes(folder: Path, teacher: Teacher, p
     np.testing.assert_allclose(teacher.embed_pictures([pictures[1]])[0], picture / picture.norm(), atol=1e-4)
 
 
-def test_the_name_follows_the_weights_and_the_settings(folder: Path, teacher: Teacher, tmp_path: Path):
+def test_the_space_is_named_after_weights_and_settings(folder: Path, teacher: Teacher, tmp_path: Path):
     names = {teacher.space.model}
     for file, change in (("model.safetensors", "weight"), ("config.json", "space")):
         twin = shutil.copytree(folder, tmp_path / change)
@@ -118,14 +118,14 @@ def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path):
         load_teacher(f"{folder.name}:{twin}")
 
 
-def test_names_that_are_no_teachers_are_refused():
+def test_unknown_teachers_are_refused():
     with pytest.raises(UserError, match="did you mean 'siglip'"):
         load_teacher("siglib:here")
     with pytest.raises(UserError, match="name the teacher clip:FOLDER"):
         load_teacher("clip")
 
 
-def test_package_finds_the_words_of_a_picture():
+def test_package_embeds_pictures_and_known_words():
     teacher = load_teacher("package")
     noise = np.random.default_rng(3).integers(0, 256, (41, 67, 3), dtype=np.uint8)
     pictures = teacher.embed_pictures([noise, np.asarray(Image.fromarray(noise).resize((128, 64)))])

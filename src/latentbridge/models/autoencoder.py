@@ -1,4 +1,4 @@
-"""Pictures to image latents and back."""
+"""Autoencoders between pictures and image latents."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from latentbridge.config import AutoencoderConfig
 
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class PatchAutoencoder(nn.Module):
-    """A linear autoencoder of non-overlapping patches: principal components, each scaled by the root of its spread.
+    """A linear autoencoder of patches: principal components, each divided by the square root of its standard deviation.
 
-    Fitted in closed form, so it costs seconds and has no training noise. Scaling by the square root keeps some of the
-    components' natural order (coarse before fine along the diffusion path) while no component drowns in the noise.
-    Pictures are float [b, 3, h, w] in [-1, 1]; image latents are [b, channels, h / patch, w / patch], unit spread overall.
+    It is fitted in closed form, within seconds and deterministically. The square root keeps some of the components'
+    order (coarse before fine along the diffusion path) without burying the weak ones in noise. Pictures are float
+    [b, 3, h, w] in [-1, 1]; image latents are [b, channels, h / patch, w / patch], of unit variance overall.
     """
 
     mean: Tensor
@@ -36,39 +37,35 @@ class PatchAutoencoder(nn.Module):
 
     @torch.no_grad()
     def fit(self, pictures: Tensor) -> None:
-        """Set mean, basis and scale from float [n, 3, h, w] pictures."""
+        """Fit mean, basis and scale to float [n, 3, h, w] pictures."""
         patches = self._patches(pictures).flatten(0, 2).double()
         mean = patches.mean(dim=0)
-        spread, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))
-        channels = self.scale.numel()
+        variances, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))
+        channels = self.channels
         basis = vectors.flip(1)[:, :channels]
         basis = basis * basis[basis.abs().argmax(dim=0), torch.arange(channels)].sign()
-        deviation = spread.flip(0)[:channels].clamp_min(1e-8).sqrt()
+        deviation = variances.flip(0)[:channels].clamp_min(1e-8).sqrt()
         overall = deviation.mean().sqrt()
         self.mean.copy_(mean)
         self.basis.copy_(basis)
         self.scale.copy_(1 / (deviation.sqrt() * overall))
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Image latents [b, channels, h / patch, w / patch] of float [b, 3, h, w] pictures in [-1, 1]."""
+        """Return image latents [b, channels, h / patch, w / patch] of float [b, 3, h, w] pictures in [-1, 1]."""
         latents = ((self._patches(pictures) - self.mean) @ self.basis) * self.scale
         return latents.movedim(-1, 1).contiguous()
 
     def decode(self, image_latents: Tensor) -> Tensor:
-        """Pictures [b, 3, h, w], not clamped, of image latents."""
+        """Return pictures [b, 3, h, w], not clamped, of image latents."""
         patches = (image_latents.movedim(1, -1) / self.scale) @ self.basis.T + self.mean
-        b, rows, columns, _ = patches.shape
-        p = self.patch_px
-        return patches.view(b, rows, columns, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(b, 3, rows * p, columns * p)
+        return F.pixel_shuffle(patches.movedim(-1, 1), self.patch_px).contiguous()
 
     def _patches(self, pictures: Tensor) -> Tensor:
-        b, c, h, w = pictures.shape
-        p = self.patch_px
-        return pictures.view(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, h // p, w // p, c * p * p)
+        return F.pixel_unshuffle(pictures, self.patch_px).movedim(1, -1).contiguous()
 
 
 class KLAutoencoder(nn.Module):
-    """diffusers' AutoencoderKL with the face of `PatchAutoencoder`; image latents are means, scaled as its config says."""
+    """diffusers' AutoencoderKL with the interface of `PatchAutoencoder`; image latents are scaled posterior modes."""
 
     def __init__(self, vae: AutoencoderKL):
         super().__init__()
@@ -79,12 +76,12 @@ class KLAutoencoder(nn.Module):
         self.scale, self.shift = sizes["scaling_factor"], sizes["shift_factor"] or 0.0
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Image latents [b, channels, h / patch, w / patch] of float [b, 3, h, w] pictures in [-1, 1]."""
+        """Return image latents [b, channels, h / patch, w / patch] of float [b, 3, h, w] pictures in [-1, 1]."""
         posterior = self.vae.encode(pictures, return_dict=False)[0]
         return (posterior.mode() - self.shift) * self.scale
 
     def decode(self, image_latents: Tensor) -> Tensor:
-        """Pictures [b, 3, h, w], not clamped, of image latents."""
+        """Return pictures [b, 3, h, w], not clamped, of image latents."""
         return self.vae.decode(image_latents / self.scale + self.shift, return_dict=False)[0]
 
 
@@ -93,9 +90,9 @@ Autoencoder = PatchAutoencoder | KLAutoencoder
 
 
 def kl_network(widths: Sequence[int], channels: int, attention: bool = False, **settings: Any) -> AutoencoderKL:
-    """diffusers' AutoencoderKL with a level for each of `widths`, finest first; between two levels the side is halved.
+    """Build diffusers' AutoencoderKL with one level per width, finest first, each half the side of the one before.
 
-    `attention` also stands at the coarsest level; the other `settings` are the library's.
+    `attention` adds attention at the coarsest level; other `settings` are diffusers'.
     """
     from diffusers import AutoencoderKL
 

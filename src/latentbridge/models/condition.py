@@ -1,4 +1,4 @@
-"""What a decoder reads beside the noise: states alone, or a released HunyuanDiT's two text slots."""
+"""The conditioning inputs of a decoder: hidden states alone, or both text inputs of a released HunyuanDiT."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import NamedTuple, cast
 from torch import Tensor
 
 
-class Slots(NamedTuple):
-    """Both text slots of HunyuanDiT; where a mask is 0 the decoder's learned padding stands instead."""
+class HunyuanCondition(NamedTuple):
+    """Both text inputs of HunyuanDiT, named as in diffusers; masked positions are replaced by learned padding."""
 
-    states: Tensor
-    """[b n d], the mT5 slot; pooled over all positions whatever the mask."""
-    mask: Tensor
-    """int64 [b n]."""
-    clip: Tensor
-    """[b m e], the CLIP slot."""
-    clip_mask: Tensor
+    encoder_hidden_states: Tensor
+    """[b m e]: states of the bilingual CLIP text encoder."""
+    text_embedding_mask: Tensor
     """int64 [b m]."""
+    encoder_hidden_states_t5: Tensor
+    """[b n d]: states of mT5, or the aligner's output instead; the pooled vector includes masked positions."""
+    text_embedding_mask_t5: Tensor
+    """int64 [b n]."""
 
 
-Condition = Tensor | Slots
-"""States [b n d] for the mT5 slot, all of them read and nothing else; or both slots."""
+Condition = Tensor | HunyuanCondition
+"""Unmasked states [b n d] for `encoder_hidden_states_t5`, without CLIP states; or both text inputs."""
 
 
 def map_condition(function: Callable[..., Tensor], *conditions: Condition) -> Condition:
-    """`function` of conditions of one kind, tensor by tensor."""
-    if isinstance(conditions[0], Slots):
-        return Slots(*(function(*tensors) for tensors in zip(*cast(tuple[Slots, ...], conditions), strict=True)))
+    """Apply `function` to the tensors of conditions of one type."""
+    if isinstance(conditions[0], HunyuanCondition):
+        pairs = zip(*cast(tuple[HunyuanCondition, ...], conditions), strict=True)
+        return HunyuanCondition(*(function(*tensors) for tensors in pairs))
     return function(*conditions)

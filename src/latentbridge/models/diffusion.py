@@ -1,4 +1,4 @@
-"""The diffusion process as pure functions over any network: noising, the training loss, guided sampling, and edit masks."""
+"""Diffusion for any network: noising, the training loss, guided sampling, and edit masks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
 Predict = Callable[[Tensor, Tensor, Any], Tensor]
-"""(noisy image latents [b c h w], timesteps [b], condition) -> prediction [b c h w]; the condition is a `Condition`."""
+"""(noisy image latents [b c h w], timesteps [b], `Condition`) -> prediction [b c h w]."""
 Scheduler = Any
-"""Any variance-preserving scheduler of diffusers; the library gives them no common type."""
+"""Any variance-preserving scheduler of diffusers, which have no common type."""
 
 
 def make_scheduler(num_train_timesteps: int) -> DDIMScheduler:
-    """The tiny model's scheduler: cosine betas rescaled to end in pure noise, so that backgrounds are not leaked; v-prediction."""
+    """Return a v-prediction scheduler with cosine betas rescaled to zero terminal SNR, which lets no background through."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -40,21 +40,21 @@ def make_scheduler(num_train_timesteps: int) -> DDIMScheduler:
 
 
 def add_noise(scheduler: Scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What networks read at integer `timesteps` [b]: the clean share and the noise add up to unit variance.
+    """Return the variance-preserving noised latents at integer `timesteps` [b].
 
-    Unlike a scheduler's own `add_noise`, the same for all of them: some keep their samples on another scale.
+    A scheduler's own `add_noise` may differ, because some schedulers scale their samples.
     """
     alphas = _alphas(scheduler, timesteps)
     return alphas**0.5 * clean + (1 - alphas) ** 0.5 * noise
 
 
 def _alphas(scheduler: Scheduler, timesteps: Tensor) -> Tensor:
-    """The clean share of the variance at `timesteps` [b], [b 1 1 1] beside image latents."""
+    """Return `alphas_cumprod` at `timesteps` [b], as [b 1 1 1]."""
     return scheduler.alphas_cumprod.to(timesteps.device)[timesteps].view(-1, 1, 1, 1)
 
 
 def target(scheduler: Scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What a network trained under the scheduler predicts: the noise, the clean latents, or the velocity (arXiv 2202.00512)."""
+    """Return the training target: the noise, the clean latents, or the velocity (arXiv 2202.00512)."""
     if scheduler.config.prediction_type == "epsilon":
         return noise
     if scheduler.config.prediction_type == "sample":
@@ -64,7 +64,7 @@ def target(scheduler: Scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor
 
 
 def clean_estimate(scheduler: Scheduler, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
-    """The clean image latents a prediction speaks of; the inverse of `target`."""
+    """Return the clean latents implied by a prediction; the inverse of `target`."""
     if scheduler.config.prediction_type == "sample":
         return prediction
     alphas = _alphas(scheduler, timesteps)
@@ -76,23 +76,23 @@ def clean_estimate(scheduler: Scheduler, noisy: Tensor, prediction: Tensor, time
 def diffusion_loss(
     predict: Predict, scheduler: Scheduler, clean: Tensor, condition: Condition, rng: torch.Generator
 ) -> Tensor:
-    """Mean squared error of the scheduler's target at uniform timesteps; `clean` [b c h w]."""
+    """Return the mean squared error of the prediction for `clean` [b c h w] at uniformly drawn timesteps."""
     return noised_loss(predict, scheduler, clean, condition, *draw_noise(scheduler, clean.shape, rng))
 
 
 def draw_noise(
     scheduler: Scheduler, shape: Sequence[int], rng: torch.Generator, rows_dim: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Noise of a shape [... c h w], and a timestep for each [c h w], int64 [...]; the batch's rows lie along `rows_dim`."""
-    any_timestep = partial(torch.randint, 0, len(scheduler.alphas_cumprod))
+    """Draw noise [... c h w] and timesteps, int64 [...], for this rank's rows along `rows_dim`."""
+    draw_timesteps = partial(torch.randint, 0, len(scheduler.alphas_cumprod))
     noise = per_rank_random(torch.randn, shape, rng, rows_dim)
-    return noise, per_rank_random(any_timestep, shape[:-3], rng, rows_dim)
+    return noise, per_rank_random(draw_timesteps, shape[:-3], rng, rows_dim)
 
 
 def noised_loss(
     predict: Predict, scheduler: Scheduler, clean: Tensor, condition: Condition, noise: Tensor, timesteps: Tensor
 ) -> Tensor:
-    """`diffusion_loss` at given noise [b c h w] and `timesteps` [b], which may lie on the CPU."""
+    """Return the `diffusion_loss` for given noise [b c h w] and `timesteps` [b], which may be on the CPU."""
     noise, timesteps = noise.to(clean.device), timesteps.to(clean.device)
     noisy = add_noise(scheduler, clean, noise, timesteps)
     expected = target(scheduler, clean, noise, timesteps)
@@ -100,19 +100,19 @@ def noised_loss(
 
 
 def guided(predict: Predict, guidance: float) -> Callable[[Tensor, Tensor, Condition, Condition], Tensor]:
-    """Classifier-free guidance: (noisy, timesteps, condition, negative) -> prediction, both branches in one batch.
+    """Return a function (noisy, timesteps, cond, uncond) -> prediction with classifier-free guidance.
 
-    Guidance 1 is none: the negative is not asked.
+    Both conditions are evaluated in one batch; with guidance 1 only `cond` is.
     """
 
-    def run(noisy: Tensor, timesteps: Tensor, condition: Condition, negative: Condition) -> Tensor:
+    def predict_guided(noisy: Tensor, timesteps: Tensor, cond: Condition, uncond: Condition) -> Tensor:
         if guidance == 1:
-            return predict(noisy, timesteps, condition).float()
-        joined = map_condition(lambda *pair: torch.cat(pair), negative, condition)
-        unconditional, conditional = predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), joined).float().chunk(2)
-        return unconditional + guidance * (conditional - unconditional)
+            return predict(noisy, timesteps, cond).float()
+        both = map_condition(lambda *pair: torch.cat(pair), uncond, cond)
+        uncond_out, cond_out = predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), both).float().chunk(2)
+        return uncond_out + guidance * (cond_out - uncond_out)
 
-    return run
+    return predict_guided
 
 
 def sample_steps(
@@ -127,39 +127,40 @@ def sample_steps(
     guidance: float,
     keep: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """Image latents [b c h w] on their way from unit `noise`, with gradients, once a step; the last are clean.
+    """Denoise unit `noise` [b c h w] and yield the latents after every step, with gradients.
 
-    They are denoised under `condition` against `negative`. `generators`, one an item, feed the schedulers that add noise at every step. `keep` = (clean source latents, mask
-    [b 1 h w] that is 1 where new content goes) holds everything outside the mask on the source's own noised path at
-    every step (blended latent diffusion, arXiv 2206.02779).
+    `guidance` moves from the `negative` condition past `condition`. `generators`, one per item, serve schedulers that add
+    noise at each step. `keep` = (source latents, mask [b 1 h w]) inpaints: where the mask is 0, latents are replaced by the
+    noised source before each step and by the source after the last (blended latent diffusion, arXiv 2206.02779).
     """
-    scheduler = copy.deepcopy(scheduler)  # a schedule in progress is state, and callers share theirs
+    scheduler = copy.deepcopy(scheduler)  # stepping changes its state
     scheduler.set_timesteps(steps)
-    per_rank_random = (
-        {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    )
-    step_predict = guided(predict, guidance)
+    stochastic = "generator" in inspect.signature(scheduler.step).parameters
+    step_options = {"generator": list(generators)} if stochastic else {}
+    predict_guided = guided(predict, guidance)
     latents = noise * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         t = timestep.expand(latents.shape[0]).to(latents.device)
         if keep is not None:
-            source, mask = keep
-            latents = mask * latents + (1 - mask) * scheduler.add_noise(source, noise, t)
-        prediction = step_predict(scheduler.scale_model_input(latents, timestep), t, condition, negative)
-        latents = scheduler.step(prediction, timestep, latents, **per_rank_random, return_dict=False)[0]
+            latents = _inpaint(latents, scheduler.add_noise(keep[0], noise, t), keep[1])
+        prediction = predict_guided(scheduler.scale_model_input(latents, timestep), t, condition, negative)
+        latents = scheduler.step(prediction, timestep, latents, **step_options, return_dict=False)[0]
         if keep is not None and timestep == scheduler.timesteps[-1]:
-            source, mask = keep
-            latents = mask * latents + (1 - mask) * source
+            latents = _inpaint(latents, *keep)
         yield latents
 
 
+def _inpaint(latents: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+    return mask * latents + (1 - mask) * source
+
+
 def sample(*arguments: Any, **settings: Any) -> Tensor:
-    """What `sample_steps` ends with."""
+    """Return the final latents of `sample_steps`."""
     return last(sample_steps(*arguments, **settings))
 
 
 def last(steps: Iterator[Tensor]) -> Tensor:
-    """The last of at least one."""
+    """Return the last item of a non-empty iterator."""
     return deque(steps, maxlen=1).pop()
 
 
@@ -167,13 +168,12 @@ def last(steps: Iterator[Tensor]) -> Tensor:
 def predict_x0(
     predict: Predict, scheduler: Scheduler, source: Tensor, condition: Condition, noises: Tensor, level: float = 0.8
 ) -> Tensor:
-    """The clean image latents [b c h w] a condition would make of a picture, on average over noises.
+    """Return the predicted clean latents [b c h w] under a condition, averaged over noises (DiffEdit, arXiv 2210.11427).
 
-    `source` [b c h w] is noised to `level` of the way with each of `noises` [k b c h w]. Where two conditions lead to
-    different pictures from the same noises, an edit from one to the other belongs (DiffEdit, arXiv 2210.11427 step 1).
+    `source` [b c h w] is noised to the fraction `level` of the timesteps with each of `noises` [k b c h w].
     """
-    noisiest = int(level * (len(scheduler.alphas_cumprod) - 1))
-    t = torch.full((source.shape[0],), noisiest, device=source.device)
+    timestep = int(level * (len(scheduler.alphas_cumprod) - 1))
+    t = torch.full((source.shape[0],), timestep, device=source.device)
     total = torch.zeros_like(source)
     for noise in noises:
         noisy = add_noise(scheduler, source, noise, t)
@@ -182,10 +182,10 @@ def predict_x0(
 
 
 def edit_mask(before: Tensor, after: Tensor, threshold: float = 0.3) -> Tensor:
-    """bool [b h w]: the pixels in which two pictures [b 3 h w] differ, by mean absolute channel, by more than
-    `threshold` of the picture's 99th percentile.
+    """Return bool [b h w], True where two pictures [b 3 h w] differ by more than `threshold` times the 99th percentile.
 
-    DiffEdit compares image latents; pixels follow outlines, so that a new background spares the things before it.
+    The difference is the mean absolute one over channels. DiffEdit compares image latents; pixels follow outlines more
+    closely, so editing the background leaves objects intact.
     """
     difference = (after - before).abs().mean(dim=1)
     return difference > threshold * difference.flatten(1).quantile(0.99, dim=1)[:, None, None]

@@ -1,4 +1,4 @@
-"""A picture tower and a text tower that meet in one space: the library's CLIP or SigLIP, and a small SigLIP of our own."""
+"""Dual encoders of pictures and texts: transformers' CLIP and SigLIP, and a small SigLIP trained here."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from latentbridge.devices import device_of
 from latentbridge.types import Picture
 
 SIGLIP_TOKENS: dict[str, Any] = {"padding": "max_length", "return_attention_mask": False}
-"""SigLIP reads padding as text, always to its full context."""
-_FIRST_SCALE = 1 / 0.07
-"""What similarities are multiplied by before training; CLIP's, for SigLIP's belongs to its sigmoid."""
+"""SigLIP's tokenizer settings: it attends to padding and always pads to its context length."""
+_INITIAL_SCALE = 1 / 0.07
+"""CLIP's initial logit scale; SigLIP's belongs to its sigmoid loss."""
 
 
 class DualEncoder(nn.Module):
-    """A library's two-tower model with how it is fed; what comes out are unit vectors, texts cut at the context."""
+    """transformers' CLIP or SigLIP with its processor and tokenizer; its embeddings are unit vectors."""
 
     def __init__(
         self, model: Any, processor: Any, tokenizer: Any, tokens: dict[str, Any], config: SceneConfig | None = None
     ) -> None:
-        """`tokens` is how the text tower was trained to be fed, `config` what the model was built from, where built here."""
+        """`tokens` are tokenizer settings; `config` is given for models built here."""
         super().__init__()
         self.model = model
         self.processor = processor
@@ -37,25 +37,21 @@ class DualEncoder(nn.Module):
         self.tokens = tokens
         self.config = config
 
-    @property
-    def context(self) -> int:
-        """Tokens the text tower reads."""
-        return self.model.config.text_config.max_position_embeddings
-
-    def pictures(self, pictures: Sequence[Picture]) -> Tensor:
-        """float32 [b e]; the pictures may differ in size."""
+    def embed_pictures(self, pictures: Sequence[Picture]) -> Tensor:
+        """Return float32 [b e] of pictures of any sizes."""
         images = [Image.fromarray(picture) for picture in pictures]
         pixels = self.processor(images=images, return_tensors="pt")["pixel_values"].to(device_of(self))
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """float32 [b e]."""
-        fed = self.tokenizer(list(texts), truncation=True, max_length=self.context, return_tensors="pt", **self.tokens)
-        return F.normalize(self.model.get_text_features(**fed.to(device_of(self))).pooler_output.float(), dim=-1)
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return float32 [b e] of texts, truncated at the context length."""
+        length = self.model.config.text_config.max_position_embeddings
+        inputs = self.tokenizer(list(texts), truncation=True, max_length=length, return_tensors="pt", **self.tokens)
+        return F.normalize(self.model.get_text_features(**inputs.to(device_of(self))).pooler_output.float(), dim=-1)
 
 
 def build_scene(config: SceneConfig, tokenizer: Qwen2Tokenizer) -> DualEncoder:
-    """A SigLIP with random weights from the global generator."""
+    """Build a SigLIP with random weights from the global generator."""
     ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), tokenizer.pad_token_id)
     sizes = SiglipConfig(
         text_config={
@@ -79,6 +75,6 @@ def build_scene(config: SceneConfig, tokenizer: Qwen2Tokenizer) -> DualEncoder:
     )
     model = SiglipModel(sizes)
     with torch.no_grad():
-        model.logit_scale.fill_(math.log(_FIRST_SCALE))
+        model.logit_scale.fill_(math.log(_INITIAL_SCALE))
     side = {"height": config.image_size_px, "width": config.image_size_px}
     return DualEncoder(model, SiglipImageProcessorPil(size=side), tokenizer, SIGLIP_TOKENS, config)

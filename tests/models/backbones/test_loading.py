@@ -19,7 +19,7 @@ from latentbridge.models.backbones.loading import as_backbone, load_backbone, st
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import ASSETS, new_model, save_model, save_tokenizer
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.tokenization import load_tokenizer
 
 SMALL_QWEN = ModelConfig(
     parts=("backbone",),

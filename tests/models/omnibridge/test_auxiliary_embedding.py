@@ -15,18 +15,20 @@ WIDTH = 7
 
 
 @pytest.fixture(scope="module")
-def lexicon() -> dict[str, torch.Tensor]:
+def vectors_by_word() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     return {word: torch.randn(WIDTH, generator=generator) for word in WORDS}
 
 
 @pytest.fixture(scope="module")
-def view(lexicon: dict[str, torch.Tensor]) -> AuxiliaryEmbedding:
+def embedding(vectors_by_word: dict[str, torch.Tensor]) -> AuxiliaryEmbedding:
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        view = AuxiliaryEmbedding(AuxiliaryEmbeddingConfig(words=len(WORDS), width=WIDTH, eye_px=32, share=0.3)).eval()
-        view.fill(torch.randn(FEATURE_WIDTH) / 9, torch.randn(FEATURE_WIDTH, WIDTH), lexicon)
-    return view
+        embedding = AuxiliaryEmbedding(
+            AuxiliaryEmbeddingConfig(words=len(WORDS), width=WIDTH, eye_px=32, share=0.3)
+        ).eval()
+        embedding.fill(torch.randn(FEATURE_WIDTH) / 9, torch.randn(FEATURE_WIDTH, WIDTH), vectors_by_word)
+    return embedding
 
 
 @pytest.fixture(scope="module")
@@ -38,36 +40,44 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(a, b, dim=-1))
 
 
-def test_a_text_is_the_mean_of_its_known_words_in_any_order(view: AuxiliaryEmbedding, lexicon: dict[str, torch.Tensor]):
-    one, other, unknown, alone = view.texts(["a Boat, at SEA!", "sea boat", "zebra", "sea zebra"])
-    assert torch.equal(one, other) and cosine(one, lexicon["boat"] + lexicon["sea"]) > 0.999
+def test_a_text_is_the_mean_of_its_known_words_in_any_order(
+    embedding: AuxiliaryEmbedding, vectors_by_word: dict[str, torch.Tensor]
+):
+    one, other, unknown, alone = embedding.embed_texts(["a Boat, at SEA!", "sea boat", "zebra", "sea zebra"])
+    assert torch.equal(one, other) and cosine(one, vectors_by_word["boat"] + vectors_by_word["sea"]) > 0.999
     assert unknown.count_nonzero() == 0
-    assert torch.equal(alone, view.texts(["sea"])[0]) and not torch.allclose(alone, one, atol=1e-2)
+    assert torch.equal(alone, embedding.embed_texts(["sea"])[0]) and not torch.allclose(alone, one, atol=1e-2)
 
 
-def test_a_picture_is_its_centred_standardised_features_mapped(view: AuxiliaryEmbedding, pictures: list[np.ndarray]):
-    features = view.features(pictures)
+def test_a_picture_is_its_standardized_features_centred_and_mapped(
+    embedding: AuxiliaryEmbedding, pictures: list[np.ndarray]
+):
+    features = embedding.image_features(pictures)
     assert features.shape == (3, FEATURE_WIDTH)
     assert float(features.mean(dim=1).abs().max()) < 1e-5 and features.std(dim=1).sub(1).abs().max() < 1e-2
-    mapped = (features - view.centre) @ (view.join.float() * view.join_scale)
-    torch.testing.assert_close(view.pictures(pictures), torch.nn.functional.normalize(mapped, dim=-1))
-    torch.testing.assert_close(view.pictures(pictures[1:2])[0], view.pictures(pictures)[1], atol=1e-4, rtol=0)
+    mapped = (features - embedding.centre) @ (embedding.join.float() * embedding.join_scale)
+    torch.testing.assert_close(embedding.embed_pictures(pictures), torch.nn.functional.normalize(mapped, dim=-1))
+    torch.testing.assert_close(
+        embedding.embed_pictures(pictures[1:2])[0], embedding.embed_pictures(pictures)[1], atol=1e-4, rtol=0
+    )
 
 
-def test_rounding_to_eight_bits_keeps_directions(view: AuxiliaryEmbedding, lexicon: dict[str, torch.Tensor]):
-    for word, vector in zip(WORDS, view.texts(list(WORDS)), strict=True):
-        assert cosine(vector, lexicon[word]) > 0.999
-    assert view.word_vectors.dtype == view.join.dtype == torch.int8 and int(view.join.abs().max()) == 127
+def test_eight_bit_quantization_keeps_directions(
+    embedding: AuxiliaryEmbedding, vectors_by_word: dict[str, torch.Tensor]
+):
+    for word, vector in zip(WORDS, embedding.embed_texts(list(WORDS)), strict=True):
+        assert cosine(vector, vectors_by_word[word]) > 0.999
+    assert embedding.word_vectors.dtype == embedding.join.dtype == torch.int8 and int(embedding.join.abs().max()) == 127
 
 
-def test_beside_mixes_the_cosines_of_both_views(view: AuxiliaryEmbedding, pictures: list[np.ndarray]):
+def test_concatenate_averages_the_cosines_of_both_embeddings(embedding: AuxiliaryEmbedding, pictures: list[np.ndarray]):
     own = torch.nn.functional.normalize(torch.randn(2, 11, generator=torch.Generator().manual_seed(6)), dim=-1)
-    picture = view.beside(own[:1], "image", pictures[:1])
-    text = view.beside(own[1:], "text", ["cat"])
+    picture = embedding.concatenate(own[:1], "image", pictures[:1])
+    text = embedding.concatenate(own[1:], "text", ["cat"])
     assert picture.shape == text.shape == (1, 11 + WIDTH)
-    second = cosine(view.pictures(pictures[:1])[0], view.texts(["cat"])[0])
+    second = cosine(embedding.embed_pictures(pictures[:1])[0], embedding.embed_texts(["cat"])[0])
     assert cosine(picture[0], text[0]) == pytest.approx(0.7 * cosine(own[0], own[1]) + 0.3 * second, abs=1e-5)
-    nothing = view.beside(own[1:], "text", ["zebra"])
+    nothing = embedding.concatenate(own[1:], "text", ["zebra"])
     torch.testing.assert_close(nothing[0, :11], own[1])
 
 
@@ -76,26 +86,29 @@ FURTHER = ("ostrich", "kayak", "physician")
 
 
 @pytest.fixture(scope="module")
-def wide(lexicon: dict[str, torch.Tensor]) -> tuple[AuxiliaryEmbedding, dict[str, torch.Tensor]]:
-    """A view with six numbers a word, five words in 5 bits, three in product codes, and four of another world."""
+def wide(vectors_by_word: dict[str, torch.Tensor]) -> tuple[AuxiliaryEmbedding, dict[str, torch.Tensor]]:
+    """An embedding of width 6: five words in 5 bits, three in product codes, and four own words."""
     generator = torch.Generator().manual_seed(7)
-    words = {word: vector[:6] for word, vector in lexicon.items()}
+    words = {word: vector[:6] for word, vector in vectors_by_word.items()}
     more = {word: torch.randn(6, generator=generator) for word in FURTHER}
-    view = AuxiliaryEmbedding(
+    embedding = AuxiliaryEmbedding(
         AuxiliaryEmbeddingConfig(words=len(WORDS), more_words=3, own_words=4, width=6, eye_px=32)
     ).eval()
-    view.fill(torch.zeros(FEATURE_WIDTH), torch.zeros(FEATURE_WIDTH, 6), words, more, OWN)
-    return view, words | more
+    embedding.fill(torch.zeros(FEATURE_WIDTH), torch.zeros(FEATURE_WIDTH, 6), words, more, OWN)
+    return embedding, words | more
 
 
 def test_words_of_both_tables_add_up(wide: tuple[AuxiliaryEmbedding, dict[str, torch.Tensor]]):
-    view, vectors = wide
-    for word, vector in zip((*WORDS, *FURTHER), view.texts([*WORDS, *FURTHER]), strict=True):
+    embedding, vectors = wide
+    for word, vector in zip((*WORDS, *FURTHER), embedding.embed_texts([*WORDS, *FURTHER]), strict=True):
         assert cosine(vector, vectors[word]) > 0.98
-    assert cosine(view.texts(["Dog, kayak"])[0], vectors["dog"] + vectors["kayak"]) > 0.98
-    one, other, scene = view.texts(["an ostrich", "ostriches in red circles", "a red circle"])
+    assert cosine(embedding.embed_texts(["Dog, kayak"])[0], vectors["dog"] + vectors["kayak"]) > 0.98
+    one, other, scene = embedding.embed_texts(["an ostrich", "ostriches in red circles", "a red circle"])
     assert torch.equal(one, other) and scene.count_nonzero() == 0
-    assert view.word_vectors.dtype == torch.uint8 and view.word_keys.dtype == view.more_keys.dtype == torch.int32
+    assert (
+        embedding.word_vectors.dtype == torch.uint8
+        and embedding.word_keys.dtype == embedding.more_keys.dtype == torch.int32
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,17 +124,17 @@ def test_words_of_both_tables_add_up(wide: tuple[AuxiliaryEmbedding, dict[str, t
         ("T-shirt of a physician", ("shirt",), "T of a physician"),
     ],
 )
-def test_unknown_words_are_told(
+def test_unknown_words_are_reported(
     wide: tuple[AuxiliaryEmbedding, dict[str, torch.Tensor]], text: str, unknown: tuple[str, ...], rest: str
 ):
-    assert wide[0].read(text) == WordReport(unknown, rest)
+    assert wide[0].report_unknown_words(text) == WordReport(unknown, rest)
 
 
-def test_a_view_without_a_record_of_its_own_words_reports_none(view: AuxiliaryEmbedding):
-    assert view.read("zxqv") == WordReport((), "zxqv")
+def test_without_own_words_none_is_reported(embedding: AuxiliaryEmbedding):
+    assert embedding.report_unknown_words("zxqv") == WordReport((), "zxqv")
 
 
-def test_widths_that_codes_do_not_divide_and_equal_keys_are_refused(
+def test_indivisible_widths_and_equal_keys_are_refused(
     wide: tuple[AuxiliaryEmbedding, dict[str, torch.Tensor]],
 ):
     with pytest.raises(UserError, match="multiple of 6"):
@@ -129,4 +142,10 @@ def test_widths_that_codes_do_not_divide_and_equal_keys_are_refused(
     vectors = wide[1]
     words = {word: vectors[word] for word in WORDS}
     with pytest.raises(UserError, match="same key"):
-        wide[0].fill_words(words, {"cat": vectors["cat"], "kayak": vectors["kayak"], "ape": vectors["cat"]}, OWN)
+        wide[0].fill(
+            wide[0].centre,
+            wide[0].join.float(),
+            words,
+            {"cat": vectors["cat"], "kayak": vectors["kayak"], "ape": vectors["cat"]},
+            OWN,
+        )

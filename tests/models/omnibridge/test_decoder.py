@@ -33,9 +33,9 @@ def test_every_input_reaches_the_output(decoder: Decoder):
 
 
 @torch.no_grad()
-def test_nothing_in_the_clip_slot_reaches_the_output(decoder: Decoder):
+def test_masked_clip_states_do_not_reach_the_output(decoder: Decoder):
     noisy, timesteps, condition = inputs(decoder)
-    length, width = decoder.clip_slot
+    length, width = decoder.clip_shape
 
     def run(clip: torch.Tensor, mask: int) -> torch.Tensor:
         return decoder.transformer(

@@ -21,7 +21,7 @@ from latentbridge.config import ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square
 from latentbridge.models.checkpoint import new_model, save_model
-from latentbridge.models.omnibridge.decoder import CaptionSlots
+from latentbridge.models.omnibridge.decoder import CaptionEncoder
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import torch_rng
@@ -144,20 +144,20 @@ def test_text_conditioning_is_the_released_pipeline(model, pipeline, scheduler, 
     changed = kind.from_config(model.scheduler.config, prediction_type=prediction)
     monkeypatch.setattr(model, "scheduler", changed)
     pipeline.scheduler = copy.deepcopy(changed)
-    expected = pipeline_draws(pipeline, model, prompt=TEXTS, negative_prompt=[CaptionSlots.negative] * len(TEXTS))
+    expected = pipeline_draws(pipeline, model, prompt=TEXTS, negative_prompt=[CaptionEncoder.negative] * len(TEXTS))
     got = draw(model, conditioning="text")
     assert all(near(ours, theirs) for ours, theirs in zip(got, expected, strict=True))
     assert got[0].std() > 10 and not near(*got)  # pictures, not one grey
 
 
 @torch.no_grad()
-def test_the_bridge_stands_in_the_mt5_slot_and_the_caption_in_the_clip_slot(model, pipeline, folder, monkeypatch):
+def test_the_bridge_replaces_mt5_and_the_caption_goes_through_clip(model, pipeline, folder, monkeypatch):
     condition = []
     query = Model.query_condition
     monkeypatch.setattr(Model, "query_condition", lambda *given: condition.append(query(*given)) or condition[0])
     got = draw(model)
     pipeline.scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
-    negative = [CaptionSlots.negative] * len(TEXTS)
+    negative = [CaptionEncoder.negative] * len(TEXTS)
     slots = [pipeline.encode_prompt(TEXTS, negative_prompt=negative, text_encoder_index=index) for index in (0, 1)]
     (clip, clip_negative, clip_mask, clip_negative_mask), (words, words_negative, mask, negative_mask) = slots
 
@@ -176,7 +176,7 @@ def test_the_bridge_stands_in_the_mt5_slot_and_the_caption_in_the_clip_slot(mode
 # --- seeds, batches, weights ----------------------------------------------------------------------
 
 
-def test_a_seed_decides_the_picture_whoever_draws_beside_it(model: Model):
+def test_a_seed_determines_the_picture_in_any_batch(model: Model):
     together = draw(model)
     torch.manual_seed(7)
     for text, seed, picture in zip(TEXTS, SEEDS, together, strict=True):
@@ -239,7 +239,7 @@ def test_edits_both_ways(model: Model):
 # --- loading and saving ---------------------------------------------------------------------------
 
 
-def test_a_saved_model_takes_its_decoder_from_its_folder(model: Model, folder: Path, tmp_path: Path):
+def test_a_saved_model_loads_its_decoder_from_the_decoders_folder(model: Model, folder: Path, tmp_path: Path):
     save_model(model, tmp_path)
     loaded = latentbridge.load(tmp_path, decoder=folder)
     assert draw(loaded)[0].shape == (SIZE_PX, SIZE_PX, 3)
@@ -247,12 +247,12 @@ def test_a_saved_model_takes_its_decoder_from_its_folder(model: Model, folder: P
         draw(latentbridge.load(tmp_path))
 
 
-def test_a_model_that_cannot_take_it_says_so(small_model: Model, small_config: ModelConfig, folder: Path):
+def test_incompatible_models_are_refused(small_model: Model, small_config: ModelConfig, folder: Path):
     with pytest.raises(UserError, match="a decoder already"):
         attach_decoder(small_model, folder)
     with pytest.raises(UserError, match="no bridge"):
         attach_decoder(new_model(dataclasses.replace(small_config, parts=("backbone",)), 0), folder)
-    with pytest.raises(UserError, match=r"reads a condition of \[256, 32\], but the bridge gives \[32, 32\]"):
+    with pytest.raises(UserError, match=r"expects a condition of \[256, 32\], but the bridge outputs \[32, 32\]"):
         attach_decoder(new_model(dataclasses.replace(small_config, parts=("backbone", "bridge")), 0), folder)
 
 
@@ -304,14 +304,14 @@ def test_damaged_weights_are_refused(bridge: Model, copied: Path, part: str, har
     ("file", "change", "message"),
     [
         ("transformer/config.json", {"use_style_cond_and_image_meta_size": True}, "before version 1.2"),
-        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "does not noise"),
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "does not add noise"),
         ("scheduler/scheduler_config.json", {"_class_name": "Pipeline"}, "names no scheduler"),
         ("scheduler/scheduler_config.json", None, "diffusers' layout"),
         ("tokenizer/tokenizer.json", None, "no vocabulary"),
         ("tokenizer_2/tokenizer.json", None, "no vocabulary"),
     ],
 )
-def test_what_does_not_fit_is_refused(bridge: Model, copied: Path, file: str, change: dict | None, message: str):
+def test_incompatible_parts_are_refused(bridge: Model, copied: Path, file: str, change: dict | None, message: str):
     path = copied / file
     if change is None:
         path.unlink()
@@ -321,7 +321,7 @@ def test_what_does_not_fit_is_refused(bridge: Model, copied: Path, file: str, ch
         attach_decoder(copy.deepcopy(bridge), copied)
 
 
-def test_a_vocabulary_that_cannot_be_read_names_what_reads_it(bridge: Model, copied: Path):
+def test_an_unreadable_vocabulary_names_the_missing_package(bridge: Model, copied: Path):
     (copied / "tokenizer_2" / "tokenizer.json").unlink()
     (copied / "tokenizer_2" / "spiece.model").write_bytes(b"not a model")
     with pytest.raises(UserError, match="sentencepiece"):

@@ -1,4 +1,4 @@
-"""Released checkpoints: every key of OmniBridge's file has a place, and a Qwen2-VL saved by transformers loads and agrees."""
+"""Released checkpoints: all of OmniBridge's keys are mapped, and a Qwen2-VL saved by transformers gives the same outputs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import latentbridge
 from latentbridge.config import OMNIBRIDGE_8B, ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import ASSETS, new_model
-from latentbridge.models.omnibridge.load_omnibridge import our_name
+from latentbridge.models.omnibridge.load_omnibridge import convert_key, set_compat
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.tokenization import load_tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "omnibridge"
 
 
-def test_every_released_tensor_has_its_place_and_shape():
+def test_every_released_tensor_is_mapped_with_its_shape():
     released = json.loads((GOLDEN / "full_state_dict_shapes.json").read_text())
     with torch.device("meta"):
         model = Model(OMNIBRIDGE_8B, load_tokenizer(ASSETS / "tokenizer"))
     ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     assert len(released) == 1046
-    assert {our_name(name): shape for name, shape in released.items()} == ours
+    assert {convert_key(name): shape for name, shape in released.items()} == ours
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_a_qwen2_vl_folder_loads_and_agrees(qwen_folder):
     assert (expected - got).abs().max() < 0.05 * expected.abs().max()
 
 
-def test_a_model_without_decoder_says_so(qwen_folder):
+def test_a_missing_decoder_is_reported(qwen_folder):
     model = latentbridge.load(qwen_folder[0])
     with pytest.raises(UserError, match="no decoder"):
         model.generate("a red circle")
@@ -62,7 +62,7 @@ def test_a_model_without_decoder_says_so(qwen_folder):
         model.embed(texts="a red circle")
 
 
-def test_a_decoder_inside_the_folder_is_taken(qwen_folder, tmp_path):
+def test_a_decoder_inside_the_folder_is_attached(qwen_folder, tmp_path):
     shutil.copytree(qwen_folder[0], tmp_path, dirs_exist_ok=True)
     (tmp_path / "decoder").mkdir()
     with pytest.raises(UserError, match="no bridge that a decoder could read"):
@@ -79,6 +79,19 @@ def test_a_missing_tensor_is_named(qwen_folder, tmp_path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="1 tensors are missing"):
         latentbridge.load(tmp_path)
+
+
+def test_compat_switches_between_corrected_and_reference(small_model: Model, three_pictures):
+    def embed() -> np.ndarray:
+        return small_model.embed(images=three_pictures[0])
+
+    corrected = embed()
+    set_compat(small_model, "reference")
+    try:
+        assert not np.allclose(embed(), corrected, atol=1e-4)
+    finally:
+        set_compat(small_model, "corrected")
+    assert np.array_equal(embed(), corrected)
 
 
 def _conversation():

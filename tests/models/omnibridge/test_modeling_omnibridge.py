@@ -176,7 +176,7 @@ def test_a_reference_edit_draws_the_description_anew(small_model: Model, small_c
     twin = copy.deepcopy(small_model)
     init_from_t5(twin.aligner, twin.text_encoder)
     for module in twin.aligner.block:
-        if module.crosses:
+        if module.has_cross_attention:
             torch.nn.init.zeros_(module.layer[1].EncDecAttention.o.weight)
     traces = twin.trace_edit(three_pictures[:2], TEXTS[:2], seed=3, steps=STEPS, method="reference")
     for index, trace in enumerate(traces):
@@ -185,7 +185,7 @@ def test_a_reference_edit_draws_the_description_anew(small_model: Model, small_c
 
 
 def test_a_reference_edit_sees_the_picture_but_not_the_instruction(small_model: Model, three_pictures, monkeypatch):
-    patched = "latentbridge.models.omnibridge.modeling_omnibridge.replies_to"
+    patched = "latentbridge.models.omnibridge.modeling_omnibridge.generate_replies"
     monkeypatch.setattr(patched, lambda backbone, talks: ["a red star"] * len(talks))
     options = {"seed": 3, "steps": STEPS, "method": "reference"}
     first, again = (small_model.edit(three_pictures[0], text, **options) for text in TEXTS[:2])

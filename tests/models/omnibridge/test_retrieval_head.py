@@ -11,11 +11,11 @@ from torch import Tensor
 from latentbridge.config import AlignerConfig, RetrievalConfig
 from latentbridge.models.omnibridge.aligner import BiTransformer
 from latentbridge.models.omnibridge.retrieval_head import AttentionPool, RetrievalHead, fuse
+from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat
 
 FIXTURE = load_file(Path(__file__).parents[2] / "golden" / "omnibridge" / "golden.safetensors")
 ATOL = 2e-5  # float32 rounding; observed below 2e-6
 Kind = Literal["image", "text"]
-Pooling = Literal["masked", "reference"]
 
 
 def weights(prefix: str) -> dict[str, Tensor]:
@@ -29,9 +29,10 @@ def build_aligner() -> BiTransformer:
     return aligner
 
 
-def build_head(pooling: Pooling) -> RetrievalHead:
+def build_head(compat: Compat) -> RetrievalHead:
     config = RetrievalConfig(num_image_queries=24, num_text_queries=20, embedding_size=16, num_heads=4)
-    head = RetrievalHead(config, d_model=32, pooling=pooling).eval()
+    head = RetrievalHead(config, d_model=32).eval()
+    head.compat = compat
     state = {k: v for k, v in weights("ret.in.").items() if k in head.state_dict()}
     for pool in ("image_proj", "image_proj_1", "text_proj", "text_proj_1"):
         state |= {f"{pool}.{key}": value for key, value in weights(f"{pool}.w.").items()}
@@ -74,7 +75,7 @@ def test_masked_pool_ignores_what_it_masks(fill: float) -> None:
 
 
 @torch.no_grad()
-def test_a_fully_masked_row_pools_to_numbers() -> None:
+def test_a_fully_masked_row_pools_to_finite_numbers() -> None:
     pool = AttentionPool(d_model=12, embedding_size=5, num_heads=3)
     assert pool(torch.randn(2, 7, 12), torch.tensor([[0] * 7, [1] * 7])).isfinite().all()
 
@@ -103,7 +104,7 @@ def test_reference_embeddings_equal_the_authors_ones(kind: Kind, weight: str) ->
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind, tower", [("image", "vision_tower"), ("text", "text_tower")])
-def test_towers_equal_the_authors_ones(kind: Kind, tower: str) -> None:
+def test_aligner_outputs_equal_the_authors_ones(kind: Kind, tower: str) -> None:
     aligner, (x, mask) = build_aligner(), states(kind)
     queries = FIXTURE[f"ret.in.{kind}_queries"].expand(len(x), -1, -1)
     assert distance(aligner(queries, x, mask), FIXTURE[f"ret.out.{tower}"]) <= ATOL
@@ -122,9 +123,9 @@ def test_logits_are_scaled_cosines() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["image", "text"])
-@pytest.mark.parametrize("pooling", ["masked", "reference"])
-def test_only_masked_embeddings_do_not_depend_on_padding_or_batch(kind: Kind, pooling: Pooling) -> None:
-    aligner, head = build_aligner(), build_head(pooling)
+@pytest.mark.parametrize("compat", ["corrected", "reference"])
+def test_only_masked_embeddings_do_not_depend_on_padding_or_batch(kind: Kind, compat: Compat) -> None:
+    aligner, head = build_aligner(), build_head(compat)
     x, mask = states(kind)
     together = head(kind, x, mask, aligner)
     padded = head(kind, *pad(x, mask, fill=5.0), aligner)
@@ -133,7 +134,7 @@ def test_only_masked_embeddings_do_not_depend_on_padding_or_batch(kind: Kind, po
     alone = torch.cat([head(kind, x[i : i + 1, :n], mask[i : i + 1, :n], aligner) for i, n in enumerate(lengths)])
     torch.testing.assert_close(together.norm(dim=-1), torch.ones(len(x)))
     for other in (padded, alone):
-        assert (distance(together, other) <= ATOL) == (pooling == "masked")
+        assert (distance(together, other) <= ATOL) == (compat == "corrected")
 
 
 def test_fusion_weighs_directions_not_lengths() -> None:

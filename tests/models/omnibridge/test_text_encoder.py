@@ -1,4 +1,4 @@
-"""The text encoder's position bias starts local, so that neighbouring words mix from the first step."""
+"""The text encoder's initial position bias favours neighbouring tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from latentbridge.config import ModelConfig
 from latentbridge.models.checkpoint import new_model
 
 
-def test_position_bias_starts_local(small_config: ModelConfig):
+def test_the_initial_position_bias_is_local(small_config: ModelConfig):
     attention = new_model(small_config, 0).text_encoder.encoder.block[0].layer[0].SelfAttention
     bias = attention.compute_bias(7, 7)[0]
     here, before, after = bias[:, 3, 3], bias[:, 3, 1], bias[:, 3, 5]

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
-from latentbridge.models.qwen_vl.modeling_qwen_vl import Positions, QwenVL
-from latentbridge.models.qwen_vl.sampling import replies_to
-from latentbridge.models.token_rows import IGNORED_LABEL
+from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat, QwenVL
+from latentbridge.models.qwen_vl.sampling import generate_replies
 from latentbridge.types import Conversation
 
 FIXTURE = load_file(Path(__file__).parents[2] / "golden" / "omnibridge" / "golden.safetensors")
@@ -28,7 +28,7 @@ def backbone(small_model: Model) -> QwenVL:
     return small_model.backbone
 
 
-def build_golden(positions: Positions, backbone: QwenVL) -> QwenVL:
+def build_golden(compat: Compat, backbone: QwenVL) -> QwenVL:
     """The fixture's tiny Qwen2-VL; tokenizer and processor are not used, since the fixture starts from ids and patches."""
     config = Qwen2VLConfig(
         text_config={
@@ -63,11 +63,13 @@ def build_golden(positions: Positions, backbone: QwenVL) -> QwenVL:
     model = Qwen2VLForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
     weights = {name.removeprefix("qwen.w."): value for name, value in FIXTURE.items() if name.startswith("qwen.w.")}
     model.load_state_dict({renamed(name): value for name, value in weights.items()})
-    return QwenVL(model, backbone.tokenizer, backbone.image_processor, "", positions)
+    golden = QwenVL(model, backbone.tokenizer, backbone.image_processor, "")
+    golden.compat = compat
+    return golden
 
 
 def renamed(name: str) -> str:
-    """A key of the released layout in transformers' present one."""
+    """Convert a key of the released layout to transformers' current one."""
     if name.startswith("model."):
         return name.replace("model.", "model.language_model.", 1)
     return f"model.{name}" if name.startswith("visual.") else name
@@ -86,8 +88,8 @@ def distance(got: Tensor, name: str) -> float:
 
 
 @torch.no_grad()
-def test_hidden_states_equal_the_authors_under_either_kind_of_positions(backbone: QwenVL):
-    mrope, sequential = build_golden("mrope", backbone), build_golden("reference_1d", backbone)
+def test_hidden_states_equal_the_authors_with_both_position_ids(backbone: QwenVL):
+    mrope, sequential = build_golden("corrected", backbone), build_golden("reference", backbone)
     batch = golden_batch()
     hidden = mrope.hidden(batch)
     assert distance(hidden, "hidden_mrope") <= ATOL
@@ -100,8 +102,8 @@ def test_hidden_states_equal_the_authors_under_either_kind_of_positions(backbone
 
 
 @torch.no_grad()
-def test_one_moved_weight_is_noticed(backbone: QwenVL):
-    twin = build_golden("mrope", backbone)
+def test_parity_fails_when_one_weight_changes(backbone: QwenVL):
+    twin = build_golden("corrected", backbone)
     twin.model.model.language_model.layers[1].mlp.up_proj.weight[0, 0] += 0.01
     assert distance(twin.hidden(golden_batch()), "hidden_mrope") > ATOL
 
@@ -130,9 +132,9 @@ def test_a_conversation_becomes_qwens_chat_text(backbone: QwenVL, three_pictures
 def test_labels_are_the_replies_and_their_ends(backbone: QwenVL):
     talks = [Conversation((("What is this?", "a star"), ("Where?", "top left"))), Conversation((("Hi", "yes"),))]
     batch = backbone.tokenize(talks)
-    chosen = [row[row != IGNORED_LABEL] for row in batch.labels]
+    chosen = [row[row != IGNORE_INDEX] for row in batch.labels]
     assert [backbone.tokenizer.decode(row) for row in chosen] == ["a star<|im_end|>top left<|im_end|>", "yes<|im_end|>"]
-    labelled = batch.labels != IGNORED_LABEL
+    labelled = batch.labels != IGNORE_INDEX
     assert torch.equal(batch.labels[labelled], batch.input_ids[labelled])
     assert not labelled[batch.attention_mask == 0].any()
 
@@ -159,7 +161,7 @@ def talks_of_three_lengths(pictures: list[np.ndarray]) -> list[Conversation]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("pad", ["left", "right"])
-def test_neither_padding_nor_batch_mates_move_a_hidden_state(backbone: QwenVL, three_pictures, pad):
+def test_hidden_states_do_not_depend_on_padding_or_batch(backbone: QwenVL, three_pictures, pad):
     talks = talks_of_three_lengths(three_pictures)
     batch = backbone.tokenize(talks, pad=pad)
     together = backbone.hidden(batch)
@@ -170,15 +172,15 @@ def test_neither_padding_nor_batch_mates_move_a_hidden_state(backbone: QwenVL, t
         assert (real - alone).abs().max() <= 1e-5  # float32 rounding: states are of order 1
 
 
-def test_replies_do_not_depend_on_batch_mates(backbone: QwenVL, three_pictures: list[np.ndarray]):
+def test_replies_do_not_depend_on_the_batch(backbone: QwenVL, three_pictures: list[np.ndarray]):
     talks = talks_of_three_lengths(three_pictures)
-    together = replies_to(backbone, talks, max_tokens=12)
-    assert together == [replies_to(backbone, [talk], max_tokens=12)[0] for talk in talks]
+    together = generate_replies(backbone, talks, max_tokens=12)
+    assert together == [generate_replies(backbone, [talk], max_tokens=12)[0] for talk in talks]
     assert len(set(together)) == 3
 
 
 @torch.no_grad()
-def test_replies_from_the_cache_equal_replies_read_anew(backbone: QwenVL, three_pictures: list[np.ndarray]):
+def test_cached_generation_equals_uncached(backbone: QwenVL, three_pictures: list[np.ndarray]):
     talk = talks_of_three_lengths(three_pictures)[0]
     batch = backbone.tokenize([talk], open_ended=True)
     start = batch.input_ids.shape[1]
@@ -189,15 +191,15 @@ def test_replies_from_the_cache_equal_replies_read_anew(backbone: QwenVL, three_
         batch.image_mask = torch.cat([batch.image_mask, torch.tensor([[False]])], dim=1)
     expected = backbone.tokenizer.decode(batch.input_ids[0, start:]).partition("<|im_end|>")[0]
     assert len(expected) > 8
-    assert replies_to(backbone, [talk], max_tokens=8) == [expected]
+    assert generate_replies(backbone, [talk], max_tokens=8) == [expected]
 
 
-def test_sampled_replies_belong_to_their_generators(backbone: QwenVL, three_pictures: list[np.ndarray]):
+def test_sampled_replies_depend_on_their_generators_only(backbone: QwenVL, three_pictures: list[np.ndarray]):
     talks = talks_of_three_lengths(three_pictures)
 
     def sample(chosen: list[Conversation], seeds: list[int]) -> list[str]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return replies_to(backbone, chosen, max_tokens=6, temperature=1.0, generators=generators)
+        return generate_replies(backbone, chosen, max_tokens=6, temperature=1.0, generators=generators)
 
     together = sample(talks, [1, 2, 3])
     assert together == sample(talks, [1, 2, 3]) and together != sample(talks, [4, 5, 6])
@@ -206,12 +208,12 @@ def test_sampled_replies_belong_to_their_generators(backbone: QwenVL, three_pict
 
 @pytest.mark.parametrize("pad", ["left", "right"])
 @torch.no_grad()
-def test_in_the_language_loss_a_reply_counts_by_the_root_of_its_length(backbone: QwenVL, pad: Literal["left", "right"]):
+def test_the_language_loss_weighs_replies_by_the_root_of_their_length(backbone: QwenVL, pad: Literal["left", "right"]):
     talks = [Conversation((("Hi", "yes"), ("So?", "no"))), Conversation((("Hm", "a star and a circle"),))]
     batch = backbone.tokenize(talks, pad=pad)
     log_probabilities = backbone.model.lm_head(backbone.hidden(batch)).log_softmax(dim=-1)
     replies = [[], [], []]
-    for row, place in (batch.labels != IGNORED_LABEL).nonzero().tolist():
+    for row, place in (batch.labels != IGNORE_INDEX).nonzero().tolist():
         second = row == 0 and len(replies[0]) == len(backbone.tokenizer.encode("yes")) + 1
         replies[2 if row else int(second)].append(-log_probabilities[row, place - 1, batch.labels[row, place]])
     assert len(replies[2]) > len(replies[0])
@@ -220,9 +222,9 @@ def test_in_the_language_loss_a_reply_counts_by_the_root_of_its_length(backbone:
 
 
 @torch.no_grad()
-def test_picture_tokens_handed_over_change_nothing(backbone: QwenVL, three_pictures: list[np.ndarray]):
+def test_precomputed_image_embeddings_change_nothing(backbone: QwenVL, three_pictures: list[np.ndarray]):
     talks = [Conversation((("Hi", "yes"),), picture) for picture in (*three_pictures[:2], None)]
     batch = backbone.tokenize(talks)
-    seen = backbone.picture_tokens(batch)
+    seen = backbone.image_embeddings(batch)
     torch.testing.assert_close(backbone.hidden(batch, seen), backbone.hidden(batch), atol=1e-6, rtol=0)
     assert not torch.allclose(backbone.hidden(batch, seen.flip(0)), backbone.hidden(batch), atol=1e-3)

@@ -37,10 +37,10 @@ def gradients(backbone, batch: TokenBatch) -> tuple[float, dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("positions", ["mrope", "reference_1d"])
-def test_packed_and_padded_come_to_the_same_loss_and_gradient(small_model, batch, attention, positions):
+@pytest.mark.parametrize("compat", ["corrected", "reference"])
+def test_packing_keeps_loss_and_gradient(small_model, batch, attention, compat):
     backbone = copy.deepcopy(small_model.backbone)
-    backbone.positions = positions
+    backbone.compat = compat
     backbone.model.set_attn_implementation(attention)
     packed = backbone.pack(batch)
     assert packed.attention_mask.sum() == batch.attention_mask.sum()
@@ -53,7 +53,7 @@ def test_packed_and_padded_come_to_the_same_loss_and_gradient(small_model, batch
         torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=1e-5 * float(gradient.abs().max()) + 1e-8)
 
 
-def test_no_conversation_sees_its_neighbour(small_model, batch):
+def test_conversations_of_a_row_do_not_attend_to_each_other(small_model, batch):
     backbone = small_model.backbone
     packed = backbone.pack(batch)
     assert packed.position_ids is not None
@@ -70,7 +70,7 @@ def test_no_conversation_sees_its_neighbour(small_model, batch):
     assert not torch.allclose(before[:second], after[:second])
 
 
-def test_pictures_go_with_their_conversations(small_model, batch):
+def test_pictures_move_with_their_conversations(small_model, batch):
     """A state at an image token is the picture's and the words' before it: the same wherever the conversation stands."""
     backbone = small_model.backbone
     packed = backbone.pack(batch)

@@ -9,7 +9,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from latentbridge.models.qwen_vl.patches import patchify
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 20, 28, 3), np.uint8)
-"""Of 5 x 7 patches of 4 px; the merge of 1 keeps both prime."""
+"""Pictures of 5 x 7 patches of 4 px; both stay prime with a merge size of 1."""
 LEVELS = torch.from_numpy(PICTURES).permute(0, 3, 1, 2).float()
 
 
@@ -25,14 +25,14 @@ def library(pictures: np.ndarray, process: Qwen2VLImageProcessorPil) -> tuple[Te
 
 
 @pytest.mark.parametrize(("patch", "merge"), [(4, 1), (2, 2)])
-def test_patches_are_the_processors(patch: int, merge: int):
+def test_patches_equal_the_processors(patch: int, merge: int):
     ours, theirs = patchify(LEVELS, processor(patch, merge)), library(PICTURES, processor(patch, merge))
     torch.testing.assert_close(ours[0], theirs[0], rtol=0, atol=2e-6)  # float32 rounding of values up to 3
     assert torch.equal(ours[1], theirs[1])
     assert not torch.allclose(patchify(LEVELS.mT.reshape(LEVELS.shape), processor(patch, merge))[0], theirs[0])
 
 
-def test_a_size_the_processor_changes_is_changed_alike():
+def test_resizing_matches_the_processor():
     smooth = np.linspace(0, 255, 3 * 20 * 28 * 3).reshape(3, 20, 28, 3).astype(np.uint8)
     shrinking = processor(4, 1, area=12 * 16)
     ours, theirs = patchify(torch.from_numpy(smooth).permute(0, 3, 1, 2).float(), shrinking), library(smooth, shrinking)
@@ -40,7 +40,7 @@ def test_a_size_the_processor_changes_is_changed_alike():
     assert (ours[0] - theirs[0]).abs().max() < 2 / 255 / 0.26  # two levels in units of the processor's spread
 
 
-def test_each_patch_passes_its_gradient_to_its_own_pixels():
+def test_gradients_reach_the_patchs_own_pixels():
     levels = LEVELS.clone().requires_grad_()
     values, _ = patchify(levels, processor())
     values[8].sum().backward()  # of the first picture's 5 x 7 patches the second row's second

@@ -6,7 +6,13 @@ import torch
 
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
-from latentbridge.models.qwen_vl.sampling import Replies, draw_tokens, replies_to, reply_log_probs, sample_replies
+from latentbridge.models.qwen_vl.sampling import (
+    Replies,
+    generate_replies,
+    reply_log_probs,
+    sample_replies,
+    sample_tokens,
+)
 from latentbridge.types import Conversation
 
 TEMPERATURE = 1.3
@@ -32,18 +38,18 @@ def seeded(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def test_copies_of_a_prompt_are_replies_of_their_own(backbone: QwenVL, talks: list[Conversation]):
+def test_copies_of_a_prompt_are_sampled_independently(backbone: QwenVL, talks: list[Conversation]):
     many = sample_replies(
         backbone, prompts_of(backbone, talks), copies=2, max_tokens=7, temperature=1.0, generators=seeded(*range(6))
     )
     texts = backbone.decode(many.tokens)
     assert len(texts) == 6 and len(set(texts)) > 4
     for index, text in enumerate(texts):
-        alone = replies_to(backbone, [talks[index // 2]], max_tokens=7, temperature=1.0, generators=seeded(index))
+        alone = generate_replies(backbone, [talks[index // 2]], max_tokens=7, temperature=1.0, generators=seeded(index))
         assert alone == [text]
 
 
-def test_what_was_sampled_is_as_likely_when_read_at_once(backbone: QwenVL, talks: list[Conversation]):
+def test_sampling_log_probs_equal_teacher_forced_ones(backbone: QwenVL, talks: list[Conversation]):
     prompts = prompts_of(backbone, talks)
     replies = sample_replies(
         backbone, prompts, copies=3, max_tokens=11, temperature=TEMPERATURE, generators=seeded(*range(9))
@@ -57,7 +63,7 @@ def test_what_was_sampled_is_as_likely_when_read_at_once(backbone: QwenVL, talks
     assert not torch.allclose(reply_log_probs(backbone, prompts, replies, 1.0), found, atol=0.01)
 
 
-def test_a_reply_ends_with_its_turn_or_not_at_all(backbone: QwenVL, talks: list[Conversation]):
+def test_a_reply_ends_with_its_turn_or_at_the_limit(backbone: QwenVL, talks: list[Conversation]):
     replies = sample_replies(
         backbone, prompts_of(backbone, talks), copies=3, max_tokens=11, temperature=1.0, generators=seeded(*range(9))
     )
@@ -69,11 +75,11 @@ def test_a_reply_ends_with_its_turn_or_not_at_all(backbone: QwenVL, talks: list[
         assert mask.sort(descending=True).values.equal(mask), "nothing is sampled after the end"
 
 
-def test_greedy_replies_are_certain(backbone: QwenVL, talks: list[Conversation]):
+def test_greedy_log_probs_are_zero(backbone: QwenVL, talks: list[Conversation]):
     assert (sample_replies(backbone, prompts_of(backbone, talks), max_tokens=5).log_probs == 0).all()
 
 
-def test_groups_padded_together_have_the_gradients_of_groups_alone(backbone: QwenVL, talks: list[Conversation]):
+def test_gradients_do_not_depend_on_padding(backbone: QwenVL, talks: list[Conversation]):
     replies = sample_replies(
         backbone, prompts_of(backbone, talks), copies=2, max_tokens=5, temperature=1.0, generators=seeded(*range(6))
     )
@@ -96,16 +102,16 @@ def test_groups_padded_together_have_the_gradients_of_groups_alone(backbone: Qwe
         assert whole.abs().amax() > 0.01
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely():
+def test_sampling_frequencies_match_the_probabilities():
     likely = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
-    drawn = draw_tokens(likely.expand(20_011, -1), seeded(*range(20_011)))
+    drawn = sample_tokens(likely.expand(20_011, -1), seeded(*range(20_011)))
     often = torch.bincount(drawn, minlength=6) / 20_011
     assert (often[likely == 0] == 0).all()
     torch.testing.assert_close(often, likely, rtol=0, atol=0.014)  # four standard deviations of a share of one half
 
 
-def test_what_cannot_be_is_not_drawn_at_the_ends_of_chance(monkeypatch: pytest.MonkeyPatch):
+def test_tokens_of_probability_zero_are_never_sampled(monkeypatch: pytest.MonkeyPatch):
     rows = torch.tensor([[0.0, 0.7, 0.3, 0.0]])
     for number, token in ((0.0, 1), (1 - 2**-24, 2)):
         monkeypatch.setattr(torch, "rand", lambda *_, number=number, **__: torch.tensor([number]))
-        assert draw_tokens(rows, seeded(0)).tolist() == [token]
+        assert sample_tokens(rows, seeded(0)).tolist() == [token]

@@ -31,7 +31,7 @@ from latentbridge.models.checkpoint import (
 )
 from latentbridge.models.dual_encoder import DualEncoder
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder, is_decoder
-from latentbridge.models.omnibridge.load_omnibridge import is_released, require_fit
+from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, is_released
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
 
@@ -79,7 +79,7 @@ def starting_network(config: NetworkConfig, seed: int, init: Sequence[tuple[str,
     whole = folders.get("")
     if whole and (is_released(whole) or any(kind.holds(whole) for kind in BACKBONES)):
         release = load_network(whole).float()
-        require_fit(outline(config), release.state_dict(), whole)
+        check_state_dict(outline(config), release.state_dict(), whole)
         release.config = config  # pyright: ignore[reportAttributeAccessIssue]
         return release
     source = folders.get("backbone.", whole)

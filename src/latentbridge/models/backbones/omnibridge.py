@@ -12,7 +12,7 @@ from latentbridge.images import fit_square
 from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.modeling_omnibridge import Model, drawing_talks
-from latentbridge.models.pixels import shown_levels
+from latentbridge.models.pixels import quantized_levels
 from latentbridge.types import Conversation, Picture
 
 _MOVING = ("model.backbone.", "model.projector.", "model.aligner.", "model.decoder.")
@@ -52,7 +52,7 @@ class OmniBridge(nn.Module):
         model = self.model
         condition = latents.unflatten(-1, (-1, model.config.aligner.d_model)).to(model.decoder.transformer.dtype)
         drawn = model.denoise(condition, repeat_seeds(seeds, len(latents)), self.roundtrip_steps, guidance=1.0)
-        return shown_levels(model.autoencoder.decode(drawn))
+        return quantized_levels(model.autoencoder.decode(drawn))
 
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         return self.model.aligned(*self.model.image_hidden(self.draw(latents, seeds))).flatten(1).float()

@@ -1,7 +1,7 @@
-"""The BiTransformer: text embeddings or learned queries that read the backbone and become the decoder's condition.
+"""The BiTransformer: a T5 encoder that maps text embeddings or learned queries to the decoder's condition.
 
-A bidirectional T5 encoder in which some blocks also cross-attend to the backbone's hidden states. It is made of
-transformers' own T5 layers, in the key layout of the released OmniBridge checkpoint (`bilm.*`).
+Some of its blocks also cross-attend to the backbone's hidden states. It is made of transformers' own T5 layers, in the
+key layout of the released OmniBridge checkpoint (`bilm.*`).
 Source: OmniBridge, released code (modeling_bitransformer.py).
 """
 
@@ -20,11 +20,13 @@ from transformers.models.t5.modeling_t5 import (
     T5LayerFF,
     T5LayerNorm,
     T5LayerSelfAttention,
+    T5PreTrainedModel,
 )
 
 from latentbridge.config import AlignerConfig
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.attention import LEAN
+from latentbridge.models.omnibridge.attention import CHUNKED
+from latentbridge.ranks import per_rank_random
 
 LEGACY_MIX: dict[float, tuple[float, float]] = {
     0: (0.0, 0.0),
@@ -35,11 +37,11 @@ LEGACY_MIX: dict[float, tuple[float, float]] = {
     1: (0.75, 1.0),
     2: (1.0, 1.0),
 }
-"""The released `mask_random_number` -> range of the replacement probability; any number above 1 means 2."""
+"""Range of the replacement probability by the released `mask_random_number`; any number above 1 means 2."""
 
 
-def t5_config(config: AlignerConfig, **more: Any) -> T5Config:
-    """The T5 whose layers the aligner is made of, and which the tiny text encoder is."""
+def t5_config(config: AlignerConfig, **settings: Any) -> T5Config:
+    """Return the T5 config of the aligner's layers and of the tiny text encoder."""
     return T5Config(
         d_model=config.d_model,
         d_ff=config.d_ff,
@@ -50,24 +52,25 @@ def t5_config(config: AlignerConfig, **more: Any) -> T5Config:
         relative_attention_max_distance=config.max_distance,
         layer_norm_epsilon=config.norm_eps,
         feed_forward_proj="gated-gelu_pytorch_tanh",
-        **more,
+        dropout_rate=0.0,
+        **settings,
     )
 
 
 class BiTransformerBlock(nn.Module):
-    """Pre-norm self-attention, cross-attention where `crosses`, gated feed-forward; all residual."""
+    """Pre-norm self-attention, optional cross-attention and gated feed-forward; all residual."""
 
-    def __init__(self, config: T5Config, layer_idx: int, crosses: bool) -> None:
+    def __init__(self, config: T5Config, layer_idx: int, has_cross_attention: bool) -> None:
         super().__init__()
-        self.crosses = crosses
+        self.has_cross_attention = has_cross_attention
         self.layer = nn.ModuleList([T5LayerSelfAttention(config, layer_idx == 0, layer_idx)])
-        if crosses:
+        if has_cross_attention:
             self.layer.append(T5LayerCrossAttention(config, layer_idx))
         self.layer.append(T5LayerFF(config))
 
     def forward(self, x: Tensor, hidden: Tensor, bias: Tensor, hidden_bias: Tensor) -> Tensor:
         x = self.layer[0](x, position_bias=bias)[0]
-        if self.crosses:
+        if self.has_cross_attention:
             x = self.layer[1](x, hidden, position_bias=hidden_bias)[0]
         return self.layer[-1](x)
 
@@ -75,27 +78,27 @@ class BiTransformerBlock(nn.Module):
 class BiTransformer(nn.Module):
     """Maps input embeddings [b n d] and hidden states [b m d] to latents [b n d].
 
-    Attention is T5's: no 1/sqrt(d); one relative bias, owned by block 0, serves every self-attention; cross-attention
-    has none, or with `cross_bias` another one that all its layers share and that starts at zero. Weights start as T5's do, except that every cross-attention output is zero, so an untrained aligner
-    reads nothing from the backbone (deviation: the release leaves PyTorch's defaults and zero queries).
+    Attention is T5's: no 1/sqrt(d), and one relative bias, owned by block 0, for every self-attention. Cross-attention
+    has no bias, or with `cross_bias` one that all its layers share and that starts at zero. Weights are initialised as in
+    T5, except that every cross-attention output is zero, so an untrained aligner ignores the backbone (deviation: the
+    release leaves PyTorch's defaults and zero queries).
     """
 
     _no_split_modules = ("BiTransformerBlock",)
-    """What is sharded and gathered together, as the libraries' models say it."""
+    """The FSDP unit, under the attribute name of transformers' models."""
 
     def __init__(self, config: AlignerConfig) -> None:
         super().__init__()
         self.config = config
-        t5 = t5_config(config, dropout_rate=config.dropout, attn_implementation=LEAN)
+        t5 = t5_config(config, attn_implementation=CHUNKED)
         self.query_tokens = nn.Parameter(torch.empty(1, config.num_queries, config.d_model))
         self.block = nn.ModuleList(
-            BiTransformerBlock(t5, i, crosses=i in config.cross_layers) for i in range(config.num_layers)
+            BiTransformerBlock(t5, i, has_cross_attention=i in config.cross_layers) for i in range(config.num_layers)
         )
         if config.cross_bias:
             self.cross_relative_attention_bias = nn.Embedding(config.num_buckets, config.num_heads)
         self.final_layer_norm = T5LayerNorm(config.d_model, eps=config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-        self._reset_parameters()
+        self._reset_parameters(t5)
 
     def forward(
         self,
@@ -104,21 +107,21 @@ class BiTransformer(nn.Module):
         hidden_mask: Tensor | None = None,
         inputs_mask: Tensor | None = None,
     ) -> Tensor:
-        """Latents [b n d]; masks are 1 where a position may be read, and a row that is all 0 reads uniformly.
+        """Return latents [b n d]; masks are 1 at attended positions, and an all-0 row attends uniformly.
 
         Float32 embeddings keep the residual stream in float32 even when the weights are bfloat16.
         """
-        x = self.dropout(inputs_embeds)
+        x = inputs_embeds
         bias = self._self_bias(x.shape[1], inputs_mask)
         hidden_bias = self._cross_bias(x.shape[1], hidden.shape[1], hidden_mask, bias)
         for block in self.block:
             x = block(x, hidden, bias, hidden_bias)
-        return self.dropout(self.final_layer_norm(x))
+        return self.final_layer_norm(x)
 
     def _self_bias(self, length: int, mask: Tensor | None) -> Tensor:
-        """[1|b heads n n]. The causal ablation keeps the bidirectional buckets, so only the mask changes."""
+        """Return [1|b heads n n]; the causal ablation keeps the bidirectional buckets and changes the mask only."""
         attention = cast(T5Attention, self.get_submodule("block.0.layer.0.SelfAttention"))
-        bias = attention.compute_bias(length, length).contiguous()  # else all blocks read it across its grain
+        bias = attention.compute_bias(length, length).contiguous()  # every block reads it
         if mask is not None:
             bias = bias + _additive(mask, bias.dtype)
         if not self.config.bidirectional:
@@ -127,98 +130,75 @@ class BiTransformer(nn.Module):
         return bias
 
     def _cross_bias(self, length: int, hidden_length: int, mask: Tensor | None, like: Tensor) -> Tensor:
-        """[1|b heads|1 1|n m], of the dtype and on the device of `like`. Places are counted among the states that may be read."""
+        """Return [1|b heads|1 1|n m] with dtype and device of `like`; masked states take up no position."""
         mask = like.new_ones(1, hidden_length) if mask is None else mask
         bias = _additive(mask, like.dtype)
         if not self.config.cross_bias:
             return bias
-        places = mask.long().cumsum(dim=1) - 1
-        offsets = places[:, None, :] - torch.arange(length, device=like.device)[:, None]
+        positions = mask.long().cumsum(dim=1) - 1
+        offsets = positions[:, None, :] - torch.arange(length, device=like.device)[:, None]
         buckets = T5Attention._relative_position_bucket(
             offsets, num_buckets=self.config.num_buckets, max_distance=self.config.max_distance
         )
         return bias + self.cross_relative_attention_bias(buckets).permute(0, 3, 1, 2).contiguous()
 
-    def _reset_parameters(self) -> None:
-        d = self.config.d_model
+    def _reset_parameters(self, t5: T5Config) -> None:
         nn.init.normal_(self.query_tokens)  # the scale of T5's token embeddings
         if self.config.cross_bias:
             nn.init.zeros_(self.cross_relative_attention_bias.weight)
+        initializer = T5PreTrainedModel(t5)
         for name, module in self.named_modules():
-            if isinstance(module, T5Attention):
-                nn.init.normal_(module.q.weight, std=(d * module.key_value_proj_dim) ** -0.5)
-                nn.init.normal_(module.k.weight, std=d**-0.5)
-                nn.init.normal_(module.v.weight, std=d**-0.5)
-                nn.init.normal_(module.o.weight, std=module.inner_dim**-0.5)
-                if module.has_relative_attention_bias:
-                    nn.init.normal_(module.relative_attention_bias.weight, std=d**-0.5)
-                if name.endswith("EncDecAttention"):
-                    nn.init.zeros_(module.o.weight)
-            elif isinstance(module, T5DenseGatedActDense):
-                nn.init.normal_(module.wi_0.weight, std=d**-0.5)
-                nn.init.normal_(module.wi_1.weight, std=d**-0.5)
-                nn.init.normal_(module.wo.weight, std=module.wo.in_features**-0.5)
+            if isinstance(module, (T5Attention, T5DenseGatedActDense)):
+                initializer._init_weights(module)
+            if isinstance(module, T5Attention) and name.endswith("EncDecAttention"):
+                nn.init.zeros_(module.o.weight)
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """[b m] of ones and zeros -> [b 1 1 m] of zeros and the most negative finite number."""
+    """Return the additive mask [b 1 1 m] of a mask [b m]: 0, or the most negative finite number."""
     return (1 - mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
 
 
 def init_from_t5(aligner: BiTransformer, t5: T5EncoderModel | MT5EncoderModel) -> None:
-    """Copies a T5 encoder into a fresh `aligner`, which then equals it exactly until cross-attention learns.
+    """Copy a T5 encoder into a new `aligner`, which then computes the same until cross-attention is trained.
 
-    In the crossing blocks T5's feed-forward moves from `layer.1` to `layer.2`. Deviation: the release copied by equal
-    name, which left those feed-forwards random and put their norm on the cross-attention. Raises UserError when the
-    encoder is not of the aligner's shape.
+    In blocks with cross-attention T5's `layer.1`, the feed-forward, becomes `layer.2`. Deviation: the release copied by
+    equal name, which left those feed-forwards random and put their norm on the cross-attention. Raises UserError if the
+    shapes differ.
     """
-    crossing = {str(i) for i in aligner.config.cross_layers}
+    cross_layers = {str(i) for i in aligner.config.cross_layers}
 
-    def moved(layer: re.Match[str]) -> str:
-        return f"block.{layer[1]}.layer.{2 if layer[1] in crossing else 1}."
+    def convert(layer: re.Match[str]) -> str:
+        return f"block.{layer[1]}.layer.{2 if layer[1] in cross_layers else 1}."
 
     source = {
-        re.sub(r"^block\.(\d+)\.layer\.1\.", moved, key): weight
+        re.sub(r"^block\.(\d+)\.layer\.1\.", convert, key): weight
         for key, weight in t5.encoder.state_dict().items()
         if not key.startswith("embed_tokens")
     }
-    fresh = ("query_tokens", "cross_relative_attention_bias.", *(f"block.{i}.layer.1." for i in crossing))
-    target = {key: weight.shape for key, weight in aligner.state_dict().items() if not key.startswith(fresh)}
-    if target != {key: weight.shape for key, weight in source.items()}:
+    not_in_t5 = ("query_tokens", "cross_relative_attention_bias.", *(f"block.{i}.layer.1." for i in cross_layers))
+    expected = {key: weight.shape for key, weight in aligner.state_dict().items() if not key.startswith(not_in_t5)}
+    if expected != {key: weight.shape for key, weight in source.items()}:
         raise UserError("The T5 encoder's depth, widths or gating differ from the aligner's; give both the same sizes.")
     aligner.load_state_dict(source, strict=False)
 
 
 def mix_convex(text: Tensor, queries: Tensor, beta: float) -> Tensor:
-    """beta * text + (1 - beta) * queries, [b n d]. Source: the OmniBridge paper, eq. 2."""
+    """Return beta * text + (1 - beta) * queries, [b n d]. Source: the OmniBridge paper, eq. 2."""
     return beta * text + (1 - beta) * queries
 
 
-def mix_bernoulli(
-    text: Tensor,
-    queries: Tensor,
-    probability: float,
-    generator: torch.Generator,
-    keep_text_rows: Tensor | None = None,
-) -> Tensor:
-    """`text` [b n d] with each position replaced by its query with `probability`; this is what the release does.
+def mix_bernoulli(text: Tensor, queries: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Return `text` [b n d] with each position replaced by its query with `probability`, as the release does.
 
-    `keep_text_rows` [b] marks samples that keep all their text, as samples with a source image do. `generator` lives
-    on the CPU. In expectation this is `mix_convex` with beta = 1 - probability.
+    In expectation this is `mix_convex` with beta = 1 - probability. Rows are this rank's; the generator is on the CPU.
     """
-    replaced = draw_replaced(text.shape[0], text.shape[1], probability, generator).to(text.device)
-    if keep_text_rows is not None:
-        replaced = replaced & ~keep_text_rows.bool()[:, None]
-    return torch.where(replaced[..., None], queries, text)
-
-
-def draw_replaced(rows: int, positions: int, probability: float, generator: torch.Generator) -> Tensor:
-    """bool [rows, positions]: which positions `mix_bernoulli` replaces."""
-    return torch.rand((rows, positions), generator=generator) < probability
+    replaced = per_rank_random(torch.rand, text.shape[:2], generator) < probability
+    return torch.where(replaced.to(text.device)[..., None], queries, text)
 
 
 def draw_legacy_probability(code: float, generator: torch.Generator) -> float:
-    """The replacement probability behind a released `mask_random_number`, drawn uniformly from its range."""
+    """Draw the replacement probability uniformly from the range of a released `mask_random_number`."""
     code = 2 if code > 1 else code
     if code not in LEGACY_MIX:
         raise UserError(f"Unknown mix code {code}; choose one of {', '.join(map(str, LEGACY_MIX))}.")

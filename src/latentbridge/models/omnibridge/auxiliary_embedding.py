@@ -1,8 +1,8 @@
-"""What pretrained networks add to embeddings: an eye for pictures and a lexicon for words, in one space.
+"""The auxiliary pretrained embedding: EfficientNet-lite0 for pictures and MiniLM word vectors for texts, in one space.
 
-Not in the papers, whose pretrained backbone knows the world; the tiny model's has seen two small ones. The eye is
-EfficientNet-lite0 (`models/efficientnet.py`), the lexicon holds MiniLM's vectors of single words, and a linear map joins them. All
-three are found in closed form by `training/fits/auxiliary_embedding.py`; gradients move none.
+Not in the papers, whose pretrained backbone has seen much of the world; the tiny model's has seen two small datasets. A
+linear map joins the features of EfficientNet-lite0 (`models/efficientnet.py`) to MiniLM's vectors of single words. Both
+are frozen; `training/fits/auxiliary_embedding.py` fits the map in closed form.
 """
 
 from __future__ import annotations
@@ -19,39 +19,38 @@ from latentbridge.config import AuxiliaryEmbeddingConfig
 from latentbridge.devices import device_of
 from latentbridge.errors import UserError
 from latentbridge.models.efficientnet import FEATURE_WIDTH, EfficientNetLite0
-from latentbridge.models.omnibridge.lexicon import (
-    CODE_WIDTH,
-    CODES,
+from latentbridge.models.omnibridge.word_vectors import (
+    CENTROIDS,
     STOP_WORDS,
-    forms,
-    from_bits,
+    SUBVECTOR_WIDTH,
+    base_forms,
     letter_runs,
-    packed_width,
-    plain,
+    normalize,
+    pack_5bit,
+    packed_bytes,
+    product_quantize,
+    quantize_8bit,
     short_key,
-    to_bits,
-    to_codes,
+    unpack_5bit,
     word_key,
     words_of,
 )
 from latentbridge.rng import torch_rng
 from latentbridge.types import WordReport
 
-_LEVELS = 127
-_NOWHERE = -1
-_Table = Literal["own", "word", "more", ""]
+_MISSING = -1
 
 
 class AuxiliaryEmbedding(nn.Module):
     """Unit vectors [b w] of pictures and of texts, comparable by cosine.
 
-    A text's vector is the mean of its known words' vectors, so it ignores their order; a text without a known word is the
-    zero vector. A word that is not there is looked up by what it is a form of ("ostriches").
+    A text's vector is the mean of its known words' vectors, which ignores their order; a text without a known word has
+    the zero vector. An unknown word is replaced by a known one that it may be a form of ("ostriches").
 
-    Words lie in two tables. `word_*` has those the map was fitted to: 8 bits a number, or, where there are more words,
-    5 bits (`to_bits`). `more_*` has further words in product codes, `width / 6` bytes each (`to_codes`). Keys of both
-    are then 32 bits long. `own_keys` are the words of the model's other worlds, which are known, but not to this view.
-    With 3,200 and 7,000 words 0.7 MB, next to 0.2 MB for the map and 6.7 MB for the eye.
+    There are two tables of words. `word_*` has those that the map was fitted to, with 8 bits a number, or 5 if there
+    are more words (`pack_5bit`). `more_*` has further words, product-quantized to `width / 6` bytes each; keys of both
+    then have 32 bits. `own_keys` are words of the model's other training data: known, but without a vector. With 3,200
+    and 7,000 words the tables take 0.7 MB, the map 0.2 MB and the vision encoder (`eye`) 6.7 MB.
     """
 
     centre: Tensor
@@ -72,150 +71,146 @@ class AuxiliaryEmbedding(nn.Module):
         self.own_words, self.more_words = config.own_words, config.more_words
         self.eye = EfficientNetLite0(config.eye_px)
         width, words, more = config.width, config.words, config.more_words
-        if more and width % CODE_WIDTH:
-            raise UserError(f"second_view.width is {width}; with more_words it has to be a multiple of {CODE_WIDTH}.")
-        self.register_buffer("centre", torch.zeros(FEATURE_WIDTH))
-        self.register_buffer("join", torch.zeros(FEATURE_WIDTH, width, dtype=torch.int8))
-        self.register_buffer("join_scale", torch.zeros(width))
-        self.register_buffer("word_keys", torch.zeros(words, dtype=torch.int32 if more else torch.int64))
-        held = (
-            torch.zeros(words, packed_width(width), dtype=torch.uint8)
-            if more
-            else torch.zeros(words, width, dtype=torch.int8)
-        )
-        self.register_buffer("word_vectors", held)
-        self.register_buffer("word_scale", torch.zeros(width))
+        if more and width % SUBVECTOR_WIDTH:
+            raise UserError(
+                f"second_view.width is {width}; with more_words it has to be a multiple of {SUBVECTOR_WIDTH}."
+            )
+        subvectors = width // SUBVECTOR_WIDTH
+        packed = (packed_bytes(width), torch.uint8) if more else (width, torch.int8)
+        buffers = {
+            "centre": torch.zeros(FEATURE_WIDTH),
+            "join": torch.zeros(FEATURE_WIDTH, width, dtype=torch.int8),
+            "join_scale": torch.zeros(width),
+            "word_keys": torch.zeros(words, dtype=torch.int32 if more else torch.int64),
+            "word_vectors": torch.zeros(words, packed[0], dtype=packed[1]),
+            "word_scale": torch.zeros(width),
+        }
         if config.own_words:
-            self.register_buffer("own_keys", torch.zeros(config.own_words, dtype=torch.int32))
+            buffers["own_keys"] = torch.zeros(config.own_words, dtype=torch.int32)
         if more:
-            self.register_buffer("more_keys", torch.zeros(more, dtype=torch.int32))
-            self.register_buffer("more_codes", torch.zeros(more, width // CODE_WIDTH, dtype=torch.uint8))
-            self.register_buffer("more_book", torch.zeros(width // CODE_WIDTH, CODES, CODE_WIDTH, dtype=torch.int8))
-            self.register_buffer("more_scale", torch.zeros(width))
+            buffers |= {
+                "more_keys": torch.zeros(more, dtype=torch.int32),
+                "more_codes": torch.zeros(more, subvectors, dtype=torch.uint8),
+                "more_book": torch.zeros(subvectors, CENTROIDS, SUBVECTOR_WIDTH, dtype=torch.int8),
+                "more_scale": torch.zeros(width),
+            }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
 
-    def features(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """The eye's view of uint8 pictures of one size, each standardised over its features: float32 [b 1280]."""
+    def image_features(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """Return EfficientNet's features of uint8 pictures of one size, each vector standardised: float32 [b 1280]."""
         with torch.no_grad():
-            seen = self.eye(torch.from_numpy(np.stack(list(pictures))).to(device_of(self)))
-        return F.layer_norm(seen, (FEATURE_WIDTH,))
+            features = self.eye(torch.from_numpy(np.stack(list(pictures))).to(device_of(self)))
+        return F.layer_norm(features, (FEATURE_WIDTH,))
 
-    def pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """Unit vectors [b w]."""
-        return F.normalize(self.joined(self.features(pictures)), dim=-1)
+    def embed_pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """Return unit vectors [b w] of uint8 pictures of one size."""
+        projected = (self.image_features(pictures) - self.centre) @ self.join.float() * self.join_scale
+        return F.normalize(projected, dim=-1)
 
-    def joined(self, features: Tensor) -> Tensor:
-        """Features [b 1280] of pictures in the space of the words, [b w]."""
-        return (features - self.centre) @ self.join.float() * self.join_scale
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return unit vectors [b w], zero for a text without a known word."""
+        return F.normalize(torch.stack([self._sum_of_words(text) for text in texts]), dim=-1)
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors [b w], or zero."""
-        return F.normalize(torch.stack([self._text(text) for text in texts]), dim=-1)
+    def concatenate(self, vectors: Tensor, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
+        """Return unit vectors [b e+w]: unit `vectors` [b e] of `items` followed by their auxiliary embeddings.
 
-    def beside(self, vectors: Tensor, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
-        """Unit vectors [b e+w]: the unit `vectors` [b e] of the same pictures or texts, with this view beside them.
-
-        A cosine of two of them is the mean of both views' cosines, weighted by `share`.
+        A cosine of two results is the mean of both embeddings' cosines; the auxiliary one has the weight `share`.
         """
-        own = self.pictures(items) if kind == "image" else self.texts(items)
-        return F.normalize(torch.cat([(1 - self.share) ** 0.5 * vectors, self.share**0.5 * own], dim=-1), dim=-1)
+        auxiliary = self.embed_pictures(items) if kind == "image" else self.embed_texts(items)
+        return F.normalize(torch.cat([(1 - self.share) ** 0.5 * vectors, self.share**0.5 * auxiliary], dim=-1), dim=-1)
 
-    def read(self, text: str) -> WordReport:
-        """Return which words of a text are known, to this view or as words of the model's other worlds (`own_words`).
+    def report_unknown_words(self, text: str) -> WordReport:
+        """Return which words of a text neither have a vector nor occur in the model's other training data (`own_words`).
 
-        Stop words and single letters count as neither. Without a record of the other worlds' words nothing is unknown.
+        Stop words and single letters are never reported. Without `own_words` no word is.
         """
         if not self.own_words:
             return WordReport((), text)
         runs = letter_runs(text)
-        said = [run for run in runs if plain(run) not in STOP_WORDS and not (len(run) == 1 and run.isascii())]
-        places = self._places([plain(run) for run in said])
-        unknown = tuple(dict.fromkeys(run for run, (table, _) in zip(said, places, strict=True) if not table))
-        if not set(said) - set(unknown):  # "up" alone is a word of drawings, "the" alone is none
-            held = not said and any(table in ("word", "more") for table, _ in self._places(words_of(text)))
-            return WordReport(unknown, text if held else "")
-        rest = " ".join(run for run in runs if run not in unknown) if unknown else text
-        return WordReport(unknown, rest)
+        words = [run for run in runs if normalize(run) not in STOP_WORDS and not (len(run) == 1 and run.isascii())]
+        rows = self._look_up([normalize(word) for word in words])
+        unknown = tuple(dict.fromkeys(word for word, (table, _) in zip(words, rows, strict=True) if not table))
+        if not set(words) - set(unknown):  # a text of stop words: "up" alone has a vector, "the" alone has none
+            has_vector = not words and any(table in ("word", "more") for table, _ in self._look_up(words_of(text)))
+            return WordReport(unknown, text if has_vector else "")
+        return WordReport(unknown, " ".join(run for run in runs if run not in unknown) if unknown else text)
 
     @torch.no_grad()
     def fill(
         self,
         centre: Tensor,
         join: Tensor,
-        lexicon: dict[str, Tensor],
+        vectors: dict[str, Tensor],
         more: dict[str, Tensor] | None = None,
         own: Iterable[str] = (),
     ) -> None:
-        """Take over the mean feature [1280], the map [1280 w] and a lexicon (`fill_words`), rounded."""
-        joined, join_scale = _rounded(join)
-        for name, tensor in {"centre": centre, "join": joined, "join_scale": join_scale}.items():
-            self.get_buffer(name).copy_(tensor)
-        self.fill_words(lexicon, more or {}, own)
+        """Set the mean feature [1280], the map [1280 w], the word vectors [w] of both tables, and the own words.
 
-    @torch.no_grad()
-    def fill_words(self, lexicon: dict[str, Tensor], more: dict[str, Tensor], own: Iterable[str]) -> None:
-        """Take over the vectors [w] of `config.words` and `config.more_words` words, and the words of other worlds."""
-        key = short_key if self.more_words else word_key
-        words, further = sorted(lexicon, key=key), sorted(more, key=short_key)
-        if len({key(word) for word in (*words, *further)}) < len(words) + len(further):
-            raise UserError("Two words of the lexicon have the same key; leave one of them out.")
-        table = torch.stack([lexicon[word] for word in words])
-        vectors, scale = to_bits(table) if self.more_words else _rounded(table)
-        found = {"word_keys": torch.tensor([key(word) for word in words]), "word_vectors": vectors, "word_scale": scale}
+        Map and vectors are quantized. Raises UserError if two words have the same key.
+        """
+        key, more = short_key if self.more_words else word_key, more or {}
+        words, more_words = sorted(vectors, key=key), sorted(more, key=short_key)
+        if len({key(word) for word in (*words, *more_words)}) < len(words) + len(more_words):
+            raise UserError("Two words of the vocabulary have the same key; leave one of them out.")
+        join, join_scale = quantize_8bit(join)
+        table = torch.stack([vectors[word] for word in words])
+        packed, scale = pack_5bit(table) if self.more_words else quantize_8bit(table)
+        values = {
+            "centre": centre,
+            "join": join,
+            "join_scale": join_scale,
+            "word_keys": torch.tensor([key(word) for word in words]),
+            "word_vectors": packed,
+            "word_scale": scale,
+        }
         if self.own_words:
-            found["own_keys"] = torch.tensor(sorted(map(short_key, own)))
+            values["own_keys"] = torch.tensor(sorted(map(short_key, own)))
         if self.more_words:
-            codes, book = to_codes(torch.stack([more[word] for word in further]), torch_rng(0, "product codes"))
-            flat, book_scale = _rounded(book.transpose(1, 2).flatten(0, 1).T)  # a column a number of the width
-            found |= {
-                "more_keys": torch.tensor([short_key(word) for word in further]),
+            rng = torch_rng(0, "product codes")
+            codes, book = product_quantize(torch.stack([more[word] for word in more_words]), rng)
+            columns, book_scale = quantize_8bit(book.transpose(1, 2).flatten(0, 1).T)  # [256, w]
+            values |= {
+                "more_keys": torch.tensor([short_key(word) for word in more_words]),
                 "more_codes": codes,
-                "more_book": flat.T.unflatten(0, (-1, CODE_WIDTH)).transpose(1, 2),
+                "more_book": columns.T.unflatten(0, (-1, SUBVECTOR_WIDTH)).transpose(1, 2),
                 "more_scale": book_scale,
             }
-        for name, tensor in found.items():
+        for name, tensor in values.items():
             self.get_buffer(name).copy_(tensor)
 
-    def _text(self, text: str) -> Tensor:
-        """The sum of the vectors of a text's known words: float32 [w]."""
-        places = self._places(words_of(text))
-        fitted = [row for table, row in places if table == "word"]
-        further = [row for table, row in places if table == "more"]
-        rows = self.word_vectors[fitted]
-        total = (from_bits(rows, len(self.word_scale)) if self.more_words else rows.float()).sum(
-            dim=0
-        ) * self.word_scale
-        if further:
-            codes = self.more_codes[further].long()  # [n, w/6]
-            rows = self.more_book[torch.arange(codes.shape[1], device=codes.device), codes]  # [n, w/6, 6]
-            total = total + rows.flatten(1).float().sum(dim=0) * self.more_scale
+    def _sum_of_words(self, text: str) -> Tensor:
+        """Return the sum of the vectors of a text's known words, float32 [w]."""
+        rows = self._look_up(words_of(text))
+        word_rows = self.word_vectors[[row for table, row in rows if table == "word"]]
+        levels = unpack_5bit(word_rows, len(self.word_scale)) if self.more_words else word_rows.float()
+        total = levels.sum(dim=0) * self.word_scale
+        if more_rows := [row for table, row in rows if table == "more"]:
+            codes = self.more_codes[more_rows].long()  # [n, w/6]
+            levels = self.more_book[torch.arange(codes.shape[1], device=codes.device), codes]  # [n, w/6, 6]
+            total = total + levels.flatten(1).float().sum(dim=0) * self.more_scale
         return total
 
-    def _places(self, words: Sequence[str]) -> list[tuple[_Table, int]]:
-        """The table that holds each word, or the first thing it may be a form of, and the row there; "" where none does."""
-        spread = [(place, form) for place, word in enumerate(words) for form in forms(word)]
-        short = [short_key(form) for _, form in spread]
-        long = short if self.more_words else [word_key(form) for _, form in spread]
-        tables: list[tuple[_Table, list[int]]] = [("word", _find(self.word_keys, long))]
+    def _look_up(self, words: Sequence[str]) -> list[tuple[str, int]]:
+        """Return the table and row of each word or of its first base form that is known; the table is "" if none is."""
+        candidates = [(index, form) for index, word in enumerate(words) for form in base_forms(word)]
+        short = [short_key(form) for _, form in candidates]
+        keys = short if self.more_words else [word_key(form) for _, form in candidates]
+        tables: list[tuple[str, list[int]]] = [("word", _rows_of(self.word_keys, keys))]
         if self.own_words:
-            tables.insert(0, ("own", _find(self.own_keys, short)))
+            tables.insert(0, ("own", _rows_of(self.own_keys, short)))
         if self.more_words:
-            tables.append(("more", _find(self.more_keys, short)))
-        found: list[tuple[_Table, int]] = [("", _NOWHERE)] * len(words)
-        for number, (place, _) in enumerate(spread):
-            held: list[tuple[_Table, int]] = [(name, rows[number]) for name, rows in tables if rows[number] != _NOWHERE]
-            if held and not found[place][0]:
-                found[place] = held[0]
-        return found
+            tables.append(("more", _rows_of(self.more_keys, short)))
+        results: list[tuple[str, int]] = [("", _MISSING)] * len(words)
+        for candidate, (index, _) in enumerate(candidates):
+            if not results[index][0]:
+                hits = ((name, rows[candidate]) for name, rows in tables if rows[candidate] != _MISSING)
+                results[index] = next(hits, results[index])
+        return results
 
 
-def _find(keys: Tensor, wanted: Sequence[int]) -> list[int]:
-    """The rows of the `wanted` in the sorted `keys`, or `_NOWHERE`."""
-    asked = torch.tensor(wanted, dtype=keys.dtype, device=keys.device)
-    rows = torch.searchsorted(keys, asked).clamp(max=len(keys) - 1)
-    return torch.where(keys[rows] == asked, rows, _NOWHERE).tolist()
-
-
-def _rounded(table: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 [n w] and float32 [w]: the table in equal steps of each column's largest magnitude."""
-    scale = table.abs().amax(dim=0).clamp(min=1e-12) / _LEVELS
-    return (table / scale).round().to(torch.int8), scale
+def _rows_of(sorted_keys: Tensor, keys: Sequence[int]) -> list[int]:
+    """Return the row of each key in `sorted_keys`, or `_MISSING`."""
+    targets = torch.tensor(keys, dtype=sorted_keys.dtype, device=sorted_keys.device)
+    rows = torch.searchsorted(sorted_keys, targets).clamp(max=len(sorted_keys) - 1)
+    return torch.where(sorted_keys[rows] == targets, rows, _MISSING).tolist()

@@ -1,4 +1,4 @@
-"""A released HunyuanDiT, in diffusers' folder layout, as the decoder of any model with a bridge."""
+"""Loading of a released HunyuanDiT, in diffusers' folder layout, as the decoder of any model with a bridge."""
 
 from __future__ import annotations
 
@@ -19,50 +19,40 @@ from transformers import BertModel, BertTokenizer, T5Config, T5EncoderModel, T5T
 from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.diffusion import Scheduler
-from latentbridge.models.omnibridge.decoder import CaptionSlots, Decoder
+from latentbridge.models.omnibridge.decoder import CaptionEncoder, Decoder
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.tensors import describe_mismatch
 
 PARTS = ("text_encoder.", "decoder.", "autoencoder.", "captions.")
-"""What `attach_decoder` sets; its weights stay in their own folder and are not saved with the model."""
+"""State-dict prefixes of the parts that `attach_decoder` sets; their weights are not saved with the model."""
 _PRETRAINING_PX = 512
-"""Picture size whose rotary positions HunyuanDiT takes one a patch; others divide the same span (spec 2.2 step 7)."""
+"""Picture size at which a patch is one rotary position; other sizes interpolate the same range (spec 2.2 step 7)."""
 _HUNYUAN_V1_2: dict[str, Any] = {
-    "num_attention_heads": 16,
-    "attention_head_dim": 88,
     "hidden_size": 1408,
     "in_channels": 4,
     "patch_size": 2,
     "sample_size": 128,
     "num_layers": 40,
     "mlp_ratio": 4.3637,
-    "activation_fn": "gelu-approximate",
-    "cross_attention_dim": 1024,
-    "cross_attention_dim_t5": 2048,
-    "pooled_projection_dim": 1024,
-    "text_len": 77,
-    "text_len_t5": 256,
-    "learn_sigma": True,
     "use_style_cond_and_image_meta_size": False,
 }
+"""Sizes that differ from diffusers' defaults."""
 _MT5_XL: dict[str, Any] = {
     "vocab_size": 250112,
     "d_model": 2048,
-    "d_kv": 64,
     "d_ff": 5120,
     "num_layers": 24,
     "num_heads": 32,
     "feed_forward_proj": "gated-gelu",
 }
+"""Sizes that differ from transformers' defaults."""
 _SDXL_WIDTHS = (128, 256, 512, 512)
-_UNREAD = ("pooler.",)
-"""Tensors a folder may hold and nothing here reads: BERT's pooler."""
+_UNUSED = ("pooler.",)
+"""Key prefixes in released files that are ignored: BERT's pooler."""
 
 
-def outline_decoder(model: Model) -> None:
-    """Sets the networks of HunyuanDiT v1.2 without weights, on the meta device: names and shapes alone (spec 2.2 step 7).
-
-    BERT and tokenizers are left out; training reads neither.
-    """
+def attach_meta_decoder(model: Model) -> None:
+    """Attach HunyuanDiT v1.2 on the meta device, without BERT and tokenizers, which training does not use."""
     with torch.device("meta"):
         model.text_encoder = T5EncoderModel(T5Config(**_MT5_XL))
         model.decoder = Decoder(HunyuanDiT2DModel(**_HUNYUAN_V1_2), rope_span=_PRETRAINING_PX // 8 // 2)
@@ -72,15 +62,16 @@ def outline_decoder(model: Model) -> None:
 
 
 def is_decoder(folder: Path) -> bool:
-    """Whether a folder holds a decoder in diffusers' layout."""
+    """Return whether a folder holds a decoder in diffusers' layout."""
     return (folder / "transformer" / "config.json").is_file()
 
 
 def attach_decoder(model: Model, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Let `model` draw with the HunyuanDiT v1.2 in `folder`: its bridge's output goes in the mT5 slot (spec 2.2 step 7).
+    """Attach the HunyuanDiT v1.2 in `folder`, conditioned on the bridge's output instead of mT5's states (spec 2.2 step 7).
 
-    Weights are `dtype`, the autoencoder's float32, as in the release; bfloat16 would round timesteps to steps of four.
-    Whatever scheduler the folder names is used; the release samples 100 steps with guidance 6.
+    Weights are `dtype`, the autoencoder's float32, as in the release; bfloat16 would round timesteps to multiples of four.
+    The scheduler is the one in the folder; the release samples 100 steps with guidance 6. Raises UserError if the decoder
+    does not fit the model.
     """
     if "decoder" in model.config.parts:
         raise UserError(
@@ -89,15 +80,16 @@ def attach_decoder(model: Model, folder: Path, dtype: torch.dtype = torch.float1
     if "bridge" not in model.config.parts:
         raise UserError("The model has no bridge that a decoder could read; give a decoder to an OmniBridge model.")
     config = _read_json(folder / "transformer" / "config.json")
-    slot = [config.get("text_len_t5"), config.get("cross_attention_dim_t5")]
-    given = [model.config.text_length, model.config.aligner.d_model]
-    if slot != given:
+    expected = [config.get("text_len_t5"), config.get("cross_attention_dim_t5")]
+    produced = [model.config.text_length, model.config.aligner.d_model]
+    if expected != produced:
         raise UserError(
-            f"{folder} reads a condition of {slot}, but the bridge gives {given}; use the decoder it was trained for."
+            f"{folder} expects a condition of {expected}, but the bridge outputs {produced}; use the decoder that it was "
+            "trained with."
         )
     if config.get("use_style_cond_and_image_meta_size", True):
         raise UserError(
-            f"{folder} is a HunyuanDiT before version 1.2, which also reads style and size; use version 1.2."
+            f"{folder} is a HunyuanDiT before version 1.2, which also takes style and size; use version 1.2."
         )
     scheduler = _scheduler(folder / "scheduler" / "scheduler_config.json")
     tokenizers = [
@@ -108,12 +100,12 @@ def attach_decoder(model: Model, folder: Path, dtype: torch.dtype = torch.float1
     text_encoder = _network(T5EncoderModel, folder / "text_encoder_2", dtype=dtype)
     captions = _network(BertModel, folder / "text_encoder", dtype=dtype, add_pooling_layer=False)
     widths = [autoencoder.channels, text_encoder.config.d_model, captions.config.hidden_size]
-    read = [config["in_channels"], config["cross_attention_dim_t5"], config["cross_attention_dim"]]
-    if widths != read:
+    expected = [config["in_channels"], config["cross_attention_dim_t5"], config["cross_attention_dim"]]
+    if widths != expected:
         raise UserError(
-            f"The parts of {folder} belong to different models (widths {widths}, but {read} are read); download it again."
+            f"The parts of {folder} belong to different models (widths {widths} instead of {expected}); download it again."
         )
-    model.captions = CaptionSlots(captions, tokenizers[0], config["text_len"], tokenizers[1], config["text_len_t5"])
+    model.captions = CaptionEncoder(captions, tokenizers[0], config["text_len"], tokenizers[1], config["text_len_t5"])
     model.text_encoder = text_encoder
     model.decoder = Decoder(
         transformer, rope_span=_PRETRAINING_PX // autoencoder.patch_px // config["patch_size"]
@@ -123,7 +115,7 @@ def attach_decoder(model: Model, folder: Path, dtype: torch.dtype = torch.float1
 
 
 def _network(kind: Any, folder: Path, **options: Any) -> Any:
-    """A library's network from its folder, built without weights first; every tensor must be known, present and of its shape."""
+    """Load a library's network from its folder; raises UserError if any tensor does not fit."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no .safetensors files; download the safetensors version of the decoder.")
     try:
@@ -132,26 +124,22 @@ def _network(kind: Any, folder: Path, **options: Any) -> Any:
                 folder,
                 use_safetensors=True,
                 local_files_only=True,
-                ignore_mismatched_sizes=True,  # reported like the others, instead of an error that names no tensor
+                ignore_mismatched_sizes=True,  # reported below; the library's error names no tensor
                 output_loading_info=True,
                 **options,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"Cannot read {folder} ({reason}); download it again.") from error
-    reshaped = [name for name, *_ in report["mismatched_keys"]]
-    names = {*report["missing_keys"], *report["unexpected_keys"], *reshaped}
-    odd = sorted(name for name in names if not name.startswith(_UNREAD))
-    if odd:
-        raise UserError(
-            f"{folder} does not fit: {len(odd)} tensors are missing, unexpected or of another shape (first: {odd[0]})."
-        )
+    names = {*report["missing_keys"], *report["unexpected_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    if mismatched := sorted(name for name in names if not name.startswith(_UNUSED)):
+        raise UserError(f"{folder} does not fit: {describe_mismatch(mismatched)}.")
     return network.eval()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Both libraries without their warnings, which the caller turns into errors."""
+    """Silence the warnings of both libraries; the caller raises errors instead."""
     libraries = (transformers.logging, diffusers_logging)
     levels = [library.get_verbosity() for library in libraries]
     for library in libraries:
@@ -164,13 +152,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _tokenizer(kind: Any, folder: Path) -> Any:
-    """A tokenizer from its folder; the library would invent an empty vocabulary where none is there."""
+    """Load a tokenizer from its folder; without a vocabulary file the library would start an empty one."""
     names = [name for name in kind.vocab_files_names.values() if (folder / name).is_file()]
     if not names:
         raise UserError(f"{folder} holds no vocabulary; it needs one of {', '.join(kind.vocab_files_names.values())}.")
     try:
         return kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the Rust reader raises nothing narrower
+    except Exception as error:  # the Rust parser raises bare Exception
         hint = (
             'run `pip install "latentbridge[released]"`, whose sentencepiece reads it'
             if names == ["spiece.model"]
@@ -182,7 +170,7 @@ def _tokenizer(kind: Any, folder: Path) -> Any:
 
 
 def _scheduler(path: Path) -> Scheduler:
-    """The diffusers scheduler its config names."""
+    """Build the diffusers scheduler named in a config file."""
     values = _read_json(path)
     name = values.get("_class_name", "")
     kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
@@ -192,7 +180,7 @@ def _scheduler(path: Path) -> Scheduler:
         )
     scheduler = kind.from_config(values)
     if not hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "init_noise_sigma"):
-        raise UserError(f"{name} does not noise the way HunyuanDiT was trained; use another, such as DDPMScheduler.")
+        raise UserError(f"{name} does not add noise as HunyuanDiT was trained; use another, such as DDPMScheduler.")
     return scheduler
 
 

@@ -1,10 +1,8 @@
-"""Weights others released, under their own key names: Qwen2-VL, and OmniBridge's 1,046 tensors (spec 1.2)."""
+"""Loading of released checkpoints: Qwen2-VL, and OmniBridge's 1,046 tensors (spec 1.2)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,10 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbeddin
 
 from latentbridge.config import OMNIBRIDGE_8B, QWEN2_VL_7B, BackboneConfig, ModelConfig
 from latentbridge.errors import UserError
+from latentbridge.models import tensors
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat
+from latentbridge.models.tokenization import load_tokenizer
 
 _RENAMES = (
     ("model.visual.", "backbone.model.model.visual."),
@@ -31,23 +31,30 @@ _RENAMES = (
 _HEADS = ("image_queries", "text_queries", "image_proj", "text_proj", "logit_scale", "fusion_alpha")
 
 
-def our_name(released: str) -> str:
-    """Our state-dict name of a released tensor, in the old layout (`visual.*`, `model.*`) or that of transformers 4.52 and later."""
-    for prefix, ours in _RENAMES:
+def convert_key(released: str) -> str:
+    """Return the state-dict key of a released tensor, in the layout of transformers before 4.52 (`visual.*`) or after."""
+    for prefix, new_prefix in _RENAMES:
         if released.startswith(prefix):
-            return ours + released.removeprefix(prefix)
+            return new_prefix + released.removeprefix(prefix)
     return f"retrieval.{released}" if released.startswith(_HEADS) else released
 
 
 def is_released(folder: Path) -> bool:
-    """Whether a folder holds a Qwen2-VL checkpoint as others save it."""
+    """Return whether a folder holds a Qwen2-VL checkpoint in transformers' layout."""
     path = folder / "config.json"
     return path.exists() and json.loads(path.read_text()).get("model_type") == "qwen2_vl"
 
 
+def set_compat(model: Model, compat: Compat) -> None:
+    """Make `model` compute as corrected here, or as the released OmniBridge does (`docs/architecture.md` lists both)."""
+    model.backbone.compat = compat
+    if "bridge" in model.config.parts:
+        model.retrieval.compat = compat
+
+
 def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Model:
-    """A Qwen2-VL, or OmniBridge on one, from sharded safetensors; every tensor must be known, present and of the right shape."""
-    stored = {our_name(name): tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
+    """Load a Qwen2-VL, or an OmniBridge built on one, from sharded safetensors; raises UserError if any tensor does not fit."""
+    stored = {convert_key(name): tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
     values = json.loads((folder / "config.json").read_text())
     config = OMNIBRIDGE_8B if any(name.startswith("aligner.") for name in stored) else ModelConfig(parts=("backbone",))
     config = replace(config, backbone=_backbone_config(values))
@@ -57,58 +64,43 @@ def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Model:
         stored.setdefault(
             "backbone.model.lm_head.weight", stored["backbone.model.model.language_model.embed_tokens.weight"]
         )
-    require_fit(model, stored, folder)
+    check_state_dict(model, stored, folder)
     model.load_state_dict(stored, assign=True)
     for module in model.modules():
         if isinstance(module, (Qwen2VLRotaryEmbedding, Qwen2VLVisionRotaryEmbedding)):
-            # its frequencies are no weights, so they are still on the meta device
+            # the frequencies are not in the checkpoint, so they are still on the meta device
             module.__init__(module.config)  # pyright: ignore[reportArgumentType]
     return model.eval()
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder's safetensors files, under the names they have there."""
+    """Read all tensors of a folder's safetensors files."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder} holds no .safetensors files; download the safetensors version of the checkpoint.")
-    stored: dict[str, torch.Tensor] = {}
-    for path in files:
-        with _opened(path) as shard:
-            stored.update({name: shard.get_tensor(name) for name in shard.keys()})  # noqa: SIM118
-    return stored
+    return {name: tensor for path in files for name, tensor in tensors.read_tensors(path, "download it again").items()}
 
 
 def tensor_names(folder: Path) -> set[str]:
-    """The names in a folder's safetensors files; no tensor is read."""
+    """Return the names of the tensors in a folder's safetensors files without reading the tensors."""
     names: set[str] = set()
     for path in folder.glob("*.safetensors"):
-        with _opened(path) as shard:
-            names.update(shard.keys())
+        try:
+            with safe_open(path, framework="pt") as shard:
+                names.update(shard.keys())
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"Cannot read {path} ({error}); download it again.") from error
     return names
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as shard:
-            yield shard
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"Cannot read {path} ({error}); download it again.") from error
-
-
-def require_fit(model: nn.Module, stored: dict[str, torch.Tensor], folder: Path) -> None:
-    """Refuse tensors that are not the model's, all of them and in its shapes."""
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in stored.items()}
-    odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if odd:
-        raise UserError(
-            f"{folder} does not fit: {len(odd)} tensors are missing, unexpected or of another shape (first: {odd[0]})."
-        )
+def check_state_dict(model: nn.Module, stored: dict[str, torch.Tensor], folder: Path) -> None:
+    """Raise UserError unless the names and shapes of `stored` are exactly the model's."""
+    if mismatched := tensors.mismatched_tensors(model.state_dict(), stored):
+        raise UserError(f"{folder} does not fit: {tensors.describe_mismatch(mismatched)}.")
 
 
 def _backbone_config(values: dict[str, Any]) -> BackboneConfig:
-    """Sizes read from a checkpoint's own config, in its flat (old) or nested (new) form."""
+    """Return the sizes in a checkpoint's config, which is flat (old) or nested (new)."""
     text, vision = {**values, **values.get("text_config", {})}, values["vision_config"]
     rope = text.get("rope_parameters") or {"rope_theta": text.get("rope_theta", 1e6)}
     return replace(

@@ -26,13 +26,13 @@ from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
 from latentbridge.models.omnibridge.text_encoder import new_text_encoder
 from latentbridge.models.pixels import to_pictures, to_pixels
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
-from latentbridge.models.qwen_vl.sampling import replies_to
-from latentbridge.models.vocabulary import encode, token_id
+from latentbridge.models.qwen_vl.sampling import generate_replies
+from latentbridge.models.tokenization import encode, token_id
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, EditResult, Picture, WordReport
 
 if TYPE_CHECKING:
-    from latentbridge.models.omnibridge.decoder import CaptionSlots
+    from latentbridge.models.omnibridge.decoder import CaptionEncoder
 
 Conditioning = Literal["query", "text"]
 EditMethod = Literal["masked", "reference"]
@@ -87,7 +87,7 @@ class Model(nn.Module):
             self.autoencoder = PatchAutoencoder(config.autoencoder)
             self.scheduler = diffusion.make_scheduler(config.decoder.num_train_timesteps)
         self.tokenizer = tokenizer
-        self.captions: CaptionSlots | None = None
+        self.captions: CaptionEncoder | None = None
         """Set where a released decoder was attached, which reads captions by slots of its own."""
         self.input_check = InputCheck()
         """What `load_model` found in the model's folder; empty otherwise, since training outdates it."""
@@ -166,7 +166,7 @@ class Model(nn.Module):
         pictures, questions, many = self._paired(images, questions)
         asked = [prompts.reasoned(question) for question in questions] if reasoning else questions
         talks = [Conversation(((question, ""),), picture) for picture, question in zip(pictures, asked, strict=True)]
-        return _one_or_many(replies_to(self.backbone, talks, max_tokens=max_tokens), many)
+        return _one_or_many(generate_replies(self.backbone, talks, max_tokens=max_tokens), many)
 
     @torch.no_grad()
     def rewrite(self, requests: Texts, seed: int | Sequence[int] = 0, *, temperature: float = 0.3) -> Any:
@@ -175,7 +175,9 @@ class Model(nn.Module):
         talks = [Conversation(((prompts.draw_request(request), ""),)) for request in asked]
         generators = [torch_rng(value, "rewrite") for value in _seeds(seed, len(asked))]
         limit = self.config.text_length + 4
-        replies = replies_to(self.backbone, talks, max_tokens=limit, temperature=temperature, generators=generators)
+        replies = generate_replies(
+            self.backbone, talks, max_tokens=limit, temperature=temperature, generators=generators
+        )
         return _one_or_many([prompts.undrawable(reply) for reply in replies], not isinstance(requests, str))
 
     @torch.no_grad()
@@ -253,14 +255,14 @@ class Model(nn.Module):
         pictures, instructions, many = self._paired(images, instructions)
         seeds = _seeds(seed, len(pictures))
         asked = [Conversation(((prompts.edit_request(i), ""),), p) for i, p in zip(instructions, pictures, strict=True)]
-        after = [prompts.undrawable(reply) for reply in replies_to(self.backbone, asked)]
+        after = [prompts.undrawable(reply) for reply in generate_replies(self.backbone, asked)]
         if method == "reference":
             condition = self._condition(self._picture_condition(pictures, after), after)
             drawn = self.decode_pictures(self.denoise(condition, seeds, steps, guidance))
             everywhere = np.ones(drawn[0].shape[:2], bool)
             results = [EditResult(new, "", text, everywhere) for new, text in zip(drawn, after, strict=True)]
             return _one_or_many(results, many)
-        before = replies_to(self.backbone, [Conversation(((prompts.CAPTION_REQUEST, ""),), p) for p in pictures])
+        before = generate_replies(self.backbone, [Conversation(((prompts.CAPTION_REQUEST, ""),), p) for p in pictures])
         plan = self.plan_edit(pictures, before, after, seeds, conditioning)
         drawn = self.denoise(plan.condition, seeds, steps, guidance, keep=plan.keep)
         return _one_or_many(self.finish_edit(plan, drawn), many)
@@ -317,7 +319,7 @@ class Model(nn.Module):
         It knows the words of its lexicon and of the worlds it was trained on, in any case and in their regular forms.
         Stop words are never reported.
         """
-        return self.second_view.read(text) if self.config.second_view.words else WordReport((), text)
+        return self.second_view.report_unknown_words(text) if self.config.second_view.words else WordReport((), text)
 
     @property
     def adapter_host(self) -> nn.Module:
@@ -333,7 +335,7 @@ class Model(nn.Module):
     def embedding(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
         """Unit vectors [b e] with gradients: the retrieval head over the backbone's states at the item's own tokens."""
         vectors = self.retrieval_vectors(kind, items)
-        return self.second_view.beside(vectors, kind, items) if self.config.second_view.words else vectors
+        return self.second_view.concatenate(vectors, kind, items) if self.config.second_view.words else vectors
 
     def retrieval_vectors(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
         """Return the retrieval head's unit vectors [b e] alone, with gradients: `embedding` without the second view."""

@@ -1,4 +1,4 @@
-"""Unit embeddings of pictures and captions: two pooled views of the backbone, fused by a learned gate.
+"""The retrieval head: unit embeddings of pictures and captions, pooled in two ways and fused by a learned gate.
 
 Key layout of the released OmniBridge checkpoint. Source: released code (modeling_qwen2_vl.py, multimodal_retrieval.py).
 """
@@ -16,13 +16,14 @@ from latentbridge.config import RetrievalConfig
 
 if TYPE_CHECKING:
     from latentbridge.models.omnibridge.aligner import BiTransformer
+    from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat
 
 
 class AttentionPool(nn.Module):
-    """[b n d] -> [b e]: multi-head attention from the mean to all positions, each role with its own norm.
+    """Attention pooling, [b n d] -> [b e]: the query is the mean over positions; query, key and value have their own norms.
 
-    With `mask` [b n] the mean and the attention see only its ones, so padding cannot move the result. Without it every
-    position counts, padding too, as in the release. No residual and no output norm.
+    A `mask` [b n] is 1 at positions that are averaged and attended; without it all are, as in the release. There is no
+    residual and no output norm.
     """
 
     def __init__(self, d_model: int, embedding_size: int, num_heads: int) -> None:
@@ -48,18 +49,16 @@ class AttentionPool(nn.Module):
 
 
 class RetrievalHead(nn.Module):
-    """Embeds the projected hidden states of a picture or a caption as a unit vector.
+    """Maps the projected hidden states of a picture or a caption to a unit vector.
 
-    One view pools what the aligner's queries read from the states, the other pools the states themselves. Cosine
-    similarities are multiplied by exp(logit_scale), which is never clamped. `pooling="reference"` repeats the release:
-    it zeroes padding but attends to it, so an embedding depends on how far its batch was padded. `"masked"` does not.
+    The vector fuses two pooled embeddings: of the aligner's output for learned queries, and of the states themselves.
+    Cosine similarities are multiplied by exp(logit_scale), which is never clamped. With `compat="reference"` the second
+    pooling attends to zeroed padding, as in the release, so an embedding depends on the length of its batch.
     """
 
-    def __init__(
-        self, config: RetrievalConfig, d_model: int, pooling: Literal["masked", "reference"] = "masked"
-    ) -> None:
+    def __init__(self, config: RetrievalConfig, d_model: int) -> None:
         super().__init__()
-        self.pooling = pooling
+        self.compat: Compat = "corrected"
         self.image_queries = nn.Parameter(0.02 * torch.randn(1, config.num_image_queries, d_model))
         self.text_queries = nn.Parameter(0.02 * torch.randn(1, config.num_text_queries, d_model))
         self.image_proj = AttentionPool(d_model, config.embedding_size, config.num_heads)
@@ -71,19 +70,19 @@ class RetrievalHead(nn.Module):
         self.fusion_alpha_text = nn.Parameter(torch.zeros(1))
 
     def forward(self, kind: Literal["image", "text"], states: Tensor, mask: Tensor, aligner: BiTransformer) -> Tensor:
-        """Unit embedding [b e] of `states` [b s d], the backbone's hidden states projected to the aligner's width."""
+        """Return unit embeddings [b e] of `states` [b s d], the backbone's hidden states projected to the aligner's width."""
         states = states * mask[..., None].to(states.dtype)
         if kind == "image":
-            queries, pool_read, pool_states = self.image_queries, self.image_proj, self.image_proj_1
+            queries, pool_output, pool_states = self.image_queries, self.image_proj, self.image_proj_1
             alpha = self.fusion_alpha_image
         else:
-            queries, pool_read, pool_states = self.text_queries, self.text_proj, self.text_proj_1
+            queries, pool_output, pool_states = self.text_queries, self.text_proj, self.text_proj_1
             alpha = self.fusion_alpha_text
-        read = aligner(queries.expand(len(states), -1, -1), states, mask)
-        return fuse(pool_read(read), pool_states(states, mask if self.pooling == "masked" else None), alpha)
+        output = aligner(queries.expand(len(states), -1, -1), states, mask)
+        return fuse(pool_output(output), pool_states(states, None if self.compat == "reference" else mask), alpha)
 
 
-def fuse(read: Tensor, pooled: Tensor, alpha: Tensor) -> Tensor:
-    """The float32 unit vector along share * unit(read) + (1 - share) * unit(pooled), [b e]; share = sigmoid(alpha)."""
-    share, read, pooled = alpha.float().sigmoid(), read.float(), pooled.float()
-    return F.normalize(share * F.normalize(read, dim=-1) + (1 - share) * F.normalize(pooled, dim=-1), dim=-1)
+def fuse(output: Tensor, states: Tensor, alpha: Tensor) -> Tensor:
+    """Return the float32 unit vector along gate * unit(output) + (1 - gate) * unit(states), [b e]; gate = sigmoid(alpha)."""
+    gate, output, states = alpha.float().sigmoid(), output.float(), states.float()
+    return F.normalize(gate * F.normalize(output, dim=-1) + (1 - gate) * F.normalize(states, dim=-1), dim=-1)

@@ -1,4 +1,4 @@
-"""Conversations as tensors: what a Qwen2-VL reads."""
+"""The input batch of a Qwen2-VL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass
 class TokenBatch:
-    """Conversations as tensors, padded on one side."""
+    """A batch of tokenized conversations, padded on one side."""
 
     input_ids: Tensor
     """int64 [b s]."""
@@ -18,12 +18,12 @@ class TokenBatch:
     image_mask: Tensor
     """bool [b s]; True at image tokens."""
     labels: Tensor
-    """int64 [b s]; the token at assistant positions, -100 elsewhere."""
+    """int64 [b s]; the token at positions of replies, -100 elsewhere."""
     weights: Tensor
-    """float32 [b s]; what a label counts: one over the root of its reply's length, 0 where there is no label."""
+    """float32 [b s]; loss weights: one over the square root of the reply's length, 0 without a label."""
     pixel_values: Tensor | None
-    """float32 [patches, 3 * temporal * patch * patch], all pictures one after another."""
+    """float32 [patches, 3 * temporal * patch * patch], all pictures concatenated."""
     image_grid_thw: Tensor | None
     """int64 [pictures, 3]."""
     position_ids: Tensor | None = None
-    """int64 [4 b s] where conversations share rows: the place in one's own conversation, then the three of M-RoPE."""
+    """int64 [4 b s] for packed rows: the index within the conversation, then the three of M-RoPE."""

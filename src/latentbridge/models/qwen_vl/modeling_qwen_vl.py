@@ -1,33 +1,35 @@
-"""The multimodal backbone: transformers' Qwen2-VL, unmodified, behind conversations and hidden states."""
+"""The multimodal backbone: transformers' Qwen2-VL, unmodified, with an interface of conversations and hidden states."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from latentbridge.config import BackboneConfig
 from latentbridge.devices import device_of, to_device
+from latentbridge.models.left_padding import IGNORE_INDEX, position_ids
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.packing import pack
 from latentbridge.models.qwen_vl.patches import patchify
-from latentbridge.models.token_rows import IGNORED_LABEL
-from latentbridge.models.vocabulary import encode, token_id
+from latentbridge.models.tokenization import encode, token_id
 from latentbridge.ranks import global_mean
 from latentbridge.types import Conversation, Picture
 
-Positions = Literal["mrope", "reference_1d"]
+Compat = Literal["corrected", "reference"]
+"""Behaviour as corrected here or as in OmniBridge's release; `docs/architecture.md` lists the differences."""
 
 
 class QwenVL(nn.Module):
     """Qwen2VLForConditionalGeneration with its tokenizer and image processor.
 
-    Position ids are M-RoPE's; `positions="reference_1d"` gives the sequential ids that OmniBridge's released model
-    falls back to once its heads are attached (spec 2.1 step 3).
+    Position ids are M-RoPE's. `compat="reference"` gives the sequential ids that the released OmniBridge falls back to
+    (spec 2.1 step 3).
     """
 
     def __init__(
@@ -36,20 +38,19 @@ class QwenVL(nn.Module):
         tokenizer: Qwen2Tokenizer,
         image_processor: Qwen2VLImageProcessorPil,
         system_prompt: str,
-        positions: Positions = "mrope",
     ):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.system_prompt = system_prompt
-        self.positions: Positions = positions
+        self.compat: Compat = "corrected"
         self.end_of_turn = token_id(tokenizer, "<|im_end|>")
         self.padding = token_id(tokenizer, "<|endoftext|>")
 
     @classmethod
     def from_config(cls, config: BackboneConfig, tokenizer: Qwen2Tokenizer) -> QwenVL:
-        """A backbone built from nothing at the configured size."""
+        """Build a backbone of the configured size with random weights."""
         head_dim = config.hidden_size // config.num_heads
         temporal = head_dim // 8
         spatial = (head_dim // 2 - temporal) // 2
@@ -88,18 +89,18 @@ class QwenVL(nn.Module):
             vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
             tie_word_embeddings=config.tied_embeddings,
         )
-        smallest, largest = (config.image_size_px**2,) * 2 if config.image_size_px else config.pixel_range
+        min_area, max_area = (config.image_size_px**2,) * 2 if config.image_size_px else config.pixel_range
         processor = Qwen2VLImageProcessorPil(
             patch_size=config.patch_size_px,
             merge_size=config.merge_size,
-            size={"shortest_edge": smallest, "longest_edge": largest},
+            size={"shortest_edge": min_area, "longest_edge": max_area},
         )
         model = Qwen2VLForConditionalGeneration._from_config(qwen, attn_implementation="sdpa")
         return cls(model, tokenizer, processor, config.system_prompt)
 
     @property
     def width(self) -> int:
-        """Size of a hidden state."""
+        """The width of a hidden state."""
         return self.model.lm_head.in_features
 
     def tokenize(
@@ -111,77 +112,71 @@ class QwenVL(nn.Module):
         drawn: Tensor | None = None,
         device: torch.device | None = None,
     ) -> TokenBatch:
-        """Conversations as a padded batch; `open_ended` leaves out each last reply, so that the model continues there.
+        """Return conversations as a padded batch; `open_ended` omits each last reply, for the model to generate.
 
-        `drawn`, float levels [b 3 h w] from 0 to 255, is one picture for each conversation, and passes gradients on. The
-        batch lies where the model does, unless a `device` is given: what is made in another process is made on the CPU.
+        `drawn`, float levels [b 3 h w] from 0 to 255, is one picture per conversation, through which gradients pass. The
+        batch is on the model's device unless `device` is given; worker processes build batches on the CPU.
         """
         pictures = [c.picture for c in conversations if c.picture is not None]
         pixel_values, grid = self._process(pictures) if pictures else (None, None)
         if drawn is not None:
             assert not pictures, "a conversation has one picture"
             pixel_values, grid = patchify(drawn, self.image_processor)
-        token_counts = iter(
-            (grid.prod(dim=1) // self.image_processor.merge_size**2).tolist() if grid is not None else []
-        )
+        merged = self.image_processor.merge_size**2
+        token_counts = iter((grid.prod(dim=1) // merged).tolist() if grid is not None else [])
         rows = [
-            self._tokens(c, next(token_counts) if drawn is not None or c.picture is not None else 0, open_ended)
+            self._encode(c, next(token_counts) if drawn is not None or c.picture is not None else 0, open_ended)
             for c in conversations
         ]
-        length = max(len(ids) for ids, _ in rows)
-        input_ids = torch.full((len(rows), length), self.padding)
-        labels = torch.full((len(rows), length), IGNORED_LABEL)
-        weights = torch.zeros(len(rows), length)
-        attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
-        for row, (ids, replies) in enumerate(rows):
-            start = 0 if pad == "right" else length - len(ids)
-            input_ids[row, start : start + len(ids)] = torch.tensor(ids)
-            attention_mask[row, start : start + len(ids)] = 1
-            for reply in replies:
-                place = slice(start + reply.start, start + reply.stop)
-                labels[row, place] = input_ids[row, place]
-                weights[row, place] = len(reply) ** -0.5
+
+        def padded(tensors: Iterable[Tensor], fill: float = 0) -> Tensor:
+            return pad_sequence(list(tensors), batch_first=True, padding_value=fill, padding_side=pad)
+
+        input_ids = padded((ids for ids, _, _ in rows), self.padding)
+        labels = padded((labels for _, labels, _ in rows), IGNORE_INDEX)
+        weights = padded(weights for _, _, weights in rows)
+        attention_mask = padded(torch.ones_like(ids) for ids, _, _ in rows)
         image_mask = input_ids == self.model.config.image_token_id
         batch = TokenBatch(input_ids, attention_mask, image_mask, labels, weights, pixel_values, grid)
         return to_device(batch, device or device_of(self))
 
     def pack(self, batch: TokenBatch) -> TokenBatch:
-        """The batch with several conversations in a row, for `language_loss`, which comes to the same."""
+        """Pack several conversations into each row; the `language_loss` stays the same."""
         return pack(batch, self._position_ids(batch), self.padding)
 
-    def hidden(self, batch: TokenBatch, seen: Tensor | None = None) -> Tensor:
-        """Last-layer states after the final norm: [b s d]. `seen` is `picture_tokens` of the batch, where already known."""
+    def hidden(self, batch: TokenBatch, image_embeddings: Tensor | None = None) -> Tensor:
+        """Return last-layer states after the final norm, [b s d]; `image_embeddings` of the batch may be precomputed."""
         inputs = self.inputs(batch)
-        if seen is not None:
-            words = self.model.get_input_embeddings()(batch.input_ids)
-            embeds = words.masked_scatter(batch.image_mask[..., None], seen.to(words.dtype))
+        if image_embeddings is not None:
+            embeds = self.model.get_input_embeddings()(batch.input_ids)
+            embeds = embeds.masked_scatter(batch.image_mask[..., None], image_embeddings.to(embeds.dtype))
             inputs = {name: inputs[name] for name in ("attention_mask", "position_ids")} | {"inputs_embeds": embeds}
         return self.model.model(**inputs, use_cache=False).last_hidden_state
 
-    def picture_tokens(self, batch: TokenBatch) -> Tensor:
-        """What the vision tower hands to the language model for pictures of one size: [pictures tokens d]."""
-        return torch.stack(self.picture_rows(batch))
+    def image_embeddings(self, batch: TokenBatch) -> Tensor:
+        """Return the vision tower's output for pictures of one size, [pictures tokens d]."""
+        return torch.stack(self.image_embedding_list(batch))
 
-    def picture_rows(self, batch: TokenBatch) -> list[Tensor]:
-        """The same picture by picture, of any sizes: [tokens d] each."""
-        found = self.model.model.get_image_features(batch.pixel_values, batch.image_grid_thw)  # pyright: ignore
-        return list(cast(Sequence[Tensor], found.pooler_output))  # pyright: ignore
+    def image_embedding_list(self, batch: TokenBatch) -> list[Tensor]:
+        """Return the vision tower's output for each picture, [tokens d]."""
+        features = self.model.model.get_image_features(batch.pixel_values, batch.image_grid_thw)  # pyright: ignore
+        return list(cast(Sequence[Tensor], features.pooler_output))  # pyright: ignore
 
-    def language_loss(self, batch: TokenBatch, seen: Tensor | None = None) -> Tensor:
-        """Mean next-token cross-entropy over the labelled positions of all ranks, each reply counting by the root of its length.
+    def language_loss(self, batch: TokenBatch, image_embeddings: Tensor | None = None) -> Tensor:
+        """Return the mean next-token cross-entropy over all ranks; a reply's weight is the square root of its length.
 
-        A plain mean over tokens lets descriptions drown answers of one word (square averaging, arXiv 2412.05271).
+        With a plain mean over tokens, descriptions outweigh answers of one word (square averaging, arXiv 2412.05271).
         """
-        hidden = self.hidden(batch, seen)[:, :-1]
+        hidden = self.hidden(batch, image_embeddings)[:, :-1]
         targets = batch.labels[:, 1:]
-        chosen = targets != IGNORED_LABEL
-        weights = batch.weights[:, 1:][chosen]
-        logits = self.model.lm_head(hidden[chosen])
-        losses = nn.functional.cross_entropy(logits.float(), targets[chosen], reduction="none")
+        labelled = targets != IGNORE_INDEX
+        weights = batch.weights[:, 1:][labelled]
+        logits = self.model.lm_head(hidden[labelled])
+        losses = nn.functional.cross_entropy(logits.float(), targets[labelled], reduction="none")
         return global_mean((losses * weights).sum(), weights.sum())
 
     def decode(self, tokens: Tensor) -> list[str]:
-        """The texts of replies [r t], up to the end of the turn."""
+        """Return the texts of replies [r t], up to the end of the turn."""
         return [self._decode(row) for row in tokens.tolist()]
 
     def _decode(self, row: list[int]) -> str:
@@ -189,7 +184,7 @@ class QwenVL(nn.Module):
         return str(self.tokenizer.decode([token for token in row[:end] if token != self.padding]))
 
     def inputs(self, batch: TokenBatch) -> dict:
-        """The batch as the arguments of transformers' model."""
+        """Return the keyword arguments of transformers' model for a batch."""
         inputs = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask if batch.position_ids is None else None,
@@ -201,9 +196,8 @@ class QwenVL(nn.Module):
         return inputs
 
     def _position_ids(self, batch: TokenBatch) -> Tensor:
-        if self.positions == "reference_1d" or batch.image_grid_thw is None:
-            sequential = (batch.attention_mask.cumsum(dim=1) - 1).clamp_min(0)
-            return sequential.expand(3, -1, -1)
+        if self.compat == "reference" or batch.image_grid_thw is None:
+            return position_ids(batch.attention_mask).expand(3, -1, -1)
         return self.model.model.get_rope_index(
             batch.input_ids,  # pyright: ignore[reportArgumentType]
             mm_token_type_ids=batch.image_mask.int(),  # pyright: ignore[reportArgumentType]
@@ -215,19 +209,22 @@ class QwenVL(nn.Module):
         processed = self.image_processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
         return processed["pixel_values"], processed["image_grid_thw"]
 
-    def _tokens(self, conversation: Conversation, image_tokens: int, open_ended: bool) -> tuple[list[int], list[range]]:
-        """Token ids, and where the replies that count stand in them."""
+    def _encode(self, conversation: Conversation, image_tokens: int, open_ended: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return token ids, labels and loss weights [s] of a conversation."""
         ids: list[int] = []
-        replies: list[range] = []
-        before = f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n" if self.system_prompt else ""
+        labels: list[int] = []
+        weights: list[float] = []
+        prefix = f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n" if self.system_prompt else ""
         image = f"<|vision_start|>{'<|image_pad|>' * image_tokens}<|vision_end|>" if image_tokens else ""
         for index, (user, assistant) in enumerate(conversation.turns):
-            ids += encode(self.tokenizer, f"{before}<|im_start|>user\n{image}", special=True)
-            ids += encode(self.tokenizer, user)
-            ids += encode(self.tokenizer, "<|im_end|>\n<|im_start|>assistant\n", special=True)
+            prompt = encode(self.tokenizer, f"{prefix}<|im_start|>user\n{image}", special=True)
+            prompt += encode(self.tokenizer, user)
+            prompt += encode(self.tokenizer, "<|im_end|>\n<|im_start|>assistant\n", special=True)
+            reply: list[int] = []
             if not (open_ended and index == len(conversation.turns) - 1):
-                asked = len(ids)
-                ids += [*encode(self.tokenizer, assistant, special=True), self.end_of_turn]
-                replies += [range(asked, len(ids))] if conversation.counts else []
-            before, image = "\n", ""
-        return ids, replies
+                reply = [*encode(self.tokenizer, assistant, special=True), self.end_of_turn]
+            ids += prompt + reply
+            labels += [IGNORE_INDEX] * len(prompt) + (reply if conversation.counts else [IGNORE_INDEX] * len(reply))
+            weights += [0.0] * len(prompt) + [conversation.counts * max(1, len(reply)) ** -0.5] * len(reply)
+            prefix, image = "\n", ""
+        return torch.tensor(ids), torch.tensor(labels), torch.tensor(weights)

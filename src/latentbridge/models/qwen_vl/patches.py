@@ -1,4 +1,4 @@
-"""What Qwen2-VL's image processor does, in torch and with gradients: the library's own works in numpy and Pillow."""
+"""A differentiable version of Qwen2-VL's image processor, which in transformers uses numpy and Pillow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 
 def patchify(levels: Tensor, processor: Qwen2VLImageProcessorPil) -> tuple[Tensor, Tensor]:
-    """Pixel values and grid, as in `TokenBatch`, of pictures as float levels [b 3 h w] from 0 to 255.
+    """Return pixel values and grid, as in `TokenBatch`, of pictures as float levels [b 3 h w] from 0 to 255.
 
-    A size the processor would change is changed with torch's bicubic, which may differ from Pillow's by two levels.
+    Resizing, if the processor would resize, is torch's bicubic, which may differ from Pillow's by two levels.
     """
     patch, merge = processor.patch_size, processor.merge_size
     b, _, height, width = levels.shape
@@ -19,9 +19,9 @@ def patchify(levels: Tensor, processor: Qwen2VLImageProcessorPil) -> tuple[Tenso
     size = smart_resize(height, width, patch * merge, area["shortest_edge"], area["longest_edge"])
     if size != (height, width):
         levels = F.interpolate(levels, size, mode="bicubic", antialias=True).clamp(0, 255)
-    mean, spread = (levels.new_tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
+    mean, std = (levels.new_tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
     rows, columns = size[0] // patch, size[1] // patch
-    tiles = (levels / 255 - mean) / spread
+    tiles = (levels / 255 - mean) / std
     tiles = tiles.view(b, 3, rows // merge, merge, patch, columns // merge, merge, patch)
     tiles = tiles.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)
     tiles = tiles.expand(*tiles.shape[:6], processor.temporal_patch_size, patch, patch)

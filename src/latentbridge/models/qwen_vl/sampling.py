@@ -1,4 +1,4 @@
-"""Replies sampled from a Qwen2-VL with a cache of keys and values, and how likely a model finds them."""
+"""Sampling of replies from a Qwen2-VL with a KV cache, and their log-probabilities."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
-from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.types import Conversation
 
 
 @dataclass(frozen=True)
 class Replies:
-    """r replies of at most t tokens; where several were asked for, those to one prompt follow each other."""
+    """r replies of at most t tokens; the copies of one prompt are consecutive."""
 
     tokens: Tensor
     """int64 [r t]; padding after the end of the turn."""
     mask: Tensor
-    """bool [r t]; True at what was sampled, the end of the turn included."""
+    """bool [r t]; True at sampled tokens, including the end of the turn."""
     log_probs: Tensor
-    """float32 [r t]; of each token when it was sampled, at that temperature; 0 where greedy and after the end."""
+    """float32 [r t]; of each sampled token at the sampling temperature; 0 if greedy and after the end."""
     ended: Tensor
-    """bool [r]; whether the turn ended before the tokens ran out."""
+    """bool [r]; True if the turn ended within the token limit."""
 
 
-def replies_to(
+def generate_replies(
     backbone: QwenVL,
     conversations: Sequence[Conversation],
     *,
@@ -36,7 +36,7 @@ def replies_to(
     temperature: float = 0.0,
     generators: Sequence[torch.Generator] | None = None,
 ) -> list[str]:
-    """The model's reply to each conversation; greedy, or sampled at `temperature` with one generator a conversation."""
+    """Return the reply to each conversation; greedy, or sampled at `temperature` with one generator per conversation."""
     prompts = backbone.tokenize(conversations, open_ended=True, pad="left")
     replies = sample_replies(backbone, prompts, max_tokens=max_tokens, temperature=temperature, generators=generators)
     return backbone.decode(replies.tokens)
@@ -52,9 +52,9 @@ def sample_replies(
     temperature: float = 0.0,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Replies:
-    """`copies` replies to each prompt, which is read once; greedy, or at `temperature` with one generator a reply.
+    """Sample `copies` replies to each prompt; greedy, or at `temperature` with one generator per reply.
 
-    The prompts are open-ended and padded on the left. A reply does not depend on the others.
+    Prompts are open-ended, left-padded, and prefilled once. A reply does not depend on the others.
     """
     inputs = backbone.inputs(prompts)
     output = backbone.model.model(**inputs, use_cache=True)
@@ -69,8 +69,8 @@ def sample_replies(
     sampled: list[Tensor] = []
     while True:
         logits = backbone.model.lm_head(states).float()
-        chosen, log_prob = _choose(logits, temperature, generators)
-        tokens.append(torch.where(finished, backbone.padding, chosen))
+        token, log_prob = _choose(logits, temperature, generators)
+        tokens.append(torch.where(finished, backbone.padding, token))
         log_probs.append(log_prob.masked_fill(finished, 0.0))
         sampled.append(~finished)
         finished = finished | (tokens[-1] == backbone.end_of_turn)
@@ -91,37 +91,37 @@ def sample_replies(
 
 
 def reply_log_probs(backbone: QwenVL, prompts: TokenBatch, replies: Replies, temperature: float) -> Tensor:
-    """The log-probability of each token of the replies, float32 [r t] with gradients, in one teacher-forced pass; 0 outside the mask.
+    """Return the log-probabilities of the replies' tokens, float32 [r t], in one teacher-forced pass; 0 outside the mask.
 
-    Pictures pass the vision tower once a prompt.
+    Gradients pass through. The vision tower encodes each prompt's picture once.
     """
     copies = len(replies.tokens) // len(prompts.input_ids)
-    seen = None
+    image_embeddings = None
     if prompts.pixel_values is not None:
-        pictures = backbone.picture_rows(prompts)
-        seen = torch.cat([picture for picture in pictures for _ in range(copies)])
-    whole = _joined(prompts, replies, copies)
+        pictures = backbone.image_embedding_list(prompts)
+        image_embeddings = torch.cat([picture for picture in pictures for _ in range(copies)])
+    batch = _append_replies(prompts, replies, copies)
     start = prompts.input_ids.shape[1] - 1
-    hidden = backbone.hidden(whole, seen)[:, start:-1]
+    hidden = backbone.hidden(batch, image_embeddings)[:, start:-1]
     logits = backbone.model.lm_head(hidden[replies.mask]).float()
-    found = (logits / temperature).log_softmax(dim=-1).gather(1, replies.tokens[replies.mask][:, None])[:, 0]
-    return torch.zeros_like(replies.log_probs).masked_scatter(replies.mask, found)
+    log_probs = (logits / temperature).log_softmax(dim=-1).gather(1, replies.tokens[replies.mask][:, None])[:, 0]
+    return torch.zeros_like(replies.log_probs).masked_scatter(replies.mask, log_probs)
 
 
-def _joined(prompts: TokenBatch, replies: Replies, copies: int) -> TokenBatch:
-    """Prompts and replies as one batch without labels; the pictures are left out, for they are read apart."""
+def _append_replies(prompts: TokenBatch, replies: Replies, copies: int) -> TokenBatch:
+    """Concatenate prompts and replies into one batch without labels and pictures, which are encoded separately."""
 
-    def beside(left: Tensor, right: Tensor) -> Tensor:
-        return torch.cat([left.repeat_interleave(copies, dim=0), right.to(left.dtype)], dim=1)
+    def concatenate(prompt: Tensor, reply: Tensor) -> Tensor:
+        return torch.cat([prompt.repeat_interleave(copies, dim=0), reply.to(prompt.dtype)], dim=1)
 
-    ids = beside(prompts.input_ids, replies.tokens)
+    ids = concatenate(prompts.input_ids, replies.tokens)
     grid = prompts.image_grid_thw
     return replace(
         prompts,
         input_ids=ids,
-        attention_mask=beside(prompts.attention_mask, replies.mask),
-        image_mask=beside(prompts.image_mask, torch.zeros_like(replies.mask)),
-        labels=torch.full_like(ids, IGNORED_LABEL),
+        attention_mask=concatenate(prompts.attention_mask, replies.mask),
+        image_mask=concatenate(prompts.image_mask, torch.zeros_like(replies.mask)),
+        labels=torch.full_like(ids, IGNORE_INDEX),
         weights=torch.zeros(ids.shape, device=ids.device),
         pixel_values=None,
         image_grid_thw=None if grid is None else grid.repeat_interleave(copies, dim=0),
@@ -129,21 +129,20 @@ def _joined(prompts: TokenBatch, replies: Replies, copies: int) -> TokenBatch:
 
 
 def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Generator] | None) -> tuple[Tensor, Tensor]:
-    """Tokens [r] and their log-probabilities [r]; a greedy choice is certain. Generators live on the CPU."""
+    """Return tokens [r] and their log-probabilities [r], which are 0 if greedy."""
     if temperature == 0.0:
         return logits.argmax(dim=-1), logits.new_zeros(len(logits))
-    assert generators is not None, "sampling needs one generator a reply"
+    assert generators is not None, "sampling needs one generator per reply"
     probabilities = (logits / temperature).softmax(dim=-1)
-    chosen = draw_tokens(probabilities, generators)
-    return chosen, probabilities.gather(1, chosen[:, None])[:, 0].log()
+    tokens = sample_tokens(probabilities, generators)
+    return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
 
 
-def draw_tokens(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One token a row, [r v] -> int64 [r], by one number of the row's own generator, which lives on the CPU.
+def sample_tokens(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Sample one token per row, [r v] -> int64 [r], by inverse CDF with one number from the row's CPU generator.
 
-    It is the token in whose share of the row's sum the number falls. torch.multinomial draws a number for every token of the
-    vocabulary, which took a third of the time of sampling.
+    torch.multinomial draws a number for every token of the vocabulary, which took a third of the sampling time.
     """
-    sums = probabilities.double().cumsum(dim=-1)
-    fallen = torch.cat([torch.rand(1, generator=generator) for generator in generators]).to(sums)
-    return torch.searchsorted(sums, fallen[:, None] * sums[:, -1:], right=True)[:, 0]
+    cdf = probabilities.double().cumsum(dim=-1)
+    uniform = torch.cat([torch.rand(1, generator=generator) for generator in generators]).to(cdf)
+    return torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]

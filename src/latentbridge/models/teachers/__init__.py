@@ -1,4 +1,4 @@
-"""Stronger embedding models that LatentUMM learns from, by name; each fulfils `types.Teacher`."""
+"""Registry of the teachers of LatentUMM: frozen embedding models that fulfil `types.Teacher`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latentbridge.errors import UserError, unknown_name
-from latentbridge.models.teachers.dual_encoder import Clip, Siglip
+from latentbridge.models.teachers.dual_encoder import Clip, Scene, Siglip
 from latentbridge.models.teachers.gemini import Gemini
 from latentbridge.models.teachers.package import Package
-from latentbridge.models.teachers.scene import Scene
 from latentbridge.rundir import RunDir
 from latentbridge.types import Teacher
 
@@ -20,14 +19,15 @@ TEACHERS: dict[str, Callable[[str], Teacher]] = {
     "package": Package,
     "scene": Scene,
 }
-"""Kind of teacher: how to make it from what follows the colon in its name, or from nothing."""
+"""Constructors by kind; each takes what follows the colon in a teacher's name."""
 TRAINED = {"scene": "scene-teacher"}
-"""Teachers of our own: which recipe trains each, and what its run is called."""
+"""Recipes of the teachers that are trained here, also the names of their runs."""
 
 
 def load_teacher(name: str, runs: Path = Path("runs")) -> Teacher:
-    """The teacher called "clip:FOLDER", "siglip:FOLDER", "gemini", "gemini:DIMENSION", "package", "package:MODEL",
-    "scene:FOLDER", or "scene", which is the finished run of its recipe in `runs`.
+    """Load the teacher "clip:FOLDER", "siglip:FOLDER", "gemini[:DIMENSION]", "package[:MODEL]" or "scene[:FOLDER]".
+
+    A "scene" without a folder is the finished run of its recipe in `runs`.
     """
     kind, _, source = name.partition(":")
     if kind not in TEACHERS:

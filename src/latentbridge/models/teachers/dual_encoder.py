@@ -1,4 +1,4 @@
-"""CLIP and SigLIP as transformers has them, read from a local folder."""
+"""Teachers that are dual encoders: CLIP and SigLIP in transformers' folder layout, and the SigLIP trained here."""
 
 from __future__ import annotations
 
@@ -14,30 +14,35 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import fingerprint, load_model
 from latentbridge.models.dual_encoder import SIGLIP_TOKENS, DualEncoder
 from latentbridge.rundir import file_digest
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
-_WHAT_COUNTS = (".safetensors", ".json", ".txt", ".model")
-"""Files of weights, of settings and of tokenizers."""
+_DIGEST_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+"""Files of weights, settings and tokenizers."""
 
 
 class DualEncoderTeacher(Teacher):
-    """What a frozen dual encoder says: unit vectors."""
+    """A teacher whose embeddings are a frozen dual encoder's unit vectors."""
 
-    network: DualEncoder
+    def __init__(self, network: DualEncoder, name: str) -> None:
+        self.network = network.eval().requires_grad_(False)
+        config = network.model.config
+        width = config.projection_dim if hasattr(config, "projection_dim") else config.vision_config.hidden_size
+        self.space = EmbeddingSpace(name, width, "unit")
 
     @torch.no_grad()
     def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
-        return self.network.pictures(pictures).cpu().numpy()
+        return self.network.embed_pictures(pictures).cpu().numpy()
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return self.network.texts(texts).cpu().numpy()
+        return self.network.embed_texts(texts).cpu().numpy()
 
 
 class _FromFolder(DualEncoderTeacher):
-    """A dual encoder of the library's, read from a folder of its own format."""
+    """A dual encoder in transformers' folder layout."""
 
     model_class: ClassVar[Any]
     processor_class: ClassVar[Any]
@@ -45,30 +50,25 @@ class _FromFolder(DualEncoderTeacher):
 
     def __init__(self, folder: str) -> None:
         kind = type(self).__name__.lower()
-        home = Path(folder)
-        if not folder or not any(home.glob("*.safetensors")):
+        path = Path(folder)
+        if not folder or not any(path.glob("*.safetensors")):
             raise UserError(
                 f"There is no safetensors model in {folder or 'no folder'}; name the teacher {kind}:FOLDER."
             )
         try:
-            model, found = self.model_class.from_pretrained(
-                home, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            model, report = self.model_class.from_pretrained(
+                path, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-            processor = self.processor_class.from_pretrained(home, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)
+            processor = self.processor_class.from_pretrained(path, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{folder} cannot be read as a {kind} model ({error}); give its complete folder."
             ) from error
-        if found["missing_keys"]:
-            first = sorted(found["missing_keys"])[0]
+        if report["missing_keys"]:
+            first = min(report["missing_keys"])
             raise UserError(f"{folder} is no {kind} model: {first} is missing; give the folder of one.")
-        self.network = DualEncoder(model, processor, tokenizer, self.tokens).eval().requires_grad_(False)
-        self.space = EmbeddingSpace(f"{kind}:{_digest(home)}", self.dimension, "unit")
-
-    @property
-    def dimension(self) -> int:
-        raise NotImplementedError
+        super().__init__(DualEncoder(model, processor, tokenizer, self.tokens), f"{kind}:{_digest(path)}")
 
 
 class Clip(_FromFolder):
@@ -77,10 +77,6 @@ class Clip(_FromFolder):
     model_class, processor_class = CLIPModel, CLIPImageProcessorPil
     tokens: ClassVar[dict[str, Any]] = {"padding": True}
 
-    @property
-    def dimension(self) -> int:
-        return self.network.model.config.projection_dim
-
 
 class Siglip(_FromFolder):
     """A SiglipModel's pooled features (arXiv:2303.15343)."""
@@ -88,14 +84,23 @@ class Siglip(_FromFolder):
     model_class, processor_class = SiglipModel, SiglipImageProcessorPil
     tokens = SIGLIP_TOKENS
 
-    @property
-    def dimension(self) -> int:
-        return self.network.model.config.vision_config.hidden_size
+
+class Scene(DualEncoderTeacher):
+    """The SigLIP in a run folder of the recipe `scene-teacher`.
+
+    It covers all scenes, and the concepts and styles of training drawings.
+    """
+
+    def __init__(self, folder: str) -> None:
+        network = load_model(Path(folder))
+        if not isinstance(network, DualEncoder):
+            raise UserError(f"{folder} holds another kind of model; name the run of a scene-teacher, as scene:FOLDER.")
+        super().__init__(network, f"scene:{fingerprint(network)}")
 
 
 def _digest(folder: Path) -> str:
-    """A hash of everything in a model folder that its embeddings depend on."""
+    """Return a hash of the files in a model folder that determine its embeddings."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in _WHAT_COUNTS):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _DIGEST_SUFFIXES):
         digest.update(f"{path.name} {file_digest(path)} ".encode())
     return digest.hexdigest()[:16]

@@ -1,11 +1,11 @@
-"""Gemini Embedding through Google's own client; it costs money, and pictures and texts leave the machine."""
+"""The Gemini Embedding API as a teacher; calls cost money and send pictures and texts to Google."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,22 +13,19 @@ from PIL import Image
 from latentbridge.errors import UserError
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
-if TYPE_CHECKING:
-    from google.genai import types
-
 MODEL = "gemini-embedding-2"
-"""The paper's teacher by its present name; `gemini-embedding-001` knows no pictures."""
+"""The current name of the paper's teacher; `gemini-embedding-001` does not take pictures."""
 _KEY = "GEMINI_API_KEY"
 _FULL_DIMENSION, _SMALLEST_DIMENSION = 3072, 128
 _USD_PER_PICTURE, _USD_PER_TEXT_TOKEN = 0.00012, 0.20e-6
 _CHARACTERS_PER_TOKEN = 4
 _RETRIES: dict[str, Any] = {"attempts": 6, "initial_delay": 1.0, "max_delay": 60.0}
-"""For rate limits, timeouts and server faults; the wait doubles from try to try."""
+"""Retries after rate limits, timeouts and server errors, with exponential backoff."""
 _TIMEOUT_MS = 60_000
 
 
 class Gemini(Teacher):
-    """Unit vectors of 3072 numbers, or of fewer where asked, which are then normalised here."""
+    """Unit vectors of 3072 numbers, or of fewer, which are then normalized here."""
 
     def __init__(self, dimension: str = "") -> None:
         size = int(dimension) if dimension.isdecimal() else 0 if dimension else _FULL_DIMENSION
@@ -60,35 +57,31 @@ class Gemini(Teacher):
         )
 
     def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
-        from google.genai import types
-
-        return self._embed([types.Part.from_bytes(data=_png(picture), mime_type="image/png") for picture in pictures])
+        return self._embed([{"inline_data": {"data": _png(picture), "mime_type": "image/png"}} for picture in pictures])
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        from google.genai import types
+        return self._embed([{"text": text} for text in texts])
 
-        return self._embed([types.Part.from_text(text=text) for text in texts])
-
-    def _embed(self, parts: list[types.Part]) -> np.ndarray:
-        """One vector a part; each is a content of its own, for parts of one content share a vector."""
+    def _embed(self, parts: list[dict[str, Any]]) -> np.ndarray:
+        """Return one vector per part; each part is its own content, because parts of one content share a vector."""
         import httpx2
         from google.genai import errors, types
 
         try:
             response = self._client.models.embed_content(
                 model=MODEL,
-                contents=[types.Content(parts=[part]) for part in parts],
+                contents=[types.Content.model_validate({"parts": [part]}) for part in parts],
                 config=types.EmbedContentConfig(output_dimensionality=self.space.dimension),
             )
         except (errors.APIError, httpx2.HTTPError) as error:
             raise UserError(
-                f"Gemini did not answer ({error}); what was embedded so far is kept, so start again to go on."
+                f"Gemini did not answer ({error}); what was embedded so far is stored, so run the command again to continue."
             ) from error
         vectors = np.array([embedding.values for embedding in response.embeddings or ()], np.float32)
         if vectors.shape != (len(parts), self.space.dimension):
             raise UserError(
-                f"Gemini answered {len(parts)} items with an array of shape {list(vectors.shape)}; its interface may "
-                "have changed, so update latentbridge."
+                f"Gemini answered {len(parts)} items with an array of shape {list(vectors.shape)}; its API may have "
+                "changed, so update latentbridge."
             )
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 

@@ -1,4 +1,4 @@
-"""What two packages know, joined: EfficientNet-lite0 for pictures, MiniLM's words for texts."""
+"""The auxiliary embedding of a model (EfficientNet-lite0 and MiniLM word vectors) as a teacher."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
 
 class Package(Teacher):
-    """The second view of a model that has one (`models/omnibridge/auxiliary_embedding.py`); of the shipped model unless another is named.
+    """The auxiliary embedding of the shipped model or of another (`models/omnibridge/auxiliary_embedding.py`).
 
-    Unit vectors. A text is a bag of the lexicon's words, which leave out those of scenes: it can teach `drawings`, and
-    refuses a text of which it knows no word.
+    Unit vectors. A text is a bag of words of the embedding's vocabulary, which excludes those of scenes, so this can
+    teach `drawings`; a text without a known word is refused.
     """
 
     def __init__(self, source: str = "") -> None:
         model = load(source or "tiny")
         if not model.config.second_view.words:
-            raise UserError(f"The model {source} has no second view; name one that has, such as 'tiny'.")
-        self.view = model.second_view
-        self.space = EmbeddingSpace(f"package:{fingerprint(self.view)}", model.config.second_view.width, "unit")
+            raise UserError(f"The model {source} has no auxiliary embedding; name one that has, such as 'tiny'.")
+        self.embedding = model.second_view
+        self.space = EmbeddingSpace(f"package:{fingerprint(self.embedding)}", model.config.second_view.width, "unit")
 
     @torch.no_grad()
     def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
-        square = [fit_square(picture, self.view.eye.size_px) for picture in pictures]
-        return self.view.pictures(square).numpy()
+        size_px = self.embedding.eye.size_px
+        return self.embedding.embed_pictures([fit_square(picture, size_px) for picture in pictures]).numpy()
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        for text in texts:
-            if not self.knows(text):
+        vectors = self.embedding.embed_texts(texts)
+        for text, vector in zip(texts, vectors, strict=True):
+            if not vector.any():
                 raise UserError(
                     f"The teacher 'package' knows no word of {text!r}; leave it out or take another teacher."
                 )
-        return self.view.texts(texts).numpy()
+        return vectors.numpy()
 
     @torch.no_grad()
     def knows(self, text: str) -> bool:
-        return bool(self.view.texts([text]).any())
+        return bool(self.embedding.embed_texts([text]).any())

@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from latentbridge.models.omnibridge.aligner import draw_legacy_probability, draw_replaced, mix_convex
-from latentbridge.ranks import local_rows, world_size
+from latentbridge.models.omnibridge.aligner import draw_legacy_probability, mix_bernoulli, mix_convex
 
 BetaSchedule = Literal["none", "step", "linear", "cosine", "ladder"]
 _LADDER = (0, 0.005, 0.15, 0.75, 0.99, 2)
@@ -44,7 +43,5 @@ def mixed_inputs(
     """
     if schedule == "ladder":
         rung = min(len(_LADDER) - 1, int(len(_LADDER) * progress / ANNEALED_SHARE))
-        probability = draw_legacy_probability(_LADDER[rung], rng)
-        replaced = local_rows(draw_replaced(len(text) * world_size(), text.shape[1], probability, rng))
-        return torch.where(replaced.to(text.device)[..., None], queries, text)
+        return mix_bernoulli(text, queries, draw_legacy_probability(_LADDER[rung], rng), rng)
     return mix_convex(text, queries, beta_at(schedule, progress))

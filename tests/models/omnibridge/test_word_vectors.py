@@ -3,16 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentbridge.models.omnibridge.lexicon import (
-    CODES,
+from latentbridge.models.input_check import word_key
+from latentbridge.models.omnibridge.word_vectors import (
+    CENTROIDS,
     STOP_WORDS,
-    forms,
-    from_bits,
+    base_forms,
     letter_runs,
+    pack_5bit,
+    product_quantize,
     short_key,
-    to_bits,
-    to_codes,
-    word_key,
+    unpack_5bit,
     words_of,
 )
 
@@ -44,16 +44,16 @@ def test_runs_are_of_any_script_and_keep_their_marks():
         ("riding", "ride"), ("jumped", "jump"), ("planned", "plan"),
     ],
 )  # fmt: skip
-def test_a_form_leads_to_its_word(word: str, base: str):
-    assert next(iter(forms(word))) == word and base in forms(word)
+def test_base_forms_include_the_word(word: str, base: str):
+    assert next(iter(base_forms(word))) == word and base in base_forms(word)
 
 
 @pytest.mark.parametrize("word", ["glass", "bus", "red", "king", "does", "this"])
-def test_what_is_no_form_is_only_itself(word: str):
-    assert list(forms(word)) == [word]
+def test_uninflected_words_have_no_other_base_form(word: str):
+    assert list(base_forms(word)) == [word]
 
 
-def test_stop_words_are_no_words_of_scenes_that_tell_places():
+def test_stop_words_exclude_words_of_scenes():
     assert not STOP_WORDS & {"left", "right", "top", "bottom", "red", "background"}
 
 
@@ -63,10 +63,10 @@ def test_keys_are_parts_of_a_hash():
     assert all(-(2**31) <= short_key(str(number)) < 2**31 for number in range(1000))
 
 
-def test_five_bits_keep_what_they_can():
+def test_five_bit_quantization_is_near_the_optimum():
     table = torch.randn(1000, 8, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9)
-    packed, scale = to_bits(table)
-    again = from_bits(packed, 8) * scale
+    packed, scale = pack_5bit(table)
+    again = unpack_5bit(packed, 8) * scale
     assert packed.shape == (1000, 5) and packed.dtype == torch.uint8
     # the best uniform 32-level quantiser of a normal distribution has an error of 0.35 % of the variance (Max, 1960)
     error = (again - table).square().mean(dim=0) / table.square().mean(dim=0)
@@ -77,7 +77,7 @@ def test_product_codes_find_clusters_exactly():
     generator = torch.Generator().manual_seed(1)
     centres = torch.randn(20, 12, generator=generator) * 10
     table = centres[torch.randint(20, (600,), generator=generator)]
-    codes, book = to_codes(table, torch.Generator().manual_seed(2))
-    assert codes.shape == (600, 2) and book.shape == (2, CODES, 6)
+    codes, book = product_quantize(table, torch.Generator().manual_seed(2))
+    assert codes.shape == (600, 2) and book.shape == (2, CENTROIDS, 6)
     again = book[torch.arange(2), codes.long()].flatten(1)
     torch.testing.assert_close(again, table, atol=1e-4, rtol=0)

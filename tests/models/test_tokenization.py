@@ -1,4 +1,4 @@
-"""One tokenizer in several hands."""
+"""Concurrent use of one tokenizer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from threading import Thread
 
 from latentbridge.models.checkpoint import ASSETS
-from latentbridge.models.vocabulary import encode, load_tokenizer, token_id
+from latentbridge.models.tokenization import encode, load_tokenizer, token_id
 
 MARK = "<|im_end|>"
 
 
-def test_threads_do_not_read_each_others_way_with_special_tokens():
+def test_threads_do_not_share_the_special_token_setting():
     tokenizer = load_tokenizer(ASSETS / "tokenizer")
     found: dict[bool, set[Sequence[int]]] = {True: set(), False: set()}
 

@@ -1,7 +1,8 @@
-"""The tiny model's tokenizer: a byte-level BPE in Qwen2's own format, learned from the texts of the worlds."""
+"""Tokenizers in Qwen2's format: training of a byte-level BPE, loading, and encoding."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
@@ -17,17 +18,15 @@ from latentbridge.prompts import IMG_END, IMG_START
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", IMG_START, IMG_END,
 )  # fmt: skip
+_ENCODE_LOCK = Lock()
+"""Held while a tokenizer encodes, because `split_special_tokens` sets state of the tokenizer."""
 
 
-_ENCODING = Lock()
-"""Held while a tokenizer encodes: whether names of special tokens count is state of the tokenizer, which calls set."""
-
-
-def learn_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
-    """A Qwen2Tokenizer of at most `vocab_size` tokens, special tokens included, with Qwen2's own pre-tokenisation."""
-    learner = Tokenizer(BPE())
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
+    """Train a Qwen2Tokenizer of at most `vocab_size` tokens, special tokens included, with Qwen2's pre-tokenization."""
+    bpe = Tokenizer(BPE())
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )  # pyright: ignore
     trainer = trainers.BpeTrainer(
@@ -35,22 +34,21 @@ def learn_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    learner.train_from_iterator(texts, trainer)
-    vocab = learner.get_vocab()
-    merges = [tuple(merge) for merge in _merges(learner)]
+    bpe.train_from_iterator(texts, trainer)
+    model = json.loads(bpe.to_str())["model"]
     return Qwen2Tokenizer(
-        vocab=vocab,
-        merges=merges,  # pyright: ignore[reportArgumentType]
+        vocab=bpe.get_vocab(),
+        merges=[tuple(merge) for merge in model["merges"]],  # pyright: ignore[reportArgumentType]
         extra_special_tokens=list(SPECIAL_TOKENS[1:]),
         model_max_length=1024,
     )
 
 
 def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
-    """The tokenizer saved in a model folder; raises UserError where it is missing or damaged."""
+    """Load the tokenizer in a model folder; raises UserError if it is missing or damaged."""
     try:
         Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # the Rust reader raises nothing narrower
+    except Exception as error:  # the Rust parser raises bare Exception
         raise UserError(
             f"Cannot read {folder / 'tokenizer.json'} ({error}); download or train the model again."
         ) from error
@@ -58,22 +56,16 @@ def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool = False) -> list[int]:
-    """Token ids; unless `special`, the names of special tokens are text like any other, as what users type must be.
+    """Return token ids; without `special`, names of special tokens are encoded as plain text, as user input must be.
 
-    Threads may share the tokenizer.
+    Safe for concurrent use of one tokenizer.
     """
-    with _ENCODING:
+    with _ENCODE_LOCK:
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special)
 
 
-def _merges(learner: Tokenizer) -> list[list[str]]:
-    import json
-
-    return json.loads(learner.to_str())["model"]["merges"]
-
-
 def token_id(tokenizer: Qwen2Tokenizer, token: str) -> int:
-    """The id of a special token that must exist."""
-    found = tokenizer.convert_tokens_to_ids(token)
-    assert isinstance(found, int), token
-    return found
+    """Return the id of a special token that must exist."""
+    index = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(index, int), token
+    return index
