@@ -15,10 +15,10 @@ from latentbridge import indexing
 from latentbridge.config import ModelConfig
 from latentbridge.data.pictures import Fault, FolderPictures, Found
 from latentbridge.images import open_picture
-from latentbridge.indexing import fill_index
+from latentbridge.indexing import sync_index
 from latentbridge.models.checkpoint import new_model
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.retrieval.exact import ExactIndex
+from latentbridge.retrieval.exact_index import ExactIndex
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_pass_that_was_stopped_goes_on_where_it_stopped(
     model: Model, source: FolderPictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, index, embed, batches = ExactIndex(model.embedding_size), ExactIndex(model.embedding_size), model.embed, []
-    fill_index(model, whole, source)
+    sync_index(model, whole, source)
 
     def stopped(images: list) -> np.ndarray:
         batches.append(len(images))
@@ -49,9 +49,9 @@ def test_a_pass_that_was_stopped_goes_on_where_it_stopped(
 
     monkeypatch.setattr(model, "embed", stopped)
     with pytest.raises(KeyboardInterrupt):
-        fill_index(model, index, source)
+        sync_index(model, index, source)
     assert list(index.ids()) == [f"{number:02d}.png" for number in range(6)]
-    built = fill_index(model, index, source)
+    built = sync_index(model, index, source)
     assert (built.embedded, built.unchanged, built.dropped) == (5, 6, 0)
     assert batches == [3, 3, 3, 3, 2]
     ids = list(whole.ids())
@@ -60,7 +60,7 @@ def test_a_pass_that_was_stopped_goes_on_where_it_stopped(
 
 def test_what_came_from_elsewhere_stays_and_an_unread_shard_drops_nothing(model: Model, source: FolderPictures) -> None:
     index = ExactIndex(model.embedding_size)
-    fill_index(model, index, source, {"owner": "anna"})
+    sync_index(model, index, source, {"owner": "anna"})
     index.add(["mine"], index.vectors(["00.png"]))
     for name in ("03.png", "04.png"):
         (source.folder / name).unlink()
@@ -68,11 +68,11 @@ def test_what_came_from_elsewhere_stays_and_an_unread_shard_drops_nothing(model:
     source.unread.append("far/4.tar")
     (source.folder / "05.png").write_bytes(b"broken since")
     left_out: list[str] = []
-    built = fill_index(model, index, source, {"owner": "anna"}, left_out=left_out.append)
+    built = sync_index(model, index, source, {"owner": "anna"}, left_out=left_out.append)
     assert (built.embedded, built.unchanged, built.dropped) == (0, 8, 1)
     assert built.left_out == left_out and "05.png" in left_out[0]
     assert {"mine", "04.png"} <= set(index.ids()) and not {"03.png", "05.png"} & set(index.ids())
-    assert fill_index(model, index, source, mirror=False).dropped == 0
+    assert sync_index(model, index, source, mirror=False).dropped == 0
 
 
 def test_two_sources_keep_their_pictures_of_one_id_apart(
@@ -84,13 +84,13 @@ def test_two_sources_keep_their_pictures_of_one_id_apart(
         Image.new("RGB", (20, 20), color).save(picture)
         os.utime(picture, (1, 1))
     index = ExactIndex(model.embedding_size)
-    fill_index(model, index, source)
+    sync_index(model, index, source)
     before = index.vectors(["00.bmp"])
-    built = fill_index(model, index, FolderPictures(other))
+    built = sync_index(model, index, FolderPictures(other))
     assert built.embedded == 0 and len(built.left_out) == 1 and str(source.folder) in built.left_out[0]
     assert np.array_equal(index.vectors(["00.bmp"]), before)
     (source.folder / "00.bmp").unlink()  # as if the folder had gone
-    assert fill_index(model, index, FolderPictures(other)).embedded == 1
+    assert sync_index(model, index, FolderPictures(other)).embedded == 1
     assert not np.array_equal(index.vectors(["00.bmp"]), before)
 
 
@@ -104,7 +104,7 @@ def test_of_pictures_with_one_id_the_first_counts(model: Model, source: FolderPi
                 yield Found(each.id, "other", {"second": True}, each.image)
 
     index = ExactIndex(model.embedding_size)
-    assert fill_index(model, index, Twice(source.folder)).embedded == 2
+    assert sync_index(model, index, Twice(source.folder)).embedded == 2
     assert all("second" not in (metadata or {}) for metadata in index.metadata(["00.png", "01.png"]))
 
 
@@ -129,7 +129,7 @@ def test_pictures_of_the_next_batch_alone_are_opened_while_one_is_embedded(
 
     monkeypatch.setattr(indexing, "_opened", noted)
     monkeypatch.setattr(model, "embed", meanwhile)
-    fill_index(model, index, source)
+    sync_index(model, index, source)
     assert sorted(begun) == list(index.ids()) == [f"{number:02d}.png" for number in range(11)]
     pictures = [open_picture(source.folder / name) for name in begun[:3]]
     assert np.array_equal(index.vectors(begun[:3]), embed(images=pictures))

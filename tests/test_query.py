@@ -13,11 +13,11 @@ from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import fingerprint, load, new_model
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.query import QueryPart, build_index, check_maker, parse_query, query_of, search_index
-from latentbridge.retrieval.exact import ExactIndex
+from latentbridge.query import QueryPart, build_index, check_index_model, embed_query, parse_query, search_index
+from latentbridge.retrieval.base_index import Index
+from latentbridge.retrieval.exact_index import ExactIndex
 from latentbridge.retrieval.filters import Condition
-from latentbridge.retrieval.index import Index
-from latentbridge.retrieval.vector_rows import combine
+from latentbridge.retrieval.vector_rows import combine_vectors
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
 
@@ -70,20 +70,20 @@ def test_parts_are_weighed_and_a_negative_one_leads_away(model: Model, index: In
     picture, red, owl = model.embed(images=pictures[0]), model.embed(texts="red"), model.embed(texts="an owl")
     wishes = [
         QueryPart(picture=pictures[0]),
-        QueryPart(words="but red", weight=0.5),
-        QueryPart(words="an owl", weight=-0.25),
+        QueryPart(text="but red", weight=0.5),
+        QueryPart(text="an owl", weight=-0.25),
     ]
-    expected = combine([picture, red, owl], [1, 0.5, -0.25])
-    assert query_of(model, index, wishes) == pytest.approx(expected, abs=1e-6)
+    expected = combine_vectors([picture, red, owl], [1, 0.5, -0.25])
+    assert embed_query(model, index, wishes) == pytest.approx(expected, abs=1e-6)
     assert [hit.id for hit in search_index(model, index, *wishes)] == [hit.id for hit in index.search(expected)[0]]
     given = [QueryPart(vector=picture), QueryPart(vector=red, weight=0.5), QueryPart(vector=owl, weight=-0.25)]
-    assert np.array_equal(query_of(model, index, given), expected)
+    assert np.array_equal(embed_query(model, index, given), expected)
     with pytest.raises(UserError, match="not only what to avoid"):
-        search_index(model, index, QueryPart(words="red", weight=-1.0))
+        search_index(model, index, QueryPart(text="red", weight=-1.0))
 
 
 def test_more_like_an_item_leaves_the_item_out(model: Model, index: Index) -> None:
-    alone = combine([index.vectors(["c"])], [1.0])  # a wish has length 1 anew, to float32's last bit
+    alone = combine_vectors([index.vectors(["c"])], [1.0])  # a wish has length 1 anew, to float32's last bit
     expected = [hit for hit in index.search(alone, 5)[0] if hit.id != "c"]
     assert search_index(model, index, QueryPart(item="c"), k=4) == expected
     assert search_index(model, index, QueryPart(item="c"), k=2) == expected[:2]
@@ -100,16 +100,16 @@ def test_only_what_meets_the_conditions_is_found(model: Model, pictures: list[Pi
 
 
 def test_a_wish_is_one_of_three() -> None:
-    for wrong in ({}, {"words": "red", "item": "a"}):
+    for wrong in ({}, {"text": "red", "item": "a"}):
         with pytest.raises(UserError, match="one of the three"):
             QueryPart(**wrong)
 
 
 def test_an_index_of_another_model_is_refused(model: Model, index: Index, small_config: ModelConfig) -> None:
-    assert index.maker == fingerprint(model)
-    check_maker(new_model(small_config, seed=0), index, "here")
+    assert index.model_fingerprint == fingerprint(model)
+    check_index_model(new_model(small_config, seed=0), index, "here")
     with pytest.raises(UserError, match="another model"):
-        check_maker(new_model(small_config, seed=1), index, "here")
+        check_index_model(new_model(small_config, seed=1), index, "here")
 
 
 # --- words that the shipped model does not know ---
@@ -147,14 +147,14 @@ def test_where_no_word_is_known_nothing_is_found_unless_asked(tiny: Model, tiny_
 def test_beside_a_picture_unknown_words_are_left_out(tiny: Model, tiny_index: Index, pictures: list[Picture]):
     alone = search_index(tiny, tiny_index, QueryPart(picture=pictures[2]))
     beside = search_index(
-        tiny, tiny_index, QueryPart(picture=pictures[2]), "but zxqv", QueryPart(words="blorp", weight=-0.5)
+        tiny, tiny_index, QueryPart(picture=pictures[2]), "but zxqv", QueryPart(text="blorp", weight=-0.5)
     )
     assert beside == alone and alone.warnings == [] and alone.unknown_words == []
     assert beside.warnings == ['The model does not know "zxqv" and "blorp"; ranked by the rest.']
 
 
 def test_what_is_to_be_avoided_alone_ranks_nothing(tiny: Model, tiny_index: Index):
-    found = search_index(tiny, tiny_index, "zxqv", QueryPart(words="red", weight=-0.5))
+    found = search_index(tiny, tiny_index, "zxqv", QueryPart(text="red", weight=-0.5))
     assert found == [] and "nothing was looked for" in found.warnings[0]
 
 
@@ -171,8 +171,8 @@ def test_what_is_to_be_avoided_alone_ranks_nothing(tiny: Model, tiny_index: Inde
     ],
 )
 def test_words_of_its_worlds_and_common_ones_are_known(tiny: Model, text: str):
-    query = parse_query(tiny, [QueryPart(words=text)])
-    assert query.unknown_words == [] and query.warnings == [] and query.parts == [QueryPart(words=text)]
+    query = parse_query(tiny, [QueryPart(text=text)])
+    assert query.unknown_words == [] and query.warnings == [] and query.parts == [QueryPart(text=text)]
 
 
 def test_a_model_without_a_record_of_its_words_reports_none(model: Model, index: Index):

@@ -17,8 +17,8 @@ from latentbridge.data.pictures import PLACES, Found, Source
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.filters import Condition
-from latentbridge.retrieval.index import Index
 from latentbridge.types import Picture
 
 _BATCH = 64
@@ -73,7 +73,7 @@ class _Read:
     """Where it says nothing."""
 
 
-def fill_index(
+def sync_index(
     model: Model,
     index: Index,
     source: Source,

@@ -13,10 +13,10 @@ from latentbridge.data.pictures import KEPT_PX, thumbnail
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.retrieval.exact import ExactIndex
+from latentbridge.retrieval.base_index import Index
+from latentbridge.retrieval.exact_index import ExactIndex
 from latentbridge.retrieval.filters import Condition
-from latentbridge.retrieval.index import Index
-from latentbridge.retrieval.vector_rows import combine
+from latentbridge.retrieval.vector_rows import combine_vectors
 from latentbridge.types import Hit, Picture
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class QueryPart:
     Who has the vector of words or a picture already gives that instead.
     """
 
-    words: str | None = None
+    text: str | None = None
     picture: ImageLike | None = None
     item: str | None = None
     weight: float = 1.0
@@ -39,12 +39,12 @@ class QueryPart:
     """A unit vector of the index's model, float32 [e]."""
 
     def __post_init__(self) -> None:
-        if sum(part is not None for part in (self.words, self.picture, self.item, self.vector)) != 1:
+        if sum(part is not None for part in (self.text, self.picture, self.item, self.vector)) != 1:
             raise UserError("A part of a query is words, a picture or an item of the index; give one of the three.")
 
-    def spoken(self, alone: bool) -> str | None:
+    def text_to_embed(self, alone: bool) -> str | None:
         """The words as they are embedded: beside other parts ("but at night") without what joins them."""
-        return self.words if self.words is None or alone else self.words.strip().removeprefix("but ")
+        return self.text if self.text is None or alone else self.text.strip().removeprefix("but ")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def build_index(
     return index
 
 
-def show_items(
+def item_thumbnails(
     index: Index, ids: Sequence[str], metadata: Sequence[dict[str, Any] | None], size_px: int = KEPT_PX
 ) -> list[Picture]:
     """A small square of each item, whose metadata are at hand: `data.pictures.thumbnail`."""
@@ -107,12 +107,12 @@ def search_index(
     no hits, unless `allow_unknown`.
     """
     query = parse_query(
-        model, [QueryPart(words=part) if isinstance(part, str) else part for part in asked], allow_unknown
+        model, [QueryPart(text=part) if isinstance(part, str) else part for part in asked], allow_unknown
     )
     if not query.can_rank:
         return Hits(query=query)
     given = {wish.item for wish in query.parts if wish.item is not None}
-    hits = index.search(query_of(model, index, query.parts), k + len(given), where)[0]
+    hits = index.search(embed_query(model, index, query.parts), k + len(given), where)[0]
     return Hits([hit for hit in hits if hit.id not in given][:k], query)
 
 
@@ -128,7 +128,7 @@ def parse_query(model: Model, wishes: Sequence[QueryPart], allow_unknown: bool =
     unknown: list[str] = []
     lost: list[str] = []
     for wish in wishes:
-        text = wish.spoken(alone=len(wishes) == 1)
+        text = wish.text_to_embed(alone=len(wishes) == 1)
         if text is None:
             parts.append(wish)
             continue
@@ -137,7 +137,7 @@ def parse_query(model: Model, wishes: Sequence[QueryPart], allow_unknown: bool =
         if not report.rest:
             lost.append(text)
         if report.rest or allow_unknown:
-            parts.append(replace(wish, words=report.rest or text))
+            parts.append(replace(wish, text=report.rest or text))
     query = ParsedQuery(parts, list(dict.fromkeys(unknown)))
     if warning := _warning(query, lost, allow_unknown):
         query.warnings.append(warning)
@@ -155,29 +155,29 @@ def _warning(query: ParsedQuery, lost: Sequence[str], allow_unknown: bool) -> st
     return ""
 
 
-def _quoted(words: Sequence[str]) -> str:
+def _quoted(text: Sequence[str]) -> str:
     """Words as a sentence lists them: "a", "b" and "c"."""
-    *first, last = [f'"{word}"' for word in words]
+    *first, last = [f'"{word}"' for word in text]
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def query_of(model: Model, index: Index, wishes: Sequence[QueryPart]) -> np.ndarray:
+def embed_query(model: Model, index: Index, wishes: Sequence[QueryPart]) -> np.ndarray:
     """Return the unit vector, float32 [e], along the weighted sum of the parts' vectors."""
     vectors = [_vector(model, index, wish, alone=len(wishes) == 1) for wish in wishes]
-    return combine(vectors, [wish.weight for wish in wishes])
+    return combine_vectors(vectors, [wish.weight for wish in wishes])
 
 
-def check_maker(model: Model, index: Index, address: Any) -> None:
+def check_index_model(model: Model, index: Index, address: Any) -> None:
     """Raises UserError where the index was built with another model."""
-    if index.maker not in ("", fingerprint(model)):
+    if index.model_fingerprint not in ("", fingerprint(model)):
         raise UserError(f"{address} was built with another model; build it again or name that model with --model.")
 
 
 def _vector(model: Model, index: Index, wish: QueryPart, alone: bool) -> np.ndarray:
     if wish.vector is not None:
         return wish.vector
-    if (words := wish.spoken(alone)) is not None:
-        return model.embed(texts=words)
+    if (text := wish.text_to_embed(alone)) is not None:
+        return model.embed(texts=text)
     if wish.picture is not None:
         return model.embed(images=wish.picture)
     return index.vectors([str(wish.item)])[0]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.retrieval.vectors import unit
+from tests.retrieval.unit_vectors import unit
 
-from latentbridge.retrieval import disk
-from latentbridge.retrieval.disk import DiskIndex
+from latentbridge.retrieval import disk_index
+from latentbridge.retrieval.disk_index import DiskIndex
 from latentbridge.retrieval.filters import Condition
-from latentbridge.retrieval.health import LEAST_RECALL, health
+from latentbridge.retrieval.health_check import LEAST_RECALL, check_health
 
 pytest.importorskip("faiss", reason="cells need faiss; pip install 'latentbridge[index]'")
 
@@ -21,8 +21,8 @@ COUNT, DIMENSION = 4001, 24
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiskIndex:
     """An index of 4,001 items in 19 clusters, with cells over all of them; items know their number and whether it is odd."""
-    monkeypatch.setattr(disk, "CELLS_FROM", 1000)
-    monkeypatch.setattr(disk, "_FEW", 100)
+    monkeypatch.setattr(disk_index, "IVF_MIN_ITEMS", 1000)
+    monkeypatch.setattr(disk_index, "_FEW", 100)
     index = DiskIndex.create(tmp_path, DIMENSION)
     index.add([str(i) for i in range(COUNT)], clustered(0, COUNT), [{"n": i, "odd": i % 2 == 1} for i in range(COUNT)])
     index.refresh()
@@ -39,7 +39,7 @@ def clustered(seed: int, count: int) -> np.ndarray:
 
 def test_cells_find_what_is_best_with_exact_scores(large: DiskIndex) -> None:
     assert "cells of 4,001 items" in large.description()["search"]
-    found = health(large)
+    found = check_health(large)
     assert found.faults == () and found.recall >= LEAST_RECALL
     queries = clustered(1, 23)
     for quick, exact in zip(large.search(queries), large.search(queries, exact=True), strict=True):
@@ -59,19 +59,19 @@ def test_late_removed_and_replaced_items_are_found_as_they_are_now(large: DiskIn
     large.refresh()  # too little has changed
     large.compact()
     assert [hit.id for hit in large.search(query, 2)[0]] == ["late", third]
-    assert "cells of 4,001 items" in large.description()["search"] and health(large).faults == ()
+    assert "cells of 4,001 items" in large.description()["search"] and check_health(large).faults == ()
 
 
 def test_cells_of_a_newer_file_than_the_one_that_was_put_back_do_no_harm(large: DiskIndex, tmp_path: Path) -> None:
     large.compact()  # all of it is in the one file
-    before = (tmp_path / disk.FILE).read_bytes()
+    before = (tmp_path / disk_index.FILE).read_bytes()
     query = clustered(5, 1)
     large.add([f"new {i}" for i in range(300)], np.repeat(query, 300, axis=0))
     large.refresh()
     large.close()
-    for path in tmp_path.glob(f"{disk.FILE}*"):
+    for path in tmp_path.glob(f"{disk_index.FILE}*"):
         path.unlink()
-    (tmp_path / disk.FILE).write_bytes(before)
+    (tmp_path / disk_index.FILE).write_bytes(before)
     hits = DiskIndex(tmp_path).search(query)[0]
     assert not any(hit.id.startswith("new") for hit in hits)
 
@@ -97,7 +97,7 @@ def test_growing_extends_the_cells_and_growing_fourfold_makes_new_ones(large: Di
     large.add([f"far more {i}" for i in range(13_000)], clustered(5, 13_000))
     large.refresh()
     assert f" {centres} cells" not in large.description()["search"]
-    assert health(large).recall >= LEAST_RECALL
+    assert check_health(large).recall >= LEAST_RECALL
 
 
 @pytest.mark.parametrize("damage", ["cut", "remove"])

@@ -15,17 +15,17 @@ import traceback
 from pathlib import Path
 
 import pytest
-from tests.retrieval.vectors import unit
+from tests.retrieval.unit_vectors import unit
 
-from latentbridge.retrieval import disk
-from latentbridge.retrieval.disk import DiskIndex
-from latentbridge.retrieval.exact import ExactIndex
-from latentbridge.retrieval.health import health
-from latentbridge.retrieval.index import Index
+from latentbridge.retrieval import disk_index
+from latentbridge.retrieval.base_index import Index
+from latentbridge.retrieval.disk_index import DiskIndex
+from latentbridge.retrieval.exact_index import ExactIndex
+from latentbridge.retrieval.health_check import check_health
 from latentbridge.rng import numpy_rng
 
 KILLS, FOLDERS = 200, 10
-DIMENSION, IDS, CELLS_FROM = 24, 701, 300
+DIMENSION, IDS, IVF_MIN_ITEMS = 24, 701, 300
 LONGEST_S = 0.6
 KINDS = ("add", "add", "add", "add", "delete", "refresh", "compact", "check")
 
@@ -44,7 +44,7 @@ def step(index: Index, seed: int, number: int) -> None:
     elif kind == "compact":
         index.compact()
     else:
-        assert health(index, 5).faults == ()
+        assert check_health(index, 5).faults == ()
 
 
 def work(folder: Path, seed: int, first: int) -> None:
@@ -84,7 +84,7 @@ def contents(index: Index) -> dict[str, tuple[bytes, object]]:
 def test_killed_at_any_moment_it_holds_what_it_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(disk, "CELLS_FROM", CELLS_FROM)
+    monkeypatch.setattr(disk_index, "IVF_MIN_ITEMS", IVF_MIN_ITEMS)
     oracle, done, chance, advanced = ExactIndex(DIMENSION), 0, numpy_rng(seed, "kill moments"), 0
     for trial in range(KILLS // FOLDERS):
         seconds = float(chance.uniform(0, LONGEST_S))
@@ -98,7 +98,7 @@ def test_killed_at_any_moment_it_holds_what_it_acknowledged(
         if left != contents(oracle):
             step(oracle, seed, done)  # the one that was under way is there wholly
             assert left == contents(oracle), f"trial {trial}, killed in step {done} after {seconds:.3f} s"
-        found = health(index, 20)
+        found = check_health(index, 20)
         assert found.faults == ()
         queries = unit(chance, 7, DIMENSION)
         assert index.search(queries, exact=True) == oracle.search(queries), f"trial {trial}"

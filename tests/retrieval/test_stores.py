@@ -17,19 +17,25 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.retrieval.threads import looking
-from tests.retrieval.vectors import compass, unit
+from tests.retrieval.reader_threads import looking
+from tests.retrieval.unit_vectors import compass, unit
 
 from latentbridge.errors import UserError
-from latentbridge.retrieval import disk
-from latentbridge.retrieval.disk import FILE, DiskIndex
-from latentbridge.retrieval.duplicates import near_duplicates
-from latentbridge.retrieval.exact import ExactIndex
-from latentbridge.retrieval.filters import OPERATORS, Condition, hold, parse_condition
-from latentbridge.retrieval.health import LEAST_RECALL, health
-from latentbridge.retrieval.index import Index
-from latentbridge.retrieval.items import MAX_THUMBNAIL_BYTES, check_name
-from latentbridge.retrieval.stores import address_in, create_index, holds_index, names_in, open_index
+from latentbridge.retrieval import disk_index
+from latentbridge.retrieval.base_index import Index
+from latentbridge.retrieval.disk_index import FILE, DiskIndex
+from latentbridge.retrieval.exact_index import ExactIndex
+from latentbridge.retrieval.filters import OPERATORS, Condition, matches_all, parse_condition
+from latentbridge.retrieval.health_check import LEAST_RECALL, check_health
+from latentbridge.retrieval.index_factory import (
+    create_index,
+    index_address,
+    is_index_folder,
+    list_index_names,
+    open_index,
+)
+from latentbridge.retrieval.near_duplicates import find_near_duplicates
+from latentbridge.retrieval.validation import MAX_THUMBNAIL_BYTES, check_index_name
 
 Make = Callable[[int], Index]
 _NOBODY = 65534
@@ -94,7 +100,7 @@ def test_a_random_history_ends_as_the_oracle_does(make: Make) -> None:
     ids = list(oracle.ids())
     assert list(index.ids()) == ids and len(index) == len(ids) > 20
     assert np.array_equal(index.vectors(ids), oracle.vectors(ids)) and index.metadata(ids) == oracle.metadata(ids)
-    found = health(index)
+    found = check_health(index)
     assert (found.items, found.faults, found.recall) == (len(ids), (), 1.0)
 
 
@@ -118,7 +124,7 @@ def test_thumbnails_stay_with_their_items_and_are_small(make: Make) -> None:
 def test_an_empty_index_and_a_k_larger_than_it(make: Make) -> None:
     index = make(2)
     assert index.search(np.array([[1.0, 0.0], [0.0, 1.0]]), k=3) == [[], []]
-    assert health(index).queries == 0
+    assert check_health(index).queries == 0
     assert len(compass(index).search(np.array([1.0, 0.0]), k=50)[0]) == 3
     with pytest.raises(UserError, match="at least one"):
         index.search(np.array([1.0, 0.0]), k=0)
@@ -172,7 +178,7 @@ def test_filters_mean_the_same_everywhere(make: Make, metadata: list[dict[str, A
     index = make(2)
     index.delete(list(index.ids()))
     index.add([str(i) for i in range(len(metadata))], np.tile([[1.0, 0.0]], (len(metadata), 1)), metadata)
-    assert list(index.ids(where)) == [str(i) for i, entry in enumerate(metadata) if hold(where, entry)]
+    assert list(index.ids(where)) == [str(i) for i, entry in enumerate(metadata) if matches_all(where, entry)]
 
 
 @pytest.mark.parametrize(
@@ -214,14 +220,14 @@ def test_indexes_side_by_side_are_listed_and_have_addresses(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     shelf = tmp_path / "shelf" if kind == "folder" else request.getfixturevalue("postgres")
-    before = names_in(shelf)
+    before = list_index_names(shelf)
     for name in ("side-b", "side-a"):
-        create_index(address_in(shelf, name), 2).close()
-    assert [name for name in names_in(shelf) if name not in before] == ["side-a", "side-b"]
-    assert len(open_index(address_in(shelf, "side-a"))) == 0
+        create_index(index_address(shelf, name), 2).close()
+    assert [name for name in list_index_names(shelf) if name not in before] == ["side-a", "side-b"]
+    assert len(open_index(index_address(shelf, "side-a"))) == 0
     for name in ("../side-a", "Side", ""):
         with pytest.raises(UserError, match="cannot name an index"):
-            address_in(shelf, name)
+            index_address(shelf, name)
 
 
 # --- a database elsewhere ---
@@ -235,8 +241,8 @@ def test_a_database_keeps_indexes_apart_and_their_makers(postgres: str) -> None:
     other = create_index(f"{postgres}/kept-apart-2", 3, "a model")
     index.close()
     again = open_index(address)
-    assert (again.dimension, again.maker, len(again), len(other)) == (2, "a model", 4, 0)
-    assert health(again).faults == () and again.description()["bytes"] > 0
+    assert (again.dimension, again.model_fingerprint, len(again), len(other)) == (2, "a model", 4, 0)
+    assert check_health(again).faults == () and again.description()["bytes"] > 0
     with pytest.raises(UserError, match="another model"):
         create_index(address, 2, "another")
     with pytest.raises(UserError, match="holds no index"):
@@ -251,7 +257,7 @@ def test_a_database_finds_through_its_graph_and_through_a_filter(postgres: str) 
     index = create_index(f"{postgres}/graph", 16)
     index.add([str(i) for i in range(count)], unit(rng, count, 16), [{"n": i} for i in range(count)])
     index.refresh()
-    assert health(index).recall >= LEAST_RECALL
+    assert check_health(index).recall >= LEAST_RECALL
     few = [Condition("n", "<", 50)]
     queries = unit(rng, 5, 16)
     assert index.search(queries, 10, few) == index.search(queries, 10, few, exact=True)
@@ -282,9 +288,9 @@ def test_a_folder_keeps_what_was_added_and_its_maker(tmp_path: Path) -> None:
     index = compass(create_index(tmp_path / "index", 2, "a model"))
     index.add(["odd \u2028 name"], np.array([[0.0, -1.0]]))
     index.close()
-    assert holds_index(tmp_path / "index") and not holds_index(tmp_path)
+    assert is_index_folder(tmp_path / "index") and not is_index_folder(tmp_path)
     again = open_index(tmp_path / "index")
-    assert (again.dimension, again.maker, len(again)) == (2, "a model", 4)
+    assert (again.dimension, again.model_fingerprint, len(again)) == (2, "a model", 4)
     assert again.search(np.array([0.0, -1.0]), 1)[0][0].id == "odd \u2028 name"
     assert len(create_index(tmp_path / "index", 2, "a model")) == 4
     with pytest.raises(UserError, match="another model"):
@@ -314,7 +320,7 @@ def test_items_that_are_replaced_are_there_all_the_time(
     pair, others = unit(np.random.default_rng(7), 2, 3), 100 if kind == "cells" else 0
     index.add(["a", "b"], pair)
     if others:
-        monkeypatch.setattr(disk, "CELLS_FROM", others)
+        monkeypatch.setattr(disk_index, "IVF_MIN_ITEMS", others)
         index.add([str(number) for number in range(others)], np.repeat(-pair[:1], others, axis=0))
         index.refresh()
 
@@ -330,7 +336,7 @@ def test_items_that_are_replaced_are_there_all_the_time(
 
 
 def test_what_was_replaced_leaves_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "_WASTE", 20)
+    monkeypatch.setattr(disk_index, "_WASTE", 20)
     index = DiskIndex.create(tmp_path, 3)
     vectors, rows = unit(np.random.default_rng(8), 7, 3), list[int]()
     for _ in range(30):
@@ -343,7 +349,7 @@ def test_what_was_replaced_leaves_memory(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_index_whose_making_was_killed_was_never_there(tmp_path: Path) -> None:
     code = (
-        "import os, sqlite3, latentbridge.retrieval.item_file as file\n"
+        "import os, sqlite3, latentbridge.retrieval.item_database as file\n"
         "file._SCHEMA = (*file._SCHEMA[:3], 'SELECT die()')\n"
         "connect = sqlite3.connect\n"
         "def deadly(*all, **named):\n"
@@ -351,11 +357,11 @@ def test_an_index_whose_making_was_killed_was_never_there(tmp_path: Path) -> Non
         "    made.create_function('die', 0, lambda: os.kill(os.getpid(), 9))\n"
         "    return made\n"
         "sqlite3.connect = deadly\n"
-        f"from latentbridge.retrieval.disk import DiskIndex; DiskIndex.create(__import__('pathlib').Path({str(tmp_path / 'new')!r}), 3)"
+        f"from latentbridge.retrieval.disk_index import DiskIndex; DiskIndex.create(__import__('pathlib').Path({str(tmp_path / 'new')!r}), 3)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    assert names_in(tmp_path) == []
-    assert len(create_index(tmp_path / "new", 3)) == 0 and names_in(tmp_path) == ["new"]
+    assert list_index_names(tmp_path) == []
+    assert len(create_index(tmp_path / "new", 3)) == 0 and list_index_names(tmp_path) == ["new"]
 
 
 def test_of_several_who_make_an_index_all_have_the_first_ones(tmp_path: Path) -> None:
@@ -372,7 +378,7 @@ def test_copies_are_each_in_a_pair(make: Make) -> None:
     names = [f"{number:02d}" for number in range(23)]
     index.add(names, np.repeat(vector, 23, axis=0))
     index.add(["other"], -vector)
-    pairs = [(first, second) for first, second, _ in near_duplicates(index, 0.99)]
+    pairs = [(first, second) for first, second, _ in find_near_duplicates(index, 0.99)]
     assert {name for pair in pairs for name in pair} == set(names)
     assert len(set(pairs)) == len(pairs) and all(first < second for first, second in pairs)
 
@@ -402,7 +408,9 @@ def reader() -> Iterator[tuple[Path, Callable[[str], str]]]:
         for path in folder.iterdir():
             path.chmod(0o444)
         head = f"import sys; sys.path[:] = {sys.path!r}; folder = {str(folder)!r}; import numpy as np\n"
-        head += "from latentbridge.errors import UserError; from latentbridge.retrieval.stores import open_index\n"
+        head += (
+            "from latentbridge.errors import UserError; from latentbridge.retrieval.index_factory import open_index\n"
+        )
         head += "from latentbridge.retrieval.ivf import available; available() and __import__('faiss')\n"
         if os.getuid() == 0:  # who is root may write whatever a folder's mode says; others may not read root's Python
             head += f"import os; os.setuid({_NOBODY})\n"
@@ -506,10 +514,10 @@ def test_folders_without_an_index_and_with_an_old_one_say_what_to_do(tmp_path: P
 
 @pytest.mark.parametrize("name", ["pets", "a", "2026_photos-old"])
 def test_names_that_may_come_from_outside(name: str) -> None:
-    assert check_name(name) == name
+    assert check_index_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "Pets", "-a", "a b", "a.b", "é", "a" * 49, "a\n", "a\0"])
 def test_names_that_may_not(name: str) -> None:
     with pytest.raises(UserError, match="cannot name an index"):
-        check_name(name)
+        check_index_name(name)

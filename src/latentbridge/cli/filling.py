@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
     from latentbridge.indexing import Built
     from latentbridge.models.omnibridge.modeling_omnibridge import Model
-    from latentbridge.retrieval.index import Index
+    from latentbridge.retrieval.base_index import Index
 
 LEFT_OUT = "left_out.txt"
 """The pictures that could not be used, listed beside the index."""
@@ -19,16 +19,16 @@ LEFT_OUT = "left_out.txt"
 def fill(
     model: Model, index: Index, source: Source, fields: dict[str, Any] | None = None, mirror: bool = True
 ) -> Built:
-    """`fill_index` with a bar, and with what is left out named as it is met."""
+    """`sync_index` with a bar, and with what is left out named as it is met."""
     from tqdm import tqdm
 
-    from latentbridge.indexing import fill_index
+    from latentbridge.indexing import sync_index
 
     def say(sentence: str) -> None:
         tqdm.write(f"left out: {sentence}", file=sys.stderr)
 
     with tqdm(total=source.count(), desc="indexing", unit="picture", disable=None) as bar:
-        return fill_index(model, index, source, fields, mirror=mirror, left_out=say, progress=bar.update)
+        return sync_index(model, index, source, fields, mirror=mirror, left_out=say, progress=bar.update)
 
 
 def tell(place: str, index: Index, built: Built, as_json: bool) -> None:

@@ -13,8 +13,8 @@ from latentbridge.errors import UserError
 
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
+    from latentbridge.retrieval.base_index import Index
     from latentbridge.retrieval.filters import Condition
-    from latentbridge.retrieval.index import Index
 
 _HELP = """Build and keep an index of pictures.
 
@@ -85,10 +85,10 @@ def build(
         check_folder(Path(target))
     from latentbridge.cli.loading import open_model
     from latentbridge.models.checkpoint import fingerprint
-    from latentbridge.retrieval.items import shown
-    from latentbridge.retrieval.stores import create_index, holds_index
+    from latentbridge.retrieval.index_factory import create_index, is_index_folder
+    from latentbridge.retrieval.validation import shown
 
-    finder, new = open_model(model), not holds_index(target)
+    finder, new = open_model(model), not is_index_folder(target)
     index = create_index(target, finder.embedding_size, fingerprint(finder))
     built = fill(finder, index, found, said)
     if "://" not in target:
@@ -125,12 +125,12 @@ def add(
     said = _fields(fields)
     from latentbridge.cli.loading import open_model
     from latentbridge.indexing import Built
-    from latentbridge.query import check_maker
-    from latentbridge.retrieval.items import shown
+    from latentbridge.query import check_index_model
+    from latentbridge.retrieval.validation import shown
 
     index = open_at(address)
     finder = open_model(model)
-    check_maker(finder, index, shown(address))
+    check_index_model(finder, index, shown(address))
     built = sum((fill(finder, index, each, said, mirror=False) for each in found), Built())
     tell(shown(address), index, built, as_json)
 
@@ -199,9 +199,9 @@ def check(
     from dataclasses import asdict
 
     from latentbridge.cli.output import print_json
-    from latentbridge.retrieval.health import LEAST_RECALL, health
+    from latentbridge.retrieval.health_check import LEAST_RECALL, check_health
 
-    found = health(open_at(address), sample)
+    found = check_health(open_at(address), sample)
     if as_json:
         print_json(asdict(found))
     else:
@@ -226,7 +226,7 @@ def info(address: Address, as_json: AsJson = False) -> None:
     from latentbridge.cli.output import print_json
 
     index = open_at(address)
-    known = {"items": len(index), "dimension": index.dimension, "model": index.maker, **index.description()}
+    known = {"items": len(index), "dimension": index.dimension, "model": index.model_fingerprint, **index.description()}
     if as_json:
         print_json(known)
     else:
@@ -252,9 +252,9 @@ def duplicates(
         raise UserError(f"--above {above} is out of range; give a cosine above 0 and up to 1, such as 0.98.")
     conditions = conditions_of(where)
     from latentbridge.cli.output import print_json
-    from latentbridge.retrieval.duplicates import near_duplicates
+    from latentbridge.retrieval.near_duplicates import find_near_duplicates
 
-    pairs = near_duplicates(open_at(address), above, conditions)
+    pairs = find_near_duplicates(open_at(address), above, conditions)
     if as_json:
         print_json({"above": above, "pairs": [{"ids": [a, b], "score": round(score, 6)} for a, b, score in pairs]})
     else:
@@ -264,10 +264,10 @@ def duplicates(
 
 def open_at(address: str) -> Index:
     """The index at an address, or the one that was built inside a folder of pictures."""
-    from latentbridge.retrieval.stores import holds_index, open_index
+    from latentbridge.retrieval.index_factory import is_index_folder, open_index
 
     inside = Path(address) / INDEX_NAME
-    return open_index(str(inside) if "://" not in address and holds_index(inside) else address)
+    return open_index(str(inside) if "://" not in address and is_index_folder(inside) else address)
 
 
 def conditions_of(where: list[str] | None) -> list[Condition]:

@@ -198,7 +198,7 @@ def consistency(
     check_sampling(seed, steps=1, guidance=1.0)
     if out:
         check_out(out, (".json",))
-    from latentbridge.cli.output import hand_over
+    from latentbridge.cli.output import output_scores
     from latentbridge.data.pairs import held_out_pairs
 
     pairs = held_out_pairs(world, size, seed)
@@ -208,7 +208,7 @@ def consistency(
     judge = _load_view(encoder, 2 * len(pairs))
     named: dict[str, Any] = {"model": model, "world": world, "encoder": encoder}
     document = evaluate_consistency(load_backbone(model), pairs, judge, seed=seed, **named)
-    hand_over(document, out, as_json)
+    output_scores(document, out, as_json)
 
 
 def reasoning(
@@ -239,14 +239,14 @@ def reasoning(
     check_sampling(seed, steps=1, guidance=1.0)
     if out:
         check_out(out, (".json",))
-    from latentbridge.cli.output import hand_over
+    from latentbridge.cli.output import output_scores
     from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 
     posed = held_out_problems(world, size, seed)
     from latentbridge.models.backbones.loading import load_backbone
 
     named: dict[str, Any] = {"model": model, "world": world, "size": size, "seed": seed}
-    hand_over(evaluate_reasoning(load_backbone(model).understand, posed, **named), out, as_json)
+    output_scores(evaluate_reasoning(load_backbone(model).understand, posed, **named), out, as_json)
 
 
 def compare(

@@ -35,7 +35,7 @@ def print_warnings(warnings: Sequence[str]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def hand_over(document: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
+def output_scores(document: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
     """A document of scores: written where it should be, and shown as JSON or as lines."""
     if out:
         write_json(out, document)
@@ -51,7 +51,7 @@ def save_picture(picture: Picture, path: Path) -> None:
         Image.fromarray(picture).save(temporary)
 
 
-def lay_out(pictures: Sequence[Picture], columns: int, scale: int = 2, gap_px: int = 8) -> Picture:
+def make_grid(pictures: Sequence[Picture], columns: int, scale: int = 2, gap_px: int = 8) -> Picture:
     """A sheet of equally large pictures on white, row by row, each pixel repeated `scale` times."""
     height, width = (side * scale + gap_px for side in pictures[0].shape[:2])
     rows = -(-len(pictures) // columns)

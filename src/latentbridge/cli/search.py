@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
     from latentbridge.models.omnibridge.modeling_omnibridge import Model
     from latentbridge.query import QueryPart
-    from latentbridge.retrieval.index import Index
+    from latentbridge.retrieval.base_index import Index
     from latentbridge.types import Hit
 
 _PAGE_SUFFIX = ".html"
@@ -83,10 +83,10 @@ def search(
     conditions = conditions_of(where)
     from latentbridge.cli.output import print_json
     from latentbridge.images import open_picture
-    from latentbridge.query import QueryPart, check_maker, search_index
-    from latentbridge.retrieval.items import shown
+    from latentbridge.query import QueryPart, check_index_model, search_index
+    from latentbridge.retrieval.validation import shown
 
-    wishes = [QueryPart(words=text, weight=weight) for text, weight in words]
+    wishes = [QueryPart(text=text, weight=weight) for text, weight in words]
     if image:
         wishes.append(QueryPart(picture=open_picture(image)))
     wishes += [QueryPart(item=name) for name in like or []]
@@ -97,7 +97,7 @@ def search(
     if index is None:
         assert source is not None
         index = _built(finder, source)
-    check_maker(finder, index, shown(address))
+    check_index_model(finder, index, shown(address))
     hits = search_index(finder, index, *wishes, k=k, where=conditions, allow_unknown=allow_unknown)
     for sentence in hits.warnings:
         print(f"warning: {sentence[0].lower()}{sentence[1:]}", file=sys.stderr)
@@ -133,9 +133,9 @@ def _weighed(text: str, weight: float) -> tuple[str, float]:
 def _stored(address: str) -> tuple[Index | None, Source | None]:
     """The index at an address; where there is none, the pictures to make one of."""
     from latentbridge.data.pictures import open_source
-    from latentbridge.retrieval.stores import holds_index
+    from latentbridge.retrieval.index_factory import is_index_folder
 
-    if "://" in address or any(map(holds_index, (address, Path(address) / INDEX_NAME))):
+    if "://" in address or any(map(is_index_folder, (address, Path(address) / INDEX_NAME))):
         return open_at(address), None
     return None, open_source(address)
 
@@ -143,7 +143,7 @@ def _stored(address: str) -> tuple[Index | None, Source | None]:
 def _built(model: Model, source: Source) -> Index:
     """An index in memory of all pictures that can be read; the others are named on stderr."""
     from latentbridge.models.checkpoint import fingerprint
-    from latentbridge.retrieval.exact import ExactIndex
+    from latentbridge.retrieval.exact_index import ExactIndex
 
     index = ExactIndex(model.embedding_size, fingerprint(model))
     built = fill(model, index, source)
@@ -158,7 +158,7 @@ def _in_words(wishes: list[QueryPart], image: Path | None) -> str:
     """What was asked for, for a title."""
 
     def told(wish: QueryPart) -> str:
-        what = wish.words or (f"like {wish.item}" if wish.item else f"like {image}")
+        what = wish.text or (f"like {wish.item}" if wish.item else f"like {image}")
         return f"{'not ' if wish.weight < 0 else ''}{what}" + ("" if wish.weight == 1 else f" ({abs(wish.weight):g})")
 
     return ", ".join(map(told, wishes))
@@ -166,10 +166,10 @@ def _in_words(wishes: list[QueryPart], image: Path | None) -> str:
 
 def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
     """The hits as a page, or as a sheet of small pictures in their order."""
-    from latentbridge.query import show_items
+    from latentbridge.query import item_thumbnails
 
     ids = [hit.id for hit in hits]
-    thumbs = show_items(index, ids, index.metadata(ids), _THUMB_PX)
+    thumbs = item_thumbnails(index, ids, index.metadata(ids), _THUMB_PX)
     if out.suffix.lower() == _PAGE_SUFFIX:
         from latentbridge.evaluation.pages.page import Section, show_figure, write_page
 
@@ -177,8 +177,8 @@ def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
         body = f'<div class="cards narrow">{"".join(figures)}</div>'
         write_page(out, title, f"{len(hits)} results, best first", [Section("results", "Results", "", body)])
         return
-    from latentbridge.cli.output import lay_out, save_picture
+    from latentbridge.cli.output import make_grid, save_picture
 
     if not thumbs:
         raise UserError(f"Nothing was found, so there is nothing to show in {out}; ask for something else.")
-    save_picture(lay_out(thumbs, columns=5, scale=1), out)
+    save_picture(make_grid(thumbs, columns=5, scale=1), out)

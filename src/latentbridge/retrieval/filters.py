@@ -16,7 +16,7 @@ from typing import Any
 
 from latentbridge.errors import UserError
 
-Plain = str | int | float | bool
+Scalar = str | int | float | bool
 OPERATORS = {
     "!=": operator.ne,
     "<=": operator.le,
@@ -37,14 +37,14 @@ class Condition:
     field: str
     operator: str
     """One of `OPERATORS`."""
-    value: Plain
+    value: Scalar
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.field):
             raise UserError(f"{self.field!r} is no name of a field; use letters, digits, dots, dashes and underscores.")
         if self.operator not in OPERATORS:
             raise UserError(f"{self.operator!r} compares nothing; use one of {' '.join(OPERATORS)}.")
-        if kind_of(self.value) is None:
+        if scalar_type(self.value) is None:
             raise UserError(f"{self.field} is compared with a text, a number, true or false, not with {self.value!r}.")
         if isinstance(self.value, int) and not -_PAST_WHOLE <= self.value < _PAST_WHOLE:
             raise UserError(f"{self.field} is compared with {self.value}, and 64 bits are the most; write it as 1e20.")
@@ -63,16 +63,16 @@ def parse_condition(text: str) -> Condition:
     return Condition(field, sign, parse_value(value.strip()))
 
 
-def parse_value(text: str) -> Plain:
+def parse_value(text: str) -> Scalar:
     """A number, true, false or quoted text as JSON has them; any other text as it stands."""
     try:
         value = json.loads(text)
     except ValueError:
         return text
-    return value if kind_of(value) else text
+    return value if scalar_type(value) else text
 
 
-def holds(condition: Condition, metadata: dict[str, Any]) -> bool:
+def matches(condition: Condition, metadata: dict[str, Any]) -> bool:
     """Whether an item's metadata meets a condition."""
     found = metadata.get(condition.field)
     entries = found if isinstance(found, list) else [found]
@@ -81,12 +81,12 @@ def holds(condition: Condition, metadata: dict[str, Any]) -> bool:
     return any(_compares(entry, condition.operator, condition.value) for entry in entries)
 
 
-def hold(where: Sequence[Condition], metadata: dict[str, Any]) -> bool:
+def matches_all(where: Sequence[Condition], metadata: dict[str, Any]) -> bool:
     """Whether an item's metadata meets all conditions."""
-    return all(holds(condition, metadata) for condition in where)
+    return all(matches(condition, metadata) for condition in where)
 
 
-def kind_of(value: Any) -> str | None:
+def scalar_type(value: Any) -> str | None:
     """What a value is compared as: "truth", "number" or "text"; None for what is not compared."""
     if isinstance(value, bool):
         return "truth"
@@ -95,8 +95,8 @@ def kind_of(value: Any) -> str | None:
     return "text" if isinstance(value, str) else None
 
 
-def _compares(found: Any, sign: str, value: Plain) -> bool:
-    kind = kind_of(value)
-    if kind_of(found) != kind or (kind == "truth" and sign != "="):
+def _compares(found: Any, sign: str, value: Scalar) -> bool:
+    kind = scalar_type(value)
+    if scalar_type(found) != kind or (kind == "truth" and sign != "="):
         return False
     return bool(OPERATORS[sign](found, value))

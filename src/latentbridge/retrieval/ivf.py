@@ -17,7 +17,7 @@ from latentbridge.rundir import atomic_write
 
 PER_CENTRE = 40
 """Vectors a centre is learned from; faiss warns below 39."""
-WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+NPROBES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """How many cells a search may look into; more find more and take longer."""
 _NAME = "cells-{last_key:012d}-{width}.faiss"
 
@@ -44,7 +44,7 @@ class Selection(NamedTuple):
 class IVFLists:
     """Vectors by key; any number of threads may ask for candidates, none while vectors are taken in."""
 
-    def __init__(self, index: Any, last_key: int = 0, width: int = WIDTHS[0]) -> None:
+    def __init__(self, index: Any, last_key: int = 0, width: int = NPROBES[0]) -> None:
         self._index = index
         self.last_key = last_key
         """The largest key in them."""
@@ -101,7 +101,7 @@ class IVFLists:
 
     def settle(self, good: Callable[[], bool]) -> None:
         """Take the smallest width with which searches are good, the largest where none is."""
-        for self.width in WIDTHS:
+        for self.width in NPROBES:
             if good():
                 return
 

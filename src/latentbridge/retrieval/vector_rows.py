@@ -19,7 +19,7 @@ _GROUP = 64
 """Scores of which the best stands for all when the best of many are looked for."""
 
 
-class Rows:
+class VectorRows:
     """Unit vectors under whole numbers, which only ever grow.
 
     One thread may append and discard while others search: a search sees an append wholly or not at all, and where rows were
@@ -125,7 +125,7 @@ class Rows:
         """The exact top `k` from float32 scores [n], which err by less than `dimension` units in the last place."""
         margin = 2 * self.dimension * float(np.finfo(np.float32).eps)
         candidates = keys[rough >= _reached(rough, min(k, len(rough))) - margin]
-        return best_of(query, candidates, self.take(candidates), k)
+        return exact_top_k(query, candidates, self.take(candidates), k)
 
 
 class _Block:
@@ -156,7 +156,7 @@ def _reached(scores: np.ndarray, k: int) -> float:
     return float(np.partition(best, groups - k)[groups - k])
 
 
-def best_of(query: np.ndarray, keys: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def exact_top_k(query: np.ndarray, keys: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The `k` best of some rows by their float64 scores, best first; equal ones in the order of their sorted keys."""
     scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
     order = np.argsort(-scores, kind="stable")[:k]
@@ -178,7 +178,7 @@ def checked(vectors: np.ndarray, dimension: int) -> np.ndarray:
     return vectors
 
 
-def combine(vectors: list[np.ndarray], weights: list[float]) -> np.ndarray:
+def combine_vectors(vectors: list[np.ndarray], weights: list[float]) -> np.ndarray:
     """A query of several: the unit vector along their weighted sum, float32 [d] or [n, d].
 
     Takes unit vectors [d] or [n, d]. A weight below 0 leads away from a vector. The sum is the usual training-free baseline

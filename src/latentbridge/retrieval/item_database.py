@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from latentbridge.errors import UserError
-from latentbridge.retrieval.connections import Connections, translate_errors
-from latentbridge.retrieval.filters import Condition, Plain, kind_of
+from latentbridge.retrieval.filters import Condition, Scalar, scalar_type
+from latentbridge.retrieval.sqlite_connections import SqliteConnections, translate_errors
 from latentbridge.rundir import atomic_write
 
 _FORMAT = "3"
@@ -35,7 +35,7 @@ _SCHEMA = (
     "INSERT INTO sqlite_sequence VALUES ('items', 0), ('removed', 0)",
 )
 _TYPES = {"number": "'integer', 'real'", "text": "'text'"}
-"""What SQLite calls the kinds of `filters.kind_of`; truths are called by their values."""
+"""What SQLite calls the kinds of `filters.scalar_type`; truths are called by their values."""
 
 
 class State(NamedTuple):
@@ -44,28 +44,28 @@ class State(NamedTuple):
     last_key: int
     """The largest key given so far."""
     last_removal: int
-    """The number of the latest removal; `ItemFile.removed` tells which items they were."""
+    """The number of the latest removal; `ItemDatabase.removed` tells which items they were."""
     compactions: int
     """A file that was compacted has forgotten its removals."""
 
 
-class ItemFile:
+class ItemDatabase:
     """Ids, metadata and vectors by key, for many readers and one writer at a time."""
 
     def __init__(self, path: Path) -> None:
         """Opens a file that `create` made; raises UserError where it is damaged or of another format."""
         self.path = path
-        self.connections = Connections(path)
+        self.connections = SqliteConnections(path)
         self._writing = threading.Lock()
         settings = dict(self._ask("SELECT name, value FROM settings"))
         if settings.get("format") != _FORMAT:
             raise UserError(
                 f"{path} is of format {settings.get('format')}, and this version reads {_FORMAT}; build the index again."
             )
-        self.dimension, self.maker = int(settings["dimension"]), settings["maker"]
+        self.dimension, self.model_fingerprint = int(settings["dimension"]), settings["maker"]
 
     @classmethod
-    def create(cls, path: Path, dimension: int, maker: str) -> ItemFile:
+    def create(cls, path: Path, dimension: int, model_fingerprint: str) -> ItemDatabase:
         """A new, empty file; where several make it at once, all open the first one's."""
         if path.exists():
             return cls(path)
@@ -77,7 +77,7 @@ class ItemFile:
             connection.execute("PRAGMA journal_mode = WAL")
             for statement in _SCHEMA:
                 connection.execute(statement)
-            values = {"format": _FORMAT, "dimension": str(dimension), "maker": maker, "compactions": "0"}
+            values = {"format": _FORMAT, "dimension": str(dimension), "maker": model_fingerprint, "compactions": "0"}
             connection.executemany("INSERT INTO settings VALUES (?, ?)", values.items())
             connection.commit()
         return cls(path)
@@ -204,7 +204,7 @@ class ItemFile:
         """Close every thread's connection."""
         self.connections.close()
 
-    def _ask(self, question: str, values: Sequence[Plain] = ()) -> list[tuple]:
+    def _ask(self, question: str, values: Sequence[Scalar] = ()) -> list[tuple]:
         with translate_errors(self.path):
             return self.connections.own().execute(question, tuple(values)).fetchall()
 
@@ -240,11 +240,11 @@ def _listed(keys: Sequence[int] | np.ndarray) -> str:
     return json.dumps(np.asarray(keys, np.int64).tolist())
 
 
-def _clause(where: Sequence[Condition]) -> tuple[str, list[Plain]]:
-    """`filters.hold` in SQL, and the values that stand for its question marks."""
+def _clause(where: Sequence[Condition]) -> tuple[str, list[Scalar]]:
+    """`filters.matches_all` in SQL, and the values that stand for its question marks."""
     parts, values = ["1"], []
     for condition in where:
-        kind, path = kind_of(condition.value), f'$."{condition.field}"'
+        kind, path = scalar_type(condition.value), f'$."{condition.field}"'
         sign = "=" if condition.operator == "!=" else condition.operator
         types = f"'{json.dumps(condition.value)}'" if kind == "truth" else _TYPES[str(kind)]
         entry = f"entry.type IN ({types})" if kind != "truth" or sign == "=" else "0"

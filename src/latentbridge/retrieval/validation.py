@@ -19,7 +19,7 @@ MAX_THUMBNAIL_BYTES = 1 << 16
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 
 
-def checked_items(
+def validate_items(
     ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[dict[str, Any]] | None, dimension: int
 ) -> tuple[np.ndarray, list[str]]:
     """Unit vectors, float32 [n, dimension], and metadata as JSON texts; raises UserError where an item cannot be stored."""
@@ -37,7 +37,7 @@ def checked_items(
     return checked(vectors, dimension), [_as_json(entry) for entry in entries]
 
 
-def checked_thumbnails(ids: Sequence[str], thumbnails: Sequence[bytes | None] | None) -> Sequence[bytes | None]:
+def validate_thumbnails(ids: Sequence[str], thumbnails: Sequence[bytes | None] | None) -> Sequence[bytes | None]:
     """One small picture or None an item; raises UserError where one is too large to keep beside a vector."""
     small = [None] * len(ids) if thumbnails is None else thumbnails
     if len(small) != len(ids):
@@ -50,14 +50,14 @@ def checked_thumbnails(ids: Sequence[str], thumbnails: Sequence[bytes | None] | 
     return small
 
 
-def checked_queries(queries: np.ndarray, dimension: int, k: int) -> np.ndarray:
+def validate_queries(queries: np.ndarray, dimension: int, k: int) -> np.ndarray:
     """Unit queries as float32 [n, dimension]; raises UserError where nothing can be searched with them."""
     if k < 1:
         raise UserError(f"A search returns at least one item, not {k}; set k to 1 or more.")
     return checked(np.atleast_2d(queries), dimension)
 
 
-def check_name(name: str) -> str:
+def check_index_name(name: str) -> str:
     """The name of an index as it may come from outside, fit for a folder and a table; raises UserError for any other."""
     if not _NAME.fullmatch(name):
         raise UserError(
@@ -74,7 +74,7 @@ def shown(address: str | Path) -> str:
     return f"{kind}{colon}{user.partition(':')[0]}{at}{rest}" if at and colon else str(address)
 
 
-def no_item(name: str) -> UserError:
+def missing_item_error(name: str) -> UserError:
     """The error for an id that an index does not hold."""
     return UserError(f"The index holds no item {name!r}; ids are those given to `add`.")
 

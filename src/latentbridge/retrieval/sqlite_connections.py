@@ -30,7 +30,7 @@ class _Version(NamedTuple):
     size: int
 
 
-class Connections:
+class SqliteConnections:
     """Those of all threads to one file."""
 
     def __init__(self, path: Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.filters import Condition
-from latentbridge.retrieval.index import Index
 
 _NEAREST = 11
 """How many neighbours of an item are looked at, the item itself among them."""
 _BATCH = 256
 
 
-def near_duplicates(index: Index, least: float, where: Sequence[Condition] = ()) -> Iterator[tuple[str, str, float]]:
+def find_near_duplicates(
+    index: Index, least: float, where: Sequence[Condition] = ()
+) -> Iterator[tuple[str, str, float]]:
     """Pairs of items whose cosine is at least `least`, each pair once, the item that was added earlier first.
 
     Ten neighbours of each item are looked at: of more copies than that, each is in a pair, but not with every other.

@@ -20,7 +20,7 @@ class Index(Protocol):
     """
 
     dimension: int
-    maker: str
+    model_fingerprint: str
     """What the vectors were made with, in any words; it is kept with them and never read here."""
 
     def __len__(self) -> int: ...
@@ -78,7 +78,7 @@ class Index(Protocol):
         ...
 
     def faults(self) -> list[str]:
-        """What is wrong with what is stored, a sentence each; `health` asks."""
+        """What is wrong with what is stored, a sentence each; `check_health` asks."""
         ...
 
     def description(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Index(Protocol):
 
 
 @dataclass(frozen=True)
-class Health:
+class HealthReport:
     """What a look at an index found."""
 
     items: int

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from latentbridge.retrieval.index import Index
+from latentbridge.retrieval.base_index import Index
 
 AnIndex = TypeVar("AnIndex", bound=Index)
 

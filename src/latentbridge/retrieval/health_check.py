@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from latentbridge.retrieval.index import Health, Index
+from latentbridge.retrieval.base_index import HealthReport, Index
 from latentbridge.rng import numpy_rng
 
 LEAST_RECALL = 0.95
@@ -23,18 +23,18 @@ average between the shipped model's vector of a drawn scene and that of its desc
 everything is what cells find worst."""
 
 
-def health(index: Index, sample: int = 100) -> Health:
+def check_health(index: Index, sample: int = 100) -> HealthReport:
     """Faults of what is stored, and the recall@10 of sampled queries, one half as pictures are and one as words are."""
     ids = list(islice(index.ids(), _READ))
     faults = tuple(index.faults())
     if not ids:
-        return Health(len(index), faults, 1.0, 0)
+        return HealthReport(len(index), faults, 1.0, 0)
     chosen = numpy_rng(0, "index check").permutation(len(ids))[:sample]
     vectors = index.vectors([ids[i] for i in chosen])
     queries = np.concatenate([_moved(vectors[::2], _CLOSE), _moved(vectors[1::2], _FAR)])
     found, best = index.search(queries, _K), index.search(queries, _K, exact=True)
     scores = ([np.array([hit.score for hit in row]) for row in rows] for rows in (found, best))
-    return Health(len(index), faults, recall_of(*scores), len(queries))
+    return HealthReport(len(index), faults, recall_at_k(*scores), len(queries))
 
 
 def words_like(vectors: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def words_like(vectors: np.ndarray) -> np.ndarray:
     return _moved(vectors, _FAR)
 
 
-def recall_of(found: Sequence[np.ndarray], best: Sequence[np.ndarray]) -> float:
+def recall_at_k(found: Sequence[np.ndarray], best: Sequence[np.ndarray]) -> float:
     """Share of each query's best items that were found, by the scores of both, best first."""
     good = sum(int((row >= least[-1] - _TIE).sum()) for row, least in zip(found, best, strict=True) if len(least))
     return good / max(1, sum(map(len, best)))

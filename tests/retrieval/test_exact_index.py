@@ -7,12 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from tests.retrieval.threads import looking
-from tests.retrieval.vectors import compass, unit
+from tests.retrieval.reader_threads import looking
+from tests.retrieval.unit_vectors import compass, unit
 
 from latentbridge.errors import UserError
-from latentbridge.retrieval.exact import ExactIndex
-from latentbridge.retrieval.vector_rows import _BLOCK_ROWS, Rows, combine
+from latentbridge.retrieval.exact_index import ExactIndex
+from latentbridge.retrieval.vector_rows import _BLOCK_ROWS, VectorRows, combine_vectors
 
 
 def test_search_ranks_hand_worked_cosines() -> None:
@@ -51,7 +51,7 @@ def test_equal_scores_keep_the_order_of_adding() -> None:
 def test_the_best_are_found_whatever_their_number_and_however_many_are_equal(count: int) -> None:
     vectors = unit(np.random.default_rng(count), count, 3).round(1) + 0.01
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    rows, query = Rows(3), vectors[:1]
+    rows, query = VectorRows(3), vectors[:1]
     rows.append(np.arange(count), vectors)
     scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
     expected = np.argsort(-scores, kind="stable")
@@ -65,7 +65,7 @@ def test_rows_grow_over_many_blocks_and_forget() -> None:
     rng = np.random.default_rng(3)
     total = 2 * _BLOCK_ROWS + 101
     keys, vectors = np.cumsum(rng.integers(1, 4, total)), unit(rng, total, 3)
-    rows = Rows(3)
+    rows = VectorRows(3)
     for start, end in ((0, 7), (7, _BLOCK_ROWS), (_BLOCK_ROWS, _BLOCK_ROWS), (_BLOCK_ROWS, total)):
         rows.append(keys[start:end], vectors[start:end])
     gone = rng.permutation(total)[: total // 2]
@@ -83,7 +83,7 @@ def test_rows_grow_over_many_blocks_and_forget() -> None:
 
 def test_rows_are_searched_while_others_are_forgotten() -> None:
     """A switch of threads between the two looks of `flatnonzero` once gave places that were no rows at all."""
-    rows, query = Rows(3), unit(np.random.default_rng(5), 1, 3)
+    rows, query = VectorRows(3), unit(np.random.default_rng(5), 1, 3)
     keys = np.arange(3 * _BLOCK_ROWS)
     rows.append(keys, np.repeat(query, len(keys), axis=0))
 
@@ -104,13 +104,13 @@ def test_rows_are_searched_while_others_are_forgotten() -> None:
 def test_queries_are_combined_by_hand() -> None:
     east, north = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     # east + 3 * north has length sqrt(10); float32 keeps seven digits
-    assert combine([east, north], [1, 3]) == pytest.approx(np.array([1, 3]) / np.sqrt(10), abs=1e-6)
-    assert combine([east, north], [1, -1]) == pytest.approx(np.array([1, -1]) / np.sqrt(2), abs=1e-6)
-    assert combine([east[None], north[None]], [2, 0]).tolist() == [[1.0, 0.0]]
+    assert combine_vectors([east, north], [1, 3]) == pytest.approx(np.array([1, 3]) / np.sqrt(10), abs=1e-6)
+    assert combine_vectors([east, north], [1, -1]) == pytest.approx(np.array([1, -1]) / np.sqrt(2), abs=1e-6)
+    assert combine_vectors([east[None], north[None]], [2, 0]).tolist() == [[1.0, 0.0]]
     with pytest.raises(UserError, match="cancel"):
-        combine([east, -east], [0.5, 0.5])
+        combine_vectors([east, -east], [0.5, 0.5])
 
 
 def test_the_index_needs_no_torch() -> None:
-    code = "import sys, latentbridge.retrieval.stores; sys.exit('torch' in sys.modules)"
+    code = "import sys, latentbridge.retrieval.index_factory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

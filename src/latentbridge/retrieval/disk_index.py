@@ -20,17 +20,17 @@ import numpy as np
 from latentbridge.errors import UserError
 from latentbridge.retrieval import ivf as cells
 from latentbridge.retrieval.filters import Condition
-from latentbridge.retrieval.health import recall_of, words_like
-from latentbridge.retrieval.item_file import ItemFile, State
-from latentbridge.retrieval.items import checked_items, checked_queries, checked_thumbnails, no_item
+from latentbridge.retrieval.health_check import recall_at_k, words_like
+from latentbridge.retrieval.item_database import ItemDatabase, State
 from latentbridge.retrieval.ivf import IVFLists, Selection
-from latentbridge.retrieval.vector_rows import Rows, best_of
+from latentbridge.retrieval.validation import missing_item_error, validate_items, validate_queries, validate_thumbnails
+from latentbridge.retrieval.vector_rows import VectorRows, exact_top_k
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Hit
 
 FILE = "items.sqlite"
 _OLD = "manifest.json"
-CELLS_FROM = 50_000
+IVF_MIN_ITEMS = 50_000
 """Items from which on cells pay (docs/decisions/0009-index.md)."""
 _LATE_SHARE = 0.05
 """Share of the items that may be missing in the cells, or removed and still there, before `refresh` mends that."""
@@ -59,7 +59,7 @@ class _View:
     """What searches look through, and up to which state of the file."""
 
     followed: State
-    rows: Rows
+    rows: VectorRows
     """What came after the cells; everything where there are none."""
     cells: IVFLists | None = None
     removed: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
@@ -78,16 +78,16 @@ class DiskIndex:
             if (folder / _OLD).is_file():
                 raise UserError(f"{folder} holds an index of an older version; delete the folder and build it again.")
             raise UserError(f"{folder} holds no index; build one with `latentbridge index build`.")
-        self._file = ItemFile(folder / FILE)
-        self.dimension, self.maker = self._file.dimension, self._file.maker
+        self._file = ItemDatabase(folder / FILE)
+        self.dimension, self.model_fingerprint = self._file.dimension, self._file.model_fingerprint
         self._following = threading.Lock()
         self._view: _View | None = None
 
     @classmethod
-    def create(cls, folder: Path, dimension: int, maker: str = "") -> DiskIndex:
+    def create(cls, folder: Path, dimension: int, model_fingerprint: str = "") -> DiskIndex:
         """A new index, or the one that is there already, whatever it holds."""
         if (folder / FILE).is_file() or not (folder / _OLD).is_file():
-            ItemFile.create(folder / FILE, dimension, maker).close()
+            ItemDatabase.create(folder / FILE, dimension, model_fingerprint).close()
         return cls(folder)
 
     def __len__(self) -> int:
@@ -101,8 +101,8 @@ class DiskIndex:
         thumbnails: Sequence[bytes | None] | None = None,
     ) -> None:
         """See `Index.add`."""
-        vectors, entries = checked_items(ids, vectors, metadata, self.dimension)
-        self._file.put(ids, vectors, entries, checked_thumbnails(ids, thumbnails))
+        vectors, entries = validate_items(ids, vectors, metadata, self.dimension)
+        self._file.put(ids, vectors, entries, validate_thumbnails(ids, thumbnails))
 
     def delete(self, ids: Sequence[str]) -> int:
         """See `Index.delete`."""
@@ -112,7 +112,7 @@ class DiskIndex:
         self, queries: np.ndarray, k: int = 10, where: Sequence[Condition] = (), *, exact: bool = False
     ) -> list[list[Hit]]:
         """See `Index.search`."""
-        queries = checked_queries(queries, self.dimension, k)
+        queries = validate_queries(queries, self.dimension, k)
         while True:
             among = self._file.keys(where) if where else None
             try:
@@ -146,13 +146,13 @@ class DiskIndex:
         found = self._file.vectors_of(ids)
         for name in ids:
             if name not in found:
-                raise no_item(name)
+                raise missing_item_error(name)
         return np.stack([found[name] for name in ids]) if ids else np.empty((0, self.dimension), np.float32)
 
     def refresh(self) -> None:
         """See `Index.refresh`: make or extend the cells where enough has changed to be worth it."""
         now, count = self._file.state(), len(self)
-        if count < CELLS_FROM or not cells.available() or not self._file.connections.writable:
+        if count < IVF_MIN_ITEMS or not cells.available() or not self._file.connections.writable:
             return
         built = IVFLists.load(self.folder)  # a copy of its own: the one in view is being searched
         gone = self._file.removed(0, now.last_removal)
@@ -189,7 +189,7 @@ class DiskIndex:
         how, built = "exact", IVFLists.load(self.folder)
         if built:
             how = f"{built.width} of {built.centres:,} cells of {len(built):,} items"
-        elif len(self) >= CELLS_FROM:
+        elif len(self) >= IVF_MIN_ITEMS:
             mend = "latentbridge index compact" if cells.available() else "pip install 'latentbridge[index]'"
             how = f"exact; quicker after `{mend}`"
         return {
@@ -219,7 +219,7 @@ class DiskIndex:
         if view is None or view.followed.compactions != now.compactions or _is_wasteful(view.rows):
             loaded = IVFLists.load(self.folder)
             start = State(loaded.last_key if loaded else 0, 0, now.compactions)
-            view = _View(start, Rows(self.dimension), loaded)
+            view = _View(start, VectorRows(self.dimension), loaded)
         for keys, vectors in self._file.rows(view.followed.last_key, now.last_key):
             view.rows.append(keys, vectors)
         gone = self._file.removed(view.followed.last_removal, now.last_removal)
@@ -237,7 +237,7 @@ class DiskIndex:
         if view.cells is None:
             return view.rows.search(queries, k, among)
         if among is not None and len(among) <= _FEW:
-            few = Rows(self.dimension)
+            few = VectorRows(self.dimension)
             few.append(*self._file.take(among))
             self._check_there(len(among) - len(few), since)
             return few.search(queries, k)
@@ -263,7 +263,7 @@ class DiskIndex:
             self._check_there(len(asked) - len(there), since)
             wanted = [np.intersect1d(keys, there, assume_unique=True) for keys in wanted]
         return [
-            best_of(query, keys, vectors[np.searchsorted(there, keys)], k)
+            exact_top_k(query, keys, vectors[np.searchsorted(there, keys)], k)
             for query, keys in zip(queries, wanted, strict=True)
         ]
 
@@ -277,7 +277,7 @@ class DiskIndex:
         """The best keys after a look at every item, some thousands of which are in memory at a time."""
         best: Found = [(np.empty(0, np.int64), np.empty(0)) for _ in queries]
         for keys, vectors in self._file.rows(0, sys.maxsize):  # to the very end, where what is replaced meanwhile goes
-            part = Rows(self.dimension)
+            part = VectorRows(self.dimension)
             part.append(keys, vectors)
             for row, found in enumerate(part.search(queries, k, among)):
                 numbers, scores = (np.append(*both) for both in zip(best[row], found, strict=True))
@@ -294,7 +294,7 @@ class DiskIndex:
 
         def good() -> bool:
             found = self._rescored(built, queries, 10, chosen, none)
-            return recall_of([scores for _, scores in found], [scores for _, scores in best]) >= _RECALL
+            return recall_at_k([scores for _, scores in found], [scores for _, scores in best]) >= _RECALL
 
         built.settle(good)
 
@@ -304,6 +304,6 @@ class DiskIndex:
         return self._file.take(np.sort(numpy_rng(0, "index sample").permutation(keys)[:count]))[1]
 
 
-def _is_wasteful(rows: Rows) -> bool:
+def _is_wasteful(rows: VectorRows) -> bool:
     """Whether rows that were replaced or removed take so much room that reading the others anew is worth it."""
     return rows.discarded > _WASTE + len(rows) - rows.discarded

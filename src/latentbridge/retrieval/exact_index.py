@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from latentbridge.retrieval.filters import Condition, hold
-from latentbridge.retrieval.items import checked_items, checked_queries, checked_thumbnails, no_item
-from latentbridge.retrieval.vector_rows import Rows
+from latentbridge.retrieval.filters import Condition, matches_all
+from latentbridge.retrieval.validation import missing_item_error, validate_items, validate_queries, validate_thumbnails
+from latentbridge.retrieval.vector_rows import VectorRows
 from latentbridge.types import Hit
 
 
 class ExactIndex:
     """An `Index` that looks at every item and is gone with the process; threads take turns."""
 
-    def __init__(self, dimension: int, maker: str = "") -> None:
+    def __init__(self, dimension: int, model_fingerprint: str = "") -> None:
         self.dimension = dimension
-        self.maker = maker
-        self._rows = Rows(dimension)
+        self.model_fingerprint = model_fingerprint
+        self._rows = VectorRows(dimension)
         self._keys: dict[str, int] = {}
         self._items: dict[int, tuple[str, dict[str, Any]]] = {}
         self._small: dict[str, bytes] = {}
@@ -39,8 +39,8 @@ class ExactIndex:
         thumbnails: Sequence[bytes | None] | None = None,
     ) -> None:
         """See `Index.add`."""
-        vectors, entries = checked_items(ids, vectors, metadata, self.dimension)
-        small = checked_thumbnails(ids, thumbnails)
+        vectors, entries = validate_items(ids, vectors, metadata, self.dimension)
+        small = validate_thumbnails(ids, thumbnails)
         with self._turn:
             self.delete(ids)
             self._small |= {name: picture for name, picture in zip(ids, small, strict=True) if picture is not None}
@@ -65,9 +65,9 @@ class ExactIndex:
         self, queries: np.ndarray, k: int = 10, where: Sequence[Condition] = (), *, exact: bool = False
     ) -> list[list[Hit]]:
         """See `Index.search`; it is exact either way."""
-        queries = checked_queries(queries, self.dimension, k)
+        queries = validate_queries(queries, self.dimension, k)
         with self._turn:
-            among = np.array([key for key, (_, entry) in self._items.items() if hold(where, entry)], np.int64)
+            among = np.array([key for key, (_, entry) in self._items.items() if matches_all(where, entry)], np.int64)
             found = self._rows.search(queries, k, among if where else None)
             return [
                 [Hit(self._items[key][0], score) for key, score in zip(keys.tolist(), scores.tolist(), strict=True)]
@@ -77,7 +77,7 @@ class ExactIndex:
     def ids(self, where: Sequence[Condition] = ()) -> Iterator[str]:
         """See `Index.ids`."""
         with self._turn:
-            return iter([name for name, entry in self._items.values() if hold(where, entry)])
+            return iter([name for name, entry in self._items.values() if matches_all(where, entry)])
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """See `Index.metadata`."""
@@ -94,7 +94,7 @@ class ExactIndex:
         with self._turn:
             for name in ids:
                 if name not in self._keys:
-                    raise no_item(name)
+                    raise missing_item_error(name)
             keys = np.array([self._keys[name] for name in ids], np.int64)
             order = np.unique(keys)
             return self._rows.take(order)[np.searchsorted(order, keys)]
@@ -106,7 +106,7 @@ class ExactIndex:
         """See `Index.compact`."""
         with self._turn:
             keys, kept = np.array(sorted(self._items), np.int64), self._rows
-            self._rows = Rows(self.dimension)
+            self._rows = VectorRows(self.dimension)
             self._rows.append(keys, kept.take(keys))
 
     def faults(self) -> list[str]:

@@ -19,9 +19,16 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from latentbridge.errors import Unreachable, UserError
-from latentbridge.retrieval.filters import OPERATORS, Condition, kind_of
-from latentbridge.retrieval.items import check_name, checked_items, checked_queries, checked_thumbnails, no_item, shown
-from latentbridge.retrieval.vector_rows import best_of
+from latentbridge.retrieval.filters import OPERATORS, Condition, scalar_type
+from latentbridge.retrieval.validation import (
+    check_index_name,
+    missing_item_error,
+    shown,
+    validate_items,
+    validate_queries,
+    validate_thumbnails,
+)
+from latentbridge.retrieval.vector_rows import exact_top_k
 from latentbridge.types import Hit
 
 if TYPE_CHECKING:
@@ -62,12 +69,12 @@ class PostgresIndex:
         self._place = shown(address)
         if not found:
             raise UserError(f"{self._place} holds no index; build one with `latentbridge index build`.")
-        version, self.dimension, self.maker = found[0]
+        version, self.dimension, self.model_fingerprint = found[0]
         if version != _FORMAT:
             raise UserError(f"{self._place} is of format {version}, and this version reads {_FORMAT}; build it again.")
 
     @classmethod
-    def create(cls, address: str, dimension: int, maker: str = "") -> PostgresIndex:
+    def create(cls, address: str, dimension: int, model_fingerprint: str = "") -> PostgresIndex:
         """A new index, or the one that is there already, whatever it holds."""
         server, name = _split(address)
         if dimension > _MAX_DIMENSION:
@@ -80,7 +87,7 @@ class PostgresIndex:
             connection.execute(_TABLES)
             new = connection.execute(
                 "INSERT INTO latentbridge_indexes VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING name",
-                [name, _FORMAT, dimension, maker],
+                [name, _FORMAT, dimension, model_fingerprint],
             ).fetchone()
             if new:
                 connection.execute(_checked(_TABLE.format(table=_table(name), dimension=dimension)))
@@ -98,8 +105,8 @@ class PostgresIndex:
         thumbnails: Sequence[bytes | None] | None = None,
     ) -> None:
         """See `Index.add`."""
-        vectors, entries = checked_items(ids, vectors, metadata, self.dimension)
-        rows = zip(ids, entries, map(_written, vectors), checked_thumbnails(ids, thumbnails), strict=True)
+        vectors, entries = validate_items(ids, vectors, metadata, self.dimension)
+        rows = zip(ids, entries, map(_written, vectors), validate_thumbnails(ids, thumbnails), strict=True)
         with self._commits() as connection:
             connection.execute(_checked(f"DELETE FROM {self._table} WHERE id = ANY(%s)"), [list(ids)])
             with connection.cursor() as cursor:
@@ -115,7 +122,7 @@ class PostgresIndex:
         self, queries: np.ndarray, k: int = 10, where: Sequence[Condition] = (), *, exact: bool = False
     ) -> list[list[Hit]]:
         """See `Index.search`."""
-        queries = checked_queries(queries, self.dimension, k)
+        queries = validate_queries(queries, self.dimension, k)
         clause, values = _clause(where)
         asked = f"SELECT key, id, vector FROM {self._table} WHERE {clause} ORDER BY vector <#> %s LIMIT %s"
         hits = []
@@ -132,7 +139,7 @@ class PostgresIndex:
                 found.sort()  # by key, so that equal scores keep the order of adding
                 names = {key: name for key, name, _ in found}
                 keys, vectors = np.array(list(names), np.int64), self._vectors([row[2] for row in found])
-                keys, scores = best_of(query, keys, vectors, k)
+                keys, scores = exact_top_k(query, keys, vectors, k)
                 hits.append([Hit(names[key], score) for key, score in zip(keys.tolist(), scores.tolist(), strict=True)])
         return hits
 
@@ -159,7 +166,7 @@ class PostgresIndex:
         found = dict(self._ask(f"SELECT id, vector FROM {self._table} WHERE id = ANY(%s)", [list(ids)]))
         for name in ids:
             if name not in found:
-                raise no_item(name)
+                raise missing_item_error(name)
         return self._vectors([found[name] for name in ids])
 
     def refresh(self) -> None:
@@ -226,11 +233,11 @@ def _split(address: str) -> tuple[str, str]:
     database, slash, name = parts.path.strip("/").rpartition("/")
     if not slash or "/" in database:
         raise UserError(f"{shown(address)} does not name an index; write it like postgres://host:5432/database/index.")
-    return parts._replace(scheme="postgresql", path=f"/{database}").geturl(), check_name(name)
+    return parts._replace(scheme="postgresql", path=f"/{database}").geturl(), check_index_name(name)
 
 
 def _checked(statement: str) -> bytes:
-    """A statement as psycopg takes it, which asks for literals; names in ours went through `check_name`, values are apart."""
+    """A statement as psycopg takes it, which asks for literals; names in ours went through `check_index_name`, values are apart."""
     return statement.encode()
 
 
@@ -245,7 +252,7 @@ def _written(vector: np.ndarray) -> str:
 
 
 def _clause(where: Sequence[Condition]) -> tuple[str, list[Any]]:
-    """`filters.hold` in SQL, and the values that stand for its placeholders.
+    """`filters.matches_all` in SQL, and the values that stand for its placeholders.
 
     Comparisons in jsonpath are between values of one type and look into lists, as ours are and do.
     """
@@ -253,7 +260,7 @@ def _clause(where: Sequence[Condition]) -> tuple[str, list[Any]]:
     for condition in where:
         sign = {"=": "==", "!=": "=="}.get(condition.operator, condition.operator)
         assert condition.operator in OPERATORS
-        if kind_of(condition.value) == "truth" and sign != "==":
+        if scalar_type(condition.value) == "truth" and sign != "==":
             parts.append("false")
             continue
         found = "jsonb_path_exists(metadata, %s::jsonpath, jsonb_build_object('value', %s::jsonb), true)"
