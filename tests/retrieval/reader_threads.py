@@ -1,4 +1,4 @@
-"""Readers beside a writer."""
+"""Reader threads that run beside a writer."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
 
-READERS = 3
+NUM_READERS = 3
 
 
 @contextmanager
-def looking(look: Callable[[], None]) -> Iterator[None]:
-    """Threads that look again and again while the block writes; what one of them raises is raised at its end."""
+def reading(read: Callable[[], None]) -> Iterator[None]:
+    """Call `read` repeatedly in several threads while the block writes, and raise their errors at its end."""
     done = Event()
 
-    def look_on() -> None:
+    def loop() -> None:
         while not done.is_set():
-            look()
+            read()
 
-    with ThreadPoolExecutor(READERS) as readers:
-        looks = [readers.submit(look_on) for _ in range(READERS)]
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        futures = [readers.submit(loop) for _ in range(NUM_READERS)]
         try:
             yield
         finally:
             done.set()
-        for each in looks:
-            each.result()
+        for future in futures:
+            future.result()

@@ -44,7 +44,7 @@ def step(index: Index, seed: int, number: int) -> None:
     elif kind == "compact":
         index.compact()
     else:
-        assert check_health(index, 5).faults == ()
+        assert check_health(index, 5).errors == ()
 
 
 def work(folder: Path, seed: int, first: int) -> None:
@@ -99,7 +99,7 @@ def test_killed_at_any_moment_it_holds_what_it_acknowledged(
             step(oracle, seed, done)  # the one that was under way is there wholly
             assert left == contents(oracle), f"trial {trial}, killed in step {done} after {seconds:.3f} s"
         found = check_health(index, 20)
-        assert found.faults == ()
+        assert found.errors == ()
         queries = unit(chance, 7, DIMENSION)
         assert index.search(queries, exact=True) == oracle.search(queries), f"trial {trial}"
         if index.search(queries) != oracle.search(queries):  # by cells: what is found has its exact score

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.retrieval.reader_threads import looking
+from tests.retrieval.reader_threads import reading
 from tests.retrieval.unit_vectors import compass, unit
 
 from latentbridge.errors import UserError
@@ -101,7 +101,7 @@ def test_a_random_history_ends_as_the_oracle_does(make: Make) -> None:
     assert list(index.ids()) == ids and len(index) == len(ids) > 20
     assert np.array_equal(index.vectors(ids), oracle.vectors(ids)) and index.metadata(ids) == oracle.metadata(ids)
     found = check_health(index)
-    assert (found.items, found.faults, found.recall) == (len(ids), (), 1.0)
+    assert (found.items, found.errors, found.recall) == (len(ids), (), 1.0)
 
 
 def test_thumbnails_stay_with_their_items_and_are_small(make: Make) -> None:
@@ -112,9 +112,9 @@ def test_thumbnails_stay_with_their_items_and_are_small(make: Make) -> None:
     index.compact()
     index.add(["near"], -north, None, [b"new"])
     index.add(["far"], -east)
-    assert index.thumbnails(["far", "near"]) == [None, b"new"] and index.faults() == []
+    assert index.thumbnails(["far", "near"]) == [None, b"new"] and index.check_integrity() == []
     index.delete(["near"])
-    assert index.thumbnails(["near"]) == [None] and index.faults() == []
+    assert index.thumbnails(["near"]) == [None] and index.check_integrity() == []
     for wrong, message in (([b"x" * (MAX_THUMBNAIL_BYTES + 1)], "make it smaller"), ([b"1", b"2"], "2 thumbnails")):
         with pytest.raises(UserError, match=message):
             index.add(["far"], east, None, wrong)
@@ -139,7 +139,7 @@ def test_an_empty_index_and_a_k_larger_than_it(make: Make) -> None:
         (["a"], [[np.nan, 1.0]], None, "NaN"),
         (["a", "a"], [[1.0, 0.0], [0.0, 1.0]], None, "given twice"),
         ([""], [[1.0, 0.0]], None, "is empty"),
-        (["\udc80"], [[1.0, 0.0]], None, "no text"),
+        (["\udc80"], [[1.0, 0.0]], None, "not text"),
         (["a", "b"], [[1.0, 0.0]], None, "2 ids, 1 vectors"),
         (["a"], [[1.0, 0.0]], [{"path": Path("x")}], "plain JSON"),
         (["a"], [[1.0, 0.0]], [{"size": float("nan")}], "plain JSON"),
@@ -242,7 +242,7 @@ def test_a_database_keeps_indexes_apart_and_their_makers(postgres: str) -> None:
     index.close()
     again = open_index(address)
     assert (again.dimension, again.model_fingerprint, len(again), len(other)) == (2, "a model", 4, 0)
-    assert check_health(again).faults == () and again.description()["bytes"] > 0
+    assert check_health(again).errors == () and again.description()["bytes"] > 0
     with pytest.raises(UserError, match="another model"):
         create_index(address, 2, "another")
     with pytest.raises(UserError, match="holds no index"):
@@ -269,7 +269,7 @@ def test_a_database_finds_through_its_graph_and_through_a_filter(postgres: str) 
         ("postgres://localhost/pets", "does not name an index"),
         ("postgres://localhost/db/Bad Name", "cannot name an index"),
         ("postgres://me:secret@127.0.0.1:1/db/pets", "does not answer"),
-        ("qdrant://localhost/pets", "Nothing is known of qdrant://"),
+        ("qdrant://localhost/pets", "qdrant:// addresses are not supported"),
     ],
 )
 def test_addresses_that_lead_nowhere_are_refused_without_the_password(address: str, message: str) -> None:
@@ -324,26 +324,26 @@ def test_items_that_are_replaced_are_there_all_the_time(
         index.add([str(number) for number in range(others)], np.repeat(-pair[:1], others, axis=0))
         index.refresh()
 
-    def look() -> None:
+    def read() -> None:
         assert np.array_equal(index.vectors(["b", "a"]), pair[::-1])
         assert {hit.id for hit in index.search(pair[0], 2)[0]} == {"a", "b"}
         assert {hit.id for hit in index.search(pair[0], 2, exact=True)[0]} == {"a", "b"}
 
-    with looking(look):
+    with reading(read):
         for _ in range(100):
             index.add(["a"], pair[:1])
             index.add(["b"], pair[1:])
 
 
 def test_what_was_replaced_leaves_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_index, "_WASTE", 20)
+    monkeypatch.setattr(disk_index, "_MAX_DISCARDED", 20)
     index = DiskIndex.create(tmp_path, 3)
     vectors, rows = unit(np.random.default_rng(8), 7, 3), list[int]()
     for _ in range(30):
         index.add([str(i) for i in range(7)], vectors)
         assert [hit.id for hit in index.search(vectors[4], 1)[0]] == ["4"]
-        assert index._view is not None
-        rows.append(len(index._view.rows))
+        assert index._cache is not None
+        rows.append(len(index._cache.rows))
     assert max(rows) <= 7 + 20 + 7 + 7 and len(rows) == 30
 
 
@@ -388,10 +388,10 @@ def test_many_read_while_one_writes(tmp_path: Path) -> None:
     index = create_index(tmp_path, 3)
     pair = unit(np.random.default_rng(6), 2, 3)
 
-    def look() -> None:
+    def read() -> None:
         assert sorted(hit.id for hit in index.search(pair[0], 5)[0]) in ([], ["a", "b"])
 
-    with looking(look):
+    with reading(read):
         for step in range(30):
             index.add(["a", "b"], pair)
             index.add(["a", "b"], pair[::-1])
@@ -411,7 +411,7 @@ def reader() -> Iterator[tuple[Path, Callable[[str], str]]]:
         head += (
             "from latentbridge.errors import UserError; from latentbridge.retrieval.index_factory import open_index\n"
         )
-        head += "from latentbridge.retrieval.ivf import available; available() and __import__('faiss')\n"
+        head += "from latentbridge.retrieval.ivf import faiss_available; faiss_available() and __import__('faiss')\n"
         if os.getuid() == 0:  # who is root may write whatever a folder's mode says; others may not read root's Python
             head += f"import os; os.setuid({_NOBODY})\n"
         try:
@@ -427,9 +427,7 @@ def reader() -> Iterator[tuple[Path, Callable[[str], str]]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-_LOOKED = (
-    "index = open_index(folder); print([hit.id for hit in index.search(np.array([0.6, 0.8]))[0]], index.faults())\n"
-)
+_LOOKED = "index = open_index(folder); print([hit.id for hit in index.search(np.array([0.6, 0.8]))[0]], index.check_integrity())\n"
 
 
 @pytest.mark.parametrize("owner", ["is gone", "has it open", "was killed"])
@@ -466,7 +464,7 @@ index.refresh()
     assert (
         told.splitlines()
         == [
-            f"{folder} may only be read here, so nothing was changed; "
+            f"{folder} is read-only here, so nothing was changed; "
             "change its permissions, or copy the index to a folder you may write to."
         ]
         * 3

@@ -1,4 +1,4 @@
-"""Which index an address means: a folder, or a database that runs elsewhere."""
+"""Opening, creating and listing indexes by address: a folder, or postgres://host/database/index."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 from latentbridge.errors import UserError
 from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.disk_index import FILE, DiskIndex
-from latentbridge.retrieval.validation import check_index_name, shown
+from latentbridge.retrieval.validation import check_index_name, redact_password
 
 _POSTGRES = ("postgres://", "postgresql://")
 
 
 def open_index(address: str | Path) -> Index:
-    """The index at an address; raises UserError where there is none."""
-    if not _elsewhere(address):
+    """Open the index at an address; raises UserError if there is none."""
+    if not _is_database(address):
         return DiskIndex(Path(address))
     from latentbridge.retrieval.postgres_index import PostgresIndex
 
@@ -22,8 +22,8 @@ def open_index(address: str | Path) -> Index:
 
 
 def create_index(address: str | Path, dimension: int, model_fingerprint: str = "") -> Index:
-    """A new index at an address, or the one that is there; raises UserError where that was made with another model."""
-    if _elsewhere(address):
+    """Create an index, or open an existing one; raises UserError if that was built with another model."""
+    if _is_database(address):
         from latentbridge.retrieval.postgres_index import PostgresIndex
 
         index = PostgresIndex.create(str(address), dimension, model_fingerprint)
@@ -31,40 +31,42 @@ def create_index(address: str | Path, dimension: int, model_fingerprint: str = "
         index = DiskIndex.create(Path(address), dimension, model_fingerprint)
     if (index.dimension, index.model_fingerprint) != (dimension, model_fingerprint):
         index.close()
-        raise UserError(f"{shown(address)} was built with another model; use that one, or build a new index elsewhere.")
+        raise UserError(
+            f"{redact_password(address)} was built with another model; use that one, or build a new index elsewhere."
+        )
     return index
 
 
-def list_index_names(shelf: str | Path) -> list[str]:
-    """The names of the indexes side by side in a folder, or in a database (postgres://host/database).
+def list_index_names(root: str | Path) -> list[str]:
+    """Return the names of the indexes in a folder or database (postgres://host/database), sorted.
 
-    Raises UserError for what can hold none: a file, an unknown kind of database, one that does not answer.
+    Raises UserError if it cannot hold indexes: a file, an unknown kind of database, one that does not answer.
     """
-    if not _elsewhere(shelf):
-        folder = Path(shelf)
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{shelf} is no folder; give one for indexes, or postgres://host/database.")
-        return [path.name for path in sorted(folder.iterdir()) if is_index_folder(path)] if folder.is_dir() else []
-    from latentbridge.retrieval.postgres_index import index_names
+    if _is_database(root):
+        from latentbridge.retrieval.postgres_index import list_database_indexes
 
-    return index_names(str(shelf))
+        return list_database_indexes(str(root))
+    folder = Path(root)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{root} is not a folder; give one for indexes, or postgres://host/database.")
+    return [path.name for path in sorted(folder.iterdir()) if is_index_folder(path)] if folder.is_dir() else []
 
 
-def index_address(shelf: str | Path, name: str) -> str | Path:
-    """The address of one of them, or of one to come."""
-    return f"{shelf}/{check_index_name(name)}" if _elsewhere(shelf) else Path(shelf) / check_index_name(name)
+def index_address(root: str | Path, name: str) -> str | Path:
+    """Return the address of an existing or new index in a folder or database."""
+    return f"{root}/{check_index_name(name)}" if _is_database(root) else Path(root) / check_index_name(name)
 
 
 def is_index_folder(folder: str | Path) -> bool:
-    """Whether a folder is an index."""
+    """Return whether a folder is an index."""
     return (Path(folder) / FILE).is_file()
 
 
-def _elsewhere(address: str | Path) -> bool:
-    """Whether an address is a database's, and one that is known."""
+def _is_database(address: str | Path) -> bool:
+    """Return whether an address is a database's; raises UserError for an unknown kind."""
     if "://" not in str(address):
         return False
     if not str(address).startswith(_POSTGRES):
-        kind = str(address).partition("://")[0]
-        raise UserError(f"Nothing is known of {kind}:// addresses; give a folder, or postgres://host/database/index.")
+        scheme = str(address).partition("://")[0]
+        raise UserError(f"{scheme}:// addresses are not supported; give a folder, or postgres://host/database/index.")
     return True

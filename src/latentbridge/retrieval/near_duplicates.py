@@ -1,4 +1,4 @@
-"""Items of an index that are nearly the same."""
+"""Pairs of near-duplicate items of an index."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from itertools import islice
 from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.filters import Condition
 
-_NEAREST = 11
-"""How many neighbours of an item are looked at, the item itself among them."""
+_NUM_NEIGHBORS = 11
+"""Neighbours searched per item, the item itself included."""
 _BATCH = 256
 
 
 def find_near_duplicates(
-    index: Index, least: float, where: Sequence[Condition] = ()
+    index: Index, threshold: float, where: Sequence[Condition] = ()
 ) -> Iterator[tuple[str, str, float]]:
-    """Pairs of items whose cosine is at least `least`, each pair once, the item that was added earlier first.
+    """Yield each pair of items with a cosine of at least `threshold` once, the item added first in front.
 
-    Ten neighbours of each item are looked at: of more copies than that, each is in a pair, but not with every other.
+    Searches ten neighbours per item: with more copies than that, each is in some pair, but not paired with every other.
     """
-    place = {name: number for number, name in enumerate(index.ids(where))}
-    names, told = list(place), set[tuple[int, int]]()
-    waiting = iter(names)
-    while batch := list(islice(waiting, _BATCH)):
-        for name, hits in zip(batch, index.search(index.vectors(batch), _NEAREST, where), strict=True):
+    positions = {name: number for number, name in enumerate(index.ids(where))}
+    names, seen = list(positions), set[tuple[int, int]]()
+    remaining = iter(names)
+    while batch := list(islice(remaining, _BATCH)):
+        for name, hits in zip(batch, index.search(index.vectors(batch), _NUM_NEIGHBORS, where), strict=True):
             for hit in hits:
-                if hit.score < least or hit.id == name or hit.id not in place:
+                if hit.score < threshold or hit.id == name or hit.id not in positions:
                     continue
-                pair = min(place[name], place[hit.id]), max(place[name], place[hit.id])
-                if pair not in told:  # the other may not have seen this one among its own nearest
-                    told.add(pair)
+                pair = min(positions[name], positions[hit.id]), max(positions[name], positions[hit.id])
+                if pair not in seen:  # the neighbour relation is not symmetric
+                    seen.add(pair)
                     yield names[pair[0]], names[pair[1]], hit.score

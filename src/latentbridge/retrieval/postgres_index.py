@@ -1,33 +1,25 @@
-"""An index in PostgreSQL with the pgvector extension: its server keeps, copies and spreads the items, nothing here does.
+"""An index in PostgreSQL with the pgvector extension, at postgres://user@host:port/database/index.
 
-    postgres://user@host:port/database/index
-
-Each index is a table `latentbridge_INDEX`; `latentbridge_indexes` tells their dimensions and makers. Searches use the
-table's HNSW index and pgvector's iterative scan, which goes on until enough rows meet the filter. A password belongs into
-PGPASSWORD or a .pgpass file.
+Each index is a table `latentbridge_INDEX`; the table `latentbridge_indexes` lists them. Searches use an HNSW index with
+pgvector's iterative scan, which continues until enough rows meet the filter. Replication and backups are left to the server.
+Passwords belong in PGPASSWORD or a .pgpass file.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from latentbridge.errors import Unreachable, UserError
-from latentbridge.retrieval.filters import OPERATORS, Condition, scalar_type
-from latentbridge.retrieval.validation import (
-    check_index_name,
-    missing_item_error,
-    shown,
-    validate_items,
-    validate_queries,
-    validate_thumbnails,
-)
+from latentbridge.retrieval.base_index import Index, to_hits
+from latentbridge.retrieval.filters import Condition, scalar_type
+from latentbridge.retrieval.validation import check_index_name, redact_password
 from latentbridge.retrieval.vector_rows import exact_top_k
 from latentbridge.types import Hit
 
@@ -35,263 +27,230 @@ if TYPE_CHECKING:
     import psycopg  # pyright: ignore[reportMissingImports]
 
 _FORMAT = 2
-_READ_ROWS = 4096
-_WAIT_S = 10
-_SPARE = 10
-"""Rows fetched beyond those asked for: `relaxed_order` may send them a little out of order."""
-_WIDTH = 400
-"""hnsw.ef_search: candidates a search keeps in view. pgvector allows up to 1000."""
+_PAGE_ROWS = 4096
+_CONNECT_TIMEOUT_S = 10
+_EXTRA_ROWS = 10
+"""Rows fetched beyond k: `relaxed_order` returns rows slightly out of order."""
+_EF_SEARCH = 400
+"""hnsw.ef_search: candidates per search, at most 1000."""
 _MAX_DIMENSION = 2000
 """pgvector's limit for an HNSW index over float32."""
-_TABLES = """
+_CREATE_INDEX_LIST = """
 CREATE TABLE IF NOT EXISTS latentbridge_indexes (
     name text PRIMARY KEY, format int NOT NULL, dimension int NOT NULL, maker text NOT NULL)
 """
-_TABLE = """
+_CREATE_TABLE = """
 CREATE TABLE {table} (
     key bigint GENERATED ALWAYS AS IDENTITY UNIQUE, id text COLLATE "C" PRIMARY KEY, metadata jsonb NOT NULL,
     vector vector({dimension}) NOT NULL, thumbnail bytea)
 """
 
 
-class PostgresIndex:
-    """An `Index` in one table of a database; each thread has a connection of its own."""
+class PostgresIndex(Index):
+    """An `Index` in one table of a database, with one connection per thread."""
 
     def __init__(self, address: str) -> None:
-        """Opens an index; raises UserError where there is none or no server answers."""
-        self._server, name = _split(address)
-        self._table = _table(name)
-        self._own = threading.local()
+        """Open an index; raises UserError if there is none or the server does not answer."""
+        self._server, name = _split_address(address)
+        self._table = _table_name(name)
+        self._local = threading.local()
         self._all: list[psycopg.Connection[Any]] = []
-        there = self._ask("SELECT to_regclass('latentbridge_indexes') IS NOT NULL")[0][0]
-        asked = "SELECT format, dimension, maker FROM latentbridge_indexes WHERE name = %s"
-        found = self._ask(asked, [name]) if there else []
-        self._place = shown(address)
-        if not found:
-            raise UserError(f"{self._place} holds no index; build one with `latentbridge index build`.")
-        version, self.dimension, self.model_fingerprint = found[0]
+        self._address = redact_password(address)
+        exists = self._query("SELECT to_regclass('latentbridge_indexes') IS NOT NULL")[0][0]
+        statement = "SELECT format, dimension, maker FROM latentbridge_indexes WHERE name = %s"
+        rows = self._query(statement, [name]) if exists else []
+        if not rows:
+            raise UserError(f"{self._address} holds no index; build one with `latentbridge index build`.")
+        version, self.dimension, self.model_fingerprint = rows[0]
         if version != _FORMAT:
-            raise UserError(f"{self._place} is of format {version}, and this version reads {_FORMAT}; build it again.")
+            raise UserError(
+                f"{self._address} is of format {version}, and this version reads {_FORMAT}; build it again."
+            )
 
     @classmethod
     def create(cls, address: str, dimension: int, model_fingerprint: str = "") -> PostgresIndex:
-        """A new index, or the one that is there already, whatever it holds."""
-        server, name = _split(address)
+        """Create an index, or open an existing one without any check."""
+        server, name = _split_address(address)
         if dimension > _MAX_DIMENSION:
             raise UserError(
                 f"pgvector searches at most {_MAX_DIMENSION:,} numbers a vector, not {dimension:,}; use a folder."
             )
-        with _told(server), _connected(server) as connection, connection.transaction():
+        with _translate_errors(server), _connect(server) as connection, connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(hashtext('latentbridge'))")
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-            connection.execute(_TABLES)
-            new = connection.execute(
+            connection.execute(_CREATE_INDEX_LIST)
+            is_new = connection.execute(
                 "INSERT INTO latentbridge_indexes VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING name",
                 [name, _FORMAT, dimension, model_fingerprint],
             ).fetchone()
-            if new:
-                connection.execute(_checked(_TABLE.format(table=_table(name), dimension=dimension)))
-                connection.execute(_checked(f"CREATE INDEX ON {_table(name)} USING hnsw (vector vector_ip_ops)"))
+            if is_new:
+                table = _table_name(name)
+                connection.execute(_sql(_CREATE_TABLE.format(table=table, dimension=dimension)))
+                connection.execute(_sql(f"CREATE INDEX ON {table} USING hnsw (vector vector_ip_ops)"))
         return cls(address)
 
     def __len__(self) -> int:
-        return self._ask(f"SELECT count(*) FROM {self._table}")[0][0]
-
-    def add(
-        self,
-        ids: Sequence[str],
-        vectors: np.ndarray,
-        metadata: Sequence[dict[str, Any]] | None = None,
-        thumbnails: Sequence[bytes | None] | None = None,
-    ) -> None:
-        """See `Index.add`."""
-        vectors, entries = validate_items(ids, vectors, metadata, self.dimension)
-        rows = zip(ids, entries, map(_written, vectors), validate_thumbnails(ids, thumbnails), strict=True)
-        with self._commits() as connection:
-            connection.execute(_checked(f"DELETE FROM {self._table} WHERE id = ANY(%s)"), [list(ids)])
-            with connection.cursor() as cursor:
-                put = f"INSERT INTO {self._table} (id, metadata, vector, thumbnail) VALUES (%s, %s, %s, %s)"
-                cursor.executemany(_checked(put), rows)
+        return self._query(f"SELECT count(*) FROM {self._table}")[0][0]
 
     def delete(self, ids: Sequence[str]) -> int:
-        """See `Index.delete`."""
-        with self._commits() as connection:
-            return connection.execute(_checked(f"DELETE FROM {self._table} WHERE id = ANY(%s)"), [list(ids)]).rowcount
-
-    def search(
-        self, queries: np.ndarray, k: int = 10, where: Sequence[Condition] = (), *, exact: bool = False
-    ) -> list[list[Hit]]:
-        """See `Index.search`."""
-        queries = validate_queries(queries, self.dimension, k)
-        clause, values = _clause(where)
-        asked = f"SELECT key, id, vector FROM {self._table} WHERE {clause} ORDER BY vector <#> %s LIMIT %s"
-        hits = []
-        with self._commits() as connection:
-            if exact:
-                connection.execute("SET LOCAL enable_indexscan = off")
-            else:
-                connection.execute(_checked(f"SET LOCAL hnsw.ef_search = {_WIDTH}"))
-                connection.execute("SET LOCAL hnsw.iterative_scan = relaxed_order")
-            for query in queries:
-                found = connection.execute(
-                    _checked(asked), [*values, _written(query), k + _SPARE], binary=True
-                ).fetchall()
-                found.sort()  # by key, so that equal scores keep the order of adding
-                names = {key: name for key, name, _ in found}
-                keys, vectors = np.array(list(names), np.int64), self._vectors([row[2] for row in found])
-                keys, scores = exact_top_k(query, keys, vectors, k)
-                hits.append([Hit(names[key], score) for key, score in zip(keys.tolist(), scores.tolist(), strict=True)])
-        return hits
+        with self._transaction() as connection:
+            return connection.execute(_sql(f"DELETE FROM {self._table} WHERE id = ANY(%s)"), [list(ids)]).rowcount
 
     def ids(self, where: Sequence[Condition] = ()) -> Iterator[str]:
-        """See `Index.ids`."""
-        clause, values = _clause(where)
-        asked, after = f"SELECT key, id FROM {self._table} WHERE key > %s AND {clause} ORDER BY key LIMIT %s", 0
-        while found := self._ask(asked, [after, *values, _READ_ROWS]):
-            yield from (name for _, name in found)
-            after = found[-1][0]
-
-    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
-        """See `Index.metadata`."""
-        found = dict(self._ask(f"SELECT id, metadata FROM {self._table} WHERE id = ANY(%s)", [list(ids)]))
-        return [found.get(name) for name in ids]
-
-    def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
-        """See `Index.thumbnails`."""
-        found = dict(self._ask(f"SELECT id, thumbnail FROM {self._table} WHERE id = ANY(%s)", [list(ids)]))
-        return [found.get(name) for name in ids]
-
-    def vectors(self, ids: Sequence[str]) -> np.ndarray:
-        """See `Index.vectors`."""
-        found = dict(self._ask(f"SELECT id, vector FROM {self._table} WHERE id = ANY(%s)", [list(ids)]))
-        for name in ids:
-            if name not in found:
-                raise missing_item_error(name)
-        return self._vectors([found[name] for name in ids])
+        clause, values = _where_clause(where)
+        statement, after = f"SELECT key, id FROM {self._table} WHERE key > %s AND {clause} ORDER BY key LIMIT %s", 0
+        while rows := self._query(statement, [after, *values, _PAGE_ROWS]):
+            yield from (name for _, name in rows)
+            after = rows[-1][0]
 
     def refresh(self) -> None:
-        """See `Index.refresh`: the server keeps its graph by itself, and is told how many rows there are."""
-        self._ask(f"ANALYZE {self._table}")
+        """Update the planner's statistics; the server maintains the HNSW index itself."""
+        self._query(f"ANALYZE {self._table}")
 
     def compact(self) -> None:
-        """See `Index.compact`."""
-        self._ask(f"REINDEX TABLE {self._table}")
-        self._ask(f"VACUUM (FULL, ANALYZE) {self._table}")
+        self._query(f"REINDEX TABLE {self._table}")
+        self._query(f"VACUUM (FULL, ANALYZE) {self._table}")
 
-    def faults(self) -> list[str]:
-        """See `Index.faults`; the server answers for its pages, so only the vectors are looked at."""
-        odd = f"SELECT count(*) FROM {self._table} WHERE abs(vector_norm(vector) - 1) > 1e-3"
-        count = self._ask(odd)[0][0]
+    def check_integrity(self) -> list[str]:
+        """Return an error if vectors are not of length 1; storage errors are left to the server."""
+        statement = f"SELECT count(*) FROM {self._table} WHERE abs(vector_norm(vector) - 1) > 1e-3"
+        count = self._query(statement)[0][0]
         return [f"{count:,} vectors are not of length 1."] if count else []
 
     def description(self) -> dict[str, Any]:
-        """See `Index.description`."""
-        size = self._ask("SELECT pg_total_relation_size(%s::regclass)", [self._table])[0][0]
-        return {"kept in": self._place, "search": f"HNSW of pgvector, {_WIDTH} candidates", "bytes": size}
+        size = self._query("SELECT pg_total_relation_size(%s::regclass)", [self._table])[0][0]
+        return {"kept in": self._address, "search": f"HNSW of pgvector, {_EF_SEARCH} candidates", "bytes": size}
 
     def close(self) -> None:
-        """See `Index.close`."""
         for connection in self._all:
             connection.close()
         self._all.clear()
 
+    def _add(
+        self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[str], thumbnails: Sequence[bytes | None]
+    ) -> None:
+        rows = zip(ids, metadata, map(_vector_literal, vectors), thumbnails, strict=True)
+        with self._transaction() as connection, connection.cursor() as cursor:
+            cursor.execute(_sql(f"DELETE FROM {self._table} WHERE id = ANY(%s)"), [list(ids)])
+            insert = f"INSERT INTO {self._table} (id, metadata, vector, thumbnail) VALUES (%s, %s, %s, %s)"
+            cursor.executemany(_sql(insert), rows)
+
+    def _search(self, queries: np.ndarray, k: int, where: Sequence[Condition], exact: bool) -> list[list[Hit]]:
+        clause, values = _where_clause(where)
+        statement = f"SELECT key, id, vector FROM {self._table} WHERE {clause} ORDER BY vector <#> %s LIMIT %s"
+        hits = []
+        with self._transaction() as connection:
+            if exact:
+                connection.execute("SET LOCAL enable_indexscan = off")
+            else:
+                connection.execute(_sql(f"SET LOCAL hnsw.ef_search = {_EF_SEARCH}"))
+                connection.execute("SET LOCAL hnsw.iterative_scan = relaxed_order")
+            for query in queries:
+                parameters = [*values, _vector_literal(query), k + _EXTRA_ROWS]
+                rows = connection.execute(_sql(statement), parameters, binary=True).fetchall()
+                rows.sort()  # by key, so that equal scores keep insertion order
+                ids = {key: name for key, name, _ in rows}
+                keys, vectors = np.array(list(ids), np.int64), self._decode_vectors([row[2] for row in rows])
+                hits.append(to_hits(*exact_top_k(query, keys, vectors, k), ids))
+        return hits
+
+    def _lookup(self, column: Literal["metadata", "thumbnail", "vector"], ids: Sequence[str]) -> Mapping[str, Any]:
+        found = dict(self._query(f"SELECT id, {column} FROM {self._table} WHERE id = ANY(%s)", [list(ids)]))
+        if column == "vector":
+            return dict(zip(found, self._decode_vectors(list(found.values())), strict=True))
+        return found
+
     def _connection(self) -> psycopg.Connection[Any]:
-        """This thread's own; a new one where the server has ended it."""
-        connection = getattr(self._own, "connection", None)
+        """Return this thread's connection, a new one if the server has closed it."""
+        connection = getattr(self._local, "connection", None)
         if connection is None or connection.closed:
-            connection = self._own.connection = _connected(self._server)
+            connection = self._local.connection = _connect(self._server)
             self._all.append(connection)
         return connection
 
-    def _ask(self, question: str, values: Sequence[Any] = ()) -> list[tuple]:
-        with _told(self._server):
-            asked = self._connection().execute(_checked(question), values, binary=bool(values))
-            return asked.fetchall() if asked.description else []
+    def _query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple]:
+        with _translate_errors(self._server):
+            cursor = self._connection().execute(_sql(statement), values, binary=bool(values))
+            return cursor.fetchall() if cursor.description else []
 
     @contextmanager
-    def _commits(self) -> Iterator[psycopg.Connection[Any]]:
-        with _told(self._server), self._connection().transaction():
+    def _transaction(self) -> Iterator[psycopg.Connection[Any]]:
+        with _translate_errors(self._server), self._connection().transaction():
             yield self._connection()
 
-    def _vectors(self, sent: list[bytes]) -> np.ndarray:
-        """float32 [n, dimension] of vectors as pgvector sends them: two 16-bit numbers, then big-endian floats."""
-        flat = np.frombuffer(b"".join(row[4:] for row in sent), ">f4").astype(np.float32)
-        return flat.reshape(len(sent), self.dimension)
+    def _decode_vectors(self, binary: list[bytes]) -> np.ndarray:
+        """Return float32 [n, dimension] from pgvector's binary format: two 16-bit numbers, then big-endian floats."""
+        flat = np.frombuffer(b"".join(row[4:] for row in binary), ">f4").astype(np.float32)
+        return flat.reshape(len(binary), self.dimension)
 
 
-def index_names(database: str) -> list[str]:
-    """The names of all indexes in a database; none where it has never held one."""
-    with _told(database), _connected(database) as connection:
-        there = connection.execute("SELECT to_regclass('latentbridge_indexes') IS NOT NULL").fetchone()
-        asked = "SELECT name FROM latentbridge_indexes ORDER BY name"
-        return [name for (name,) in connection.execute(asked)] if there and there[0] else []
+def list_database_indexes(database: str) -> list[str]:
+    """Return the names of all indexes in a database, sorted."""
+    with _translate_errors(database), _connect(database) as connection:
+        exists = connection.execute("SELECT to_regclass('latentbridge_indexes') IS NOT NULL").fetchone()
+        statement = "SELECT name FROM latentbridge_indexes ORDER BY name"
+        return [name for (name,) in connection.execute(statement)] if exists and exists[0] else []
 
 
-def _split(address: str) -> tuple[str, str]:
-    """The address of a database, and the name of the index in it."""
+def _split_address(address: str) -> tuple[str, str]:
+    """Return the address of the database, and the name of the index in it."""
     parts = urlsplit(address)
     database, slash, name = parts.path.strip("/").rpartition("/")
     if not slash or "/" in database:
-        raise UserError(f"{shown(address)} does not name an index; write it like postgres://host:5432/database/index.")
+        raise UserError(
+            f"{redact_password(address)} does not name an index; write it like postgres://host:5432/database/index."
+        )
     return parts._replace(scheme="postgresql", path=f"/{database}").geturl(), check_index_name(name)
 
 
-def _checked(statement: str) -> bytes:
-    """A statement as psycopg takes it, which asks for literals; names in ours went through `check_index_name`, values are apart."""
+def _sql(statement: str) -> bytes:
+    """Return a statement in the type that psycopg accepts besides literals; all names in it passed `check_index_name`."""
     return statement.encode()
 
 
-def _table(name: str) -> str:
-    """A checked name as the name of a table."""
+def _table_name(name: str) -> str:
     return f'"latentbridge_{name}"'
 
 
-def _written(vector: np.ndarray) -> str:
-    """A vector as pgvector reads it; each float32 by the shortest decimal that is it again."""
+def _vector_literal(vector: np.ndarray) -> str:
+    """Return a vector in pgvector's text format; the shortest decimal of each float32 restores it exactly."""
     return f"[{','.join(map(str, vector))}]"
 
 
-def _clause(where: Sequence[Condition]) -> tuple[str, list[Any]]:
-    """`filters.matches_all` in SQL, and the values that stand for its placeholders.
+def _where_clause(where: Sequence[Condition]) -> tuple[str, list[Any]]:
+    """Return `filters.matches_all` in SQL, with the values of its placeholders.
 
-    Comparisons in jsonpath are between values of one type and look into lists, as ours are and do.
+    Like ours, jsonpath comparisons are between values of one type and look into lists.
     """
-    parts, values = ["true"], []
+    clauses, values = ["true"], []
     for condition in where:
         sign = {"=": "==", "!=": "=="}.get(condition.operator, condition.operator)
-        assert condition.operator in OPERATORS
-        if scalar_type(condition.value) == "truth" and sign != "==":
-            parts.append("false")
+        if scalar_type(condition.value) == "boolean" and sign != "==":
+            clauses.append("false")
             continue
-        found = "jsonb_path_exists(metadata, %s::jsonpath, jsonb_build_object('value', %s::jsonb), true)"
-        parts.append(f"NOT {found}" if condition.operator == "!=" else found)
+        match = "jsonb_path_exists(metadata, %s::jsonpath, jsonb_build_object('value', %s::jsonb), true)"
+        clauses.append(f"NOT {match}" if condition.operator == "!=" else match)
         values += [f'$."{condition.field}" ? (@ {sign} $value)', json.dumps(condition.value)]
-    return " AND ".join(parts), values
+    return " AND ".join(clauses), values
 
 
-def _connected(server: str) -> psycopg.Connection[Any]:
+def _connect(server: str) -> psycopg.Connection[Any]:
+    import psycopg  # pyright: ignore[reportMissingImports]
+
+    return psycopg.connect(server, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S)
+
+
+@contextmanager
+def _translate_errors(server: str) -> Iterator[None]:
+    """Raise errors of psycopg, or its absence, as UserErrors of one sentence."""
     try:
         import psycopg  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError("postgres:// addresses need psycopg; pip install 'latentbridge[postgres]'.") from error
-    return psycopg.connect(server, autocommit=True, connect_timeout=_WAIT_S)
-
-
-@contextmanager
-def _told(server: str) -> Iterator[None]:
-    """What a server or the way to it may complain of, as one sentence."""
-    try:
-        import psycopg  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        yield  # `_connected` says so
-        return
     try:
         yield
-    except psycopg.OperationalError as error:
-        reason = " ".join(str(error).split())
-        raise Unreachable(f"{shown(server)} does not answer ({reason}); start it, or check the address.") from error
     except psycopg.Error as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{shown(server)} refuses ({reason}); check its rights and that pgvector is installed."
-        ) from error
+        name, reason = redact_password(server), " ".join(str(error).split())
+        if isinstance(error, psycopg.OperationalError):
+            raise Unreachable(f"{name} does not answer ({reason}); start it, or check the address.") from error
+        raise UserError(f"{name} refuses ({reason}); check its rights and that pgvector is installed.") from error

@@ -1,8 +1,8 @@
-"""Connections to one SQLite file: one a thread, to write where the disk takes it and to read where it does not.
+"""One connection per thread to an SQLite file, writable or read-only.
 
-A file that may only be read (a read-only disk, another user's folder) is read as it is, and nothing is made beside it. Readers
-and writers of a log (WAL) share a file that every one of them writes, so whoever may not write it opens the main file alone, as one
-that does not change, and again where it has; while its owner has it open, through the owner's log.
+A read-only file (a read-only disk, another user's folder) is opened without creating files beside it. WAL readers need to write
+to the shared-memory file, so a reader without that right opens the main file as immutable, and again after it has changed;
+while its owner has it open, it reads through the owner's WAL.
 """
 
 from __future__ import annotations
@@ -17,70 +17,67 @@ from typing import NamedTuple
 
 from latentbridge.errors import StorageError, UserError
 
-_WAIT_S = 30
-"""How long one writer waits for another."""
+_BUSY_TIMEOUT_S = 30
 
 
-class _Version(NamedTuple):
-    """What a change of a file that may only be read shows in."""
+class _FileVersion(NamedTuple):
+    """Changes whenever a read-only file has changed."""
 
-    logged: bool
-    """Whether commits stand in the owner's log that are not in the file yet."""
-    changed_ns: int
+    has_wal: bool
+    """Whether the owner's WAL holds commits that are not in the main file yet."""
+    modified_ns: int
     size: int
 
 
 class SqliteConnections:
-    """Those of all threads to one file."""
+    """The connections of all threads to one file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-        """Whether the disk takes changes, as far as that can be told without making one."""
-        self._here = threading.local()
+        self._local = threading.local()
         self._all: list[sqlite3.Connection] = []
 
-    def own(self) -> sqlite3.Connection:
-        """This thread's own; SQLite lets any number of them read beside one that writes."""
-        version = None if self.writable else self._version()
-        if not hasattr(self._here, "connection"):
-            self._open(version)
-        elif self._here.version != version:
-            self._here.connection.close()
-            self._all.remove(self._here.connection)
-            self._open(version)
-        return self._here.connection
+    def get(self) -> sqlite3.Connection:
+        """Return this thread's connection, reopened if a read-only file has changed."""
+        version = None if self.writable else self._file_version()
+        if hasattr(self._local, "connection"):
+            if self._local.version == version:
+                return self._local.connection
+            self._local.connection.close()
+            self._all.remove(self._local.connection)
+        mode = "mode=rw" if version is None else "mode=ro" if version.has_wal else "immutable=1"
+        uri = f"{self.path.absolute().as_uri()}?{mode}"
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA synchronous = FULL")
+        self._local.connection, self._local.version = connection, version
+        self._all.append(connection)
+        return connection
 
     def check_writable(self) -> None:
-        """Raises StorageError where the file may only be read."""
+        """Raise StorageError if the file is read-only."""
         if not self.writable:
             raise StorageError(
-                f"{self.path.parent} may only be read here, so nothing was changed; "
+                f"{self.path.parent} is read-only here, so nothing was changed; "
                 "change its permissions, or copy the index to a folder you may write to."
             )
 
     def close(self) -> None:
-        """Close every thread's."""
+        """Close the connections of all threads."""
         for connection in self._all:
             connection.close()
         self._all.clear()
 
-    def _open(self, version: _Version | None) -> None:
-        how = "mode=rw" if version is None else "mode=ro" if version.logged else "immutable=1"
-        address = f"{self.path.absolute().as_uri()}?{how}"
-        connection = sqlite3.connect(address, uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA synchronous = FULL")
-        self._here.connection, self._here.version = connection, version
-        self._all.append(connection)
-
-    def _version(self) -> _Version:
-        log, status = self.path.with_name(f"{self.path.name}-wal"), self.path.stat()
-        return _Version(log.exists() and log.stat().st_size > 0, status.st_mtime_ns, status.st_size)
+    def _file_version(self) -> _FileVersion:
+        wal, status = self.path.with_name(f"{self.path.name}-wal"), self.path.stat()
+        return _FileVersion(wal.exists() and wal.stat().st_size > 0, status.st_mtime_ns, status.st_size)
 
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """What may go wrong with the file, as one sentence."""
+    """Raise errors of SQLite and the disk as UserErrors of one sentence."""
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:

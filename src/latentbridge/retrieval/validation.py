@@ -1,4 +1,4 @@
-"""What is checked of items before any store takes them."""
+"""Checks of ids, vectors, metadata, thumbnails and index names, the same for every index."""
 
 from __future__ import annotations
 
@@ -11,55 +11,71 @@ from typing import Any
 import numpy as np
 
 from latentbridge.errors import UserError
-from latentbridge.retrieval.vector_rows import checked
 
-_NAMES_AN_ITEM = re.compile(r"[^\0\ud800-\udfff]+")
-"""Any text that UTF-8 has; a file name that is no text comes out of Python with surrogates."""
+UNIT_TOLERANCE = 1e-3
+"""Largest deviation from length 1; vectors normalised in float32 are 1e-6 off, in bfloat16 3e-3, which is refused."""
 MAX_THUMBNAIL_BYTES = 1 << 16
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
+_ID = re.compile(r"[^\0\ud800-\udfff]+")
+"""Any text that UTF-8 can encode; Python decodes invalid file names to surrogates."""
+_INDEX_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 
 
 def validate_items(
-    ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[dict[str, Any]] | None, dimension: int
-) -> tuple[np.ndarray, list[str]]:
-    """Unit vectors, float32 [n, dimension], and metadata as JSON texts; raises UserError where an item cannot be stored."""
+    ids: Sequence[str],
+    vectors: np.ndarray,
+    metadata: Sequence[dict[str, Any]] | None,
+    thumbnails: Sequence[bytes | None] | None,
+    dimension: int,
+) -> tuple[np.ndarray, list[str], Sequence[bytes | None]]:
+    """Return float32 [n, dimension] vectors, metadata as JSON texts, and thumbnails; raises UserError if one is invalid."""
     vectors = np.asarray(vectors, dtype=np.float32)
     entries = [{} for _ in ids] if metadata is None else list(metadata)
     if not len(ids) == len(vectors) == len(entries):
         raise UserError(
-            f"There are {len(ids)} ids, {len(vectors)} vectors and {len(entries)} metadata; give one of each an item."
+            f"There are {len(ids)} ids, {len(vectors)} vectors and {len(entries)} metadata; give one of each per item."
         )
     seen: set[str] = set()
     for name in ids:
-        if not isinstance(name, str) or not _NAMES_AN_ITEM.fullmatch(name) or name in seen:
-            raise UserError(f"The id {name!r} is empty, no text or given twice; give every item an id of its own.")
+        if not isinstance(name, str) or not _ID.fullmatch(name) or name in seen:
+            raise UserError(f"The id {name!r} is empty, not text, or given twice; give every item its own id.")
         seen.add(name)
-    return checked(vectors, dimension), [_as_json(entry) for entry in entries]
-
-
-def validate_thumbnails(ids: Sequence[str], thumbnails: Sequence[bytes | None] | None) -> Sequence[bytes | None]:
-    """One small picture or None an item; raises UserError where one is too large to keep beside a vector."""
-    small = [None] * len(ids) if thumbnails is None else thumbnails
-    if len(small) != len(ids):
-        raise UserError(f"There are {len(ids)} ids and {len(small)} thumbnails; give one or None an item.")
-    for name, picture in zip(ids, small, strict=True):
-        if picture is not None and len(picture) > MAX_THUMBNAIL_BYTES:
+    vectors, texts = validate_vectors(vectors, dimension), [_to_json(entry) for entry in entries]
+    thumbnails = [None] * len(ids) if thumbnails is None else thumbnails
+    if len(thumbnails) != len(ids):
+        raise UserError(f"There are {len(ids)} ids and {len(thumbnails)} thumbnails; give one or None per item.")
+    for name, thumbnail in zip(ids, thumbnails, strict=True):
+        if thumbnail is not None and len(thumbnail) > MAX_THUMBNAIL_BYTES:
             raise UserError(
-                f"The thumbnail of {name!r} has {len(picture):,} bytes, and {MAX_THUMBNAIL_BYTES:,} are the most; make it smaller."
+                f"The thumbnail of {name!r} has {len(thumbnail):,} bytes, above the limit of {MAX_THUMBNAIL_BYTES:,}; make it smaller."
             )
-    return small
+    return vectors, texts, thumbnails
+
+
+def validate_vectors(vectors: np.ndarray, dimension: int) -> np.ndarray:
+    """Return unit vectors as float32 [n, dimension]; raises UserError for anything else."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != dimension:
+        raise UserError(
+            f"This index holds vectors of {dimension} numbers, not arrays of shape {list(vectors.shape)}; "
+            "use the model it was built with."
+        )
+    if not np.isfinite(vectors).all():
+        raise UserError("A vector contains NaN or infinity; check the model and the data it comes from.")
+    if np.abs(np.linalg.norm(vectors, axis=1) - 1).max(initial=0) > UNIT_TOLERANCE:
+        raise UserError("Vectors must have length 1; divide each by its norm first.")
+    return vectors
 
 
 def validate_queries(queries: np.ndarray, dimension: int, k: int) -> np.ndarray:
-    """Unit queries as float32 [n, dimension]; raises UserError where nothing can be searched with them."""
+    """Return unit queries as float32 [n, dimension]; raises UserError for invalid queries or a `k` below 1."""
     if k < 1:
         raise UserError(f"A search returns at least one item, not {k}; set k to 1 or more.")
-    return checked(np.atleast_2d(queries), dimension)
+    return validate_vectors(np.atleast_2d(queries), dimension)
 
 
 def check_index_name(name: str) -> str:
-    """The name of an index as it may come from outside, fit for a folder and a table; raises UserError for any other."""
-    if not _NAME.fullmatch(name):
+    """Return a name that is safe as a folder and in a table name; raises UserError for any other."""
+    if not _INDEX_NAME.fullmatch(name):
         raise UserError(
             f"{name[:60]!r} cannot name an index; use up to 48 small letters, digits, dashes and underscores, "
             "the first a letter or digit."
@@ -67,19 +83,14 @@ def check_index_name(name: str) -> str:
     return name
 
 
-def shown(address: str | Path) -> str:
-    """An address as it may be printed: without a password."""
-    place, at, rest = str(address).rpartition("@")
-    kind, colon, user = place.partition("://")
-    return f"{kind}{colon}{user.partition(':')[0]}{at}{rest}" if at and colon else str(address)
+def redact_password(address: str | Path) -> str:
+    """Return an address without its password, for messages."""
+    location, at, rest = str(address).rpartition("@")
+    scheme, colon, user = location.partition("://")
+    return f"{scheme}{colon}{user.partition(':')[0]}{at}{rest}" if at and colon else str(address)
 
 
-def missing_item_error(name: str) -> UserError:
-    """The error for an id that an index does not hold."""
-    return UserError(f"The index holds no item {name!r}; ids are those given to `add`.")
-
-
-def _as_json(entry: dict[str, Any]) -> str:
+def _to_json(entry: dict[str, Any]) -> str:
     try:
         if not isinstance(entry, dict):
             raise TypeError(f"{type(entry).__name__} instead of an object")
