@@ -88,15 +88,13 @@ def test_filters_work_for_many_and_few_matches(large: DiskIndex, where: list[Con
 
 
 def test_growth_extends_the_lists_and_fourfold_growth_rebuilds_them(large: DiskIndex) -> None:
-    centres = large.description()["search"].split(" of ")[1].split()[0]
+    num_lists = large.description()["search"].split(" of ")[1].split()[0]
     large.add([f"more {i}" for i in range(400)], clustered(4, 400))
     large.refresh()
-    assert f"{centres} IVF lists of 4,401 items" in large.description()["search"].replace(
-        " of " + centres, f" {centres}", 1
-    )
+    assert f" of {num_lists} IVF lists of 4,401 items" in large.description()["search"]
     large.add([f"far more {i}" for i in range(13_000)], clustered(5, 13_000))
     large.refresh()
-    assert f" {centres} IVF lists" not in large.description()["search"]
+    assert f" {num_lists} IVF lists" not in large.description()["search"]
     assert check_health(large).recall >= LEAST_RECALL
 
 
@@ -106,10 +104,8 @@ def test_search_works_without_lists(large: DiskIndex, damage: str) -> None:
     expected = large.search(query, exact=True)
     (path,) = large.folder.glob("cells-*.faiss")
     path.unlink() if damage == "remove" else path.write_bytes(path.read_bytes()[:-1000])
-    again = DiskIndex(large.folder)
-    assert again.search(query) == expected
-    assert (
-        again.check_integrity() == [] and "quicker after `latentbridge index compact`" in again.description()["search"]
-    )
-    again.compact()
-    assert "IVF lists of 4,001 items" in again.description()["search"]
+    reopened = DiskIndex(large.folder)
+    assert reopened.search(query) == expected and reopened.check_integrity() == []
+    assert "quicker after `latentbridge index compact`" in reopened.description()["search"]
+    reopened.compact()
+    assert "IVF lists of 4,001 items" in reopened.description()["search"]
