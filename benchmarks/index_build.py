@@ -21,7 +21,7 @@ from latentbridge import indexing
 from latentbridge.data.pictures import FolderPictures
 from latentbridge.models.checkpoint import load
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.retrieval.exact import ExactIndex
+from latentbridge.retrieval.exact_index import ExactIndex
 from latentbridge.rng import numpy_rng
 
 SIDES_PX = (128, 1024)
@@ -74,7 +74,7 @@ def draw(folder: Path, side_px: int) -> None:
 def built(model: Model, folder: Path) -> bytes:
     """All rows of a new index of the folder."""
     index = ExactIndex(model.embedding_size)
-    indexing.fill_index(model, index, FolderPictures(folder))
+    indexing.sync_index(model, index, FolderPictures(folder))
     return index.vectors(list(index.ids())).tobytes()
 
 

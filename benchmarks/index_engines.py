@@ -116,8 +116,8 @@ def against_faiss(vectors: Vectors) -> dict[str, Any]:
     """The index that `measure` built, through our protocol and by faiss bare, one query and 32 at a time."""
     import faiss  # pyright: ignore[reportMissingImports]
 
-    from latentbridge.retrieval.disk import DiskIndex
-    from latentbridge.retrieval.ivf import WIDTHS, IVFLists
+    from latentbridge.retrieval.disk_index import DiskIndex
+    from latentbridge.retrieval.ivf import NPROBES, IVFLists
 
     folder = Ours(vectors.folder / "ours").folder
     ours, cells, queries = DiskIndex(folder), IVFLists.load(folder), vectors.queries[:64]
@@ -130,7 +130,7 @@ def against_faiss(vectors: Vectors) -> dict[str, Any]:
             bare.add(block)
     first = 1 if cells else 0  # our keys begin at 1
     bare_recall = recall(bare.search(queries, K)[1] - first, vectors.best)
-    for width in WIDTHS if cells else (0,):
+    for width in NPROBES if cells else (0,):
         if cells:
             cells.width = width
             cells.save(folder)

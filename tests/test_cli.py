@@ -173,14 +173,14 @@ def test_version(run: Callable[..., Result]):
         ("search . PROMPT --also night:0", "The weight of 'night' is out of range"),
         ("search . PROMPT --where kind", "write it like kind=photo"),
         ("search . PROMPT --out a.txt", "does not end in .html"),
-        ("search ftp://x/y PROMPT", "Nothing is known of ftp://"),
+        ("search ftp://x/y PROMPT", "ftp:// addresses are not supported"),
         ("search . PROMPT -k 0", "-k 0"),
         ("search none PROMPT", "neither an index nor a folder"),
         ("search folder.png PROMPT", "There are no pictures"),
         ("index build none", "neither an index nor a folder"),
         ("index build none.jsonl", "There is no manifest"),
         ("index build . --store in.png/x", "is a file, not a folder"),
-        ("index build . --field size<3", "says nothing to store"),
+        ("index build . --field size<3", "no value to store"),
         ("index add . in.png", "holds no index"),
         ("index delete .", "either their ids, or --where"),
         ("index delete . a --where kind=b", "either their ids, or --where"),
@@ -581,7 +581,7 @@ def test_an_index_is_kept_with_its_other_verbs(run: Callable[..., Result], album
     pairs = json.loads(run("index", "duplicates", album, "--above", "0.9999", "--json").out)["pairs"]
     assert [pair["ids"] for pair in pairs] == [["a.png", str(twin)]]
     checked = run("index", "check", album)
-    assert checked.code == 0 and "4 items, 0 faults, recall@10 1.000" in checked.out
+    assert checked.code == 0 and "4 items, 0 errors, recall@10 1.000" in checked.out
     assert json.loads(run("index", "info", album, "--json").out)["items"] == 4
     assert is_one_error_line(run("index", "delete", album, "a.png", "nobody"))
     assert run("index", "delete", album, "a.png").out == "1 removed, 3 left\n"

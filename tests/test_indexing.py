@@ -1,4 +1,4 @@
-"""Filling an index from a source: resumed after any stop, mirrored, and never more than a batch at a time."""
+"""Tests of synchronising an index with a source: resuming, mirroring, prefetching."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from latentbridge import indexing
 from latentbridge.config import ModelConfig
 from latentbridge.data.pictures import Fault, FolderPictures, Found
 from latentbridge.images import open_picture
-from latentbridge.indexing import fill_index
+from latentbridge.indexing import sync_index
 from latentbridge.models.checkpoint import new_model
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.retrieval.exact import ExactIndex
+from latentbridge.retrieval.exact_index import ExactIndex
 
 
 @pytest.fixture
@@ -35,32 +35,35 @@ def source(tmp_path: Path) -> FolderPictures:
     return FolderPictures(tmp_path)
 
 
-def test_a_pass_that_was_stopped_goes_on_where_it_stopped(
-    model: Model, source: FolderPictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, index, embed, batches = ExactIndex(model.embedding_size), ExactIndex(model.embedding_size), model.embed, []
-    fill_index(model, whole, source)
+def test_an_interrupted_pass_resumes(model: Model, source: FolderPictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    complete, index, embed, batches = (
+        ExactIndex(model.embedding_size),
+        ExactIndex(model.embedding_size),
+        model.embed,
+        [],
+    )
+    sync_index(model, complete, source)
 
-    def stopped(images: list) -> np.ndarray:
+    def interrupted_embed(images: list) -> np.ndarray:
         batches.append(len(images))
         if len(batches) == 3:
             raise KeyboardInterrupt
         return embed(images=images)
 
-    monkeypatch.setattr(model, "embed", stopped)
+    monkeypatch.setattr(model, "embed", interrupted_embed)
     with pytest.raises(KeyboardInterrupt):
-        fill_index(model, index, source)
+        sync_index(model, index, source)
     assert list(index.ids()) == [f"{number:02d}.png" for number in range(6)]
-    built = fill_index(model, index, source)
+    built = sync_index(model, index, source)
     assert (built.embedded, built.unchanged, built.dropped) == (5, 6, 0)
     assert batches == [3, 3, 3, 3, 2]
-    ids = list(whole.ids())
-    assert list(index.ids()) == ids and np.array_equal(index.vectors(ids), whole.vectors(ids))
+    ids = list(complete.ids())
+    assert list(index.ids()) == ids and np.array_equal(index.vectors(ids), complete.vectors(ids))
 
 
-def test_what_came_from_elsewhere_stays_and_an_unread_shard_drops_nothing(model: Model, source: FolderPictures) -> None:
+def test_other_items_and_items_of_unread_shards_are_kept(model: Model, source: FolderPictures) -> None:
     index = ExactIndex(model.embedding_size)
-    fill_index(model, index, source, {"owner": "anna"})
+    sync_index(model, index, source, {"owner": "anna"})
     index.add(["mine"], index.vectors(["00.png"]))
     for name in ("03.png", "04.png"):
         (source.folder / name).unlink()
@@ -68,68 +71,68 @@ def test_what_came_from_elsewhere_stays_and_an_unread_shard_drops_nothing(model:
     source.unread.append("far/4.tar")
     (source.folder / "05.png").write_bytes(b"broken since")
     left_out: list[str] = []
-    built = fill_index(model, index, source, {"owner": "anna"}, left_out=left_out.append)
+    built = sync_index(model, index, source, {"owner": "anna"}, on_left_out=left_out.append)
     assert (built.embedded, built.unchanged, built.dropped) == (0, 8, 1)
     assert built.left_out == left_out and "05.png" in left_out[0]
     assert {"mine", "04.png"} <= set(index.ids()) and not {"03.png", "05.png"} & set(index.ids())
-    assert fill_index(model, index, source, mirror=False).dropped == 0
+    assert sync_index(model, index, source, mirror=False).dropped == 0
 
 
-def test_two_sources_keep_their_pictures_of_one_id_apart(
+def test_an_id_of_another_source_is_not_replaced(
     model: Model, source: FolderPictures, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The other's file has the very size and time of ours, so that nothing but its place tells them apart."""
+    """Both files have the same size and time, so that only their paths differ."""
     other = tmp_path_factory.mktemp("other")
     for picture, color in ((source.folder / "00.bmp", "red"), (other / "00.bmp", "blue")):
         Image.new("RGB", (20, 20), color).save(picture)
         os.utime(picture, (1, 1))
     index = ExactIndex(model.embedding_size)
-    fill_index(model, index, source)
+    sync_index(model, index, source)
     before = index.vectors(["00.bmp"])
-    built = fill_index(model, index, FolderPictures(other))
+    built = sync_index(model, index, FolderPictures(other))
     assert built.embedded == 0 and len(built.left_out) == 1 and str(source.folder) in built.left_out[0]
     assert np.array_equal(index.vectors(["00.bmp"]), before)
-    (source.folder / "00.bmp").unlink()  # as if the folder had gone
-    assert fill_index(model, index, FolderPictures(other)).embedded == 1
+    (source.folder / "00.bmp").unlink()  # as if the folder had been moved
+    assert sync_index(model, index, FolderPictures(other)).embedded == 1
     assert not np.array_equal(index.vectors(["00.bmp"]), before)
 
 
-def test_of_pictures_with_one_id_the_first_counts(model: Model, source: FolderPictures) -> None:
-    found = list(source.pictures(pytest.fail))
+def test_the_first_picture_of_repeated_ids_is_used(model: Model, source: FolderPictures) -> None:
+    pictures = list(source.pictures(pytest.fail))
 
     class Twice(FolderPictures):
         def pictures(self, fault: Fault) -> Iterator[Found]:
-            for each in found[:2]:
-                yield each
-                yield Found(each.id, "other", {"second": True}, each.image)
+            for picture in pictures[:2]:
+                yield picture
+                yield Found(picture.id, "other", {"second": True}, picture.image)
 
     index = ExactIndex(model.embedding_size)
-    assert fill_index(model, index, Twice(source.folder)).embedded == 2
+    assert sync_index(model, index, Twice(source.folder)).embedded == 2
     assert all("second" not in (metadata or {}) for metadata in index.metadata(["00.png", "01.png"]))
 
 
-def test_pictures_of_the_next_batch_alone_are_opened_while_one_is_embedded(
+def test_only_the_next_batch_is_decoded_during_embedding(
     model: Model, source: FolderPictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index, embed, opened = ExactIndex(model.embedding_size), model.embed, indexing._opened
-    more, begun, embedded = threading.Condition(), list[str](), 0
+    index, embed, decode = ExactIndex(model.embedding_size), model.embed, indexing._decode
+    condition, started, embedded = threading.Condition(), list[str](), 0
 
-    def noted(each: Found, side_px: int) -> object:
-        with more:
-            begun.append(each.id)
-            more.notify_all()
-        return opened(each, side_px)
+    def recorded_decode(picture: Found, size_px: int) -> object:
+        with condition:
+            started.append(picture.id)
+            condition.notify_all()
+        return decode(picture, size_px)
 
-    def meanwhile(images: list) -> np.ndarray:
+    def checked_embed(images: list) -> np.ndarray:
         nonlocal embedded
         embedded += len(images)
-        with more:
-            assert more.wait_for(lambda: len(begun) == min(11, embedded + 3), timeout=30)
+        with condition:
+            assert condition.wait_for(lambda: len(started) == min(11, embedded + 3), timeout=30)
         return embed(images=images)
 
-    monkeypatch.setattr(indexing, "_opened", noted)
-    monkeypatch.setattr(model, "embed", meanwhile)
-    fill_index(model, index, source)
-    assert sorted(begun) == list(index.ids()) == [f"{number:02d}.png" for number in range(11)]
-    pictures = [open_picture(source.folder / name) for name in begun[:3]]
-    assert np.array_equal(index.vectors(begun[:3]), embed(images=pictures))
+    monkeypatch.setattr(indexing, "_decode", recorded_decode)
+    monkeypatch.setattr(model, "embed", checked_embed)
+    sync_index(model, index, source)
+    assert sorted(started) == list(index.ids()) == [f"{number:02d}.png" for number in range(11)]
+    pictures = [open_picture(source.folder / name) for name in started[:3]]
+    assert np.array_equal(index.vectors(started[:3]), embed(images=pictures))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from engines.vectors import DIMENSION, Vectors
 
-from latentbridge.retrieval.ivf import WIDTHS
+from latentbridge.retrieval.ivf import NPROBES
 
 K = 10
 
@@ -37,7 +37,7 @@ class Ours:
         self.folder = folder / "index"
 
     def build(self, vectors: Vectors) -> None:
-        from latentbridge.retrieval.disk import DiskIndex
+        from latentbridge.retrieval.disk_index import DiskIndex
 
         index = DiskIndex.create(self.folder, DIMENSION)
         for first, block in vectors.blocks():
@@ -152,7 +152,7 @@ class Chroma:
 
 ENGINES: dict[str, tuple[str, Callable[[Path], Engine]]] = {  # by name: the package, and how to make one
     "ours": ("latentbridge", Ours),
-    "faiss IVF,SQ8": ("faiss", partial(Faiss, name="IVF{cells},SQ8", setting="nprobe", widths=WIDTHS)),
+    "faiss IVF,SQ8": ("faiss", partial(Faiss, name="IVF{cells},SQ8", setting="nprobe", widths=NPROBES)),
     "faiss HNSW32,SQ8": ("faiss", partial(Faiss, name="HNSW32,SQ8", setting="efSearch", widths=Usearch.widths)),
     "usearch i8": ("usearch", Usearch),
     "lancedb": ("lancedb", Lance),

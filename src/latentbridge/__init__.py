@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from latentbridge.models.checkpoint import load
     from latentbridge.models.omnibridge.modeling_omnibridge import Model
-    from latentbridge.retrieval.index import Index
-    from latentbridge.retrieval.stores import create_index, open_index
+    from latentbridge.retrieval.base_index import Index
+    from latentbridge.retrieval.index_factory import create_index, open_index
 
 # OpenMP's threads sleep while they wait, after a look of some 30 microseconds: beside other processes threads that spin take
 # ten times as long. OpenMP reads this when torch loads, so it has no effect where torch was imported before.
@@ -23,9 +23,9 @@ __all__ = ["Index", "Model", "create_index", "load", "open_index"]
 _HOMES = {
     "load": "latentbridge.models.checkpoint",
     "Model": "latentbridge.models.omnibridge.modeling_omnibridge",
-    "Index": "latentbridge.retrieval.index",
-    "create_index": "latentbridge.retrieval.stores",
-    "open_index": "latentbridge.retrieval.stores",
+    "Index": "latentbridge.retrieval.base_index",
+    "create_index": "latentbridge.retrieval.index_factory",
+    "open_index": "latentbridge.retrieval.index_factory",
 }
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a source into an index: what is new or changed is embedded, what is gone is dropped, and a kill costs a batch."""
+"""Synchronisation of an index with a source of pictures: embeds new and changed ones, and drops deleted ones."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
-from dataclasses import fields as dataclass_fields
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,198 +16,177 @@ from latentbridge.data.pictures import PLACES, Found, Source
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.filters import Condition
-from latentbridge.retrieval.index import Index
 from latentbridge.types import Picture
 
 _BATCH = 64
-_AHEAD = 1
-"""Batches whose pictures are opened while the one before them is embedded."""
-_OPENERS = 2
-"""Threads that open pictures; decoding and scaling hold no lock of Python's."""
+_PREFETCH_BATCHES = 1
+_NUM_DECODERS = 2
+"""Threads that decode and resize pictures, which releases Python's lock."""
+_IDS_PER_PAGE = 1000
 STAMP, ORIGIN = "stamp", "from"
-"""Fields of an item's metadata: which version of its picture was embedded, and which source it belongs to."""
-
-Progress = Callable[[int], object]
+"""Metadata fields: the version of the picture that was embedded, and the source it belongs to."""
 
 
 @dataclass
-class Built:
-    """What a pass over a source came to."""
+class IndexingResult:
+    """Counts of one or more passes over a source."""
 
     embedded: int = 0
     unchanged: int = 0
     dropped: int = 0
     left_out: list[str] = field(default_factory=list)
-    """What could not be used, a sentence each."""
+    """One sentence per picture that could not be used."""
     seconds: float = 0.0
 
-    def __add__(self, other: Built) -> Built:
-        """Both passes, one after the other."""
-        return Built(*(getattr(self, each.name) + getattr(other, each.name) for each in dataclass_fields(self)))
-
-    @property
-    def rate(self) -> float:
-        """Pictures embedded a second, reading and storing them included."""
-        return self.embedded / max(self.seconds, 1e-9)
+    def __add__(self, other: IndexingResult) -> IndexingResult:
+        """Return the sum of both passes."""
+        return IndexingResult(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """A picture as it is and, fitted, as the model takes it."""
+class _PendingItem:
+    """A picture of the source that is already indexed in this version, or being decoded."""
 
-    fitted: Picture
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A picture of the source: known as it is, or being opened."""
-
-    found: Found
-    known: dict[str, Any] | None
-    """What the index says of this version of it."""
-    opening: Future[_Opened] | None
-    """Where it says nothing."""
+    source: Found
+    indexed: dict[str, Any] | None
+    """The index's metadata of this version."""
+    decoded: Future[tuple[Picture, dict[str, int]]] | None
+    """The picture at the model's size, with its original width and height; None if it is indexed."""
 
 
-def fill_index(
+def sync_index(
     model: Model,
     index: Index,
     source: Source,
-    fields: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     *,
     mirror: bool = True,
-    left_out: Callable[[str], object] = lambda sentence: None,
-    progress: Progress = lambda count: None,
-) -> Built:
-    """Make the index hold what the source does; what came from elsewhere stays as it is, and a picture that would take its
-    id is left out.
+    on_left_out: Callable[[str], object] = lambda sentence: None,
+    on_progress: Callable[[int], object] = lambda count: None,
+) -> IndexingResult:
+    """Make the index hold the source's pictures, with `metadata` added to each; items of other sources stay unchanged.
 
-    Without `mirror` nothing is dropped. `fields` are stored with every picture. Batches are committed in their order, the next
-    one's pictures being opened meanwhile; a pass that was stopped goes on after the last commit when it is begun again. In
-    memory are two batches of pictures and all ids.
+    A picture whose id belongs to another source is left out. Without `mirror` nothing is dropped. Batches are committed in
+    order while the next one is prefetched; an interrupted pass resumes after the last commit. Memory holds two batches of
+    pictures and all ids.
     """
-    began, built, seen = time.monotonic(), Built(), set[str]()
+    start, result, seen = time.monotonic(), IndexingResult(), set[str]()
 
-    def fault(sentence: str) -> None:
-        built.left_out.append(sentence)
-        left_out(sentence)
+    def leave_out(sentence: str) -> None:
+        result.left_out.append(sentence)
+        on_left_out(sentence)
 
-    origin = {**(fields or {}), ORIGIN: source.name}
-    found = _once(source.pictures(fault), seen)
-    with closing(_read(found, index, source.name, model.config.backbone.image_size_px, fault)) as batches:
+    common = {**(metadata or {}), ORIGIN: source.name}
+    pictures = _skip_repeated_ids(source.pictures(leave_out), seen)
+    size_px = model.config.backbone.image_size_px
+    with closing(_prefetched_batches(pictures, index, source.name, size_px, leave_out)) as batches:
         for batch in batches:
-            _take(model, index, batch, origin, built, fault)
-            progress(len(batch))
-    for ids in _parted(_gone(index, source, seen)) if mirror else ():
-        built.dropped += index.delete(ids)
+            _store_batch(model, index, batch, common, result, leave_out)
+            on_progress(len(batch))
+    deleted = _deleted_ids(index, source, seen) if mirror else iter(())
+    while ids := list(islice(deleted, _IDS_PER_PAGE)):
+        result.dropped += index.delete(ids)
     index.refresh()
-    built.seconds = time.monotonic() - began
-    return built
+    result.seconds = time.monotonic() - start
+    return result
 
 
-def _read(
-    found: Iterator[Found], index: Index, source: str, side_px: int, fault: Callable[[str], None]
-) -> Generator[list[_Read]]:
-    """Batches in their order, `_AHEAD` more of which are being opened."""
-    coming: deque[list[_Read]] = deque()
-    openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="opener")
+def _prefetched_batches(
+    pictures: Iterator[Found], index: Index, source: str, size_px: int, leave_out: Callable[[str], None]
+) -> Generator[list[_PendingItem]]:
+    """Yield batches in order while the pictures of the next `_PREFETCH_BATCHES` are decoded."""
+    queue: deque[list[_PendingItem]] = deque()
+    decoders = ThreadPoolExecutor(_NUM_DECODERS, thread_name_prefix="opener")
 
-    def reading(each: Found, said: dict[str, Any] | None) -> _Read | None:
-        same = said is not None and all(said.get(place) == each.metadata.get(place) for place in PLACES)
-        if said is not None and not same and said.get(ORIGIN) != source and _is_there(said):
-            origin = said.get(ORIGIN) or "elsewhere"
-            fault(
-                f"{each.id}: the index holds another picture of that id, from {origin}; rename one, or delete that one"
-            )
-            return None
-        if said is not None and same and said.get(STAMP) == each.stamp:
-            return _Read(each, said, None)
-        return _Read(each, None, openers.submit(_opened, each, side_px))
+    def pending(picture: Found, indexed: dict[str, Any] | None) -> _PendingItem | None:
+        if indexed is not None:
+            same_place = all(indexed.get(place) == picture.metadata.get(place) for place in PLACES)
+            if not same_place and indexed.get(ORIGIN) != source and _may_exist(indexed):
+                origin = indexed.get(ORIGIN) or "elsewhere"
+                leave_out(
+                    f"{picture.id}: the index holds another picture of that id, from {origin}; rename one, or delete that one"
+                )
+                return None
+            if same_place and indexed.get(STAMP) == picture.stamp:
+                return _PendingItem(picture, indexed, None)
+        return _PendingItem(picture, None, decoders.submit(_decode, picture, size_px))
 
     try:
         while True:
-            while len(coming) <= _AHEAD and (batch := list(islice(found, _BATCH))):
-                before = index.metadata([each.id for each in batch])
-                read = (reading(each, said) for each, said in zip(batch, before, strict=True))
-                coming.append([each for each in read if each is not None])
-            if not coming:
+            while len(queue) <= _PREFETCH_BATCHES and (batch := list(islice(pictures, _BATCH))):
+                indexed = index.metadata([picture.id for picture in batch])
+                items = map(pending, batch, indexed)
+                queue.append([item for item in items if item is not None])
+            if not queue:
                 return
-            yield coming.popleft()
+            yield queue.popleft()
     finally:
-        openers.shutdown(cancel_futures=True)
+        decoders.shutdown(cancel_futures=True)
 
 
-def _is_there(said: dict[str, Any]) -> bool:
-    """Whether an item's picture is where it was, as far as a look tells; a folder that was moved takes its items along."""
-    return "file" not in said or Path(said["file"]).exists()
+def _may_exist(metadata: dict[str, Any]) -> bool:
+    """Return whether an indexed picture may still exist; false only for a missing file."""
+    return "file" not in metadata or Path(metadata["file"]).exists()
 
 
-def _opened(each: Found, side_px: int) -> _Opened:
-    picture = open_picture(each.image)
-    return _Opened(fit_square(picture, side_px), *picture.shape[:2])
+def _decode(picture: Found, size_px: int) -> tuple[Picture, dict[str, int]]:
+    image = open_picture(picture.image)
+    return fit_square(image, size_px), {"width": image.shape[1], "height": image.shape[0]}
 
 
-def _take(
+def _store_batch(
     model: Model,
     index: Index,
-    batch: list[_Read],
-    origin: Mapping[str, Any],
-    built: Built,
-    fault: Callable[[str], None],
+    batch: list[_PendingItem],
+    common: Mapping[str, Any],
+    result: IndexingResult,
+    leave_out: Callable[[str], None],
 ) -> None:
-    """Store one batch: new pictures embedded, known ones with what is now said of them, broken ones not at all."""
-    fresh: list[tuple[str, dict[str, Any], Picture]] = []
-    retold: list[tuple[str, dict[str, Any]]] = []
+    """Embed and add new pictures, update changed metadata of known ones, and delete broken ones."""
+    new: list[tuple[str, dict[str, Any], Picture]] = []
+    updated: dict[str, dict[str, Any]] = {}
     broken: list[str] = []
-    for each in batch:
-        name, metadata = each.found.id, {**each.found.metadata, **origin, STAMP: each.found.stamp}
-        if each.opening is None:
-            assert each.known is not None
-            metadata |= {side: each.known[side] for side in ("width", "height")}
-            if metadata == each.known:
-                built.unchanged += 1
-            else:
-                retold.append((name, metadata))
+    for item in batch:
+        name, metadata = item.source.id, {**item.source.metadata, **common, STAMP: item.source.stamp}
+        if item.indexed is not None:
+            metadata |= {side: item.indexed[side] for side in ("width", "height")}
+            result.unchanged += 1
+            if metadata != item.indexed:
+                updated[name] = metadata
             continue
+        assert item.decoded is not None
         try:
-            opened = each.opening.result()
+            picture, size = item.decoded.result()
         except UserError as error:
-            fault(f"{name}: {error}")
+            leave_out(f"{name}: {error}")
             broken.append(name)
             continue
-        fresh.append((name, metadata | {"width": opened.width, "height": opened.height}, opened.fitted))
+        new.append((name, metadata | size, picture))
     if broken:
         index.delete(broken)
-    if fresh:
-        ids, metadata, pictures = map(list, zip(*fresh, strict=True))
+    if new:
+        ids, metadata, pictures = map(list, zip(*new, strict=True))
         index.add(ids, model.embed(images=pictures), metadata)
-    if retold:
-        ids, metadata = map(list, zip(*retold, strict=True))
-        index.add(ids, index.vectors(ids), metadata)
-    built.embedded += len(fresh)
-    built.unchanged += len(retold)
+    if updated:
+        index.add(list(updated), index.vectors(list(updated)), list(updated.values()))
+    result.embedded += len(new)
 
 
-def _once(found: Iterator[Found], seen: set[str]) -> Iterator[Found]:
-    """The first of all with one id, which are noted in `seen`."""
-    for each in found:
-        if each.id not in seen:
-            seen.add(each.id)
-            yield each
+def _skip_repeated_ids(pictures: Iterator[Found], seen: set[str]) -> Iterator[Found]:
+    """Yield the first picture of each id, and add the ids to `seen`."""
+    for picture in pictures:
+        if picture.id not in seen:
+            seen.add(picture.id)
+            yield picture
 
 
-def _gone(index: Index, source: Source, seen: set[str]) -> Iterator[str]:
-    """Items of the source that it no longer has."""
-    for ids in _parted(index.ids([Condition(ORIGIN, "=", source.name)])):
-        missing = [name for name in ids if name not in seen]
+def _deleted_ids(index: Index, source: Source, seen: set[str]) -> Iterator[str]:
+    """Yield the items of the source that it no longer has; shards that could not be read keep theirs."""
+    ids = index.ids([Condition(ORIGIN, "=", source.name)])
+    while page := list(islice(ids, _IDS_PER_PAGE)):
+        missing = [name for name in page if name not in seen]
         for name, metadata in zip(missing, index.metadata(missing), strict=True):
             if (metadata or {}).get("shard") not in source.unread:
                 yield name
-
-
-def _parted(ids: Iterator[str]) -> Iterator[list[str]]:
-    while part := list(islice(ids, 1000)):
-        yield part

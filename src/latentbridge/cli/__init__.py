@@ -1,4 +1,4 @@
-"""The command line, `latentbridge VERB`. Heavy imports happen inside the verbs, so that help is instant."""
+"""The command line, `latentbridge COMMAND`. Heavy imports happen inside the commands, so that help is instant."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from latentbridge.cli import adapters, calibrate, data, estimates, index, measur
 from latentbridge.errors import UserError
 from latentbridge.processes import cores, idle_cores
 
-_ONE_PROCESS = (
+_SINGLE_PROCESS = (
     "understand", "generate", "edit", "embed", "search", "index", "eval", "loopback", "consistency", "reasoning", "quickstart",
 )  # fmt: skip
-"""Verbs that run a model in this process, on as many threads as cores are idle; training and serving count for themselves."""
-_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Commands that run a model in this process, on as many threads as cores are idle; training and serving set their own."""
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-class _Verbs(TyperGroup):
-    """Verbs whose users' mistakes end in one line on stderr: exit code 2, and 130 after Ctrl-C."""
+class _CommandGroup(TyperGroup):
+    """A command group that reports user errors in one line on stderr: exit code 2, and 130 after Ctrl-C."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as error:
-            _end(f"error: {' '.join(str(error).split())}", 2)
+            _exit(f"error: {' '.join(str(error).split())}", 2)
         except OSError as error:
-            if error.errno not in _DISK_TROUBLE:
+            if error.errno not in _DISK_ERRORS:
                 raise
-            place = f"write {error.filename}" if error.filename else "write"
-            _end(f"error: Cannot {place} ({error.strerror}); free some space or choose another folder.", 2)
+            target = f" {error.filename}" if error.filename else ""
+            _exit(f"error: Cannot write{target} ({error.strerror}); free some space or choose another folder.", 2)
         except KeyboardInterrupt:
-            _end("interrupted", 130)
+            _exit("interrupted", 130)
 
 
-def _end(line: str, code: int) -> None:
-    typer.echo(line, err=True)
+def _exit(message: str, code: int) -> None:
+    typer.echo(message, err=True)
     raise typer.Exit(code) from None
 
 
 app = typer.Typer(
-    cls=_Verbs, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False
+    cls=_CommandGroup, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False
 )
 
 
@@ -62,22 +62,22 @@ def prepare(context: typer.Context) -> None:
       latentbridge understand drawing.png "What is this?"
       latentbridge generate "a red circle left of a blue star" --out out.png
     """
-    # Before any library is imported: no network, and no chatter on the terminal.
+    # Before any library is imported: no network access, and no log messages of the libraries.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
-    if context.invoked_subcommand in (*_ONE_PROCESS, "train"):
+    if context.invoked_subcommand in (*_SINGLE_PROCESS, "train"):
         _set_threads(context.invoked_subcommand)
 
 
-def _set_threads(verb: str) -> None:
-    """Set what OpenMP reads when torch loads: threads, and how long they spin before they sleep; the user's settings stay.
+def _set_threads(command: str) -> None:
+    """Set OpenMP's number of threads and spin count before torch loads, unless the user has set them.
 
-    Where all cores are idle, threads spin for 300 microseconds rather than 30 (docs/LOG.md, 2026-12-01).
+    If all cores are idle, threads spin for 300 microseconds instead of 30 before they sleep (docs/LOG.md, 2026-12-01).
     """
     idle = idle_cores()
-    if verb in _ONE_PROCESS:
+    if command in _SINGLE_PROCESS:
         os.environ.setdefault("OMP_NUM_THREADS", str(idle))
     if idle == cores() and os.environ.get("GOMP_SPINCOUNT") == SPIN_COUNT:
         os.environ["GOMP_SPINCOUNT"] = f"{SPIN_COUNT}0"
@@ -109,5 +109,5 @@ app.command()(runs.version)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb and exit; `arguments` are the process's own unless given."""
+    """Run one command and exit; `arguments` default to the process's own."""
     app(args=arguments, prog_name="latentbridge")

@@ -188,7 +188,7 @@ def sample(
     check_at_least("--count", count, 1)
     check_at_least("--seed", seed, 0)
     check_out(out, PICTURE_SUFFIXES)
-    from latentbridge.cli.output import lay_out, save_picture
+    from latentbridge.cli.output import make_grid, save_picture
     from latentbridge.rng import numpy_rng
 
     rng = numpy_rng(seed, "sample sheet")
@@ -206,7 +206,7 @@ def sample(
         chosen = rng.choice(len(drawings.records), size=min(count, len(drawings.records)), replace=False)
         pictures = [drawings.on_background(int(index), (255, 255, 255)) for index in chosen]
         captions = [drawings.records[index].captions[0] for index in chosen]
-    save_picture(lay_out(pictures, columns=8), out)
+    save_picture(make_grid(pictures, columns=8), out)
     for number, caption in enumerate(captions, start=1):
         print(f"{number:>3}  {caption}")
     print(out)

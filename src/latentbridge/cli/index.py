@@ -1,22 +1,26 @@
-"""The verbs that keep an index: `index build`, `add`, `delete`, `compact`, `check`, `info` and `duplicates`."""
+"""The subcommands of `latentbridge index`: `build`, `add`, `delete`, `compact`, `check`, `info` and `duplicates`."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latentbridge.cli.arguments import AsJson, ModelName, check_at_least, check_folder
-from latentbridge.cli.filling import fill, list_left_out, tell
+from latentbridge.cli.output import print_json
 from latentbridge.errors import UserError
+from latentbridge.retrieval.filters import Condition, parse_condition
 
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
-    from latentbridge.retrieval.filters import Condition
-    from latentbridge.retrieval.index import Index
+    from latentbridge.indexing import IndexingResult
+    from latentbridge.models.omnibridge.modeling_omnibridge import Model
+    from latentbridge.retrieval.base_index import Index
 
-_HELP = """Build and keep an index of pictures.
+_HELP = """Build and maintain an index of pictures.
 
 \b
 Examples:
@@ -26,20 +30,21 @@ Examples:
 app = typer.Typer(help=_HELP, rich_markup_mode=None, no_args_is_help=True)
 
 INDEX_NAME = ".latentbridge-index"
-"""Where a folder's index is kept unless --store says otherwise."""
+"""Default folder of an index, inside the folder of pictures."""
+_LEFT_OUT_FILE = "left_out.txt"
 
 Address = Annotated[
     str,
-    typer.Argument(
-        metavar="INDEX", help="An index, or the folder of pictures it is of, or postgres://host/database/name."
-    ),
+    typer.Argument(metavar="INDEX", help="An index, a folder of indexed pictures, or postgres://host/database/name."),
 ]
 Where = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="FIELD=VALUE", help="Only what meets this; also !=, <, <=, >, >=. Repeatable."),
+    typer.Option(
+        "--where", metavar="FIELD=VALUE", help="Only items that meet this; also !=, <, <=, >, >=. Repeatable."
+    ),
 ]
 Fields = Annotated[
-    list[str] | None, typer.Option("--field", metavar="FIELD=VALUE", help="Stored with every picture. Repeatable.")
+    list[str] | None, typer.Option("--field", metavar="FIELD=VALUE", help="Metadata for every picture. Repeatable.")
 ]
 
 
@@ -48,25 +53,21 @@ def build(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A folder of pictures, a manifest (.jsonl), or a folder or url of shards."
+            metavar="SOURCE", help="A folder of pictures, a manifest (.jsonl), or a folder or URL of shards."
         ),
     ],
     store: Annotated[
         str | None,
-        typer.Option(
-            "--store",
-            "--out",
-            help=f"Where the index goes: a folder (SOURCE/{INDEX_NAME} unless given), or an address.",
-        ),
+        typer.Option("--store", "--out", help=f"Folder or address of the index; default SOURCE/{INDEX_NAME}."),
     ] = None,
     fields: Fields = None,
     model: ModelName = "tiny",
     as_json: AsJson = False,
 ) -> None:
-    """Index pictures, so that `latentbridge search` answers at once.
+    """Index pictures for `latentbridge search`.
 
-    Again, it takes in what is new or changed and drops what is gone. Stopped at any moment, it goes on where it stopped.
-    Pictures that cannot be read are named, left out, and listed beside the index.
+    Run again, it indexes new and changed pictures and drops deleted ones; interrupted, it resumes. Unreadable pictures
+    are left out and listed in left_out.txt beside the index.
 
     \b
     Examples:
@@ -76,40 +77,40 @@ def build(
     """
     from latentbridge.data.pictures import open_source
 
-    found = open_source(source)
+    pictures = open_source(source)
     target = store or (str(Path(source) / INDEX_NAME) if Path(source).is_dir() else "")
     if not target:
-        raise UserError(f"{source} is not a folder of this machine; say with --store where its index goes.")
-    said = _fields(fields)
-    if "://" not in target:
+        raise UserError(f"{source} is not a local folder; say with --store where its index goes.")
+    metadata, is_folder = _parse_fields(fields), "://" not in target
+    if is_folder:
         check_folder(Path(target))
     from latentbridge.cli.loading import open_model
     from latentbridge.models.checkpoint import fingerprint
-    from latentbridge.retrieval.items import shown
-    from latentbridge.retrieval.stores import create_index, holds_index
+    from latentbridge.retrieval.index_factory import create_index, is_index_folder
+    from latentbridge.retrieval.validation import redact_password
 
-    finder, new = open_model(model), not holds_index(target)
-    index = create_index(target, finder.embedding_size, fingerprint(finder))
-    built = fill(finder, index, found, said)
-    if "://" not in target:
-        list_left_out(Path(target), built.left_out)
+    loaded, is_new = open_model(model), not is_index_folder(target)
+    index = create_index(target, loaded.embedding_size, fingerprint(loaded))
+    result = sync_with_progress(loaded, index, pictures, metadata)
+    if is_folder:
+        _write_left_out(Path(target), result.left_out)
     if not len(index):
         index.close()
-        if new and "://" not in target:
-            _remove(Path(target))
-        raise UserError(f"None of the {len(built.left_out)} pictures in {source} can be read; see the lines above.")
-    tell(shown(target), index, built, as_json)
+        if is_new and is_folder:
+            shutil.rmtree(target)
+        raise no_readable_pictures(source, result)
+    _print_result(redact_password(target), index, result, as_json)
 
 
 @app.command()
 def add(
     address: Address,
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCES", help="Pictures, or what `index build` takes.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCES", help="Pictures, or sources as in `index build`.")],
     fields: Fields = None,
     model: ModelName = "tiny",
     as_json: AsJson = False,
 ) -> None:
-    """Add pictures to an index, or take in their new versions; nothing is dropped.
+    """Add pictures to an index, or replace changed ones; nothing is dropped.
 
     \b
     Examples:
@@ -120,29 +121,29 @@ def add(
 
     files = [Path(source) for source in sources if Path(source).is_file() and not source.endswith(MANIFEST_SUFFIX)]
     folder = Path(address) if (Path(address) / INDEX_NAME).is_dir() else None
-    found: list[Source] = [FilePictures(files, folder)] if files else []
-    found += [open_source(source) for source in sources if Path(source) not in files]
-    said = _fields(fields)
+    opened: list[Source] = [FilePictures(files, folder)] if files else []
+    opened += [open_source(source) for source in sources if Path(source) not in files]
+    metadata = _parse_fields(fields)
     from latentbridge.cli.loading import open_model
-    from latentbridge.indexing import Built
-    from latentbridge.query import check_maker
-    from latentbridge.retrieval.items import shown
+    from latentbridge.indexing import IndexingResult
+    from latentbridge.query import check_index_model
+    from latentbridge.retrieval.validation import redact_password
 
-    index = open_at(address)
-    finder = open_model(model)
-    check_maker(finder, index, shown(address))
-    built = sum((fill(finder, index, each, said, mirror=False) for each in found), Built())
-    tell(shown(address), index, built, as_json)
+    index = open_index_at(address)
+    loaded = open_model(model)
+    check_index_model(loaded, index, redact_password(address))
+    results = (sync_with_progress(loaded, index, pictures, metadata, mirror=False) for pictures in opened)
+    _print_result(redact_password(address), index, sum(results, IndexingResult()), as_json)
 
 
 @app.command()
 def delete(
     address: Address,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Items, by their ids.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Ids of items.")] = None,
     where: Where = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove items from an index, by id or by what is known of them; the pictures themselves stay.
+    """Remove items from an index by id or metadata; the picture files stay.
 
     \b
     Examples:
@@ -150,34 +151,33 @@ def delete(
       latentbridge index delete my_index --where owner=anna --where "width<100"
     """
     if bool(ids) == bool(where):
-        raise UserError("Say which items are removed: either their ids, or --where.")
-    conditions = conditions_of(where)
-    from latentbridge.cli.output import print_json
-
-    index = open_at(address)
-    chosen = ids or list(index.ids(conditions))
-    missing = [name for name, known in zip(chosen, index.metadata(chosen), strict=True) if known is None]
+        raise UserError("Say which items to remove: either their ids, or --where.")
+    conditions = parse_conditions(where)
+    index = open_index_at(address)
+    ids = ids or list(index.ids(conditions))
+    missing = [name for name, metadata in zip(ids, index.metadata(ids), strict=True) if metadata is None]
     if missing:
         raise UserError(
-            f"The index holds no item {missing[0]!r}, so nothing was removed; `latentbridge search` tells ids."
+            f"The index holds no item {missing[0]!r}, so nothing was removed; `latentbridge search` prints ids."
         )
-    removed = index.delete(chosen)
-    print_json({"removed": removed, "items": len(index)}) if as_json else print(
-        f"{removed:,} removed, {len(index):,} left"
-    )
+    removed, items = index.delete(ids), len(index)
+    if as_json:
+        print_json({"removed": removed, "items": items})
+    else:
+        print(f"{removed:,} removed, {items:,} left")
 
 
 @app.command()
 def compact(address: Address) -> None:
-    """Give back the room of what was removed, and make searches quick again.
+    """Reclaim the space of removed items, and optimise searches.
 
     \b
     Examples:
       latentbridge index compact my_pictures
     """
-    index = open_at(address)
+    index = open_index_at(address)
     index.compact()
-    print(_described(index))
+    print(f"{len(index):,} items; " + ", ".join(f"{name}: {value}" for name, value in index.description().items()))
 
 
 @app.command()
@@ -186,9 +186,9 @@ def check(
     sample: Annotated[int, typer.Option("--sample", help="Number of searches compared with exact ones.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Check that an index is sound, and how much of what is best its searches find.
+    """Check the integrity of an index and the recall of its searches.
 
-    Ends with exit code 1 where there are faults or the recall is below 0.95.
+    Exits with code 1 if there are errors or the recall is below 0.95.
 
     \b
     Examples:
@@ -198,50 +198,47 @@ def check(
     check_at_least("--sample", sample, 1)
     from dataclasses import asdict
 
-    from latentbridge.cli.output import print_json
-    from latentbridge.retrieval.health import LEAST_RECALL, health
+    from latentbridge.retrieval.health_check import LEAST_RECALL, check_health
 
-    found = health(open_at(address), sample)
+    report = check_health(open_index_at(address), sample)
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(report))
     else:
-        for fault in found.faults:
-            print(f"fault: {fault}")
-        print(
-            f"{found.items:,} items, {len(found.faults)} faults, recall@10 {found.recall:.3f} of {found.queries} searches"
-        )
-    if found.faults or found.recall < LEAST_RECALL:
+        for error in report.errors:
+            print(f"error: {error}")
+        counts = f"{report.items:,} items, {len(report.errors)} errors"
+        print(f"{counts}, recall@10 {report.recall:.3f} of {report.queries} searches")
+    if report.errors or report.recall < LEAST_RECALL:
         raise typer.Exit(1)
 
 
 @app.command()
 def info(address: Address, as_json: AsJson = False) -> None:
-    """Say what an index holds, what keeps it and how it is searched.
+    """Print the size of an index, its location and its search method.
 
     \b
     Examples:
       latentbridge index info my_pictures
       latentbridge index info my_index --json
     """
-    from latentbridge.cli.output import print_json
-
-    index = open_at(address)
-    known = {"items": len(index), "dimension": index.dimension, "model": index.maker, **index.description()}
+    index = open_index_at(address)
+    values = {"items": len(index), "dimension": index.dimension, "model": index.model_fingerprint}
+    values |= index.description()
     if as_json:
-        print_json(known)
+        print_json(values)
     else:
-        for name, value in known.items():
+        for name, value in values.items():
             print(f"{name:<10}{f'{value:,}' if isinstance(value, int) else value}")
 
 
 @app.command()
 def duplicates(
     address: Address,
-    above: Annotated[float, typer.Option("--above", help="Cosine from which on two pictures are the same.")] = 0.995,
+    above: Annotated[float, typer.Option("--above", help="Least cosine of near-duplicates.")] = 0.995,
     where: Where = None,
     as_json: AsJson = False,
 ) -> None:
-    """List pairs of pictures that are nearly the same, the one that was indexed first in front.
+    """List pairs of near-duplicate pictures, the one indexed first in front.
 
     \b
     Examples:
@@ -250,54 +247,84 @@ def duplicates(
     """
     if not 0 < above <= 1:
         raise UserError(f"--above {above} is out of range; give a cosine above 0 and up to 1, such as 0.98.")
-    conditions = conditions_of(where)
-    from latentbridge.cli.output import print_json
-    from latentbridge.retrieval.duplicates import near_duplicates
+    conditions = parse_conditions(where)
+    from latentbridge.retrieval.near_duplicates import find_near_duplicates
 
-    pairs = near_duplicates(open_at(address), above, conditions)
+    pairs = find_near_duplicates(open_index_at(address), above, conditions)
     if as_json:
         print_json({"above": above, "pairs": [{"ids": [a, b], "score": round(score, 6)} for a, b, score in pairs]})
     else:
-        for one, other, score in pairs:
-            print(f"{score:.3f}  {one}  {other}")
+        for first, second, score in pairs:
+            print(f"{score:.3f}  {first}  {second}")
 
 
-def open_at(address: str) -> Index:
-    """The index at an address, or the one that was built inside a folder of pictures."""
-    from latentbridge.retrieval.stores import holds_index, open_index
+def open_index_at(address: str) -> Index:
+    """Open the index at an address, or the one inside a folder of pictures."""
+    from latentbridge.retrieval.index_factory import is_index_folder, open_index
 
     inside = Path(address) / INDEX_NAME
-    return open_index(str(inside) if "://" not in address and holds_index(inside) else address)
+    return open_index(str(inside) if "://" not in address and is_index_folder(inside) else address)
 
 
-def conditions_of(where: list[str] | None) -> list[Condition]:
-    """What --where asks for."""
-    from latentbridge.retrieval.filters import parse_condition
-
+def parse_conditions(where: list[str] | None) -> list[Condition]:
+    """Parse the values of --where."""
     return [parse_condition(text) for text in where or []]
 
 
-def _fields(written: list[str] | None) -> dict[str, Any]:
-    from latentbridge.retrieval.filters import parse_condition
+def sync_with_progress(
+    model: Model, index: Index, source: Source, metadata: dict[str, Any] | None = None, mirror: bool = True
+) -> IndexingResult:
+    """Call `sync_index` with a progress bar, and print what is left out on stderr."""
+    from tqdm import tqdm
 
-    found = {}
-    for text in written or []:
+    from latentbridge.indexing import sync_index
+
+    def print_left_out(sentence: str) -> None:
+        tqdm.write(f"left out: {sentence}", file=sys.stderr)
+
+    with tqdm(total=source.count(), desc="indexing", unit="picture", disable=None) as bar:
+        return sync_index(
+            model, index, source, metadata, mirror=mirror, on_left_out=print_left_out, on_progress=bar.update
+        )
+
+
+def no_readable_pictures(source: str, result: IndexingResult) -> UserError:
+    """Return the error for a source of which every picture was left out."""
+    return UserError(f"None of the {len(result.left_out)} pictures in {source} can be read; see the lines above.")
+
+
+def _parse_fields(fields: list[str] | None) -> dict[str, Any]:
+    """Parse the values of --field."""
+    metadata = {}
+    for text in fields or []:
         try:
             condition = parse_condition(text)
         except UserError:
             condition = None
         if condition is None or condition.operator != "=":
-            raise UserError(f"--field {text} says nothing to store; write it like owner=anna.")
-        found[condition.field] = condition.value
-    return found
+            raise UserError(f"--field {text} has no value to store; write it like owner=anna.")
+        metadata[condition.field] = condition.value
+    return metadata
 
 
-def _described(index: Index) -> str:
-    return f"{len(index):,} items; " + ", ".join(f"{name}: {value}" for name, value in index.description().items())
+def _print_result(address: str, index: Index, result: IndexingResult, as_json: bool) -> None:
+    rate = result.embedded / max(result.seconds, 1e-9)
+    if as_json:
+        counts = {"embedded": result.embedded, "unchanged": result.unchanged, "dropped": result.dropped}
+        speed = {"seconds": round(result.seconds, 1), "pictures a second": round(rate, 1)}
+        print_json({"index": address, "items": len(index), **counts, "left out": result.left_out, **speed})
+        return
+    embedded = f"{result.embedded:,} embedded at {rate:.1f} a second" if result.embedded else "none of them new"
+    counts = {"unchanged": result.unchanged, "dropped": result.dropped, "left out": len(result.left_out)}
+    others = "".join(f", {count:,} {name}" for name, count in counts.items() if count)
+    print(f"{address}: {len(index):,} pictures, {embedded}{others}")
 
 
-def _remove(folder: Path) -> None:
-    """A new index that holds nothing leaves nothing."""
-    import shutil
+def _write_left_out(folder: Path, sentences: list[str]) -> None:
+    from latentbridge.rundir import atomic_write
 
-    shutil.rmtree(folder)
+    if not sentences:
+        (folder / _LEFT_OUT_FILE).unlink(missing_ok=True)
+        return
+    with atomic_write(folder / _LEFT_OUT_FILE) as temporary:
+        temporary.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""What verbs share on their way out: JSON on stdout, pictures written whole or not at all."""
+"""Output of the commands: JSON, scores and warnings on the terminal, and pictures as files."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
-from latentbridge.evaluation.metrics import format_score
-from latentbridge.rundir import atomic_write, write_json
-from latentbridge.types import Picture
+if TYPE_CHECKING:
+    from latentbridge.types import Picture
 
 
 def print_json(document: Any) -> None:
-    """The one JSON document of a verb called with --json."""
+    """Print the one document of a command called with --json."""
     print(json.dumps(document, indent=2, default=str))
 
 
 def print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each score: skill, measure, value, 95 % interval, number of items, note."""
+    """Print a line per score: skill, metric, value, 95 % interval, number of items, note."""
+    from latentbridge.evaluation.metrics import format_score
+
     for row in rows:
         value, low, high = (format_score(row[name], row["unit"]) for name in ("value", "low", "high"))
         line = f"{row['skill']:<24}{row['metric']:<48}{value:>9}  {f'{low} to {high}':<18}  n = {row['n']:<5}"
@@ -30,13 +28,15 @@ def print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_warnings(warnings: Sequence[str]) -> None:
-    """What to doubt about a result, a line each, on stderr."""
+    """Print a line per warning on stderr."""
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def hand_over(document: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
-    """A document of scores: written where it should be, and shown as JSON or as lines."""
+def output_scores(document: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
+    """Write a document of scores to a file, if one is given, and print it as JSON or as lines."""
+    from latentbridge.rundir import write_json
+
     if out:
         write_json(out, document)
     if as_json:
@@ -46,18 +46,23 @@ def hand_over(document: Mapping[str, Any], out: Path | None, as_json: bool) -> N
 
 
 def save_picture(picture: Picture, path: Path) -> None:
-    """The picture as a file of the kind its suffix names."""
+    """Write a picture atomically, in the format of the suffix."""
+    from PIL import Image
+
+    from latentbridge.rundir import atomic_write
+
     with atomic_write(path) as temporary:
         Image.fromarray(picture).save(temporary)
 
 
-def lay_out(pictures: Sequence[Picture], columns: int, scale: int = 2, gap_px: int = 8) -> Picture:
-    """A sheet of equally large pictures on white, row by row, each pixel repeated `scale` times."""
+def make_grid(pictures: Sequence[Picture], columns: int, scale: int = 2, gap_px: int = 8) -> Picture:
+    """Return pictures of equal size in rows on white, each pixel repeated `scale` times."""
+    import numpy as np
+
     height, width = (side * scale + gap_px for side in pictures[0].shape[:2])
     rows = -(-len(pictures) // columns)
-    sheet = np.full((rows * height + gap_px, min(columns, len(pictures)) * width + gap_px, 3), 255, dtype=np.uint8)
+    grid = np.full((rows * height + gap_px, min(columns, len(pictures)) * width + gap_px, 3), 255, dtype=np.uint8)
     for index, picture in enumerate(pictures):
         top, left = (index // columns) * height + gap_px, (index % columns) * width + gap_px
-        large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-        sheet[top : top + large.shape[0], left : left + large.shape[1]] = large
-    return sheet
+        grid[top : top + height - gap_px, left : left + width - gap_px] = picture.repeat(scale, 0).repeat(scale, 1)
+    return grid

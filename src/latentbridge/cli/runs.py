@@ -129,12 +129,12 @@ def evaluate(
     check_at_least("--size", size, 1)
     if out:
         check_out(out, (".json",))
-    from latentbridge.cli.output import hand_over
+    from latentbridge.cli.output import output_scores
     from latentbridge.evaluation.run import World, evaluate
     from latentbridge.models.backbones.loading import load_network
 
     own = Path(world) if is_own_data(world) else None
-    hand_over(evaluate(load_network(model), own or cast(World, world), size=size), out, as_json)
+    output_scores(evaluate(load_network(model), own or cast(World, world), size=size), out, as_json)
 
 
 def study(

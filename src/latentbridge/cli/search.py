@@ -1,4 +1,4 @@
-"""The verb that finds pictures: `search`."""
+"""The `search` command."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentbridge.cli.arguments import PICTURE_SUFFIXES, AsJson, ModelName, check_at_least, check_out
-from latentbridge.cli.filling import fill
-from latentbridge.cli.index import INDEX_NAME, Where, conditions_of, open_at
+from latentbridge.cli.index import (
+    INDEX_NAME,
+    Where,
+    no_readable_pictures,
+    open_index_at,
+    parse_conditions,
+    sync_with_progress,
+)
+from latentbridge.cli.output import make_grid, print_json, print_warnings, save_picture
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 
@@ -19,11 +26,11 @@ if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
     from latentbridge.models.omnibridge.modeling_omnibridge import Model
     from latentbridge.query import QueryPart
-    from latentbridge.retrieval.index import Index
+    from latentbridge.retrieval.base_index import Index
     from latentbridge.types import Hit
 
 _PAGE_SUFFIX = ".html"
-_THUMB_PX = 160
+_THUMBNAIL_PX = 160
 _MAX_WEIGHT = 100.0
 
 
@@ -32,36 +39,34 @@ def search(
         str,
         typer.Argument(metavar="INDEX", help="An index, a folder of pictures, or postgres://host/database/name."),
     ],
-    query: Annotated[str | None, typer.Argument(metavar="QUERY", help="What to look for, in words.")] = None,
-    image: Annotated[Path | None, typer.Option("--image", help="Look for pictures like this one.")] = None,
+    query: Annotated[str | None, typer.Argument(metavar="QUERY", help="The text to search for.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="Search for pictures like this one.")] = None,
     like: Annotated[
-        list[str] | None, typer.Option("--like", metavar="ID", help="Look for more like this item. Repeatable.")
+        list[str] | None, typer.Option("--like", metavar="ID", help="Search for more like this item. Repeatable.")
     ] = None,
     also: Annotated[
         list[str] | None,
-        typer.Option("--also", metavar="WORDS[:WEIGHT]", help="What counts too; weight 1 unless given. Repeatable."),
+        typer.Option("--also", metavar="WORDS[:WEIGHT]", help="Text to add; default weight 1. Repeatable."),
     ] = None,
     but_not: Annotated[
         list[str] | None,
-        typer.Option(
-            "--not", metavar="WORDS[:WEIGHT]", help="What counts against; weight 0.5 unless given. Repeatable."
-        ),
+        typer.Option("--not", metavar="WORDS[:WEIGHT]", help="Text to avoid; default weight 0.5. Repeatable."),
     ] = None,
     where: Where = None,
     k: Annotated[int, typer.Option("-k", help="Number of results.")] = 10,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Show the results on a page (.html) or a sheet (.png).")
+        Path | None, typer.Option("--out", help="Write the results as a page (.html) or a grid of pictures (.png).")
     ] = None,
     allow_unknown: Annotated[
-        bool, typer.Option("--allow-unknown", help="Rank by words even where the model knows none of them: a guess.")
+        bool, typer.Option("--allow-unknown", help="Rank by text even if the model knows none of its words: a guess.")
     ] = False,
     model: ModelName = "tiny",
     as_json: AsJson = False,
 ) -> None:
-    """Find pictures by words, a picture, items of the index, or any of them together.
+    """Find pictures by text, a picture, items of the index, or any of them together.
 
-    A folder without an index is indexed in passing, which takes longer. Words that the model does not know are named
-    and left out; where it knows no word and there is nothing else to go by, nothing is found.
+    A folder without an index is indexed in memory first, which takes longer. Words that the model does not know are
+    reported and ignored; if nothing else is left to search for, nothing is found.
 
     \b
     Examples:
@@ -72,46 +77,42 @@ def search(
     """
     if query is None and image is None and not like:
         raise UserError("Give something to look for: words as QUERY, --image, or --like with the id of an item.")
-    words = [(query, 1.0)] if query is not None else []
-    words += [_weighed(text, 1.0) for text in also or []]
-    words += [(text, -weight) for text, weight in (_weighed(text, 0.5) for text in but_not or [])]
-    for text, _ in words:
+    texts = [(query, 1.0)] if query is not None else []
+    texts += [_parse_weight(text, 1.0) for text in also or []]
+    texts += [(text, -weight) for text, weight in (_parse_weight(text, 0.5) for text in but_not or [])]
+    for text, _ in texts:
         check_text("query", text)
     check_at_least("-k", k, 1)
     if out:
         check_out(out, (_PAGE_SUFFIX, *PICTURE_SUFFIXES))
-    conditions = conditions_of(where)
-    from latentbridge.cli.output import print_json
+    conditions = parse_conditions(where)
     from latentbridge.images import open_picture
-    from latentbridge.query import QueryPart, check_maker, search_index
-    from latentbridge.retrieval.items import shown
+    from latentbridge.query import QueryPart, check_index_model, search_index
+    from latentbridge.retrieval.base_index import Index
+    from latentbridge.retrieval.validation import redact_password
 
-    wishes = [QueryPart(words=text, weight=weight) for text, weight in words]
+    parts = [QueryPart(text=text, weight=weight) for text, weight in texts]
     if image:
-        wishes.append(QueryPart(picture=open_picture(image)))
-    wishes += [QueryPart(item=name) for name in like or []]
-    index, source = _stored(address)
+        parts.append(QueryPart(picture=open_picture(image)))
+    parts += [QueryPart(item=name) for name in like or []]
+    opened = _open_index_or_source(address)
     from latentbridge.cli.loading import open_model
 
-    finder = open_model(model)
-    if index is None:
-        assert source is not None
-        index = _built(finder, source)
-    check_maker(finder, index, shown(address))
-    hits = search_index(finder, index, *wishes, k=k, where=conditions, allow_unknown=allow_unknown)
-    for sentence in hits.warnings:
-        print(f"warning: {sentence[0].lower()}{sentence[1:]}", file=sys.stderr)
+    loaded = open_model(model)
+    index = opened if isinstance(opened, Index) else _index_in_memory(loaded, opened)
+    check_index_model(loaded, index, redact_password(address))
+    hits = search_index(loaded, index, *parts, k=k, where=conditions, allow_unknown=allow_unknown)
+    print_warnings([f"{sentence[0].lower()}{sentence[1:]}" for sentence in hits.warnings])
     if out:
-        _show(index, hits, _in_words(wishes, image), out)
+        _write_results(index, hits, _describe_query(parts, image), out)
     if as_json:
-        known = index.metadata([hit.id for hit in hits])
-        asked = {"query": query, "image": image, "like": like, "also": also, "not": but_not, "where": where}
+        options = {"query": query, "image": image, "like": like, "also": also, "not": but_not, "where": where}
         rows = [
             {"id": hit.id, "score": round(hit.score, 6), "metadata": metadata}
-            for hit, metadata in zip(hits, known, strict=True)
+            for hit, metadata in zip(hits, index.metadata([hit.id for hit in hits]), strict=True)
         ]
-        told = {"hits": rows, "warnings": hits.warnings, "unknown_words": hits.unknown_words}
-        print_json({**{name: value for name, value in asked.items() if value}, **told})
+        results = {"hits": rows, "warnings": hits.warnings, "unknown_words": hits.unknown_words}
+        print_json({**{name: value for name, value in options.items() if value}, **results})
     else:
         for hit in hits:
             print(f"{hit.score:.3f}  {hit.id}")
@@ -119,66 +120,62 @@ def search(
             print("Nothing was found.", file=sys.stderr)
 
 
-def _weighed(text: str, weight: float) -> tuple[str, float]:
-    """Words and the weight after their last colon, if there is one."""
-    if written := re.fullmatch(
+def _parse_weight(text: str, weight: float) -> tuple[str, float]:
+    """Split a text from the weight after its last colon, if there is one."""
+    if match := re.fullmatch(
         r"(.*):\s*((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf)\s*", text, re.DOTALL | re.IGNORECASE
     ):
-        text, weight = written[1], float(written[2])
+        text, weight = match[1], float(match[2])
     if not 0 < weight <= _MAX_WEIGHT:
         raise UserError(f"The weight of {text!r} is out of range; give a number above 0 and up to {_MAX_WEIGHT:.0f}.")
     return text, weight
 
 
-def _stored(address: str) -> tuple[Index | None, Source | None]:
-    """The index at an address; where there is none, the pictures to make one of."""
+def _open_index_or_source(address: str) -> Index | Source:
+    """Open the index at an address or, if there is none, the source of pictures."""
     from latentbridge.data.pictures import open_source
-    from latentbridge.retrieval.stores import holds_index
+    from latentbridge.retrieval.index_factory import is_index_folder
 
-    if "://" in address or any(map(holds_index, (address, Path(address) / INDEX_NAME))):
-        return open_at(address), None
-    return None, open_source(address)
+    if "://" in address or is_index_folder(address) or is_index_folder(Path(address) / INDEX_NAME):
+        return open_index_at(address)
+    return open_source(address)
 
 
-def _built(model: Model, source: Source) -> Index:
-    """An index in memory of all pictures that can be read; the others are named on stderr."""
+def _index_in_memory(model: Model, source: Source) -> Index:
+    """Index all readable pictures; raises UserError if there are none."""
     from latentbridge.models.checkpoint import fingerprint
-    from latentbridge.retrieval.exact import ExactIndex
+    from latentbridge.retrieval.exact_index import ExactIndex
 
     index = ExactIndex(model.embedding_size, fingerprint(model))
-    built = fill(model, index, source)
+    result = sync_with_progress(model, index, source)
     if not len(index):
-        raise UserError(
-            f"None of the {len(built.left_out)} pictures in {source.name} can be read; see the lines above."
-        )
+        raise no_readable_pictures(source.name, result)
     return index
 
 
-def _in_words(wishes: list[QueryPart], image: Path | None) -> str:
-    """What was asked for, for a title."""
+def _describe_query(parts: list[QueryPart], image: Path | None) -> str:
+    """Return a title for the results of a query."""
 
-    def told(wish: QueryPart) -> str:
-        what = wish.words or (f"like {wish.item}" if wish.item else f"like {image}")
-        return f"{'not ' if wish.weight < 0 else ''}{what}" + ("" if wish.weight == 1 else f" ({abs(wish.weight):g})")
+    def describe(part: QueryPart) -> str:
+        what = part.text or (f"like {part.item}" if part.item else f"like {image}")
+        return f"{'not ' if part.weight < 0 else ''}{what}" + ("" if part.weight == 1 else f" ({abs(part.weight):g})")
 
-    return ", ".join(map(told, wishes))
+    return ", ".join(map(describe, parts))
 
 
-def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
-    """The hits as a page, or as a sheet of small pictures in their order."""
-    from latentbridge.query import show_items
+def _write_results(index: Index, hits: list[Hit], title: str, out: Path) -> None:
+    """Write the hits as a page, or as a grid of thumbnails."""
+    from latentbridge.query import item_thumbnails
 
     ids = [hit.id for hit in hits]
-    thumbs = show_items(index, ids, index.metadata(ids), _THUMB_PX)
+    thumbnails = item_thumbnails(index, ids, index.metadata(ids), _THUMBNAIL_PX)
     if out.suffix.lower() == _PAGE_SUFFIX:
         from latentbridge.evaluation.pages.page import Section, show_figure, write_page
 
-        figures = (show_figure(thumb, f"{hit.score:.3f}  {hit.id}") for hit, thumb in zip(hits, thumbs, strict=True))
-        body = f'<div class="cards narrow">{"".join(figures)}</div>'
+        captions = (f"{hit.score:.3f}  {hit.id}" for hit in hits)
+        body = f'<div class="cards narrow">{"".join(map(show_figure, thumbnails, captions))}</div>'
         write_page(out, title, f"{len(hits)} results, best first", [Section("results", "Results", "", body)])
         return
-    from latentbridge.cli.output import lay_out, save_picture
-
-    if not thumbs:
-        raise UserError(f"Nothing was found, so there is nothing to show in {out}; ask for something else.")
-    save_picture(lay_out(thumbs, columns=5, scale=1), out)
+    if not thumbnails:
+        raise UserError(f"Nothing was found, so there is nothing to show in {out}; search for something else.")
+    save_picture(make_grid(thumbnails, columns=5, scale=1), out)

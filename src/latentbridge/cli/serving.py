@@ -142,9 +142,9 @@ def mcp(
 def _check_indexes(shelf: str | None) -> None:
     """Refuses a place that can hold none, before a model is loaded for them."""
     if shelf is not None:
-        from latentbridge.retrieval.stores import names_in
+        from latentbridge.retrieval.index_factory import list_index_names
 
-        names_in(shelf)
+        list_index_names(shelf)
 
 
 def _be_strict() -> None:

@@ -222,7 +222,7 @@ def unique_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """A hash of a model's weights, which tells whether what was made with it (`Index.maker`) and the model belong together."""
+    """A hash of a model's weights, which tells whether what was made with it (`Index.model_fingerprint`) and the model belong together."""
     digest = sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.cpu().contiguous().view(-1).numpy().data)

@@ -1,8 +1,8 @@
-"""Conditions on metadata, as people write them (`kind=photo`, `width>=640`), and what they mean.
+"""Filter conditions on metadata (`kind=photo`, `width>=640`), parsed from text and evaluated.
 
-A condition compares like with like: a number with numbers, text with texts (by code points), true and false with
-themselves. A field that is a list meets it where any of its entries does. `!=` holds wherever `=` does not, so also where
-the field is missing; all others need the field.
+Values compare only with values of the same type: numbers with numbers, text with text (by code points), booleans with
+booleans, by `=` and `!=` alone. A list meets a condition if any of its entries does. `!=` negates `=`, so it also holds if
+the field is missing; all other operators need the field.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from latentbridge.errors import UserError
 
-Plain = str | int | float | bool
+Scalar = str | int | float | bool
 OPERATORS = {
     "!=": operator.ne,
     "<=": operator.le,
@@ -25,78 +25,67 @@ OPERATORS = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_PAST_WHOLE = 1 << 63
-"""The first whole number that databases do not have."""
-_WRITTEN = re.compile(r"\s*([\w.-]+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
+_INT64_LIMIT = 1 << 63
+_CONDITION = re.compile(r"\s*([\w.-]+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A field of the metadata held against a value."""
+    """A comparison of one metadata field with a value; raises UserError if no store can evaluate it."""
 
     field: str
     operator: str
     """One of `OPERATORS`."""
-    value: Plain
+    value: Scalar
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.field):
-            raise UserError(f"{self.field!r} is no name of a field; use letters, digits, dots, dashes and underscores.")
+            raise UserError(f"{self.field!r} is not a field name; use letters, digits, dots, dashes and underscores.")
         if self.operator not in OPERATORS:
-            raise UserError(f"{self.operator!r} compares nothing; use one of {' '.join(OPERATORS)}.")
-        if kind_of(self.value) is None:
+            raise UserError(f"{self.operator!r} is not an operator; use one of {' '.join(OPERATORS)}.")
+        if scalar_type(self.value) is None:
             raise UserError(f"{self.field} is compared with a text, a number, true or false, not with {self.value!r}.")
-        if isinstance(self.value, int) and not -_PAST_WHOLE <= self.value < _PAST_WHOLE:
-            raise UserError(f"{self.field} is compared with {self.value}, and 64 bits are the most; write it as 1e20.")
-        if isinstance(self.value, str) and any("\ud800" <= sign <= "\udfff" for sign in self.value):
-            raise UserError(
-                f"{self.field} is compared with {self.value!r}, which is no text; leave half characters out."
-            )
+        if isinstance(self.value, int) and not -_INT64_LIMIT <= self.value < _INT64_LIMIT:
+            raise UserError(f"{self.field} is compared with {self.value}, which exceeds 64 bits; write it as 1e20.")
+        if isinstance(self.value, str) and any("\ud800" <= character <= "\udfff" for character in self.value):
+            raise UserError(f"{self.field} is compared with {self.value!r}, which is not valid Unicode text.")
 
 
 def parse_condition(text: str) -> Condition:
-    """`FIELD OPERATOR VALUE`; a value that is a number, true or false in JSON is one, and quotes make it text."""
-    written = _WRITTEN.fullmatch(text)
-    if written is None:
+    """Parse `FIELD OPERATOR VALUE`; a value that is JSON (number, boolean, quoted text) is decoded, any other is text."""
+    match = _CONDITION.fullmatch(text)
+    if match is None:
         raise UserError(f"The condition {text!r} cannot be read; write it like kind=photo, width>=640 or kind!=photo.")
-    field, sign, value = written.groups()
-    return Condition(field, sign, parse_value(value.strip()))
-
-
-def parse_value(text: str) -> Plain:
-    """A number, true, false or quoted text as JSON has them; any other text as it stands."""
+    field, comparison, value = match[1], match[2], match[3].strip()
     try:
-        value = json.loads(text)
+        decoded = json.loads(value)
     except ValueError:
-        return text
-    return value if kind_of(value) else text
+        decoded = value
+    return Condition(field, comparison, value if scalar_type(decoded) is None else decoded)
 
 
-def holds(condition: Condition, metadata: dict[str, Any]) -> bool:
-    """Whether an item's metadata meets a condition."""
-    found = metadata.get(condition.field)
-    entries = found if isinstance(found, list) else [found]
-    if condition.operator == "!=":
-        return not any(_compares(entry, "=", condition.value) for entry in entries)
-    return any(_compares(entry, condition.operator, condition.value) for entry in entries)
+def matches_all(where: Sequence[Condition], metadata: dict[str, Any]) -> bool:
+    """Return whether an item's metadata meets all conditions."""
+    return all(_matches(condition, metadata) for condition in where)
 
 
-def hold(where: Sequence[Condition], metadata: dict[str, Any]) -> bool:
-    """Whether an item's metadata meets all conditions."""
-    return all(holds(condition, metadata) for condition in where)
-
-
-def kind_of(value: Any) -> str | None:
-    """What a value is compared as: "truth", "number" or "text"; None for what is not compared."""
+def scalar_type(value: Any) -> Literal["boolean", "number", "text"] | None:
+    """Return the type a value is compared as; None if it cannot be compared."""
     if isinstance(value, bool):
-        return "truth"
+        return "boolean"
     if isinstance(value, (int, float)) and abs(value) < float("inf"):
         return "number"
     return "text" if isinstance(value, str) else None
 
 
-def _compares(found: Any, sign: str, value: Plain) -> bool:
-    kind = kind_of(value)
-    if kind_of(found) != kind or (kind == "truth" and sign != "="):
+def _matches(condition: Condition, metadata: dict[str, Any]) -> bool:
+    value = metadata.get(condition.field)
+    negated = condition.operator == "!="
+    comparison = "=" if negated else condition.operator
+    kind = scalar_type(condition.value)
+    if kind == "boolean" and comparison != "=":
         return False
-    return bool(OPERATORS[sign](found, value))
+    entries = value if isinstance(value, list) else [value]
+    return negated != any(
+        scalar_type(entry) == kind and OPERATORS[comparison](entry, condition.value) for entry in entries
+    )

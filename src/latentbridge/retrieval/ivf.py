@@ -1,7 +1,7 @@
-"""Vectors sorted into cells around centres (an inverted file), as 8-bit copies, by faiss: quick candidates, no truth.
+"""IVF lists (inverted file index) of 8-bit vectors by faiss, for approximate candidates.
 
-A search looks into the cells nearest to the query. What was removed since they were made is left out by whoever asks. Their
-file can be deleted at any time; a new one is made from the items.
+A search scans the lists of the nearest centroids. The caller excludes items that were removed since. The file is a cache: it can
+be deleted at any time and rebuilt from the items.
 """
 
 from __future__ import annotations
@@ -15,116 +15,123 @@ import numpy as np
 
 from latentbridge.rundir import atomic_write
 
-PER_CENTRE = 40
-"""Vectors a centre is learned from; faiss warns below 39."""
-WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-"""How many cells a search may look into; more find more and take longer."""
-_NAME = "cells-{last_key:012d}-{width}.faiss"
+SAMPLES_PER_CENTROID = 40
+"""Training vectors per centroid; faiss warns below 39."""
+NPROBES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Choices for the number of lists that a search scans."""
+_FILES = "cells-*.faiss"
 
 
-def available() -> bool:
-    """Whether faiss is installed."""
+def faiss_available() -> bool:
+    """Return whether faiss is installed."""
     return find_spec("faiss") is not None
 
 
-def centres_for(count: int) -> int:
-    """How many cells so many vectors are sorted into: as many as make finding a cell and looking into some cost alike."""
+def num_lists_for(count: int) -> int:
+    """Return the number of lists for `count` vectors that balances the cost of finding lists and of scanning them."""
     return round(4 * count**0.5)
 
 
-class Selection(NamedTuple):
-    """Some keys out of all."""
+class KeyMask(NamedTuple):
+    """A subset of the keys."""
 
     bits: np.ndarray
-    """uint8: bit i, counted from each byte's lowest, is set where key i is among them."""
-    share: float
-    """How many of the vectors they are."""
+    """uint8 bitmap, little-endian bit order: bit i is set if key i is in the subset."""
+    fraction: float
+    """Size of the subset relative to all vectors."""
 
 
 class IVFLists:
-    """Vectors by key; any number of threads may ask for candidates, none while vectors are taken in."""
+    """Vectors by key in IVF lists; any number of threads may search, none while vectors are added."""
 
-    def __init__(self, index: Any, last_key: int = 0, width: int = WIDTHS[0]) -> None:
+    def __init__(self, index: Any, last_key: int = 0, nprobe: int = NPROBES[0]) -> None:
         self._index = index
         self.last_key = last_key
-        """The largest key in them."""
-        self.width = width
+        """The largest key added."""
+        self.nprobe = nprobe
+        """Number of lists that a search scans."""
 
     @classmethod
-    def learn(cls, sample: np.ndarray, centres: int) -> IVFLists:
-        """Empty cells around so many centres of a sample, float32 [n, dimension]."""
+    def train(cls, sample: np.ndarray, num_lists: int) -> IVFLists:
+        """Return empty lists with centroids trained on a sample, float32 [n, dimension]."""
         import faiss
 
-        index = faiss.index_factory(sample.shape[1], f"IVF{centres},SQ8", faiss.METRIC_INNER_PRODUCT)
-        index.cp.max_points_per_centroid = PER_CENTRE  # pyright: ignore[reportAttributeAccessIssue]
+        index = faiss.index_factory(sample.shape[1], f"IVF{num_lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid = SAMPLES_PER_CENTROID  # pyright: ignore[reportAttributeAccessIssue]
         index.train(sample)
         return cls(index)
 
     @classmethod
     def load(cls, folder: Path) -> IVFLists | None:
-        """The newest cells kept in a folder; None where there are none that can be read."""
-        if not available():
+        """Load the newest readable file of a folder; None without one, or without faiss."""
+        if not faiss_available():
             return None
         import faiss
 
-        for path in sorted(folder.glob("cells-*.faiss"), reverse=True):
+        for path in sorted(folder.glob(_FILES), reverse=True):
             try:
                 return cls(faiss.read_index(str(path)), *map(int, path.stem.split("-")[1:]))
-            except RuntimeError:  # cut short, or of another version: as if it were not there
+            except RuntimeError:  # truncated, or written by another version
                 continue
         return None
 
     def save(self, folder: Path) -> None:
-        """Keep them in a folder, in place of those that were there; the file's name says what they cover."""
+        """Write to a folder, replacing older files; the file name holds `last_key` and `nprobe`."""
         import faiss
 
-        path = folder / _NAME.format(last_key=self.last_key, width=self.width)
+        path = folder / f"cells-{self.last_key:012d}-{self.nprobe}.faiss"
         with atomic_write(path) as temporary:
             faiss.write_index(self._index, str(temporary))
-        for other in folder.glob("cells-*.faiss"):
+        for other in folder.glob(_FILES):
             if other != path:
                 other.unlink(missing_ok=True)
+
+    @staticmethod
+    def delete(folder: Path) -> None:
+        """Delete the files of a folder."""
+        for path in folder.glob(_FILES):
+            path.unlink(missing_ok=True)
 
     def __len__(self) -> int:
         return self._index.ntotal
 
     @property
-    def centres(self) -> int:
-        """How many cells there are."""
+    def num_lists(self) -> int:
+        """Number of lists."""
         return self._index.nlist
 
     def extend(self, rows: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Take in keys, int64 [n], larger than all before, with their vectors, float32 [n, dimension]."""
+        """Add keys, int64 [n], larger than all before, with their vectors, float32 [n, dimension]."""
         for keys, vectors in rows:
             self._index.add_with_ids(vectors, keys)
             self.last_key = int(keys[-1])
 
-    def settle(self, good: Callable[[], bool]) -> None:
-        """Take the smallest width with which searches are good, the largest where none is."""
-        for self.width in WIDTHS:
-            if good():
+    def tune_nprobe(self, is_sufficient: Callable[[], bool]) -> None:
+        """Set the smallest `nprobe` with which searches are sufficient, or the largest if none is."""
+        for self.nprobe in NPROBES:
+            if is_sufficient():
                 return
 
-    def selection(self, among: np.ndarray | None = None, without: np.ndarray | None = None) -> Selection:
-        """The keys of `among`, or all, but those of `without`."""
-        chosen = np.full(self.last_key + 1, among is None)
-        if among is not None:
-            chosen[among[among <= self.last_key]] = True
-        if without is not None:
-            chosen[without] = False
-        return Selection(np.packbits(chosen, bitorder="little"), np.count_nonzero(chosen) / max(1, len(self)))
+    def mask(self, include: np.ndarray | None = None, exclude: np.ndarray | None = None) -> KeyMask:
+        """Return the mask of the keys in `include` (all if None) without those in `exclude`."""
+        selected = np.full(self.last_key + 1, include is None)
+        if include is not None:
+            selected[include[include <= self.last_key]] = True
+        if exclude is not None:
+            selected[exclude] = False
+        return KeyMask(np.packbits(selected, bitorder="little"), np.count_nonzero(selected) / max(1, len(self)))
 
-    def candidates(self, queries: np.ndarray, count: int, chosen: Selection | None = None) -> np.ndarray:
-        """int64 [n, count]: keys likely to be among the best for each query, -1 where there are no more.
+    def candidates(self, queries: np.ndarray, count: int, mask: KeyMask | None = None) -> np.ndarray:
+        """Return int64 [n, count]: keys likely to be among the best per query, padded with -1.
 
-        Only of a selection where one is given: the smaller its share, the more cells are looked into.
+        With a mask only its keys; the smaller its fraction, the more lists are scanned.
         """
         import faiss
 
-        if chosen is None:
-            self._index.nprobe = self.width
+        if mask is None:
+            self._index.nprobe = self.nprobe
             return self._index.search(queries, count)[1]
-        wider = round(self.width / max(chosen.share, 1e-9))
-        options: dict[str, Any] = {"nprobe": min(max(wider, self.width), self.centres)}
-        options["sel"] = faiss.IDSelectorBitmap(chosen.bits)  # pyright: ignore
+        nprobe = round(self.nprobe / max(mask.fraction, 1e-9))
+        options: dict[str, Any] = {"nprobe": min(max(nprobe, self.nprobe), self.num_lists)}
+        options["sel"] = faiss.IDSelectorBitmap(mask.bits)  # pyright: ignore
         return self._index.search(queries, count, params=faiss.SearchParametersIVF(**options))[1]

@@ -9,10 +9,10 @@ from pathlib import Path
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.query import check_maker
-from latentbridge.retrieval.index import Index
-from latentbridge.retrieval.items import check_name
-from latentbridge.retrieval.stores import address_in, create_index, names_in, open_index
+from latentbridge.query import check_index_model
+from latentbridge.retrieval.base_index import Index
+from latentbridge.retrieval.index_factory import create_index, index_address, list_index_names, open_index
+from latentbridge.retrieval.validation import check_index_name
 from latentbridge.serving.api_errors import ApiError
 
 _log = logging.getLogger(__name__)
@@ -30,11 +30,11 @@ class IndexRegistry:
 
     def names(self) -> list[str]:
         """All indexes there are."""
-        return [] if self._place is None else names_in(self._place)
+        return [] if self._place is None else list_index_names(self._place)
 
     def index(self, name: str) -> Index:
         """An index that is there; raises a 404 where none is, and a 400 where it cannot be used, as the log then tells."""
-        check_name(name)
+        check_index_name(name)
         with self._lock:
             if name not in self._open:
                 if name not in self.names():
@@ -73,7 +73,7 @@ class IndexRegistry:
     def _opened(self, name: str) -> Index:
         index = open_index(self._address(name))
         try:
-            check_maker(self._model, index, name)
+            check_index_model(self._model, index, name)
         except UserError:
             index.close()
             raise
@@ -82,4 +82,4 @@ class IndexRegistry:
     def _address(self, name: str) -> str | Path:
         if self._place is None:
             raise UserError("This server keeps no indexes; start it with --indexes FOLDER.")
-        return address_in(self._place, name)
+        return index_address(self._place, name)

@@ -13,9 +13,9 @@ from fastapi import APIRouter, Query, Request
 from latentbridge.data.pictures import PLACES, to_keep
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
-from latentbridge.query import QueryPart, parse_query, search_index, show_items
+from latentbridge.query import QueryPart, item_thumbnails, parse_query, search_index
+from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.filters import parse_condition
-from latentbridge.retrieval.index import Index
 from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.engine.jobs import EmbeddingOutput, ImageEmbeddingJob, TextEmbeddingJob
 from latentbridge.serving.extension_schemas import (
@@ -125,13 +125,13 @@ async def _wish(part: SearchPart, service: Service) -> QueryPart:
     if part.text is not None:
         check_text("query", part.text, service.settings.max_characters)
     picture = None if part.image is None else await service.picture(part.image)
-    return QueryPart(words=part.text, picture=picture, item=part.item, weight=part.weight)
+    return QueryPart(text=part.text, picture=picture, item=part.item, weight=part.weight)
 
 
 async def _embedded(wish: QueryPart, alone: bool, service: Service) -> QueryPart:
     """A wish with the engine's vector for its words or its picture."""
-    if (words := wish.spoken(alone)) is not None:
-        vector = (await service.engine.do(TextEmbeddingJob(words))).vector
+    if (text := wish.text_to_embed(alone)) is not None:
+        vector = (await service.engine.do(TextEmbeddingJob(text))).vector
     elif isinstance(wish.picture, np.ndarray):
         vector = (await service.engine.do(ImageEmbeddingJob(wish.picture))).vector
     else:
@@ -159,5 +159,5 @@ def _cards(index_registry: IndexRegistry) -> list[IndexCard]:
 
 def _thumbnails(index: Index, hits: list[Hit], metadata: list[dict[str, Any] | None]) -> list[str]:
     """Small pictures of hits, as data URLs."""
-    small = map(to_keep, show_items(index, [hit.id for hit in hits], metadata))
+    small = map(to_keep, item_thumbnails(index, [hit.id for hit in hits], metadata))
     return [f"data:image/webp;base64,{base64.b64encode(each).decode()}" for each in small]

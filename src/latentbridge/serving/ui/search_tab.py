@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from latentbridge.errors import UserError
-from latentbridge.query import show_items
+from latentbridge.query import item_thumbnails
 from latentbridge.serving.extension_schemas import FoundItem, SearchPart, SearchRequest
 from latentbridge.serving.routes.indexes import search
 from latentbridge.serving.ui.api_bridge import ApiBridge
@@ -59,7 +59,7 @@ def tab(api: ApiBridge) -> None:
         answer = await search(asked, api.request(visit, _PATH), api.service)
         hits = answer.data
         ids, metadata = [hit.id for hit in hits], [hit.metadata for hit in hits]
-        thumbs = await asyncio.to_thread(show_items, api.service.index_registry.index(index), ids, metadata)
+        thumbs = await asyncio.to_thread(item_thumbnails, api.service.index_registry.index(index), ids, metadata)
         shown = [(thumb, f"{hit.score:.3f}  {hit.id}") for thumb, hit in zip(thumbs, hits, strict=True)]
         for sentence in answer.warnings:
             gr.Warning(sentence, title="Unknown words")

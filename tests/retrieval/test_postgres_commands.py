@@ -1,4 +1,4 @@
-"""The same commands on a folder and on a server: one changed address, the same answers."""
+"""The index commands give the same results in a folder and in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentbridge.models.checkpoint import new_model, save_model
 
 
 @pytest.mark.slow
-def test_one_changed_address_and_the_same_answers(
+def test_commands_agree_in_a_folder_and_a_database(
     postgres: str, tmp_path: Path, small_config: ModelConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, album = tmp_path / "model", tmp_path / "album"
@@ -33,8 +33,8 @@ def test_one_changed_address_and_the_same_answers(
         assert ended.value.code in (0, None)
         return json.loads(capsys.readouterr().out)
 
-    def story(address: str) -> list[Any]:
-        """What every verb answers, one after the other."""
+    def results(address: str) -> list[Any]:
+        """Return the output of each command in turn."""
         built = call("index", "build", album, "--store", address, "--model", model, "--field", "owner=anna")
         return [
             built["items"],
@@ -47,6 +47,6 @@ def test_one_changed_address_and_the_same_answers(
             call("index", "info", address)["items"],
         ]
 
-    folder = story(str(tmp_path / "index"))
-    assert folder == story(f"{postgres}/album")
+    folder = results(str(tmp_path / "index"))
+    assert folder == results(f"{postgres}/album")
     assert folder[0] == 8 and folder[3][0]["ids"] == ["3.png", "7.png"] and folder[-2:] == [3, 8]
