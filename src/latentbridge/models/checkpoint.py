@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
     from latentbridge.models.backbones.janus.modeling_janus import JanusPro
     from latentbridge.models.dual_encoder import DualEncoder
-    from latentbridge.models.omnibridge.modeling_omnibridge import Model
+    from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 
 ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 
-Network: TypeAlias = "Model | JanusPro | Bagel | Harmon | DualEncoder"
+Network: TypeAlias = "OmniBridge | JanusPro | Bagel | Harmon | DualEncoder"
 """What can be built, trained, saved and loaded; each knows its `config` and its `tokenizer`."""
 BUILDERS = {
-    "omnibridge": "omnibridge.modeling_omnibridge:Model",
+    "omnibridge": "omnibridge.modeling_omnibridge:OmniBridge",
     "janus": "backbones.janus.tiny:build_janus",
     "bagel": "backbones.bagel.tiny:build_bagel",
     "harmon": "backbones.harmon.tiny:build_harmon",
@@ -53,7 +53,7 @@ config and tokenizer, and draws weights from the global generator."""
 
 
 @overload
-def new_model(config: ModelConfig, seed: int, words: Path = ...) -> Model: ...
+def new_model(config: ModelConfig, seed: int, words: Path = ...) -> OmniBridge: ...
 @overload
 def new_model(config: NetworkConfig, seed: int, words: Path = ...) -> Network: ...
 def new_model(config: NetworkConfig, seed: int, words: Path = ASSETS / "tokenizer") -> Network:
@@ -125,7 +125,7 @@ def load(
     adapter: str | Path | None = None,
     device: str = "cpu",
     draws: bool = True,
-) -> Model:
+) -> OmniBridge:
     """Return the model called `source`: "tiny" (ships with the package), a run or model folder, or a released checkpoint's folder.
 
     `decoder` is the folder of a released HunyuanDiT for a model that has none of its own; left out, it is `decoder/`
@@ -135,13 +135,13 @@ def load(
     only to understand and embed: it loads in half the time.
     """
     from latentbridge.models.omnibridge.load_omnibridge import is_released, load_released
-    from latentbridge.models.omnibridge.modeling_omnibridge import Model
+    from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 
     place = device_named(device)
     folder = shipped(source)
     released = is_released(folder)
     model = load_released(folder) if released else load_model(folder, draws)
-    if not isinstance(model, Model):
+    if not isinstance(model, OmniBridge):
         raise UserError(
             f"{source} holds a {model.config and model.config.kind}, and this takes an OmniBridge; eval, loopback, consistency and compare take any."
         )
@@ -181,7 +181,7 @@ def load_model(folder: Path, draws: bool = True) -> Network:
         model = _build(config, load_tokenizer(folder))
     load_parts(model, folder, parts)
     if isinstance(config, ModelConfig):
-        cast("Model", model).input_check = read_input_check(folder)
+        cast("OmniBridge", model).input_check = read_input_check(folder)
     return model
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.query import check_maker
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.items import check_name
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 class IndexRegistry:
     """Indexes of the vectors of one model, opened when first asked for; threads may share it."""
 
-    def __init__(self, place: str | Path | None, model: Model, most: int):
+    def __init__(self, place: str | Path | None, model: OmniBridge, most: int):
         self._place = place
         self._model = model
         self._most = most

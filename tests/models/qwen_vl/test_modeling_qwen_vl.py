@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import Positions, QwenVL
 from latentbridge.models.qwen_vl.sampling import replies_to
@@ -24,7 +24,7 @@ SIXTEEN_IMAGE_TOKENS = 16  # 64 px / (8 px patches merged 2 x 2), squared
 
 
 @pytest.fixture(scope="module")
-def backbone(small_model: Model) -> QwenVL:
+def backbone(small_model: OmniBridge) -> QwenVL:
     return small_model.backbone
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.sampling import replies_to
 from latentbridge.models.qwen_vl.slots import ReplySlots, SamplingParams
 from latentbridge.types import Conversation
@@ -39,7 +39,9 @@ def write(slots: ReplySlots, talks: list[Conversation], come: dict[int, list[int
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
-def test_a_reply_is_the_same_whoever_sits_beside_it(small_model: Model, talks: list[Conversation], temperature: float):
+def test_a_reply_is_the_same_whoever_sits_beside_it(
+    small_model: OmniBridge, talks: list[Conversation], temperature: float
+):
     slots = ReplySlots(small_model.backbone, 5, LENGTH)
     alone = {k: write(slots, talks, {0: [k]}, temperature)[k] for k in range(3)}
     assert len({tuple(reply) for reply in alone.values()}) == 3
@@ -47,14 +49,14 @@ def test_a_reply_is_the_same_whoever_sits_beside_it(small_model: Model, talks: l
     assert write(slots, talks, {0: [1, 2, 0]}, temperature) == alone
 
 
-def test_replies_are_those_of_the_library(small_model: Model, talks: list[Conversation]):
+def test_replies_are_those_of_the_library(small_model: OmniBridge, talks: list[Conversation]):
     slots = ReplySlots(small_model.backbone, 5, LENGTH)
     for k, talk in enumerate(talks):
         written = small_model.backbone.decode(torch.tensor([write(slots, talks, {0: [k]})[k]]))
         assert written == replies_to(small_model.backbone, [talk], max_tokens=MOST)
 
 
-def test_prompts_of_one_shape_are_read_at_once(small_model: Model, talks: list[Conversation]):
+def test_prompts_of_one_shape_are_read_at_once(small_model: OmniBridge, talks: list[Conversation]):
     slots = ReplySlots(small_model.backbone, 5, LENGTH)
     pair = [Conversation((("Why is it?", ""),), talks[0].picture), talks[2]]
     together = slots.join([slots.read(talk) for talk in pair], [SamplingParams(), SamplingParams()])
@@ -67,7 +69,7 @@ def test_prompts_of_one_shape_are_read_at_once(small_model: Model, talks: list[C
         slots.leave(alone)
 
 
-def test_a_slot_is_full_at_its_length(small_model: Model, talks: list[Conversation]):
+def test_a_slot_is_full_at_its_length(small_model: OmniBridge, talks: list[Conversation]):
     backbone = small_model.backbone
     tokens = backbone.tokenize([talks[1]], open_ended=True).input_ids.shape[1]
     slots = ReplySlots(backbone, 1, tokens + 2)

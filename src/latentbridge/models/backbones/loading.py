@@ -12,11 +12,10 @@ from latentbridge.config import ModelConfig, NetworkConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.bagel.load_bagel import is_bagel, load_bagel
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
-from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.backbones.harmon.load_harmon import is_harmon, load_harmon
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro, is_janus
-from latentbridge.models.backbones.omnibridge import OmniBridge
+from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from latentbridge.models.checkpoint import (
     ASSETS,
     BUILDERS,
@@ -32,7 +31,8 @@ from latentbridge.models.checkpoint import (
 from latentbridge.models.dual_encoder import DualEncoder
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder, is_decoder
 from latentbridge.models.omnibridge.load_omnibridge import is_released, require_fit
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.trainable import TrainableModel
 
 
 class Kind(NamedTuple):
@@ -54,13 +54,13 @@ UNIFIED = tuple(kind for kind in BUILDERS if kind != "scene")
 """Kinds of network that understand and draw."""
 
 
-def load_backbone(source: str | Path) -> UnifiedBackbone:
+def load_backbone(source: str | Path) -> TrainableModel:
     """The backbone called `source`: "tiny", a run or model folder of ours, or a released checkpoint's folder."""
     return as_backbone(load_network(source))
 
 
 def load_network(source: str | Path) -> Network:
-    """What `load_backbone` loads, as it is: an OmniBridge as the whole `Model`, which can do more than the contract asks."""
+    """What `load_backbone` loads, as it is: an OmniBridge as the whole `OmniBridge`, which can do more than the contract asks."""
     folder = shipped(source)
     for kind in BACKBONES:
         if kind.holds(folder):
@@ -87,20 +87,20 @@ def starting_network(config: NetworkConfig, seed: int, init: Sequence[tuple[str,
     words = model_folder(source) if source and own_words else ASSETS / "tokenizer"
     network = new_model(config, seed, words)
     for part, folder in init:
-        if isinstance(network, Model) and part == "decoder." and is_decoder(folder):
+        if isinstance(network, OmniBridge) and part == "decoder." and is_decoder(folder):
             attach_decoder(network, folder, torch.float32)
         else:
             load_parts(network, folder, [part])
     return network
 
 
-def as_backbone(network: Network, roundtrip_steps: int = 4, through_pixels: bool = False) -> UnifiedBackbone:
+def as_backbone(network: Network, roundtrip_steps: int = 4, through_pixels: bool = False) -> TrainableModel:
     """A network under the contract; `roundtrip_steps` are of the denoising of whole drawings, in backbones that do it, and
     `through_pixels` is Harmon's."""
     if isinstance(network, DualEncoder):
         raise UserError("A dual encoder neither answers nor draws; give the folder of another model.")
-    if isinstance(network, Model):
-        return OmniBridge(network, roundtrip_steps)
+    if isinstance(network, OmniBridge):
+        return OmniBridgeAdapter(network, roundtrip_steps)
     if isinstance(network, Bagel):
         network.roundtrip_steps = roundtrip_steps
     if isinstance(network, Harmon):

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.images import fit_square
-from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
 from latentbridge.models.diffusion import diffusion_loss
-from latentbridge.models.omnibridge.modeling_omnibridge import Model, drawing_talks
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge, drawing_talks
 from latentbridge.models.pixels import shown_levels
+from latentbridge.models.trainable import masked_mean, repeat_seeds
 from latentbridge.types import Conversation, Picture
 
 _MOVING = ("model.backbone.", "model.projector.", "model.aligner.", "model.decoder.")
 
 
-class OmniBridge(nn.Module):
-    """A `Model` under the contract of `UnifiedBackbone`.
+class OmniBridgeAdapter(nn.Module):
+    """A `OmniBridge` under the contract of `TrainableModel`.
 
     The latent of generation is the whole condition [n * d], position after position: pooled, it would no longer say what
     to draw. A drawing is read as the same queries of the same aligner read the backbone's states of it, which is also
@@ -27,7 +27,7 @@ class OmniBridge(nn.Module):
     do autoencoder and retrieval head.
     """
 
-    def __init__(self, model: Model, roundtrip_steps: int = 4):
+    def __init__(self, model: OmniBridge, roundtrip_steps: int = 4):
         """`roundtrip_steps` of denoising from pure noise; one gives the mean of all drawings, which is blurred.
 
         Round trips are not guided, so the text encoder takes no part in them. A released decoder is shown the latent

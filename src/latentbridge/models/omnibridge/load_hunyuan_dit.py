@@ -20,7 +20,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.diffusion import Scheduler
 from latentbridge.models.omnibridge.decoder import CaptionSlots, Decoder
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 
 PARTS = ("text_encoder.", "decoder.", "autoencoder.", "captions.")
 """What `attach_decoder` sets; its weights stay in their own folder and are not saved with the model."""
@@ -58,7 +58,7 @@ _UNREAD = ("pooler.",)
 """Tensors a folder may hold and nothing here reads: BERT's pooler."""
 
 
-def outline_decoder(model: Model) -> None:
+def outline_decoder(model: OmniBridge) -> None:
     """Sets the networks of HunyuanDiT v1.2 without weights, on the meta device: names and shapes alone (spec 2.2 step 7).
 
     BERT and tokenizers are left out; training reads neither.
@@ -76,7 +76,7 @@ def is_decoder(folder: Path) -> bool:
     return (folder / "transformer" / "config.json").is_file()
 
 
-def attach_decoder(model: Model, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+def attach_decoder(model: OmniBridge, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Let `model` draw with the HunyuanDiT v1.2 in `folder`: its bridge's output goes in the mT5 slot (spec 2.2 step 7).
 
     Weights are `dtype`, the autoencoder's float32, as in the release; bfloat16 would round timesteps to steps of four.

@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbeddin
 
 from latentbridge.config import OMNIBRIDGE_8B, QWEN2_VL_7B, BackboneConfig, ModelConfig
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.vocabulary import load_tokenizer
 
 _RENAMES = (
@@ -45,14 +45,14 @@ def is_released(folder: Path) -> bool:
     return path.exists() and json.loads(path.read_text()).get("model_type") == "qwen2_vl"
 
 
-def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Model:
+def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OmniBridge:
     """A Qwen2-VL, or OmniBridge on one, from sharded safetensors; every tensor must be known, present and of the right shape."""
     stored = {our_name(name): tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
     values = json.loads((folder / "config.json").read_text())
     config = OMNIBRIDGE_8B if any(name.startswith("aligner.") for name in stored) else ModelConfig(parts=("backbone",))
     config = replace(config, backbone=_backbone_config(values))
     with torch.device("meta"):
-        model = Model(config, load_tokenizer(folder))
+        model = OmniBridge(config, load_tokenizer(folder))
     if config.backbone.tied_embeddings:
         stored.setdefault(
             "backbone.model.lm_head.weight", stored["backbone.model.model.language_model.embed_tokens.weight"]

@@ -56,7 +56,7 @@ class EditPlan:
     """The sources' image latents [b c h w], and 1 where new ones go [b 1 h w]."""
 
 
-class Model(nn.Module):
+class OmniBridge(nn.Module):
     """OmniBridge (arXiv 2509.19018) from library parts and our bridge.
 
     Parts: `backbone` (Qwen2-VL), `projector`, `aligner` (BiTransformer), `retrieval` (heads), `second_view` where

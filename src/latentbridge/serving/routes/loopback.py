@@ -16,7 +16,7 @@ from latentbridge.types import Picture
 
 router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 _MAX_TOKENS, _STEPS = 160, 20
-"""As in `Model.understand` and `Model.generate`, which `latentbridge loopback` uses."""
+"""As in `OmniBridge.understand` and `OmniBridge.generate`, which `latentbridge loopback` uses."""
 
 
 @router.post("/v1/loopback", operation_id="loopback")

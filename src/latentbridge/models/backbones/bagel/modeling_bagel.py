@@ -19,9 +19,9 @@ from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers, Past, Stream, seen_before
 from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder, resized
 from latentbridge.models.backbones.bagel.rectified_flow import guided, noised, sampling_times, training_times
-from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
 from latentbridge.models.token_rows import IGNORED_LABEL, padded, reply_loss
+from latentbridge.models.trainable import masked_mean, repeat_seeds
 from latentbridge.models.vocabulary import encode, token_id
 from latentbridge.ranks import per_rank_random
 from latentbridge.rng import torch_rng
@@ -64,7 +64,7 @@ class Context(NamedTuple):
 
 
 class Bagel(nn.Module):
-    """BAGEL under the contract of `UnifiedBackbone`.
+    """BAGEL under the contract of `TrainableModel`.
 
     The latent of generation is the generation expert's final states at the n tokens of the picture, [n * h], averaged
     over the steps of a flow from the seed's noise, each by its length. The velocity is a linear map of the state, so the

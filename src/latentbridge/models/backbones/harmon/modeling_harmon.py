@@ -14,11 +14,11 @@ from latentbridge.config import MarConfig, ReleaseConfig, TinyHarmonConfig
 from latentbridge.devices import device_of
 from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import Autoencoder
-from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
 from latentbridge.models.diffusion import Scheduler, draw_noise, noised_loss, sample
 from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
+from latentbridge.models.trainable import masked_mean, repeat_seeds
 from latentbridge.models.vocabulary import encode, token_id
 from latentbridge.ranks import per_rank_random
 from latentbridge.rng import torch_rng
@@ -34,7 +34,7 @@ _UNPROMPTED = 0.1
 
 
 class Harmon(nn.Module):
-    """Masked encoder, language model and masked decoder under the contract of `UnifiedBackbone`.
+    """Masked encoder, language model and masked decoder under the contract of `TrainableModel`.
 
     A picture is n tokens, the image latents of its squares. What is known of it passes the encoder, then the language
     model after the words; the decoder adds what both say and gives every place a state, from which the head draws its

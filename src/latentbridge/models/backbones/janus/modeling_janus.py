@@ -15,10 +15,10 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 from latentbridge.config import ReleaseConfig, TinyJanusConfig
 from latentbridge.devices import device_of
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
 from latentbridge.models.pixels import shown_levels, to_pictures
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
+from latentbridge.models.trainable import masked_mean, repeat_seeds
 from latentbridge.models.vocabulary import encode
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import read_json
@@ -37,7 +37,7 @@ def is_janus(folder: Path) -> bool:
 
 
 class JanusPro(nn.Module):
-    """JanusForConditionalGeneration, unmodified, under the contract of `UnifiedBackbone`.
+    """JanusForConditionalGeneration, unmodified, under the contract of `TrainableModel`.
 
     The latent of generation is the language model's states at the positions whose codes they choose, [n * h] for n codes:
     the generation head alone turns them into a picture (spec LatentUMM section 6). A drawing is read as the states at its
