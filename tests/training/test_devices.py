@@ -48,9 +48,9 @@ from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import load_model, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
+from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch, SamplingParams
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies
-from latentbridge.models.qwen_vl.slots import ReplySlots, SamplingParams
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir, read_json, write_json
 from latentbridge.training.learner import Learner
@@ -129,9 +129,9 @@ def skills(device: str) -> dict[str, Any]:
 
 def slot_tokens(backbone: QwenVL) -> list[int]:
     """The first tokens of a reply in a slot."""
-    slots = ReplySlots(backbone, count=2, length=64)
-    prompt = slots.read(Conversation((("What is there?", ""),)))
-    (slot,) = slots.join([prompt], [SamplingParams(0.7, torch_rng(3, "reply"))])
+    slots = ContinuousBatch(backbone, count=2, length=64)
+    prompt = slots.tokenize(Conversation((("What is there?", ""),)))
+    (slot,) = slots.add([prompt], [SamplingParams(0.7, torch_rng(3, "reply"))])
     return [slots.step()[slot] for _ in range(5)]
 
 

@@ -23,7 +23,7 @@ from latentbridge.light_imports import holds_saved_model
 from latentbridge.models.input_check import FILE as INPUT_CHECK
 from latentbridge.models.input_check import InputCheck, read_input_check
 from latentbridge.models.tensors import read_tensors
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import atomic_write, read_json, write_json
 

@@ -21,7 +21,7 @@ from latentbridge.config import ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square
 from latentbridge.models.checkpoint import new_model, save_model
-from latentbridge.models.omnibridge.decoder import CaptionSlots
+from latentbridge.models.omnibridge.decoder import CaptionEncoder
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import torch_rng
@@ -144,7 +144,7 @@ def test_text_conditioning_is_the_released_pipeline(model, pipeline, scheduler, 
     changed = kind.from_config(model.scheduler.config, prediction_type=prediction)
     monkeypatch.setattr(model, "scheduler", changed)
     pipeline.scheduler = copy.deepcopy(changed)
-    expected = pipeline_draws(pipeline, model, prompt=TEXTS, negative_prompt=[CaptionSlots.negative] * len(TEXTS))
+    expected = pipeline_draws(pipeline, model, prompt=TEXTS, negative_prompt=[CaptionEncoder.negative] * len(TEXTS))
     got = draw(model, conditioning="text")
     assert all(near(ours, theirs) for ours, theirs in zip(got, expected, strict=True))
     assert got[0].std() > 10 and not near(*got)  # pictures, not one grey
@@ -157,7 +157,7 @@ def test_the_bridge_stands_in_the_mt5_slot_and_the_caption_in_the_clip_slot(mode
     monkeypatch.setattr(OmniBridge, "query_condition", lambda *given: condition.append(query(*given)) or condition[0])
     got = draw(model)
     pipeline.scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
-    negative = [CaptionSlots.negative] * len(TEXTS)
+    negative = [CaptionEncoder.negative] * len(TEXTS)
     slots = [pipeline.encode_prompt(TEXTS, negative_prompt=negative, text_encoder_index=index) for index in (0, 1)]
     (clip, clip_negative, clip_mask, clip_negative_mask), (words, words_negative, mask, negative_mask) = slots
 

@@ -15,9 +15,9 @@ import latentbridge
 from latentbridge.config import OMNIBRIDGE_8B, ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import ASSETS, new_model
-from latentbridge.models.omnibridge.load_omnibridge import our_name
+from latentbridge.models.omnibridge.load_omnibridge import convert_key
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.tokenization import load_tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "omnibridge"
 
@@ -28,7 +28,7 @@ def test_every_released_tensor_has_its_place_and_shape():
         model = OmniBridge(OMNIBRIDGE_8B, load_tokenizer(ASSETS / "tokenizer"))
     ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     assert len(released) == 1046
-    assert {our_name(name): shape for name, shape in released.items()} == ours
+    assert {convert_key(name): shape for name, shape in released.items()} == ours
 
 
 @pytest.fixture(scope="module")

@@ -189,7 +189,7 @@ def test_a_reference_edit_draws_the_description_anew(small_model: OmniBridge, sm
 def test_a_reference_edit_sees_the_picture_but_not_the_instruction(
     small_model: OmniBridge, three_pictures, monkeypatch
 ):
-    patched = "latentbridge.models.omnibridge.modeling_omnibridge.replies_to"
+    patched = "latentbridge.models.omnibridge.modeling_omnibridge.generate_replies"
     monkeypatch.setattr(patched, lambda backbone, talks: ["a red star"] * len(talks))
     options = {"seed": 3, "steps": STEPS, "method": "reference"}
     first, again = (small_model.edit(three_pictures[0], text, **options) for text in TEXTS[:2])

@@ -27,7 +27,7 @@ from latentbridge.models.checkpoint import (
     shipped,
 )
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder, is_decoder
-from latentbridge.models.omnibridge.load_omnibridge import is_released, load_released, require_fit
+from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, is_released, load_released
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.trainable import TrainableModel
 
@@ -75,7 +75,7 @@ def starting_network(config: NetworkConfig, seed: int, init: Sequence[tuple[str,
     whole = folders.get("")
     if whole and (release := load_release(whole)):
         release = release.float()
-        require_fit(outline(config), release.state_dict(), whole)
+        check_state_dict(outline(config), release.state_dict(), whole)
         release.config = config  # pyright: ignore[reportAttributeAccessIssue]
         return release  # pyright: ignore[reportReturnType]
     source = folders.get("backbone.", whole)

@@ -23,16 +23,16 @@ from latentbridge.models.omnibridge.auxiliary_embedding import AuxiliaryEmbeddin
 from latentbridge.models.omnibridge.editing import Conditioning, edit_in_mask, edit_like_release
 from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
 from latentbridge.models.omnibridge.text_encoder import new_text_encoder
-from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
+from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
-from latentbridge.models.qwen_vl.sampling import replies_to
+from latentbridge.models.qwen_vl.sampling import generate_replies
+from latentbridge.models.tokenization import encode, token_id
 from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
-from latentbridge.models.vocabulary import encode, token_id
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, EditMethod, EditResult, Picture, Skill, WordReport
 
 if TYPE_CHECKING:
-    from latentbridge.models.omnibridge.decoder import CaptionSlots
+    from latentbridge.models.omnibridge.decoder import CaptionEncoder
 
 _NEEDS: dict[Skill, frozenset[str]] = {
     "understand": frozenset(),
@@ -82,7 +82,7 @@ class OmniBridge(TrainableModel):
             self.autoencoder = PatchAutoencoder(config.autoencoder)
             self.scheduler = diffusion.make_scheduler(config.decoder.num_train_timesteps)
         self.tokenizer = tokenizer
-        self.captions: CaptionSlots | None = None
+        self.captions: CaptionEncoder | None = None
         """Caption inputs of an attached released decoder."""
         self.roundtrip_steps = 4
         """Denoising steps of `draw`, from pure noise; one gives the mean of all drawings, which is blurred."""
@@ -137,7 +137,7 @@ class OmniBridge(TrainableModel):
         temperature: float = 0.0,
         generators: Sequence[torch.Generator] | None = None,
     ) -> list[str]:
-        return replies_to(
+        return generate_replies(
             self.backbone, conversations, max_tokens=max_tokens, temperature=temperature, generators=generators
         )
 
@@ -180,7 +180,7 @@ class OmniBridge(TrainableModel):
 
     def embedding(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
         vectors = self.retrieval_vectors(kind, items)
-        return self.second_view.beside(vectors, kind, items) if self.config.second_view.words else vectors
+        return self.second_view.concatenate(vectors, kind, items) if self.config.second_view.words else vectors
 
     def retrieval_vectors(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
         """Return the retrieval head's unit vectors [b e] with gradients: `embedding` without the auxiliary one."""
@@ -192,7 +192,9 @@ class OmniBridge(TrainableModel):
 
         Case and regular inflection do not count, and stop words are never reported.
         """
-        return self.second_view.read(text) if self.config.second_view.words else super().read_words(text)
+        return (
+            self.second_view.report_unknown_words(text) if self.config.second_view.words else super().read_words(text)
+        )
 
     # --- latents and losses ---
 
@@ -211,7 +213,7 @@ class OmniBridge(TrainableModel):
         """
         condition = latents.unflatten(-1, (-1, self.config.aligner.d_model)).to(self.decoder.transformer.dtype)
         drawn = self.denoise(condition, repeat_seeds(seeds, len(latents)), self.roundtrip_steps, guidance=1.0)
-        return shown_levels(self.autoencoder.decode(drawn))
+        return quantized_levels(self.autoencoder.decode(drawn))
 
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         return self.aligned(*self.image_hidden(self.draw(latents, seeds))).flatten(1).float()

@@ -14,7 +14,7 @@ import torch
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
-from latentbridge.models.qwen_vl.slots import ReplySlots
+from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch
 from latentbridge.serving.engine.batch_invariance import make_batch_invariant
 from latentbridge.serving.engine.jobs import Job, Steps
 from latentbridge.serving.engine.text_generation import Detokenizer, GenerationRequest
@@ -70,7 +70,7 @@ class _Talk:
 class Scheduler:
     """Follows orders, many at a time, and tells results as they come.
 
-    Replies are written side by side in slots (`models/qwen_vl/slots.py`), everything else comes in batches (`work.py`). They
+    Replies are written side by side in slots (`models/qwen_vl/continuous_batching.py`), everything else comes in batches (`work.py`). They
     take turns: a token for every reply, a step for the batch, and so on; so a short reply does not wait for a long
     drawing, and what is dropped is gone at the next step. An answer is the same, to the last bit, whatever else is at work
     (`rows.py`), and so is that of another process with the same weights.
@@ -81,7 +81,7 @@ class Scheduler:
         self._model = model
         self._tell = tell
         self._most_together = settings.max_batch
-        self._slots = ReplySlots(model.backbone, settings.slots, settings.context_tokens)
+        self._slots = ContinuousBatch(model.backbone, settings.slots, settings.context_tokens)
         self._orders: SimpleQueue[Command] = SimpleQueue()
         self._waiting: dict[int, _Talk] = {}
         self._replying: dict[int, tuple[int, _Talk]] = {}
@@ -119,7 +119,7 @@ class Scheduler:
         return True
 
     def _read(self, ask: GenerationRequest) -> _Talk:
-        prompt = self._slots.read(ask.conversation)
+        prompt = self._slots.tokenize(ask.conversation)
         tokens = int(prompt.attention_mask.sum())
         return _Talk(ask, prompt, Detokenizer(ask, tokens, self._model.backbone.end_of_turn, self._text))
 
@@ -136,19 +136,19 @@ class Scheduler:
                 self._batch = None
 
     def _free(self, slot: int) -> None:
-        self._slots.leave(slot)
+        self._slots.release(slot)
         del self._replying[slot]
 
     def _invite(self) -> None:
         """Give free slots to conversations that wait, those of one shape at a time, which are read together."""
-        if not self._waiting or not self._slots.free:
+        if not self._waiting or not self._slots.free_slots:
             return
         shape = next(iter(self._waiting.values())).shape
         jobs = [job for job, talk in self._waiting.items() if talk.shape == shape]
-        jobs = jobs[: min(self._slots.free, self._most_together)]
+        jobs = jobs[: min(self._slots.free_slots, self._most_together)]
         talks = [self._waiting.pop(job) for job in jobs]
         with self._blamed(jobs):
-            slots = self._slots.join([talk.prompt for talk in talks], [talk.ask.sampling_params() for talk in talks])
+            slots = self._slots.add([talk.prompt for talk in talks], [talk.ask.sampling_params() for talk in talks])
             self._replying |= zip(slots, zip(jobs, talks, strict=True), strict=True)
 
     def _reply_step(self) -> None:
@@ -158,7 +158,7 @@ class Scheduler:
             pieces: Results = []
             for slot, token in self._slots.step().items():
                 job, talk = self._replying[slot]
-                piece = talk.writing.add(token, self._slots.room(slot))
+                piece = talk.writing.add(token, self._slots.has_room(slot))
                 if piece.finish_reason:
                     self._free(slot)
                 pieces.append((job, piece))

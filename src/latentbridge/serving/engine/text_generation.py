@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from latentbridge.models.qwen_vl.slots import SamplingParams
+from latentbridge.models.qwen_vl.continuous_batching import SamplingParams
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
 

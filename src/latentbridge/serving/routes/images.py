@@ -9,7 +9,7 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 
 from latentbridge import prompts
 from latentbridge.errors import UserError
-from latentbridge.models.input_check import Use, size_warnings
+from latentbridge.models.input_check import WordUse, size_warnings
 from latentbridge.serving.engine.jobs import EditJob, GenerateJob
 from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.openapi import REFUSALS
@@ -39,7 +39,7 @@ async def draw(asked: DrawRequest, request: Request, service: TheService) -> Pic
 
     drawn, check = await service.answer(request, work), service.input_check
     left_out = (each for one in drawn for each in check.description_warnings(asked.prompt, one.revised_prompt))
-    warnings = [*check.text_warnings(asked.prompt, Use.PROMPT), *dict.fromkeys(left_out)]
+    warnings = [*check.text_warnings(asked.prompt, WordUse.PROMPT), *dict.fromkeys(left_out)]
     return PicturesAnswer(created=now(), data=drawn, size=size, warnings=warnings)
 
 
@@ -79,7 +79,7 @@ async def edit(
     warnings = [
         *await service.picture_warnings(picture),
         *size_warnings(source, _side_px(service)),
-        *service.input_check.text_warnings(prompt, Use.INSTRUCTION),
+        *service.input_check.text_warnings(prompt, WordUse.INSTRUCTION),
     ]
 
     async def work() -> list[PictureAnswer]:

@@ -16,10 +16,17 @@ from latentbridge.config import ReleaseConfig, TinyJanusConfig
 from latentbridge.devices import device_of
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
-from latentbridge.models.pixels import shown_levels, to_pictures
-from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
+from latentbridge.models.left_padding import (
+    IGNORE_INDEX,
+    PaddedTokens,
+    last_tokens_mask,
+    next_token_loss,
+    pad_left,
+    position_ids,
+)
+from latentbridge.models.pixels import quantized_levels, to_pictures
+from latentbridge.models.tokenization import encode
 from latentbridge.models.trainable import masked_mean, repeat_seeds
-from latentbridge.models.vocabulary import encode
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import read_json
 from latentbridge.types import Conversation, Picture
@@ -92,7 +99,7 @@ class JanusPro(nn.Module):
             return self._read(self.pixel_values(cast(Sequence[Picture], items))).mean(1).float()
         texts = [self._encode(f": {text}") for text in cast(Sequence[str], items)]
         rows = self._padded([[self._first, *self._user, *text] for text in texts])
-        words = last_tokens(rows, [len(text) for text in texts])
+        words = last_tokens_mask(rows, [len(text) for text in texts])
         return masked_mean(self._states(self._embed(rows.ids), rows.mask), words)
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
@@ -106,7 +113,7 @@ class JanusPro(nn.Module):
         chances = self._gumbel(repeat_seeds(seeds, len(latents)))
         soft = (logits + chances).softmax(-1)
         hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
-        return shown_levels(self._decode(hard + soft - soft.detach()))
+        return quantized_levels(self._decode(hard + soft - soft.detach()))
 
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         return self._read(self._normalised(self.draw(latents, seeds))).flatten(1).float()
@@ -140,7 +147,7 @@ class JanusPro(nn.Module):
         if drawn is not None or pictures:
             pixel_values = self.pixel_values(pictures) if drawn is None else self._normalised(drawn)
             embeds = self._embed_seen(rows.ids, self._see(pixel_values))
-        return reply_loss(self.model.lm_head, self._states(embeds, rows.mask), [labels for _, labels in talks])
+        return next_token_loss(self.model.lm_head, self._states(embeds, rows.mask), [labels for _, labels in talks])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Mean cross-entropy over the codes of the pictures; nothing in it is drawn by chance."""
@@ -278,7 +285,7 @@ class JanusPro(nn.Module):
         """As `vocabulary.encode`, by the tokenizer of this model."""
         return encode(self.tokenizer, text)
 
-    def _requests(self, prompts: Sequence[str]) -> Rows:
+    def _requests(self, prompts: Sequence[str]) -> PaddedTokens:
         """Prompts up to where the first code is chosen."""
         talks = [self._talk(Conversation(((prompt, ""),)), open_ended=True)[0] for prompt in prompts]
         return self._padded([[*ids, self._start] for ids in talks])
@@ -288,7 +295,7 @@ class JanusPro(nn.Module):
     ) -> tuple[list[int], list[int]]:
         """Token ids of a conversation in the release's words, and its labels; `open_ended` leaves out the last reply, and
         where `drawn`, a drawing stands for the picture."""
-        ids, labels = [self._first], [IGNORED_LABEL]
+        ids, labels = [self._first], [IGNORE_INDEX]
         image = [self._start, *[self._image] * self.num_codes, self._end]
         pictured = drawn or conversation.picture is not None
         for index, (user, assistant) in enumerate(conversation.turns):
@@ -301,11 +308,11 @@ class JanusPro(nn.Module):
             last = index == len(conversation.turns) - 1
             reply = [] if open_ended and last else [*self._encode(f" {assistant}"), self._last]
             ids += asked + reply
-            labels += [IGNORED_LABEL] * len(asked) + (reply if conversation.counts else [IGNORED_LABEL] * len(reply))
+            labels += [IGNORE_INDEX] * len(asked) + (reply if conversation.counts else [IGNORE_INDEX] * len(reply))
         return ids, labels
 
-    def _padded(self, rows: Sequence[list[int]]) -> Rows:
-        return padded(rows, self._pad, device_of(self))
+    def _padded(self, rows: Sequence[list[int]]) -> PaddedTokens:
+        return pad_left(rows, self._pad, device_of(self))
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
