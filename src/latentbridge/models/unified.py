@@ -44,6 +44,8 @@ class UnifiedModel(nn.Module, ABC):
         super().__init__()
         self.input_check = InputCheck()
         """Record of the training data that `load_model` found beside the weights; empty otherwise."""
+        self.max_tokens = 160
+        """Longest reply of `understand` unless a call names another length."""
 
     # --- properties ---
 
@@ -117,7 +119,7 @@ class UnifiedModel(nn.Module, ABC):
         questions: str = prompts.CAPTION_REQUEST,
         *,
         reasoning: bool = False,
-        max_tokens: int = 160,
+        max_tokens: int | None = None,
     ) -> str: ...
     @overload
     def understand(
@@ -126,11 +128,11 @@ class UnifiedModel(nn.Module, ABC):
         questions: str | Sequence[str] = prompts.CAPTION_REQUEST,
         *,
         reasoning: bool = False,
-        max_tokens: int = 160,
+        max_tokens: int | None = None,
     ) -> list[str]: ...
     @overload
     def understand(
-        self, images: ImageLike, questions: Sequence[str], *, reasoning: bool = False, max_tokens: int = 160
+        self, images: ImageLike, questions: Sequence[str], *, reasoning: bool = False, max_tokens: int | None = None
     ) -> list[str]: ...
     @torch.no_grad()
     def understand(
@@ -139,7 +141,7 @@ class UnifiedModel(nn.Module, ABC):
         questions: str | Sequence[str] = prompts.CAPTION_REQUEST,
         *,
         reasoning: bool = False,
-        max_tokens: int = 160,
+        max_tokens: int | None = None,
     ) -> str | list[str]:
         """Answer a question about an image, greedily; one image or question goes with a list of the other.
 
@@ -149,7 +151,8 @@ class UnifiedModel(nn.Module, ABC):
         pictures, texts, many = self._paired(images, questions)
         texts = [prompts.reasoned(text) for text in texts] if reasoning else texts
         conversations = [Conversation(((text, ""),), picture) for text, picture in zip(texts, pictures, strict=True)]
-        return _one_or_many(self.reply(conversations, max_tokens=max_tokens), many)
+        limit = self.max_tokens if max_tokens is None else max_tokens
+        return _one_or_many(self.reply(conversations, max_tokens=limit), many)
 
     @overload
     def rewrite(self, requests: str, seed: int | Sequence[int] = 0, *, temperature: float = ...) -> str: ...
