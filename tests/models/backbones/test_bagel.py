@@ -137,7 +137,7 @@ def test_the_generation_loss_is_that_of_the_velocity(bagel: Bagel, monkeypatch: 
 def test_left_out_prompts_do_not_count_in_the_generation_loss(
     bagel: Bagel, share: float, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "_DROPPED", share)
+    monkeypatch.setattr(module, "_PROMPT_DROPOUT", share)
     pictures = [some_picture(), some_picture(seed=1)]
     losses = [bagel.generation_loss(texts, pictures, torch_rng(0, "loss")) for texts in (TEXTS, TEXTS[::-1])]
     assert bool((losses[0] - losses[1]).abs() > 1e-5) == (share == 0)
