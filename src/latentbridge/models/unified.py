@@ -9,8 +9,10 @@ from typing import ClassVar, Literal, TypeVar, overload
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from latentbridge import prompts
+from latentbridge.config import NetworkConfig
 from latentbridge.devices import device_of
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike, fit_square, open_picture
@@ -39,6 +41,9 @@ class UnifiedModel(nn.Module, ABC):
 
     kind: ClassVar[str]
     """Family of the model: "omnibridge", "janus", "bagel" or "harmon"."""
+    config: NetworkConfig | None
+    """Config that the model was built from; None for a release."""
+    tokenizer: PreTrainedTokenizerBase
 
     def __init__(self) -> None:
         super().__init__()

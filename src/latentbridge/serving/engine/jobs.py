@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from latentbridge.models.condition import map_condition
-from latentbridge.models.omnibridge.modeling_omnibridge import EditPlan, OmniBridge
+from latentbridge.models.omnibridge.editing import finish_edit, plan_edit
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.types import Conversation, EditResult, Picture
 
 Steps = Generator[None, None, list[Any]]
@@ -73,10 +74,10 @@ class EditJob:
     def run_batch(cls, model: OmniBridge, works: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
         seeds = [work.seed for work in works]
         before, after = [w.before for w in works], [w.after for w in works]
-        plan: EditPlan = model.plan_edit([w.picture for w in works], before, after, seeds)
+        plan = plan_edit(model, [w.picture for w in works], before, after, seeds)
         steps = model.denoise_steps(plan.condition, seeds, works[0].steps, works[0].guidance, plan.keep)
         latents = yield from _resting(steps)
-        return model.finish_edit(plan, latents)
+        return finish_edit(model, plan, latents)
 
 
 @dataclass(frozen=True)

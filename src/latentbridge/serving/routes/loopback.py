@@ -24,7 +24,7 @@ async def loopback(asked: LoopbackRequest, request: Request, service: TheService
     """The rounds of a picture, as `latentbridge loopback` walks them."""
     service.check_model(asked.model)
     service.check_most("rounds", asked.rounds, service.settings.max_rounds)
-    service.engine.model.require("decoder", "draw")
+    service.engine.model.require("generate")
     request.state.charge(asked.rounds * _STEPS)
     picture = await service.picture(asked.image)
     seed = new_seed() if asked.seed is None else asked.seed
