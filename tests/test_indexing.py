@@ -17,12 +17,12 @@ from latentbridge.data.pictures import Fault, FolderPictures, Found
 from latentbridge.images import open_picture
 from latentbridge.indexing import sync_index
 from latentbridge.models.checkpoint import new_model
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.retrieval.exact_index import ExactIndex
 
 
 @pytest.fixture
-def model(small_config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> Model:
+def model(small_config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> OmniBridge:
     monkeypatch.setattr(indexing, "_BATCH", 3)
     return new_model(small_config, seed=0)
 
@@ -35,7 +35,9 @@ def source(tmp_path: Path) -> FolderPictures:
     return FolderPictures(tmp_path)
 
 
-def test_an_interrupted_pass_resumes(model: Model, source: FolderPictures, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_pass_resumes(
+    model: OmniBridge, source: FolderPictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
     complete, index, embed, batches = (
         ExactIndex(model.embedding_size),
         ExactIndex(model.embedding_size),
@@ -61,7 +63,7 @@ def test_an_interrupted_pass_resumes(model: Model, source: FolderPictures, monke
     assert list(index.ids()) == ids and np.array_equal(index.vectors(ids), complete.vectors(ids))
 
 
-def test_other_items_and_items_of_unread_shards_are_kept(model: Model, source: FolderPictures) -> None:
+def test_other_items_and_items_of_unread_shards_are_kept(model: OmniBridge, source: FolderPictures) -> None:
     index = ExactIndex(model.embedding_size)
     sync_index(model, index, source, {"owner": "anna"})
     index.add(["mine"], index.vectors(["00.png"]))
@@ -79,7 +81,7 @@ def test_other_items_and_items_of_unread_shards_are_kept(model: Model, source: F
 
 
 def test_an_id_of_another_source_is_not_replaced(
-    model: Model, source: FolderPictures, tmp_path_factory: pytest.TempPathFactory
+    model: OmniBridge, source: FolderPictures, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Both files have the same size and time, so that only their paths differ."""
     other = tmp_path_factory.mktemp("other")
@@ -97,7 +99,7 @@ def test_an_id_of_another_source_is_not_replaced(
     assert not np.array_equal(index.vectors(["00.bmp"]), before)
 
 
-def test_the_first_picture_of_repeated_ids_is_used(model: Model, source: FolderPictures) -> None:
+def test_the_first_picture_of_repeated_ids_is_used(model: OmniBridge, source: FolderPictures) -> None:
     pictures = list(source.pictures(pytest.fail))
 
     class Twice(FolderPictures):
@@ -112,7 +114,7 @@ def test_the_first_picture_of_repeated_ids_is_used(model: Model, source: FolderP
 
 
 def test_only_the_next_batch_is_decoded_during_embedding(
-    model: Model, source: FolderPictures, monkeypatch: pytest.MonkeyPatch
+    model: OmniBridge, source: FolderPictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, embed, decode = ExactIndex(model.embedding_size), model.embed, indexing._decode
     condition, started, embedded = threading.Condition(), list[str](), 0

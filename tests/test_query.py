@@ -12,7 +12,7 @@ from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import fingerprint, load, new_model
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.query import (
     QueryPart,
     build_index,
@@ -30,7 +30,7 @@ from latentbridge.types import Picture
 
 
 @pytest.fixture(scope="module")
-def model(small_config: ModelConfig) -> Model:
+def model(small_config: ModelConfig) -> OmniBridge:
     return new_model(small_config, seed=0)
 
 
@@ -40,11 +40,11 @@ def pictures() -> list[Picture]:
 
 
 @pytest.fixture(scope="module")
-def index(model: Model, pictures: list[Picture]) -> Index:
+def index(model: OmniBridge, pictures: list[Picture]) -> Index:
     return build_index(model, zip("abcde", pictures, strict=True), batch_size=2)
 
 
-def test_every_picture_finds_itself(model: Model, index: Index, pictures: list[Picture]) -> None:
+def test_every_picture_finds_itself(model: OmniBridge, index: Index, pictures: list[Picture]) -> None:
     assert list(index.ids()) == list("abcde")
     for name, picture in zip("abcde", pictures, strict=True):
         best = search_index(model, index, QueryPart(picture=picture), k=1)[0]
@@ -52,13 +52,13 @@ def test_every_picture_finds_itself(model: Model, index: Index, pictures: list[P
         assert best.score == pytest.approx(1.0, abs=1e-5)  # the same picture in another batch
 
 
-def test_build_index_fills_an_empty_index(model: Model, pictures: list[Picture]) -> None:
+def test_build_index_fills_an_empty_index(model: OmniBridge, pictures: list[Picture]) -> None:
     empty = ExactIndex(model.embedding_size, fingerprint(model))
     assert build_index(model, zip("abcde", pictures, strict=True), empty) is empty
     assert len(empty) == 5
 
 
-def test_pictures_are_read_batch_by_batch(model: Model, pictures: list[Picture]) -> None:
+def test_pictures_are_read_batch_by_batch(model: OmniBridge, pictures: list[Picture]) -> None:
     read: list[str] = []
 
     def pairs() -> Iterator[tuple[str, Picture]]:
@@ -73,7 +73,7 @@ def test_pictures_are_read_batch_by_batch(model: Model, pictures: list[Picture])
     assert len(read) == 6  # nothing was read ahead of its batch
 
 
-def test_parts_are_weighted_and_may_be_negative(model: Model, index: Index, pictures: list[Picture]) -> None:
+def test_parts_are_weighted_and_may_be_negative(model: OmniBridge, index: Index, pictures: list[Picture]) -> None:
     picture, red, owl = model.embed(images=pictures[0]), model.embed(texts="red"), model.embed(texts="an owl")
     parts = [
         QueryPart(picture=pictures[0]),
@@ -99,7 +99,7 @@ def test_combine_vectors_matches_hand_computed_values() -> None:
         combine_vectors([east, -east], [0.5, 0.5])
 
 
-def test_more_like_an_item_excludes_the_item(model: Model, index: Index) -> None:
+def test_more_like_an_item_excludes_the_item(model: OmniBridge, index: Index) -> None:
     alone = combine_vectors([index.vectors(["c"])], [1.0])  # normalised again, which may change the last bit
     expected = [hit for hit in index.search(alone, 5)[0] if hit.id != "c"]
     assert search_index(model, index, QueryPart(item="c"), k=4) == expected
@@ -108,7 +108,7 @@ def test_more_like_an_item_excludes_the_item(model: Model, index: Index) -> None
         search_index(model, index, QueryPart(item="nobody"))
 
 
-def test_hits_meet_the_conditions(model: Model, pictures: list[Picture]) -> None:
+def test_hits_meet_the_conditions(model: OmniBridge, pictures: list[Picture]) -> None:
     index = ExactIndex(model.embedding_size)
     vectors = np.concatenate([model.embed(images=[picture]) for picture in pictures])
     index.add(list("abcde"), vectors, [{"number": number} for number in range(5)])
@@ -122,7 +122,7 @@ def test_a_query_part_has_exactly_one_content() -> None:
             QueryPart(**wrong)
 
 
-def test_an_index_of_another_model_is_refused(model: Model, index: Index, small_config: ModelConfig) -> None:
+def test_an_index_of_another_model_is_refused(model: OmniBridge, index: Index, small_config: ModelConfig) -> None:
     assert index.model_fingerprint == fingerprint(model)
     check_index_model(new_model(small_config, seed=0), index, "here")
     with pytest.raises(UserError, match="another model"):
@@ -133,16 +133,16 @@ def test_an_index_of_another_model_is_refused(model: Model, index: Index, small_
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Model:
+def tiny() -> OmniBridge:
     return load("tiny")
 
 
 @pytest.fixture(scope="module")
-def tiny_index(tiny: Model, pictures: list[Picture]) -> Index:
+def tiny_index(tiny: OmniBridge, pictures: list[Picture]) -> Index:
     return build_index(tiny, zip("abcde", pictures, strict=True))
 
 
-def test_unknown_words_are_reported_and_the_rest_ranks(tiny: Model, tiny_index: Index):
+def test_unknown_words_are_reported_and_the_rest_ranks(tiny: OmniBridge, tiny_index: Index):
     found = search_index(tiny, tiny_index, "a red zxqv circle, blorp")
     assert found == search_index(tiny, tiny_index, "a red circle") and len(found) == 5
     assert found.unknown_words == ["zxqv", "blorp"]
@@ -150,7 +150,7 @@ def test_unknown_words_are_reported_and_the_rest_ranks(tiny: Model, tiny_index: 
 
 
 @pytest.mark.parametrize("text", ["zxqv blorp", "猫", "кошка", "???"])
-def test_without_known_words_nothing_is_found_unless_allowed(tiny: Model, tiny_index: Index, text: str):
+def test_without_known_words_nothing_is_found_unless_allowed(tiny: OmniBridge, tiny_index: Index, text: str):
     empty = search_index(tiny, tiny_index, text)
     assert empty == [] and empty.warnings == [
         f'The model knows no word of "{text}", so nothing was looked for; allow unknown words to get a guess.'
@@ -161,7 +161,7 @@ def test_without_known_words_nothing_is_found_unless_allowed(tiny: Model, tiny_i
     assert guess.unknown_words == empty.unknown_words == (text.split() if text != "???" else [])
 
 
-def test_unknown_words_beside_a_picture_are_ignored(tiny: Model, tiny_index: Index, pictures: list[Picture]):
+def test_unknown_words_beside_a_picture_are_ignored(tiny: OmniBridge, tiny_index: Index, pictures: list[Picture]):
     alone = search_index(tiny, tiny_index, QueryPart(picture=pictures[2]))
     beside = search_index(
         tiny, tiny_index, QueryPart(picture=pictures[2]), "but zxqv", QueryPart(text="blorp", weight=-0.5)
@@ -170,7 +170,7 @@ def test_unknown_words_beside_a_picture_are_ignored(tiny: Model, tiny_index: Ind
     assert beside.warnings == ['The model does not know "zxqv" and "blorp"; ranked by the rest.']
 
 
-def test_negative_parts_alone_rank_nothing(tiny: Model, tiny_index: Index):
+def test_negative_parts_alone_rank_nothing(tiny: OmniBridge, tiny_index: Index):
     found = search_index(tiny, tiny_index, "zxqv", QueryPart(text="red", weight=-0.5))
     assert found == [] and "nothing was looked for" in found.warnings[0]
 
@@ -187,11 +187,11 @@ def test_negative_parts_alone_rank_nothing(tiny: Model, tiny_index: Index):
         "a crêpe",
     ],
 )
-def test_common_words_and_words_of_its_worlds_are_known(tiny: Model, text: str):
+def test_common_words_and_words_of_its_worlds_are_known(tiny: OmniBridge, text: str):
     query = parse_query(tiny, [QueryPart(text=text)])
     assert query.unknown_words == [] and query.warnings == [] and query.parts == [QueryPart(text=text)]
 
 
-def test_a_model_without_a_word_list_reports_no_unknown_words(model: Model, index: Index):
+def test_a_model_without_a_word_list_reports_no_unknown_words(model: OmniBridge, index: Index):
     found = search_index(model, index, "zxqv 猫")
     assert len(found) == 5 and found.warnings == [] and found.unknown_words == []

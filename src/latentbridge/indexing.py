@@ -15,7 +15,7 @@ from typing import Any
 from latentbridge.data.pictures import PLACES, Found, Source
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.unified import UnifiedModel
 from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.filters import Condition
 from latentbridge.types import Picture
@@ -57,7 +57,7 @@ class _PendingItem:
 
 
 def sync_index(
-    model: Model,
+    model: UnifiedModel,
     index: Index,
     source: Source,
     metadata: Mapping[str, Any] | None = None,
@@ -80,7 +80,7 @@ def sync_index(
 
     common = {**(metadata or {}), ORIGIN: source.name}
     pictures = _skip_repeated_ids(source.pictures(leave_out), seen)
-    size_px = model.config.backbone.image_size_px
+    size_px = model.image_size_px or 0
     with closing(_prefetched_batches(pictures, index, source.name, size_px, leave_out)) as batches:
         for batch in batches:
             _store_batch(model, index, batch, common, result, leave_out)
@@ -137,7 +137,7 @@ def _decode(picture: Found, size_px: int) -> tuple[Picture, dict[str, int]]:
 
 
 def _store_batch(
-    model: Model,
+    model: UnifiedModel,
     index: Index,
     batch: list[_PendingItem],
     common: Mapping[str, Any],

@@ -20,7 +20,7 @@ from latentbridge.retrieval.validation import UNIT_TOLERANCE
 from latentbridge.types import Hit, Picture
 
 if TYPE_CHECKING:
-    from latentbridge.models.omnibridge.modeling_omnibridge import Model
+    from latentbridge.models.unified import UnifiedModel
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Hits(list[Hit]):
 
 
 def build_index(
-    model: Model, pictures: Iterable[tuple[str, ImageLike]], index: Index | None = None, batch_size: int = 64
+    model: UnifiedModel, pictures: Iterable[tuple[str, ImageLike]], index: Index | None = None, batch_size: int = 64
 ) -> Index:
     """Embed (id, picture) pairs batch by batch, add them to the index (a new one in memory by default) and return it."""
     if index is None:  # an empty one is false
@@ -89,7 +89,7 @@ def item_thumbnails(
 
 
 def search_index(
-    model: Model,
+    model: UnifiedModel,
     index: Index,
     *parts: str | QueryPart,
     k: int = 10,
@@ -111,7 +111,7 @@ def search_index(
     return Hits([hit for hit in hits if hit.id not in items][:k], query)
 
 
-def parse_query(model: Model, parts: Sequence[QueryPart], allow_unknown: bool = False) -> ParsedQuery:
+def parse_query(model: UnifiedModel, parts: Sequence[QueryPart], allow_unknown: bool = False) -> ParsedQuery:
     """Remove the words that the model does not know from a query, and report them.
 
     A part without any known word is removed; with `allow_unknown` it stays unchanged, and its hits are a guess.
@@ -155,7 +155,7 @@ def _quoted(words: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def embed_query(model: Model, index: Index, parts: Sequence[QueryPart]) -> np.ndarray:
+def embed_query(model: UnifiedModel, index: Index, parts: Sequence[QueryPart]) -> np.ndarray:
     """Return the unit vector, float32 [e], of the weighted sum of the parts' vectors."""
     vectors = [_embed_part(model, index, part, alone=len(parts) == 1) for part in parts]
     return combine_vectors(vectors, [part.weight for part in parts])
@@ -175,13 +175,13 @@ def combine_vectors(vectors: Sequence[np.ndarray], weights: Sequence[float]) -> 
     return (total / norm).astype(np.float32)
 
 
-def check_index_model(model: Model, index: Index, address: Any) -> None:
+def check_index_model(model: UnifiedModel, index: Index, address: Any) -> None:
     """Raise UserError if the index was built with another model."""
     if index.model_fingerprint not in ("", fingerprint(model)):
         raise UserError(f"{address} was built with another model; build it again or name that model with --model.")
 
 
-def _embed_part(model: Model, index: Index, part: QueryPart, alone: bool) -> np.ndarray:
+def _embed_part(model: UnifiedModel, index: Index, part: QueryPart, alone: bool) -> np.ndarray:
     if part.vector is not None:
         return part.vector
     if (text := part.text_to_embed(alone)) is not None:

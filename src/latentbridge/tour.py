@@ -30,9 +30,8 @@ from latentbridge.evaluation.loopback import loopback, round_cells
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.pages.gallery import draw_sheet
 from latentbridge.evaluation.pages.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
-from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.query import QueryPart, build_index, search_index
 from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.exact_index import ExactIndex
@@ -53,7 +52,7 @@ T = TypeVar("T")
 # --- understand ----------------------------------------------------------------------------------
 
 
-def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[Understood]:
+def try_understanding(model: OmniBridge, banks: Sequence[SpriteBank], credits: list[str]) -> list[Understood]:
     """Descriptions and answers on shapes scenes, compositions of drawings and drawings alone."""
     rng = numpy_rng(_SEED, "quickstart understand")
     asked: list[tuple[str, Picture, list[tuple[str, str]]]] = []
@@ -107,7 +106,7 @@ def _why_unseen(bank: SpriteBank) -> str:
 # --- draw and edit -------------------------------------------------------------------------------
 
 
-def try_drawing(model: Model) -> list[Drawn]:
+def try_drawing(model: OmniBridge) -> list[Drawn]:
     """Two prompts of every GenEval category, read by the oracle, and eight things by name."""
     rng = numpy_rng(_SEED, "quickstart draw")
     splits: tuple[Split, ...] = ("test", "test_pairs")
@@ -115,26 +114,22 @@ def try_drawing(model: Model) -> list[Drawn]:
     drawn: list[Drawn] = []
     for batch in _batches(list(enumerate(asked)), "drawing shapes", "picture"):
         texts, seeds = [prompt.text for _, prompt in batch], [_SEED + i for i, _ in batch]
-        descriptions = model.rewrite(texts, seeds)
-        pictures = model.generate(descriptions, seeds, rewrite=False)
-        for (_, prompt), picture, description in zip(batch, pictures, descriptions, strict=True):
-            seen = read_scene(picture)
+        for (_, prompt), result in zip(batch, model.generate(texts, seeds), strict=True):
+            seen = read_scene(result.picture)
             verdict = f"the oracle reads: {describe(seen)}"
-            drawn.append(Drawn(prompt.text, description, picture, verdict, satisfies(seen, prompt)))
+            drawn.append(Drawn(prompt.text, result.description, result.picture, verdict, satisfies(seen, prompt)))
     styles = sorted({icon_set.style for icon_set in ICON_SETS if not icon_set.held_out})
     names = [
         f"{label}, {styles[i % len(styles)]}, on {list(BACKGROUNDS)[i % len(BACKGROUNDS)]}"
         for i, label in enumerate(_pick(rng, FORTY_CONCEPTS, 8))
     ]
     for batch in _batches(list(enumerate(names)), "drawing things", "picture"):
-        pictures = model.generate([name for _, name in batch], [_SEED + i for i, _ in batch], rewrite=False)
-        drawn += [
-            Drawn(name, name, picture, "not judged here") for (_, name), picture in zip(batch, pictures, strict=True)
-        ]
+        results = model.generate([name for _, name in batch], [_SEED + i for i, _ in batch], rewrite=False)
+        drawn += [Drawn(each.description, each.description, each.picture, "not judged here") for each in results]
     return drawn
 
 
-def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[Edited]:
+def try_editing(model: OmniBridge, banks: Sequence[SpriteBank], credits: list[str]) -> list[Edited]:
     """One edit of every kind on shapes, graded exactly, and two on each kind of held-out composition of drawings."""
     rng = numpy_rng(_SEED, "quickstart edit")
     jobs: list[tuple[Picture, str, Picture, tuple[Scene, Scene] | None]] = []
@@ -152,7 +147,7 @@ def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -
             jobs.append((before, instruction, after, None))
     edited: list[Edited] = []
     for batch in _batches(jobs, "editing", "picture"):
-        traces = model.trace_edit([job[0] for job in batch], [job[1] for job in batch], _SEED)
+        traces = model.edit([job[0] for job in batch], [job[1] for job in batch], _SEED)
         for (before, instruction, target, truth), trace in zip(batch, traces, strict=True):
             right = None
             off = np.abs(trace.picture.astype(np.float32) - target).mean() / 255
@@ -171,7 +166,7 @@ def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -
 # --- find ----------------------------------------------------------------------------------------
 
 
-def try_finding(model: Model, drawings: Drawings | None, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
+def try_finding(model: OmniBridge, drawings: Drawings | None, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
     """(the exact recall just measured, queries with their hits) over drawings, where there are any, and shapes."""
     results, found = _find_scenes(model)
     if drawings:
@@ -180,7 +175,7 @@ def try_finding(model: Model, drawings: Drawings | None, out: Path, credits: lis
     return results, found
 
 
-def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
+def _find_drawings(model: OmniBridge, drawings: Drawings, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
     rng = numpy_rng(_SEED, "quickstart find")
     held_out = [d for split in ("val", "test_artist", "test_concept") for d in drawings.split(split)]
     chosen = {_name(d): d for d in sorted(_pick(rng, held_out, NUM_INDEXED), key=lambda d: d.index)}
@@ -238,7 +233,7 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
     return result, found
 
 
-def _find_scenes(model: Model) -> tuple[str, list[Found]]:
+def _find_scenes(model: OmniBridge) -> tuple[str, list[Found]]:
     rng = numpy_rng(_SEED, "quickstart scenes")
     known = {describe(scene): render(scene) for scene in distinct_scenes("test", rng, NUM_SCENES)}
     bar = tqdm(known.items(), desc="indexing shapes", unit="picture")
@@ -264,7 +259,7 @@ def _find_scenes(model: Model) -> tuple[str, list[Found]]:
     return result, found
 
 
-def _index_texts(model: Model, texts: Sequence[str], name: str) -> Index:
+def _index_texts(model: OmniBridge, texts: Sequence[str], name: str) -> Index:
     index = ExactIndex(model.embedding_size)
     for batch in _batches(texts, name, "text", size=64):
         index.add(batch, model.embed(texts=batch))
@@ -282,7 +277,7 @@ def _is_known(drawing: Drawing) -> bool:
 # --- loopback ---
 
 
-def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path, credits: list[str]) -> list[Walk]:
+def try_loopback(model: OmniBridge, banks: Sequence[SpriteBank], out: Path, credits: list[str]) -> list[Walk]:
     """Four walks, two of them over compositions of drawings where there are any; also written as `loopback.png`."""
     rng = numpy_rng(_SEED, "quickstart loopback")
     origins = [render(scene) for scene in distinct_scenes("test", rng, 4 - len(banks), num_things=2)]
@@ -291,7 +286,7 @@ def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path, credits: 
         credits += [thing.drawing.attribution for thing in composition.things]
         origins.append(render_composition(composition, bank.drawings))
     bar = tqdm(total=1, desc="walking in loops", unit="walk")
-    walks = loopback(OmniBridge(model), origins, ROUNDS, _SEED)
+    walks = loopback(model, origins, ROUNDS, _SEED)
     bar.update()
     bar.close()
     with atomic_write(out / "loopback.png") as temporary:

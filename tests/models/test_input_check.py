@@ -28,7 +28,7 @@ from latentbridge.models.input_check import (
     size_warnings,
     words_of,
 )
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
 
@@ -131,12 +131,12 @@ def test_an_empty_check_never_warns():
 
 
 def test_a_check_survives_a_round_trip_and_saving_a_model_removes_it(
-    tiny: InputCheck, small_model: Model, tmp_path: Path
+    tiny: InputCheck, small_model: OmniBridge, tmp_path: Path
 ):
     save_model(small_model, tmp_path)
     tiny.save(tmp_path)
     model = load_model(tmp_path)
-    assert isinstance(model, Model)
+    assert isinstance(model, OmniBridge)
     picture = [open_picture(PHOTOGRAPH)]
     assert np.array_equal(model.input_check.scores(picture), tiny.scores(picture))
     assert model.input_check.text_warnings("zxqv") == tiny.text_warnings("zxqv")

@@ -41,7 +41,7 @@ from latentbridge.config import (
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import ASSETS, Network, new_model, save_model, unique_state
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl import sampling
 from latentbridge.models.qwen_vl.sampling import generate_replies
 from latentbridge.models.teachers import TEACHERS
@@ -232,7 +232,7 @@ def start_ranks(folder: Path) -> list[subprocess.Popen[bytes]]:
     return [subprocess.Popen(command, cwd=ROOT, env={**os.environ, **rendezvous, "RANK": str(rank)}) for rank in "01"]
 
 
-def start_of(config: RunConfig, small_model: Model | None) -> Network:
+def start_of(config: RunConfig, small_model: OmniBridge | None) -> Network:
     if not isinstance(config.model, ModelConfig):
         network = new_model(config.model, config.seed)
         keep_sizes(network, torch_rng(0, "start"))
@@ -244,7 +244,7 @@ def start_of(config: RunConfig, small_model: Model | None) -> Network:
 
 
 def both_ways(
-    folder: Path, small_config: ModelConfig, stages: dict[str, StageConfig], small_model: Model | None = None
+    folder: Path, small_config: ModelConfig, stages: dict[str, StageConfig], small_model: OmniBridge | None = None
 ) -> dict[str, RunConfig]:
     """The runs, made by one rank, by two, and by each up to a checkpoint and the other from there on."""
     configs = {name: run_config(small_config, name, stage) for name, stage in stages.items()}
@@ -357,7 +357,7 @@ def test_no_stage_is_left_out_here():
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", [*SLOW, *POSTTRAINED, *OTHERS])
 def test_more_stages_train_on_two_ranks_as_on_one(
-    tmp_path: Path, small_config: ModelConfig, small_model: Model, name: str
+    tmp_path: Path, small_config: ModelConfig, small_model: OmniBridge, name: str
 ):
     config = both_ways(tmp_path, small_config, {name: (SLOW | POSTTRAINED | OTHERS)[name]}, small_model)[name]
     check(tmp_path / name, config)

@@ -39,10 +39,9 @@ def merge(
     if (out / "config.json").exists():
         raise UserError(f"{out} holds a model already; choose another --out.")
     from latentbridge.models.adapters import attach_adapter, merge_adapter
-    from latentbridge.models.backbones.loading import load_network
-    from latentbridge.models.checkpoint import save_model
+    from latentbridge.models.checkpoint import load, save_model
 
-    network = load_network(model)
+    network = load(model)
     attach_adapter(network, adapter)
     merge_adapter(network)
     save_model(network, out)

@@ -17,7 +17,7 @@ from latentbridge.retrieval.filters import Condition, parse_condition
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
     from latentbridge.indexing import IndexingResult
-    from latentbridge.models.omnibridge.modeling_omnibridge import Model
+    from latentbridge.models.unified import UnifiedModel
     from latentbridge.retrieval.base_index import Index
 
 _HELP = """Build and maintain an index of pictures.
@@ -272,7 +272,7 @@ def parse_conditions(where: list[str] | None) -> list[Condition]:
 
 
 def sync_with_progress(
-    model: Model, index: Index, source: Source, metadata: dict[str, Any] | None = None, mirror: bool = True
+    model: UnifiedModel, index: Index, source: Source, metadata: dict[str, Any] | None = None, mirror: bool = True
 ) -> IndexingResult:
     """Call `sync_index` with a progress bar, and print what is left out on stderr."""
     from tqdm import tqdm

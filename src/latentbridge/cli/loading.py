@@ -1,4 +1,4 @@
-"""Models for commands that run them and train nothing."""
+"""Loading of models for commands that run them and train nothing."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 from latentbridge.light_imports import import_model
 
 if TYPE_CHECKING:
-    from latentbridge.models.omnibridge.modeling_omnibridge import Model
+    from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+    from latentbridge.models.trainable import TrainableModel
 
 
-def open_model(source: str, device: str = "cpu", draws: bool = True) -> Model:
-    """Return what `latentbridge.load` does, with as few imports as inference needs."""
+def open_model(source: str, device: str = "cpu", draws: bool = True) -> TrainableModel:
+    """Load a model as `latentbridge.load` does, with as few imports as inference needs."""
     import_model(source, draws)
     from latentbridge.models.checkpoint import load
 
     return load(source, device=device, draws=draws)
+
+
+def open_omnibridge(source: str, verb: str) -> OmniBridge:
+    """Load an OmniBridge; raise UserError for another model, saying that it cannot do what `verb` says."""
+    from latentbridge.models.checkpoint import as_omnibridge
+
+    return as_omnibridge(open_model(source), verb)

@@ -24,7 +24,7 @@ from latentbridge.prompts import check_text
 
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
-    from latentbridge.models.omnibridge.modeling_omnibridge import Model
+    from latentbridge.models.unified import UnifiedModel
     from latentbridge.query import QueryPart
     from latentbridge.retrieval.base_index import Index
     from latentbridge.types import Hit
@@ -141,7 +141,7 @@ def _open_index_or_source(address: str) -> Index | Source:
     return open_source(address)
 
 
-def _index_in_memory(model: Model, source: Source) -> Index:
+def _index_in_memory(model: UnifiedModel, source: Source) -> Index:
     """Index all readable pictures; raises UserError if there are none."""
     from latentbridge.models.checkpoint import fingerprint
     from latentbridge.retrieval.exact_index import ExactIndex

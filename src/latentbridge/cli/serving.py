@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from latentbridge.cli.arguments import ModelName, check_at_least, check_folder
-from latentbridge.cli.loading import open_model
+from latentbridge.cli.loading import open_omnibridge
 from latentbridge.errors import UserError
 from latentbridge.light_imports import import_model
 from latentbridge.processes import cores
@@ -104,7 +104,9 @@ def serve(
         request_timeout_s=timeout_s,
     )
     limits = Limits()
-    app = create_app(open_model(model), settings, keys=known, rates=rates, limits=limits, fetching=fetching)
+    app = create_app(
+        open_omnibridge(model, "be served"), settings, keys=known, rates=rates, limits=limits, fetching=fetching
+    )
     if ui:
         add_page(app, rates)
     listen(app, host, port, limits)
@@ -136,7 +138,11 @@ def mcp(
         from latentbridge.serving.tools import serve_stdio
     import asyncio
 
-    asyncio.run(serve_stdio(create_app(open_model(model), Settings(_last_name(model), model, indexes=indexes)), out))
+    asyncio.run(
+        serve_stdio(
+            create_app(open_omnibridge(model, "be served"), Settings(_last_name(model), model, indexes=indexes)), out
+        )
+    )
 
 
 def _check_indexes(shelf: str | None) -> None:

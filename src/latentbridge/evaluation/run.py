@@ -19,27 +19,26 @@ from latentbridge.evaluation import shapes as on_shapes
 from latentbridge.evaluation.manifest import score_manifest
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.skills import skill_jobs
-from latentbridge.models.backbones.loading import as_backbone
-from latentbridge.models.checkpoint import Network
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.trainable import TrainableModel
 
 World = Literal["shapes", "drawings"]
 Job = Callable[[], list[Score]]
 
 
 def evaluate(
-    model: Network, world: World | Path, *, size: int = 100, seed: int = 1, progress: bool = True
+    model: TrainableModel, world: World | Path, *, size: int = 100, seed: int = 1, progress: bool = True
 ) -> dict[str, Any]:
     """The scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware"}.
 
     A Janus-Pro, BAGEL or Harmon has the scores of `evaluation/skills.py`, on `shapes` alone. For an OmniBridge `world` may also be the path of a user's manifest, of which `size` per cent of the test split are scored. `size` scales every other sample too: 50 gives 300 questions, 300 drawings, 300 edits and retrieval among 1,000 scenes, which are the most.
     """
-    if not isinstance(model, Model):
+    if not isinstance(model, OmniBridge):
         if world != "shapes":
             raise UserError(
                 f"Only an OmniBridge is scored on {world}; take --world shapes, or loopback and consistency, which take any backbone and world."
             )
-        jobs: list[Job] = skill_jobs(as_backbone(model), size, seed)
+        jobs: list[Job] = skill_jobs(model, size, seed)
     elif isinstance(world, Path):
         jobs = [partial(score_manifest, model, world, size, seed)]
     else:
@@ -60,7 +59,7 @@ def tabulate(rows: Sequence[Score], **conditions: Any) -> dict[str, Any]:
     }
 
 
-def _shapes_jobs(model: Model, size: int, seed: int) -> list[Job]:
+def _shapes_jobs(model: OmniBridge, size: int, seed: int) -> list[Job]:
     score = on_shapes
     return [
         partial(score.score_questions, model, "test", size, seed, reasoning=False),
@@ -77,7 +76,7 @@ def _shapes_jobs(model: Model, size: int, seed: int) -> list[Job]:
     ]
 
 
-def _drawings_jobs(model: Model, size: int, seed: int) -> list[Job]:
+def _drawings_jobs(model: OmniBridge, size: int, seed: int) -> list[Job]:
     drawings = load_drawings()
     jobs: list[Job] = []
     for split in on_drawings.BASELINE:

@@ -23,7 +23,8 @@ from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Scene, Split, distinct_scenes, scenes
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.unified import expand_seeds
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
 
@@ -38,7 +39,7 @@ def batched(items: Sequence[T], size: int = _BATCH) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def score_captions(model: Model, split: Split, count: int, seed: int) -> list[Score]:
+def score_captions(model: OmniBridge, split: Split, count: int, seed: int) -> list[Score]:
     """Whole descriptions right, and the share of facts kept."""
     chosen = distinct_scenes(split, numpy_rng(seed, f"captions {split}"), count)
     replies = [r for part in batched(chosen) for r in model.understand([render(s) for s in part])]
@@ -52,7 +53,7 @@ def score_captions(model: Model, split: Split, count: int, seed: int) -> list[Sc
     ]
 
 
-def score_questions(model: Model, split: Split, each: int, seed: int, reasoning: bool) -> list[Score]:
+def score_questions(model: OmniBridge, split: Split, each: int, seed: int, reasoning: bool) -> list[Score]:
     """Answers right, by kind and overall; `reasoning` asks for the worked answer and reads its last line."""
     answer = partial(model.understand, reasoning=reasoning)
     return score_answers(answer, split, each, seed, "worked" if reasoning else "direct")
@@ -74,7 +75,7 @@ def score_answers(
     return scores
 
 
-def score_drawing(model: Model, split: Split, each: int, seed: int, conditioning: Any = "query") -> list[Score]:
+def score_drawing(model: OmniBridge, split: Split, each: int, seed: int, conditioning: Any = "query") -> list[Score]:
     """GenEval's six categories by the oracle, and their mean. Stricter than GenEval: nothing extra may be drawn."""
     scores, means = [], []
     for category in GENEVAL_CATEGORIES:
@@ -82,7 +83,9 @@ def score_drawing(model: Model, split: Split, each: int, seed: int, conditioning
         wanted = [sample_prompt(rng, category, split) for _ in range(each)]
         right: list[bool] = []
         for part in batched(wanted):
-            pictures = model.generate([p.text for p in part], seed + len(right), conditioning=conditioning)
+            seeds = expand_seeds(seed + len(right), len(part))
+            descriptions = model.rewrite([p.text for p in part], seeds)
+            pictures = model.draw_descriptions(descriptions, seeds, conditioning=conditioning)
             right += [satisfies(read_scene(picture), p) for picture, p in zip(pictures, part, strict=True)]
         means.append(right)
         aim = DRAWING_AIMS[category] if (split, conditioning) == ("test", "query") else None
@@ -96,7 +99,7 @@ def score_drawing(model: Model, split: Split, each: int, seed: int, conditioning
     return [overall, *scores]
 
 
-def score_edits(model: Model, split: Split, each: int, seed: int) -> list[Score]:
+def score_edits(model: OmniBridge, split: Split, each: int, seed: int) -> list[Score]:
     """Edits whose result is exactly the target scene with nothing else changed, by kind and overall."""
     rng = numpy_rng(seed, f"edits {split}")
     rows = _sample_each(edit, EDIT_KINDS, split, each, rng)
@@ -105,8 +108,8 @@ def score_edits(model: Model, split: Split, each: int, seed: int) -> list[Score]
     for part in batched(rows):
         sources = [render(scene) for scene, _ in part]
         made = model.edit(sources, [change.instruction for _, change in part], seed + len(right))
-        for (scene, change), before, after in zip(part, sources, made, strict=True):
-            grade = grade_edit(scene, change.target, after, before)
+        for (scene, change), before, result in zip(part, sources, made, strict=True):
+            grade = grade_edit(scene, change.target, result.picture, before)
             right.append(grade.right and grade.preserved)
             kept.append(grade.preserved)
     scores = [
@@ -118,7 +121,7 @@ def score_edits(model: Model, split: Split, each: int, seed: int) -> list[Score]
     return scores
 
 
-def score_retrieval(model: Model, split: Split, count: int, seed: int) -> list[Score]:
+def score_retrieval(model: OmniBridge, split: Split, count: int, seed: int) -> list[Score]:
     """R@1 both ways among distinct scenes; captions are free phrasings that say everything."""
     rng = numpy_rng(seed, f"retrieval {split}")
     chosen = distinct_scenes(split, rng, count)

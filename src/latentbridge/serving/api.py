@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import latentbridge
 from latentbridge.errors import StorageError, Unreachable, UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.api_errors import ApiError, error_document, too_fast
 from latentbridge.serving.engine.engine import Engine, ServerBusy, ShuttingDown
 from latentbridge.serving.engine.metrics import Metrics
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 def create_app(
-    model: Model,
+    model: OmniBridge,
     settings: Settings | None = None,
     *,
     keys: Keys | None = None,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.query import check_index_model
 from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.index_factory import create_index, index_address, list_index_names, open_index
@@ -21,7 +20,7 @@ _log = logging.getLogger(__name__)
 class IndexRegistry:
     """Indexes of the vectors of one model, opened when first asked for; threads may share it."""
 
-    def __init__(self, place: str | Path | None, model: Model, most: int):
+    def __init__(self, place: str | Path | None, model: UnifiedModel, most: int):
         self._place = place
         self._model = model
         self._most = most

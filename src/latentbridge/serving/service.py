@@ -90,7 +90,7 @@ class Service:
         return await asyncio.to_thread(open_picture, data, self.settings.max_megapixels)
 
     async def description(self, prompt: str, seed: int) -> str:
-        """The full description the model draws for a prompt; `Model.rewrite` for one of many."""
+        """The full description the model draws for a prompt; `OmniBridge.rewrite` for one of many."""
         limit = self.engine.model.config.text_length + 4
         talk = Conversation(((prompts.draw_request(prompt), ""),))
         reply = await self.engine.reply(GenerationRequest(talk, limit, temperature=0.3, seed=seed, purpose="rewrite"))

@@ -23,7 +23,7 @@ from latentbridge.images import fit_square
 from latentbridge.models.checkpoint import new_model, save_model
 from latentbridge.models.omnibridge.decoder import CaptionEncoder
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import torch_rng
 
 TEXTS, SEEDS = ["a red circle", "two blue stars"], [4, 9]
@@ -66,7 +66,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bridge(small_config: ModelConfig) -> Model:
+def bridge(small_config: ModelConfig) -> OmniBridge:
     """A model without decoder whose bridge fits the folder; its aligner reads the backbone."""
     aligner = dataclasses.replace(small_config.aligner, num_queries=256)
     parts = ("backbone", "bridge")
@@ -80,7 +80,7 @@ def bridge(small_config: ModelConfig) -> Model:
 
 
 @pytest.fixture(scope="module")
-def model(bridge: Model, folder: Path) -> Model:
+def model(bridge: OmniBridge, folder: Path) -> OmniBridge:
     drawing = copy.deepcopy(bridge)
     attach_decoder(drawing, folder, torch.float32)
     return drawing
@@ -91,7 +91,7 @@ def near(first: np.ndarray, second: np.ndarray) -> bool:
     return int(np.abs(first.astype(int) - second.astype(int)).max()) <= 1
 
 
-def draw(model: Model, texts=TEXTS, seed=SEEDS, **options):
+def draw(model: OmniBridge, texts=TEXTS, seed=SEEDS, **options):
     return model.generate(texts, seed, steps=STEPS, guidance=GUIDANCE, rewrite=False, **options)
 
 
@@ -114,7 +114,7 @@ def pipeline(folder: Path) -> HunyuanDiTPipeline:
     )
 
 
-def pipeline_draws(pipeline: HunyuanDiTPipeline, model: Model, **condition) -> list[np.ndarray]:
+def pipeline_draws(pipeline: HunyuanDiTPipeline, model: OmniBridge, **condition) -> list[np.ndarray]:
     pipeline.set_progress_bar_config(disable=True)
     pictures = pipeline(
         height=SIZE_PX,
@@ -153,8 +153,8 @@ def test_text_conditioning_is_the_released_pipeline(model, pipeline, scheduler, 
 @torch.no_grad()
 def test_the_bridge_replaces_mt5_and_the_caption_goes_through_clip(model, pipeline, folder, monkeypatch):
     condition = []
-    query = Model.query_condition
-    monkeypatch.setattr(Model, "query_condition", lambda *given: condition.append(query(*given)) or condition[0])
+    query = OmniBridge.query_condition
+    monkeypatch.setattr(OmniBridge, "query_condition", lambda *given: condition.append(query(*given)) or condition[0])
     got = draw(model)
     pipeline.scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
     negative = [CaptionEncoder.negative] * len(TEXTS)
@@ -176,7 +176,7 @@ def test_the_bridge_replaces_mt5_and_the_caption_goes_through_clip(model, pipeli
 # --- seeds, batches, weights ----------------------------------------------------------------------
 
 
-def test_a_seed_determines_the_picture_in_any_batch(model: Model):
+def test_a_seed_determines_the_picture_in_any_batch(model: OmniBridge):
     together = draw(model)
     torch.manual_seed(7)
     for text, seed, picture in zip(TEXTS, SEEDS, together, strict=True):
@@ -196,14 +196,14 @@ def test_a_seed_determines_the_picture_in_any_batch(model: Model):
         "text_encoder.encoder.block.1.layer.1.DenseReluDense.wo.weight",  # by the negative prompt
     ],
 )
-def test_every_part_reaches_the_picture(model: Model, name: str):
+def test_every_part_reaches_the_picture(model: OmniBridge, name: str):
     twin = copy.deepcopy(model)
     with torch.no_grad():
         twin.get_parameter(name).mul_(-3)
     assert not np.array_equal(draw(twin)[0], draw(model)[0])
 
 
-def test_half_precision_draws_nearly_the_same(bridge: Model, model: Model, folder: Path):
+def test_half_precision_draws_nearly_the_same(bridge: OmniBridge, model: OmniBridge, folder: Path):
     half = copy.deepcopy(bridge)
     attach_decoder(half, folder)
     assert (
@@ -215,7 +215,7 @@ def test_half_precision_draws_nearly_the_same(bridge: Model, model: Model, folde
 
 
 @torch.no_grad()
-def test_the_autoencoder_encodes_means_and_decodes_them(model: Model, folder: Path):
+def test_the_autoencoder_encodes_means_and_decodes_them(model: OmniBridge, folder: Path):
     vae = AutoencoderKL.from_pretrained(folder / "vae")
     pictures = torch.rand(2, 3, SIZE_PX, SIZE_PX, generator=torch_rng(0, "pictures")) * 2 - 1
     means = vae.encode(pictures).latent_dist.mean
@@ -227,7 +227,7 @@ def test_the_autoencoder_encodes_means_and_decodes_them(model: Model, folder: Pa
 # --- editing --------------------------------------------------------------------------------------
 
 
-def test_edits_both_ways(model: Model):
+def test_edits_both_ways(model: OmniBridge):
     wide = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     masked = model.trace_edit(wide, "make it red", 3, steps=STEPS)
     assert masked.picture.shape == (SIZE_PX, SIZE_PX, 3) and not masked.mask.all()
@@ -239,7 +239,7 @@ def test_edits_both_ways(model: Model):
 # --- loading and saving ---------------------------------------------------------------------------
 
 
-def test_a_saved_model_loads_its_decoder_from_the_decoders_folder(model: Model, folder: Path, tmp_path: Path):
+def test_a_saved_model_loads_its_decoder_from_the_decoders_folder(model: OmniBridge, folder: Path, tmp_path: Path):
     save_model(model, tmp_path)
     loaded = latentbridge.load(tmp_path, decoder=folder)
     assert draw(loaded)[0].shape == (SIZE_PX, SIZE_PX, 3)
@@ -247,7 +247,7 @@ def test_a_saved_model_loads_its_decoder_from_the_decoders_folder(model: Model, 
         draw(latentbridge.load(tmp_path))
 
 
-def test_incompatible_models_are_refused(small_model: Model, small_config: ModelConfig, folder: Path):
+def test_incompatible_models_are_refused(small_model: OmniBridge, small_config: ModelConfig, folder: Path):
     with pytest.raises(UserError, match="a decoder already"):
         attach_decoder(small_model, folder)
     with pytest.raises(UserError, match="no bridge"):
@@ -276,7 +276,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
         ("text_encoder", "cut short"),
     ],
 )
-def test_damaged_weights_are_refused(bridge: Model, copied: Path, part: str, harm: str):
+def test_damaged_weights_are_refused(bridge: OmniBridge, copied: Path, part: str, harm: str):
     (path,) = (copied / part).glob("*.safetensors")
     weights = load_file(path)
     name = sorted(weights)[3]
@@ -311,7 +311,7 @@ def test_damaged_weights_are_refused(bridge: Model, copied: Path, part: str, har
         ("tokenizer_2/tokenizer.json", None, "no vocabulary"),
     ],
 )
-def test_incompatible_parts_are_refused(bridge: Model, copied: Path, file: str, change: dict | None, message: str):
+def test_incompatible_parts_are_refused(bridge: OmniBridge, copied: Path, file: str, change: dict | None, message: str):
     path = copied / file
     if change is None:
         path.unlink()
@@ -321,7 +321,7 @@ def test_incompatible_parts_are_refused(bridge: Model, copied: Path, file: str, 
         attach_decoder(copy.deepcopy(bridge), copied)
 
 
-def test_an_unreadable_vocabulary_names_the_missing_package(bridge: Model, copied: Path):
+def test_an_unreadable_vocabulary_names_the_missing_package(bridge: OmniBridge, copied: Path):
     (copied / "tokenizer_2" / "tokenizer.json").unlink()
     (copied / "tokenizer_2" / "spiece.model").write_bytes(b"not a model")
     with pytest.raises(UserError, match="sentencepiece"):

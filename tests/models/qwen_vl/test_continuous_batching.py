@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch, SamplingParams
 from latentbridge.models.qwen_vl.sampling import generate_replies
 from latentbridge.types import Conversation
@@ -41,7 +41,7 @@ def generate(
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
-def test_a_reply_does_not_depend_on_other_slots(small_model: Model, talks: list[Conversation], temperature: float):
+def test_a_reply_does_not_depend_on_other_slots(small_model: OmniBridge, talks: list[Conversation], temperature: float):
     slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
     alone = {k: generate(slots, talks, {0: [k]}, temperature)[k] for k in range(3)}
     assert len({tuple(reply) for reply in alone.values()}) == 3
@@ -49,14 +49,14 @@ def test_a_reply_does_not_depend_on_other_slots(small_model: Model, talks: list[
     assert generate(slots, talks, {0: [1, 2, 0]}, temperature) == alone
 
 
-def test_replies_equal_generate_replies(small_model: Model, talks: list[Conversation]):
+def test_replies_equal_generate_replies(small_model: OmniBridge, talks: list[Conversation]):
     slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
     for k, talk in enumerate(talks):
         written = small_model.backbone.decode(torch.tensor([generate(slots, talks, {0: [k]})[k]]))
         assert written == generate_replies(small_model.backbone, [talk], max_tokens=MOST)
 
 
-def test_prompts_of_one_shape_are_prefilled_together(small_model: Model, talks: list[Conversation]):
+def test_prompts_of_one_shape_are_prefilled_together(small_model: OmniBridge, talks: list[Conversation]):
     slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
     pair = [Conversation((("Why is it?", ""),), talks[0].picture), talks[2]]
     together = slots.add([slots.tokenize(talk) for talk in pair], [SamplingParams(), SamplingParams()])
@@ -69,7 +69,7 @@ def test_prompts_of_one_shape_are_prefilled_together(small_model: Model, talks: 
         slots.release(alone)
 
 
-def test_a_slot_is_full_at_its_length(small_model: Model, talks: list[Conversation]):
+def test_a_slot_is_full_at_its_length(small_model: OmniBridge, talks: list[Conversation]):
     backbone = small_model.backbone
     tokens = backbone.tokenize([talks[1]], open_ended=True).input_ids.shape[1]
     slots = ContinuousBatch(backbone, 1, tokens + 2)

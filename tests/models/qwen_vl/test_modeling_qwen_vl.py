@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from latentbridge.models.left_padding import IGNORE_INDEX
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat, QwenVL
 from latentbridge.models.qwen_vl.sampling import generate_replies
@@ -24,7 +24,7 @@ SIXTEEN_IMAGE_TOKENS = 16  # 64 px / (8 px patches merged 2 x 2), squared
 
 
 @pytest.fixture(scope="module")
-def backbone(small_model: Model) -> QwenVL:
+def backbone(small_model: OmniBridge) -> QwenVL:
     return small_model.backbone
 
 

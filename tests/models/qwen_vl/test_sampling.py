@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import (
     Replies,
@@ -19,7 +19,7 @@ TEMPERATURE = 1.3
 
 
 @pytest.fixture
-def backbone(small_model: Model) -> QwenVL:
+def backbone(small_model: OmniBridge) -> QwenVL:
     return small_model.backbone
 
 

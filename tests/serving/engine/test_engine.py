@@ -11,7 +11,7 @@ import pytest
 from tests.serving.engine.working import LONG, all_of, answer, asked, counted, run, until, working
 
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.engine.engine import Engine, ServerBusy, ShuttingDown
 from latentbridge.serving.engine.jobs import GenerateJob, TextEmbeddingJob
 from latentbridge.serving.engine.metrics import Metrics
@@ -19,7 +19,7 @@ from latentbridge.serving.settings import Settings
 from latentbridge.types import Picture
 
 
-def test_answers_at_once_are_the_answers_one_by_one(served_model: Model, scene_picture: Picture):
+def test_answers_at_once_are_the_answers_one_by_one(served_model: OmniBridge, scene_picture: Picture):
     works: list[Any] = [
         asked("Describe the picture.", scene_picture),
         asked("What?", max_tokens=7, temperature=1.4, seed=5),
@@ -42,7 +42,7 @@ def test_answers_at_once_are_the_answers_one_by_one(served_model: Model, scene_p
     run(test)
 
 
-def test_a_short_reply_does_not_wait_for_a_long_drawing(served_model: Model):
+def test_a_short_reply_does_not_wait_for_a_long_drawing(served_model: OmniBridge):
     async def test() -> None:
         async with working(served_model) as engine:
             drawing = asyncio.ensure_future(engine.do(GenerateJob("red star, on white", 1, LONG, 2.5)))
@@ -54,7 +54,7 @@ def test_a_short_reply_does_not_wait_for_a_long_drawing(served_model: Model):
     run(test)
 
 
-def test_who_hangs_up_frees_the_slot(served_model: Model, scene_picture: Picture):
+def test_who_hangs_up_frees_the_slot(served_model: OmniBridge, scene_picture: Picture):
     async def test() -> None:
         async with working(served_model, slots=1) as engine:
             question = asked("Is there a star? Think step by step.", scene_picture)
@@ -68,7 +68,7 @@ def test_who_hangs_up_frees_the_slot(served_model: Model, scene_picture: Picture
     run(test)
 
 
-def test_a_drawing_nobody_waits_for_is_dropped(served_model: Model):
+def test_a_drawing_nobody_waits_for_is_dropped(served_model: OmniBridge):
     async def test() -> None:
         async with working(served_model) as engine:
             drawing = asyncio.ensure_future(engine.do(GenerateJob("red star, on white", 1, LONG, 2.5)))
@@ -81,7 +81,7 @@ def test_a_drawing_nobody_waits_for_is_dropped(served_model: Model):
     run(test)
 
 
-def test_a_full_engine_says_when_to_come_back(served_model: Model):
+def test_a_full_engine_says_when_to_come_back(served_model: OmniBridge):
     async def test() -> None:
         async with working(served_model, max_requests=2) as engine:
             with engine.place(), engine.place():
@@ -94,7 +94,7 @@ def test_a_full_engine_says_when_to_come_back(served_model: Model):
     run(test)
 
 
-def test_the_end_waits_for_what_was_begun_and_takes_nothing_new(served_model: Model):
+def test_the_end_waits_for_what_was_begun_and_takes_nothing_new(served_model: OmniBridge):
     async def test() -> None:
         engine = Engine(served_model, Settings(), Metrics())
         with pytest.raises(ShuttingDown), engine.place():
@@ -112,9 +112,9 @@ def test_the_end_waits_for_what_was_begun_and_takes_nothing_new(served_model: Mo
     run(test)
 
 
-def test_a_mistake_is_told_to_who_made_it_and_to_nobody_else(served_model: Model):
+def test_a_mistake_is_told_to_who_made_it_and_to_nobody_else(served_model: OmniBridge):
     class Broken(TextEmbeddingJob):
-        def shape(self, model: Model) -> Any:
+        def shape(self, model: OmniBridge) -> Any:
             raise ZeroDivisionError
 
     async def test() -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.serving.engine.working import LONG, answer, asked, counted, run, until, working
 
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.engine.engine import WorkersLost
 from latentbridge.serving.engine.jobs import GenerateJob, ImageEmbeddingJob, TextEmbeddingJob
 from latentbridge.types import Picture
@@ -28,7 +28,7 @@ def worker_pids() -> set[int]:
 
 
 def test_processes_answer_as_a_thread_does_even_while_one_of_them_is_killed(
-    served_model: Model, scene_picture: Picture
+    served_model: OmniBridge, scene_picture: Picture
 ):
     reply = asked("Describe the picture. Think step by step.", scene_picture, 60, temperature=1.5, seed=3)
     drawing = GenerateJob("large blue circle left, small tan ring top, on black", 2, 12, 2.5)
@@ -67,7 +67,7 @@ def test_processes_answer_as_a_thread_does_even_while_one_of_them_is_killed(
     run(test)
 
 
-def test_a_mistake_is_told_from_a_process_as_from_a_thread(served_model: Model):
+def test_a_mistake_is_told_from_a_process_as_from_a_thread(served_model: OmniBridge):
     async def test() -> None:
         async with working(served_model, workers=2, context_tokens=64) as engine:
             await until(lambda: counted(engine, "workers") == 2)
@@ -81,7 +81,7 @@ def test_a_mistake_is_told_from_a_process_as_from_a_thread(served_model: Model):
 
 
 @pytest.mark.slow
-def test_what_two_workers_died_over_is_given_up_and_nothing_else(served_model: Model):
+def test_what_two_workers_died_over_is_given_up_and_nothing_else(served_model: OmniBridge):
     async def test() -> None:
         async with working(served_model, workers=2) as engine:
             await until(lambda: counted(engine, "workers") == 2)
@@ -98,7 +98,7 @@ def test_what_two_workers_died_over_is_given_up_and_nothing_else(served_model: M
 
 
 @pytest.mark.slow
-def test_where_no_process_gets_ready_the_server_computes_by_itself(served_model: Model, tmp_path: Path):
+def test_where_no_process_gets_ready_the_server_computes_by_itself(served_model: OmniBridge, tmp_path: Path):
     async def test() -> None:
         async with working(served_model, workers=2, source=str(tmp_path)) as engine:
             await until(lambda: counted(engine, "workers_lost_total") >= 2 and not worker_pids())

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.engine.engine import Engine
 from latentbridge.serving.engine.metrics import Metrics
 from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
@@ -19,7 +19,7 @@ LONG = 400
 
 
 @asynccontextmanager
-async def working(model: Model, **settings: Any) -> AsyncIterator[Engine]:
+async def working(model: OmniBridge, **settings: Any) -> AsyncIterator[Engine]:
     engine = Engine(model, Settings(**settings), Metrics())
     engine.start()
     try:

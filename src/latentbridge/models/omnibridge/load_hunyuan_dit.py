@@ -20,7 +20,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.diffusion import Scheduler
 from latentbridge.models.omnibridge.decoder import CaptionEncoder, Decoder
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.tensors import describe_mismatch
 
 PARTS = ("text_encoder.", "decoder.", "autoencoder.", "captions.")
@@ -51,7 +51,7 @@ _UNUSED = ("pooler.",)
 """Key prefixes in released files that are ignored: BERT's pooler."""
 
 
-def attach_meta_decoder(model: Model) -> None:
+def attach_meta_decoder(model: OmniBridge) -> None:
     """Attach HunyuanDiT v1.2 on the meta device, without BERT and tokenizers, which training does not use."""
     with torch.device("meta"):
         model.text_encoder = T5EncoderModel(T5Config(**_MT5_XL))
@@ -66,7 +66,7 @@ def is_decoder(folder: Path) -> bool:
     return (folder / "transformer" / "config.json").is_file()
 
 
-def attach_decoder(model: Model, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+def attach_decoder(model: OmniBridge, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Attach the HunyuanDiT v1.2 in `folder`, conditioned on the bridge's output instead of mT5's states (spec 2.2 step 7).
 
     Weights are `dtype`, the autoencoder's float32, as in the release; bfloat16 would round timesteps to multiples of four.

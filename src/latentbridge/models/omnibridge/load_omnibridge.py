@@ -15,7 +15,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbeddin
 from latentbridge.config import OMNIBRIDGE_8B, QWEN2_VL_7B, BackboneConfig, ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models import tensors
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat
 from latentbridge.models.tokenization import load_tokenizer
 
@@ -45,21 +45,21 @@ def is_released(folder: Path) -> bool:
     return path.exists() and json.loads(path.read_text()).get("model_type") == "qwen2_vl"
 
 
-def set_compat(model: Model, compat: Compat) -> None:
+def set_compat(model: OmniBridge, compat: Compat) -> None:
     """Make `model` compute as corrected here, or as the released OmniBridge does (`docs/architecture.md` lists both)."""
     model.backbone.compat = compat
     if "bridge" in model.config.parts:
         model.retrieval.compat = compat
 
 
-def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Model:
+def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OmniBridge:
     """Load a Qwen2-VL, or an OmniBridge built on one, from sharded safetensors; raises UserError if any tensor does not fit."""
     stored = {convert_key(name): tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
     values = json.loads((folder / "config.json").read_text())
     config = OMNIBRIDGE_8B if any(name.startswith("aligner.") for name in stored) else ModelConfig(parts=("backbone",))
     config = replace(config, backbone=_backbone_config(values))
     with torch.device("meta"):
-        model = Model(config, load_tokenizer(folder))
+        model = OmniBridge(config, load_tokenizer(folder))
     if config.backbone.tied_embeddings:
         stored.setdefault(
             "backbone.model.lm_head.weight", stored["backbone.model.model.language_model.embed_tokens.weight"]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from latentbridge.config import BackboneConfig
 from latentbridge.devices import device_of, to_device
+from latentbridge.models.chat import ChatML, tokenize_chat
 from latentbridge.models.left_padding import IGNORE_INDEX, position_ids
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.packing import pack
 from latentbridge.models.qwen_vl.patches import patchify
-from latentbridge.models.tokenization import encode, token_id
+from latentbridge.models.tokenization import token_id
 from latentbridge.ranks import global_mean
 from latentbridge.types import Conversation, Picture
 
@@ -122,20 +122,32 @@ class QwenVL(nn.Module):
         if drawn is not None:
             assert not pictures, "a conversation has one picture"
             pixel_values, grid = patchify(drawn, self.image_processor)
-        merged = self.image_processor.merge_size**2
-        token_counts = iter((grid.prod(dim=1) // merged).tolist() if grid is not None else [])
+        token_counts = iter(
+            (grid.prod(dim=1) // self.image_processor.merge_size**2).tolist() if grid is not None else []
+        )
+        chat = ChatML(self.tokenizer, self.system_prompt, markers_in_replies=True)
         rows = [
-            self._encode(c, next(token_counts) if drawn is not None or c.picture is not None else 0, open_ended)
+            tokenize_chat(
+                chat,
+                c,
+                self._image_ids(next(token_counts)) if drawn is not None or c.picture is not None else (),
+                open_ended,
+            )
             for c in conversations
         ]
-
-        def padded(tensors: Iterable[Tensor], fill: float = 0) -> Tensor:
-            return pad_sequence(list(tensors), batch_first=True, padding_value=fill, padding_side=pad)
-
-        input_ids = padded((ids for ids, _, _ in rows), self.padding)
-        labels = padded((labels for _, labels, _ in rows), IGNORE_INDEX)
-        weights = padded(weights for _, _, weights in rows)
-        attention_mask = padded(torch.ones_like(ids) for ids, _, _ in rows)
+        length = max(len(row.ids) for row in rows)
+        input_ids = torch.full((len(rows), length), self.padding)
+        labels = torch.full((len(rows), length), IGNORE_INDEX)
+        weights = torch.zeros(len(rows), length)
+        attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
+        for row, (ids, replies) in enumerate((row.ids, row.replies) for row in rows):
+            start = 0 if pad == "right" else length - len(ids)
+            input_ids[row, start : start + len(ids)] = torch.tensor(ids)
+            attention_mask[row, start : start + len(ids)] = 1
+            for reply in replies:
+                place = slice(start + reply.start, start + reply.stop)
+                labels[row, place] = input_ids[row, place]
+                weights[row, place] = len(reply) ** -0.5
         image_mask = input_ids == self.model.config.image_token_id
         batch = TokenBatch(input_ids, attention_mask, image_mask, labels, weights, pixel_values, grid)
         return to_device(batch, device or device_of(self))
@@ -209,22 +221,6 @@ class QwenVL(nn.Module):
         processed = self.image_processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
         return processed["pixel_values"], processed["image_grid_thw"]
 
-    def _encode(self, conversation: Conversation, image_tokens: int, open_ended: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return token ids, labels and loss weights [s] of a conversation."""
-        ids: list[int] = []
-        labels: list[int] = []
-        weights: list[float] = []
-        prefix = f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n" if self.system_prompt else ""
-        image = f"<|vision_start|>{'<|image_pad|>' * image_tokens}<|vision_end|>" if image_tokens else ""
-        for index, (user, assistant) in enumerate(conversation.turns):
-            prompt = encode(self.tokenizer, f"{prefix}<|im_start|>user\n{image}", special=True)
-            prompt += encode(self.tokenizer, user)
-            prompt += encode(self.tokenizer, "<|im_end|>\n<|im_start|>assistant\n", special=True)
-            reply: list[int] = []
-            if not (open_ended and index == len(conversation.turns) - 1):
-                reply = [*encode(self.tokenizer, assistant, special=True), self.end_of_turn]
-            ids += prompt + reply
-            labels += [IGNORE_INDEX] * len(prompt) + (reply if conversation.counts else [IGNORE_INDEX] * len(reply))
-            weights += [0.0] * len(prompt) + [conversation.counts * max(1, len(reply)) ** -0.5] * len(reply)
-            prefix, image = "\n", ""
-        return torch.tensor(ids), torch.tensor(labels), torch.tensor(weights)
+    def _image_ids(self, num_tokens: int) -> list[int]:
+        config = self.model.config
+        return [config.vision_start_token_id, *[config.image_token_id] * num_tokens, config.vision_end_token_id]

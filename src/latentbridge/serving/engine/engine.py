@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.engine.jobs import Job
 from latentbridge.serving.engine.metrics import Metrics
 from latentbridge.serving.engine.scheduler import Cancel, Results, RunBatch, StartReply
@@ -65,7 +65,7 @@ class Engine:
     on where it stopped. All of this happens in the event loop that `start` was called in.
     """
 
-    def __init__(self, model: Model, settings: Settings, metrics: Metrics):
+    def __init__(self, model: OmniBridge, settings: Settings, metrics: Metrics):
         self.model = model
         self.settings = settings
         self.metrics = metrics

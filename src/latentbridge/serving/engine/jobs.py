@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from latentbridge.models.condition import map_condition
-from latentbridge.models.omnibridge.modeling_omnibridge import EditPlan, Model
+from latentbridge.models.omnibridge.editing import finish_edit, plan_edit
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.types import Conversation, EditResult, Picture
 
 Steps = Generator[None, None, list[Any]]
@@ -22,12 +23,12 @@ Steps = Generator[None, None, list[Any]]
 class Job(Protocol):
     """One item of work; `run_batch` does those of one class and `shape`."""
 
-    def shape(self, model: Model) -> Hashable:
+    def shape(self, model: OmniBridge) -> Hashable:
         """What works must share to be computed in one pass without moving each other's float sums."""
         ...
 
     @classmethod
-    def run_batch(cls, model: Model, works: Sequence[Self]) -> Steps: ...
+    def run_batch(cls, model: OmniBridge, works: Sequence[Self]) -> Steps: ...
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class GenerateJob:
     steps: int
     guidance: float
 
-    def shape(self, model: Model) -> Hashable:
+    def shape(self, model: OmniBridge) -> Hashable:
         return self.steps, self.guidance
 
     @classmethod
-    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[Picture]]:
+    def run_batch(cls, model: OmniBridge, works: Sequence[Self]) -> Generator[None, None, list[Picture]]:
         """Descriptions differ in length, so each is read alone; denoising, which takes long, is done at once."""
         conditions: list[Any] = []
         for work in works:
@@ -66,17 +67,17 @@ class EditJob:
     steps: int
     guidance: float
 
-    def shape(self, model: Model) -> Hashable:
+    def shape(self, model: OmniBridge) -> Hashable:
         return self.steps, self.guidance
 
     @classmethod
-    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
+    def run_batch(cls, model: OmniBridge, works: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
         seeds = [work.seed for work in works]
         before, after = [w.before for w in works], [w.after for w in works]
-        plan: EditPlan = model.plan_edit([w.picture for w in works], before, after, seeds)
+        plan = plan_edit(model, [w.picture for w in works], before, after, seeds)
         steps = model.denoise_steps(plan.condition, seeds, works[0].steps, works[0].guidance, plan.keep)
         latents = yield from _resting(steps)
-        return model.finish_edit(plan, latents)
+        return finish_edit(model, plan, latents)
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,11 @@ class ImageEmbeddingJob:
 
     picture: Picture
 
-    def shape(self, model: Model) -> Hashable:
+    def shape(self, model: OmniBridge) -> Hashable:
         return self.picture.shape
 
     @classmethod
-    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
+    def run_batch(cls, model: OmniBridge, works: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
         pictures = [work.picture for work in works]
         tokens = _tokens(model, Conversation((("", ""),), pictures[0]))
         yield
@@ -110,17 +111,17 @@ class TextEmbeddingJob:
 
     text: str
 
-    def shape(self, model: Model) -> Hashable:
+    def shape(self, model: OmniBridge) -> Hashable:
         return _tokens(model, Conversation(((self.text, ""),)))
 
     @classmethod
-    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
+    def run_batch(cls, model: OmniBridge, works: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
         tokens = _tokens(model, Conversation(((works[0].text, ""),)))
         yield
         return [EmbeddingOutput(vector, tokens) for vector in model.embed(texts=[work.text for work in works])]
 
 
-def _tokens(model: Model, conversation: Conversation) -> int:
+def _tokens(model: OmniBridge, conversation: Conversation) -> int:
     return model.backbone.tokenize([conversation], open_ended=True).input_ids.shape[1]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch
 from latentbridge.serving.engine.batch_invariance import make_batch_invariant
@@ -76,7 +76,7 @@ class Scheduler:
     (`rows.py`), and so is that of another process with the same weights.
     """
 
-    def __init__(self, model: Model, settings: Settings, tell: Callable[[Results], None]):
+    def __init__(self, model: OmniBridge, settings: Settings, tell: Callable[[Results], None]):
         make_batch_invariant(model)
         self._model = model
         self._tell = tell

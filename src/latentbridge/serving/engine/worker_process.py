@@ -27,11 +27,11 @@ def work(handle: int) -> None:
     line = Connection(handle)
     settings, maker = line.recv()
     import_model(settings.source)
-    from latentbridge.models.checkpoint import fingerprint, load
+    from latentbridge.models.checkpoint import as_omnibridge, fingerprint, load
     from latentbridge.serving.engine.scheduler import Scheduler
 
     try:
-        model = load(settings.source)
+        model = as_omnibridge(load(settings.source), "be served")
         if fingerprint(model) != maker:
             raise UserError(f"{settings.source} holds another model than the server does; start the server again.")
     except UserError as error:

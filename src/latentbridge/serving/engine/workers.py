@@ -8,7 +8,7 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from typing import Protocol
 
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.processes import start_process
 from latentbridge.serving.engine.scheduler import Command, Results, Scheduler
 from latentbridge.serving.engine.worker_process import work
@@ -30,7 +30,7 @@ class Worker(Protocol):
 class ThreadWorker:
     """Works in a thread of this process, with the model that is here."""
 
-    def __init__(self, model: Model, settings: Settings, tell: Callable[[Results], None]):
+    def __init__(self, model: OmniBridge, settings: Settings, tell: Callable[[Results], None]):
         turns = Scheduler(model, settings, tell)
         self._thread = threading.Thread(target=turns.run, name="worker", daemon=True)
         self._thread.start()

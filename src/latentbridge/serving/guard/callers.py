@@ -11,7 +11,7 @@ from typing import Any
 from latentbridge.data.pictures import Fault, FilePictures, FolderPictures, picture_of
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rundir import atomic_write
 from latentbridge.serving.service import png
 
@@ -45,7 +45,7 @@ class RemoteCaller:
 class LocalCaller(RemoteCaller):
     """Whoever started the process: files are read where a tool names them, and written into one folder alone."""
 
-    def __init__(self, model: Model, folder: Path | None = None):
+    def __init__(self, model: OmniBridge, folder: Path | None = None):
         self._model = model
         self._folder = folder
         self._numbers = count(1)

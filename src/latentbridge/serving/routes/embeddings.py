@@ -34,7 +34,7 @@ async def embed(asked: EmbeddingRequest, request: Request, service: TheService) 
     """A unit vector for each input, in order."""
     service.check_model(asked.model)
     own = service.engine.model.embedding_size
-    service.engine.model.require("bridge", "embed")
+    service.engine.model.require("embed")
     if asked.dimensions not in (None, own):
         raise UserError(f"This model's vectors have {own} numbers, not {asked.dimensions}; leave out `dimensions`.")
     items = [asked.input] if isinstance(asked.input, str) else asked.input

@@ -97,13 +97,13 @@ async def edit(
 
 def _side_px(service: Service) -> int:
     """The side of the squares that the model draws."""
-    return service.engine.model.decoder.grid * service.engine.model.autoencoder.patch_px
+    return service.engine.model.drawing_size_px or 0
 
 
 def _check(service: Service, count: int, size: str | None, steps: int, seed: int | None) -> tuple[str, list[int]]:
     """The size drawn, and a seed for each picture, where a request for pictures is within the limits."""
     model, limits = service.engine.model, service.settings
-    model.require("decoder", "draw")
+    model.require("generate")
     side = _side_px(service)
     drawn = f"{side}x{side}"
     if size not in (None, "auto", drawn):

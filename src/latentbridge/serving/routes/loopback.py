@@ -16,7 +16,7 @@ from latentbridge.types import Picture
 
 router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
 _MAX_TOKENS, _STEPS = 160, 20
-"""As in `Model.understand` and `Model.generate`, which `latentbridge loopback` uses."""
+"""As in `OmniBridge.understand` and `OmniBridge.generate`, which `latentbridge loopback` uses."""
 
 
 @router.post("/v1/loopback", operation_id="loopback")
@@ -24,7 +24,7 @@ async def loopback(asked: LoopbackRequest, request: Request, service: TheService
     """The rounds of a picture, as `latentbridge loopback` walks them."""
     service.check_model(asked.model)
     service.check_most("rounds", asked.rounds, service.settings.max_rounds)
-    service.engine.model.require("decoder", "draw")
+    service.engine.model.require("generate")
     request.state.charge(asked.rounds * _STEPS)
     picture = await service.picture(asked.image)
     seed = new_seed() if asked.seed is None else asked.seed

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture, identity_of
-from latentbridge.models.backbones.contract import UnifiedBackbone
-from latentbridge.models.backbones.loading import UNIFIED, as_backbone
+from latentbridge.models.backbones.loading import UNIFIED, prepare_for_training
 from latentbridge.models.checkpoint import Network
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.items import ItemOrder
@@ -54,7 +54,7 @@ class Native(Stage):
     """The native losses of a backbone over a finite set of drawn pairs and over conversations that are new at every step.
 
     Everything is decided by (seed, step), so runs of one seed meet the same data in the same order whatever else they
-    minimise. Pairs come from the worlds of the stage config. Any `UnifiedBackbone` will do; a `Model` becomes an `OmniBridge`.
+    minimise. Pairs come from the worlds of the stage config.
     """
 
     trains = UNIFIED
@@ -67,7 +67,7 @@ class Native(Stage):
         self.settings = config.stage.posttrain
         self.worlds = Mixture(config.stage, config.seed)
         self.order = ItemOrder(config, "post-training order")
-        self.backbone: UnifiedBackbone
+        self.backbone: TrainableModel
         self.moving: frozenset[str] = frozenset()
         """What the backbone lets move, as `Objective` names it."""
 
@@ -81,7 +81,7 @@ class Native(Stage):
 
     def choose(self, model: Network) -> None:
         """Take the model as a backbone, and find what of it moves; nothing is computed, so the meta device will do."""
-        self.backbone = as_backbone(model, self.settings.roundtrip_steps, self.settings.through_pixels)
+        self.backbone = prepare_for_training(model, self.settings.roundtrip_steps, self.settings.through_pixels)
         free = {id(p) for name, p in self.backbone.named_parameters() if self.backbone.trainable(name)}
         self.moving = frozenset(f"model.{name}" for name, p in model.named_parameters() if id(p) in free)
 
@@ -119,6 +119,6 @@ class Native(Stage):
         weighted = native.weighted | own.weighted
         return LossOutputs(torch.stack(list(weighted.values())).sum(), native.parts | own.parts, dict(weighted))
 
-    def terms(self, backbone: UnifiedBackbone, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
+    def terms(self, backbone: TrainableModel, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
         """What a method adds to the native losses."""
         return weigh()

@@ -15,7 +15,7 @@ from latentbridge.data.shapes.scenes import COLOURS, MAX_THINGS, SHAPES, SIZES, 
 from latentbridge.data.shapes.tasks import converse
 from latentbridge.devices import CPU
 from latentbridge.models.left_padding import IGNORE_INDEX
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.ranks import global_mean, local_rows
 from latentbridge.rng import numpy_rng
@@ -33,7 +33,7 @@ class WarmupBatch:
     conversations: TokenBatch
     labels: Tensor
     """int64 [3, pictures, patches]: shape, colour and size of the thing at each image token; 0 is background, and a
-    picture that another rank lent has IGNORED_LABEL."""
+    picture that another rank lent has IGNORE_INDEX."""
 
 
 class PretrainBackbone(Stage):
@@ -48,13 +48,13 @@ class PretrainBackbone(Stage):
     def __init__(self, config: RunConfig):
         self.config = config
 
-    def attach(self, model: Model) -> nn.Module | None:
+    def attach(self, model: OmniBridge) -> nn.Module | None:
         return nn.ModuleList(nn.Linear(model.backbone.width, len(names) + 1) for names in _ATTRIBUTES)
 
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.backbone.", "heads."))
 
-    def batch(self, model: Model, step: int) -> WarmupBatch:
+    def batch(self, model: OmniBridge, step: int) -> WarmupBatch:
         rng = numpy_rng(self.config.seed, "pretrain backbone", step)
         most = min(MAX_THINGS, 1 + 6 * step // self.config.steps)
         drawn: list[Scene] = []
@@ -76,7 +76,7 @@ class PretrainBackbone(Stage):
         conversations = model.backbone.tokenize(local_conversations(talks), device=CPU)
         return WarmupBatch(conversations, torch.from_numpy(np.stack(labels, axis=1)))
 
-    def loss(self, model: Model, batch: WarmupBatch, rng: torch.Generator, heads: nn.ModuleList) -> LossOutputs:
+    def loss(self, model: OmniBridge, batch: WarmupBatch, rng: torch.Generator, heads: nn.ModuleList) -> LossOutputs:
         tokens = model.backbone.image_embeddings(batch.conversations)
         language = model.backbone.language_loss(batch.conversations, tokens)
         dense = torch.stack(
