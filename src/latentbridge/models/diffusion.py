@@ -35,7 +35,6 @@ def make_scheduler(num_train_timesteps: int) -> DDIMScheduler:
         prediction_type="v_prediction",
         timestep_spacing="trailing",
         clip_sample=False,
-        set_alpha_to_one=True,
     )
 
 

@@ -26,18 +26,6 @@ from transformers.models.t5.modeling_t5 import (
 from latentbridge.config import AlignerConfig
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.attention import CHUNKED
-from latentbridge.ranks import per_rank_random
-
-LEGACY_MIX: dict[float, tuple[float, float]] = {
-    0: (0.0, 0.0),
-    0.005: (0.005, 0.005),
-    0.15: (0.15, 0.15),
-    0.75: (0.15, 0.75),
-    0.99: (0.15, 1.0),
-    1: (0.75, 1.0),
-    2: (1.0, 1.0),
-}
-"""Range of the replacement probability by the released `mask_random_number`; any number above 1 means 2."""
 
 
 def t5_config(config: AlignerConfig, **settings: Any) -> T5Config:
@@ -181,26 +169,3 @@ def init_from_t5(aligner: BiTransformer, t5: T5EncoderModel | MT5EncoderModel) -
     if expected != {key: weight.shape for key, weight in source.items()}:
         raise UserError("The T5 encoder's depth, widths or gating differ from the aligner's; give both the same sizes.")
     aligner.load_state_dict(source, strict=False)
-
-
-def mix_convex(text: Tensor, queries: Tensor, beta: float) -> Tensor:
-    """Return beta * text + (1 - beta) * queries, [b n d]. Source: the OmniBridge paper, eq. 2."""
-    return beta * text + (1 - beta) * queries
-
-
-def mix_bernoulli(text: Tensor, queries: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Return `text` [b n d] with each position replaced by its query with `probability`, as the release does.
-
-    In expectation this is `mix_convex` with beta = 1 - probability. Rows are this rank's; the generator is on the CPU.
-    """
-    replaced = per_rank_random(torch.rand, text.shape[:2], generator) < probability
-    return torch.where(replaced.to(text.device)[..., None], queries, text)
-
-
-def draw_legacy_probability(code: float, generator: torch.Generator) -> float:
-    """Draw the replacement probability uniformly from the range of a released `mask_random_number`."""
-    code = 2 if code > 1 else code
-    if code not in LEGACY_MIX:
-        raise UserError(f"Unknown mix code {code}; choose one of {', '.join(map(str, LEGACY_MIX))}.")
-    low, high = LEGACY_MIX[code]
-    return low + (high - low) * torch.rand((), generator=generator).item()

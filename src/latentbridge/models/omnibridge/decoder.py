@@ -52,8 +52,6 @@ class Decoder(nn.Module):
             patch_size=1,
             sample_size=sizes.grid,
             num_layers=sizes.num_layers,
-            mlp_ratio=4.0,
-            activation_fn="gelu-approximate",
             cross_attention_dim=config.aligner.d_model,
             cross_attention_dim_t5=config.aligner.d_model,
             pooled_projection_dim=config.aligner.d_model,

@@ -52,9 +52,9 @@ def set_compat(model: OmniBridge, compat: Compat) -> None:
         model.retrieval.compat = compat
 
 
-def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OmniBridge:
-    """Load a Qwen2-VL, or an OmniBridge built on one, from sharded safetensors; raises UserError if any tensor does not fit."""
-    stored = {convert_key(name): tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
+def load_released(folder: Path) -> OmniBridge:
+    """Load a Qwen2-VL or OmniBridge from sharded safetensors in bfloat16; raises UserError if any tensor does not fit."""
+    stored = {convert_key(name): tensor.bfloat16() for name, tensor in read_tensors(folder).items()}
     values = json.loads((folder / "config.json").read_text())
     config = OMNIBRIDGE_8B if any(name.startswith("aligner.") for name in stored) else ModelConfig(parts=("backbone",))
     config = replace(config, backbone=_backbone_config(values))

@@ -15,7 +15,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
-from latentbridge.models.qwen_vl.sampling import sample_tokens
+from latentbridge.models.qwen_vl.sampling import choose
 from latentbridge.types import Conversation
 
 _NO_TOKEN = -1
@@ -33,11 +33,8 @@ class SamplingParams:
 
     def choose(self, logits: Tensor) -> int:
         """Return a token for float logits [v]."""
-        if self.temperature == 0.0:
-            return int(logits.argmax())
-        probabilities = (logits / self.temperature).softmax(dim=-1)
-        assert self.generator is not None, "sampling needs a generator"
-        return int(sample_tokens(probabilities[None], [self.generator]))
+        generators = None if self.generator is None else [self.generator]
+        return int(choose(logits[None], self.temperature, generators)[0])
 
 
 class ContinuousBatch:

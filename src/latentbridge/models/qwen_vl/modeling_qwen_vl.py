@@ -62,7 +62,6 @@ class QwenVL(nn.Module):
                 "num_key_value_heads": config.num_kv_heads,
                 "intermediate_size": config.intermediate_size,
                 "vocab_size": config.vocab_size or len(tokenizer),
-                "max_position_embeddings": 32768,
                 "tie_word_embeddings": config.tied_embeddings,
                 "rope_parameters": {
                     "rope_type": "default",
@@ -78,10 +77,8 @@ class QwenVL(nn.Module):
                 "embed_dim": config.vision_width,
                 "num_heads": config.vision_heads,
                 "hidden_size": config.hidden_size,
-                "mlp_ratio": 4,
                 "patch_size": config.patch_size_px,
                 "spatial_merge_size": config.merge_size,
-                "temporal_patch_size": 2,
             },
             image_token_id=token_id(tokenizer, "<|image_pad|>"),
             video_token_id=token_id(tokenizer, "<|video_pad|>"),

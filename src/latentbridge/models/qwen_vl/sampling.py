@@ -69,7 +69,7 @@ def sample_replies(
     sampled: list[Tensor] = []
     while True:
         logits = backbone.model.lm_head(states).float()
-        token, log_prob = _choose(logits, temperature, generators)
+        token, log_prob = choose(logits, temperature, generators)
         tokens.append(torch.where(finished, backbone.padding, token))
         log_probs.append(log_prob.masked_fill(finished, 0.0))
         sampled.append(~finished)
@@ -128,7 +128,7 @@ def _append_replies(prompts: TokenBatch, replies: Replies, copies: int) -> Token
     )
 
 
-def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Generator] | None) -> tuple[Tensor, Tensor]:
+def choose(logits: Tensor, temperature: float, generators: Sequence[torch.Generator] | None) -> tuple[Tensor, Tensor]:
     """Return tokens [r] and their log-probabilities [r], which are 0 if greedy."""
     if temperature == 0.0:
         return logits.argmax(dim=-1), logits.new_zeros(len(logits))
