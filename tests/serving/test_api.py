@@ -250,7 +250,7 @@ def test_an_address_of_nothing_leads_to_what_there_is(web: httpx.Client):
 def test_loopback_walks_as_the_library_does(web: httpx.Client, served_model: OmniBridge, scene_picture: Picture):
     asked = {"image": url_of(png_of(scene_picture)), "rounds": 2, "seed": 3}
     answer = web.post("/v1/loopback", json=asked).json()
-    (walk,) = loopback(OmniBridgeAdapter(served_model), [scene_picture], rounds=2, seed=3)
+    (walk,) = loopback(served_model, [scene_picture], rounds=2, seed=3)
     for told, expected in zip(answer["rounds"], walk, strict=True):
         drawn = np.asarray(Image.open(BytesIO(base64.b64decode(told["b64_json"]))))
         assert told["words"] == expected.words and np.array_equal(drawn, expected.picture)
