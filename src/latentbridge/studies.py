@@ -55,11 +55,11 @@ _ANCHORED = Arm("anchored", "post-latentumm")
 
 
 def _varied(key: str, *values: str) -> tuple[Arm, ...]:
-    return tuple(Arm(f"{key}={value}", _ANCHORED.recipe, (f"stage.posttrain.{key}={value}",)) for value in values)
+    return tuple(Arm(f"{key}={value}", _ANCHORED.recipe, (f"stage.{key}={value}",)) for value in values)
 
 
 def _without(name: str, *terms: str) -> Arm:
-    return Arm(name, _ANCHORED.recipe, tuple(f"stage.posttrain.weights.{term}=0" for term in terms))
+    return Arm(name, _ANCHORED.recipe, tuple(f"stage.weights.{term}=0" for term in terms))
 
 
 METHODS = Study(
@@ -87,7 +87,7 @@ BACKBONES = Study(
         for backbone in ("janus", "bagel", "harmon")
         for arm, recipe in (("sft", "post-sft"), (_ANCHORED.name, _ANCHORED.recipe))
     )
-    + (Arm("anchored, through pixels", "harmon-post-latentumm", ("stage.posttrain.through_pixels=true",)),),
+    + (Arm("anchored, through pixels", "harmon-post-latentumm", ("stage.through_pixels=true",)),),
     focus=_ANCHORED.name,
     seeds=(0, 1),
     measuring=Measuring(worlds=("shapes",)),
@@ -99,8 +99,8 @@ ABLATIONS = Study(
     arms=(
         _ANCHORED,
         *_varied("teacher", "none", "package", "scene"),
-        _without("roundtrip=none", "task", "preference", "telling"),
-        _without("roundtrip=latents", "telling"),
+        _without("roundtrip=none", "task", "preference", "cycle"),
+        _without("roundtrip=latents", "cycle"),
         _without("roundtrip=words", "task", "preference"),
         *_varied("rollouts", "2", "4"),
         *_varied("sigma", "0", "0.05", "0.2"),

@@ -53,7 +53,8 @@ class Learner:
                 stage.prepare(model)
             if config.stage.lora_rank:
                 add_adapter(model, config.stage.lora_rank)
-            self.objective = Objective(model.to(device), stage).to(device)
+            stage.setup(model.to(device))
+            self.objective = Objective(model, stage).to(device)
         fast = bool(parallel.broadcast_from_rank_zero(multiplies_bfloat16(device)))
         self.bf16 = config.bf16 and fast
         """Mixed precision is on; the same on every rank, as the leading one's device decides."""

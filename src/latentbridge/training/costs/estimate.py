@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from latentbridge.config import ModelConfig, RunConfig
+from latentbridge.config import DataStageConfig, ModelConfig, RunConfig
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import Network, outline
 from latentbridge.models.omnibridge.load_hunyuan_dit import outline_decoder
@@ -37,7 +37,7 @@ from latentbridge.training.optim import make_optimizers
 from latentbridge.training.recompute import Recompute, blocks
 from latentbridge.training.stage import Stage, moving
 from latentbridge.training.stages import make_stage
-from latentbridge.training.stages.native import Native
+from latentbridge.training.stages.native import BackboneStage
 
 GIB = 2**30
 _QUERIES = re.compile(r"\.(q_proj|to_q|q|qkv)(\.base_layer)?$")
@@ -124,8 +124,9 @@ def estimate(
 
 def sketch(config: RunConfig) -> tuple[Network, Stage]:
     """A run's network on the meta device, with its adapter and the decoder it would be given, and its stage without its data."""
-    fed_nothing = replace(config.stage, drawings=0.0, manifest="", sources=())
-    stage, network = make_stage(replace(config, stage=fed_nothing)), outline(config.model)
+    if isinstance(config.stage, DataStageConfig):
+        config = replace(config, stage=replace(config.stage, sources=(("shapes", 1.0),)))
+    stage, network = make_stage(config), outline(config.model)
     if (
         isinstance(config.model, ModelConfig)
         and "decoder." in dict(config.init)
@@ -135,8 +136,8 @@ def sketch(config: RunConfig) -> tuple[Network, Stage]:
     if config.stage.lora_rank:
         with torch.device("meta"):
             add_adapter(network, config.stage.lora_rank)
-    if isinstance(stage, Native):
-        stage.choose(network)
+    if isinstance(stage, BackboneStage):
+        stage.bind(network)
     return network, stage
 
 

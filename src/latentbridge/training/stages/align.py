@@ -1,4 +1,4 @@
-"""Stage 2: everything is frozen but projector, aligner and retrieval head, which learn to speak the decoder's language."""
+"""Stage 2: latent alignment of projector, aligner and retrieval head between a frozen backbone and a frozen decoder."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from math import isqrt
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from latentbridge import prompts
-from latentbridge.config import RunConfig, to_dict
+from latentbridge.config import AlignConfig, RunConfig, to_dict
 from latentbridge.data.drawings.catalogue import default_cache
 from latentbridge.data.stores.features import cached_features
 from latentbridge.data.stores.journal import Ragged
@@ -36,7 +37,7 @@ _PROBED_ITEMS = 64
 
 @dataclass
 class AlignBatch:
-    """Frozen features of the items of one step, and how far the run is."""
+    """Frozen features of one step's items, and the progress of the run from 0 to 1."""
 
     progress: float
     draw: Tensor
@@ -50,21 +51,20 @@ class AlignBatch:
     """float32 [b s h]: backbone states of a caption."""
     text_mask: Tensor
     target_ids: Tensor
-    """int64 [b n]: the description as the text encoder reads it."""
+    """int64 [b n]: the description in the text encoder's tokens."""
     target: Tensor
-    """float32 [b n d]: the text encoder's states of it."""
+    """float32 [b n d]: the text encoder's states of the description."""
     image_latents: Tensor
     """float32 [b c h w] of the described picture."""
     identity: Tensor
-    """int64 [b]; equal where pictures show the same thing."""
+    """int64 [b]; equal if pictures show the same thing."""
 
 
 class Align(Stage):
-    """Latent alignment over features that are computed once.
+    """OmniBridge's latent alignment over cached features of a finite set of items.
 
-    Losses: distillation to the text encoder's output (what the released code does), the diffusion loss through the
-    frozen decoder (what the paper says), retrieval InfoNCE; each by its weight in the stage config. Items come from a
-    finite set, so that all that is frozen (backbone states, text encodings, image latents) can be cached by content.
+    Losses, each by its weight: distillation to the text encoder's output (the released code's), diffusion through the
+    frozen decoder (the paper's), retrieval InfoNCE.
     """
 
     many_ranks = True
@@ -72,7 +72,8 @@ class Align(Stage):
     def __init__(self, config: RunConfig):
         self.config = config
         self.order = ItemOrder(config, "align order")
-        self.worlds = Mixture(config.stage, config.seed)
+        self.settings = cast(AlignConfig, config.stage)
+        self.worlds = Mixture(self.settings, config.seed)
         self.features: dict[str, Ragged] = {}
 
     def prepare(self, model: Model) -> None:
@@ -81,30 +82,30 @@ class Align(Stage):
         if model.config.second_view.words and not self.config.inherits("second_view."):
             fit_second_view(model.second_view)
 
-    def attach(self, model: Model) -> nn.Module | None:
+    def setup(self, model: Model) -> None:
+        """Load the frozen features of all items; those that are not cached yet are computed now."""
         key = {
             "weights": _frozen_digest(model),
             "model": to_dict(self.config.model),
             "first items": self._digest_items(),
-            "worlds": [self.worlds.digest(), self.config.stage.drawings, self.config.stage.manifest],
+            "worlds": self.worlds.digest(),
             "seed": self.config.seed,
             "dtype": "float16",
         }
-        home = default_cache() / "features"
-        self.features = cached_features(Path(home), key, self.config.stage.items, lambda r: self.compute(model, r))
-        return None
+        cache = Path(default_cache() / "features")
+        self.features = cached_features(cache, key, self.settings.items, lambda indices: self.compute(model, indices))
 
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.projector.", "model.aligner.", "model.retrieval."))
 
     def phase(self, step: int) -> int:
-        """Every step counts while text gives way to queries, which begins at a loss of nearly 0."""
+        """Return the number of annealing steps so far; the loss begins near 0 and rises while text gives way to queries."""
         annealed = round(ANNEALED_SHARE * self.config.steps)
-        return 0 if self.config.stage.beta_schedule == "none" else min(step, annealed)
+        return 0 if self.settings.beta_schedule == "none" else min(step, annealed)
 
     def batch(self, model: Model, step: int) -> AlignBatch:
         indices = local_rows(self.order.indices(step))
-        draw_, draw_mask = self._padded("draw", indices)
+        draw, draw_mask = self._padded("draw", indices)
         image, image_mask = self._padded("image", indices)
         text, text_mask = self._padded("text", indices)
         latents = self._padded("latents", indices)[0]
@@ -112,7 +113,7 @@ class Align(Stage):
         grid = isqrt(latents[0].numel() // channels)
         return AlignBatch(
             progress=step / self.config.steps,
-            draw=draw_,
+            draw=draw,
             draw_mask=draw_mask,
             image=image,
             image_mask=image_mask,
@@ -125,22 +126,22 @@ class Align(Stage):
         )
 
     def loss(self, model: Model, batch: AlignBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
-        stage = self.config.stage
+        settings = self.settings
         text = model.text_encoder.shared(batch.target_ids)
-        inputs = mixed_inputs(stage.beta_schedule, batch.progress, text, model.aligner.query_tokens, rng)
+        inputs = mixed_inputs(settings.beta_schedule, batch.progress, text, model.aligner.query_tokens, rng)
         condition = model.aligner(inputs, model.projector(batch.draw), batch.draw_mask)
         distillation = distillation_loss(condition, batch.target)
-        loss = stage.distillation_weight * distillation
+        loss = settings.distillation_weight * distillation
         parts = {"distillation": float(distillation.detach())}
-        if stage.diffusion_weight:
+        if settings.diffusion_weight:
             diffusion = diffusion_loss(model.decoder, model.scheduler, batch.image_latents, condition, rng)
-            loss = loss + stage.diffusion_weight * diffusion
+            loss = loss + settings.diffusion_weight * diffusion
             parts["diffusion"] = float(diffusion.detach())
-        if stage.retrieval_weight:
+        if settings.retrieval_weight:
             image = model.retrieval("image", model.projector(batch.image), batch.image_mask, model.aligner)
             caption = model.retrieval("text", model.projector(batch.text), batch.text_mask, model.aligner)
             retrieval = retrieval_loss(image, caption, batch.identity, model.retrieval.logit_scale.exp())
-            loss = loss + stage.retrieval_weight * retrieval.total
+            loss = loss + settings.retrieval_weight * retrieval.total
             parts["retrieval"] = float(retrieval.total.detach())
         return LossOutputs(loss, parts)
 
@@ -153,9 +154,9 @@ class Align(Stage):
         return self.worlds.pick(rng, index).align(rng)
 
     def _digest_items(self) -> str:
-        """A hash of the first items, which notices changed templates, captions and renderers."""
+        """Return a hash of the first items, which changes with templates, captions and renderers."""
         digest = sha256()
-        for item in map(self._item, range(min(_PROBED_ITEMS, self.config.stage.items))):
+        for item in map(self._item, range(min(_PROBED_ITEMS, self.settings.items))):
             digest.update(repr((item.drawing.turns, item.caption, item.identity)).encode())
             pictures = (item.drawn, item.picture, item.drawing.picture)
             digest.update(b"".join(picture.tobytes() for picture in pictures if picture is not None))
@@ -179,10 +180,10 @@ class Align(Stage):
 
 
 class Adaption(Align):
-    """What comes before alignment: projector and learned queries move, the aligner stays what the text encoder gave it.
+    """The first half of stage 2: projector and learned queries are trained, the aligner keeps the text encoder's weights.
 
-    Deviation: the aligner's cross-attention moves too. In the paper it is frozen as it was drawn; ours starts at zero
-    (`models/omnibridge/aligner.py`), and behind a frozen zero the projector would learn nothing.
+    Deviation: the aligner's cross-attention is trained too. In the paper it is frozen at random weights; ours starts at
+    zero (`models/omnibridge/aligner.py`), and a frozen zero would pass the projector no gradient.
     """
 
     def trainable(self, name: str) -> bool:
