@@ -36,7 +36,7 @@ def main() -> None:
     one_thread()
     config = replace(
         SFT,
-        stage=replace(SFT.stage, drawings=0.0),
+        stage=replace(SFT.stage, sources=(("shapes", 1.0),)),
         model=ModelConfig(parts=("backbone",)),
         init=(),
         steps=STEPS + 2,
@@ -95,7 +95,7 @@ def averaging_s(config: RunConfig) -> float:
 def bare(config: RunConfig) -> Callable[[object, int], float]:
     """A step of a model of its own by forward, backward, clipping and optimiser alone; gives its CPU seconds."""
     model, stage = new_model(config.model, config.seed), make_stage(config)
-    stage.attach(model)
+    stage.setup(model)
     named = moving({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
     optimizers = make_optimizers(named, config.optim)
 

@@ -16,9 +16,9 @@ from latentbridge.training.stages.finetune import Finetune
 
 def stage_for(model: Model, manifest: Path) -> Finetune:
     config = recipe("finetune")
-    stage = replace(config.stage, manifest=str(manifest), drawings=0.0)
+    stage = replace(config.stage, sources=((str(manifest), 1.0), ("shapes", 1.0)))
     made = Finetune(replace(config, stage=stage, model=model.config, batch_size=8))
-    made.attach(model)
+    made.setup(model)
     return made
 
 

@@ -1,9 +1,6 @@
 """Settings of models and training runs as frozen dataclasses; imports the standard library only."""
 
-from latentbridge.config.load_config import (
-    OMNIBRIDGE_8B,
-    QWEN2_VL_7B,
-)
+from latentbridge.config.load_config import OMNIBRIDGE_8B, QWEN2_VL_7B
 from latentbridge.config.model_config import (
     AlignerConfig,
     AutoencoderConfig,
@@ -20,10 +17,7 @@ from latentbridge.config.model_config import (
     TinyHarmonConfig,
     TinyJanusConfig,
 )
-from latentbridge.config.run_config import (
-    OptimConfig,
-    RunConfig,
-)
+from latentbridge.config.run_config import OptimConfig, RunConfig
 from latentbridge.config.stage_config import (
     WORLDS,
     AlignConfig,
@@ -50,11 +44,7 @@ from latentbridge.config.stage_config import (
     UniCotConfig,
     UniGameConfig,
 )
-from latentbridge.config.values import (
-    from_dict,
-    to_dict,
-    with_overrides,
-)
+from latentbridge.config.values import from_dict, to_dict, with_overrides
 
 __all__ = [
     "AlignConfig",

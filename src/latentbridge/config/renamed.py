@@ -41,7 +41,7 @@ def upgrade_stage(values: dict[str, Any], kind: type, union: Any) -> dict[str, A
     """
     if not _OLD_KEYS & values.keys():
         return values
-    posttrain = {_WEIGHTS.get(name, name): value for name, value in values.get("posttrain", {}).items()}
+    posttrain = _renamed(values.get("posttrain", {}), _WEIGHTS)
     if "weights" in posttrain:
         posttrain["weights"] = _renamed(posttrain["weights"], {"telling": "cycle"})
     stage = {name: value for name, value in values.items() if name not in _OLD_KEYS} | posttrain | _sources(values)
