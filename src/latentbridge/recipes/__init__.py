@@ -285,36 +285,9 @@ POST_OF_OTHERS = tuple(
 """Post-training on the backbones' pretraining data. LatentUMM has no teacher here: the shipped one knows the words of
 drawings only."""
 
-RECIPES: dict[str, RunConfig] = {
-    recipe.name: recipe
-    for recipe in (
-        PRETRAIN_DECODER,
-        PRETRAIN_BACKBONE,
-        SFT,
-        SFT_BINDING,
-        SFT_EDITS,
-        ALIGN,
-        SCENE_TEACHER,
-        POST_SFT,
-        FINETUNE,
-        DRAWINGS_SFT,
-        POST_RECA,
-        POST_UNIGAME,
-        POST_UNICOT,
-        POST_LATENTUMM,
-        POST_LATENTUMM_REFERENCE,
-        QUICKSTART,
-        REASON_SFT,
-        REASON_SFT_MORE,
-        REASON_GRPO,
-        REASON_STEP_GRPO,
-        PRETRAIN_JANUS_SQUARES,
-        PRETRAIN_JANUS_CODES,
-        *PRETRAINED,
-        *POST_OF_OTHERS,
-        *REAL,
-    )
-}
+_NAMED = [value for key, value in globals().items() if isinstance(value, RunConfig) and not key.startswith("_")]
+RECIPES: dict[str, RunConfig] = {run.name: run for run in (*_NAMED, *POST_OF_OTHERS, *REAL)}
+"""All recipes by name: every public `RunConfig` above."""
 
 
 def recipe(name: str) -> RunConfig:

@@ -86,7 +86,7 @@ class BiTransformer(nn.Module):
     def __init__(self, config: AlignerConfig) -> None:
         super().__init__()
         self.config = config
-        t5 = t5_config(config, dropout_rate=config.dropout, attn_implementation=LEAN)
+        t5 = t5_config(config, dropout_rate=0.0, attn_implementation=LEAN)
         self.query_tokens = nn.Parameter(torch.empty(1, config.num_queries, config.d_model))
         self.block = nn.ModuleList(
             BiTransformerBlock(t5, i, crosses=i in config.cross_layers) for i in range(config.num_layers)
@@ -94,7 +94,6 @@ class BiTransformer(nn.Module):
         if config.cross_bias:
             self.cross_relative_attention_bias = nn.Embedding(config.num_buckets, config.num_heads)
         self.final_layer_norm = T5LayerNorm(config.d_model, eps=config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
         self._reset_parameters()
 
     def forward(
@@ -108,12 +107,12 @@ class BiTransformer(nn.Module):
 
         Float32 embeddings keep the residual stream in float32 even when the weights are bfloat16.
         """
-        x = self.dropout(inputs_embeds)
+        x = inputs_embeds
         bias = self._self_bias(x.shape[1], inputs_mask)
         hidden_bias = self._cross_bias(x.shape[1], hidden.shape[1], hidden_mask, bias)
         for block in self.block:
             x = block(x, hidden, bias, hidden_bias)
-        return self.dropout(self.final_layer_norm(x))
+        return self.final_layer_norm(x)
 
     def _self_bias(self, length: int, mask: Tensor | None) -> Tensor:
         """[1|b heads n n]. The causal ablation keeps the bidirectional buckets, so only the mask changes."""

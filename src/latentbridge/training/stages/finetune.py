@@ -47,15 +47,12 @@ class Finetune(BackboneStage):
 
     trains = ("omnibridge",)
     many_ranks = False
+    settings: FinetuneConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     start: Model
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.trains_bridge = self.worlds.has_own_pairs
-
-    @property
-    def settings(self) -> FinetuneConfig:
-        return cast(FinetuneConfig, self.config.stage)
 
     def setup(self, model: Model) -> None:
         """Keep a frozen copy of the start, which is the model's state here on every resume too."""

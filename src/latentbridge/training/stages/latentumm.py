@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +33,9 @@ class LatentUMM(PostTrain):
     under its caption, which the contract does not ask of backbones; here it is the state of the picture read.
     """
 
-    anchors: Anchors | None = None
+    settings: LatentUMMConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     latent_size: int
-
-    @property
-    def settings(self) -> LatentUMMConfig:
-        return cast(LatentUMMConfig, self.config.stage)
+    anchors: Anchors | None = None
 
     def setup(self, model: Network) -> None:
         super().setup(model)

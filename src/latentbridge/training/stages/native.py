@@ -64,14 +64,11 @@ class BackboneStage(Stage):
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self.settings: NativeStageConfig = cast(Any, config.stage)
         self.worlds = Mixture(self.settings, config.seed, self.settings.tasks)
         self.backbone: UnifiedBackbone
         self.trained: frozenset[str] = frozenset()
         """Names of the backbone's trainable parameters in `Objective`."""
-
-    @property
-    def settings(self) -> NativeStageConfig:
-        return cast(NativeStageConfig, self.config.stage)
 
     def bind(self, model: Network) -> None:
         """Take the model as a backbone and list its trainable parameters; computes nothing, so it works on the meta device."""

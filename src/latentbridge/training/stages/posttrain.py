@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ _PLANNED_SHARE = 0.5
 class PostTrain(NativeStage):
     """Base of the methods: native losses, which keep each skill, and held-out checks, so that methods differ by their terms alone."""
 
+    settings: PostTrainConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(self, config: RunConfig) -> None:
         if config.bf16:
             raise UserError(
@@ -37,10 +39,6 @@ class PostTrain(NativeStage):
             )
         super().__init__(config)
         self.guard = CollapseGuard(self.settings.guard_warmup_steps)
-
-    @property
-    def settings(self) -> PostTrainConfig:
-        return cast(PostTrainConfig, self.config.stage)
 
     def as_backbone(self, model: Network) -> UnifiedBackbone:
         return as_backbone(model, self.settings.roundtrip_steps, self.settings.through_pixels)
@@ -73,9 +71,11 @@ class Reca(PostTrain):
     losses, as every method's terms do, and understanding is frozen in this term only.
     """
 
+    settings: RecaConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def terms(self, backbone: UnifiedBackbone, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
-        weight = cast(RecaConfig, self.settings).reconstruction_weight
-        return weigh(reconstruction=(weight, backbone.reconstruction_loss(batch.pictures, rng)))
+        loss = backbone.reconstruction_loss(batch.pictures, rng)
+        return weigh(reconstruction=(self.settings.reconstruction_weight, loss))
 
 
 class UniGame(PostTrain):
@@ -86,11 +86,12 @@ class UniGame(PostTrain):
     distance between the latent and what the drawing is read as; that needs no judge and no buffer.
     """
 
+    settings: UniGameConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def terms(self, backbone: UnifiedBackbone, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
-        settings = cast(UniGameConfig, self.settings)
         latents = backbone.gen_latent(batch.prompts, batch.seeds)
-        loss = self_play_loss(latents, partial(backbone.roundtrip, seeds=batch.seeds), settings.perturbation)
-        return weigh(self_play=(settings.self_play_weight, loss))
+        loss = self_play_loss(latents, partial(backbone.roundtrip, seeds=batch.seeds), self.settings.perturbation)
+        return weigh(self_play=(self.settings.self_play_weight, loss))
 
 
 class UniCot(PostTrain):
