@@ -19,6 +19,7 @@ from latentbridge.cli.arguments import (
     check_world,
     is_own_data,
 )
+from latentbridge.config import DataStageConfig, RunConfig, SceneConfig, with_overrides
 from latentbridge.errors import UserError
 from latentbridge.recipes import RECIPES, recipe
 from latentbridge.studies import STUDIES, study_named
@@ -31,11 +32,7 @@ def train(
     overrides: Overrides = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            "--data",
-            metavar="SOURCE",
-            help="Your own data, as half of the samples: a manifest, or a folder or URL of shards.",
-        ),
+        typer.Option("--data", metavar="SOURCE", help="Your own data, as half of the samples: a manifest or shards."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run folder; runs/RECIPE unless given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
@@ -62,8 +59,6 @@ def train(
       latentbridge train pretrain-harmon --set model.width=96
       latentbridge train align --track tensorboard --sample-every 200
     """
-    from latentbridge.config import DataStageConfig, SceneConfig, with_overrides
-
     config = with_overrides(recipe(name), overrides or [])
     folder = out or Path("runs") / config.name
     check_folder(folder)
@@ -71,24 +66,9 @@ def train(
 
     config = check_own_data(config, data or "")
     check_at_least("--sample-every", sample_every, 0)
-    from latentbridge.evaluation.pages.run_report import write_run_report
-    from latentbridge.evaluation.samples import Samples
-    from latentbridge.rundir import RunDir
-    from latentbridge.training.divergence import Diverged
-    from latentbridge.training.loop import train
+    model = _train(config, folder, resume, track or [], sample_every)
     from latentbridge.training.parallel import is_rank_zero
-    from latentbridge.training.stages import make_stage
-    from latentbridge.training.trackers import Tracker
 
-    samples = [Samples(config, sample_every)] if sample_every else []
-    with ExitStack() as trackers:
-        tracked = [trackers.enter_context(Tracker(tracker)) for tracker in track or []]
-        try:
-            model = train(config, make_stage(config), folder, resume=resume, observers=[*samples, *tracked])
-        except Diverged:
-            if RunDir(folder).metrics():
-                write_run_report([folder], RunDir(folder).report)
-            raise
     if is_rank_zero():
         hint = ""
         if not isinstance(config.model, SceneConfig):
@@ -97,6 +77,26 @@ def train(
             data_option = f"--world {shlex.quote(own[0])}" if own else "--size 10"
             hint = f"; try: latentbridge eval --model {shlex.quote(str(folder))} {data_option}"
         print(f"The model is in {model}{hint}")
+
+
+def _train(config: RunConfig, folder: Path, resume: bool, track: list[str], sample_every: int) -> Path:
+    from latentbridge.evaluation.pages.run_report import write_run_report
+    from latentbridge.evaluation.samples import Samples
+    from latentbridge.rundir import RunDir
+    from latentbridge.training.divergence import Diverged
+    from latentbridge.training.loop import train
+    from latentbridge.training.stages import make_stage
+    from latentbridge.training.trackers import Tracker
+
+    samples = [Samples(config, sample_every)] if sample_every else []
+    with ExitStack() as trackers:
+        tracked = [trackers.enter_context(Tracker(tracker)) for tracker in track]
+        try:
+            return train(config, make_stage(config), folder, resume=resume, observers=[*samples, *tracked])
+        except Diverged:
+            if RunDir(folder).metrics():
+                write_run_report([folder], RunDir(folder).report)
+            raise
 
 
 def evaluate(

@@ -134,7 +134,7 @@ class TinyJanusConfig:
 
     kind: Literal["janus"] = "janus"
     width: int = 192
-    """Of language model and vision encoder, which have equally many layers."""
+    """Width of language model and vision encoder, which have `num_layers` each."""
     num_layers: int = 4
     num_heads: int = 6
     image_size_px: int = 64
@@ -151,14 +151,14 @@ class MarConfig:
 
     width: int = 192
     num_layers: int = 4
-    """Of the encoder, and again of the decoder."""
+    """Layers of the encoder, and as many of the decoder."""
     num_heads: int = 6
     grid: int = 8
     channels: int = 16
     num_buffers: int = 16
     """Tokens without a position; the encoder has no others if the whole picture is masked."""
     head_width: int = 256
-    """Of the MLP that denoises one image latent at a time."""
+    """Width of the MLP that denoises one image latent at a time."""
     head_layers: int = 3
 
 
@@ -168,7 +168,7 @@ class TinyHarmonConfig:
 
     kind: Literal["harmon"] = "harmon"
     width: int = 192
-    """Of the language model."""
+    """Width of the language model."""
     num_layers: int = 4
     num_heads: int = 6
     mar: MarConfig = MarConfig()
@@ -176,7 +176,7 @@ class TinyHarmonConfig:
     """Side of the square of one image latent; a power of two."""
     autoencoder: AutoencoderKind = "linear"
     vae_channels: int = 32
-    """Of a "kl" network; a multiple of 4, for the norms."""
+    """Channels of a "kl" network; a multiple of 4, for the norms."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class TinyBagelConfig:
 
     kind: Literal["bagel"] = "bagel"
     width: int = 192
-    """Of both experts and of the vision encoder, which have equally many layers."""
+    """Width of both experts and the vision encoder, which have `num_layers` each."""
     num_layers: int = 4
     num_heads: int = 6
     num_kv_heads: int = 2
@@ -197,7 +197,7 @@ class TinyBagelConfig:
     """Side of the square of one vision token; no more than `patch_size_px`."""
     autoencoder: AutoencoderKind = "linear"
     vae_channels: int = 32
-    """Of a "kl" network; a multiple of 32, for the norms."""
+    """Channels of a "kl" network; a multiple of 32, for the norms."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class RunConfig(Bounded):
     """Interpolation between the starting weights (0) and the trained ones (1) in the finished model (WiSE-FT, arXiv
     2109.01903)."""
     device: str = "auto"
-    """Where networks compute: "cpu", "cuda" and so on; "auto" takes the accelerator if there is one. Data and noise are the same on all devices,
+    """Device of the networks: "cpu", "cuda" and so on; "auto" takes the accelerator if there is one. Data and noise are the same on all devices,
     weights the same up to rounding (`devices.py`)."""
     threads: NonNegativeInt = 0
     """CPU threads; 0 takes as many as there are idle cores when the run starts, which `environment.json` records and a

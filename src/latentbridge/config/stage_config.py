@@ -69,7 +69,7 @@ class GrpoConfig(Bounded):
     generations: int = 4
     """Replies in the group of each problem. R1-VL."""
     temperature: float = 1.2
-    """Of the policy, in sampling and in training. R1-VL."""
+    """Temperature of the policy, in sampling and in training. R1-VL."""
     max_tokens: PositiveInt = 1024
     """Longest reply; one that does not end in time has reward 0. R1-VL."""
     rewards: RewardWeights = RewardWeights()
@@ -106,7 +106,7 @@ class DataStageConfig(BaseStageConfig):
     """Settings of stages that are fed from a mixture of sources (`data/worlds.py`)."""
 
     sources: Sources = (("shapes", 1.0),)
-    """What samples are drawn from; weights need not sum to one."""
+    """Mixture that samples are drawn from; weights need not sum to one."""
     interleave: bool = False
     """Give each source exactly its share and, of the user's own, each sample once an epoch, instead of drawing at random
     with replacement. Always so if a source is shards."""
@@ -196,9 +196,9 @@ class NativeStageConfig(DataStageConfig):
 
     tasks: TaskMix = TaskMix()
     understanding_weight: Weight = 1.0
-    """Of the language loss over conversations."""
+    """Weight of the language loss over conversations."""
     generation_weight: Weight = 1.0
-    """Of the backbone's own image loss over described pictures."""
+    """Weight of the backbone's own image loss over described pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +209,7 @@ class FinetuneConfig(NativeStageConfig):
     packed: bool = False
     """As of `SftConfig`."""
     distillation_weight: Weight = 1.0
-    """Of the drift from the start's conditions and embeddings."""
+    """Weight of the drift from the start's conditions and embeddings."""
     retrieval_weight: Weight = 0.0
 
 

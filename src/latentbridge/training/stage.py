@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
 
-from latentbridge.config import RunConfig
+from latentbridge.config import DataStageConfig, RunConfig
+from latentbridge.data.worlds import Mixture
 from latentbridge.errors import UserError
 from latentbridge.models.adapters import is_adapter
 from latentbridge.models.checkpoint import Network
@@ -66,6 +67,16 @@ class Stage(Protocol):
     def phase(self, step: int) -> int:
         """Return a count that rises wherever the loss may rise because the task grows harder (`training/divergence.py`)."""
         return 0
+
+
+class DataStage(Stage):
+    """Base of stages that are fed from the sources of their settings."""
+
+    settings: DataStageConfig
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.settings = config, cast(Any, config.stage)
+        self.worlds = Mixture(self.settings, config.seed, getattr(self.settings, "tasks", None))
 
 
 class Objective(nn.Module):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from math import isqrt
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from latentbridge.config import AlignConfig, RunConfig, to_dict
 from latentbridge.data.drawings.catalogue import default_cache
 from latentbridge.data.stores.features import cached_features
 from latentbridge.data.stores.journal import Ragged
-from latentbridge.data.worlds import AlignItem, Mixture
+from latentbridge.data.worlds import AlignItem
 from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.aligner import init_from_t5
@@ -29,7 +28,7 @@ from latentbridge.training.fits.auxiliary_embedding import fit_second_view
 from latentbridge.training.items import ItemOrder
 from latentbridge.training.objectives.annealing import ANNEALED_SHARE, mixed_inputs
 from latentbridge.training.objectives.losses import distillation_loss, retrieval_loss
-from latentbridge.training.stage import Stage
+from latentbridge.training.stage import DataStage
 from latentbridge.types import LossOutputs
 
 _PROBED_ITEMS = 64
@@ -60,7 +59,7 @@ class AlignBatch:
     """int64 [b]; equal if pictures show the same thing."""
 
 
-class Align(Stage):
+class Align(DataStage):
     """OmniBridge's latent alignment over cached features of a finite set of items.
 
     Losses, each by its weight: distillation to the text encoder's output (the released code's), diffusion through the
@@ -68,12 +67,11 @@ class Align(Stage):
     """
 
     many_ranks = True
+    settings: AlignConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, config: RunConfig):
-        self.config = config
+        super().__init__(config)
         self.order = ItemOrder(config, "align order")
-        self.settings = cast(AlignConfig, config.stage)
-        self.worlds = Mixture(self.settings, config.seed)
         self.features: dict[str, Ragged] = {}
 
     def prepare(self, model: Model) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from latentbridge.config import NativeStageConfig, RunConfig
-from latentbridge.data.worlds import Mixture, identity_of
+from latentbridge.data.worlds import identity_of
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.backbones.loading import UNIFIED, as_backbone
 from latentbridge.models.checkpoint import Network
@@ -18,7 +18,7 @@ from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.items import ItemOrder
 from latentbridge.training.parallel import local_conversations
-from latentbridge.training.stage import Stage
+from latentbridge.training.stage import DataStage
 from latentbridge.types import Conversation, LossOutputs, Picture
 
 
@@ -54,18 +54,17 @@ def weigh(**terms: tuple[float, Tensor]) -> Terms:
     )
 
 
-class BackboneStage(Stage):
+class BackboneStage(DataStage):
     """Base of stages that train a `UnifiedBackbone` on conversations; every sample is a function of (seed, step)."""
 
     trains = UNIFIED
     many_ranks = True
+    settings: NativeStageConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     by_block = False
     """Round trips call blocks many times, some without gradient and some within another gradient."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.settings: NativeStageConfig = cast(Any, config.stage)
-        self.worlds = Mixture(self.settings, config.seed, self.settings.tasks)
+        super().__init__(config)
         self.backbone: UnifiedBackbone
         self.trained: frozenset[str] = frozenset()
         """Names of the backbone's trainable parameters in `Objective`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 
 import numpy as np
@@ -24,7 +25,7 @@ from latentbridge.training.parallel import local_conversations, zero_weight_indi
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
 
-_ATTRIBUTES = (SHAPES, tuple(COLOURS), SIZES)
+_ATTRIBUTES = {"shape": SHAPES, "colour": tuple(COLOURS), "size": SIZES}
 
 
 @dataclass
@@ -51,37 +52,27 @@ class PretrainBackbone(Stage):
         self.tasks = cast(PretrainBackboneConfig, config.stage).tasks
 
     def build_heads(self, model: Model) -> nn.Module | None:
-        return nn.ModuleList(nn.Linear(model.backbone.width, len(names) + 1) for names in _ATTRIBUTES)
+        return nn.ModuleList(nn.Linear(model.backbone.width, len(names) + 1) for names in _ATTRIBUTES.values())
 
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.backbone.", "heads."))
 
     def batch(self, model: Model, step: int) -> WarmupBatch:
         rng = numpy_rng(self.config.seed, "pretrain backbone", step)
-        most = min(MAX_THINGS, 1 + 6 * step // self.config.steps)
-        sampled: list[Scene] = []
-        for scene in scenes("train", rng):
-            if len(scene.things) <= most:
-                sampled.append(scene)
-            if len(sampled) == self.config.batch_size:
-                break
+        max_things = min(MAX_THINGS, 1 + 6 * step // self.config.steps)
+        fitting = (scene for scene in scenes("train", rng) if len(scene.things) <= max_things)
+        sampled = list(islice(fitting, self.config.batch_size))
         conversations = [converse(scene, rng, self.tasks) for scene in sampled]
         while all(one.picture is None for one in conversations):  # nothing to label; happens in batches of one or two
             conversations = [converse(scene, rng, self.tasks) for scene in sampled]
         sizes = model.config.backbone
         patch_px = sizes.patch_size_px * sizes.merge_size
-        shown = [
-            scene
-            for scene, one in local_rows(list(zip(sampled, conversations, strict=True)))
-            if one.picture is not None
-        ]
-        labels = [_token_labels(scene, patch_px) for scene in shown]
-        labels += [
-            np.full_like(_token_labels(sampled[index], patch_px), IGNORED_LABEL)
-            for index in zero_weight_indices(conversations)
-        ]
-        conversations = model.backbone.tokenize(local_conversations(conversations), device=CPU)
-        return WarmupBatch(conversations, torch.from_numpy(np.stack(labels, axis=1)))
+        local = local_rows(list(zip(sampled, conversations, strict=True)))
+        labels = [_token_labels(scene, patch_px) for scene, one in local if one.picture is not None]
+        zero_weight = [_token_labels(sampled[index], patch_px) for index in zero_weight_indices(conversations)]
+        labels += [np.full_like(one, IGNORED_LABEL) for one in zero_weight]
+        tokens = model.backbone.tokenize(local_conversations(conversations), device=CPU)
+        return WarmupBatch(tokens, torch.from_numpy(np.stack(labels, axis=1)))
 
     def loss(self, model: Model, batch: WarmupBatch, rng: torch.Generator, heads: nn.ModuleList) -> LossOutputs:
         tokens = model.backbone.picture_tokens(batch.conversations)
@@ -102,12 +93,6 @@ def _token_labels(scene: Scene, patch_px: int) -> np.ndarray:
     """Return int64 [3, patches]: index + 1 of shape, colour and size at each image token, 0 for background."""
     owners = patch_owners(scene, patch_px).flatten()
     values = [
-        [0, *(names.index(value) + 1 for value in column)]
-        for names, column in zip(_ATTRIBUTES, _columns(scene), strict=True)
+        [0, *(names.index(getattr(thing, name)) + 1 for thing in scene.things)] for name, names in _ATTRIBUTES.items()
     ]
     return np.array(values)[:, owners + 1]
-
-
-def _columns(scene: Scene) -> tuple[list[str], list[str], list[str]]:
-    things = scene.things
-    return [t.shape for t in things], [t.colour for t in things], [t.size for t in things]

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from latentbridge.config import PretrainCodesConfig, RunConfig
-from latentbridge.data.worlds import Mixture
 from latentbridge.models.backbones.janus.codes import codes_loss, init_codes, squares_loss
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.training.fits.autoencoder import sample_pictures
-from latentbridge.training.stage import Stage
+from latentbridge.training.stage import DataStage
 from latentbridge.types import LossOutputs, Picture
 
 _INIT_PICTURES = 500
 
 
-class PretrainSquares(Stage):
+class PretrainSquares(DataStage):
     """Reconstruction by the VQ model's encoder and decoder without quantisation; nothing else is trained.
 
     Codes follow (`PretrainCodes`): used from the first step on, nine in ten were dead within a hundred steps, because an
@@ -30,10 +28,6 @@ class PretrainSquares(Stage):
     many_ranks = True
     by_block = False
     """The quantiser, a block of its own in transformers, is read without being called."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.worlds = Mixture(cast(PretrainCodesConfig, config.stage), config.seed)
 
     def trainable(self, name: str) -> bool:
         return name.startswith("model.model.model.vqmodel.")

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latentbridge.config import PretrainDecoderConfig, RunConfig
-from latentbridge.data.worlds import Mixture
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.autoencoder import fit_autoencoder
-from latentbridge.training.stage import Stage
+from latentbridge.training.stage import DataStage
 from latentbridge.types import LossOutputs
 
 UNCONDITIONAL_SHARE = 0.1
@@ -32,17 +29,13 @@ class DrawBatch:
     texts: list[str]
 
 
-class PretrainDecoder(Stage):
+class PretrainDecoder(DataStage):
     """Diffusion loss conditioned on the text encoder's states, over decoder and text encoder.
 
     The autoencoder is fitted first, unless the run starts from one.
     """
 
     many_ranks = True
-
-    def __init__(self, config: RunConfig):
-        self.config = config
-        self.worlds = Mixture(cast(PretrainDecoderConfig, config.stage), config.seed)
 
     def prepare(self, model: Model) -> None:
         if self.config.inherits("autoencoder."):

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import nn
 
-from latentbridge.config import RunConfig, SftConfig
-from latentbridge.data.worlds import Mixture
+from latentbridge.config import SftConfig
 from latentbridge.devices import CPU
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.rng import numpy_rng
 from latentbridge.training.parallel import local_conversations
-from latentbridge.training.stage import Stage
+from latentbridge.training.stage import DataStage
 from latentbridge.types import LossOutputs
 
 
-class Sft(Stage):
+class Sft(DataStage):
     """Language loss on conversations, over all backbone weights or a LoRA adapter (`lora_rank`)."""
 
     many_ranks = True
-
-    def __init__(self, config: RunConfig):
-        self.config = config
-        self.settings = cast(SftConfig, config.stage)
-        self.worlds = Mixture(self.settings, config.seed, self.settings.tasks)
+    settings: SftConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def trainable(self, name: str) -> bool:
         return name.startswith("model.backbone.")
