@@ -10,19 +10,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from latentbridge.config import (
-    OMNIBRIDGE_8B,
-    QWEN2_VL_7B,
-    AlignConfig,
-    LatentUMMConfig,
-    LatentUMMWeights,
-    ModelConfig,
-    OptimConfig,
-    ReleaseConfig,
-    RunConfig,
-    SftConfig,
-    TaskMix,
-)
+from latentbridge.config import OMNIBRIDGE_8B, QWEN2_VL_7B, OptimConfig, RunConfig
+from latentbridge.config import model_config as models
+from latentbridge.config import stage_config as stages
 
 RELEASES = {
     "Qwen2-VL-7B-Instruct": "transformers' layout, safetensors",
@@ -41,10 +31,10 @@ _ADAMW = OptimConfig(
 
 OMNIBRIDGE_8B_STAGE1 = RunConfig(
     name="omnibridge-8b-stage1",
-    stage=SftConfig(lora_rank=_LORA_RANK, tasks=TaskMix(vqa=0.4, cot=0.2, generation=0.2, editing=0.2)),
+    stage=stages.SftConfig(lora_rank=_LORA_RANK, tasks=stages.TaskMix(vqa=0.4, cot=0.2, generation=0.2, editing=0.2)),
     steps=3000,
     batch_size=64,
-    model=ModelConfig(parts=("backbone",), backbone=QWEN2_VL_7B),
+    model=models.ModelConfig(parts=("backbone",), backbone=QWEN2_VL_7B),
     optim=_ADAMW,
     init=(("", "Qwen2-VL-7B-Instruct"),),
     recompute="blocks",
@@ -54,7 +44,7 @@ than 100,000 samples, which are two epochs here; rank, rate, batch size and task
 run and the next: start a run of that stage from this one, and `OMNIBRIDGE_8B_ADAPTION` from it."""
 OMNIBRIDGE_8B_ADAPTION = RunConfig(
     name="omnibridge-8b-adaption",
-    stage=AlignConfig(kind="adaption", items=65536),
+    stage=stages.AlignConfig(kind="adaption", items=65536),
     steps=300,
     batch_size=64,
     model=OMNIBRIDGE_8B,
@@ -65,7 +55,7 @@ OMNIBRIDGE_8B_ADAPTION = RunConfig(
 OMNIBRIDGE_8B_STAGE2 = replace(
     OMNIBRIDGE_8B_ADAPTION,
     name="omnibridge-8b-stage2",
-    stage=AlignConfig(items=65536, retrieval_weight=0.1),
+    stage=stages.AlignConfig(items=65536, retrieval_weight=0.1),
     steps=1000,
     init=(
         *OMNIBRIDGE_8B_ADAPTION.init,
@@ -75,16 +65,16 @@ OMNIBRIDGE_8B_STAGE2 = replace(
 """Second half of stage 2: the aligner too. The released checkpoints are from steps 800 and 1000 (spec OmniBridge 3.1)."""
 _LATENTUMM = RunConfig(
     name="latentumm",
-    stage=LatentUMMConfig(
+    stage=stages.LatentUMMConfig(
         lora_rank=_LORA_RANK,
-        tasks=TaskMix(vqa=1.0, cot=0.0, generation=0.0, editing=0.0),
+        tasks=stages.TaskMix(vqa=1.0, cot=0.0, generation=0.0, editing=0.0),
         items=16384,
         rollouts=2,
-        weights=LatentUMMWeights(modal=0.1, task=0.1, preference=0.1, anchor=0.1, contrast=0.1),
+        weights=stages.LatentUMMWeights(modal=0.1, task=0.1, preference=0.1, anchor=0.1, contrast=0.1),
     ),
     steps=1000,
     batch_size=16,
-    model=ReleaseConfig("bagel-7b-mot"),
+    model=models.ReleaseConfig("bagel-7b-mot"),
     optim=_ADAMW,
     bf16=False,
     recompute="blocks",
@@ -92,14 +82,14 @@ _LATENTUMM = RunConfig(
 """Our objective at the weights tuned on the tiny model; post-training refuses bfloat16."""
 BAGEL_7B_LATENTUMM = replace(_LATENTUMM, name="bagel-7b-latentumm", init=(("", "BAGEL-7B-MoT"),))
 JANUS_PRO_7B_LATENTUMM = replace(
-    _LATENTUMM, name="janus-pro-7b-latentumm", model=ReleaseConfig("janus-pro-7b"), init=(("", "Janus-Pro-7B"),)
+    _LATENTUMM, name="janus-pro-7b-latentumm", model=models.ReleaseConfig("janus-pro-7b"), init=(("", "Janus-Pro-7B"),)
 )
 HARMON_1_5B_LATENTUMM = replace(
     _LATENTUMM,
     name="harmon-1.5b-latentumm",
     stage=replace(_LATENTUMM.stage, lora_rank=0),
     batch_size=8,
-    model=ReleaseConfig("harmon-1.5b"),
+    model=models.ReleaseConfig("harmon-1.5b"),
     optim=replace(_ADAMW, lr=1e-5),
     init=(("", "Harmon-1_5B"),),
 )
