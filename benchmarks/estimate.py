@@ -21,7 +21,7 @@ from latentbridge.recipes import PRETRAIN_BAGEL, PRETRAIN_HARMON, PRETRAIN_JANUS
 from latentbridge.rng import torch_rng
 from latentbridge.training.costs.counting import count_step
 from latentbridge.training.costs.estimate import GIB, estimate
-from latentbridge.training.stage import Objective, moving
+from latentbridge.training.stage import Objective, trainable_parameters
 from latentbridge.training.stages import make_stage
 
 BATCH = 2 if SMOKE else 8
@@ -67,7 +67,7 @@ def counted(config: RunConfig) -> tuple[float, float, int]:
             add_adapter(model, config.stage.lora_rank)
         stage.setup(model)
         objective = Objective(model, stage)
-    named = moving(dict(objective.named_parameters()), stage, config)
+    named = trainable_parameters(dict(objective.named_parameters()), stage, config)
     for name, parameter in objective.named_parameters():
         parameter.requires_grad_(name in named)
     batch: Any = stage.batch(model, 0)

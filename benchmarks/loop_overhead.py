@@ -26,7 +26,7 @@ from latentbridge.recipes import SFT
 from latentbridge.rng import torch_rng
 from latentbridge.training.loop import train
 from latentbridge.training.optim import make_optimizers
-from latentbridge.training.stage import moving
+from latentbridge.training.stage import trainable_parameters
 from latentbridge.training.stages import make_stage
 
 STEPS, BATCH = (3, 4) if SMOKE else (24, 16)
@@ -96,7 +96,7 @@ def bare(config: RunConfig) -> Callable[[object, int], float]:
     """A step of a model of its own by forward, backward, clipping and optimiser alone; gives its CPU seconds."""
     model, stage = new_model(config.model, config.seed), make_stage(config)
     stage.setup(model)
-    named = moving({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
+    named = trainable_parameters({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
     optimizers = make_optimizers(named, config.optim)
 
     def step(batch: Any, index: int) -> float:

@@ -24,7 +24,7 @@ from latentbridge.training.divergence import DivergenceGuard
 from latentbridge.training.gradient_norms import gradient_norm_shares
 from latentbridge.training.optim import ExponentialMovingAverage, make_optimizers, schedule
 from latentbridge.training.recompute import recompute
-from latentbridge.training.stage import Objective, Stage, moving
+from latentbridge.training.stage import Objective, Stage, trainable_parameters
 from latentbridge.types import LossOutputs
 
 
@@ -64,7 +64,7 @@ class Learner:
             _write_out_attention(model)
         recompute(model, config.recompute)
         parallel.shard_parameters(self.objective, stage.by_block)
-        self.named = moving(dict(self.objective.named_parameters()), stage, config)
+        self.named = trainable_parameters(dict(self.objective.named_parameters()), stage, config)
         for name, parameter in self.objective.named_parameters():
             parameter.requires_grad_(name in self.named)
         self.optimizers = make_optimizers(self.named, config.optim, muon_bf16=fast)

@@ -93,7 +93,9 @@ class Objective(nn.Module):
         return self.stage.loss(self.model, batch, rng, self.heads)
 
 
-def moving(parameters: Mapping[str, nn.Parameter], stage: Stage, config: RunConfig) -> dict[str, nn.Parameter]:
+def trainable_parameters(
+    parameters: Mapping[str, nn.Parameter], stage: Stage, config: RunConfig
+) -> dict[str, nn.Parameter]:
     """Return an objective's trainable parameters: the stage's; with `lora_rank` the language model's adapter and heads.
 
     Raise UserError for an adapter in a stage that does not train the language model.

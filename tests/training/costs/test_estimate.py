@@ -31,7 +31,7 @@ from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2, REAL, RELEASES
 from latentbridge.rng import torch_rng
 from latentbridge.training.costs.counting import count_step
 from latentbridge.training.costs.estimate import GIB, Estimate, estimate, sketch
-from latentbridge.training.stage import moving
+from latentbridge.training.stage import trainable_parameters
 from latentbridge.training.stages import make_stage
 
 real = pytest.mark.parametrize("config", REAL, ids=lambda config: config.name)
@@ -77,7 +77,7 @@ def test_a_real_recipe_is_whole_and_names_what_moves(config: RunConfig) -> None:
     assert all(source in RELEASES or source in RECIPES for _, source in config.init)
     network, stage = sketch(config)
     assert all(p.device.type == "meta" for p in network.parameters())
-    named = moving({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
+    named = trainable_parameters({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
     assert {next(part for part in MOVES[config.name] if name.startswith(f"model.{part}.")) for name in named} == (
         MOVES[config.name]
     )
@@ -126,7 +126,7 @@ def counted(config: RunConfig) -> tuple[float, float, int]:
     """FLOPs of a step, the bytes it keeps for the way back (without weights), and the tokens of a text of it."""
     model, stage = new_model(config.model, 0), make_stage(config)
     stage.setup(model)
-    named = moving({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
+    named = trainable_parameters({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(f"model.{name}" in named)
     batch: Any = stage.batch(model, 0)

@@ -1,6 +1,6 @@
 """What a run takes, told from its config alone: parameters, peak memory by part, FLOPs, hours and cost. An estimate, not a promise.
 
-How it is made. The network is built on the meta device; what moves is what `stage.moving` says. Per rank, fully sharded:
+How it is made. The network is built on the meta device; what moves is what `stage.trainable_parameters` says. Per rank, fully sharded:
 
   weights, gradients, EMA   4 bytes a parameter (all of them; those that move), as the loop keeps them; of several ranks
                             each has its shards, and where weights are not gathered by block (`Stage.by_block`) the
@@ -35,7 +35,7 @@ from latentbridge.models.omnibridge.load_hunyuan_dit import outline_decoder
 from latentbridge.training.costs.passes import Pass, Passes, passes
 from latentbridge.training.optim import make_optimizers
 from latentbridge.training.recompute import Recompute, blocks
-from latentbridge.training.stage import Stage, moving
+from latentbridge.training.stage import Stage, trainable_parameters
 from latentbridge.training.stages import make_stage
 from latentbridge.training.stages.native import BackboneStage
 
@@ -92,7 +92,7 @@ def estimate(
     """Of a run whose samples have texts and pictures of these sizes, where a GPU sustains `tflops` 10^12 FLOPs a second at
     `price` an hour: hours = steps x FLOPs / (tflops x 10^12 x ranks x 3600), cost = hours x ranks x price."""
     network, stage = sketch(config)
-    named = moving({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
+    named = trainable_parameters({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
     count, moved = sum(p.numel() for p in network.parameters()), sum(p.numel() for p in named.values())
     found = tuple(
         each._replace(learns=False) if each.of_data and not _learns(each, named) else each
