@@ -14,20 +14,19 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.training.runs import stage_with
 
 from latentbridge.config import (
     ModelConfig,
     OptimConfig,
     RunConfig,
     SceneConfig,
-    StageConfig,
     TinyJanusConfig,
     from_dict,
     to_dict,
@@ -47,18 +46,14 @@ JANUS = TinyJanusConfig(width=32, num_layers=1, num_heads=2, image_size_px=16, p
 SCENE = SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2)
 MODELS = {"pretrain_squares": JANUS, "pretrain_codes": JANUS, "pretrain_unified": JANUS, "pretrain_teacher": SCENE}
 """What a stage trains where that is no OmniBridge."""
-SETTINGS = {"items": 8, "retrieval_weight": 0.1, "roundtrip_steps": 1, "rollouts": 2}
-"""Of each stage that has them."""
 TEXTS = [f"text {number}" for number in range(331)]
 
 
 def tiny(kind: str, small_config: ModelConfig) -> RunConfig:
     """A run of a second, half of it spent on checkpoints."""
-    stage = from_dict(StageConfig, {"kind": kind})
-    stage = replace(stage, **{name: value for name, value in SETTINGS.items() if hasattr(stage, name)})
     return RunConfig(
         name=kind,
-        stage=stage,
+        stage=stage_with(kind, items=8, retrieval_weight=0.1, roundtrip_steps=1, rollouts=2),
         steps=STEPS,
         batch_size=2,
         model=MODELS.get(kind, small_config),

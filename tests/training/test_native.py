@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.training.runs import run, run_until
+from tests.training.runs import run, run_until, stage_with
 
 from latentbridge.config import (
     DataStageConfig,
@@ -17,13 +17,10 @@ from latentbridge.config import (
     ModelConfig,
     OptimConfig,
     RunConfig,
-    StageConfig,
     TaskMix,
     TinyBagelConfig,
     TinyHarmonConfig,
     TinyJanusConfig,
-    from_dict,
-    to_dict,
 )
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.janus.codes import (
@@ -68,14 +65,10 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def run_config(kind: str, stage: Any, **changes: Any) -> RunConfig:
-    settings: dict[str, Any] = {"kind": stage, "items": 8, "tasks": to_dict(LOOK)}
-    if stage != "pretrain_unified":
-        settings |= {"roundtrip_steps": 2, "guard_warmup_steps": 1000}
-    if stage == "latentumm":
-        settings["rollouts"] = 2
+    settings = {"rollouts": 2, "roundtrip_steps": 2, "guard_warmup_steps": 1000}
     run = RunConfig(
         name=stage,
-        stage=from_dict(StageConfig, settings),
+        stage=stage_with(stage, items=8, tasks=LOOK, **settings),
         steps=3,
         batch_size=2,
         model=CONFIGS[kind],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.training.runs import stage_with
 from torch import nn
 
 from latentbridge import prompts
@@ -18,8 +19,6 @@ from latentbridge.config import (
     OptimConfig,
     PostTrainSftConfig,
     RunConfig,
-    StageConfig,
-    from_dict,
 )
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.contract import UnifiedBackbone
@@ -63,10 +62,10 @@ def an_own_cache_and_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def run_config(kind: Any, model: ModelConfig | None = None, **settings: Any) -> RunConfig:
-    settings = {"roundtrip_steps": 1, **({"rollouts": 2} if kind == "latentumm" else {}), **settings}
+    settings = {"items": 7, "roundtrip_steps": 1, "rollouts": 2, **settings}
     return RunConfig(
         name=kind,
-        stage=replace(from_dict(StageConfig, {"kind": kind, "items": 7}), **settings),
+        stage=stage_with(kind, **settings),
         steps=6,
         batch_size=SIZE,
         model=model or ModelConfig(),
