@@ -104,7 +104,7 @@ def train_step(stage: Align, model: Model) -> None:
 
 
 def recompute(stage: Align, model: Model) -> None:
-    stage.compute(model, range(BATCH))
+    stage.compute_features(model, range(BATCH))
 
 
 def rewrite(model: Model, config: RunConfig) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,7 +15,7 @@ from latentbridge.data.worlds import Mixture
 from latentbridge.errors import UserError
 from latentbridge.models.adapters import is_adapter
 from latentbridge.models.checkpoint import Network
-from latentbridge.types import LossOutputs
+from latentbridge.types import Conversation, LossOutputs
 
 
 class Stage(Protocol):
@@ -77,6 +78,10 @@ class DataStage(Stage):
     def __init__(self, config: RunConfig) -> None:
         self.config, self.settings = config, cast(Any, config.stage)
         self.worlds = Mixture(self.settings, config.seed, getattr(self.settings, "tasks", None))
+
+    def conversation(self, rng: np.random.Generator, number: int) -> Conversation:
+        """Return the conversation that comes after `number` others."""
+        return self.worlds.pick(rng, number).converse(rng)
 
 
 class Objective(nn.Module):

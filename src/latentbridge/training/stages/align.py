@@ -42,7 +42,7 @@ class AlignBatch:
     draw: Tensor
     """float32 [b s h]: backbone states from `<img>` to `</img>`."""
     draw_mask: Tensor
-    """bool [b s]."""
+    """bool [b s], as the masks below."""
     image: Tensor
     """float32 [b s h]: backbone states at image tokens."""
     image_mask: Tensor
@@ -91,7 +91,9 @@ class Align(DataStage):
             "dtype": "float16",
         }
         cache = Path(default_cache() / "features")
-        self.features = cached_features(cache, key, self.settings.items, lambda indices: self.compute(model, indices))
+        self.features = cached_features(
+            cache, key, self.settings.items, lambda indices: self.compute_features(model, indices)
+        )
 
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.projector.", "model.aligner.", "model.retrieval."))
@@ -161,7 +163,7 @@ class Align(DataStage):
         return digest.hexdigest()
 
     @torch.no_grad()
-    def compute(self, model: Model, indices: range) -> dict[str, list[np.ndarray]]:
+    def compute_features(self, model: Model, indices: range) -> dict[str, list[np.ndarray]]:
         items = [self._item(index) for index in indices]
         descriptions = [prompts.undrawable(item.drawing.turns[-1][1]) for item in items]
         ids = model.text_ids(descriptions)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,10 +82,6 @@ class BackboneStage(DataStage):
 
     def trainable(self, name: str) -> bool:
         return name.startswith("heads.") or name in self.trained
-
-    def conversation(self, rng: np.random.Generator, number: int) -> Conversation:
-        """Return the conversation that comes after `number` others."""
-        return self.worlds.pick(rng, number).converse(rng)
 
 
 class NativeStage(BackboneStage):

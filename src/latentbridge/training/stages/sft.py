@@ -26,7 +26,7 @@ class Sft(DataStage):
 
     def batch(self, model: Model, step: int) -> TokenBatch:
         rng = numpy_rng(self.config.seed, "sft", step)
-        conversations = [self.worlds.pick(rng, number).converse(rng) for number in self.config.samples(step)]
+        conversations = [self.conversation(rng, number) for number in self.config.samples(step)]
         batch = model.backbone.tokenize(local_conversations(conversations), device=CPU)
         return model.backbone.pack(batch) if self.settings.packed else batch
 
