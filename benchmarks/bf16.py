@@ -44,7 +44,7 @@ def step(bf16: bool) -> Callable[[], None]:
     """Forward and backward of the stage `sft` on one batch."""
     config = replace(
         SFT,
-        stage=replace(SFT.stage, drawings=0.0),
+        stage=replace(SFT.stage, sources=(("shapes", 1.0),)),
         model=ModelConfig(parts=("backbone",)),
         init=(),
         batch_size=BATCH,

@@ -14,24 +14,24 @@ from typing import Any
 
 from harness import SMOKE, Target, held, keep, one_thread
 
-from latentbridge.config import ModelConfig, RunConfig, StageConfig, TaskMix
+from latentbridge.config import AlignConfig, ModelConfig, RunConfig, SftConfig, TaskMix
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import new_model
 from latentbridge.recipes import PRETRAIN_BAGEL, PRETRAIN_HARMON, PRETRAIN_JANUS
 from latentbridge.rng import torch_rng
 from latentbridge.training.costs.counting import count_step
 from latentbridge.training.costs.estimate import GIB, estimate
-from latentbridge.training.stage import Objective, moving
+from latentbridge.training.stage import Objective, trainable_parameters
 from latentbridge.training.stages import make_stage
 
 BATCH = 2 if SMOKE else 8
-LOOK = TaskMix(look=1.0, reason=0.0, draw=0.0, edit=0.0)
+LOOK = TaskMix(vqa=1.0, cot=0.0, generation=0.0, editing=0.0)
 """A picture in every conversation, as estimates have it."""
-SFT = RunConfig("sft", StageConfig("sft", tasks=LOOK), 1, BATCH, model=ModelConfig(parts=("backbone",)), bf16=False)
+SFT = RunConfig("sft", SftConfig(tasks=LOOK), 1, BATCH, model=ModelConfig(parts=("backbone",)), bf16=False)
 STEPS = {
     "sft": SFT,
     "sft with adapters": replace(SFT, stage=replace(SFT.stage, lora_rank=8)),
-    "align": replace(SFT, model=ModelConfig(), stage=StageConfig("align", items=16, retrieval_weight=0.1)),
+    "align": replace(SFT, model=ModelConfig(), stage=AlignConfig(items=16, retrieval_weight=0.1)),
     **{
         f"{base.name}, native": replace(
             base, batch_size=BATCH, bf16=False, init=(), stage=replace(base.stage, items=64)
@@ -65,8 +65,9 @@ def counted(config: RunConfig) -> tuple[float, float, int]:
         model, stage = new_model(config.model, 0), make_stage(config)
         if config.stage.lora_rank:
             add_adapter(model, config.stage.lora_rank)
+        stage.setup(model)
         objective = Objective(model, stage)
-    named = moving(dict(objective.named_parameters()), stage, config)
+    named = trainable_parameters(dict(objective.named_parameters()), stage, config)
     for name, parameter in objective.named_parameters():
         parameter.requires_grad_(name in named)
     batch: Any = stage.batch(model, 0)
@@ -78,7 +79,7 @@ def text_tokens(model: Any, batch: Any) -> int:
     if hasattr(batch, "input_ids"):
         return batch.input_ids.shape[1] - int(batch.image_mask.sum()) // len(batch.input_ids)
     if hasattr(batch, "talks"):
-        words = [" ".join(f"{user} {assistant}" for user, assistant in talk.turns) for talk in batch.talks]
+        words = [" ".join(f"{user} {assistant}" for user, assistant in talk.turns) for talk in batch.conversations]
         return max(len(model.tokenizer.encode(text)) for text in words)
     return 1
 

@@ -63,7 +63,7 @@ def step(optimizer):
     from latentbridge.rundir import RunDir
     from latentbridge.training import learner
     from latentbridge.training.stages import make_stage
-    config = replace(POST_SFT, stage=replace(POST_SFT.stage, drawings=0.0, items=64))
+    config = replace(POST_SFT, stage=replace(POST_SFT.stage, sources=(("shapes", 1.0),), items=64))
     if optimizer == "adamw":
         config = replace(config, optim=replace(config.optim, muon_lr=0.0))
     if optimizer == "torch":

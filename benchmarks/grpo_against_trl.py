@@ -104,7 +104,7 @@ def pace(clock: list[float], tokens: list[float]) -> Pace:
 class Ours:
     """The stage `step_grpo` through the one loop."""
 
-    lines = 1  # latentbridge train reason-step-grpo --set stage.manifest=own.jsonl
+    lines = 1  # latentbridge train reason-step-grpo --data own.jsonl
 
     def __init__(self, here: Path) -> None:
         self.here = here

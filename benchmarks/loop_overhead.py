@@ -26,7 +26,7 @@ from latentbridge.recipes import SFT
 from latentbridge.rng import torch_rng
 from latentbridge.training.loop import train
 from latentbridge.training.optim import make_optimizers
-from latentbridge.training.stage import moving
+from latentbridge.training.stage import trainable_parameters
 from latentbridge.training.stages import make_stage
 
 STEPS, BATCH = (3, 4) if SMOKE else (24, 16)
@@ -36,7 +36,7 @@ def main() -> None:
     one_thread()
     config = replace(
         SFT,
-        stage=replace(SFT.stage, drawings=0.0),
+        stage=replace(SFT.stage, sources=(("shapes", 1.0),)),
         model=ModelConfig(parts=("backbone",)),
         init=(),
         steps=STEPS + 2,
@@ -95,8 +95,8 @@ def averaging_s(config: RunConfig) -> float:
 def bare(config: RunConfig) -> Callable[[object, int], float]:
     """A step of a model of its own by forward, backward, clipping and optimiser alone; gives its CPU seconds."""
     model, stage = new_model(config.model, config.seed), make_stage(config)
-    stage.attach(model)
-    named = moving({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
+    stage.setup(model)
+    named = trainable_parameters({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
     optimizers = make_optimizers(named, config.optim)
 
     def step(batch: Any, index: int) -> float:

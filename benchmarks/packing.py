@@ -55,7 +55,7 @@ def batches(name: str, model: OmniBridge) -> list[Any]:
     """One a round, and one for the round that does not count."""
     config = recipe(name)
     config = replace(config, batch_size=4) if SMOKE else config
-    stage = make_stage(replace(config, stage=replace(config.stage, drawings=0.0)))
+    stage = make_stage(replace(config, stage=replace(config.stage, sources=(("shapes", 1.0),))))
     return [stage.batch(model, step) for step in range(ROUNDS + 1)]
 
 

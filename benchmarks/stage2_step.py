@@ -75,14 +75,18 @@ def main() -> None:
 def measure(model_config: ModelConfig) -> tuple[dict[str, list[float]], dict[str, int]]:
     """CPU seconds of a step each way, and the FLOPs of its products."""
     config = replace(
-        ALIGN, model=model_config, batch_size=BATCH, init=(), stage=replace(ALIGN.stage, drawings=0, items=4 * BATCH)
+        ALIGN,
+        model=model_config,
+        batch_size=BATCH,
+        init=(),
+        stage=replace(ALIGN.stage, sources=(("shapes", 1.0),), items=4 * BATCH),
     )
     model = new_model(config.model, 0)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["LATENTBRIDGE_CACHE"] = cache
         stage = Align(config)
         stage.prepare(model)
-        stage.attach(model)
+        stage.setup(model)
         ways: dict[str, Callable[[], None]] = {
             "store": lambda: train_step(stage, model),
             "recomputed": lambda: (recompute(stage, model), train_step(stage, model))[1],
@@ -100,7 +104,7 @@ def train_step(stage: Align, model: OmniBridge) -> None:
 
 
 def recompute(stage: Align, model: OmniBridge) -> None:
-    stage.compute(model, range(BATCH))
+    stage.compute_features(model, range(BATCH))
 
 
 def rewrite(model: OmniBridge, config: RunConfig) -> None:

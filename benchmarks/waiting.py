@@ -60,9 +60,11 @@ def main() -> None:
 
 def settings(name: str) -> RunConfig:
     base = recipe(name)
+    data = {"sources": (("shapes", 1.0),), "items": 256}
+    data = {key: value for key, value in data.items() if hasattr(base.stage, key)}
     return replace(
         base,
-        stage=replace(base.stage, drawings=0.0, items=256),
+        stage=replace(base.stage, **data),
         steps=(LINES + 1) * STEPS_A_LINE + 1,
         batch_size=4 if SMOKE else base.batch_size,
         log_every=STEPS_A_LINE,

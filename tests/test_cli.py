@@ -212,10 +212,10 @@ def test_version(run: Callable[..., Result]):
         ("train pretrain-decoder --set steps", "key=value"),
         ("train pretrain-decoder --out in.png", "is a file, not a folder"),
         ("train finetune", "give it with --data"),
-        ("train finetune --data a.jsonl --set stage.manifest=a.jsonl", "give one of them"),
+        ("train finetune --data a.jsonl --set stage.manifest=a.jsonl", "now called stage.sources"),
         ("train finetune --data none.jsonl", "There is no manifest at none.jsonl"),
         ("train finetune --data none", "There is no none/index.json"),
-        ("train sft --set stage.drawings=0 --set device=xpu:9", "There is no device xpu:9 here"),
+        ('train sft --set stage.sources=[["shapes",1]] --set device=xpu:9', "There is no device xpu:9 here"),
         ("train pretrain-decoder --sample-every -1", "--sample-every -1"),
         ("train scene-teacher --sample-every 5", "leave out --sample-every"),
         ("train pretrain-decoder --track tensorbord", "did you mean 'tensorboard'?"),
@@ -242,7 +242,11 @@ def test_version(run: Callable[..., Result]):
         ("data shards none --out shards", "There are no shards in"),
         ("data shards none.jsonl --out in.png", "is a file, not a folder"),
         ('train sft --set stage.sources=[["shapes","x"]] --out run', "takes a number"),
-        ('train sft --set stage.sources=[["none",1]] --out run', "in place of stage.manifest and stage.drawings"),
+        ('train sft --set stage.sources=[["none",1]] --out run', "There is no none/index.json"),
+        (
+            "train sft --set stage.grpo.clip=0.1",
+            "Unknown key 'grpo'; sft has interleave, lora_rank, packed, sources, tasks.",
+        ),
         ("data embed --recipe sft", "The recipe sft has no teacher; name one with --teacher"),
         ("data embed --recipe sft --teacher package", "choose one of post-training"),
         ("data embed --teacher packige", "did you mean 'package'?"),
@@ -684,7 +688,17 @@ def test_data_embed_fills_the_store_that_runs_look_into(
 
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path))
     monkeypatch.setitem(TEACHERS, "counting", lambda source: Counting())
-    asked = ["data", "embed", "--teacher", "counting", "--set", "stage.drawings=0", "--set", "stage.items=17", "--json"]
+    asked = [
+        "data",
+        "embed",
+        "--teacher",
+        "counting",
+        "--set",
+        'stage.sources=[["shapes",1]]',
+        "--set",
+        "stage.items=17",
+        "--json",
+    ]
     first = run(*asked)
     assert first.code == 0 and "17 pictures and 17 texts cost a fortune." in first.err
     document = json.loads(first.out)
@@ -702,7 +716,7 @@ def test_data_embed_fills_the_store_that_runs_look_into(
 def test_train_leaves_a_model_that_the_other_verbs_take(run: Callable[..., Result], picture: Path):
     folder = picture.with_name("trial")
     settings = [
-        "steps=1", "batch_size=2", "stage.drawings=0", "model.text_length=4",
+        "steps=1", "batch_size=2", 'stage.sources=[["shapes",1]]', "model.text_length=4",
         "model.backbone.num_layers=1", "model.backbone.vision_layers=1", "model.aligner.num_layers=1",
         "model.aligner.num_queries=4", "model.aligner.cross_layers=[0]", "model.decoder.num_layers=2",
     ]  # fmt: skip
@@ -722,7 +736,7 @@ def test_a_run_on_own_data_ends_with_how_to_score_it(run: Callable[..., Result],
     manifest, folder = picture.with_name("m.jsonl"), picture.with_name("mine")
     question = {"image": "in.png", "question": "Who?", "answer": "me"}
     manifest.write_text(json.dumps(question) + "\n")
-    settings = ("--set", "steps=1", "--set", "batch_size=4", "--set", "stage.drawings=0")
+    settings = ("--set", "steps=1", "--set", "batch_size=4", "--set", 'stage.sources=[["shapes",1]]')
     result = run("train", "finetune", "--data", manifest, "--out", folder, *settings)
     assert result.code == 0, result.err
     assert result.out.endswith(f"; try: latentbridge eval --model {folder} --world {manifest}\n")

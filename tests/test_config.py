@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from latentbridge.config import (
+    AlignConfig,
+    LatentUMMConfig,
     MarConfig,
     ModelConfig,
     NetworkConfig,
     OptimConfig,
     RunConfig,
+    SftConfig,
     StageConfig,
+    StepGrpoConfig,
     TinyBagelConfig,
     TinyHarmonConfig,
     TinyJanusConfig,
@@ -22,8 +28,10 @@ from latentbridge.config import (
     with_overrides,
 )
 from latentbridge.errors import UserError
+from latentbridge.models.checkpoint import TINY
+from latentbridge.recipes import recipe
 
-RUN = RunConfig("trial", StageConfig("sft"), steps=10, batch_size=4, init=(("backbone", "runs/a"), ("decoder", "b")))
+RUN = RunConfig("trial", SftConfig(), steps=10, batch_size=4, init=(("backbone", "runs/a"), ("decoder", "b")))
 
 
 def test_overrides_reach_every_kind_of_field():
@@ -34,8 +42,8 @@ def test_overrides_reach_every_kind_of_field():
             "optim.lr=2",
             "bf16=False",
             "model.aligner.cross_layers=[0, 2]",
-            "stage.beta_schedule=cosine",
-            "stage.manifest=a=b.jsonl",
+            "name=a=b",
+            "stage.packed=true",
             'init=[["", "runs/x"]]',
             'stage.sources=[["shapes", 1], ["s3://bucket/own", 0.5]]',
             "steps=5",
@@ -45,8 +53,8 @@ def test_overrides_reach_every_kind_of_field():
     assert changed.optim.lr == 2.0 and isinstance(changed.optim.lr, float)
     assert changed.bf16 is False
     assert changed.model.aligner.cross_layers == (0, 2)
-    assert changed.stage.beta_schedule == "cosine"
-    assert changed.stage.manifest == "a=b.jsonl"
+    assert changed.name == "a=b"
+    assert changed.stage.packed is True
     assert changed.init == (("", "runs/x"),)
     assert changed.stage.sources == (("shapes", 1.0), ("s3://bucket/own", 0.5))
     assert from_dict(RunConfig, to_dict(changed)) == changed
@@ -83,17 +91,13 @@ def test_an_override_changes_nothing_else():
         ("optim.ema_decay=2", "0 to 1"),
         ("optim.decay_fraction=3", "0 to 1"),
         ("optim.warmup_steps=-5", "0 or more"),
-        ("stage.drawings=2", "0 to 1"),
+        ('stage.sources=[["shapes", 0]]', "a number above 0"),
+        ("stage.sources=[]", "stage.sources is empty"),
         ("stage.lora_rank=-4", "lora_rank is -4; it takes 0 or more."),
-        ("stage.items=0", "1 or more"),
-        ("stage.tasks.look=-3", "0 or more"),
-        ("stage.posttrain.roundtrip_steps=0", "1 or more"),
-        ("stage.posttrain.rollouts=-2", "2 or more"),
-        ("stage.posttrain.rollouts=0", "2 or more"),
-        ("stage.posttrain.sigma=-1", "0 or more"),
-        ("stage.posttrain.weights.task=-1", "0 or more"),
-        ("stage.grpo.beta=-1", "0 or more"),
-        ("stage.grpo.rewards.accuracy=-1", "0 or more"),
+        ("stage.items=0", "Unknown key 'items'; sft has interleave, lora_rank, packed, sources, tasks."),
+        ("stage.grpo.clip=0.1", "Unknown key 'grpo'; sft has interleave, lora_rank, packed, sources, tasks."),
+        ("stage.kind=align", "Unknown value for kind 'align'"),
+        ("stage.tasks.vqa=-3", "0 or more"),
         ("optim.lr=fast", "takes a number"),
         ("optim.lr=NaN", "a finite number"),
         ("optim.lr=-Infinity", "a finite number"),
@@ -102,7 +106,6 @@ def test_an_override_changes_nothing_else():
         ("model.aligner.cross_layers=3", "a list"),
         ("model.aligner.cross_layers=[0.5]", "takes a whole number"),
         ('init=[["backbone"]]', "a list"),
-        ("stage.beta_schedule=cosin", "did you mean 'cosine'?"),
     ],
 )
 def test_a_wrong_override_is_one_sentence(override: str, words: str):
@@ -110,6 +113,117 @@ def test_a_wrong_override_is_one_sentence(override: str, words: str):
         with_overrides(RUN, [override])
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "words"),
+    [
+        (LatentUMMConfig(), "stage.items=0", "1 or more"),
+        (LatentUMMConfig(), "stage.roundtrip_steps=0", "1 or more"),
+        (LatentUMMConfig(), "stage.rollouts=-2", "2 or more"),
+        (LatentUMMConfig(), "stage.rollouts=0", "2 or more"),
+        (LatentUMMConfig(), "stage.sigma=-1", "0 or more"),
+        (LatentUMMConfig(), "stage.weights.task=-1", "0 or more"),
+        (LatentUMMConfig(), "stage.perturbation=0.1", "Unknown key 'perturbation'; latentumm has generation_weight, "),
+        (StepGrpoConfig(), "stage.grpo.beta=-1", "0 or more"),
+        (StepGrpoConfig(), "stage.grpo.rewards.accuracy=-1", "0 or more"),
+        (
+            StepGrpoConfig(),
+            "stage.teacher=scene",
+            "Unknown key 'teacher'; step_grpo has grpo, interleave, lora_rank, sources",
+        ),
+        (AlignConfig(), "stage.beta_schedule=cosin", "did you mean 'cosine'?"),
+    ],
+)
+def test_a_wrong_setting_of_a_stage_is_one_sentence(stage: StageConfig, override: str, words: str):
+    with pytest.raises(UserError) as caught:
+        with_overrides(dataclasses.replace(RUN, stage=stage), [override])
+    assert words in str(caught.value)
+
+
+# --- settings under their names before 2026-12-01 --------------------------------------------------
+
+OLD_STAGE: dict[str, Any] = {
+    "kind": "latentumm",
+    "drawings": 0.5,
+    "tasks": {"look": 0.3, "reason": 0.2, "draw": 0.2, "edit": 0.3, "relation": 0.3, "deliberate": 0.0},
+    "lora_rank": 0,
+    "beta_schedule": "linear",
+    "diffusion_weight": 0.0,
+    "distillation_weight": 1.0,
+    "retrieval_weight": 0.0,
+    "items": 4096,
+    "manifest": "",
+    "sources": [],
+    "packed": False,
+    "posttrain": {
+        "understanding": 1.0,
+        "generation": 1.0,
+        "reconstruction": 1.0,
+        "self_play": 1.0,
+        "perturbation": 0.02,
+        "objective": "anchored",
+        "weights": {"modal": 0.1, "task": 0.1, "preference": 0.1, "anchor": 0.1, "contrast": 0.1, "telling": 1.0},
+        "teacher": "package",
+        "rollouts": 2,
+        "roundtrip_steps": 4,
+        "through_pixels": False,
+        "sigma": 0.05,
+        "guard_warmup_steps": 100,
+    },
+    "grpo": {"generations": 4, "temperature": 1.2, "max_tokens": 1024, "rewards": {}, "beta": 0.04, "clip": 0.2},
+}
+"""The stage of `post-latentumm` as its runs stored it."""
+
+
+@pytest.mark.parametrize(
+    ("key", "renamed"),
+    [
+        ("stage.drawings", "stage.sources, "),
+        ("stage.manifest", "stage.sources, "),
+        ("stage.tasks.look", "stage.tasks.vqa."),
+        ("stage.posttrain.teacher", "stage.teacher."),
+        ("stage.posttrain.understanding", "stage.understanding_weight."),
+        ("stage.posttrain.weights.task", "stage.weights.task."),
+        ("stage.posttrain.weights.telling", "stage.weights.cycle."),
+    ],
+)
+def test_an_old_key_is_answered_with_the_new_one(key: str, renamed: str):
+    with pytest.raises(UserError) as caught:
+        with_overrides(recipe("post-latentumm"), [f"{key}=1"])
+    assert str(caught.value).startswith(f"{key!r} is now called {renamed}")
+
+
+@pytest.mark.parametrize("folder", sorted((TINY / "training").iterdir()), ids=lambda folder: folder.name)
+def test_the_runs_behind_the_shipped_model_still_load(folder: Path):
+    stored = from_dict(RunConfig, json.loads((folder / "config.json").read_text()))
+    assert stored.stage == recipe(folder.name).stage and stored.init == recipe(folder.name).init
+
+
+def test_an_old_stage_becomes_todays():
+    assert from_dict(StageConfig, OLD_STAGE) == recipe("post-latentumm").stage
+    reca = from_dict(StageConfig, OLD_STAGE | {"kind": "reca"})
+    assert reca == recipe("post-reca").stage and not hasattr(reca, "weights")
+    with pytest.raises(UserError, match="key in LatentUMMConfig 'itemz'; did you mean 'items'"):
+        from_dict(StageConfig, OLD_STAGE | {"itemz": 3})
+
+
+@pytest.mark.parametrize(
+    ("old", "sources", "interleave"),
+    [
+        ({}, (("shapes", 0.5), ("drawings", 0.5)), False),
+        ({"drawings": 0.0}, (("shapes", 1.0),), False),
+        ({"drawings": 1.0}, (("drawings", 1.0),), False),
+        ({"manifest": "m.jsonl", "drawings": 0.3}, (("m.jsonl", 1.0), ("shapes", 0.7), ("drawings", 0.3)), False),
+        ({"drawings": 0.0, "sources": [["shapes", 2.0], ["m.jsonl", 1.0]]}, (("shapes", 2.0), ("m.jsonl", 1.0)), True),
+    ],
+)
+def test_the_three_old_ways_to_mix_data_become_sources(old: dict[str, Any], sources: Any, interleave: bool):
+    stage = from_dict(StageConfig, OLD_STAGE | {"kind": "sft"} | old)
+    assert (stage.sources, stage.interleave) == (sources, interleave)
+
+
+# --- through JSON ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("config", [RUN, ModelConfig(), OptimConfig(lr=1e-5)])

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from torch import Tensor
 
 from latentbridge import ranks

@@ -1,4 +1,4 @@
-"""Named studies: which arms are held against the model they start from, with which seeds, and how all are measured."""
+"""Named studies: their arms, seeds and measurements."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from latentbridge.errors import unknown_name
 
 @dataclass(frozen=True)
 class Measuring:
-    """What every model of a study goes through; items depend on world, size and seed alone, so all models see the same."""
+    """Measurements of every model of a study; items depend on world, size and seed alone, so they are the same for all."""
 
     worlds: tuple[Literal["shapes", "drawings"], ...] = ("shapes", "drawings")
     size: int = 20
-    """Of the samples of `latentbridge eval`, in per cent; 0 leaves it out."""
+    """Sample size of `latentbridge eval` in per cent; 0 leaves it out."""
     pairs: int = 60
-    """How many pairs of each world loopback and consistency take; 0 leaves them out."""
+    """Pairs of each world in loopback and consistency; 0 leaves them out."""
     hops: int = 4
-    """Of a loopback; an even number, so that a walk ends on the side it began at."""
+    """Length of a loopback chain; an even number, so that it ends in the modality it started from."""
     encoder: str = "package"
     problems: int = 0
-    """How many of each kind the report on reasoning takes, on shapes; 0 leaves it out."""
+    """Problems of each kind in the report on reasoning, on shapes; 0 leaves it out."""
     seed: int = 1
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One treatment: a recipe, and what is changed in it."""
+    """A recipe and its overrides."""
 
     name: str
     recipe: str
@@ -36,10 +36,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """Arms that differ in what is asked about, and in nothing else.
+    """A controlled comparison: arms that differ in one thing.
 
-    Arms are compared with what their recipes start from, and those that start alike with the `focus` among them. An arm
-    whose settings are those of the focus is the focus, and is not trained twice; so a sweep may name all its values.
+    Each arm is compared with the model its recipe starts from, and with the `focus` among arms of the same start. An arm
+    with the settings of the focus is not trained again, so a sweep may list all its values.
     """
 
     name: str
@@ -55,11 +55,11 @@ _ANCHORED = Arm("anchored", "post-latentumm")
 
 
 def _varied(key: str, *values: str) -> tuple[Arm, ...]:
-    return tuple(Arm(f"{key}={value}", _ANCHORED.recipe, (f"stage.posttrain.{key}={value}",)) for value in values)
+    return tuple(Arm(f"{key}={value}", _ANCHORED.recipe, (f"stage.{key}={value}",)) for value in values)
 
 
 def _without(name: str, *terms: str) -> Arm:
-    return Arm(name, _ANCHORED.recipe, tuple(f"stage.posttrain.weights.{term}=0" for term in terms))
+    return Arm(name, _ANCHORED.recipe, tuple(f"stage.weights.{term}=0" for term in terms))
 
 
 METHODS = Study(
@@ -87,7 +87,7 @@ BACKBONES = Study(
         for backbone in ("janus", "bagel", "harmon")
         for arm, recipe in (("sft", "post-sft"), (_ANCHORED.name, _ANCHORED.recipe))
     )
-    + (Arm("anchored, through pixels", "harmon-post-latentumm", ("stage.posttrain.through_pixels=true",)),),
+    + (Arm("anchored, through pixels", "harmon-post-latentumm", ("stage.through_pixels=true",)),),
     focus=_ANCHORED.name,
     seeds=(0, 1),
     measuring=Measuring(worlds=("shapes",)),
@@ -99,8 +99,8 @@ ABLATIONS = Study(
     arms=(
         _ANCHORED,
         *_varied("teacher", "none", "package", "scene"),
-        _without("roundtrip=none", "task", "preference", "telling"),
-        _without("roundtrip=latents", "telling"),
+        _without("roundtrip=none", "task", "preference", "cycle"),
+        _without("roundtrip=latents", "cycle"),
         _without("roundtrip=words", "task", "preference"),
         *_varied("rollouts", "2", "4"),
         *_varied("sigma", "0", "0.05", "0.2"),
@@ -109,9 +109,9 @@ ABLATIONS = Study(
     seeds=(0,),
     measuring=Measuring(worlds=("drawings",), size=0),
 )
-"""Of agreement on drawings alone, where the shipped model loses most. A drawing may come back as a latent (the terms task
-and preference), in words (telling), as both or not at all. An OmniBridge's round trip goes through pixels either way;
-image latents read as they are, or through pixels, are Harmon's (`BACKBONES`)."""
+"""Measured on drawings alone, where the shipped model loses most. The round trip acts through latents (the terms task and
+preference), through captions (cycle), both or neither. An OmniBridge's round trip always goes through pixels; only Harmon
+can skip them (`BACKBONES`)."""
 
 
 def _adapted(rank: int) -> Arm:
@@ -127,7 +127,7 @@ LORA = Study(
     seeds=(0,),
     measuring=Measuring(pairs=16),
 )
-"""Adapters learn at ten times the rate of full fine-tuning, at which they do best in the comparisons known to us."""
+"""Adapters have ten times the learning rate of full fine-tuning, which is best in the comparisons known to us."""
 
 REASONING = Study(
     name="reasoning",
@@ -148,7 +148,7 @@ STUDIES: dict[str, Study] = {study.name: study for study in (METHODS, BACKBONES,
 
 
 def study_named(name: str) -> Study:
-    """The study of that name; raises UserError with the nearest name."""
+    """Return the study of that name; raise UserError with the nearest name if there is none."""
     if name not in STUDIES:
         raise unknown_name("study", name, STUDIES)
     return STUDIES[name]

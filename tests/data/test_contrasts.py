@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from latentbridge.config import StageConfig
+from latentbridge.config import PretrainTeacherConfig
 from latentbridge.data import contrasts, worlds
 from latentbridge.data.contrasts import Contrasts, near_miss
 from latentbridge.data.drawings.catalogue import Drawings, describe_drawing
@@ -15,7 +14,7 @@ from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Scene, scenes, split_of
 from latentbridge.rng import numpy_rng
 
-STAGE = StageConfig("pretrain_teacher")
+STAGE = PretrainTeacherConfig()
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def drawn(toy_drawings: Drawings, monkeypatch: pytest.MonkeyPatch) -> Contrasts:
     labels = sorted({drawing.label for drawing in known})[:3]
     monkeypatch.setattr(worlds, "load_drawings", lambda: toy_drawings)
     monkeypatch.setattr(worlds, "drawable_drawings", lambda drawings: [d for d in known if d.label in labels])
-    return Contrasts(replace(STAGE, drawings=1.0))
+    return Contrasts(PretrainTeacherConfig(sources=(("drawings", 1.0),)))
 
 
 def facts(scene: Scene) -> set[object]:

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.data.manifests import write_manifest
 
 from latentbridge import prompts
-from latentbridge.config import StageConfig
+from latentbridge.config import DataStageConfig, FinetuneConfig, SftConfig
+from latentbridge.data import worlds
 from latentbridge.data.own.sharding import shard_manifest
+from latentbridge.data.own.stream import InterleavedReader
 from latentbridge.data.worlds import ManifestWorld, Mixture
 from latentbridge.images import fit_square, open_picture
+from latentbridge.recipes import RECIPES
 from latentbridge.rng import numpy_rng
 
 ASKED = {"question": "Who?", "answer": "me"}
@@ -72,7 +78,62 @@ def test_pairs_come_from_the_librarys_worlds_where_own_data_has_none(tmp_path: P
         source, told = str(tmp_path / "s"), str(tmp_path / "t")
     rng = numpy_rng(0, "test")
     for own, most, least in ((source, 0, 0), (told, 30, 10)):
-        mixture = Mixture(StageConfig("finetune", manifest=own), seed=0)
+        mixture = Mixture(FinetuneConfig(sources=((own, 1.0), ("shapes", 1.0))), seed=0)
         pairs = [mixture.pair(rng, n) for n in range(40)]
         assert all(item.caption.startswith("text ") == is_own for item, is_own in pairs)
         assert least <= sum(is_own for _, is_own in pairs) <= most
+
+
+# --- the mixture -------------------------------------------------------------------------------------
+
+OLD_SHARES = {
+    "pretrain-decoder": 0.2,
+    "scene-teacher": 0.4,
+    "sft": 0.25,
+    "sft-binding": 0.2,
+    "sft-edits": 0.2,
+    "align": 0.3,
+    "finetune": 0.3,
+    "drawings-sft": 0.9,
+    **dict.fromkeys(("post-sft", "post-reca", "post-unigame", "post-unicot", "post-latentumm"), 0.5),
+    **dict.fromkeys(("post-latentumm-reference", "quickstart"), 0.5),
+}
+"""`stage.drawings` of recipes before 2026-12-01, when `stage.sources` took its place; 0 of all others."""
+
+
+def old_pick(rng: np.random.Generator, drawings: float, manifest: bool) -> str:
+    """Return the world that `Mixture.pick` chose by `stage.drawings` and `stage.manifest`."""
+    if manifest and rng.random() < 0.5:
+        return "own.jsonl"
+    return "drawings" if drawings and rng.random() < drawings else "shapes"
+
+
+@pytest.mark.parametrize("added", ["", "own.jsonl"])
+def test_sources_pick_the_samples_that_the_settings_before_them_did(monkeypatch: pytest.MonkeyPatch, added: str):
+    monkeypatch.setattr(worlds, "ShapesWorld", lambda tasks: "shapes")
+    monkeypatch.setattr(worlds, "DrawingsWorld", lambda: "drawings")
+    monkeypatch.setattr(worlds, "ManifestWorld", str)
+    for name, config in RECIPES.items():
+        if not isinstance(stage := config.stage, DataStageConfig):
+            continue
+        if added:
+            stage = replace(stage, sources=((added, sum(weight for _, weight in stage.sources)), *stage.sources))
+        mixture, before, now = Mixture(stage, seed=0), numpy_rng(0, "test"), numpy_rng(0, "test")
+        share = OLD_SHARES.get(name, 0.0)
+        assert mixture.drawings_share == share
+        picks = [old_pick(before, share, bool(added)) for _ in range(1000)]
+        assert [mixture.pick(now, number) for number in range(1000)] == picks
+        assert now.random() == before.random()
+        shares = (0.5, (1 - share) / 2, share / 2) if added else (1 - share, share)
+        old, new = ([w for w in weights if w] for weights in (shares, [weight for _, weight in stage.sources]))
+        turns = [InterleavedReader(weights, seed=0) for weights in (old, new)]
+        assert [turns[0].at(n) for n in range(10_000)] == [turns[1].at(n) for n in range(10_000)]
+
+
+def test_any_number_of_sources_is_drawn_by_weight(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(worlds, "ShapesWorld", lambda tasks: "shapes")
+    monkeypatch.setattr(worlds, "ManifestWorld", str)
+    mixture = Mixture(SftConfig(sources=(("a.jsonl", 1.0), ("shapes", 2.0), ("b.jsonl", 5.0))), seed=0)
+    rng = numpy_rng(0, "test")
+    picks = Counter(str(mixture.pick(rng, number)) for number in range(8000))
+    assert {name: round(count / 1000) for name, count in picks.items()} == {"a.jsonl": 1, "shapes": 2, "b.jsonl": 5}

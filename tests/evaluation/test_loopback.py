@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from tests.evaluation.thinkers import Forgetful, Perfect, Stuck
 
 from latentbridge.data.pairs import Pair, held_out_pairs

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tests.training.test_native import CONFIGS
 
-from latentbridge.config import ModelConfig, OptimConfig, PostTrainConfig, RunConfig, StageConfig
+from latentbridge.config import AlignConfig, ModelConfig, OptimConfig, PostTrainSftConfig, RunConfig
 from latentbridge.errors import UserError
 from latentbridge.evaluation import samples
 from latentbridge.evaluation.samples import Samples, sampled_scenes
@@ -22,7 +22,7 @@ from latentbridge.training.stages import make_stage
 
 SMALL = RunConfig(
     name="small",
-    stage=StageConfig("posttrain_sft", items=8, posttrain=PostTrainConfig(roundtrip_steps=1, guard_warmup_steps=100)),
+    stage=PostTrainSftConfig(items=8, roundtrip_steps=1),
     steps=3,
     batch_size=2,
     optim=OptimConfig(warmup_steps=1),
@@ -64,7 +64,7 @@ def test_a_sampled_run_ends_as_one_that_nobody_looks_at(small_config: ModelConfi
 
 
 def test_the_same_weights_are_drawn_alike(small_model, small_config: ModelConfig, tmp_path: Path) -> None:
-    config = replace(SMALL, model=small_config, stage=StageConfig("align"), init=(("decoder.", "x"),))
+    config = replace(SMALL, model=small_config, stage=AlignConfig(), init=(("decoder.", "x"),))
     observer = Samples(config, every=5)
     observer.begin(tmp_path, config)
     assert not observer.looks(4)

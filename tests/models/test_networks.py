@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 
 from latentbridge.config import MarConfig, TinyBagelConfig, TinyHarmonConfig, from_dict, to_dict
 from latentbridge.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from latentbridge import recipes
-from latentbridge.config import ModelConfig, RunConfig, StageConfig, to_dict
+from latentbridge.config import ModelConfig, PostTrainSftConfig, RunConfig, to_dict
 from latentbridge.evaluation.metrics import average, share
 from latentbridge.evaluation.run import tabulate
 from latentbridge.rundir import RunDir, write_json
@@ -25,7 +25,7 @@ def toy(small_config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Two arms of two steps from one base; the second trains at a rate that no weights survive."""
     sft = RunConfig(
         name="toy-sft",
-        stage=StageConfig("posttrain_sft", items=5),
+        stage=PostTrainSftConfig(items=5),
         steps=2,
         batch_size=2,
         model=small_config,

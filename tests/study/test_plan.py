@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from latentbridge import recipes
+from latentbridge.config import LatentUMMConfig
 from latentbridge.errors import UserError
 from latentbridge.rundir import RunDir, write_json
 from latentbridge.studies import ABLATIONS, LORA, METHODS, Arm, Study
@@ -52,9 +53,11 @@ def test_one_arm_brings_what_it_starts_from(toy: Study) -> None:
 
 def test_a_teacher_of_our_own_is_trained_first(toy: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.RECIPES, "scene-teacher", replace(recipes.RECIPES["toy-base"], name="scene-teacher"))
-    taught = replace(toy, arms=(toy.arms[0], Arm("taught", "toy-sft", ("stage.posttrain.teacher=scene",))))
+    umm = replace(recipes.RECIPES["toy-sft"], name="toy-umm", stage=LatentUMMConfig(items=5))
+    monkeypatch.setitem(recipes.RECIPES, "toy-umm", umm)
+    taught = replace(toy, arms=(toy.arms[0], Arm("taught", "toy-umm", ("stage.teacher=scene",))))
     names = [run.name for run in planned_runs(taught)]
-    assert names[:4] == ["toy-base", "toy-sft_seed=0", "scene-teacher", "toy-sft_teacher=scene_seed=0"]
+    assert names[:4] == ["toy-base", "toy-sft_seed=0", "scene-teacher", "toy-umm_teacher=scene_seed=0"]
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path, toy: Study, finish: Any) -> None:

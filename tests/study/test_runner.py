@@ -15,7 +15,7 @@ from latentbridge.studies import Arm, Measuring, Study
 from latentbridge.study.child_process import work
 from latentbridge.study.runner import run_study
 
-SMALL = ("steps=2", "batch_size=2", "stage.items=5", "stage.drawings=0", "log_every=1")
+SMALL = ("steps=2", "batch_size=2", "stage.items=5", 'stage.sources=[["shapes",1]]', "log_every=1")
 STUDY = Study(
     name="small",
     title="Small",

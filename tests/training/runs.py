@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from latentbridge.config import RunConfig
+from latentbridge.config import RunConfig, StageConfig, from_dict
 from latentbridge.training.loop import train
 from latentbridge.training.stages import make_stage
 
 
 class Stopped(Exception):
     """Stands for a power cut."""
+
+
+def stage_with(kind: str, **settings: Any) -> Any:
+    """The config of a stage with those of the settings that it has."""
+    stage = from_dict(StageConfig, {"kind": kind})
+    return replace(stage, **{name: value for name, value in settings.items() if hasattr(stage, name)})
 
 
 def run(config: RunConfig, folder: Path, resume: bool = False) -> bytes:

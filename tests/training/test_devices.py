@@ -41,7 +41,7 @@ from tests.training.test_parallel import (
 )
 
 import latentbridge as lb
-from latentbridge.config import ModelConfig, RunConfig, StageConfig, from_dict, to_dict
+from latentbridge.config import FinetuneConfig, ModelConfig, RunConfig, from_dict, to_dict
 from latentbridge.devices import CPU, device_named, device_of, to_device
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import starting_network
@@ -62,7 +62,7 @@ from latentbridge.types import Conversation
 
 ROOT = Path(__file__).parents[2]
 STAGES_TRIED = {name: stage for name, stage in (FAST | SLOW | POSTTRAINED | OTHERS).items() if "bfloat16" not in name}
-STAGES_TRIED["finetune"] = StageConfig("finetune", retrieval_weight=0.1)  # which knows no ranks
+STAGES_TRIED["finetune"] = FinetuneConfig(retrieval_weight=0.1)  # which knows no ranks
 QUICK = ("align", "step_grpo", "pretrain_unified harmon")
 STEPS = 2
 SKILLS = ["understand", "generate", "edit", "embed", "slots"]
@@ -288,7 +288,7 @@ def test_a_batch_moves_with_all_that_is_in_it():
     )
     parts = (rollouts.prompts.input_ids, rollouts.prompts.weights, rollouts.replies.mask, rollouts.rewards)
     assert {part.device.type for part in parts} == {"meta"}
-    assert rollouts.prompts.pixel_values is None and rollouts.told == {"reward": 0.5}
+    assert rollouts.prompts.pixel_values is None and rollouts.metrics == {"reward": 0.5}
     pictures = np.zeros((1, 2, 2, 3), np.uint8)
     assert to_device(DrawBatch(pictures, ["a"]), torch.device("meta")).pictures is pictures
 

@@ -13,7 +13,7 @@ import torch
 from tests.training.runs import run
 from torch import Tensor, nn
 
-from latentbridge.config import OptimConfig, RunConfig, StageConfig
+from latentbridge.config import OptimConfig, RunConfig, SftConfig
 from latentbridge.models.checkpoint import TINY, Network, read_tensors
 from latentbridge.recipes import recipe
 from latentbridge.rng import numpy_rng
@@ -26,7 +26,7 @@ from latentbridge.types import LossOutputs
 
 CONFIG = RunConfig(
     name="toy",
-    stage=StageConfig("sft"),
+    stage=SftConfig(),
     steps=120,
     batch_size=1,
     optim=OptimConfig(lr=1e-3, muon_lr=0.0, warmup_steps=1),
@@ -41,7 +41,7 @@ SKIPPED = ("step", "seconds", "samples", "lr", "grad_norm")
 def stage_of(name: str) -> Stage:
     """The stage of a recipe, without its drawings, which take seconds to load."""
     config = recipe(name)
-    return make_stage(replace(config, stage=replace(config.stage, drawings=0.0)))
+    return make_stage(replace(config, stage=replace(config.stage, sources=(("shapes", 1.0),))))
 
 
 def noisy(count: int, level: float = 1.0) -> list[float]:

@@ -16,9 +16,9 @@ from latentbridge.training.stages.finetune import Finetune
 
 def stage_for(model: OmniBridge, manifest: Path) -> Finetune:
     config = recipe("finetune")
-    stage = replace(config.stage, manifest=str(manifest), drawings=0.0)
+    stage = replace(config.stage, sources=((str(manifest), 1.0), ("shapes", 1.0)))
     made = Finetune(replace(config, stage=stage, model=model.config, batch_size=8))
-    made.attach(model)
+    made.setup(model)
     return made
 
 
@@ -32,7 +32,7 @@ def test_questions_move_the_backbone_alone_and_all_pairs_are_rehearsed(small_mod
     moving = {name.split(".")[0] for name, _ in small_model.named_parameters() if stage.trainable(f"model.{name}")}
     assert moving == {"backbone"}
     batch = stage.batch(small_model, 0)
-    assert (len(batch.pairs), batch.own) == (2, 0)
+    assert (len(batch.pairs), batch.own_count) == (2, 0)
     parts = stage.loss(small_model, batch, torch_rng(0, "test"), None).parts
     assert set(parts) == {"understanding", "drift"} and parts["drift"] == 0
 
@@ -56,10 +56,10 @@ def test_texts_are_drawn_and_found_too(small_model: OmniBridge, tmp_path: Path):
     moving = {name.split(".")[0] for name, _ in small_model.named_parameters() if stage.trainable(f"model.{name}")}
     assert moving == {"backbone", "projector", "aligner", "decoder", "retrieval"}
     batches = [stage.batch(small_model, step) for step in range(4)]
-    assert {batch.own for batch in batches} > {1}
+    assert {batch.own_count for batch in batches} > {1}
     for batch in batches:
         own = [pair.caption.startswith("text ") for pair in batch.pairs]
-        assert own == [index < batch.own for index in range(2)]
+        assert own == [index < batch.own_count for index in range(2)]
         parts = stage.loss(small_model, batch, torch_rng(0, "test"), None).parts
-        assert ({"generation", "retrieval"} <= set(parts)) == (batch.own > 0)
-        assert ("drift" in parts) == (batch.own < 2)
+        assert ({"generation", "retrieval"} <= set(parts)) == (batch.own_count > 0)
+        assert ("drift" in parts) == (batch.own_count < 2)

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from latentbridge.config import RunConfig, StageConfig
+from latentbridge.config import AlignConfig, RunConfig
 from latentbridge.errors import UserError
 from latentbridge.training.items import ItemOrder
 
 
 def order(items: int, batch_size: int, seed: int = 0, purpose: str = "order") -> ItemOrder:
-    config = RunConfig("trial", StageConfig("align", items=items), steps=1, batch_size=batch_size, seed=seed)
+    config = RunConfig("trial", AlignConfig(items=items), steps=1, batch_size=batch_size, seed=seed)
     return ItemOrder(config, purpose)
 
 

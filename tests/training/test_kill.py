@@ -20,14 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.training.runs import stage_with
 
 from latentbridge.config import (
     ModelConfig,
     OptimConfig,
-    PostTrainConfig,
     RunConfig,
     SceneConfig,
-    StageConfig,
     TinyJanusConfig,
     from_dict,
     to_dict,
@@ -47,7 +46,6 @@ JANUS = TinyJanusConfig(width=32, num_layers=1, num_heads=2, image_size_px=16, p
 SCENE = SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2)
 MODELS = {"pretrain_squares": JANUS, "pretrain_codes": JANUS, "pretrain_unified": JANUS, "pretrain_teacher": SCENE}
 """What a stage trains where that is no OmniBridge."""
-POST = PostTrainConfig(roundtrip_steps=1, rollouts=2)
 TEXTS = [f"text {number}" for number in range(331)]
 
 
@@ -55,7 +53,7 @@ def tiny(kind: str, small_config: ModelConfig) -> RunConfig:
     """A run of a second, half of it spent on checkpoints."""
     return RunConfig(
         name=kind,
-        stage=StageConfig(kind, items=8, retrieval_weight=0.1, posttrain=POST),  # pyright: ignore[reportArgumentType]
+        stage=stage_with(kind, items=8, retrieval_weight=0.1, roundtrip_steps=1, rollouts=2),
         steps=STEPS,
         batch_size=2,
         model=MODELS.get(kind, small_config),

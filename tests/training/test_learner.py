@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.training.runs import run, run_until
 from tests.training.test_loop import run_config
 
-from latentbridge.config import RunConfig, StageConfig
+from latentbridge.config import RunConfig, SftConfig
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model, save_model, unique_state
 
@@ -46,6 +46,6 @@ def test_a_blend_is_the_same_after_a_resume(config: RunConfig, tmp_path: Path):
 )
 def test_a_blend_that_cannot_be_is_refused(config: RunConfig, changes: dict):
     if "stage" in changes:
-        changes = {**changes, "stage": StageConfig("sft", lora_rank=2)}
+        changes = {**changes, "stage": SftConfig(lora_rank=2)}
     with pytest.raises(UserError, match="^blend is "):
         replace(config, **changes)

@@ -15,7 +15,24 @@ import torch
 from safetensors.torch import load_file
 from tests.training.runs import run, run_until
 
-from latentbridge.config import GrpoConfig, ModelConfig, OptimConfig, PostTrainConfig, RunConfig, StageConfig, to_dict
+from latentbridge.config import (
+    AlignConfig,
+    FinetuneConfig,
+    GrpoConfig,
+    LatentUMMConfig,
+    ModelConfig,
+    OptimConfig,
+    PostTrainSftConfig,
+    PretrainBackboneConfig,
+    PretrainDecoderConfig,
+    RecaConfig,
+    RunConfig,
+    SftConfig,
+    StepGrpoConfig,
+    UniCotConfig,
+    UniGameConfig,
+    to_dict,
+)
 from latentbridge.errors import UserError
 from latentbridge.models.adapters import attach_adapter, merge_adapter
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
@@ -24,22 +41,23 @@ from latentbridge.rundir import RunDir, read_json
 from latentbridge.training.loop import train
 from latentbridge.training.stages import STAGES, make_stage
 
-POST = PostTrainConfig(roundtrip_steps=1, rollouts=2)
+POST: dict[str, Any] = {"items": 8, "roundtrip_steps": 1}
+LATENTUMM = LatentUMMConfig(**POST, rollouts=2)
 STAGE_CONFIGS = {
-    "pretrain_decoder": StageConfig("pretrain_decoder"),
-    "pretrain_backbone": StageConfig("pretrain_backbone"),
-    "sft": StageConfig("sft"),
-    "sft with lora": StageConfig("sft", lora_rank=2),
-    "finetune": StageConfig("finetune", retrieval_weight=0.1, packed=True),
-    "adaption": StageConfig("adaption", items=16),
-    "step_grpo": StageConfig("step_grpo", grpo=GrpoConfig(generations=2, max_tokens=5)),
-    "align": StageConfig("align", items=16, diffusion_weight=0.1, retrieval_weight=0.1),
-    "posttrain_sft": StageConfig("posttrain_sft", items=8, posttrain=POST),
-    "reca": StageConfig("reca", items=8, posttrain=POST),
-    "unigame": StageConfig("unigame", items=8, posttrain=POST),
-    "unicot": StageConfig("unicot", items=8, posttrain=POST),
-    "latentumm": StageConfig("latentumm", items=8, posttrain=POST),
-    "latentumm as released": StageConfig("latentumm", items=8, posttrain=replace(POST, objective="reference")),
+    "pretrain_decoder": PretrainDecoderConfig(),
+    "pretrain_backbone": PretrainBackboneConfig(),
+    "sft": SftConfig(),
+    "sft with lora": SftConfig(lora_rank=2),
+    "finetune": FinetuneConfig(retrieval_weight=0.1, packed=True),
+    "adaption": AlignConfig(kind="adaption", items=16),
+    "step_grpo": StepGrpoConfig(grpo=GrpoConfig(generations=2, max_tokens=5)),
+    "align": AlignConfig(items=16, diffusion_weight=0.1, retrieval_weight=0.1),
+    "posttrain_sft": PostTrainSftConfig(**POST),
+    "reca": RecaConfig(**POST),
+    "unigame": UniGameConfig(**POST),
+    "unicot": UniCotConfig(**POST),
+    "latentumm": LATENTUMM,
+    "latentumm as released": replace(LATENTUMM, objective="reference"),
 }
 UNIFIED = ("backbone.", "projector.", "aligner.", "decoder.")
 MOVES = {
@@ -300,7 +318,7 @@ def test_an_epoch_of_alignment_sees_every_item_once(small_config, tmp_path):
     config = run_config(small_config, "align")
     stage: Any = make_stage(config)
     model = new_model(small_config, 0)
-    stage.attach(model)
+    stage.setup(model)
     for epoch in range(2):
         seen = [stage.batch(model, 4 * epoch + step).image_latents for step in range(4)]
         assert len(torch.cat(seen).flatten(1).unique(dim=0)) == 16

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.training.runs import run, run_until
+from tests.training.runs import run, run_until, stage_with
 
 from latentbridge.config import (
+    DataStageConfig,
     MarConfig,
     ModelConfig,
     OptimConfig,
-    PostTrainConfig,
     RunConfig,
-    StageConfig,
     TaskMix,
     TinyBagelConfig,
     TinyHarmonConfig,
@@ -38,7 +37,7 @@ from latentbridge.recipes import RECIPES, recipe
 from latentbridge.rng import torch_rng
 from latentbridge.training.stages import STAGES, make_stage
 
-LOOK = TaskMix(look=1.0, reason=0.0, draw=0.0, edit=0.0)
+LOOK = TaskMix(vqa=1.0, cot=0.0, generation=0.0, editing=0.0)
 CONFIGS: dict[str, Any] = {
     "janus": TinyJanusConfig(width=32, num_layers=1, num_heads=2, image_size_px=16, patch_size_px=4, codebook_size=61),
     "bagel": TinyBagelConfig(width=32, num_layers=1, num_heads=2, num_kv_heads=1, image_size_px=16),
@@ -66,10 +65,10 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def run_config(kind: str, stage: Any, **changes: Any) -> RunConfig:
-    settings = PostTrainConfig(rollouts=2, roundtrip_steps=2, guard_warmup_steps=1000)
+    settings = {"rollouts": 2, "roundtrip_steps": 2, "guard_warmup_steps": 1000}
     run = RunConfig(
         name=stage,
-        stage=StageConfig(stage, items=8, tasks=LOOK, posttrain=settings),
+        stage=stage_with(stage, items=8, tasks=LOOK, **settings),
         steps=3,
         batch_size=2,
         model=CONFIGS[kind],
@@ -206,9 +205,12 @@ def test_recipes_of_other_backbones_start_from_their_pretraining():
             config, ours = recipe(f"{kind}-{method}"), recipe(method)
             assert config.init == (("", base.name),) and config.model == base.model
             assert (config.stage.kind, config.steps, config.optim) == (ours.stage.kind, ours.steps, ours.optim)
-            assert config.stage.drawings == 0 and config.stage.posttrain.teacher == "none"
+            assert config.stage.own_sources == [] and config.stage.drawings_share == 0
+            assert getattr(config.stage, "teacher", "none") == "none"
     for config in RECIPES.values():
-        make_stage(replace(config, stage=replace(config.stage, drawings=0.0)))
+        if isinstance(config.stage, DataStageConfig):
+            config = replace(config, stage=replace(config.stage, sources=(("shapes", 1.0),)))
+        make_stage(config)
 
 
 @kinds

@@ -27,14 +27,26 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from latentbridge.config import (
+    AlignConfig,
     GrpoConfig,
+    LatentUMMConfig,
     ModelConfig,
     OptimConfig,
-    PostTrainConfig,
+    PostTrainSftConfig,
+    PretrainBackboneConfig,
+    PretrainCodesConfig,
+    PretrainDecoderConfig,
+    PretrainTeacherConfig,
+    PretrainUnifiedConfig,
+    RecaConfig,
     RunConfig,
     SceneConfig,
+    SftConfig,
     StageConfig,
+    StepGrpoConfig,
     TaskMix,
+    UniCotConfig,
+    UniGameConfig,
     from_dict,
     to_dict,
 )
@@ -59,30 +71,34 @@ from latentbridge.training.stages.sft import Sft
 from latentbridge.types import Conversation
 
 ROOT = Path(__file__).parents[2]
-FAST = {"sft": StageConfig("sft", tasks=TaskMix(look=0.25, reason=0.0, draw=0.75, edit=0.0))}
+FAST = {"sft": SftConfig(tasks=TaskMix(vqa=0.25, cot=0.0, generation=0.75, editing=0.0))}
 SLOW = {
-    "adaption": StageConfig("adaption", items=16),
-    "align": StageConfig("align", items=16, diffusion_weight=0.1, retrieval_weight=0.1),
-    "sft with lora": StageConfig("sft", lora_rank=2),
-    "sft in bfloat16": StageConfig("sft"),
-    "align up the ladder": StageConfig("align", items=16, retrieval_weight=0.1, beta_schedule="ladder"),
-    "pretrain_backbone": StageConfig("pretrain_backbone", tasks=TaskMix(look=0.5, reason=0.0, draw=0.5, edit=0.0)),
-    "pretrain_decoder": StageConfig("pretrain_decoder"),
-    "pretrain_teacher": StageConfig("pretrain_teacher"),
+    "adaption": AlignConfig(kind="adaption", items=16),
+    "align": AlignConfig(items=16, diffusion_weight=0.1, retrieval_weight=0.1),
+    "sft with lora": SftConfig(lora_rank=2),
+    "sft in bfloat16": SftConfig(),
+    "align up the ladder": AlignConfig(items=16, retrieval_weight=0.1, beta_schedule="ladder"),
+    "pretrain_backbone": PretrainBackboneConfig(tasks=TaskMix(vqa=0.5, cot=0.0, generation=0.5, editing=0.0)),
+    "pretrain_decoder": PretrainDecoderConfig(),
+    "pretrain_teacher": PretrainTeacherConfig(),
 }
-POSTTRAIN = PostTrainConfig(rollouts=2, roundtrip_steps=1, guard_warmup_steps=1000, teacher="grey")
+POSTTRAIN: dict[str, Any] = {"items": 8, "roundtrip_steps": 1, "guard_warmup_steps": 1000}
+LATENTUMM = LatentUMMConfig(**POSTTRAIN, rollouts=2, teacher="grey")
 POSTTRAINED = {
-    "posttrain_sft": StageConfig("posttrain_sft", items=8, tasks=FAST["sft"].tasks),
-    **{kind: StageConfig(kind, items=8, posttrain=POSTTRAIN) for kind in ("reca", "unigame", "unicot", "latentumm")},
-    "latentumm as released": StageConfig("latentumm", items=8, posttrain=replace(POSTTRAIN, objective="reference")),
-    "step_grpo": StageConfig("step_grpo", grpo=GrpoConfig(generations=3, temperature=1.0, max_tokens=9)),
-    **{f"latentumm {kind}": StageConfig("latentumm", items=8, posttrain=POSTTRAIN) for kind in CONFIGS},
+    "posttrain_sft": PostTrainSftConfig(items=8, tasks=FAST["sft"].tasks),
+    "reca": RecaConfig(**POSTTRAIN),
+    "unigame": UniGameConfig(**POSTTRAIN),
+    "unicot": UniCotConfig(**POSTTRAIN),
+    "latentumm": LATENTUMM,
+    "latentumm as released": replace(LATENTUMM, objective="reference"),
+    "step_grpo": StepGrpoConfig(grpo=GrpoConfig(generations=3, temperature=1.0, max_tokens=9)),
+    **{f"latentumm {kind}": LATENTUMM for kind in CONFIGS},
 }
 """From a model whose drawings follow its latents and whose replies end: in a new one rollouts are equals."""
 OTHERS = {
-    "pretrain_squares": StageConfig("pretrain_squares"),
-    "pretrain_codes": StageConfig("pretrain_codes"),
-    **{f"pretrain_unified {kind}": StageConfig("pretrain_unified", items=8) for kind in CONFIGS},
+    "pretrain_squares": PretrainCodesConfig(kind="pretrain_squares"),
+    "pretrain_codes": PretrainCodesConfig(),
+    **{f"pretrain_unified {kind}": PretrainUnifiedConfig(items=8) for kind in CONFIGS},
 }
 SCENE = SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2)
 FIT_PICTURES = 64
@@ -165,6 +181,7 @@ def gradients(config: RunConfig, home: Path) -> dict[str, Tensor]:
     model = starting_network(config.model, config.seed, [(part, home / source) for part, source in config.init])
     with parallel.one_rank_at_a_time(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        stage.setup(model)
         objective = Objective(model, stage)
     parallel.shard_parameters(objective, stage.by_block)
     for name, parameter in objective.named_parameters():
@@ -367,7 +384,7 @@ def test_more_stages_train_on_two_ranks_as_on_one(
 @pytest.mark.timeout(900)
 def test_torchrun_trains_by_the_command_line(tmp_path: Path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    settings = ["steps=2", "batch_size=4", "threads=1", "stage.drawings=0"]
+    settings = ["steps=2", "batch_size=4", "threads=1", 'stage.sources=[["shapes",1]]']
     command = [
         "train",
         "pretrain-decoder",

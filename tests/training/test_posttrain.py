@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.training.runs import stage_with
 from torch import nn
 
 from latentbridge import prompts
@@ -16,9 +17,8 @@ from latentbridge.config import (
     LatentUMMWeights,
     ModelConfig,
     OptimConfig,
-    PostTrainConfig,
+    PostTrainSftConfig,
     RunConfig,
-    StageConfig,
 )
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import save_model
@@ -62,10 +62,10 @@ def an_own_cache_and_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def run_config(kind: Any, model: ModelConfig | None = None, **settings: Any) -> RunConfig:
-    settings = {"roundtrip_steps": 1, "rollouts": 2, **settings}
+    settings = {"items": 7, "roundtrip_steps": 1, "rollouts": 2, **settings}
     return RunConfig(
         name=kind,
-        stage=StageConfig(kind, items=7, posttrain=PostTrainConfig(**settings)),
+        stage=stage_with(kind, **settings),
         steps=6,
         batch_size=SIZE,
         model=model or ModelConfig(),
@@ -85,7 +85,9 @@ def some_batch(kind: str = "posttrain_sft", step: int = 0, seed: int = 0) -> Pai
 def objective(model: OmniBridge, kind: str, **settings: Any) -> Objective:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Objective(copy.deepcopy(model), make_stage(run_config(kind, model.config, **settings)))
+        model, stage = copy.deepcopy(model), make_stage(run_config(kind, model.config, **settings))
+        stage.setup(model)
+        return Objective(model, stage)
 
 
 def outputs(built: Objective, rng_seed: int = 0) -> LossOutputs:
@@ -110,16 +112,16 @@ def said(batch: PairBatch) -> tuple:
 
 def test_methods_of_one_seed_meet_the_same_data():
     first = some_batch()
-    assert len(first.talks) == len(first.pictures) == SIZE
+    assert len(first.conversations) == len(first.pictures) == SIZE
     for kind in METHODS:
         assert said(some_batch(kind)) == said(first)
-        same = [a.turns for a in some_batch(kind).talks] == [b.turns for b in first.talks]
+        same = [a.turns for a in some_batch(kind).conversations] == [b.turns for b in first.conversations]
         assert same == (kind != "unicot")
     assert said(some_batch(step=1)) != said(first) and said(some_batch(seed=1)) != said(first)
 
 
 def test_half_of_unicots_conversations_think_before_they_draw():
-    talks = [talk for step in range(20) for talk in some_batch("unicot", step).talks]
+    talks = [talk for step in range(20) for talk in some_batch("unicot", step).conversations]
     planned = [talk for talk in talks if "### Step 1" in talk.turns[0][1] and prompts.IMG_START in talk.turns[0][1]]
     assert 0.3 < len(planned) / len(talks) < 0.7
     assert all(prompts.REASONING_REQUEST in talk.turns[0][0] for talk in planned)
@@ -129,7 +131,8 @@ def test_recipes_differ_by_method_alone():
     posts = [config for name, config in RECIPES.items() if name.startswith("post-")]
     assert len(posts) == 6
     for config in posts:
-        stage = replace(config.stage, kind=POST_SFT.stage.kind, posttrain=POST_SFT.stage.posttrain)
+        shared = {field.name: getattr(config.stage, field.name) for field in fields(POST_SFT.stage)}
+        stage = PostTrainSftConfig(**shared | {"kind": "posttrain_sft"})
         assert replace(config, name=POST_SFT.name, stage=stage) == POST_SFT
 
 
@@ -137,10 +140,10 @@ def test_recipes_differ_by_method_alone():
 
 
 def test_native_losses_are_the_backbones_own(small_model: OmniBridge):
-    built = objective(small_model, "posttrain_sft", understanding=0.5, generation=3.0)
+    built = objective(small_model, "posttrain_sft", understanding_weight=0.5, generation_weight=3.0)
     stage: Any = built.stage
     found, batch = outputs(built), stage.batch(built.model, 0)
-    understanding = stage.backbone.understanding_loss(batch.talks).item()
+    understanding = stage.backbone.understanding_loss(batch.conversations).item()
     generation = stage.backbone.generation_loss(batch.prompts, batch.pictures, torch_rng(0, "loss")).item()
     assert found.parts == pytest.approx({"understanding": understanding, "generation": generation})
     loss: Any = found.loss
@@ -164,7 +167,7 @@ REACHED = {
         "task": {"backbone", "projector", "aligner", "decoder"},
         "preference": {"backbone", "projector", "aligner", "decoder"},
         "contrast": {"backbone"},
-        "telling": {"backbone", "projector", "aligner", "decoder"},
+        "cycle": {"backbone", "projector", "aligner", "decoder"},
         "anchor": {"backbone", "heads"},
     },
 }
@@ -230,7 +233,7 @@ def test_what_is_inert_as_released_is_seen_in_the_shares(small_model: OmniBridge
             "preference"
         ]
 
-    released = RECIPES["post-latentumm-reference"].stage.posttrain.weights
+    released = RECIPES["post-latentumm-reference"].stage.weights
     assert share(objective="reference", weights=released) < 1e-5  # W3
     assert share(weights=LatentUMMWeights(preference=1.0)) > 1e-3
 

@@ -16,7 +16,7 @@ from tests.data.manifests import write_manifest
 from tests.training.runs import run
 from tests.training.test_loop import run_config
 
-from latentbridge.config import StageConfig
+from latentbridge.config import SftConfig
 from latentbridge.data.own import sharding
 from latentbridge.data.own.sharding import shard_manifest
 from latentbridge.errors import UserError
@@ -125,7 +125,7 @@ def test_a_damaged_shard_stops_a_run_that_then_goes_on_as_if_nothing_had_been(sm
     shards = tmp_path / "shards"
     written = shard_manifest(write_manifest(tmp_path / "own", 9), shards, progress=False)
     sources = ((str(shards), 0.75), ("shapes", 0.25))
-    config = replace(run_config(small_config, "sft"), stage=StageConfig("sft", sources=sources))
+    config = replace(run_config(small_config, "sft"), stage=SftConfig(sources=sources))
     whole = run(config, tmp_path / "whole")
 
     damaged = shards / written[-1].name

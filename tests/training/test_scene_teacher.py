@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.training.runs import run, run_until
 
-from latentbridge.config import ModelConfig, OptimConfig, PostTrainConfig, RunConfig, SceneConfig, StageConfig
+from latentbridge.config import LatentUMMConfig, ModelConfig, OptimConfig, PretrainTeacherConfig, RunConfig, SceneConfig
 from latentbridge.data.shapes.language import parse_description
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
@@ -18,7 +18,7 @@ from latentbridge.training.stages import make_stage
 
 SMALL = RunConfig(
     name="small-scene-teacher",
-    stage=StageConfig("pretrain_teacher"),
+    stage=PretrainTeacherConfig(),
     steps=6,
     batch_size=7,
     model=SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2),
@@ -65,10 +65,8 @@ def test_a_run_learns_from_the_teacher_trained_beside_it_or_says_how_to_train_on
 ):
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("latentbridge.training.stages.posttrain._HELD_OUT_PAIRS", 3)
-    post = PostTrainConfig(teacher="scene", rollouts=2, roundtrip_steps=1)
-    config = replace(
-        SMALL, name="pupil", stage=StageConfig("latentumm", items=7, posttrain=post), model=small_config, steps=1
-    )
+    stage = LatentUMMConfig(items=7, teacher="scene", rollouts=2, roundtrip_steps=1)
+    config = replace(SMALL, name="pupil", stage=stage, model=small_config, steps=1)
     runs = tmp_path / "runs"
     with pytest.raises(UserError, match=f"train scene-teacher --out {runs}/scene-teacher --resume"):
         run(config, runs / "pupil")
@@ -92,4 +90,4 @@ def test_scenes_grow_and_a_batch_speaks_one_way():
 
 def test_the_recipe_trains_on_both_worlds():
     found = recipe("scene-teacher")
-    assert found.stage.drawings > 0 and found.batch_size >= 256 and isinstance(found.model, SceneConfig)
+    assert found.stage.drawings_share > 0 and found.batch_size >= 256 and isinstance(found.model, SceneConfig)

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.training.runs import run, run_until
 from tests.training.test_loop import run_config
 
-from latentbridge.config import GrpoConfig, ModelConfig, OptimConfig, RewardWeights, RunConfig, StageConfig
+from latentbridge.config import GrpoConfig, ModelConfig, OptimConfig, RewardWeights, RunConfig, StepGrpoConfig
 from latentbridge.data.reasoning import Problem
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model, save_model
@@ -55,7 +55,7 @@ def one_thread():
 
 
 def config_of(small_config: ModelConfig, lora_rank: int = 0, **changes: Any) -> RunConfig:
-    stage = StageConfig("step_grpo", lora_rank=lora_rank, grpo=EASY)
+    stage = StepGrpoConfig(lora_rank=lora_rank, grpo=EASY)
     made = run_config(small_config, "step_grpo", stage=stage, steps=5, batch_size=2, init=(("", "start"),))
     return replace(made, **changes)
 
@@ -94,9 +94,9 @@ def test_what_does_not_end_in_time_is_worth_nothing(start, toy_task):
     found = roll_out(start.backbone, problems, EASY, 0, 0)
     ended = found.replies.ended.view(5, 3)
     assert (found.rewards[~ended] == 0).all() and (found.rewards[ended] > 0).any()
-    assert found.told["unfinished"] == pytest.approx(1 - ended.float().mean().item())
-    assert found.told["reward"] == pytest.approx(found.rewards.mean().item())
-    assert found.told["reply tokens"] == pytest.approx(found.replies.mask.sum().item() / 15)
+    assert found.metrics["unfinished"] == pytest.approx(1 - ended.float().mean().item())
+    assert found.metrics["reward"] == pytest.approx(found.rewards.mean().item())
+    assert found.metrics["reply tokens"] == pytest.approx(found.replies.mask.sum().item() / 15)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
@@ -118,7 +118,8 @@ def test_a_manifest_brings_problems_of_its_own(small_model, tmp_path: Path):
     entry = {"image": "dog.png", "question": "How many legs have two dogs?", "answer": "8", "key_steps": [["4 legs"]]}
     (tmp_path / "own.jsonl").write_text(json.dumps(entry))
     config = config_of(
-        small_model.config, stage=StageConfig("step_grpo", manifest=str(tmp_path / "own.jsonl"), grpo=EASY)
+        small_model.config,
+        stage=StepGrpoConfig(sources=((str(tmp_path / "own.jsonl"), 1.0), ("shapes", 1.0)), grpo=EASY),
     )
     stage: Any = make_stage(config)
     asked = {stage.worlds.problem(numpy_rng(0, "test", step), 0)[1].question for step in range(20)}
@@ -146,11 +147,8 @@ def test_settings_that_cannot_be_are_refused(change: dict, message: str):
 def test_the_start_is_kept_apart_from_what_is_saved(small_config):
     stage: Any = make_stage(config_of(small_config))
     model: Any = new_model(small_config, 0)
-    assert stage.attach(model) is None
+    stage.setup(model)
     kept = dict(stage.reference.named_parameters())
     assert kept.keys() == dict(model.backbone.named_parameters()).keys()
     assert not any(p.requires_grad for p in kept.values())
-    assert (
-        make_stage(config_of(small_config, stage=StageConfig("step_grpo", grpo=replace(EASY, beta=0.0)))).attach(model)
-        is None
-    )
+    assert make_stage(config_of(small_config, stage=StepGrpoConfig(grpo=replace(EASY, beta=0.0)))).setup(model) is None

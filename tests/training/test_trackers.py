@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentbridge.config import RunConfig, StageConfig
+from latentbridge.config import RunConfig, SftConfig
 from latentbridge.errors import UserError
 from latentbridge.rundir import RunDir, read_json
 from latentbridge.training import trackers
 from latentbridge.training.trackers import Tracker
 
-CONFIG = RunConfig("toy", StageConfig("sft"), steps=5, batch_size=1)
+CONFIG = RunConfig("toy", SftConfig(), steps=5, batch_size=1)
 
 
 def log(run: RunDir, step: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The verb `adapters`: what is done with LoRA adapters outside of training."""
+"""The command `adapters`: merging of LoRA adapters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from latentbridge.cli.arguments import check_folder
 from latentbridge.errors import UserError
 
-_HELP = """Use what runs with stage.lora_rank leave behind.
+_HELP = """Merge LoRA adapters of runs with stage.lora_rank.
 
 \b
 Examples:
@@ -29,7 +29,7 @@ def merge(
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder of the merged model.")],
 ) -> None:
-    """Write a model with an adapter's changes in its own weights.
+    """Merge an adapter into its model's weights.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What verbs share on their way in: options with one meaning everywhere, and the checks made before any work."""
+"""Options shared by commands, and checks of arguments before any work."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from typing import Annotated
 
 import typer
 
+from latentbridge.config import WORLDS
 from latentbridge.errors import UserError, unknown_name
 
 ModelName = Annotated[str, typer.Option("--model", help='"tiny", a run folder or a model folder.')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Device = Annotated[
     str,
-    typer.Option("--device", help='Where it computes: "cpu", "cuda", or "auto": the accelerator where there is one.'),
+    typer.Option("--device", help='"cpu", "cuda", or "auto": the accelerator if there is one.'),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same picture.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times.")
 ]
 Steps = Annotated[int, typer.Option("--steps", help="Denoising steps: more is slower and finer.")]
-Guidance = Annotated[float, typer.Option("--guidance", help="How strictly the words are followed, from 0 to 50.")]
+Guidance = Annotated[float, typer.Option("--guidance", help="Classifier-free guidance, from 0 to 50.")]
 OutPicture = Annotated[Path, typer.Option("--out", help="The picture to write.")]
 
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 50.0
 MAX_SEED = 2**63 - 1
-WORLDS = ("shapes", "drawings")
 MANIFEST_SUFFIX = ".jsonl"
 PICTURE_KINDS = "A picture: PNG, JPEG, WebP, GIF, BMP, TIFF or PPM."
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
 
 
 def check_world(world: str, or_manifest: bool = False) -> None:
-    """Refuses a world that does not exist; a manifest's path is one where allowed."""
+    """Raise UserError for an unknown world; `or_manifest` allows a manifest's path."""
     if world not in WORLDS and not (or_manifest and world.endswith(MANIFEST_SUFFIX)):
         raise unknown_name("world", world, (*WORLDS, f"MANIFEST{MANIFEST_SUFFIX}") if or_manifest else WORLDS)
 
 
 def is_own_data(world: str) -> bool:
-    """Return whether a world is a manifest's name or a folder of shards, rather than a world of the library."""
+    """Return whether a world is a manifest or a folder of shards, not a world of the library."""
     return world.endswith(MANIFEST_SUFFIX) or (Path(world) / "index.json").is_file()
 
 
 def check_sampling(seed: int, steps: int, guidance: float) -> None:
-    """Refuses numbers no picture can be drawn with."""
+    """Raise UserError for a seed, a number of steps or a guidance out of range."""
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"--seed {seed} is out of range; give a whole number from 0 to 2^63 - 1.")
     if not 1 <= steps <= MAX_STEPS:
@@ -58,13 +58,13 @@ def check_sampling(seed: int, steps: int, guidance: float) -> None:
 
 
 def check_at_least(option: str, value: int, least: int) -> None:
-    """Refuses a count below its least sensible value."""
+    """Raise UserError for an option's value below `least`."""
     if value < least:
         raise UserError(f"{option} {value} is too small; give {least} or more.")
 
 
 def check_out(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Refuses, before any work, a file that could not be written in the end."""
+    """Raise UserError for a file that cannot be written or has another suffix."""
     if path.suffix.lower() not in suffixes:
         raise UserError(f"--out {path} does not end in {', '.join(suffixes)}; choose such a name.")
     if path.is_dir():
@@ -73,7 +73,7 @@ def check_out(path: Path, suffixes: tuple[str, ...]) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuses a folder that can neither be written to nor made."""
+    """Raise UserError for a folder that can be neither written to nor made."""
     for ancestor in (path, *path.absolute().parents):
         if ancestor.is_dir():
             if not os.access(ancestor, os.W_OK):

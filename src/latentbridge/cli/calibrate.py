@@ -1,4 +1,4 @@
-"""The verb `calibrate`: let a model know what it was trained on."""
+"""The command `calibrate`: fit a model's check for out-of-distribution inputs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from latentbridge.cli.arguments import WORLDS, AsJson, check_at_least, check_folder
+from latentbridge.cli.arguments import AsJson, check_at_least, check_folder
+from latentbridge.config import WORLDS
 from latentbridge.errors import UserError
 
 
@@ -17,21 +18,21 @@ def calibrate(
         list[str] | None,
         typer.Option(
             "--data",
-            help='What it was trained on: "shapes", "drawings", a manifest or a folder of shards; may be given several'
-            " times, and both worlds unless given.",
+            help='Training data: "shapes", "drawings", a manifest or a folder of shards; may be given several times;'
+            " both worlds unless given.",
         ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The folder to write the record into; the model's own unless given.")
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", help="How many samples of the data are looked at.")] = 12_000,
+    samples: Annotated[int, typer.Option("--samples", help="Number of samples to read.")] = 12_000,
     as_json: AsJson = False,
 ) -> None:
-    """Let a model warn of inputs unlike what it was trained on.
+    """Fit a model's check for out-of-distribution inputs.
 
-    Looks at the training data and writes a small record, input_check.safetensors, beside the weights: understand, generate,
-    edit, embed, loopback and serve then warn of other pictures and words. Takes a few minutes. Training leaves none, since a
-    model that went on learning knows other things than the one it started from.
+    Reads the training data and writes input_check.safetensors beside the weights: understand, generate, edit, embed,
+    loopback and serve then warn of other pictures and words. Takes a few minutes. Training writes none, because a
+    trained model knows other data than the one it started from.
 
     \b
     Examples:

@@ -135,7 +135,7 @@ def embed(
       latentbridge data embed --recipe post-latentumm --set seed=1 --teacher siglip:my-siglip --json
     """
     config = with_overrides(recipe(name), overrides or [])
-    teacher = teacher or config.stage.posttrain.teacher
+    teacher = teacher or getattr(config.stage, "teacher", "none")
     if teacher == "none":
         raise UserError(f"The recipe {name} has no teacher; name one with --teacher, such as package.")
     from latentbridge.cli.output import print_json
@@ -150,11 +150,12 @@ def embed(
             f"The recipe {name} has no teacher to ask; choose one of post-training, such as post-latentumm."
         )
     asked, stage = load_teacher(teacher), kind(config)
-    anchors = Anchors(asked, stage.items(), announce=partial(print, file=sys.stderr))
+    pairs = stage.items()
+    anchors = Anchors(asked, pairs, announce=partial(print, file=sys.stderr))
     document = {
         "teacher": asked.space.model,
         "store": str(anchors.store.folder),
-        "pairs": config.stage.items,
+        "pairs": len(pairs),
         "known pairs": anchors.known,
         "embeddings": len(anchors.store),
         "new embeddings": anchors.added,
@@ -164,7 +165,7 @@ def embed(
     else:
         print(
             f"{anchors.store.folder}: {len(anchors.store):,} embeddings by {asked.space.model}, "
-            f"{anchors.added:,} of them new; it knows {anchors.known:,} of {config.stage.items:,} pairs"
+            f"{anchors.added:,} of them new; it knows {anchors.known:,} of {len(pairs):,} pairs"
         )
 
 

@@ -1,4 +1,4 @@
-"""The verb `estimate`: what a run would take, before any GPU is rented."""
+"""The command `estimate`: memory, time and cost of a run."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from latentbridge.recipes import recipe
 def estimate(
     name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, as for `latentbridge train`.")],
     overrides: Overrides = None,
-    ranks: Annotated[int, typer.Option("--ranks", help="GPUs that share the run.")] = 1,
+    ranks: Annotated[int, typer.Option("--ranks", help="Number of GPUs.")] = 1,
     tflops: Annotated[
         float,
         typer.Option(
             "--tflops",
-            help="10^12 FLOPs a second that a GPU sustains; 400 is two fifths of an H100's peak in bfloat16.",
+            help="Sustained TFLOPs of a GPU; 400 is two fifths of an H100's peak in bfloat16.",
         ),
     ] = 400.0,
-    price: Annotated[float, typer.Option("--price", help="Of a GPU for an hour, in any currency.")] = 2.0,
-    text_tokens: Annotated[int, typer.Option("--text-tokens", help="Tokens of a sample's words.")] = 256,
-    picture_px: Annotated[int, typer.Option("--picture-px", help="Side of pictures, where any size is read.")] = 512,
+    price: Annotated[float, typer.Option("--price", help="Price of a GPU hour, in any currency.")] = 2.0,
+    text_tokens: Annotated[int, typer.Option("--text-tokens", help="Text tokens of a sample.")] = 256,
+    picture_px: Annotated[
+        int, typer.Option("--picture-px", help="Side of pictures in pixels, if the model reads any size.")
+    ] = 512,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run would take, without weights.
+    """Estimate the cost of a run, without weights.
 
-    Parameters, peak memory by part on each GPU (fully sharded), FLOPs of a step, hours and cost. It is
-    an estimate: training/costs/estimate.py says how it is made, benchmarks/estimate.py how far it is off for tiny models.
+    Parameters, peak memory by part on each GPU (fully sharded), FLOPs of a step, hours and cost. The method is in
+    training/costs/estimate.py, its error for tiny models in benchmarks/estimate.py.
 
     \b
     Examples:
@@ -50,10 +52,10 @@ def estimate(
             raise UserError(f"{option} {value} is out of range; give a number above 0.")
     from latentbridge.training.costs.estimate import estimate as estimated
 
-    found = estimated(config, ranks, tflops=tflops, price=price, text_tokens=text_tokens, picture_px=picture_px)
+    result = estimated(config, ranks, tflops=tflops, price=price, text_tokens=text_tokens, picture_px=picture_px)
     if as_json:
         from latentbridge.cli.output import print_json
 
-        print_json(asdict(found))
+        print_json(asdict(result))
     else:
-        print("\n".join(["An estimate:", *found.lines()]))
+        print("\n".join(["An estimate:", *result.lines()]))

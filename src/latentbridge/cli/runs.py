@@ -1,10 +1,9 @@
-"""The verbs about runs: train, eval, study, report, quickstart, reproduce, version."""
+"""Commands about runs: train, eval, study, report, quickstart, reproduce, version."""
 
 from __future__ import annotations
 
 import shlex
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -20,6 +19,7 @@ from latentbridge.cli.arguments import (
     check_world,
     is_own_data,
 )
+from latentbridge.config import DataStageConfig, RunConfig, SceneConfig, with_overrides
 from latentbridge.errors import UserError
 from latentbridge.recipes import RECIPES, recipe
 from latentbridge.studies import STUDIES, study_named
@@ -32,22 +32,22 @@ def train(
     overrides: Overrides = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="SOURCE", help="Data of your own: a manifest, or a folder or url of shards."),
+        typer.Option("--data", metavar="SOURCE", help="Your own data, as half of the samples: a manifest or shards."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run folder; runs/RECIPE unless given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
     track: Annotated[
         list[str] | None,
         typer.Option("--track", metavar="TRACKER", help='"tensorboard", "trackio" or "wandb", beside metrics.jsonl.'),
     ] = None,
     sample_every: Annotated[
-        int, typer.Option("--sample-every", help="Draw and ask the same things after so many steps; 0 never.")
+        int, typer.Option("--sample-every", help="Save samples of the same prompts every so many steps; 0 never.")
     ] = 0,
 ) -> None:
     """Train a model by a recipe.
 
-    Interrupted at any moment, it goes on with --resume. How it is looked on at changes nothing in it, so --track and
-    --sample-every may differ from one --resume to the next. docs/many-processes.md starts it on many cores or machines.
+    Interrupted at any moment, it continues with --resume. --track and --sample-every do not change its results, so they
+    may differ from one --resume to the next. docs/many-processes.md starts it on several processes or machines.
 
     \b
     Examples:
@@ -59,60 +59,61 @@ def train(
       latentbridge train pretrain-harmon --set model.width=96
       latentbridge train align --track tensorboard --sample-every 200
     """
-    from latentbridge.config import SceneConfig, with_overrides
-
     config = with_overrides(recipe(name), overrides or [])
-    if data and config.stage.manifest:
-        raise UserError("--data and --set stage.manifest say the same; give one of them.")
-    if data:
-        config = replace(config, stage=replace(config.stage, manifest=data))
     folder = out or Path("runs") / config.name
     check_folder(folder)
-    from latentbridge.data.own.needs import check_own_data, own_sources
+    from latentbridge.data.own.needs import check_own_data
 
-    check_own_data(config)
+    config = check_own_data(config, data or "")
     check_at_least("--sample-every", sample_every, 0)
+    model = _train(config, folder, resume, track or [], sample_every)
+    from latentbridge.training.parallel import is_rank_zero
+
+    if is_rank_zero():
+        hint = ""
+        if not isinstance(config.model, SceneConfig):
+            sources = config.stage.own_sources if isinstance(config.stage, DataStageConfig) else []
+            own = [source for source in sources if is_own_data(source)]
+            data_option = f"--world {shlex.quote(own[0])}" if own else "--size 10"
+            hint = f"; try: latentbridge eval --model {shlex.quote(str(folder))} {data_option}"
+        print(f"The model is in {model}{hint}")
+
+
+def _train(config: RunConfig, folder: Path, resume: bool, track: list[str], sample_every: int) -> Path:
     from latentbridge.evaluation.pages.run_report import write_run_report
     from latentbridge.evaluation.samples import Samples
     from latentbridge.rundir import RunDir
     from latentbridge.training.divergence import Diverged
     from latentbridge.training.loop import train
-    from latentbridge.training.parallel import is_rank_zero
     from latentbridge.training.stages import make_stage
     from latentbridge.training.trackers import Tracker
 
     samples = [Samples(config, sample_every)] if sample_every else []
     with ExitStack() as trackers:
-        told = [trackers.enter_context(Tracker(each)) for each in track or []]
+        tracked = [trackers.enter_context(Tracker(tracker)) for tracker in track]
         try:
-            model = train(config, make_stage(config), folder, resume=resume, observers=[*samples, *told])
+            return train(config, make_stage(config), folder, resume=resume, observers=[*samples, *tracked])
         except Diverged:
             if RunDir(folder).metrics():
                 write_run_report([folder], RunDir(folder).report)
             raise
-    if is_rank_zero():
-        answers = not isinstance(config.model, SceneConfig)
-        own = [source for source in own_sources(config.stage) if is_own_data(source)]
-        scored = f"--world {shlex.quote(own[0])}" if own else "--size 10"
-        hint = f"; try: latentbridge eval --model {shlex.quote(str(folder))} {scored}"
-        print(f"The model is in {model}" + (hint if answers else ""))
 
 
 def evaluate(
     model: ModelName = "tiny",
     world: Annotated[
         str,
-        typer.Option("--world", help='"shapes", "drawings", or your own data: a manifest (a .jsonl file) or shards.'),
+        typer.Option("--world", help='"shapes", "drawings", or your own data: a manifest (.jsonl) or shards.'),
     ] = "shapes",
-    size: Annotated[int, typer.Option("--size", help="Size of the samples in per cent of the full ones.")] = 100,
-    out: Annotated[Path | None, typer.Option("--out", help="The .json file to write the scores to.")] = None,
+    size: Annotated[int, typer.Option("--size", help="Sample size in per cent of the full one.")] = 100,
+    out: Annotated[Path | None, typer.Option("--out", help="The .json file for the scores.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on held-out data.
 
-    Of data of your own the split "test" is scored: finding, captions and answers word for word, and edits by their pixels.
-    An OmniBridge has the full table; a Janus-Pro, BAGEL or Harmon is scored on shapes: questions, drawings of full
-    descriptions, and which picture is which.
+    On your own data the split "test" is scored: retrieval, exact match of captions and answers, and pixels of edits.
+    An OmniBridge gets the full table; a Janus-Pro, BAGEL or Harmon is scored on shapes: questions, generation from full
+    descriptions, and retrieval.
 
     \b
     Examples:
@@ -140,20 +141,20 @@ def evaluate(
 def study(
     name: Annotated[str, typer.Argument(metavar="STUDY", help=f"One of: {', '.join(STUDIES)}.")],
     out: Annotated[
-        Path, typer.Option("--out", help="The folder of all runs; studies share those they have in common.")
+        Path, typer.Option("--out", help="The folder of all runs; studies share runs with the same settings.")
     ] = Path("runs/studies"),
-    jobs: Annotated[int, typer.Option("--jobs", help="How many runs at a time, each on one thread.")] = 2,
+    jobs: Annotated[int, typer.Option("--jobs", help="Number of runs at a time, each on one thread.")] = 2,
     only: Annotated[str | None, typer.Option("--only", metavar="ARM", help="Run this arm alone.")] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Say what there is to do and how long it takes, and stop.")
+        bool, typer.Option("--plan", help="Print what is left to do and how long it takes, and stop.")
     ] = False,
-    results: Annotated[Path, typer.Option("--results", help="The page to write; figures go beside it.")] = Path(
+    results: Annotated[Path, typer.Option("--results", help="The page to write; its figures go beside it.")] = Path(
         "docs/results.md"
     ),
 ) -> None:
-    """Train and measure what a table compares, and write the table.
+    """Train and measure the arms of a study, and write its table.
 
-    Says beforehand what there is to do. Interrupted at any moment, the same command goes on; what is finished is not
+    Prints beforehand what is left to do. Interrupted at any moment, the same command continues; finished runs are not
     repeated.
 
     \b
@@ -174,18 +175,16 @@ def study(
 
 
 def report(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="A run folder, or several to lay over each other.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run folder, or several to compare.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="The .html file to write; report.html in RUN, or beside several.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a page about runs, finished or not.
+    """Write an HTML report about runs, finished or not.
 
-    Curves along samples and time, what was drawn on the way, settings, and how long is left. The page holds its pictures
-    and needs no network.
+    It has curves over samples and time, generated samples, settings and the time left. Pictures are embedded, and no
+    network is needed.
 
     \b
     Examples:
@@ -209,9 +208,9 @@ def report(
 
 
 def quickstart(out: OutFolder = Path("quickstart"), model: ModelName = "tiny") -> None:
-    """See everything at work, in five minutes.
+    """Try every skill, in five minutes.
 
-    Understands, draws, edits, finds and loops on real pictures, and writes a report.
+    Understands, generates, edits, retrieves and loops on real pictures, and writes a report.
 
     \b
     Examples:
@@ -224,9 +223,9 @@ def quickstart(out: OutFolder = Path("quickstart"), model: ModelName = "tiny") -
 
 
 def reproduce(out: OutFolder = Path("runs")) -> None:
-    """Train the shipped tiny model from nothing.
+    """Train the shipped tiny model from random weights.
 
-    Takes hours, says beforehand how many, and ends with its scores.
+    Takes hours, prints beforehand how many, and ends with its scores.
 
     \b
     Examples:

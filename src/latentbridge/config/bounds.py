@@ -1,20 +1,34 @@
-"""The range a number in a config may have."""
+"""Ranges of the numbers in a config, declared in annotations and checked when the config is made."""
 
 from __future__ import annotations
 
+from functools import cache
 from math import inf
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 from latentbridge.errors import UserError
 
 Range = tuple[float, float]
-"""The least and the most, both allowed."""
-NOT_NEGATIVE, AT_LEAST_ONE, SHARE = (0.0, inf), (1.0, inf), (0.0, 1.0)
+"""The smallest and the largest value allowed."""
+AT_LEAST_ONE: Range = (1.0, inf)
+NonNegativeInt = Annotated[int, (0.0, inf)]
+PositiveInt = Annotated[int, AT_LEAST_ONE]
+Weight = Annotated[float, (0.0, inf)]
+Share = Annotated[float, (0.0, 1.0)]
 
 
-def check_bounds(config: object, **ranges: Range) -> None:
-    """Raises UserError for the first field of the config that is outside its range, or no number at all."""
-    for name, (least, most) in ranges.items():
-        value = getattr(config, name)
-        if not least <= value <= most:
-            takes = f"{least:g} or more" if most == inf else f"{least:g} to {most:g}"
-            raise UserError(f"{name} is {value}; it takes {takes}.")
+class Bounded:
+    """Base of configs that raise UserError for the first number outside the range its annotation declares."""
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _ranges(type(self)).items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                allowed = f"{least:g} or more" if most == inf else f"{least:g} to {most:g}"
+                raise UserError(f"{name} is {value}; it takes {allowed}.")
+
+
+@cache
+def _ranges(kind: type[Bounded]) -> dict[str, Range]:
+    hints = get_type_hints(kind, include_extras=True).items()
+    return {name: get_args(hint)[1] for name, hint in hints if get_origin(hint) is Annotated}

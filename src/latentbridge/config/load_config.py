@@ -1,4 +1,4 @@
-"""Sizes of what others released (spec OmniBridge 1.1)."""
+"""Sizes of released models (spec OmniBridge 1.1)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ OMNIBRIDGE_8B = ModelConfig(
         num_layers=24,
         num_queries=256,
         cross_layers=(0, 2, 4, 8, 12, 16, 20),
-        dropout=0.1,
     ),
     retrieval=RetrievalConfig(num_image_queries=128, num_text_queries=96, embedding_size=1024, num_heads=16),
     text_length=256,
 )
-"""The released model without its decoder, which is stored apart and unchanged (HunyuanDiT v1.2)."""
+"""The released model without its decoder, an unchanged HunyuanDiT v1.2 that is stored separately."""

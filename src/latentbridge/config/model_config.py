@@ -1,14 +1,14 @@
-"""Sizes of models built from nothing; released weights bring their own."""
+"""Sizes of models with random weights; released weights bring their own config."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Sizes of a Qwen2-VL built from nothing; released weights bring their own config."""
+    """A Qwen2-VL."""
 
     hidden_size: int = 192
     num_layers: int = 4
@@ -21,11 +21,11 @@ class BackboneConfig:
     patch_size_px: int = 8
     merge_size: int = 2
     image_size_px: int = 64
-    """Side of the square every picture is fitted to; 0 keeps sizes and lets the processor choose within `pixel_range`."""
+    """Side of the square that pictures are fitted to; 0 keeps their sizes, which the processor limits to `pixel_range`."""
     pixel_range: tuple[int, int] = (256 * 28 * 28, 1024 * 28 * 28)
-    """Smallest and largest picture area in pixels where `image_size_px` is 0 (spec 2)."""
+    """Smallest and largest picture area in pixels if `image_size_px` is 0 (spec 2)."""
     vocab_size: int = 0
-    """Rows of the embedding table; 0 takes as many as the tokenizer has tokens."""
+    """Rows of the embedding table; 0 takes the tokenizer's number of tokens."""
     rope_theta: float = 10000.0
     tied_embeddings: bool = True
     system_prompt: str = ""
@@ -48,11 +48,14 @@ class AlignerConfig:
     bidirectional: bool = True
     """False makes self-attention causal: the ablation of the paper's section IV-H.2."""
     cross_bias: bool = False
-    """Whether cross-attention has a relative position bias, so that query i can find word i of a description. The paper
-    and the release have none; without it a tiny aligner must guess from the states which word comes where."""
-    dropout: float = 0.0
-    """Kept for released configs; the training loop leaves modules in evaluation mode, so it never acts."""
+    """Relative position bias in cross-attention, so that query i can find word i of a description. The paper and the
+    release have none; without it a tiny aligner must infer word positions from the states."""
     norm_eps: float = 1e-6
+
+    @classmethod
+    def upgrade(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return stored values without `dropout`, which models had before 2026-12-01 and never applied."""
+        return {name: value for name, value in values.items() if name != "dropout"}
 
 
 @dataclass(frozen=True)
@@ -67,20 +70,20 @@ class RetrievalConfig:
 
 @dataclass(frozen=True)
 class AuxiliaryEmbeddingConfig:
-    """What pretrained networks add to embeddings (`models/omnibridge/auxiliary_embedding.py`)."""
+    """The auxiliary pretrained embedding (`models/omnibridge/auxiliary_embedding.py`)."""
 
     words: int = 0
-    """Words that the map is fitted to, 8 bits a number, or 5 where there are `more_words`; 0 builds no second view."""
+    """Words that the map is fitted to, in 8 bits a number, or 5 with `more_words`; 0 builds no auxiliary embedding."""
     more_words: int = 0
-    """Further words of the lexicon, in product codes."""
+    """Further words of the lexicon, product-quantised."""
     own_words: int = 0
-    """Words of the model's other worlds that are written down as known; with 0 no word is ever reported as unknown."""
+    """Known words of the model's other worlds; with 0 no word is ever reported as unknown."""
     width: int = 192
     eye_px: int = 128
-    """Side to which the eye scales pictures, a multiple of 32."""
+    """Side of the vision encoder's input pictures, a multiple of 32."""
     share: float = 0.9
-    """Weight of the second view's cosine in that of the whole embedding, from 0 to 1. Text-to-picture R@1 of the
-    shipped model on validation drawings: .65 at 0.5, .68 at 0.7, .73 at 0.85 and 0.95."""
+    """Weight of the auxiliary cosine in that of the whole embedding, from 0 to 1. Text-to-image R@1 of the shipped model
+    on validation drawings: .65 at 0.5, .68 at 0.7, .73 at 0.85 and 0.95."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class DecoderConfig:
 
     width: int = 192
     num_layers: int = 6
-    """Even: HunyuanDiT2DModel pairs its layers with skip connections."""
+    """An even number: HunyuanDiT2DModel pairs its layers with skip connections."""
     num_heads: int = 3
     grid: int = 8
     num_train_timesteps: int = 1000
@@ -97,7 +100,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """The linear patch autoencoder: `patch_px` squared RGB pixels become `channels` numbers."""
+    """A linear patch autoencoder: `patch_px` squared RGB pixels become `channels` numbers."""
 
     patch_px: int = 8
     channels: int = 64
@@ -105,11 +108,11 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One unified model of ours (OmniBridge)."""
+    """An OmniBridge."""
 
     kind: Literal["omnibridge"] = "omnibridge"
     parts: tuple[str, ...] = ("backbone", "bridge", "decoder")
-    """What the model has: "bridge" is projector, aligner and retrieval head, "decoder" is text encoder, decoder and autoencoder."""
+    """Parts of the model: "bridge" is projector, aligner and retrieval head; "decoder" is text encoder, decoder and autoencoder."""
     backbone: BackboneConfig = BackboneConfig()
     aligner: AlignerConfig = AlignerConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
@@ -117,26 +120,26 @@ class ModelConfig:
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     second_view: AuxiliaryEmbeddingConfig = AuxiliaryEmbeddingConfig()
     text_length: int = 32
-    """Positions of the decoder's text slot; texts are padded to it, and padding is encoded like any token."""
+    """Tokens of the decoder's text condition; texts are padded to it, and padding is encoded like any token."""
 
 
 AutoencoderKind = Literal["linear", "kl"]
-"""What turns pictures into image latents: principal components, fitted before training (`PatchAutoencoder`), or a network as
-released (`KLAutoencoder`), which is random until something trains it."""
+"""Principal components, fitted before training (`PatchAutoencoder`), or a KL network (`KLAutoencoder`), which is random until
+it is trained."""
 
 
 @dataclass(frozen=True)
 class TinyJanusConfig:
-    """Sizes of a Janus-Pro built from nothing; released weights bring their own config."""
+    """A Janus-Pro."""
 
     kind: Literal["janus"] = "janus"
     width: int = 192
-    """Of language model and eye, which are equally deep."""
+    """Width of language model and vision encoder, which have `num_layers` each."""
     num_layers: int = 4
     num_heads: int = 6
     image_size_px: int = 64
     patch_size_px: int = 8
-    """Side of the square that one code draws and one image token shows; a power of two."""
+    """Side of the square of one VQ code and of one image token; a power of two."""
     codebook_size: int = 512
     vq_channels: int = 32
     """A multiple of 32, for the norms."""
@@ -144,62 +147,62 @@ class TinyJanusConfig:
 
 @dataclass(frozen=True)
 class MarConfig:
-    """Sizes of a masked autoregressive model over `grid` x `grid` image latents (MAR, arXiv 2406.11838)."""
+    """A masked autoregressive model over `grid` x `grid` image latents (MAR, arXiv 2406.11838)."""
 
     width: int = 192
     num_layers: int = 4
-    """Of the encoder, and again of the decoder."""
+    """Layers of the encoder, and as many of the decoder."""
     num_heads: int = 6
     grid: int = 8
     channels: int = 16
     num_buffers: int = 16
-    """Tokens that stand for no place; where the whole picture is masked, the encoder has no others."""
+    """Tokens without a position; the encoder has no others if the whole picture is masked."""
     head_width: int = 256
-    """Of the small network that denoises one image latent at a time."""
+    """Width of the MLP that denoises one image latent at a time."""
     head_layers: int = 3
 
 
 @dataclass(frozen=True)
 class TinyHarmonConfig:
-    """Sizes of a Harmon built from nothing; released weights bring their own sizes."""
+    """A Harmon."""
 
     kind: Literal["harmon"] = "harmon"
     width: int = 192
-    """Of the language model."""
+    """Width of the language model."""
     num_layers: int = 4
     num_heads: int = 6
     mar: MarConfig = MarConfig()
     patch_size_px: int = 8
-    """Side of the square that one image latent stands for; a power of two."""
+    """Side of the square of one image latent; a power of two."""
     autoencoder: AutoencoderKind = "linear"
     vae_channels: int = 32
-    """Of a "kl" network; a multiple of 4, for the norms."""
+    """Channels of a "kl" network; a multiple of 4, for the norms."""
 
 
 @dataclass(frozen=True)
 class TinyBagelConfig:
-    """Sizes of a BAGEL built from nothing; released weights bring their own config."""
+    """A BAGEL."""
 
     kind: Literal["bagel"] = "bagel"
     width: int = 192
-    """Of both experts and of the eye, which are equally deep."""
+    """Width of both experts and the vision encoder, which have `num_layers` each."""
     num_layers: int = 4
     num_heads: int = 6
     num_kv_heads: int = 2
     image_size_px: int = 64
-    """Side of a drawing, and of the largest picture read, rounded down to the eye's patches."""
+    """Side of a generated picture, and of the largest input picture, rounded down to the vision encoder's patches."""
     patch_size_px: int = 8
-    """Side of the square that one latent token draws; a power of two, 4 or more."""
+    """Side of the square of one latent token; a power of two, 4 or more."""
     eye_patch_px: int = 8
-    """Side of the square that one of the eye's tokens shows; no more than `patch_size_px`."""
+    """Side of the square of one vision token; no more than `patch_size_px`."""
     autoencoder: AutoencoderKind = "linear"
     vae_channels: int = 32
-    """Of a "kl" network; a multiple of 32, for the norms."""
+    """Channels of a "kl" network; a multiple of 32, for the norms."""
 
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """Sizes of the teacher `scene`, a SigLIP built from nothing; released weights bring their own config."""
+    """The teacher `scene`, a SigLIP."""
 
     kind: Literal["scene"] = "scene"
     picture_width: int = 512
@@ -212,15 +215,15 @@ class SceneConfig:
     text_layers: int = 3
     text_heads: int = 4
     text_length: int = 32
-    """Tokens that are read, padding included; canonical descriptions have 26 at most, a tenth of free ones more."""
+    """Tokens of a text, padding included; canonical descriptions have 26 at most, a tenth of free ones more."""
 
 
 @dataclass(frozen=True)
 class ReleaseConfig:
-    """A unified backbone exactly as large as its release, whose own module under `models/backbones/` knows the sizes."""
+    """A unified backbone of a release's sizes, which its module under `models/backbones/` knows."""
 
     kind: Literal["janus-pro-7b", "bagel-7b-mot", "harmon-1.5b"]
 
 
 NetworkConfig = ModelConfig | TinyJanusConfig | TinyBagelConfig | TinyHarmonConfig | SceneConfig | ReleaseConfig
-"""What a run can train and a model folder hold; a stored one tells by its `kind`, and is a `ModelConfig` where it has none."""
+"""Sizes of any network, told apart by `kind`; a stored one without it is a `ModelConfig`."""

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from latentbridge.config import StageConfig
+from latentbridge.config import PretrainTeacherConfig
 from latentbridge.data.drawings.catalogue import Drawing, describe_drawing
 from latentbridge.data.drawings.tasks import GROUNDS, show
 from latentbridge.data.shapes.language import describe, paraphrase
@@ -48,9 +48,9 @@ class Contrasts:
     is paraphrased, and a drawing, alone in its family, has one of its captions, which say neither ground nor hand.
     """
 
-    def __init__(self, stage: StageConfig) -> None:
-        self._drawings = DrawingsWorld() if stage.drawings else None
-        self._share = stage.drawings
+    def __init__(self, stage: PretrainTeacherConfig) -> None:
+        self._drawings = DrawingsWorld() if stage.drawings_share else None
+        self._share = stage.drawings_share
         self._alike: dict[str, list[Drawing]] = {}
         self._by_hand: dict[str, list[Drawing]] = {}
         for drawing in self._drawings.drawings.split("train") if self._drawings else ():

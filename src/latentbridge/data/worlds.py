@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from latentbridge import prompts
-from latentbridge.config import StageConfig, TaskMix
+from latentbridge.config import DataStageConfig, TaskMix
 from latentbridge.data.drawings.catalogue import describe_drawing, load_drawings
 from latentbridge.data.drawings.composer import sprite_bank
 from latentbridge.data.drawings.tasks import (
@@ -23,7 +23,6 @@ from latentbridge.data.drawings.tasks import (
     show,
 )
 from latentbridge.data.own.manifest import Record, is_manifest, load_manifest
-from latentbridge.data.own.needs import check_sources
 from latentbridge.data.own.shards import ShardFolder
 from latentbridge.data.own.stream import InterleavedReader, ManifestShards, Shards, Stream
 from latentbridge.data.reasoning import KeyStep, Problem
@@ -44,6 +43,8 @@ _OWN_DRAWINGS = 0.2
 """Share of conversations about a picture with texts in which it is asked for instead of shown."""
 _OWN_EDITS = 0.5
 """Share of conversations about a picture with an edit, and texts or questions too, that are the edit."""
+_LAST = {"drawings": 1, "shapes": 2}
+"""Sources that are drawn after all others."""
 _TARGETS_DESCRIBED = 1 / 3
 """Share of edits of which the target is described: an edit compares the source's description with the target's."""
 
@@ -251,49 +252,53 @@ class StreamedWorld(OwnWorld):
 
 
 class Mixture:
-    """The worlds a stage config names, each by its share.
+    """The sources of a stage config, each by its share.
 
-    Without `sources` a world is picked by chance, and so is what it shows. With them sources take turns, and those that are
-    a user's own give each sample once an epoch.
+    Samples are drawn at random: the user's sources first, in their order, then drawings, then shapes. Interleaved sources
+    take turns instead (`data/own/stream.py`).
     """
 
-    def __init__(self, stage: StageConfig, seed: int) -> None:
-        self.sources = _sources(stage)
-        self.turns = InterleavedReader([weight for _, weight in self.sources], seed) if self.sources else None
-        named = {name for name, _ in self.sources}
-        self.shapes = ShapesWorld(stage.tasks)
-        self.drawings = DrawingsWorld() if stage.drawings or "drawings" in named else None
-        self.manifest = ManifestWorld(Path(stage.manifest)) if stage.manifest and not self.sources else None
-        self.drawings_share = stage.drawings
-        self.own = {name: _own_shards(name) for name in sorted(named - {"shapes", "drawings"})}
-        self.streams = {name: Stream(shards, name, seed) for name, shards in self.own.items()}
+    def __init__(self, stage: DataStageConfig, seed: int, tasks: TaskMix | None = None) -> None:
+        """`tasks` are the conversations about `shapes`."""
+        self.sources = stage.sources
+        names, own = [name for name, _ in stage.sources], sorted(set(stage.own_sources))
+        interleaved = stage.interleave or not all(map(is_manifest, own))
+        self.turns = InterleavedReader([weight for _, weight in stage.sources], seed) if interleaved else None
+        self.shapes = ShapesWorld(tasks or TaskMix())
+        self.drawings = DrawingsWorld() if "drawings" in names else None
+        self.drawings_share = stage.drawings_share
+        self.manifests = {} if interleaved else {name: ManifestWorld(Path(name)) for name in own}
+        self.shards = {name: _own_shards(name) for name in own} if interleaved else {}
+        self.streams = {name: Stream(shards, name, seed) for name, shards in self.shards.items()}
+        self._random_order = sorted(stage.sources, key=lambda source: _LAST.get(source[0], 0))
 
     def pick(self, rng: np.random.Generator, number: int) -> World:
-        """The world of the sample that comes after `number` others.
-
-        Without `sources` the manifest half of the time where there is one, else drawings by their share, else shapes.
-        """
+        """Return the world of the sample that comes after `number` others."""
         if self.turns:
             source, place = self.turns.at(number)
             name = self.sources[source][0]
-            if name in self.streams:
-                return StreamedWorld(self.streams[name], place)
-            return self.drawings if self.drawings and name == "drawings" else self.shapes
-        if self.manifest and rng.random() < 0.5:
-            return self.manifest
-        if self.drawings and rng.random() < self.drawings_share:
+            return StreamedWorld(self.streams[name], place) if name in self.streams else self._world(name)
+        left = sum(weight for _, weight in self._random_order)
+        for name, weight in self._random_order:
+            if name == "shapes" or rng.random() < weight / left:
+                return self._world(name)
+            left -= weight
+        return self._world(self._random_order[-1][0])
+
+    def _world(self, name: str) -> World:
+        if name == "drawings" and self.drawings:
             return self.drawings
-        return self.shapes
+        return self.manifests.get(name, self.shapes)
 
     def problem(self, rng: np.random.Generator, number: int) -> tuple[Picture, Problem]:
-        """A picture and a question of several steps, as `pick` says; drawings have none, and shapes stand in for them."""
+        """Return a picture and a question of several steps, from `pick`; `drawings` have none, and `shapes` stand in for them."""
         world = self.pick(rng, number)
         return (world if isinstance(world, (ManifestWorld, StreamedWorld)) else self.shapes).problem(rng)
 
     def pair(self, rng: np.random.Generator, number: int) -> tuple[AlignItem, bool]:
-        """Return a picture with its text, as `pick` says, and whether it is the user's own.
+        """Return a picture with its text, from `pick`, and whether it is the user's own.
 
-        Where a user's data has neither texts nor described edits, the library's worlds stand in.
+        The library's worlds stand in for a user's data without texts or described edits.
         """
         world = self.pick(rng, number)
         is_own = isinstance(world, (ManifestWorld, StreamedWorld)) and world.has_pairs
@@ -303,25 +308,16 @@ class Mixture:
 
     @property
     def has_own_pairs(self) -> bool:
-        """Return whether a source of the user's own has anything to draw: texts or described edits."""
+        """Whether a source of the user's own has texts or described edits."""
         streamed = any(stream.has("texts or a described edit") for stream in self.streams.values())
-        return streamed or bool(self.manifest and self.manifest.has_pairs)
+        return streamed or any(manifest.has_pairs for manifest in self.manifests.values())
 
     def digest(self) -> str:
-        """What the samples depend on besides config and code."""
-        known = self.drawings.drawings.manifest_sha256 if self.drawings else ""
-        own = repr(self.manifest.records) if self.manifest else ""
-        shares = [(name, weight, self.own[name].digest if name in self.own else "") for name, weight in self.sources]
-        return sha256(f"{known} {own}{shares or ''}".encode()).hexdigest()
-
-
-def _sources(stage: StageConfig) -> tuple[tuple[str, float], ...]:
-    """The sources that take turns; a manifest that has become shards is one of them."""
-    check_sources(stage)
-    if not stage.manifest or is_manifest(stage.manifest):
-        return stage.sources
-    rest = (("shapes", (1 - stage.drawings) / 2), ("drawings", stage.drawings / 2))
-    return ((stage.manifest, 0.5), *((name, weight) for name, weight in rest if weight))
+        """Return a hash of the data that samples depend on."""
+        drawings = self.drawings.drawings.manifest_sha256 if self.drawings else ""
+        manifests = [manifest.records for manifest in self.manifests.values()]
+        shards = [shards.digest for shards in self.shards.values()]
+        return sha256(repr((self.sources, drawings, manifests, shards)).encode()).hexdigest()
 
 
 def _own_shards(name: str) -> Shards:

@@ -49,7 +49,7 @@ class Run:
         """The runs that must be trained before it: what it starts from, and a teacher that a recipe of its name makes."""
         if not (config := self.config):
             return []
-        teacher = f"{config.stage.posttrain.teacher}-teacher"
+        teacher = f"{getattr(config.stage, 'teacher', 'none')}-teacher"
         return list(dict.fromkeys([*(source for _, source in config.init), *([teacher] if teacher in RECIPES else [])]))
 
 
@@ -57,7 +57,7 @@ def arm_run(arm: Arm, seed: int) -> Run:
     """The run of an arm with one seed; overrides that change nothing are left out."""
     chosen = recipe(arm.recipe)
     changes = [each for each in arm.overrides if with_overrides(chosen, [each]) != chosen]
-    named = (change.removeprefix("stage.posttrain.") for change in changes)
+    named = (change.removeprefix("stage.") for change in changes)
     return Run("_".join([arm.recipe, *named, f"seed={seed}"]), arm.recipe, (*changes, f"seed={seed}"))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
-from latentbridge.config import RunConfig
+from latentbridge.config import AlignConfig, PostTrainConfig, PretrainUnifiedConfig, RunConfig
 from latentbridge.errors import UserError
 from latentbridge.rng import numpy_rng
 
@@ -14,13 +16,13 @@ class ItemOrder:
 
     def __init__(self, config: RunConfig, purpose: str) -> None:
         """`purpose` names the random stream of the order."""
-        if config.stage.items < config.batch_size:
-            raise UserError(f"stage.items is {config.stage.items}; it takes batch_size ({config.batch_size}) or more.")
-        self._seed, self._purpose = config.seed, purpose
-        self._size, self._count = config.batch_size, config.stage.items
+        self.count = cast(PostTrainConfig | PretrainUnifiedConfig | AlignConfig, config.stage).items
+        if self.count < config.batch_size:
+            raise UserError(f"stage.items is {self.count}; it takes batch_size ({config.batch_size}) or more.")
+        self._seed, self._purpose, self._size = config.seed, purpose, config.batch_size
 
     def indices(self, step: int) -> list[int]:
         """The items of a step, ascending."""
-        epoch, place = divmod(step * self._size, self._count - self._count % self._size)
-        order = numpy_rng(self._seed, self._purpose, epoch).permutation(self._count)
+        epoch, place = divmod(step * self._size, self.count - self.count % self._size)
+        order = numpy_rng(self._seed, self._purpose, epoch).permutation(self.count)
         return np.sort(order[place : place + self._size]).tolist()

@@ -24,7 +24,7 @@ from latentbridge.training.divergence import DivergenceGuard
 from latentbridge.training.gradient_norms import gradient_norm_shares
 from latentbridge.training.optim import ExponentialMovingAverage, make_optimizers, schedule
 from latentbridge.training.recompute import recompute
-from latentbridge.training.stage import Objective, Stage, moving
+from latentbridge.training.stage import Objective, Stage, trainable_parameters
 from latentbridge.types import LossOutputs
 
 
@@ -53,7 +53,8 @@ class Learner:
                 stage.prepare(model)
             if config.stage.lora_rank:
                 add_adapter(model, config.stage.lora_rank)
-            self.objective = Objective(model.to(device), stage).to(device)
+            stage.setup(model.to(device))
+            self.objective = Objective(model, stage).to(device)
         fast = bool(parallel.broadcast_from_rank_zero(multiplies_bfloat16(device)))
         self.bf16 = config.bf16 and fast
         """Mixed precision is on; the same on every rank, as the leading one's device decides."""
@@ -63,7 +64,7 @@ class Learner:
             _write_out_attention(model)
         recompute(model, config.recompute)
         parallel.shard_parameters(self.objective, stage.by_block)
-        self.named = moving(dict(self.objective.named_parameters()), stage, config)
+        self.named = trainable_parameters(dict(self.objective.named_parameters()), stage, config)
         for name, parameter in self.objective.named_parameters():
             parameter.requires_grad_(name in self.named)
         self.optimizers = make_optimizers(self.named, config.optim, muon_bf16=fast)

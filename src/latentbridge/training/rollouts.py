@@ -1,4 +1,4 @@
-"""Groups of replies sampled from the policy as it is, and what they are worth: the data of reinforcement learning."""
+"""Rollouts of reinforcement learning: groups of replies sampled from the current policy, and their rewards."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ from latentbridge.types import Picture
 
 @dataclass(frozen=True)
 class Rollouts:
-    """g replies to each of b problems."""
+    """Groups of g replies to each of b problems."""
 
     prompts: TokenBatch
     """The problems [b s], padded on the left."""
     replies: Replies
-    """[b * g t]; those to one problem follow each other."""
+    """[b * g t]; the replies of a group follow each other."""
     rewards: Tensor
     """float32 [b g]."""
-    told: dict[str, float]
-    """What to log of them."""
+    metrics: dict[str, float]
+    """Mean rewards, lengths and speed, for the log."""
 
 
 def roll_out(
     backbone: QwenVL, problems: Sequence[tuple[Picture, Problem]], settings: GrpoConfig, seed: int, step: int
 ) -> Rollouts:
-    """A group of replies to each of this rank's problems; reply i of a step, counted over the problems of all ranks, is a
-    function of (seed, step, i) and the weights alone."""
-    began = time.perf_counter()
+    """Return a group of replies to each of this rank's problems.
+
+    Reply i of a step, counted over the problems of all ranks, is a function of (seed, step, i) and the weights alone.
+    """
+    start = time.perf_counter()
     count = settings.generations
-    places = [number * count + copy for number in local_rows(list(range(len(problems)))) for copy in range(count)]
+    indices = [number * count + copy for number in local_rows(list(range(len(problems)))) for copy in range(count)]
     problems = local_rows(list(problems))
     prompts = backbone.tokenize([put(problem, picture) for picture, problem in problems], open_ended=True, pad="left")
     replies = sample_replies(
@@ -51,23 +53,23 @@ def roll_out(
         copies=count,
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
-        generators=[torch_rng(seed, "rollout", step, place) for place in places],
+        generators=[torch_rng(seed, "rollout", step, index) for index in indices],
     )
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     texts = [
         text if ended else ""
         for text, ended in zip(backbone.decode(replies.tokens), replies.ended.tolist(), strict=True)
     ]
-    graded = [grade(text, problems[index // count][1]) for index, text in enumerate(texts)]
-    rewards = torch.tensor([weigh(each, settings.rewards) for each in graded]).view(len(problems), count)
-    parts = {name.replace("_", " "): sum(each[name] for each in graded) / len(graded) for name in graded[0]}
+    grades = [grade(text, problems[index // count][1]) for index, text in enumerate(texts)]
+    rewards = torch.tensor([weigh(parts, settings.rewards) for parts in grades]).view(len(problems), count)
+    means = {name.replace("_", " "): sum(parts[name] for parts in grades) / len(grades) for name in grades[0]}
     tokens = int(replies.mask.sum())
-    told = {
+    metrics = {
         "reward": float(rewards.mean()),
-        **parts,
+        **means,
         "reply tokens": tokens / len(texts),
         "unfinished": 1 - float(replies.ended.float().mean()),
         "groups of equals": float((rewards.amax(dim=1) == rewards.amin(dim=1)).float().mean()),
         "tokens per second": tokens / seconds,
     }
-    return Rollouts(prompts, replies, rewards, told)
+    return Rollouts(prompts, replies, rewards, metrics)

@@ -1,87 +1,109 @@
-"""What a stage tells the loop, and the module whose forward is its loss."""
+"""The interface between a training stage and the loop, and the module whose forward is the stage's loss."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import nn
 
-from latentbridge.config import RunConfig
+from latentbridge.config import DataStageConfig, RunConfig
+from latentbridge.data.worlds import Mixture
 from latentbridge.errors import UserError
 from latentbridge.models.adapters import is_adapter
 from latentbridge.models.checkpoint import Network
-from latentbridge.types import LossOutputs
+from latentbridge.types import Conversation, LossOutputs
 
 
 class Stage(Protocol):
-    """What to move, what to feed, what to minimise; and, where a stage needs it, what comes before, around and between."""
+    """A training stage: its trainable parameters, its batches and its loss."""
 
     trains: tuple[str, ...] = ("omnibridge",)
-    """The kinds of network it can train."""
+    """Kinds of network it can train."""
     many_ranks: bool = False
-    """Whether `batch` and `loss` know of other ranks (`training/parallel.py`); one that does not runs in one process."""
+    """`batch` and `loss` handle several ranks (`training/parallel.py`); otherwise the stage runs in one process."""
     by_block: bool = True
-    """Whether ranks gather weights block by block, for which each must call the same blocks equally often in `loss`; else
-    they gather all at once for a step, and call what they like."""
+    """Ranks gather weights block by block, so `loss` must call the same blocks equally often on each; otherwise they
+    gather all weights for the whole step."""
     rollouts: bool = False
-    """Whether `batch` asks the model as it has become; it then has its weights whole on every rank, and no batch is made ahead."""
+    """`batch` samples from the current model; it then has whole weights on every rank, and no batch is prefetched."""
     runs: Path = Path("runs")
-    """Where the run and its siblings are; the loop says it."""
+    """The folder of the run and its siblings; set by the loop."""
 
     def __init__(self, config: RunConfig) -> None: ...
 
     def prepare(self, model: Network) -> None:
-        """One-time work before the first step that the weights then carry: closed-form fits, initialisations."""
+        """Change the weights once, before the first step: closed-form fits, initialisations."""
+
+    def setup(self, model: Network) -> None:
+        """Compute what the stage needs of the model at the start of a run and on every resume, such as frozen features."""
+
+    def build_heads(self, model: Network) -> nn.Module | None:
+        """Return the heads that exist in training only; called after `setup`."""
+        return None
 
     def trainable(self, name: str) -> bool:
-        """Whether the parameter of that name moves."""
+        """Return whether the parameter of that name is trained."""
         ...
 
     def batch(self, model: Network, step: int) -> object:
-        """The batch of a step, a function of (seed, step) and, with `rollouts`, of the weights."""
+        """Return the batch of a step, a function of (seed, step) and, with `rollouts`, of the weights."""
         ...
 
     def loss(self, model: Network, batch: Any, rng: torch.Generator, heads: Any) -> LossOutputs:
-        """The loss; runs inside `Objective.forward`."""
+        """Return the loss; called by `Objective.forward`."""
         ...
 
-    def attach(self, model: Network) -> nn.Module | None:
-        """Training-only heads, at the start and on every resume, and whatever else the stage needs of the model by then."""
-        return None
-
     def check(self, model: Network, step: int) -> dict[str, float]:
-        """Measures on held-out data, for the log; raises UserError where going on would be a waste.
+        """Return measures on held-out data, for the log; raise UserError if the run should stop.
 
-        Asked after every `checkpoint_every` steps and after the last, before anything is saved, so what a run leaves
-        behind has passed.
+        Called after every `checkpoint_every` steps and after the last, before anything is saved, so every saved model has
+        passed.
         """
         return {}
 
     def phase(self, step: int) -> int:
-        """Counts up wherever the loss may rise because the task grows harder; `training/divergence.py` asks."""
+        """Return a count that rises wherever the loss may rise because the task grows harder (`training/divergence.py`)."""
         return 0
 
 
+class DataStage(Stage):
+    """Base of stages that are fed from the sources of their settings."""
+
+    settings: DataStageConfig
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.settings = config, cast(Any, config.stage)
+        self.worlds = Mixture(self.settings, config.seed, getattr(self.settings, "tasks", None))
+
+    def conversation(self, rng: np.random.Generator, number: int) -> Conversation:
+        """Return the conversation that comes after `number` others."""
+        return self.worlds.pick(rng, number).converse(rng)
+
+
 class Objective(nn.Module):
-    """Model, stage and training-only heads as one module whose forward is the loss, so that wrapping it wraps everything."""
+    """OmniBridge, stage and training-only heads as one module whose forward is the loss, so that wrapping it wraps everything."""
 
     def __init__(self, model: Network, stage: Stage):
+        """The stage has been set up with the model."""
         super().__init__()
         self.model = model
         self.stage = stage
-        self.heads = stage.attach(model)
+        self.heads = stage.build_heads(model)
 
     def forward(self, batch: object, rng: torch.Generator) -> LossOutputs:
         return self.stage.loss(self.model, batch, rng, self.heads)
 
 
-def moving(parameters: Mapping[str, nn.Parameter], stage: Stage, config: RunConfig) -> dict[str, nn.Parameter]:
-    """What moves of an objective: what the stage trains; with `lora_rank` the language model's adapter and heads instead.
+def trainable_parameters(
+    parameters: Mapping[str, nn.Parameter], stage: Stage, config: RunConfig
+) -> dict[str, nn.Parameter]:
+    """Return an objective's trainable parameters: the stage's; with `lora_rank` the language model's adapter and heads.
 
-    Raises UserError for an adapter beside weights that the stage would not train either.
+    Raise UserError for an adapter in a stage that does not train the language model.
     """
     trained = {name: p for name, p in parameters.items() if stage.trainable(name)}
     if not config.stage.lora_rank:

@@ -3,13 +3,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.data.manifests import write_manifest
 
-from latentbridge.data.own.needs import check_own_data, own_sources, takers, training_uses
+from latentbridge.config import SftConfig
+from latentbridge.data.own.needs import check_own_data, takers, training_uses
 from latentbridge.data.own.sharding import shard_manifest
 from latentbridge.errors import UserError
 from latentbridge.recipes import recipe
@@ -19,8 +19,7 @@ EDIT = {"instruction": "lighten", "target": "p0.png"}
 
 
 def check(name: str, source: Path) -> None:
-    found = recipe(name)
-    check_own_data(replace(found, stage=replace(found.stage, manifest=str(source))))
+    check_own_data(recipe(name), str(source))
 
 
 def refusal(name: str, source: Path) -> str:
@@ -78,8 +77,14 @@ def test_finetune_needs_data_and_others_do_not():
     with pytest.raises(UserError, match="give it with --data"):
         check_own_data(recipe("finetune"))
     check_own_data(recipe("post-sft"))
-    stage = replace(recipe("sft").stage, drawings=0.0, sources=(("shapes", 1.0), ("mine.jsonl", 1.0)))
-    assert own_sources(stage) == ["mine.jsonl"]
+    assert SftConfig(sources=(("shapes", 1.0), ("mine.jsonl", 1.0))).own_sources == ["mine.jsonl"]
+
+
+def test_added_data_are_half_of_the_samples(tmp_path: Path):
+    manifest = str(write_manifest(tmp_path, 2))
+    stage = check_own_data(recipe("sft"), manifest).stage
+    assert isinstance(stage, SftConfig) and stage.sources == ((manifest, 1.0), ("shapes", 0.75), ("drawings", 0.25))
+    assert stage.drawings_share == 0.25
 
 
 def test_a_refusal_loads_no_torch(tmp_path: Path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from tests.data.manifests import write_manifest
 
-from latentbridge.config import StageConfig
+from latentbridge.config import SftConfig
 from latentbridge.data.own import sharding
 from latentbridge.data.own.manifest import Record
 from latentbridge.data.own.sharding import shard_manifest
@@ -104,7 +105,7 @@ def test_sources_are_mixed_by_weight_and_shards_say_what_their_manifest_says(tmp
     shard_manifest(manifest, tmp_path / "shards", progress=False)
     assert len(ShardFolder(str(tmp_path / "shards")).shards) > 2
     for own in (str(manifest), str(tmp_path / "shards")):
-        mixture = Mixture(StageConfig("sft", sources=((own, 0.7), ("shapes", 0.3))), seed=2)
+        mixture = Mixture(SftConfig(sources=((own, 0.7), ("shapes", 0.3)), interleave=True), seed=2)
         rng = numpy_rng(0, "test")
         texts = [mixture.pick(rng, number).depict(rng)[1] for number in range(10_000 // 50)]
         mine = Counter(text for text in texts if text.startswith("text "))
@@ -112,20 +113,20 @@ def test_sources_are_mixed_by_weight_and_shards_say_what_their_manifest_says(tmp
         assert set(mine) == {f"text {number}" for number in range(7)} and set(mine.values()) <= {19, 20, 21}
 
 
-def test_shards_in_the_manifests_place_get_half(tmp_path: Path):
+def test_shards_are_always_interleaved_and_their_content_is_in_the_digest(tmp_path: Path):
     shard_manifest(write_manifest(tmp_path / "own", 3), tmp_path / "shards", progress=False)
-    mixture = Mixture(StageConfig("sft", manifest=str(tmp_path / "shards")), seed=0)
-    assert mixture.sources == ((str(tmp_path / "shards"), 0.5), ("shapes", 0.5))
-    before = mixture.digest()
+    mixtures = [Mixture(SftConfig(sources=((str(tmp_path / "shards"), 1.0), ("shapes", 1.0))), seed=0)]
+    assert mixtures[0].streams and not mixtures[0].manifests
     shard_manifest(write_manifest(tmp_path / "own", 4), tmp_path / "more", progress=False)
-    assert Mixture(StageConfig("sft", manifest=str(tmp_path / "more")), seed=0).digest() != before
+    shutil.move(tmp_path / "more", shutil.move(tmp_path / "shards", tmp_path / "gone").with_name("shards"))
+    mixtures.append(Mixture(SftConfig(sources=((str(tmp_path / "shards"), 1.0), ("shapes", 1.0))), seed=0))
+    assert mixtures[0].digest() != mixtures[1].digest()
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"sources": (("shapes", 1.0),), "manifest": "x.jsonl"}, "in place of stage.manifest and stage.drawings"),
-        ({"sources": (("shapes", 1.0),), "drawings": 0.5}, "in place of stage.manifest and stage.drawings"),
+        ({"sources": ()}, "stage.sources is empty"),
         ({"sources": (("shapes", 0.0),)}, "a number above 0"),
         ({"sources": (("shapes", -1.0),)}, "a number above 0"),
         ({"sources": (("none.jsonl", 1.0),)}, "There is no manifest at none.jsonl"),
@@ -134,7 +135,7 @@ def test_shards_in_the_manifests_place_get_half(tmp_path: Path):
 )
 def test_sources_that_cannot_be_mixed_are_refused(changes, words):
     with pytest.raises(UserError) as caught:
-        Mixture(StageConfig("sft", **changes), seed=0)
+        Mixture(SftConfig(**changes), seed=0)
     assert words in str(caught.value)
 
 

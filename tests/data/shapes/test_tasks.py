@@ -83,15 +83,15 @@ def test_reasoning_is_asked_for_in_the_prompt():
     assert request.endswith(prompts.REASONING_REQUEST) and reply.startswith("### Image Description: ")
 
 
-@pytest.mark.parametrize("kind", ["look", "reason", "draw", "edit"])
+@pytest.mark.parametrize("kind", ["vqa", "cot", "generation", "editing"])
 def test_a_mix_of_one_kind_gives_that_kind(kind: str):
-    mix = TaskMix(**{name: float(name == kind) for name in ("look", "reason", "draw", "edit")})
+    mix = TaskMix(**{name: float(name == kind) for name in ("vqa", "cot", "generation", "editing")})
     for step in range(5):
         talk = converse(TRAIN[step], rng(step), mix)
         first = talk.turns[0][0]
         seen = (
-            "draw" if first.startswith("Draw: ") else "edit" if first.startswith("Edit: ")
-            else "reason" if first.endswith(prompts.REASONING_REQUEST) else "look"
+            "generation" if first.startswith("Draw: ") else "editing" if first.startswith("Edit: ")
+            else "cot" if first.endswith(prompts.REASONING_REQUEST) else "vqa"
         )  # fmt: skip
         assert seen == kind
 
@@ -128,7 +128,7 @@ def test_long_chains_have_their_share_and_take_nothing_from_mixes_without_them()
 
     without = requests(TaskMix())
     assert not [text for text in without if prompts.DELIBERATION_REQUEST in text]
-    only = requests(TaskMix(look=0, reason=0, draw=0, edit=0, deliberate=0.5))
+    only = requests(TaskMix(vqa=0, cot=0, generation=0, editing=0, long_cot=0.5))
     assert all(prompts.DELIBERATION_REQUEST in text for text in only)
     # what the shipped model learned from: the first draw of a mix is the same uniform number with or without the fifth kind
     weights = np.array([0.45, 0.15, 0.20, 0.20])

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 
 from latentbridge.config import ModelConfig
 from latentbridge.errors import UserError

@@ -13,11 +13,13 @@ import pytest
 from latentbridge.cli import main
 from latentbridge.config import (
     OMNIBRIDGE_8B,
+    LatentUMMConfig,
     ModelConfig,
     OptimConfig,
+    PostTrainSftConfig,
     ReleaseConfig,
     RunConfig,
-    StageConfig,
+    SftConfig,
     TaskMix,
     from_dict,
     to_dict,
@@ -29,7 +31,7 @@ from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2, REAL, RELEASES
 from latentbridge.rng import torch_rng
 from latentbridge.training.costs.counting import count_step
 from latentbridge.training.costs.estimate import GIB, Estimate, estimate, sketch
-from latentbridge.training.stage import moving
+from latentbridge.training.stage import trainable_parameters
 from latentbridge.training.stages import make_stage
 
 real = pytest.mark.parametrize("config", REAL, ids=lambda config: config.name)
@@ -75,7 +77,7 @@ def test_a_real_recipe_is_whole_and_names_what_moves(config: RunConfig) -> None:
     assert all(source in RELEASES or source in RECIPES for _, source in config.init)
     network, stage = sketch(config)
     assert all(p.device.type == "meta" for p in network.parameters())
-    named = moving({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
+    named = trainable_parameters({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
     assert {next(part for part in MOVES[config.name] if name.startswith(f"model.{part}.")) for name in named} == (
         MOVES[config.name]
     )
@@ -97,7 +99,7 @@ def test_ranks_share_memory_and_work() -> None:
 
 
 def test_ranks_that_gather_all_weights_at_once_have_them_and_their_gradients_beside_their_shards() -> None:
-    stage = StageConfig("posttrain_sft", items=8)
+    stage = PostTrainSftConfig(items=8)
     found = estimate(RunConfig("post", stage, steps=1, batch_size=4, bf16=False), ranks=4)
     assert found.weights == pytest.approx(4 * found.parameters * (1 / 4 + 1) / GIB)
     assert found.gradients == pytest.approx(4 * found.moving * (1 / 4 + 1) / GIB)
@@ -108,7 +110,7 @@ def test_ranks_that_gather_all_weights_at_once_have_them_and_their_gradients_bes
 
 
 def test_moving_weights_take_sixteen_bytes_each_and_adapters_little() -> None:
-    run = RunConfig("sft", StageConfig("sft"), steps=1, batch_size=1, optim=OptimConfig(muon_lr=0.0), bf16=False)
+    run = RunConfig("sft", SftConfig(), steps=1, batch_size=1, optim=OptimConfig(muon_lr=0.0), bf16=False)
     full, lora = (estimate(replace(run, stage=replace(run.stage, lora_rank=rank))) for rank in (0, 2))
     part = count(run.model, "backbone.")
     assert full.moving == part
@@ -123,8 +125,8 @@ def test_moving_weights_take_sixteen_bytes_each_and_adapters_little() -> None:
 def counted(config: RunConfig) -> tuple[float, float, int]:
     """FLOPs of a step, the bytes it keeps for the way back (without weights), and the tokens of a text of it."""
     model, stage = new_model(config.model, 0), make_stage(config)
-    assert stage.attach(model) is None
-    named = moving({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
+    stage.setup(model)
+    named = trainable_parameters({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(f"model.{name}" in named)
     batch: Any = stage.batch(model, 0)
@@ -135,8 +137,8 @@ def counted(config: RunConfig) -> tuple[float, float, int]:
 
 def test_a_tiny_step_does_and_keeps_what_is_estimated() -> None:
     """Within 25 %: norms and activations keep second copies, and how much of a text is reply is only assumed."""
-    look = TaskMix(look=1.0, reason=0.0, draw=0.0, edit=0.0)  # each with a picture
-    run = RunConfig("sft", StageConfig("sft", tasks=look), 1, 8, model=ModelConfig(parts=("backbone",)), bf16=False)
+    look = TaskMix(vqa=1.0, cot=0.0, generation=0.0, editing=0.0)  # each with a picture
+    run = RunConfig("sft", SftConfig(tasks=look), 1, 8, model=ModelConfig(parts=("backbone",)), bf16=False)
     flops, kept, text = counted(run)
     found: Estimate = estimate(run, text_tokens=text)
     assert found.step_tflop * 1e12 == pytest.approx(flops, rel=0.25)
@@ -176,4 +178,4 @@ def test_bad_questions_are_one_sentence(call: Callable[..., tuple[int, str, str]
 
 def test_a_network_without_a_decoder_has_no_estimate_of_drawing() -> None:
     with pytest.raises(UserError):
-        estimate(replace(REAL[0], stage=StageConfig("latentumm"), bf16=False))
+        estimate(replace(REAL[0], stage=LatentUMMConfig(), bf16=False))

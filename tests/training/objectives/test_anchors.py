@@ -61,5 +61,7 @@ def test_what_was_embedded_once_is_not_embedded_again() -> None:
 
 
 def test_a_teacher_that_knows_nothing_of_a_run_is_refused() -> None:
-    with pytest.raises(UserError, match="'spelling' knows none of the run's texts; raise stage.drawings"):
+    with pytest.raises(
+        UserError, match="'spelling' knows none of the run's texts; raise the weight of drawings in stage.sources"
+    ):
         Anchors(Spelling(), [pair(10, "2 stars")])

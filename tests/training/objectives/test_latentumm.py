@@ -393,20 +393,20 @@ def test_round_trips_that_count_nothing_are_not_made() -> None:
         loss = latentumm_loss(same_pairs(z), counted, noise, weights)
         assert calls == expected
         assert sum(loss.weighted.values()).item() == loss.total.item()
-    assert list(loss.weighted) == ["modal", "task", "preference", "anchor", "contrast", "telling"]
+    assert list(loss.weighted) == ["modal", "task", "preference", "anchor", "contrast", "cycle"]
 
 
 def test_what_it_costs_to_tell_drawings_counts_in_ours_alone() -> None:
     z, cost = unit(3, 5), torch.tensor(0.75, requires_grad=True)
-    pairs = replace(same_pairs(z), telling=cost)
-    weights = LatentUMMWeights(telling=2.0)
+    pairs = replace(same_pairs(z), cycle=cost)
+    weights = LatentUMMWeights(cycle=2.0)
     told = latentumm_loss(pairs, torch.clone, torch.zeros(0, 3, 5), weights)
     silent = latentumm_loss(same_pairs(z), torch.clone, torch.zeros(0, 3, 5), weights)
-    assert told.telling.item() == 0.75 and (told.total - silent.total).item() == pytest.approx(2 * 0.75)
+    assert told.cycle.item() == 0.75 and (told.total - silent.total).item() == pytest.approx(2 * 0.75)
     told.total.backward()
     assert cost.grad == 2
     released = latentumm_loss(pairs, torch.clone, torch.zeros(0, 3, 5), weights, objective="reference")
-    assert released.telling.item() == 0
+    assert released.cycle.item() == 0
 
 
 def test_noise_survives_a_latent_in_bfloat16() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
-from latentbridge.config import RunConfig, StageConfig
+from latentbridge.config import DataStageConfig, RunConfig
 from latentbridge.data.own.manifest import is_manifest, outline_manifest
 from latentbridge.data.own.shards import ShardFolder, count_fit
 from latentbridge.errors import UserError
@@ -22,23 +22,6 @@ _NEEDS = {
 }
 """The use (`USES`) a stage must find in each source; a stage that is not here reads worlds of the library alone."""
 _UNDESCRIBED = "an edit without a description"
-_BUILT_IN = ("shapes", "drawings")
-
-
-def check_sources(stage: StageConfig) -> None:
-    """Raise UserError where a stage names its data twice, or gives a source a weight that is no share."""
-    if stage.sources and (stage.manifest or stage.drawings):
-        raise UserError(
-            "stage.sources stands in place of stage.manifest and stage.drawings; set those to nothing and 0."
-        )
-    if any(not math.isfinite(weight) or weight <= 0 for _, weight in stage.sources):
-        raise UserError("A weight in stage.sources is a number above 0; leave out what is not wanted.")
-
-
-def own_sources(stage: StageConfig) -> list[str]:
-    """Return the user's manifests and shards that a stage is fed from."""
-    named = [name for name, _ in stage.sources if name not in _BUILT_IN]
-    return [stage.manifest, *named] if stage.manifest else named
 
 
 def training_uses(source: str) -> Counter[str]:
@@ -51,16 +34,20 @@ def training_uses(source: str) -> Counter[str]:
     return sum((Counter(shard.fit) for shard in ShardFolder(source).shards), Counter())
 
 
-def check_own_data(config: RunConfig) -> None:
-    """Raise UserError where a run's recipe cannot train on its sources, naming what is missing and a recipe that takes it."""
-    check_sources(config.stage)
-    sources = own_sources(config.stage)
-    if config.stage.kind == "finetune" and not sources:
+def check_own_data(config: RunConfig, added: str = "") -> RunConfig:
+    """Return the run with the source `added` as half of its samples.
+
+    Raise UserError if its stage cannot train on a source of the user's, naming what is missing and a recipe that takes it.
+    """
+    stage, sources = config.stage, [added] if added else []
+    if isinstance(stage, DataStageConfig):
+        sources += stage.own_sources
+    if stage.kind == "finetune" and not sources:
         raise UserError(f"{config.name} trains on data of your own; give it with --data, such as manifest.jsonl.")
     for source in sources:
         found = training_uses(source)
-        need, lack = _NEEDS.get(config.stage.kind), what_to_add(source, found)
-        if lack and (config.stage.kind == "finetune" or not found[_ANYTHING]):
+        need, lack = _NEEDS.get(stage.kind), what_to_add(source, found)
+        if lack and (stage.kind == "finetune" or not found[_ANYTHING]):
             raise UserError(lack)
         if need and found[need]:
             continue
@@ -69,6 +56,10 @@ def check_own_data(config: RunConfig) -> None:
             f"{config.name} {wants}, and the training split of {source} has {summary_of(found)}; finetune takes it: "
             f"latentbridge train finetune --data {source}"
         )
+    if not added or not isinstance(stage, DataStageConfig):
+        return config
+    half = sum(weight for _, weight in stage.sources)
+    return replace(config, stage=replace(stage, sources=((added, half), *stage.sources)))
 
 
 def takers(found: Counter[str]) -> list[str]:

@@ -27,12 +27,12 @@ _TRIES = 64
 
 def converse(scene: Scene, rng: np.random.Generator, mix: TaskMix) -> Conversation:
     """A conversation of a random kind about a scene."""
-    weights = np.array([mix.look, mix.reason, mix.draw, mix.edit, mix.deliberate])
+    weights = np.array([mix.vqa, mix.cot, mix.generation, mix.editing, mix.long_cot])
     kind = rng.choice(len(weights), p=weights / weights.sum())
     if kind == 4:
         return deliberate(scene, rng)
     if kind < 2:
-        return (look, reason)[kind](scene, rng, mix.relation)
+        return (look, reason)[kind](scene, rng, mix.relations)
     return (draw, redraw)[kind - 2](scene, rng)[0]
 
 

@@ -1,6 +1,6 @@
 """What a run takes, told from its config alone: parameters, peak memory by part, FLOPs, hours and cost. An estimate, not a promise.
 
-How it is made. The network is built on the meta device; what moves is what `stage.moving` says. Per rank, fully sharded:
+How it is made. The network is built on the meta device; what moves is what `stage.trainable_parameters` says. Per rank, fully sharded:
 
   weights, gradients, EMA   4 bytes a parameter (all of them; those that move), as the loop keeps them; of several ranks
                             each has its shards, and where weights are not gathered by block (`Stage.by_block`) the
@@ -28,16 +28,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from latentbridge.config import ModelConfig, RunConfig
+from latentbridge.config import DataStageConfig, ModelConfig, RunConfig
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import Network, outline
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_meta_decoder
 from latentbridge.training.costs.passes import Pass, Passes, passes
 from latentbridge.training.optim import make_optimizers
 from latentbridge.training.recompute import Recompute, blocks
-from latentbridge.training.stage import Stage, moving
+from latentbridge.training.stage import Stage, trainable_parameters
 from latentbridge.training.stages import make_stage
-from latentbridge.training.stages.native import Native
+from latentbridge.training.stages.native import BackboneStage
 
 GIB = 2**30
 _QUERIES = re.compile(r"\.(q_proj|to_q|q|qkv)(\.base_layer)?$")
@@ -92,7 +92,7 @@ def estimate(
     """Of a run whose samples have texts and pictures of these sizes, where a GPU sustains `tflops` 10^12 FLOPs a second at
     `price` an hour: hours = steps x FLOPs / (tflops x 10^12 x ranks x 3600), cost = hours x ranks x price."""
     network, stage = sketch(config)
-    named = moving({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
+    named = trainable_parameters({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
     count, moved = sum(p.numel() for p in network.parameters()), sum(p.numel() for p in named.values())
     found = tuple(
         each._replace(learns=False) if each.of_data and not _learns(each, named) else each
@@ -124,8 +124,9 @@ def estimate(
 
 def sketch(config: RunConfig) -> tuple[Network, Stage]:
     """A run's network on the meta device, with its adapter and the decoder it would be given, and its stage without its data."""
-    fed_nothing = replace(config.stage, drawings=0.0, manifest="", sources=())
-    stage, network = make_stage(replace(config, stage=fed_nothing)), outline(config.model)
+    if isinstance(config.stage, DataStageConfig):
+        config = replace(config, stage=replace(config.stage, sources=(("shapes", 1.0),)))
+    stage, network = make_stage(config), outline(config.model)
     if (
         isinstance(config.model, ModelConfig)
         and "decoder." in dict(config.init)
@@ -135,8 +136,8 @@ def sketch(config: RunConfig) -> tuple[Network, Stage]:
     if config.stage.lora_rank:
         with torch.device("meta"):
             add_adapter(network, config.stage.lora_rank)
-    if isinstance(stage, Native):
-        stage.choose(network)
+    if isinstance(stage, BackboneStage):
+        stage.bind(network)
     return network, stage
 
 

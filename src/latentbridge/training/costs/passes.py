@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from latentbridge.config import RunConfig
+from latentbridge.config import AlignConfig, LatentUMMConfig, RunConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 from latentbridge.models.checkpoint import Network
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
-from latentbridge.training.stages.finetune import TALKS_PER_PAIR
+from latentbridge.training.stages.finetune import CONVERSATIONS_PER_PAIR
 
 
 class Pass(NamedTuple):
@@ -56,32 +56,32 @@ def passes(config: RunConfig, network: Network, text_tokens: int, picture_px: in
     alignment, a teacher's embeddings, held-out checks.
     """
     stage = config.stage
-    if stage.kind in ("adaption", "align"):
-        return _alignment(config, network)
-    verbs = _verbs(network, text_tokens, picture_px, stage.posttrain.roundtrip_steps)
+    if isinstance(stage, AlignConfig):
+        return _alignment(stage, network)
+    verbs = _verbs(network, text_tokens, picture_px, getattr(stage, "roundtrip_steps", 4))
     if stage.kind == "sft":
         return verbs.understand
     native = verbs.understand + verbs.generate
     if stage.kind in ("posttrain_sft", "unicot", "pretrain_unified"):
         return native
-    if stage.kind == "latentumm":
-        return native + _latentumm(config, verbs)
+    if isinstance(stage, LatentUMMConfig):
+        return native + _latentumm(stage, verbs)
     if stage.kind == "finetune":
         read = verbs.gen_latent + verbs.read_words + verbs.read_picture
-        rehearsed = tuple(each._replace(times=each.times / TALKS_PER_PAIR) for each in read)
+        rehearsed = tuple(each._replace(times=each.times / CONVERSATIONS_PER_PAIR) for each in read)
         return verbs.understand + rehearsed + _frozen(rehearsed)
     known = ("sft", "finetune", "adaption", "align", "posttrain_sft", "unicot", "pretrain_unified", "latentumm")
     raise UserError(f"No estimate is made for the stage {stage.kind}; choose a recipe of {', '.join(known)}.")
 
 
-def _latentumm(config: RunConfig, verbs: Verbs) -> Passes:
+def _latentumm(stage: LatentUMMConfig, verbs: Verbs) -> Passes:
     """Beside the native losses (`training/objectives/latentumm.py`): all rollouts without gradient, then z and the best with it."""
-    weights, trip = config.stage.posttrain.weights, verbs.draw + verbs.read_drawn
+    weights, trip = stage.weights, verbs.draw + verbs.read_drawn
     found = verbs.read_words + verbs.read_picture + verbs.gen_latent + _frozen(verbs.sampling)
-    if weights.telling:
+    if weights.cycle:
         found += verbs.draw + verbs.understand
     if weights.preference:
-        found += _frozen(trip, config.stage.posttrain.rollouts) + trip
+        found += _frozen(trip, stage.rollouts) + trip
     if weights.task or weights.preference:
         found += trip
     return found
@@ -96,12 +96,12 @@ def _drawn(found: Passes) -> Passes:
     return tuple(each._replace(of_data=False) for each in found)
 
 
-def _alignment(config: RunConfig, network: Network) -> Passes:
+def _alignment(stage: AlignConfig, network: Network) -> Passes:
     sizes: Any = network.config
     found = (Pass("projector.", sizes.aligner.num_queries), Pass("aligner.", sizes.aligner.num_queries))
-    if config.stage.diffusion_weight:
+    if stage.diffusion_weight:
         found += (Pass("decoder.", _squares(network)),)
-    if config.stage.retrieval_weight:
+    if stage.retrieval_weight:
         for queries in (sizes.retrieval.num_image_queries, sizes.retrieval.num_text_queries):
             found += (Pass("projector.", queries), Pass("aligner.", queries), Pass("retrieval.", queries, 0.5))
     return found

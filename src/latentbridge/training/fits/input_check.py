@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from latentbridge import prompts
-from latentbridge.config import StageConfig
+from latentbridge.config import SftConfig
 from latentbridge.data.outside import outside_picture
 from latentbridge.data.worlds import Mixture
 from latentbridge.images import fit_square
@@ -93,7 +93,7 @@ def fit_input_check(model: str, data: Sequence[str], *, samples: int = 12_000, s
 
 def _look(data: Sequence[str], samples: int, seed: int) -> _Samples:
     """Samples of all data in equal parts."""
-    mixture = Mixture(StageConfig("sft", sources=tuple((name, 1.0) for name in data)), seed)
+    mixture = Mixture(SftConfig(sources=tuple((name, 1.0) for name in data), interleave=True), seed)
     found = _Samples()
     for number in tqdm(range(samples), desc="looking at the data", mininterval=2):
         rng = numpy_rng(seed, "input check", number)

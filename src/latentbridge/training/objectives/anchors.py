@@ -45,7 +45,7 @@ class Anchors:
         if not known:
             raise UserError(
                 f"The teacher {teacher.space.model.partition(':')[0]!r} knows none of the run's texts; raise "
-                "stage.drawings, or set stage.posttrain.teacher to another one or to 'none'."
+                "the weight of drawings in stage.sources, or set stage.teacher to another one or to 'none'."
             )
         self.space = teacher.space
         self.known = len(known)

@@ -16,7 +16,7 @@ ours; the weaknesses are measured in spec LatentUMM 2.2:
 - W6: there were no negatives and no held-out measures. Anchored: `contrast`, and `training/objectives/collapse.py`.
 - The round trip of the release compares pooled latents alone. Drawings may come back alike in them and still be read as
   something else: trained on cosine alone they did, .86 alike on average and no more than 2 of 32 nearest their own.
-  Anchored adds `telling`: shown a drawing, the model must say the caption it was drawn from. Words cannot be averaged.
+  Anchored adds `cycle`: shown a drawing, the model must say the caption it was drawn from. Words cannot be averaged.
 - W7: modal and anchor pull apart where the frozen embeddings of captions and pictures lie apart: see `centre`.
 """
 
@@ -39,7 +39,7 @@ Objective = Literal["anchored", "reference"]
 Distance = Literal["cosine", "squared"]
 RoundTrip = Callable[[Tensor], Tensor]
 """z [m b d], flattened to [m * b d], to what comes back in the same order: row j belongs to pair j mod b."""
-TERMS = ("modal", "task", "preference", "anchor", "contrast", "telling")
+TERMS = ("modal", "task", "preference", "anchor", "contrast", "cycle")
 
 
 @dataclass
@@ -56,7 +56,7 @@ class LatentPairs:
     """int64 [b], equal where pairs show the same picture, over all ranks."""
     anchors: tuple[tuple[Tensor, Tensor], ...] = ()
     """Pairs of [m e]: what is predicted and the frozen embedding it should be. None in paper or released stage 2."""
-    telling: Tensor | None = None
+    cycle: Tensor | None = None
     """What it costs the model to caption drawings of z with the captions, a scalar; not in the paper."""
     anchor_share: float = 1.0
     """What this rank's m anchors count; above 1 where others have fewer (`ranks.share_of_all`)."""
@@ -71,7 +71,7 @@ class LatentUMMLoss(NamedTuple):
     preference: Tensor
     anchor: Tensor
     contrast: Tensor
-    telling: Tensor
+    cycle: Tensor
     scores: Tensor
     """s_k, [k b], without gradient."""
     weighted: dict[str, Tensor]
@@ -116,7 +116,7 @@ def latentumm_loss(
         modal = F.mse_loss(text, image)
         task = F.mse_loss(z, returned)
         errors = [F.mse_loss(predicted.float(), target.float()) for predicted, target in pairs.anchors]
-        contrast = telling = none
+        contrast = cycle = none
     else:
         aligned = weights.modal or weights.task or weights.preference
         if aligned and not (pairs.anchors and weights.anchor) and not weights.contrast:
@@ -128,10 +128,10 @@ def latentumm_loss(
         task = mutual_distance(z, returned, distance, latent_share)
         errors = [mean_distance(predicted, target, distance) for predicted, target in pairs.anchors]
         contrast = contrastive_separation(text, image, pairs.ids, temperature)
-        telling = none if pairs.telling is None else pairs.telling
+        cycle = none if pairs.cycle is None else pairs.cycle
     anchor = pairs.anchor_share * torch.stack(errors).mean() if errors else none
     preference = preference_loss(scores, objective) if len(scores) > 1 else none
-    terms = dict(zip(TERMS, (modal, task, preference, anchor, contrast, telling), strict=True))
+    terms = dict(zip(TERMS, (modal, task, preference, anchor, contrast, cycle), strict=True))
     counting = {name: getattr(weights, name) for name in TERMS}
     weighted = {name: counting[name] * (term if counting[name] else term.detach()) for name, term in terms.items()}
     return LatentUMMLoss(sum(weighted.values(), none), **terms, scores=scores.detach(), weighted=weighted)

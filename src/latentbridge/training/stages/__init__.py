@@ -1,4 +1,4 @@
-"""The stages, by the name a recipe gives them."""
+"""Training stages by the `kind` of their config."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from latentbridge.config import RunConfig
 from latentbridge.errors import UserError
 from latentbridge.training.stage import Stage
 from latentbridge.training.stages.align import Adaption, Align
-from latentbridge.training.stages.baselines import PosttrainSft, Reca, UniCot, UniGame
 from latentbridge.training.stages.finetune import Finetune
 from latentbridge.training.stages.latentumm import LatentUMM
+from latentbridge.training.stages.posttrain import PostTrainSft, Reca, UniCot, UniGame
 from latentbridge.training.stages.pretrain_backbone import PretrainBackbone
 from latentbridge.training.stages.pretrain_codes import PretrainCodes, PretrainSquares
 from latentbridge.training.stages.pretrain_decoder import PretrainDecoder
@@ -29,7 +29,7 @@ STAGES: dict[str, type[Stage]] = {
     "adaption": Adaption,
     "step_grpo": StepGrpo,
     "align": Align,
-    "posttrain_sft": PosttrainSft,
+    "posttrain_sft": PostTrainSft,
     "reca": Reca,
     "unigame": UniGame,
     "unicot": UniCot,
@@ -38,7 +38,7 @@ STAGES: dict[str, type[Stage]] = {
 
 
 def make_stage(config: RunConfig) -> Stage:
-    """The stage a run's config names."""
+    """Return the stage of a run; raise UserError if it does not train the run's kind of model."""
     stage = STAGES[config.stage.kind](config)
     if config.model.kind not in stage.trains:
         raise UserError(

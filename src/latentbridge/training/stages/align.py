@@ -1,4 +1,4 @@
-"""Stage 2: everything is frozen but projector, aligner and retrieval head, which learn to speak the decoder's language."""
+"""Stage 2: latent alignment of projector, aligner and retrieval head between a frozen backbone and a frozen decoder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge import prompts
-from latentbridge.config import RunConfig, to_dict
+from latentbridge.config import AlignConfig, RunConfig, to_dict
 from latentbridge.data.drawings.catalogue import default_cache
 from latentbridge.data.stores.features import cached_features
 from latentbridge.data.stores.journal import Ragged
-from latentbridge.data.worlds import AlignItem, Mixture
+from latentbridge.data.worlds import AlignItem
 from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.aligner import init_from_t5
@@ -28,7 +28,7 @@ from latentbridge.training.fits.auxiliary_embedding import fit_second_view
 from latentbridge.training.items import ItemOrder
 from latentbridge.training.objectives.annealing import ANNEALED_SHARE, mix_text_and_queries
 from latentbridge.training.objectives.losses import distillation_loss, retrieval_loss
-from latentbridge.training.stage import Stage
+from latentbridge.training.stage import DataStage
 from latentbridge.types import LossOutputs
 
 _PROBED_ITEMS = 64
@@ -36,13 +36,13 @@ _PROBED_ITEMS = 64
 
 @dataclass
 class AlignBatch:
-    """Frozen features of the items of one step, and how far the run is."""
+    """Frozen features of one step's items, and the progress of the run from 0 to 1."""
 
     progress: float
     draw: Tensor
     """float32 [b s h]: backbone states from `<img>` to `</img>`."""
     draw_mask: Tensor
-    """bool [b s]."""
+    """bool [b s], as the masks below."""
     image: Tensor
     """float32 [b s h]: backbone states at image tokens."""
     image_mask: Tensor
@@ -50,29 +50,28 @@ class AlignBatch:
     """float32 [b s h]: backbone states of a caption."""
     text_mask: Tensor
     target_ids: Tensor
-    """int64 [b n]: the description as the text encoder reads it."""
+    """int64 [b n]: the description in the text encoder's tokens."""
     target: Tensor
-    """float32 [b n d]: the text encoder's states of it."""
+    """float32 [b n d]: the text encoder's states of the description."""
     image_latents: Tensor
     """float32 [b c h w] of the described picture."""
     identity: Tensor
-    """int64 [b]; equal where pictures show the same thing."""
+    """int64 [b]; equal if pictures show the same thing."""
 
 
-class Align(Stage):
-    """Latent alignment over features that are computed once.
+class Align(DataStage):
+    """OmniBridge's latent alignment over cached features of a finite set of items.
 
-    Losses: distillation to the text encoder's output (what the released code does), the diffusion loss through the
-    frozen decoder (what the paper says), retrieval InfoNCE; each by its weight in the stage config. Items come from a
-    finite set, so that all that is frozen (backbone states, text encodings, image latents) can be cached by content.
+    Losses, each by its weight: distillation to the text encoder's output (the released code's), diffusion through the
+    frozen decoder (the paper's), retrieval InfoNCE.
     """
 
     many_ranks = True
+    settings: AlignConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, config: RunConfig):
-        self.config = config
+        super().__init__(config)
         self.order = ItemOrder(config, "align order")
-        self.worlds = Mixture(config.stage, config.seed)
         self.features: dict[str, Ragged] = {}
 
     def prepare(self, model: OmniBridge) -> None:
@@ -81,30 +80,32 @@ class Align(Stage):
         if model.config.second_view.words and not self.config.inherits("second_view."):
             fit_second_view(model.second_view)
 
-    def attach(self, model: OmniBridge) -> nn.Module | None:
+    def setup(self, model: OmniBridge) -> None:
+        """Load the frozen features of all items; those that are not cached yet are computed now."""
         key = {
             "weights": _frozen_digest(model),
             "model": to_dict(self.config.model),
             "first items": self._digest_items(),
-            "worlds": [self.worlds.digest(), self.config.stage.drawings, self.config.stage.manifest],
+            "worlds": self.worlds.digest(),
             "seed": self.config.seed,
             "dtype": "float16",
         }
-        home = default_cache() / "features"
-        self.features = cached_features(Path(home), key, self.config.stage.items, lambda r: self.compute(model, r))
-        return None
+        cache = Path(default_cache() / "features")
+        self.features = cached_features(
+            cache, key, self.settings.items, lambda indices: self.compute_features(model, indices)
+        )
 
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.projector.", "model.aligner.", "model.retrieval."))
 
     def phase(self, step: int) -> int:
-        """Every step counts while text gives way to queries, which begins at a loss of nearly 0."""
+        """Return the number of annealing steps so far; the loss begins near 0 and rises while text gives way to queries."""
         annealed = round(ANNEALED_SHARE * self.config.steps)
-        return 0 if self.config.stage.beta_schedule == "none" else min(step, annealed)
+        return 0 if self.settings.beta_schedule == "none" else min(step, annealed)
 
     def batch(self, model: OmniBridge, step: int) -> AlignBatch:
         indices = local_rows(self.order.indices(step))
-        draw_, draw_mask = self._padded("draw", indices)
+        draw, draw_mask = self._padded("draw", indices)
         image, image_mask = self._padded("image", indices)
         text, text_mask = self._padded("text", indices)
         latents = self._padded("latents", indices)[0]
@@ -112,7 +113,7 @@ class Align(Stage):
         grid = isqrt(latents[0].numel() // channels)
         return AlignBatch(
             progress=step / self.config.steps,
-            draw=draw_,
+            draw=draw,
             draw_mask=draw_mask,
             image=image,
             image_mask=image_mask,
@@ -125,22 +126,22 @@ class Align(Stage):
         )
 
     def loss(self, model: OmniBridge, batch: AlignBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
-        stage = self.config.stage
+        settings = self.settings
         text = model.text_encoder.shared(batch.target_ids)
-        inputs = mix_text_and_queries(stage.beta_schedule, batch.progress, text, model.aligner.query_tokens, rng)
+        inputs = mix_text_and_queries(settings.beta_schedule, batch.progress, text, model.aligner.query_tokens, rng)
         condition = model.aligner(inputs, model.projector(batch.draw), batch.draw_mask)
         distillation = distillation_loss(condition, batch.target)
-        loss = stage.distillation_weight * distillation
+        loss = settings.distillation_weight * distillation
         parts = {"distillation": float(distillation.detach())}
-        if stage.diffusion_weight:
+        if settings.diffusion_weight:
             diffusion = diffusion_loss(model.decoder, model.scheduler, batch.image_latents, condition, rng)
-            loss = loss + stage.diffusion_weight * diffusion
+            loss = loss + settings.diffusion_weight * diffusion
             parts["diffusion"] = float(diffusion.detach())
-        if stage.retrieval_weight:
+        if settings.retrieval_weight:
             image = model.retrieval("image", model.projector(batch.image), batch.image_mask, model.aligner)
             caption = model.retrieval("text", model.projector(batch.text), batch.text_mask, model.aligner)
             retrieval = retrieval_loss(image, caption, batch.identity, model.retrieval.logit_scale.exp())
-            loss = loss + stage.retrieval_weight * retrieval.total
+            loss = loss + settings.retrieval_weight * retrieval.total
             parts["retrieval"] = float(retrieval.total.detach())
         return LossOutputs(loss, parts)
 
@@ -153,16 +154,16 @@ class Align(Stage):
         return self.worlds.pick(rng, index).align(rng)
 
     def _digest_items(self) -> str:
-        """A hash of the first items, which notices changed templates, captions and renderers."""
+        """Return a hash of the first items, which changes with templates, captions and renderers."""
         digest = sha256()
-        for item in map(self._item, range(min(_PROBED_ITEMS, self.config.stage.items))):
+        for item in map(self._item, range(min(_PROBED_ITEMS, self.settings.items))):
             digest.update(repr((item.drawing.turns, item.caption, item.identity)).encode())
             pictures = (item.drawn, item.picture, item.drawing.picture)
             digest.update(b"".join(picture.tobytes() for picture in pictures if picture is not None))
         return digest.hexdigest()
 
     @torch.no_grad()
-    def compute(self, model: OmniBridge, indices: range) -> dict[str, list[np.ndarray]]:
+    def compute_features(self, model: OmniBridge, indices: range) -> dict[str, list[np.ndarray]]:
         items = [self._item(index) for index in indices]
         descriptions = [prompts.undrawable(item.drawing.turns[-1][1]) for item in items]
         ids = model.text_ids(descriptions)
@@ -179,10 +180,10 @@ class Align(Stage):
 
 
 class Adaption(Align):
-    """What comes before alignment: projector and learned queries move, the aligner stays what the text encoder gave it.
+    """The first half of stage 2: projector and learned queries are trained, the aligner keeps the text encoder's weights.
 
-    Deviation: the aligner's cross-attention moves too. In the paper it is frozen as it was drawn; ours starts at zero
-    (`models/omnibridge/aligner.py`), and behind a frozen zero the projector would learn nothing.
+    Deviation: the aligner's cross-attention is trained too. In the paper it is frozen at random weights; ours starts at
+    zero (`models/omnibridge/aligner.py`), and a frozen zero would pass the projector no gradient.
     """
 
     def trainable(self, name: str) -> bool:

@@ -8,100 +8,100 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentbridge import prompts
-from latentbridge.config import RunConfig
+from latentbridge.config import FinetuneConfig, RunConfig
 from latentbridge.data.worlds import AlignItem
 from latentbridge.devices import CPU
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.rng import numpy_rng
 from latentbridge.training.objectives.losses import retrieval_loss
-from latentbridge.training.stages.native import Native, weigh
+from latentbridge.training.stages.native import BackboneStage, weigh
 from latentbridge.types import LossOutputs
 
-TALKS_PER_PAIR = 4
-"""Pairs cost three passes each, and replies learn more slowly than finding and drawing."""
+CONVERSATIONS_PER_PAIR = 4
+"""Pairs cost three passes each, and replies learn more slowly than retrieval and generation."""
 
 
 @dataclass
 class FinetuneBatch:
     """Conversations, and a quarter as many pairs of a picture and its text."""
 
-    talks: TokenBatch
+    conversations: TokenBatch
     pairs: list[AlignItem]
     """The user's own first."""
-    own: int
-    """How many of the pairs are the user's."""
+    own_count: int
+    """Number of the user's own pairs."""
 
 
-class Finetune(Native):
-    """Conversations, pairs and rehearsal, on data that is new at every step.
+class Finetune(BackboneStage):
+    """Language loss on new conversations at every step, with learning without forgetting (Li and Hoiem, arXiv 1606.09282).
 
-    Conversations of the user's and of the library's worlds train the backbone's replies. What drawing and finding read from
-    the backbone is held where it was on the library's pairs (`distillation_weight`; Li and Hoiem, arXiv 1606.09282), by a
-    frozen copy of the start. Nothing else moves, unless the user's data have texts or described edits: then bridge, decoder
-    and retrieval head learn these too (`retrieval_weight`), the decoder from both conditions, for edits are drawn from text.
+    The conversations are the user's and the library's. `distillation_weight` holds what generation and retrieval read from
+    the backbone to a frozen copy of the start, on the library's pairs. Bridge, decoder and retrieval head are trained only
+    if the user's data have texts or described edits: the decoder on both conditions, because edits are drawn from text.
     """
 
     trains = ("omnibridge",)
     many_ranks = False
+    settings: FinetuneConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     start: OmniBridge
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        self.learns_pairs = self.worlds.has_own_pairs
+        self.trains_bridge = self.worlds.has_own_pairs
 
-    def attach(self, model: OmniBridge) -> nn.Module | None:
-        """Keep a frozen copy of the start, which is what the model is here on every resume too."""
+    def setup(self, model: OmniBridge) -> None:
+        """Keep a frozen copy of the start, which is the model's state here on every resume too."""
         self.start = deepcopy(model).requires_grad_(False)
-        return super().attach(model)
+        super().setup(model)
 
     def trainable(self, name: str) -> bool:
-        if not self.learns_pairs:
+        if not self.trains_bridge:
             return name.startswith("model.backbone.")
         return super().trainable(name) or name.startswith("model.retrieval.")
 
     def batch(self, model: OmniBridge, step: int) -> FinetuneBatch:
         rng = numpy_rng(self.config.seed, "finetune", step)
         numbers = self.config.samples(step)
-        talks = [self.converse(rng, number) for number in numbers]
-        found = [self.worlds.pair(rng, number) for number in numbers[::TALKS_PER_PAIR]]
-        own = [item for item, is_own in found if is_own]
-        pairs = own + [item for item, is_own in found if not is_own]
-        tokens = model.backbone.tokenize(talks, device=CPU)
-        return FinetuneBatch(model.backbone.pack(tokens) if self.config.stage.packed else tokens, pairs, len(own))
+        conversations = [self.conversation(rng, number) for number in numbers]
+        pairs = [self.worlds.pair(rng, number) for number in numbers[::CONVERSATIONS_PER_PAIR]]
+        own = [item for item, is_own in pairs if is_own]
+        replayed = [item for item, is_own in pairs if not is_own]
+        tokens = model.backbone.tokenize(conversations, device=CPU)
+        return FinetuneBatch(model.backbone.pack(tokens) if self.settings.packed else tokens, own + replayed, len(own))
 
     def loss(self, model: OmniBridge, batch: FinetuneBatch, rng: torch.Generator, heads: Any) -> LossOutputs:
-        stage = self.config.stage
-        terms = {"understanding": (self.settings.understanding, model.backbone.language_loss(batch.talks))}
-        if rehearsed := batch.pairs[batch.own :]:
-            terms["drift"] = (stage.distillation_weight, self._drift(model, rehearsed))
-        if batch.own:
-            terms["generation"] = (self.settings.generation, self._generation_loss(batch.pairs, rng))
-            terms["retrieval"] = (stage.retrieval_weight, _retrieval_loss(model, batch.pairs))
-        found = weigh(**terms)
-        return LossOutputs(torch.stack(list(found.weighted.values())).sum(), found.parts, dict(found.weighted))
+        settings = self.settings
+        language = model.backbone.language_loss(batch.conversations)
+        terms = {"understanding": (settings.understanding_weight, language)}
+        if replayed := batch.pairs[batch.own_count :]:
+            terms["drift"] = (settings.distillation_weight, self._drift(model, replayed))
+        if batch.own_count:
+            terms["generation"] = (settings.generation_weight, self._generation_loss(batch.pairs, rng))
+            terms["retrieval"] = (settings.retrieval_weight, _retrieval_loss(model, batch.pairs))
+        return weigh(**terms).outputs()
 
     def _drift(self, model: OmniBridge, pairs: Sequence[AlignItem]) -> Tensor:
-        """Return how far the conditions and embeddings of pairs are from the start's, as a share of their squared norm."""
+        """Return the squared distance of the pairs' conditions and embeddings from the start's, relative to their squared norm."""
         with torch.no_grad():
-            before = _read(self.start, pairs)
+            before = _features(self.start, pairs)
         drifts = [
             (now - then).square().sum(-1) / then.square().sum(-1)
-            for now, then in zip(_read(model, pairs), before, strict=True)
+            for now, then in zip(_features(model, pairs), before, strict=True)
         ]
         return torch.stack(drifts).mean()
 
     def _generation_loss(self, pairs: Sequence[AlignItem], rng: torch.Generator) -> Tensor:
-        backbone, drawn = cast(OmniBridge, self.backbone), [pair.drawn for pair in pairs]
+        backbone, targets = cast(OmniBridge, self.backbone), [pair.drawn for pair in pairs]
         losses = (backbone.generation_loss, backbone.text_generation_loss)
-        return torch.stack([loss(_descriptions(pairs), drawn, rng) for loss in losses]).mean()
+        return torch.stack([loss(_descriptions(pairs), targets, rng) for loss in losses]).mean()
 
 
-def _read(model: OmniBridge, pairs: Sequence[AlignItem]) -> list[Tensor]:
-    """Return what pairs are drawn and found by: conditions [b n * d], and embeddings of pictures and captions [b e]."""
+def _features(model: OmniBridge, pairs: Sequence[AlignItem]) -> list[Tensor]:
+    """Return the conditions pairs are drawn from [b n * d], and the embeddings of pictures and captions [b e]."""
     descriptions = _descriptions(pairs)
     return [model.description_condition(descriptions).flatten(1), *_embeddings(model, pairs)]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentbridge.config import RunConfig
+from latentbridge.config import LatentUMMConfig
 from latentbridge.models.checkpoint import Network
 from latentbridge.models.latent_heads import LatentHeads
 from latentbridge.models.teachers import load_teacher
@@ -23,32 +23,37 @@ from latentbridge.types import Conversation
 
 
 class LatentUMM(PostTrain):
-    """Dual latent alignment (arXiv 2605.17766); see `training/objectives/latentumm.py` for the terms.
+    """Dual latent alignment (arXiv 2605.17766); `training/objectives/latentumm.py` has the terms.
 
-    "anchored": captions' and pictures' understanding latents are aligned, latents to draw from make real round trips and
-    their drawings are told in words, and a linear head, kept for training only, maps understanding latents to the teacher's centred embeddings. "reference" is
-    what the release does: its heads encode and decode a pooled state in place of drawing and reading, and the teacher's
-    embeddings stand as they are. One thing differs there: the release pools a picture's state while drawing it under its
-    caption, which the contract does not ask of backbones; here it is the state of the picture seen.
+    "anchored": understanding latents of captions and pictures are aligned; generation latents make real round trips, and
+    the captions of their drawings have a language loss (`cycle`). A linear head, for training only, maps understanding
+    latents to the teacher's centred embeddings.
+    "reference" is the release's objective: its heads encode and decode a pooled state in place of drawing and reading, and
+    the teacher's embeddings are not centred. One thing differs: the release pools a picture's state while drawing it
+    under its caption, which the contract does not ask of backbones; here it is the state of the picture read.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        super().__init__(config)
-        self.anchors: Anchors | None = None
+    settings: LatentUMMConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    latent_size: int
+    anchors: Anchors | None = None
 
-    def attach(self, model: Network) -> nn.Module | None:
-        super().attach(model)
+    def setup(self, model: Network) -> None:
+        super().setup(model)
         if self.settings.teacher != "none":
             self.anchors = Anchors(load_teacher(self.settings.teacher, self.runs), self.items())
         with torch.no_grad():
-            width = self.backbone.und_latent(["a picture"]).shape[1]
+            self.latent_size = self.backbone.und_latent(["a picture"]).shape[1]
+
+    def build_heads(self, model: Network) -> nn.Module | None:
+        embedding_size = self.anchors.space.dimension if self.anchors else self.latent_size
         if self.settings.objective == "reference":
-            return LatentHeads(width, self.anchors.space.dimension if self.anchors else width)
-        return nn.Linear(width, self.anchors.space.dimension) if self.anchors else None
+            return LatentHeads(self.latent_size, embedding_size)
+        return nn.Linear(self.latent_size, embedding_size) if self.anchors else None
 
     def terms(self, backbone: TrainableModel, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
+        settings = self.settings
         text, image = backbone.und_latent(batch.prompts), backbone.und_latent(batch.pictures)
-        if self.settings.objective == "reference":
+        if settings.objective == "reference":
             embedded = heads.hidden_to_embed(text), heads.hidden_to_embed(image)
             targets, share = self._targets(batch, *embedded)
             pairs = LatentPairs(*embedded, text, batch.ids, targets, None, share)
@@ -56,29 +61,31 @@ class LatentUMM(PostTrain):
         else:
             targets, share = self._targets(batch, heads(text), heads(image)) if heads else ((), 1.0)
             z = backbone.gen_latent(batch.prompts, batch.seeds)
-            telling = None
-            if self.settings.weights.telling:
+            cycle = None
+            if settings.weights.cycle:
                 captions = [Conversation(((CAPTION_REQUEST, prompt),)) for prompt in batch.prompts]
-                telling = backbone.understanding_loss(captions, backbone.draw(z, batch.seeds))
-            pairs = LatentPairs(text, image, z, batch.ids, targets, telling, share)
+                cycle = backbone.understanding_loss(captions, backbone.draw(z, batch.seeds))
+            pairs = LatentPairs(text, image, z, batch.ids, targets, cycle, share)
             roundtrip = partial(backbone.roundtrip, seeds=batch.seeds)
-        noise = rollout_noise(pairs.z, self.settings.rollouts, self.settings.sigma, rng, self.settings.objective)
-        loss = latentumm_loss(pairs, roundtrip, noise, self.settings.weights, objective=self.settings.objective)
+        noise = rollout_noise(pairs.z, settings.rollouts, settings.sigma, rng, settings.objective)
+        loss = latentumm_loss(pairs, roundtrip, noise, settings.weights, objective=settings.objective)
         return Terms(loss.weighted, loss.parts())
 
     def _targets(
         self, batch: PairBatch, text: Tensor, image: Tensor
     ) -> tuple[tuple[tuple[Tensor, Tensor], ...], float]:
-        """What is predicted of captions and pictures [b e] against what the teacher says, where it knows the pair, and
-        what that counts beside other ranks' pairs. One that knows none of its own compares the first with nothing, at 0."""
+        """Return (prediction, teacher's embedding) of the captions and of the pictures that the teacher knows, and their
+        weight among all ranks. A rank whose pairs are all unknown compares its first with zeros, at weight 0."""
         if self.anchors is None:
             return (), 1.0
-        rows, said, seen = self.anchors.of(list(zip(batch.pictures, batch.prompts, strict=True)))
+        rows, text_target, image_target = self.anchors.of(list(zip(batch.pictures, batch.prompts, strict=True)))
         if not all_reduce_sum(torch.tensor(len(rows))):
             return (), 1.0
         share = global_mean_weight(len(rows))
         if not len(rows):
-            rows, said, seen = torch.tensor([0]), torch.zeros(1, text.shape[1]), torch.zeros(1, image.shape[1])
+            rows = torch.tensor([0])
+            text_target, image_target = torch.zeros(1, text.shape[1]), torch.zeros(1, image.shape[1])
         if self.settings.objective == "anchored":
-            said, seen = centre(said, self.anchors.text_mean), centre(seen, self.anchors.image_mean)
-        return ((text[rows], said.to(text.device)), (image[rows], seen.to(image.device))), share
+            text_target = centre(text_target, self.anchors.text_mean)
+            image_target = centre(image_target, self.anchors.image_mean)
+        return ((text[rows], text_target.to(text.device)), (image[rows], image_target.to(image.device))), share

@@ -1,4 +1,4 @@
-"""Pretraining of text encoder and decoder: the stand-in for what released mT5 and HunyuanDiT weights bring."""
+"""Pretraining of text encoder and decoder, in place of released mT5 and HunyuanDiT weights."""
 
 from __future__ import annotations
 
@@ -8,41 +8,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latentbridge.config import RunConfig
-from latentbridge.data.worlds import Mixture
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.autoencoder import fit_autoencoder
-from latentbridge.training.stage import Stage
+from latentbridge.training.stage import DataStage
 from latentbridge.types import LossOutputs
 
 UNCONDITIONAL_SHARE = 0.1
-"""Share of samples that see the empty text, for classifier-free guidance."""
+"""Share of samples with the empty text, for classifier-free guidance."""
 
 
 @dataclass
 class DrawBatch:
-    """Pictures with what they show."""
+    """Pictures and their descriptions."""
 
     pictures: np.ndarray
     """uint8 [b, h, w, 3]."""
     texts: list[str]
 
 
-class PretrainDecoder(Stage):
-    """Diffusion under the text encoder's own states; moves decoder and text encoder, fits the autoencoder first
-    (unless the run starts from one).
+class PretrainDecoder(DataStage):
+    """Diffusion loss conditioned on the text encoder's states, over decoder and text encoder.
 
-    Fed from the worlds of the stage config.
+    The autoencoder is fitted first, unless the run starts from one.
     """
 
     many_ranks = True
-
-    def __init__(self, config: RunConfig):
-        self.config = config
-        self.worlds = Mixture(config.stage, config.seed)
 
     def prepare(self, model: OmniBridge) -> None:
         if self.config.inherits("autoencoder."):

@@ -1,13 +1,14 @@
-"""Pretraining of the teacher `scene`: the stand-in for what released CLIP and SigLIP weights bring."""
+"""Pretraining of the teacher `scene`, in place of released CLIP and SigLIP weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from latentbridge.config import RunConfig
+from latentbridge.config import PretrainTeacherConfig, RunConfig
 from latentbridge.data.contrasts import Contrast, Contrasts
 from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.render import render
@@ -20,29 +21,29 @@ from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs, Picture
 
 _FREE_SHARE = 0.2
-"""Share of batches with free texts; the others have the canonical ones, which is what the teacher will be asked."""
+"""Share of batches with free texts; the others have the canonical ones, which LatentUMM asks the teacher about."""
 _GROWTH = 8
-"""How many things scenes would have at the end of the run, if they went on growing."""
+"""Number of things that scenes would have at the end of the run, if they went on growing."""
 _HELD_OUT_PAIRS = 128
 
 
 @dataclass
 class ContrastBatch:
-    """b pairs of a picture and a text that is true of it."""
+    """b pairs of a picture and a matching text."""
 
     pictures: list[Picture]
     texts: list[str]
     ids: Tensor
-    """int64 [b]; equal where the text of one is as true of the other."""
+    """int64 [b]; equal if each text matches the other picture too."""
 
 
 class PretrainTeacher(Stage):
-    """Contrast of all pictures and texts of a batch, many of which differ in one thing only (`data/contrasts.py`).
+    """InfoNCE over the pictures and texts of a batch, with hard negatives that differ in one thing (`data/contrasts.py`).
 
-    CLIP's loss, not SigLIP's sigmoid, for it knows what to do with texts that are true of two pictures; what is loaded and
-    saved is the same but for a bias that stays 0. All texts of a batch are canonical or all are free, so that one that leaves things open
-    never counts as wrong for a picture of which it is true. Scenes grow over the first part of the run: one thing, then
-    two, three and four, for which word belongs to which is learned soonest where there is one of each.
+    CLIP's loss, because SigLIP's sigmoid has no target for a text that matches two pictures; SigLIP's bias stays 0. The
+    texts of a batch are all canonical or all free, so that a less specific one never counts as wrong for a picture it
+    matches. Curriculum: scenes have one thing at first, then up to two, three and four, because binding of words to
+    things is learned fastest on single things.
     """
 
     trains = ("scene",)
@@ -50,7 +51,7 @@ class PretrainTeacher(Stage):
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.contrasts = Contrasts(config.stage)
+        self.contrasts = Contrasts(cast(PretrainTeacherConfig, config.stage))
 
     def trainable(self, name: str) -> bool:
         return name != "model.model.logit_bias"
@@ -58,10 +59,10 @@ class PretrainTeacher(Stage):
     def batch(self, model: DualEncoder, step: int) -> ContrastBatch:
         rng = numpy_rng(self.config.seed, "pretrain teacher", step)
         free = bool(rng.random() < _FREE_SHARE)
-        most = self.phase(step)
+        max_things = self.phase(step)
         pairs: list[Contrast] = []
         while len(pairs) < self.config.batch_size:
-            pairs += self.contrasts.family(rng, free, most)
+            pairs += self.contrasts.family(rng, free, max_things)
         pictures, texts, ids = zip(*local_rows(pairs[: self.config.batch_size]), strict=True)
         return ContrastBatch(list(pictures), list(texts), torch.tensor(ids))
 
@@ -76,12 +77,12 @@ class PretrainTeacher(Stage):
         return LossOutputs(contrast.total, {"contrast": contrast.total.item()})
 
     def phase(self, step: int) -> int:
-        """The most things that a scene of this step has."""
+        """Return the largest number of things in a scene of this step."""
         return min(MAX_THINGS, 1 + _GROWTH * step // self.config.steps)
 
     @torch.no_grad()
     def check(self, model: DualEncoder, step: int) -> dict[str, float]:
-        """Shares of validation scenes' pictures and texts that find each other among all."""
+        """Return recall at 1 between pictures and texts of validation scenes."""
         scenes = distinct_scenes("val", numpy_rng(0, "held-out pairs"), _HELD_OUT_PAIRS)
         cosines = (
             model.embed_pictures([render(scene) for scene in scenes])
@@ -89,6 +90,6 @@ class PretrainTeacher(Stage):
         )
         own = torch.arange(len(scenes), device=cosines.device)
         return {
-            name: round((found.argmax(dim=-1) == own).float().mean().item(), 4)
-            for name, found in (("image to text", cosines), ("text to image", cosines.T))
+            name: round((scores.argmax(dim=-1) == target).float().mean().item(), 4)
+            for name, scores in (("image to text", cosines), ("text to image", cosines.T))
         }

@@ -1,4 +1,4 @@
-"""Pretraining of a whole backbone from nothing: the stand-in for what released Janus-Pro, BAGEL and Harmon weights bring."""
+"""Pretraining of a whole backbone from random weights, in place of released Janus-Pro, BAGEL and Harmon weights."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.checkpoint import Network
 from latentbridge.training.fits.autoencoder import fit_autoencoder
-from latentbridge.training.stages.native import Native
+from latentbridge.training.stages.native import NativeStage
 
 
-class PretrainUnified(Native):
-    """The native losses and nothing else, over all that turns no latents into pixels.
+class PretrainUnified(NativeStage):
+    """The native losses alone, over all parameters but the autoencoder's.
 
-    A linear autoencoder is fitted first, unless the run starts from one; codes of Janus-Pro come from `PretrainCodes`.
-    There is no guard: latents that start alike must be allowed to be.
+    A linear autoencoder is fitted first, unless the run starts from one; Janus-Pro's codes come from `PretrainCodes`.
+    There is no collapse guard, because latents of random weights start out alike.
     """
 
     trains = ("janus", "bagel", "harmon")
