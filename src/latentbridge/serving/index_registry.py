@@ -8,6 +8,7 @@ from pathlib import Path
 
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.checkpoint import fingerprint
+from latentbridge.models.unified import UnifiedModel
 from latentbridge.query import check_index_model
 from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.index_factory import create_index, index_address, list_index_names, open_index

@@ -16,6 +16,7 @@ from latentbridge.data.shapes.tasks import plan
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import prepare_for_training
 from latentbridge.models.checkpoint import Network
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.rng import numpy_rng
 from latentbridge.training.objectives.collapse import CollapseGuard, measure_collapse
 from latentbridge.training.objectives.self_play import self_play_loss

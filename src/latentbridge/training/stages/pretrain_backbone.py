@@ -35,7 +35,7 @@ class WarmupBatch:
     conversations: TokenBatch
     labels: Tensor
     """int64 [3, pictures, patches]: shape, colour and size of the thing at each image token; 0 is background, and the
-    pictures of zero-weight samples have IGNORED_LABEL."""
+    pictures of zero-weight samples have IGNORE_INDEX."""
 
 
 class PretrainBackbone(Stage):
@@ -70,7 +70,7 @@ class PretrainBackbone(Stage):
         local = local_rows(list(zip(sampled, conversations, strict=True)))
         labels = [_token_labels(scene, patch_px) for scene, one in local if one.picture is not None]
         zero_weight = [_token_labels(sampled[index], patch_px) for index in zero_weight_indices(conversations)]
-        labels += [np.full_like(one, IGNORED_LABEL) for one in zero_weight]
+        labels += [np.full_like(one, IGNORE_INDEX) for one in zero_weight]
         tokens = model.backbone.tokenize(local_conversations(conversations), device=CPU)
         return WarmupBatch(tokens, torch.from_numpy(np.stack(labels, axis=1)))
 

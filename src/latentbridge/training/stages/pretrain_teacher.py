@@ -88,7 +88,7 @@ class PretrainTeacher(Stage):
             model.embed_pictures([render(scene) for scene in scenes])
             @ model.embed_texts([describe(s) for s in scenes]).T
         )
-        own = torch.arange(len(scenes), device=cosines.device)
+        target = torch.arange(len(scenes), device=cosines.device)
         return {
             name: round((scores.argmax(dim=-1) == target).float().mean().item(), 4)
             for name, scores in (("image to text", cosines), ("text to image", cosines.T))
