@@ -149,7 +149,7 @@ class JanusPro(TrainableModel):
             self.model,
             tokens.ids,
             attention_mask=tokens.mask,
-            pixel_values=self.pixel_values(pictures) if pictures else None,
+            **({"pixel_values": self.pixel_values(pictures)} if pictures else {}),
             logits_processor=sampling_processors(temperature, generators),
             max_new_tokens=max_tokens,
             do_sample=False,
