@@ -14,7 +14,7 @@ from typing import Any
 
 from latentbridge.data.pictures import PLACES, Found, Source
 from latentbridge.errors import UserError
-from latentbridge.images import fit_square, open_picture
+from latentbridge.images import open_picture
 from latentbridge.models.unified import UnifiedModel
 from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.filters import Condition
@@ -80,8 +80,7 @@ def sync_index(
 
     common = {**(metadata or {}), ORIGIN: source.name}
     pictures = _skip_repeated_ids(source.pictures(leave_out), seen)
-    size_px = model.image_size_px or 0
-    with closing(_prefetched_batches(pictures, index, source.name, size_px, leave_out)) as batches:
+    with closing(_prefetched_batches(pictures, index, source.name, model.fit, leave_out)) as batches:
         for batch in batches:
             _store_batch(model, index, batch, common, result, leave_out)
             on_progress(len(batch))
@@ -94,7 +93,11 @@ def sync_index(
 
 
 def _prefetched_batches(
-    pictures: Iterator[Found], index: Index, source: str, size_px: int, leave_out: Callable[[str], None]
+    pictures: Iterator[Found],
+    index: Index,
+    source: str,
+    fit: Callable[[Picture], Picture],
+    leave_out: Callable[[str], None],
 ) -> Generator[list[_PendingItem]]:
     """Yield batches in order while the pictures of the next `_PREFETCH_BATCHES` are decoded."""
     queue: deque[list[_PendingItem]] = deque()
@@ -111,7 +114,7 @@ def _prefetched_batches(
                 return None
             if same_place and indexed.get(STAMP) == picture.stamp:
                 return _PendingItem(picture, indexed, None)
-        return _PendingItem(picture, None, decoders.submit(_decode, picture, size_px))
+        return _PendingItem(picture, None, decoders.submit(_decode, picture, fit))
 
     try:
         while True:
@@ -131,9 +134,9 @@ def _may_exist(metadata: dict[str, Any]) -> bool:
     return "file" not in metadata or Path(metadata["file"]).exists()
 
 
-def _decode(picture: Found, size_px: int) -> tuple[Picture, dict[str, int]]:
+def _decode(picture: Found, fit: Callable[[Picture], Picture]) -> tuple[Picture, dict[str, int]]:
     image = open_picture(picture.image)
-    return fit_square(image, size_px), {"width": image.shape[1], "height": image.shape[0]}
+    return fit(image), {"width": image.shape[1], "height": image.shape[0]}
 
 
 def _store_batch(
