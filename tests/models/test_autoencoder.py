@@ -62,9 +62,9 @@ def test_encoding_a_decoded_latent_returns_it():
 def test_each_patch_maps_to_one_latent():
     autoencoder = fitted(FULL)
     picture = smooth_pictures(1)
-    moved = picture.clone()
-    moved[0, :, 2:4, 6:8] += 0.5
-    changed = (autoencoder.encode(moved) != autoencoder.encode(picture)).any(dim=1)[0]
+    shifted = picture.clone()
+    shifted[0, :, 2:4, 6:8] += 0.5
+    changed = (autoencoder.encode(shifted) != autoencoder.encode(picture)).any(dim=1)[0]
     assert changed.nonzero().tolist() == [[1, 3]]
 
 

@@ -48,10 +48,10 @@ def test_features_equal_the_packages_and_depend_on_every_layer(size_px: int):
     assert (features - expected).abs().max() < ROOT_ATOL < 1 < expected.max()
     for name in ("stem.weight", "blocks.7.depthwise.weight", "blocks.15.project.bias", "head.weight"):
         parameter = encoder.get_parameter(name)
-        kept = parameter.clone()
+        original = parameter.clone()
         parameter.view(-1)[0] += 0.5
         assert (encoder(noise()) - expected).abs().max() > 10 * ROOT_ATOL, name
-        parameter.copy_(kept)
+        parameter.copy_(original)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ class Fake(HTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.faults: list[int] = []
         self.lost = 0
-        self.asked: list[tuple[str, str | None, dict[str, Any]]] = []
+        self.requests: list[tuple[str, str | None, dict[str, Any]]] = []
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         (part,) = request["content"]["parts"]
@@ -47,12 +47,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.path, self.headers["x-goog-api-key"], body))
+        self.server.requests.append((self.path, self.headers["x-goog-api-key"], body))
         status = self.server.faults.pop(0) if self.server.faults else 200
         answer = {"error": {"code": status, "message": "a fault", "status": "FAULT"}}
         if status == 200:
-            found = [self.server.answer(request) for request in body["requests"]]
-            answer = {"embeddings": found[: len(found) - self.server.lost]}
+            embeddings = [self.server.answer(request) for request in body["requests"]]
+            answer = {"embeddings": embeddings[: len(embeddings) - self.server.lost]}
         content = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -86,7 +86,7 @@ def test_texts_are_sent_in_one_request_and_return_unit_vectors(fake: Fake, teach
     vectors = teacher.embed_texts(["abc", "a"])
     np.testing.assert_allclose(vectors[:, :2], [[3 / 10**0.5, 1 / 10**0.5], [0.5**0.5, 0.5**0.5]], atol=1e-6)
     assert vectors.shape == (2, DIMENSION) and vectors.dtype == np.float32
-    ((path, key, body),) = fake.asked
+    ((path, key, body),) = fake.requests
     assert path == "/v1/models/gemini-embedding-2:batchEmbedContents" and key == "a key"
     assert [request["model"] for request in body["requests"]] == ["models/gemini-embedding-2"] * 2
 
@@ -98,14 +98,14 @@ def test_pictures_are_sent_losslessly(teacher: Teacher):
 
 def test_errors_are_retried_and_then_reported(fake: Fake, teacher: Teacher):
     fake.faults = [429, 503]
-    assert teacher.embed_texts(["abc"]).shape == (1, DIMENSION) and len(fake.asked) == 3
+    assert teacher.embed_texts(["abc"]).shape == (1, DIMENSION) and len(fake.requests) == 3
     fake.faults = [429, 503, 500]
     with pytest.raises(UserError, match="what was embedded so far is stored"):
         teacher.embed_texts(["abc"])
     fake.faults = [403]
     with pytest.raises(UserError, match="403"):
         teacher.embed_texts(["abc"])
-    assert len(fake.asked) == 3 + 3 + 1
+    assert len(fake.requests) == 3 + 3 + 1
 
 
 def test_a_response_with_too_few_vectors_is_refused(fake: Fake, teacher: Teacher):

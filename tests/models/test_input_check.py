@@ -82,7 +82,7 @@ def test_held_out_words_cause_no_warning(tiny: InputCheck):
 
 
 @pytest.mark.parametrize(
-    ("text", "use", "told"),
+    ("text", "use", "expected"),
     [
         ("How many people are there?", ANY_REQUEST, ["people"]),
         ("Could you please tell me, is there a zxqv?", ANY_REQUEST, ["tell", "zxqv"]),
@@ -92,9 +92,9 @@ def test_held_out_words_cause_no_warning(tiny: InputCheck):
         ("make the retina blue", WordUse.INSTRUCTION, ["retina"]),
     ],
 )
-def test_words_without_training_data_are_named(tiny: InputCheck, text: str, use: WordUse, told: list[str]):
+def test_words_without_training_data_are_named(tiny: InputCheck, text: str, use: WordUse, expected: list[str]):
     (warning,) = tiny.text_warnings(text, use)
-    assert [each for each in words_of(text) if f'"{each}"' in warning] == told
+    assert [each for each in words_of(text) if f'"{each}"' in warning] == expected
 
 
 def test_words_are_known_by_kind_of_text(tiny: InputCheck):

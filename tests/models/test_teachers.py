@@ -28,7 +28,7 @@ TEXTS = ["red circle", "blue star left of red circle red star", "star"]
 @pytest.fixture(scope="module", params=["clip", "siglip"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with random weights, saved as released ones are; CLIP projects 24 numbers to 13."""
-    home = tmp_path_factory.mktemp("models") / request.param
+    path = tmp_path_factory.mktemp("models") / request.param
     tower = {"hidden_size": 24, "intermediate_size": 29, "num_hidden_layers": 2, "num_attention_heads": 3}
     ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 2}
     text = {**tower, "vocab_size": len(WORDS), "max_position_embeddings": CONTEXT, **ids}
@@ -39,17 +39,17 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with torch.random.fork_rng():
         torch.manual_seed(1)
         if request.param == "clip":
-            CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=13)).save_pretrained(home)
-            CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=size).save_pretrained(home)
+            CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=13)).save_pretrained(path)
+            CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=size).save_pretrained(path)
         else:
-            SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(home)
-            SiglipImageProcessorPil(size=size).save_pretrained(home)
+            SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(path)
+            SiglipImageProcessorPil(size=size).save_pretrained(path)
     words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     words.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 2)])  # pyright: ignore[reportAttributeAccessIssue]
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "<eos>"}
-    PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(home)
-    return home
+    PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -92,30 +92,30 @@ def test_vectors_equal_transformers(folder: Path, teacher: Teacher, pictures: li
 def test_the_space_is_named_after_weights_and_settings(folder: Path, teacher: Teacher, tmp_path: Path):
     names = {teacher.space.model}
     for file, change in (("model.safetensors", "weight"), ("config.json", "space")):
-        twin = shutil.copytree(folder, tmp_path / change)
+        copy = shutil.copytree(folder, tmp_path / change)
         if change == "weight":
-            tensors = load_file(twin / file)
+            tensors = load_file(copy / file)
             tensors["logit_scale"] += 1
-            save_file(tensors, twin / file, metadata={"format": "pt"})
+            save_file(tensors, copy / file, metadata={"format": "pt"})
         else:
-            (twin / file).write_text((twin / file).read_text() + " ")
-        names.add(load_teacher(f"{folder.name}:{twin}").space.model)
+            (copy / file).write_text((copy / file).read_text() + " ")
+        names.add(load_teacher(f"{folder.name}:{copy}").space.model)
     assert len(names) == 3 and all(name.startswith(f"{folder.name}:") for name in names)
     (folder / "README.md").write_text("more words")
     assert load_teacher(f"{folder.name}:{folder}").space == teacher.space
 
 
 def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path):
-    twin = shutil.copytree(folder, tmp_path / "twin")
-    tensors = load_file(twin / "model.safetensors")
+    copy = shutil.copytree(folder, tmp_path / "twin")
+    tensors = load_file(copy / "model.safetensors")
     tensors.pop(name := "text_model.final_layer_norm.weight")
-    save_file(tensors, twin / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"{name} is missing"):
-        load_teacher(f"{folder.name}:{twin}")
-    torch.save(tensors, twin / "pytorch_model.bin")
-    (twin / "model.safetensors").unlink()
+        load_teacher(f"{folder.name}:{copy}")
+    torch.save(tensors, copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
     with pytest.raises(UserError, match="no safetensors model"):
-        load_teacher(f"{folder.name}:{twin}")
+        load_teacher(f"{folder.name}:{copy}")
 
 
 def test_unknown_teachers_are_refused():

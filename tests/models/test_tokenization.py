@@ -13,16 +13,16 @@ MARK = "<|im_end|>"
 
 def test_threads_do_not_share_the_special_token_setting():
     tokenizer = load_tokenizer(ASSETS / "tokenizer")
-    found: dict[bool, set[Sequence[int]]] = {True: set(), False: set()}
+    encodings: dict[bool, set[Sequence[int]]] = {True: set(), False: set()}
 
     def read(special: bool) -> None:
-        found[special] |= {tuple(encode(tokenizer, MARK, special=special)) for _ in range(2_000)}
+        encodings[special] |= {tuple(encode(tokenizer, MARK, special=special)) for _ in range(2_000)}
 
     threads = [Thread(target=read, args=(special,)) for special in (True, False)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found[True] == {(token_id(tokenizer, MARK),)}
-    assert len(found[False]) == 1
-    assert not found[True] & found[False]
+    assert encodings[True] == {(token_id(tokenizer, MARK),)}
+    assert len(encodings[False]) == 1
+    assert not encodings[True] & encodings[False]

@@ -122,16 +122,16 @@ def test_bfloat16_stays_near_the_authors_module(case: str) -> None:
 
 
 @pytest.mark.parametrize("moved", [0.0, 0.1])
-def test_every_block_equals_its_reference_output(moved: float) -> None:
+def test_every_block_equals_its_reference_output(changed: float) -> None:
     """A weight changed in block 2 changes the outputs from block 2 on."""
     aligner = build_golden_aligner()
-    aligner.get_parameter("block.2.layer.0.SelfAttention.v.weight").data[0, 0] += moved
+    aligner.get_parameter("block.2.layer.0.SelfAttention.v.weight").data[0, 0] += changed
     outputs: list[Any] = []
     for block in aligner.block:
         block.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     run_case(aligner, "text_mode")
     matches = [distance(x, FIXTURE[f"bilm.trace.block{i}"]) <= FLOAT32_ATOL for i, x in enumerate(outputs)]
-    assert matches == [not moved or i < 2 for i in range(6)]
+    assert matches == [not changed or i < 2 for i in range(6)]
 
 
 def test_relative_positions_fall_into_the_authors_buckets() -> None:
@@ -166,10 +166,10 @@ def test_an_aligner_initialized_from_t5_equals_it(family: str) -> None:
     encoded = t5(inputs_embeds=x, attention_mask=mask).last_hidden_state
     assert torch.equal(aligner(x, hidden, inputs_mask=mask), encoded)
     for weight in ("block.2.layer.2.DenseReluDense.wo.weight", "block.4.layer.1.EncDecAttention.o.weight"):
-        moved = BiTransformer(TINY).eval()
-        moved.load_state_dict(aligner.state_dict())
-        moved.get_parameter(weight).data[0, 0] += 0.1
-        assert distance(moved(x, hidden, inputs_mask=mask), encoded) > FLOAT32_ATOL
+        changed = BiTransformer(TINY).eval()
+        changed.load_state_dict(aligner.state_dict())
+        changed.get_parameter(weight).data[0, 0] += 0.1
+        assert distance(changed(x, hidden, inputs_mask=mask), encoded) > FLOAT32_ATOL
 
 
 @pytest.mark.parametrize("changes", [{"num_layers": 5}, {"d_ff": 47}, {"feed_forward_proj": "relu"}])
@@ -208,9 +208,9 @@ def test_a_cross_bias_lets_a_query_attend_by_position() -> None:
     bias = biased.cross_relative_attention_bias.weight
     bias.fill_(-1e4)
     bias[16 + 1] = 0  # T5's bucket of "one later": half of the 32 buckets look back
-    moved = hidden.clone()
-    moved[:, 3] += 1
-    change = (biased(queries, hidden) - biased(queries, moved)).abs().amax((0, 2))
+    changed = hidden.clone()
+    changed[:, 3] += 1
+    change = (biased(queries, hidden) - biased(queries, changed)).abs().amax((0, 2))
     assert change.nonzero().tolist() == [[2]]
 
     nn.init.normal_(bias)

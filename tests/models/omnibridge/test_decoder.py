@@ -23,8 +23,8 @@ def test_every_input_reaches_the_output(decoder: Decoder):
     noisy, timesteps, condition = inputs(decoder)
     output = decoder(noisy, timesteps, condition)
     assert output.shape == noisy.shape
-    for moved in ((noisy + 0.1, timesteps, condition), (noisy, timesteps + 50, condition)):
-        assert (decoder(*moved) - output).abs().max() > 1e-4
+    for inputs_changed in ((noisy + 0.1, timesteps, condition), (noisy, timesteps + 50, condition)):
+        assert (decoder(*inputs_changed) - output).abs().max() > 1e-4
     for position in (0, 15, 31):  # every position, the last as well, since none is masked
         other = condition.clone()
         other[0, position] += 1

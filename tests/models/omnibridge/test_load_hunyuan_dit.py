@@ -263,7 +263,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("part", "harm"),
+    ("part", "damage"),
     [
         ("transformer", "missing"),
         ("transformer", "another shape"),
@@ -277,24 +277,24 @@ def copied(folder: Path, tmp_path: Path) -> Path:
         ("text_encoder", "cut short"),
     ],
 )
-def test_damaged_weights_are_refused(bridge: OmniBridge, copied: Path, part: str, harm: str):
+def test_damaged_weights_are_refused(bridge: OmniBridge, copied: Path, part: str, damage: str):
     (path,) = (copied / part).glob("*.safetensors")
     weights = load_file(path)
     name = sorted(weights)[3]
-    if harm == "missing":
+    if damage == "missing":
         del weights[name]
-    elif harm == "unexpected":
+    elif damage == "unexpected":
         name = "another.weight"
         weights[name] = torch.zeros(2)
-    elif harm == "another shape":
+    elif damage == "another shape":
         weights[name] = torch.zeros(3, 5)
     save_file(weights, path, metadata={"format": "pt"})
     expected = rf"1 tensors are missing, unexpected or of another shape \(first: {name}\)"
-    if harm == "pickled":
+    if damage == "pickled":
         torch.save(weights, path.with_suffix(".bin"))
         path.unlink()
         expected = "no .safetensors files"
-    elif harm == "cut short":
+    elif damage == "cut short":
         path.write_bytes(path.read_bytes()[:-50])
         expected = "Cannot read"
     with pytest.raises(UserError, match=expected):

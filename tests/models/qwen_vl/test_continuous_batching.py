@@ -14,22 +14,26 @@ LENGTH, MOST = 97, 11
 
 
 @pytest.fixture
-def talks(three_pictures: list[np.ndarray]) -> list[Conversation]:
-    asked = (("What?", three_pictures[0]), ("How many objects are there?", None), ("Why is it so?", three_pictures[1]))
-    return [Conversation(((text, ""),), picture) for text, picture in asked]
+def conversations(three_pictures: list[np.ndarray]) -> list[Conversation]:
+    prompts = (
+        ("What?", three_pictures[0]),
+        ("How many objects are there?", None),
+        ("Why is it so?", three_pictures[1]),
+    )
+    return [Conversation(((text, ""),), picture) for text, picture in prompts]
 
 
 def generate(
-    slots: ContinuousBatch, talks: list[Conversation], arrivals: dict[int, list[int]], temperature: float = 0.0
+    slots: ContinuousBatch, conversations: list[Conversation], arrivals: dict[int, list[int]], temperature: float = 0.0
 ):
     """Return replies of at most `MOST` tokens to the conversations added at each step."""
     replies: dict[int, list[int]] = {}
     slot_of: dict[int, int] = {}
     for step in range(max(arrivals) + MOST + 1):
-        for talk in arrivals.get(step, ()):
-            params = SamplingParams(temperature, torch.Generator().manual_seed(talk))
-            (slot,) = slots.add([slots.tokenize(talks[talk])], [params])
-            slot_of[slot], replies[talk] = talk, []
+        for conversation in arrivals.get(step, ()):
+            params = SamplingParams(temperature, torch.Generator().manual_seed(conversation))
+            (slot,) = slots.add([slots.tokenize(conversations[conversation])], [params])
+            slot_of[slot], replies[conversation] = conversation, []
         for slot, token in slots.step().items():
             reply = replies[slot_of[slot]]
             reply.append(token)
@@ -41,43 +45,45 @@ def generate(
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
-def test_a_reply_does_not_depend_on_other_slots(small_model: OmniBridge, talks: list[Conversation], temperature: float):
+def test_a_reply_does_not_depend_on_other_slots(
+    small_model: OmniBridge, conversations: list[Conversation], temperature: float
+):
     slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
-    alone = {k: generate(slots, talks, {0: [k]}, temperature)[k] for k in range(3)}
+    alone = {k: generate(slots, conversations, {0: [k]}, temperature)[k] for k in range(3)}
     assert len({tuple(reply) for reply in alone.values()}) == 3
-    assert generate(slots, talks, {0: [2], 1: [0], 4: [1]}, temperature) == alone
-    assert generate(slots, talks, {0: [1, 2, 0]}, temperature) == alone
+    assert generate(slots, conversations, {0: [2], 1: [0], 4: [1]}, temperature) == alone
+    assert generate(slots, conversations, {0: [1, 2, 0]}, temperature) == alone
 
 
-def test_replies_equal_generate_replies(small_model: OmniBridge, talks: list[Conversation]):
+def test_replies_equal_generate_replies(small_model: OmniBridge, conversations: list[Conversation]):
     slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
-    for k, talk in enumerate(talks):
-        written = small_model.backbone.decode(torch.tensor([generate(slots, talks, {0: [k]})[k]]))
-        assert written == generate_replies(small_model.backbone, [talk], max_tokens=MOST)
+    for k, conversation in enumerate(conversations):
+        written = small_model.backbone.decode(torch.tensor([generate(slots, conversations, {0: [k]})[k]]))
+        assert written == generate_replies(small_model.backbone, [conversation], max_tokens=MOST)
 
 
-def test_prompts_of_one_shape_are_prefilled_together(small_model: OmniBridge, talks: list[Conversation]):
+def test_prompts_of_one_shape_are_prefilled_together(small_model: OmniBridge, conversations: list[Conversation]):
     slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
-    pair = [Conversation((("Why is it?", ""),), talks[0].picture), talks[2]]
-    together = slots.add([slots.tokenize(talk) for talk in pair], [SamplingParams(), SamplingParams()])
+    pair = [Conversation((("Why is it?", ""),), conversations[0].picture), conversations[2]]
+    together = slots.add([slots.tokenize(conversation) for conversation in pair], [SamplingParams(), SamplingParams()])
     first = slots.step()
     for slot in together:
         slots.release(slot)
-    for slot, talk in zip(together, pair, strict=True):
-        (alone,) = slots.add([slots.tokenize(talk)], [SamplingParams()])
+    for slot, conversation in zip(together, pair, strict=True):
+        (alone,) = slots.add([slots.tokenize(conversation)], [SamplingParams()])
         assert slots.step()[alone] == first[slot]
         slots.release(alone)
 
 
-def test_a_slot_is_full_at_its_length(small_model: OmniBridge, talks: list[Conversation]):
+def test_a_slot_is_full_at_its_length(small_model: OmniBridge, conversations: list[Conversation]):
     backbone = small_model.backbone
-    tokens = backbone.tokenize([talks[1]], open_ended=True).input_ids.shape[1]
+    tokens = backbone.tokenize([conversations[1]], open_ended=True).input_ids.shape[1]
     slots = ContinuousBatch(backbone, 1, tokens + 2)
-    (slot,) = slots.add([slots.tokenize(talks[1])], [SamplingParams()])
+    (slot,) = slots.add([slots.tokenize(conversations[1])], [SamplingParams()])
     room = []
     for _ in range(3):
         slots.step()
         room.append(slots.has_room(slot))
     assert room == [True, True, False]
     with pytest.raises(UserError, match=f"{tokens - 1} are the most"):
-        ContinuousBatch(backbone, 1, tokens).tokenize(talks[1])
+        ContinuousBatch(backbone, 1, tokens).tokenize(conversations[1])

@@ -103,22 +103,22 @@ def test_hidden_states_equal_the_authors_with_both_position_ids(backbone: QwenVL
 
 @torch.no_grad()
 def test_parity_fails_when_one_weight_changes(backbone: QwenVL):
-    twin = build_golden("corrected", backbone)
-    twin.model.model.language_model.layers[1].mlp.up_proj.weight[0, 0] += 0.01
-    assert distance(twin.hidden(golden_batch()), "hidden_mrope") > ATOL
+    changed = build_golden("corrected", backbone)
+    changed.model.model.language_model.layers[1].mlp.up_proj.weight[0, 0] += 0.01
+    assert distance(changed.hidden(golden_batch()), "hidden_mrope") > ATOL
 
 
 # --- tokens --------------------------------------------------------------------------------------
 
 
 def test_a_conversation_becomes_qwens_chat_text(backbone: QwenVL, three_pictures: list[np.ndarray]):
-    talk = Conversation((("What is this?", "a red star"), ("Where?", "top left")), three_pictures[0])
+    conversation = Conversation((("What is this?", "a red star"), ("Where?", "top left")), three_pictures[0])
     image = "<|vision_start|>" + "<|image_pad|>" * SIXTEEN_IMAGE_TOKENS + "<|vision_end|>"
     expected = (
         f"<|im_start|>user\n{image}What is this?<|im_end|>\n<|im_start|>assistant\na red star<|im_end|>\n"
         "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\ntop left<|im_end|>"
     )
-    batch = backbone.tokenize([talk])
+    batch = backbone.tokenize([conversation])
     assert backbone.tokenizer.decode(batch.input_ids[0]) == expected
     assert batch.image_mask.sum() == SIXTEEN_IMAGE_TOKENS
     assert batch.image_grid_thw is not None and batch.image_grid_thw.tolist() == [[1, 8, 8]]
@@ -130,8 +130,11 @@ def test_a_conversation_becomes_qwens_chat_text(backbone: QwenVL, three_pictures
 
 
 def test_labels_are_the_replies_and_their_ends(backbone: QwenVL):
-    talks = [Conversation((("What is this?", "a star"), ("Where?", "top left"))), Conversation((("Hi", "yes"),))]
-    batch = backbone.tokenize(talks)
+    conversations = [
+        Conversation((("What is this?", "a star"), ("Where?", "top left"))),
+        Conversation((("Hi", "yes"),)),
+    ]
+    batch = backbone.tokenize(conversations)
     chosen = [row[row != IGNORE_INDEX] for row in batch.labels]
     assert [backbone.tokenizer.decode(row) for row in chosen] == ["a star<|im_end|>top left<|im_end|>", "yes<|im_end|>"]
     labelled = batch.labels != IGNORE_INDEX
@@ -151,7 +154,7 @@ def test_special_tokens_typed_by_a_user_are_plain_text(backbone: QwenVL, three_p
 # --- padding, batches and caches -----------------------------------------------------------------
 
 
-def talks_of_three_lengths(pictures: list[np.ndarray]) -> list[Conversation]:
+def three_conversations(pictures: list[np.ndarray]) -> list[Conversation]:
     return [
         Conversation((("Describe the picture.", "large red circle top"),), pictures[0]),
         Conversation((("Hi", "yes"), ("How many objects are there, all in all?", "two"))),
@@ -162,27 +165,27 @@ def talks_of_three_lengths(pictures: list[np.ndarray]) -> list[Conversation]:
 @torch.no_grad()
 @pytest.mark.parametrize("pad", ["left", "right"])
 def test_hidden_states_do_not_depend_on_padding_or_batch(backbone: QwenVL, three_pictures, pad):
-    talks = talks_of_three_lengths(three_pictures)
-    batch = backbone.tokenize(talks, pad=pad)
+    conversations = three_conversations(three_pictures)
+    batch = backbone.tokenize(conversations, pad=pad)
     together = backbone.hidden(batch)
     assert len(set(batch.attention_mask.sum(dim=1).tolist())) == 3
-    for row, talk in enumerate(talks):
-        alone = backbone.hidden(backbone.tokenize([talk]))[0]
+    for row, conversation in enumerate(conversations):
+        alone = backbone.hidden(backbone.tokenize([conversation]))[0]
         real = together[row][batch.attention_mask[row].bool()]
         assert (real - alone).abs().max() <= 1e-5  # float32 rounding: states are of order 1
 
 
 def test_replies_do_not_depend_on_the_batch(backbone: QwenVL, three_pictures: list[np.ndarray]):
-    talks = talks_of_three_lengths(three_pictures)
-    together = generate_replies(backbone, talks, max_tokens=12)
-    assert together == [generate_replies(backbone, [talk], max_tokens=12)[0] for talk in talks]
+    conversations = three_conversations(three_pictures)
+    together = generate_replies(backbone, conversations, max_tokens=12)
+    assert together == [generate_replies(backbone, [conversation], max_tokens=12)[0] for conversation in conversations]
     assert len(set(together)) == 3
 
 
 @torch.no_grad()
 def test_cached_generation_equals_uncached(backbone: QwenVL, three_pictures: list[np.ndarray]):
-    talk = talks_of_three_lengths(three_pictures)[0]
-    batch = backbone.tokenize([talk], open_ended=True)
+    conversation = three_conversations(three_pictures)[0]
+    batch = backbone.tokenize([conversation], open_ended=True)
     start = batch.input_ids.shape[1]
     for _ in range(8):
         chosen = backbone.model.lm_head(backbone.hidden(batch)[:, -1]).argmax(dim=-1)
@@ -191,26 +194,26 @@ def test_cached_generation_equals_uncached(backbone: QwenVL, three_pictures: lis
         batch.image_mask = torch.cat([batch.image_mask, torch.tensor([[False]])], dim=1)
     expected = backbone.tokenizer.decode(batch.input_ids[0, start:]).partition("<|im_end|>")[0]
     assert len(expected) > 8
-    assert generate_replies(backbone, [talk], max_tokens=8) == [expected]
+    assert generate_replies(backbone, [conversation], max_tokens=8) == [expected]
 
 
 def test_sampled_replies_depend_on_their_generators_only(backbone: QwenVL, three_pictures: list[np.ndarray]):
-    talks = talks_of_three_lengths(three_pictures)
+    conversations = three_conversations(three_pictures)
 
     def sample(chosen: list[Conversation], seeds: list[int]) -> list[str]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return generate_replies(backbone, chosen, max_tokens=6, temperature=1.0, generators=generators)
 
-    together = sample(talks, [1, 2, 3])
-    assert together == sample(talks, [1, 2, 3]) and together != sample(talks, [4, 5, 6])
-    assert sample(talks[2:], [3]) == together[2:]
+    together = sample(conversations, [1, 2, 3])
+    assert together == sample(conversations, [1, 2, 3]) and together != sample(conversations, [4, 5, 6])
+    assert sample(conversations[2:], [3]) == together[2:]
 
 
 @pytest.mark.parametrize("pad", ["left", "right"])
 @torch.no_grad()
 def test_the_language_loss_weighs_replies_by_the_root_of_their_length(backbone: QwenVL, pad: Literal["left", "right"]):
-    talks = [Conversation((("Hi", "yes"), ("So?", "no"))), Conversation((("Hm", "a star and a circle"),))]
-    batch = backbone.tokenize(talks, pad=pad)
+    conversations = [Conversation((("Hi", "yes"), ("So?", "no"))), Conversation((("Hm", "a star and a circle"),))]
+    batch = backbone.tokenize(conversations, pad=pad)
     log_probabilities = backbone.model.lm_head(backbone.hidden(batch)).log_softmax(dim=-1)
     replies = [[], [], []]
     for row, place in (batch.labels != IGNORE_INDEX).nonzero().tolist():
@@ -223,8 +226,8 @@ def test_the_language_loss_weighs_replies_by_the_root_of_their_length(backbone: 
 
 @torch.no_grad()
 def test_precomputed_image_embeddings_change_nothing(backbone: QwenVL, three_pictures: list[np.ndarray]):
-    talks = [Conversation((("Hi", "yes"),), picture) for picture in (*three_pictures[:2], None)]
-    batch = backbone.tokenize(talks)
+    conversations = [Conversation((("Hi", "yes"),), picture) for picture in (*three_pictures[:2], None)]
+    batch = backbone.tokenize(conversations)
     seen = backbone.image_embeddings(batch)
     torch.testing.assert_close(backbone.hidden(batch, seen), backbone.hidden(batch), atol=1e-6, rtol=0)
     assert not torch.allclose(backbone.hidden(batch, seen.flip(0)), backbone.hidden(batch), atol=1e-3)

@@ -24,9 +24,9 @@ def test_first_fit_by_hand():
 def batch(small_model) -> TokenBatch:
     """Eleven conversations of many lengths, some without a picture."""
     rng = numpy_rng(0, "packing")
-    talks = [converse(scene, rng, TaskMix()) for scene, _ in zip(scenes("train", rng), range(11), strict=False)]
-    assert 0 < sum(talk.picture is None for talk in talks) < 11
-    return small_model.backbone.tokenize(talks)
+    conversations = [converse(scene, rng, TaskMix()) for scene, _ in zip(scenes("train", rng), range(11), strict=False)]
+    assert 0 < sum(conversation.picture is None for conversation in conversations) < 11
+    return small_model.backbone.tokenize(conversations)
 
 
 def gradients(backbone, batch: TokenBatch) -> tuple[float, dict[str, torch.Tensor]]:
@@ -46,11 +46,16 @@ def test_packing_keeps_loss_and_gradient(small_model, batch, attention, compat):
     assert packed.attention_mask.sum() == batch.attention_mask.sum()
     assert packed.input_ids.shape[0] < batch.input_ids.shape[0]
     assert packed.input_ids.shape[1] == batch.input_ids.shape[1]
-    (padded_loss, padded), (packed_loss, found) = gradients(backbone, batch), gradients(backbone, packed)
+    (padded_loss, padded_gradients), (packed_loss, packed_gradients) = (
+        gradients(backbone, batch),
+        gradients(backbone, packed),
+    )
     assert packed_loss == pytest.approx(padded_loss, rel=1e-5)
-    assert padded.keys() == found.keys()
-    for name, gradient in padded.items():
-        torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=1e-5 * float(gradient.abs().max()) + 1e-8)
+    assert padded_gradients.keys() == packed_gradients.keys()
+    for name, gradient in padded_gradients.items():
+        torch.testing.assert_close(
+            packed_gradients[name], gradient, rtol=2e-3, atol=1e-5 * float(gradient.abs().max()) + 1e-8
+        )
 
 
 def test_conversations_of_a_row_do_not_attend_to_each_other(small_model, batch):

@@ -20,8 +20,8 @@ def processor(patch: int = 4, merge: int = 1, area: int = 20 * 28) -> Qwen2VLIma
 
 
 def library(pictures: np.ndarray, process: Qwen2VLImageProcessorPil) -> tuple[Tensor, Tensor]:
-    found = process(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
-    return found["pixel_values"], found["image_grid_thw"]
+    processed = process(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
+    return processed["pixel_values"], processed["image_grid_thw"]
 
 
 @pytest.mark.parametrize(("patch", "merge"), [(4, 1), (2, 2)])

@@ -24,33 +24,44 @@ def backbone(small_model: OmniBridge) -> QwenVL:
 
 
 @pytest.fixture
-def talks(three_pictures: list[np.ndarray]) -> list[Conversation]:
+def conversations(three_pictures: list[np.ndarray]) -> list[Conversation]:
     """Prompts of three lengths, one without a picture."""
-    asked = (("What?", three_pictures[0]), ("How many objects are there?", None), ("Why is it so?", three_pictures[1]))
-    return [Conversation(((text, ""),), picture) for text, picture in asked]
+    questions = (
+        ("What?", three_pictures[0]),
+        ("How many objects are there?", None),
+        ("Why is it so?", three_pictures[1]),
+    )
+    return [Conversation(((text, ""),), picture) for text, picture in questions]
 
 
-def prompts_of(backbone: QwenVL, talks: list[Conversation]):
-    return backbone.tokenize(talks, open_ended=True, pad="left")
+def prompts_of(backbone: QwenVL, conversations: list[Conversation]):
+    return backbone.tokenize(conversations, open_ended=True, pad="left")
 
 
 def seeded(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def test_copies_of_a_prompt_are_sampled_independently(backbone: QwenVL, talks: list[Conversation]):
+def test_copies_of_a_prompt_are_sampled_independently(backbone: QwenVL, conversations: list[Conversation]):
     many = sample_replies(
-        backbone, prompts_of(backbone, talks), copies=2, max_tokens=7, temperature=1.0, generators=seeded(*range(6))
+        backbone,
+        prompts_of(backbone, conversations),
+        copies=2,
+        max_tokens=7,
+        temperature=1.0,
+        generators=seeded(*range(6)),
     )
     texts = backbone.decode(many.tokens)
     assert len(texts) == 6 and len(set(texts)) > 4
     for index, text in enumerate(texts):
-        alone = generate_replies(backbone, [talks[index // 2]], max_tokens=7, temperature=1.0, generators=seeded(index))
+        alone = generate_replies(
+            backbone, [conversations[index // 2]], max_tokens=7, temperature=1.0, generators=seeded(index)
+        )
         assert alone == [text]
 
 
-def test_sampling_log_probs_equal_teacher_forced_ones(backbone: QwenVL, talks: list[Conversation]):
-    prompts = prompts_of(backbone, talks)
+def test_sampling_log_probs_equal_teacher_forced_ones(backbone: QwenVL, conversations: list[Conversation]):
+    prompts = prompts_of(backbone, conversations)
     replies = sample_replies(
         backbone, prompts, copies=3, max_tokens=11, temperature=TEMPERATURE, generators=seeded(*range(9))
     )
@@ -63,25 +74,35 @@ def test_sampling_log_probs_equal_teacher_forced_ones(backbone: QwenVL, talks: l
     assert not torch.allclose(reply_log_probs(backbone, prompts, replies, 1.0), found, atol=0.01)
 
 
-def test_a_reply_ends_with_its_turn_or_at_the_limit(backbone: QwenVL, talks: list[Conversation]):
+def test_a_reply_ends_with_its_turn_or_at_the_limit(backbone: QwenVL, conversations: list[Conversation]):
     replies = sample_replies(
-        backbone, prompts_of(backbone, talks), copies=3, max_tokens=11, temperature=1.0, generators=seeded(*range(9))
+        backbone,
+        prompts_of(backbone, conversations),
+        copies=3,
+        max_tokens=11,
+        temperature=1.0,
+        generators=seeded(*range(9)),
     )
     for tokens, mask, ended in zip(replies.tokens, replies.mask, replies.ended, strict=True):
-        said = tokens[mask].tolist()
-        assert bool(ended) == (said[-1] == backbone.end_of_turn)
-        assert backbone.end_of_turn not in said[:-1]
+        reply = tokens[mask].tolist()
+        assert bool(ended) == (reply[-1] == backbone.end_of_turn)
+        assert backbone.end_of_turn not in reply[:-1]
         assert (tokens[~mask] == backbone.padding).all()
         assert mask.sort(descending=True).values.equal(mask), "nothing is sampled after the end"
 
 
-def test_greedy_log_probs_are_zero(backbone: QwenVL, talks: list[Conversation]):
-    assert (sample_replies(backbone, prompts_of(backbone, talks), max_tokens=5).log_probs == 0).all()
+def test_greedy_log_probs_are_zero(backbone: QwenVL, conversations: list[Conversation]):
+    assert (sample_replies(backbone, prompts_of(backbone, conversations), max_tokens=5).log_probs == 0).all()
 
 
-def test_gradients_do_not_depend_on_padding(backbone: QwenVL, talks: list[Conversation]):
+def test_gradients_do_not_depend_on_padding(backbone: QwenVL, conversations: list[Conversation]):
     replies = sample_replies(
-        backbone, prompts_of(backbone, talks), copies=2, max_tokens=5, temperature=1.0, generators=seeded(*range(6))
+        backbone,
+        prompts_of(backbone, conversations),
+        copies=2,
+        max_tokens=5,
+        temperature=1.0,
+        generators=seeded(*range(6)),
     )
     weights = [p for name, p in backbone.named_parameters() if "q_proj" in name or "merger" in name]
 
@@ -93,9 +114,9 @@ def test_gradients_do_not_depend_on_padding(backbone: QwenVL, talks: list[Conver
 
     # the one without a picture stands beside one with a picture, else the tower would have no gradient
     together, first, rest = (
-        gradients(talks, slice(0, 6)),
-        gradients(talks[:1], slice(0, 2)),
-        gradients(talks[1:], slice(2, 6)),
+        gradients(conversations, slice(0, 6)),
+        gradients(conversations[:1], slice(0, 2)),
+        gradients(conversations[1:], slice(2, 6)),
     )
     for whole, one, others in zip(together, first, rest, strict=True):
         torch.testing.assert_close(whole, one + others, atol=1e-4, rtol=1e-3)
