@@ -45,7 +45,7 @@ def search(
     where: Where = None,
     k: Annotated[int, typer.Option("-k", help="Number of results.")] = 10,
     out: Annotated[Path | None, typer.Option("--out", help="Page (.html) or grid of pictures (.png) to write.")] = None,
-    allow_unknown: Annotated[bool, typer.Option("--allow-unknown", help="Rank by unknown words alone, a guess.")] = False,
+    allow_unknown: Annotated[bool, typer.Option("--allow-unknown", help="Rank by unknown words alone.")] = False,
     model: ModelName = "tiny",
     as_json: AsJson = False,
 ) -> None:
