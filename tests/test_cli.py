@@ -203,7 +203,7 @@ def test_version(run: Callable[..., Result]):
         ("consistency --out scores.txt", "does not end in .json"),
         ("consistency --size 2 --encoder packag", "did you mean 'package'?"),
         ("reasoning --data shaps", "did you mean 'shapes'?"),
-        ("reasoning --data drawings", "have no problems of several steps"),
+        ("reasoning --data drawings", "have no multi-step problems"),
         ("reasoning --size 0", "--size 0"),
         ("compare none folder.png", "There is no folder none"),
         ("compare folder.png folder.png", "no report in common"),
