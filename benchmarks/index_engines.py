@@ -3,9 +3,9 @@
 Vectors lie between those of scenes that the shipped model embedded (three of them mixed, and a little noise); half of the
 queries are made in the same way, half are the model's vectors of descriptions, which lie far from all pictures and are the
 harder half. Every engine searches as widely as it must for a recall@10 of 0.95 over both, on one thread. Ours against faiss
-alone, in turns in one process, is the ratio that has an aim: the same cells, faiss looking into as many as ours chose by
+alone, in turns in one process, is the ratio that has an aim: the same IVF lists, faiss scanning as many as ours chose by
 itself, ours into the fewest that find as much, since it scores candidates exactly (or faiss' flat index where we have no
-cells). It is met at 1,000,000 vectors and missed one query at a time below: decision 9 tells where the rest goes. Graphs are
+lists). It is met at 1,000,000 vectors and missed one query at a time below: decision 9 tells where the rest goes. Graphs are
 left out above 200,000 vectors unless asked for, since they take too long to build. An engine that is not installed is left
 out, and what was measured before stays.
 Run: python benchmarks/index_engines.py [--count 100000] [--engine ours]
@@ -120,20 +120,20 @@ def against_faiss(vectors: Vectors) -> dict[str, Any]:
     from latentbridge.retrieval.ivf import NPROBES, IVFLists
 
     folder = Ours(vectors.folder / "ours").folder
-    ours, cells, queries = DiskIndex(folder), IVFLists.load(folder), vectors.queries[:64]
-    if cells:
+    ours, lists, queries = DiskIndex(folder), IVFLists.load(folder), vectors.queries[:64]
+    if lists:
         bare = faiss.read_index(str(next(folder.glob("cells-*.faiss"))))
-        bare.nprobe = cells.width
+        bare.nprobe = lists.nprobe
     else:
         bare = faiss.IndexFlatIP(ours.dimension)
         for _, block in vectors.blocks():
             bare.add(block)
-    first = 1 if cells else 0  # our keys begin at 1
+    first = 1 if lists else 0  # our keys begin at 1
     bare_recall = recall(bare.search(queries, K)[1] - first, vectors.best)
-    for width in NPROBES if cells else (0,):
-        if cells:
-            cells.width = width
-            cells.save(folder)
+    for nprobe in NPROBES if lists else (0,):
+        if lists:
+            lists.nprobe = nprobe
+            lists.save(folder)
             ours = DiskIndex(folder)
         our_recall = recall([np.array([int(hit.id) for hit in row]) for row in ours.search(queries, K)], vectors.best)
         if our_recall >= bare_recall:
@@ -149,7 +149,7 @@ def against_faiss(vectors: Vectors) -> dict[str, Any]:
         name = f"{vectors.count:,} vectors: a search by ours / by faiss alone, of equal recall{told}"
         targets.append(compare(name, seconds["ours"], seconds["faiss"], most=1.1))
     found = {"recall@10 of ours": round(our_recall, 3), "recall@10 of faiss": round(bare_recall, 3)}
-    looked = {"cells of ours": cells.width, "cells of faiss": bare.nprobe} if cells else {}
+    looked = {"lists of ours": lists.nprobe, "lists of faiss": bare.nprobe} if lists else {}
     return {"targets": targets, "details": looked | found}
 
 

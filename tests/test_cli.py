@@ -203,7 +203,7 @@ def test_version(run: Callable[..., Result]):
         ("consistency --out scores.txt", "does not end in .json"),
         ("consistency --size 2 --encoder packag", "did you mean 'package'?"),
         ("reasoning --data shaps", "did you mean 'shapes'?"),
-        ("reasoning --data drawings", "have no problems of several steps"),
+        ("reasoning --data drawings", "have no multi-step problems"),
         ("reasoning --size 0", "--size 0"),
         ("compare none folder.png", "There is no folder none"),
         ("compare folder.png folder.png", "no report in common"),
@@ -497,7 +497,7 @@ def test_search_by_words_pictures_items_weights_and_filters(run: Callable[..., R
     assert found("--image", album / "b.png", "--also", "red:.001", "--not", "blue: 0.001")[0] == "b.png"
 
 
-def test_search_says_which_words_are_unknown(run: Callable[..., Result], album: Path, tmp_path: Path):
+def test_search_reports_unknown_words(run: Callable[..., Result], album: Path, tmp_path: Path):
     (album / "broken.jpg").unlink()
     run("index", "build", album, "--model", "tiny")
     partly = run("search", album, "a zxqv guitar")
@@ -519,9 +519,9 @@ def test_search_says_which_words_are_unknown(run: Callable[..., Result], album: 
     assert sheet.code == 2 and "no word" in sheet.err and not (tmp_path / "none.png").exists()
 
 
-def test_results_can_be_looked_at(run: Callable[..., Result], album: Path, model: Path, tmp_path: Path):
+def test_results_are_written_as_a_page_or_a_grid(run: Callable[..., Result], album: Path, model: Path, tmp_path: Path):
     run("index", "build", album, "--model", model)
-    (album / "b.png").unlink()  # what is gone since is shown as a grey square
+    (album / "b.png").unlink()  # a deleted picture is shown as a grey square
     page, sheet = tmp_path / "results.html", tmp_path / "results.png"
     assert run("search", album, "a <star>", "--model", model, "--out", page).code == 0
     assert run("search", album, "a star", "--model", model, "--out", sheet).code == 0
@@ -530,7 +530,7 @@ def test_results_can_be_looked_at(run: Callable[..., Result], album: Path, model
     assert Image.open(sheet).size == (3 * 168 + 8, 168 + 8)
 
 
-def test_building_again_takes_in_what_is_new_or_changed_and_drops_what_is_gone(
+def test_building_again_adds_new_and_changed_pictures_and_drops_deleted_ones(
     run: Callable[..., Result], album: Path, model: Path
 ):
     def build(*more: str | Path) -> dict:
@@ -545,12 +545,12 @@ def test_building_again_takes_in_what_is_new_or_changed_and_drops_what_is_gone(
     Image.new("RGB", (7, 7), "blue").save(album / "d.png")
     (album / "a.png").unlink()
     assert counts(build()) == (3, 2, 1, 1)
-    assert counts(build("--field", "owner=anna")) == (3, 0, 3, 0)  # only what is said of them changes
+    assert counts(build("--field", "owner=anna")) == (3, 0, 3, 0)  # only the metadata change
     hits = json.loads(run("search", album, "red", "--where", "width>7", "--model", model, "--json").out)["hits"]
     assert {hit["id"]: hit["metadata"]["height"] for hit in hits} == {"b.png": 17, "sub/c.png": 40}
 
 
-def test_a_new_version_of_an_indexed_picture_takes_its_place(run: Callable[..., Result], album: Path, model: Path):
+def test_a_changed_picture_is_replaced(run: Callable[..., Result], album: Path, model: Path):
     run("index", "build", album, "--model", model)
     Image.new("RGB", (9, 9), "red").save(album / "a.png")
     assert "3 pictures, 1 embedded" in run("index", "add", album, album / "a.png", "--model", model).out
@@ -558,11 +558,11 @@ def test_a_new_version_of_an_indexed_picture_takes_its_place(run: Callable[..., 
 
 
 @pytest.mark.parametrize("weighed", ["night:nan", "night:inf", "night:1e400", "night:0"])
-def test_a_weight_that_is_none_is_refused(run: Callable[..., Result], album: Path, weighed: str):
+def test_invalid_weights_are_refused(run: Callable[..., Result], album: Path, weighed: str):
     assert "out of range" in run("search", album, "x", "--also", weighed).err
 
 
-def test_nothing_found_is_said(run: Callable[..., Result], album: Path, model: Path):
+def test_no_hits_are_reported(run: Callable[..., Result], album: Path, model: Path):
     found = run("search", album, "a star", "--where", "nofield>3", "--model", model)
     assert (found.code, found.out, found.err.splitlines()[-1]) == (0, "", "Nothing was found.")
 
@@ -577,7 +577,7 @@ def test_a_place_that_holds_no_indexes_is_refused_before_the_model_is_loaded(
         assert is_one_error_line(run(verb, "--indexes", where, "--model", "nowhere"))
 
 
-def test_an_index_is_kept_with_its_other_verbs(run: Callable[..., Result], album: Path, model: Path, tmp_path: Path):
+def test_index_commands_maintain_an_index(run: Callable[..., Result], album: Path, model: Path, tmp_path: Path):
     run("index", "build", album, "--model", model)
     twin = tmp_path / "twin.png"
     twin.write_bytes((album / "a.png").read_bytes())
@@ -591,10 +591,12 @@ def test_an_index_is_kept_with_its_other_verbs(run: Callable[..., Result], album
     assert run("index", "delete", album, "a.png").out == "1 removed, 3 left\n"
     assert run("index", "delete", album, "--where", "folder=sub").out == "1 removed, 2 left\n"
     assert run("index", "compact", album).out.startswith("2 items")
-    assert "4 pictures, 2 embedded" in run("index", "build", album, "--model", model).out  # the twin is none of its own
+    assert (
+        "4 pictures, 2 embedded" in run("index", "build", album, "--model", model).out
+    )  # the twin belongs to no source
 
 
-def test_a_manifest_is_indexed_with_what_it_says(run: Callable[..., Result], album: Path, model: Path):
+def test_a_manifest_is_indexed_with_its_fields_as_metadata(run: Callable[..., Result], album: Path, model: Path):
     lines = [
         '{"image": "a.png", "texts": ["an owl"], "year": 2020}',
         '{"image": "sub/c.png", "year": 2026}',

@@ -34,14 +34,10 @@ INDEX_NAME = ".latentbridge-index"
 _LEFT_OUT_FILE = "left_out.txt"
 
 Address = Annotated[
-    str,
-    typer.Argument(metavar="INDEX", help="An index, a folder of indexed pictures, or postgres://host/database/name."),
+    str, typer.Argument(metavar="INDEX", help="An index, an indexed folder, or postgres://host/database/name.")
 ]
 Where = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--where", metavar="FIELD=VALUE", help="Only items that meet this; also !=, <, <=, >, >=. Repeatable."
-    ),
+    list[str] | None, typer.Option("--where", metavar="FIELD=VALUE", help="Filter; also !=, <, <=, >, >=. Repeatable.")
 ]
 Fields = Annotated[
     list[str] | None, typer.Option("--field", metavar="FIELD=VALUE", help="Metadata for every picture. Repeatable.")
@@ -52,13 +48,10 @@ Fields = Annotated[
 def build(
     source: Annotated[
         str,
-        typer.Argument(
-            metavar="SOURCE", help="A folder of pictures, a manifest (.jsonl), or a folder or URL of shards."
-        ),
+        typer.Argument(metavar="SOURCE", help="A folder of pictures, a manifest (.jsonl), or shards (folder, URL)."),
     ],
     store: Annotated[
-        str | None,
-        typer.Option("--store", "--out", help=f"Folder or address of the index; default SOURCE/{INDEX_NAME}."),
+        str | None, typer.Option("--store", "--out", help=f"Folder or address; default SOURCE/{INDEX_NAME}.")
     ] = None,
     fields: Fields = None,
     model: ModelName = "tiny",
@@ -98,7 +91,7 @@ def build(
         index.close()
         if is_new and is_folder:
             shutil.rmtree(target)
-        raise no_readable_pictures(source, result)
+        raise UserError(f"None of the {len(result.left_out)} pictures in {source} can be read; see the lines above.")
     _print_result(redact_password(target), index, result, as_json)
 
 
@@ -286,11 +279,6 @@ def sync_with_progress(
         return sync_index(
             model, index, source, metadata, mirror=mirror, on_left_out=print_left_out, on_progress=bar.update
         )
-
-
-def no_readable_pictures(source: str, result: IndexingResult) -> UserError:
-    """Return the error for a source of which every picture was left out."""
-    return UserError(f"None of the {len(result.left_out)} pictures in {source} can be read; see the lines above.")
 
 
 def _parse_fields(fields: list[str] | None) -> dict[str, Any]:

@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     from latentbridge.evaluation.loopback import Start
 
 Encoder = Annotated[
-    str,
-    typer.Option(
-        "--encoder", help='External encoder for scoring: "package", "clip:FOLDER", "siglip:FOLDER", "gemini".'
-    ),
+    str, typer.Option("--encoder", help='External encoder: "package", "clip:FOLDER", "siglip:FOLDER", "gemini".')
 ]
 OutScores = Annotated[Path | None, typer.Option("--out", help="The .json file to write the scores to.")]
 STARTS: tuple[Start, ...] = ("picture", "text")
@@ -40,23 +37,15 @@ _NUM_GALLERY_ROWS = 8
 
 def loopback(
     image: Annotated[Path | None, typer.Argument(metavar="[IMAGE]", help=PICTURE_KINDS)] = None,
-    rounds: Annotated[
-        int | None, typer.Option("--rounds", help=f"Number of rounds of a picture; default {_ROUNDS}.")
-    ] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", help=f"Rounds of a picture; default {_ROUNDS}.")] = None,
     world: Annotated[
         str | None, typer.Option("--data", help='"shapes", "drawings" or a manifest (a .jsonl file), instead of IMAGE.')
     ] = None,
-    size: Annotated[int | None, typer.Option("--size", help=f"Number of pairs of the data; default {_SIZE}.")] = None,
-    hops: Annotated[
-        int | None, typer.Option("--hops", help=f"Hops over the data, two per round; default {_HOPS}.")
-    ] = None,
-    start: Annotated[
-        str | None, typer.Option("--start", help='"picture" or "text": the side to start at; default both.')
-    ] = None,
+    size: Annotated[int | None, typer.Option("--size", help=f"Pairs of the data; default {_SIZE}.")] = None,
+    hops: Annotated[int | None, typer.Option("--hops", help=f"Hops, two per round; default {_HOPS}.")] = None,
+    start: Annotated[str | None, typer.Option("--start", help='Start at "picture" or "text"; default both.')] = None,
     encoder: Encoder = "package",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="A folder for the pictures or scores, and a gallery.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures or scores, and a gallery.")] = None,
     seed: Seed = 7,
     model: ModelName = "tiny",
     as_json: AsJson = False,
@@ -170,9 +159,7 @@ def _loopback_data(
 
 def consistency(
     model: ModelName = "tiny",
-    world: Annotated[
-        str, typer.Option("--data", help='"shapes", "drawings", or a manifest of your own (a .jsonl file).')
-    ] = "shapes",
+    world: Annotated[str, typer.Option("--data", help='"shapes", "drawings", or a manifest (.jsonl).')] = "shapes",
     size: Annotated[int, typer.Option("--size", help="Number of pairs.")] = _SIZE,
     encoder: Encoder = "package",
     seed: Seed = 7,
@@ -189,11 +176,7 @@ def consistency(
       latentbridge consistency --model runs/trial --size 50 --out runs/trial/consistency.json
       latentbridge consistency --data drawings --json
     """
-    check_world(world, or_manifest=True)
-    check_at_least("--size", size, 2)
-    check_sampling(seed, steps=1, guidance=1.0)
-    if out:
-        check_out(out, (".json",))
+    _check_options(world, size, 2, seed, out)
     from latentbridge.data.pairs import held_out_pairs
 
     pairs = held_out_pairs(world, size, seed)
@@ -207,9 +190,7 @@ def consistency(
 
 def reasoning(
     model: ModelName = "tiny",
-    world: Annotated[
-        str, typer.Option("--data", help='"shapes", or a manifest of your own (a .jsonl file) with questions.')
-    ] = "shapes",
+    world: Annotated[str, typer.Option("--data", help='"shapes", or a manifest (.jsonl) with questions.')] = "shapes",
     size: Annotated[int, typer.Option("--size", help="Problems of each kind; a manifest gives all.")] = 50,
     seed: Seed = 7,
     out: OutScores = None,
@@ -226,13 +207,9 @@ def reasoning(
       latentbridge reasoning --model runs/reason-step-grpo --out runs/reason-step-grpo/reasoning.json
       latentbridge reasoning --model runs/trial --data my-questions.jsonl --json
     """
-    check_world(world, or_manifest=True)
     if world == "drawings":
         raise UserError("The drawings have no multi-step problems; use --data shapes or a manifest.")
-    check_at_least("--size", size, 1)
-    check_sampling(seed, steps=1, guidance=1.0)
-    if out:
-        check_out(out, (".json",))
+    _check_options(world, size, 1, seed, out)
     from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 
     problems = held_out_problems(world, size, seed)
@@ -245,9 +222,7 @@ def reasoning(
 def compare(
     before: Annotated[str, typer.Argument(metavar="RUN_A", help='A run or model folder with scores.json, or "tiny".')],
     after: Annotated[str, typer.Argument(metavar="RUN_B", help="Another one, scored in the same way.")],
-    fail_on_worse: Annotated[
-        bool, typer.Option("--fail-on-worse", help="Exit with code 1 if anything is worse, for CI.")
-    ] = False,
+    fail_on_worse: Annotated[bool, typer.Option("--fail-on-worse", help="Exit with 1 if anything is worse.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare the scores of two models.
@@ -276,6 +251,14 @@ def compare(
         print(f"{counts}, of {len(rows)} measures")
     if fail_on_worse and any(row.verdict == "worse" for row in rows):
         raise typer.Exit(1)
+
+
+def _check_options(world: str, size: int, least_size: int, seed: int, out: Path | None) -> None:
+    check_world(world, or_manifest=True)
+    check_at_least("--size", size, least_size)
+    check_sampling(seed, steps=1, guidance=1.0)
+    if out:
+        check_out(out, (".json",))
 
 
 def _load_view(encoder: str, num_pictures: int) -> View:

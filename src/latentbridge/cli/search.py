@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentbridge.cli.arguments import PICTURE_SUFFIXES, AsJson, ModelName, check_at_least, check_out
-from latentbridge.cli.index import (
-    INDEX_NAME,
-    Where,
-    no_readable_pictures,
-    open_index_at,
-    parse_conditions,
-    sync_with_progress,
-)
+from latentbridge.cli.index import INDEX_NAME, Where, open_index_at, parse_conditions, sync_with_progress
 from latentbridge.cli.output import make_grid, print_json, print_warnings, save_picture
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
@@ -36,8 +29,7 @@ _MAX_WEIGHT = 100.0
 
 def search(
     address: Annotated[
-        str,
-        typer.Argument(metavar="INDEX", help="An index, a folder of pictures, or postgres://host/database/name."),
+        str, typer.Argument(metavar="INDEX", help="An index, a folder of pictures, or postgres://host/database/name.")
     ],
     query: Annotated[str | None, typer.Argument(metavar="QUERY", help="The text to search for.")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="Search for pictures like this one.")] = None,
@@ -45,21 +37,15 @@ def search(
         list[str] | None, typer.Option("--like", metavar="ID", help="Search for more like this item. Repeatable.")
     ] = None,
     also: Annotated[
-        list[str] | None,
-        typer.Option("--also", metavar="WORDS[:WEIGHT]", help="Text to add; default weight 1. Repeatable."),
+        list[str] | None, typer.Option("--also", metavar="WORDS[:WEIGHT]", help="Text to add; weight 1. Repeatable.")
     ] = None,
     but_not: Annotated[
-        list[str] | None,
-        typer.Option("--not", metavar="WORDS[:WEIGHT]", help="Text to avoid; default weight 0.5. Repeatable."),
+        list[str] | None, typer.Option("--not", metavar="WORDS[:WEIGHT]", help="Text to avoid; weight 0.5. Repeatable.")
     ] = None,
     where: Where = None,
     k: Annotated[int, typer.Option("-k", help="Number of results.")] = 10,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write the results as a page (.html) or a grid of pictures (.png).")
-    ] = None,
-    allow_unknown: Annotated[
-        bool, typer.Option("--allow-unknown", help="Rank by text even if the model knows none of its words: a guess.")
-    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Page (.html) or grid of pictures (.png) to write.")] = None,
+    allow_unknown: Annotated[bool, typer.Option("--allow-unknown", help="Rank by unknown words alone.")] = False,
     model: ModelName = "tiny",
     as_json: AsJson = False,
 ) -> None:
@@ -149,7 +135,9 @@ def _index_in_memory(model: UnifiedModel, source: Source) -> Index:
     index = ExactIndex(model.embedding_size, fingerprint(model))
     result = sync_with_progress(model, index, source)
     if not len(index):
-        raise no_readable_pictures(source.name, result)
+        raise UserError(
+            f"None of the {len(result.left_out)} pictures in {source.name} can be read; see the lines above."
+        )
     return index
 
 

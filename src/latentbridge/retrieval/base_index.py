@@ -61,21 +61,21 @@ class Index(ABC):
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """Return the metadata of each id; None for an unknown one."""
-        found = self._lookup("metadata", ids)
-        return [found.get(name) for name in ids]
+        by_id = self._lookup("metadata", ids)
+        return [by_id.get(name) for name in ids]
 
     def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
         """Return the thumbnail of each id; None for an unknown one, or if it has none."""
-        found = self._lookup("thumbnail", ids)
-        return [found.get(name) for name in ids]
+        by_id = self._lookup("thumbnail", ids)
+        return [by_id.get(name) for name in ids]
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
         """Return float32 [n, dimension]; raises UserError for an unknown id."""
-        found = self._lookup("vector", ids)
+        by_id = self._lookup("vector", ids)
         for name in ids:
-            if name not in found:
+            if name not in by_id:
                 raise UserError(f"The index holds no item {name!r}; ids are those given to `add`.")
-        return np.stack([found[name] for name in ids]) if ids else np.empty((0, self.dimension), np.float32)
+        return np.stack([by_id[name] for name in ids]) if ids else np.empty((0, self.dimension), np.float32)
 
     def refresh(self) -> None:  # noqa: B027
         """Update the search structures after many changes; searches are correct without it, but slower."""

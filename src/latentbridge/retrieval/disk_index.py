@@ -136,7 +136,7 @@ class DiskIndex(Index):
             command = "latentbridge index compact" if faiss_available() else "pip install 'latentbridge[index]'"
             search = f"exact; quicker after `{command}`"
         size = sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
-        return {"kept in": str(self.folder), "search": search, "bytes": size}
+        return {"location": str(self.folder), "search": search, "bytes": size}
 
     def close(self) -> None:
         self._items.close()

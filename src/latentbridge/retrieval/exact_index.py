@@ -52,7 +52,7 @@ class ExactIndex(Index):
             self._rows = rows
 
     def description(self) -> dict[str, Any]:
-        return {"kept in": "memory", "search": "exact"}
+        return {"location": "memory", "search": "exact"}
 
     def _add(
         self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[str], thumbnails: Sequence[bytes | None]

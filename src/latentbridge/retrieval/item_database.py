@@ -141,10 +141,10 @@ class ItemDatabase:
             yield self._arrays(rows)
             after = rows[-1][0]
 
-    def vectors(self, keys: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def vectors(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return those keys that exist, int64 [n], sorted, with their vectors, float32 [n, dimension]."""
         statement = "SELECT * FROM vectors WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key"
-        return self._arrays(self._query(statement, (_json_list(keys),)))
+        return self._arrays(self._query(statement, (json.dumps(keys.tolist()),)))
 
     def select_keys(self, where: Sequence[Condition] = ()) -> np.ndarray:
         """Return int64 [n], sorted: the keys of the items that meet all conditions."""
@@ -160,20 +160,20 @@ class ItemDatabase:
             yield from (name for _, name in rows)
             after = rows[-1][0]
 
-    def ids_by_key(self, keys: Sequence[int] | np.ndarray) -> dict[int, str]:
+    def ids_by_key(self, keys: np.ndarray) -> dict[int, str]:
         """Return the ids of those keys that exist."""
         statement = "SELECT key, id FROM items WHERE key IN (SELECT value FROM json_each(?))"
-        return dict(self._query(statement, (_json_list(keys),)))
+        return dict(self._query(statement, (json.dumps(keys.tolist()),)))
 
     def lookup(self, column: Literal["metadata", "thumbnail", "vector"], ids: Sequence[str]) -> dict[str, Any]:
         """Return one column of those items that exist, by id: a dict, bytes, or float32 [dimension]."""
         statement = f"SELECT id, {_COLUMNS[column]} WHERE id IN (SELECT value FROM json_each(?))"
-        found = dict(self._query(statement, (json.dumps(list(ids)),)))
+        by_id = dict(self._query(statement, (json.dumps(list(ids)),)))
         if column == "metadata":
-            return {name: json.loads(text) for name, text in found.items()}
+            return {name: json.loads(text) for name, text in by_id.items()}
         if column == "vector":
-            return dict(zip(found, self._arrays(list(enumerate(found.values())))[1], strict=True))
-        return found
+            return dict(zip(by_id, self._arrays(list(enumerate(by_id.values())))[1], strict=True))
+        return by_id
 
     def compact(self, upto: int) -> None:
         """Delete the record of removals up to a number, and return unused space to the disk."""
@@ -224,11 +224,6 @@ class ItemDatabase:
         if vectors.size != len(keys) * self.dimension:
             raise UserError(f"Vectors in {self.path} are damaged; restore it or build the index again.")
         return keys, vectors.reshape(len(keys), self.dimension)
-
-
-def _json_list(keys: Sequence[int] | np.ndarray) -> str:
-    """Return any number of keys as one parameter of a statement."""
-    return json.dumps(np.asarray(keys, np.int64).tolist())
 
 
 def _where_clause(where: Sequence[Condition]) -> tuple[str, list[Scalar]]:

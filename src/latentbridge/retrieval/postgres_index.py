@@ -119,7 +119,7 @@ class PostgresIndex(Index):
 
     def description(self) -> dict[str, Any]:
         size = self._query("SELECT pg_total_relation_size(%s::regclass)", [self._table])[0][0]
-        return {"kept in": self._address, "search": f"HNSW of pgvector, {_EF_SEARCH} candidates", "bytes": size}
+        return {"location": self._address, "search": f"HNSW of pgvector, {_EF_SEARCH} candidates", "bytes": size}
 
     def close(self) -> None:
         for connection in self._all:
@@ -155,10 +155,10 @@ class PostgresIndex(Index):
         return hits
 
     def _lookup(self, column: Literal["metadata", "thumbnail", "vector"], ids: Sequence[str]) -> Mapping[str, Any]:
-        found = dict(self._query(f"SELECT id, {column} FROM {self._table} WHERE id = ANY(%s)", [list(ids)]))
+        by_id = dict(self._query(f"SELECT id, {column} FROM {self._table} WHERE id = ANY(%s)", [list(ids)]))
         if column == "vector":
-            return dict(zip(found, self._decode_vectors(list(found.values())), strict=True))
-        return found
+            return dict(zip(by_id, self._decode_vectors(list(by_id.values())), strict=True))
+        return by_id
 
     def _connection(self) -> psycopg.Connection[Any]:
         """Return this thread's connection, a new one if the server has closed it."""

@@ -46,7 +46,7 @@ def validate_items(
     for name, thumbnail in zip(ids, thumbnails, strict=True):
         if thumbnail is not None and len(thumbnail) > MAX_THUMBNAIL_BYTES:
             raise UserError(
-                f"The thumbnail of {name!r} has {len(thumbnail):,} bytes, above the limit of {MAX_THUMBNAIL_BYTES:,}; make it smaller."
+                f"The thumbnail of {name!r} has {len(thumbnail):,} bytes; make it smaller, at most {MAX_THUMBNAIL_BYTES:,}."
             )
     return vectors, texts, thumbnails
 
