@@ -65,10 +65,10 @@ def holds_saved_model(folder: Path, kind: str = "") -> bool:
                 config = json.loads(path.read_text())
             except (ValueError, OSError):
                 return False
-            config = (
-                config.get("model", config) if isinstance(config, dict) else None
-            )  # a run's config holds its model's
-            is_own = isinstance(config, dict) and bool(config.keys() & {"kind", "backbone", "parts"})
+            if not isinstance(config, dict):
+                return False
+            config = config.get("model", config)  # a run's config holds its model's
+            is_own = bool(config.keys() & {"kind", "backbone", "parts"})
             return is_own and kind in ("", config.get("kind", "omnibridge"))
     return False
 
