@@ -13,7 +13,7 @@ import torch
 from tests.training.runs import run
 from torch import Tensor, nn
 
-from latentbridge.config import OptimConfig, RunConfig, SftConfig
+from latentbridge.config import DataStageConfig, OptimConfig, RunConfig, SftConfig
 from latentbridge.models.checkpoint import TINY, Network, read_tensors
 from latentbridge.recipes import recipe
 from latentbridge.rng import numpy_rng
@@ -41,7 +41,9 @@ SKIPPED = ("step", "seconds", "samples", "lr", "grad_norm")
 def stage_of(name: str) -> Stage:
     """The stage of a recipe, without its drawings, which take seconds to load."""
     config = recipe(name)
-    return make_stage(replace(config, stage=replace(config.stage, sources=(("shapes", 1.0),))))
+    if isinstance(config.stage, DataStageConfig):
+        config = replace(config, stage=replace(config.stage, sources=(("shapes", 1.0),)))
+    return make_stage(config)
 
 
 def noisy(count: int, level: float = 1.0) -> list[float]:
