@@ -121,17 +121,17 @@ def test_bfloat16_stays_near_the_authors_module(case: str) -> None:
     assert distance(run_case(aligner, case), expected(case)) > BFLOAT16_ATOL
 
 
-@pytest.mark.parametrize("moved", [0.0, 0.1])
-def test_every_block_equals_its_reference_output(changed: float) -> None:
+@pytest.mark.parametrize("delta", [0.0, 0.1])
+def test_every_block_equals_its_reference_output(delta: float) -> None:
     """A weight changed in block 2 changes the outputs from block 2 on."""
     aligner = build_golden_aligner()
-    aligner.get_parameter("block.2.layer.0.SelfAttention.v.weight").data[0, 0] += changed
+    aligner.get_parameter("block.2.layer.0.SelfAttention.v.weight").data[0, 0] += delta
     outputs: list[Any] = []
     for block in aligner.block:
         block.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     run_case(aligner, "text_mode")
     matches = [distance(x, FIXTURE[f"bilm.trace.block{i}"]) <= FLOAT32_ATOL for i, x in enumerate(outputs)]
-    assert matches == [not changed or i < 2 for i in range(6)]
+    assert matches == [not delta or i < 2 for i in range(6)]
 
 
 def test_relative_positions_fall_into_the_authors_buckets() -> None:

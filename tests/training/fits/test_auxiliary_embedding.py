@@ -54,7 +54,7 @@ def two_concepts(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
         return torch.from_numpy(np.stack(pictures)).float().flatten(1)[:, :FEATURE_WIDTH]
 
     monkeypatch.setattr(EfficientNetLite0, "from_package", EfficientNetLite0)
-    monkeypatch.setattr(AuxiliaryEmbedding, "features", features)
+    monkeypatch.setattr(AuxiliaryEmbedding, "image_features", features)
     monkeypatch.setattr(joining, "load_drawings", lambda: Few())
     monkeypatch.setattr(joining, "embed_words", lambda words: vectors[: len(words)])
     return pictures

@@ -105,8 +105,11 @@ class AuxiliaryEmbedding(nn.Module):
 
     def embed_pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Return unit vectors [b w] of uint8 pictures of one size."""
-        projected = (self.image_features(pictures) - self.centre) @ self.join.float() * self.join_scale
-        return F.normalize(projected, dim=-1)
+        return F.normalize(self.project(self.image_features(pictures)), dim=-1)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return features [b 1280] of pictures in the space of the word vectors, [b w]."""
+        return (features - self.centre) @ self.join.float() * self.join_scale
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return unit vectors [b w], zero for a text without a known word."""

@@ -91,6 +91,6 @@ _WAYS: tuple[tuple[type[nn.Module], str, Callable[..., Tensor]], ...] = (
     (EfficientNetLite0, "forward", _one_by_one),
     (HunyuanDiTAttentionPool, "forward", _filled_batch),
     (RetrievalHead, "forward", _filled_batch),
-    (AuxiliaryEmbedding, "joined", _filled_batch),
+    (AuxiliaryEmbedding, "project", _filled_batch),
 )
 """How methods of modules are called; those that hold products of their own, outside `nn.Linear`, are called as a whole."""
