@@ -13,7 +13,7 @@ from PIL import Image
 
 from latentbridge import indexing
 from latentbridge.config import ModelConfig
-from latentbridge.data.pictures import Fault, FolderPictures, Found
+from latentbridge.data.picture_sources import FaultHandler, FolderPictures, PictureEntry
 from latentbridge.images import open_picture
 from latentbridge.indexing import sync_index
 from latentbridge.models.checkpoint import new_model
@@ -103,10 +103,10 @@ def test_the_first_picture_of_repeated_ids_is_used(model: OmniBridge, source: Fo
     pictures = list(source.pictures(pytest.fail))
 
     class Twice(FolderPictures):
-        def pictures(self, fault: Fault) -> Iterator[Found]:
+        def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
             for picture in pictures[:2]:
                 yield picture
-                yield Found(picture.id, "other", {"second": True}, picture.image)
+                yield PictureEntry(picture.id, "other", {"second": True}, picture.image)
 
     index = ExactIndex(model.embedding_size)
     assert sync_index(model, index, Twice(source.folder)).embedded == 2
@@ -119,7 +119,7 @@ def test_only_the_next_batch_is_decoded_during_embedding(
     index, embed, decode = ExactIndex(model.embedding_size), model.embed, indexing._decode
     condition, started, embedded = threading.Condition(), list[str](), 0
 
-    def recorded_decode(picture: Found, size_px: int) -> object:
+    def recorded_decode(picture: PictureEntry, size_px: int) -> object:
         with condition:
             started.append(picture.id)
             condition.notify_all()

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from latentbridge.data.pictures import PLACES, Found, Source
+from latentbridge.data.picture_sources import LOCATION_KEYS, PictureEntry, Source
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
 from latentbridge.models.unified import UnifiedModel
@@ -49,7 +49,7 @@ class IndexingResult:
 class _PendingItem:
     """A picture of the source that is already indexed in this version, or being decoded."""
 
-    source: Found
+    source: PictureEntry
     indexed: dict[str, Any] | None
     """The index's metadata of this version."""
     decoded: Future[tuple[Picture, dict[str, int]]] | None
@@ -93,7 +93,7 @@ def sync_index(
 
 
 def _prefetched_batches(
-    pictures: Iterator[Found],
+    pictures: Iterator[PictureEntry],
     index: Index,
     source: str,
     fit: Callable[[Picture], Picture],
@@ -103,9 +103,9 @@ def _prefetched_batches(
     queue: deque[list[_PendingItem]] = deque()
     decoders = ThreadPoolExecutor(_NUM_DECODERS, thread_name_prefix="opener")
 
-    def pending(picture: Found, indexed: dict[str, Any] | None) -> _PendingItem | None:
+    def pending(picture: PictureEntry, indexed: dict[str, Any] | None) -> _PendingItem | None:
         if indexed is not None:
-            same_place = all(indexed.get(place) == picture.metadata.get(place) for place in PLACES)
+            same_place = all(indexed.get(place) == picture.metadata.get(place) for place in LOCATION_KEYS)
             if not same_place and indexed.get(ORIGIN) != source and _may_exist(indexed):
                 origin = indexed.get(ORIGIN) or "elsewhere"
                 leave_out(
@@ -134,7 +134,7 @@ def _may_exist(metadata: dict[str, Any]) -> bool:
     return "file" not in metadata or Path(metadata["file"]).exists()
 
 
-def _decode(picture: Found, fit: Callable[[Picture], Picture]) -> tuple[Picture, dict[str, int]]:
+def _decode(picture: PictureEntry, fit: Callable[[Picture], Picture]) -> tuple[Picture, dict[str, int]]:
     image = open_picture(picture.image)
     return fit(image), {"width": image.shape[1], "height": image.shape[0]}
 
@@ -177,7 +177,7 @@ def _store_batch(
     result.embedded += len(new)
 
 
-def _skip_repeated_ids(pictures: Iterator[Found], seen: set[str]) -> Iterator[Found]:
+def _skip_repeated_ids(pictures: Iterator[PictureEntry], seen: set[str]) -> Iterator[PictureEntry]:
     """Yield the first picture of each id, and add the ids to `seen`."""
     for picture in pictures:
         if picture.id not in seen:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentbridge.data.pictures import KEPT_PX, thumbnail
+from latentbridge.data.picture_sources import THUMBNAIL_PX, thumbnail
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike
 from latentbridge.models.checkpoint import fingerprint
@@ -81,9 +81,9 @@ def build_index(
 
 
 def item_thumbnails(
-    index: Index, ids: Sequence[str], metadata: Sequence[dict[str, Any] | None], size_px: int = KEPT_PX
+    index: Index, ids: Sequence[str], metadata: Sequence[dict[str, Any] | None], size_px: int = THUMBNAIL_PX
 ) -> list[Picture]:
-    """Return a square thumbnail per item, given the items' metadata, see `data.pictures.thumbnail`."""
+    """Return a square thumbnail per item, given the items' metadata, see `data.picture_sources.thumbnail`."""
     stored = index.thumbnails(ids)
     return [thumbnail(entry or {}, size_px, image) for entry, image in zip(metadata, stored, strict=True)]
 

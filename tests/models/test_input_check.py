@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentbridge.data.outside import outside_picture
-from latentbridge.data.shapes.language import ask, describe, edit, paraphrase, partial_prompt
+from latentbridge.data.ood_pictures import sample_ood_picture
+from latentbridge.data.shapes.language import describe, paraphrase, partial_prompt, sample_edit, sample_question
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Split, distinct_scenes
 from latentbridge.errors import UserError
@@ -55,7 +55,7 @@ def test_photographs_of_any_size_cause_a_warning(tiny: InputCheck):
 
 def test_synthetic_photographs_cause_a_warning(tiny: InputCheck):
     rng = numpy_rng(11, "outside")
-    pictures = [outside_picture(rng) for _ in range(40)]
+    pictures = [sample_ood_picture(rng) for _ in range(40)]
     assert {picture.shape for picture in pictures} == {(64, 64, 3)}
     assert sum(bool(tiny.picture_warnings(picture)) for picture in pictures) >= 36
 
@@ -74,8 +74,8 @@ def test_held_out_scenes_cause_no_warning_in_any_format(tiny: InputCheck, split:
 def test_held_out_words_cause_no_warning(tiny: InputCheck):
     rng = numpy_rng(4, "checked words")
     for scene in distinct_scenes("test_pairs", rng, 200):
-        assert tiny.text_warnings(ask(scene, rng).text) == []
-        assert tiny.text_warnings(edit(scene, rng).instruction, WordUse.INSTRUCTION) == []
+        assert tiny.text_warnings(sample_question(scene, rng).text) == []
+        assert tiny.text_warnings(sample_edit(scene, rng).instruction, WordUse.INSTRUCTION) == []
         for prompt in (partial_prompt(scene, rng), paraphrase(scene, rng)):
             assert tiny.text_warnings(prompt, WordUse.PROMPT) == tiny.text_warnings(prompt, ANY_TEXT) == []
             assert tiny.description_warnings(prompt, describe(scene)) == []

@@ -15,7 +15,7 @@ from latentbridge.errors import UserError
 from latentbridge.retrieval.filters import Condition, parse_condition
 
 if TYPE_CHECKING:
-    from latentbridge.data.pictures import Source
+    from latentbridge.data.picture_sources import Source
     from latentbridge.indexing import IndexingResult
     from latentbridge.models.unified import UnifiedModel
     from latentbridge.retrieval.base_index import Index
@@ -68,7 +68,7 @@ def build(
       latentbridge index build my_pictures --store my_index --field owner=anna
       latentbridge index build pairs.jsonl --store postgres://localhost/pictures/pairs
     """
-    from latentbridge.data.pictures import open_source
+    from latentbridge.data.picture_sources import open_source
 
     pictures = open_source(source)
     target = store or (str(Path(source) / INDEX_NAME) if Path(source).is_dir() else "")
@@ -110,7 +110,7 @@ def add(
       latentbridge index add my_pictures new.png other.jpg
       latentbridge index add my_index holiday --field year=2026
     """
-    from latentbridge.data.pictures import MANIFEST_SUFFIX, FilePictures, open_source
+    from latentbridge.data.picture_sources import MANIFEST_SUFFIX, FilePictures, open_source
 
     files = [Path(source) for source in sources if Path(source).is_file() and not source.endswith(MANIFEST_SUFFIX)]
     folder = Path(address) if (Path(address) / INDEX_NAME).is_dir() else None

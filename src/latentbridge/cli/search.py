@@ -16,7 +16,7 @@ from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 
 if TYPE_CHECKING:
-    from latentbridge.data.pictures import Source
+    from latentbridge.data.picture_sources import Source
     from latentbridge.models.unified import UnifiedModel
     from latentbridge.query import QueryPart
     from latentbridge.retrieval.base_index import Index
@@ -119,7 +119,7 @@ def _parse_weight(text: str, weight: float) -> tuple[str, float]:
 
 def _open_index_or_source(address: str) -> Index | Source:
     """Open the index at an address or, if there is none, the source of pictures."""
-    from latentbridge.data.pictures import open_source
+    from latentbridge.data.picture_sources import open_source
     from latentbridge.retrieval.index_factory import is_index_folder
 
     if "://" in address or is_index_folder(address) or is_index_folder(Path(address) / INDEX_NAME):

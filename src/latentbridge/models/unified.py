@@ -142,7 +142,7 @@ class UnifiedModel(nn.Module, ABC):
         """
         self.require("understand")
         pictures, texts, many = self._paired(images, questions)
-        texts = [prompts.reasoned(text) for text in texts] if reasoning else texts
+        texts = [prompts.with_reasoning(text) for text in texts] if reasoning else texts
         conversations = [Conversation(((text, ""),), picture) for text, picture in zip(texts, pictures, strict=True)]
         limit = self.max_tokens if max_tokens is None else max_tokens
         return _one_or_many(self.reply(conversations, max_tokens=limit), many)
@@ -167,7 +167,7 @@ class UnifiedModel(nn.Module, ABC):
             conversations = [rewrite_conversation(text) for text in texts]
             limit = self.description_tokens
             replies = self.reply(conversations, max_tokens=limit, temperature=temperature, generators=generators)
-            texts = [prompts.undrawable(reply) for reply in replies]
+            texts = [prompts.unwrap_description(reply) for reply in replies]
         return _one_or_many(texts, many)
 
     @overload

@@ -81,7 +81,7 @@ class DataStage(Stage):
 
     def conversation(self, rng: np.random.Generator, number: int) -> Conversation:
         """Return the conversation that comes after `number` others."""
-        return self.worlds.pick(rng, number).converse(rng)
+        return self.worlds.world_at(rng, number).sample_conversation(rng)
 
 
 class Objective(nn.Module):

@@ -93,7 +93,7 @@ def _describe_after(model: OmniBridge, pictures: Sequence[Picture], instructions
         Conversation(((prompts.edit_request(instruction), ""),), picture)
         for instruction, picture in zip(instructions, pictures, strict=True)
     ]
-    return [prompts.undrawable(reply) for reply in model.reply(requests, max_tokens=_DESCRIPTION_TOKENS)]
+    return [prompts.unwrap_description(reply) for reply in model.reply(requests, max_tokens=_DESCRIPTION_TOKENS)]
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from latentbridge import prompts
 from latentbridge.config import AlignConfig, RunConfig, to_dict
 from latentbridge.data.drawings.catalogue import default_cache
+from latentbridge.data.stores.array_log import RaggedArray
 from latentbridge.data.stores.features import cached_features
-from latentbridge.data.stores.journal import Ragged
 from latentbridge.data.worlds import AlignItem
 from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import diffusion_loss
@@ -72,7 +72,7 @@ class Align(DataStage):
     def __init__(self, config: RunConfig):
         super().__init__(config)
         self.order = ItemOrder(config, "align order")
-        self.features: dict[str, Ragged] = {}
+        self.features: dict[str, RaggedArray] = {}
 
     def prepare(self, model: OmniBridge) -> None:
         if not self.config.inherits("aligner."):
@@ -151,25 +151,25 @@ class Align(DataStage):
 
     def _item(self, index: int) -> AlignItem:
         rng = numpy_rng(self.config.seed, "align item", index)
-        return self.worlds.pick(rng, index).align(rng)
+        return self.worlds.world_at(rng, index).sample_align_item(rng)
 
     def _digest_items(self) -> str:
         """Return a hash of the first items, which changes with templates, captions and renderers."""
         digest = sha256()
         for item in map(self._item, range(min(_PROBED_ITEMS, self.settings.items))):
-            digest.update(repr((item.drawing.turns, item.caption, item.identity)).encode())
-            pictures = (item.drawn, item.picture, item.drawing.picture)
+            digest.update(repr((item.conversation.turns, item.caption, item.identity)).encode())
+            pictures = (item.target, item.picture, item.conversation.picture)
             digest.update(b"".join(picture.tobytes() for picture in pictures if picture is not None))
         return digest.hexdigest()
 
     @torch.no_grad()
     def compute_features(self, model: OmniBridge, indices: range) -> dict[str, list[np.ndarray]]:
         items = [self._item(index) for index in indices]
-        descriptions = [prompts.undrawable(item.drawing.turns[-1][1]) for item in items]
+        descriptions = [prompts.unwrap_description(item.conversation.turns[-1][1]) for item in items]
         ids = model.text_ids(descriptions)
-        latents = model.encode_pictures([item.drawn for item in items]).flatten(1)
+        latents = model.encode_pictures([item.target for item in items]).flatten(1)
         return {
-            "draw": _half(*model.drawing_hidden([item.drawing for item in items])),
+            "draw": _half(*model.drawing_hidden([item.conversation for item in items])),
             "image": _half(*model.image_hidden([item.picture for item in items])),
             "text": _half(*model.text_hidden([item.caption for item in items])),
             "ids": list(ids.cpu().numpy().astype(np.int32)),

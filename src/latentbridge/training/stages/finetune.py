@@ -67,7 +67,7 @@ class Finetune(BackboneStage):
         rng = numpy_rng(self.config.seed, "finetune", step)
         numbers = self.config.samples(step)
         conversations = [self.conversation(rng, number) for number in numbers]
-        pairs = [self.worlds.pair(rng, number) for number in numbers[::CONVERSATIONS_PER_PAIR]]
+        pairs = [self.worlds.sample_pair(rng, number) for number in numbers[::CONVERSATIONS_PER_PAIR]]
         own = [item for item, is_own in pairs if is_own]
         replayed = [item for item, is_own in pairs if not is_own]
         tokens = model.backbone.tokenize(conversations, device=CPU)
@@ -95,7 +95,7 @@ class Finetune(BackboneStage):
         return torch.stack(drifts).mean()
 
     def _generation_loss(self, pairs: Sequence[AlignItem], rng: torch.Generator) -> Tensor:
-        backbone, targets = cast(OmniBridge, self.backbone), [pair.drawn for pair in pairs]
+        backbone, targets = cast(OmniBridge, self.backbone), [pair.target for pair in pairs]
         losses = (backbone.generation_loss, backbone.text_generation_loss)
         return torch.stack([loss(_descriptions(pairs), targets, rng) for loss in losses]).mean()
 
@@ -118,4 +118,4 @@ def _embeddings(model: OmniBridge, pairs: Sequence[AlignItem]) -> tuple[Tensor, 
 
 
 def _descriptions(pairs: Sequence[AlignItem]) -> list[str]:
-    return [prompts.undrawable(pair.drawing.turns[-1][1]) for pair in pairs]
+    return [prompts.unwrap_description(pair.conversation.turns[-1][1]) for pair in pairs]

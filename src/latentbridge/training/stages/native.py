@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentbridge.config import NativeStageConfig, RunConfig
-from latentbridge.data.worlds import identity_of
+from latentbridge.data.worlds import stable_hash
 from latentbridge.models.backbones.loading import UNIFIED, prepare_for_training
 from latentbridge.models.checkpoint import Network
 from latentbridge.models.trainable import TrainableModel
@@ -97,7 +97,7 @@ class NativeStage(BackboneStage):
     def item(self, index: int) -> tuple[Picture, str]:
         """Return a picture of the finite set and its description."""
         rng = numpy_rng(self.config.seed, "post-training item", index)
-        return self.worlds.pick(rng, index).depict(rng)
+        return self.worlds.world_at(rng, index).sample_captioned_picture(rng)
 
     def items(self) -> list[tuple[Picture, str]]:
         """Return the whole finite set."""
@@ -111,7 +111,7 @@ class NativeStage(BackboneStage):
             pictures=[picture for picture, _ in items],
             prompts=prompts,
             seeds=local_rows(rng.integers(2**31, size=self.config.batch_size)).tolist(),
-            ids=torch.tensor([identity_of(prompt) for prompt in prompts]),
+            ids=torch.tensor([stable_hash(prompt) for prompt in prompts]),
             conversations=local_conversations([self.conversation(rng, number) for number in self.config.samples(step)]),
         )
 

@@ -12,7 +12,7 @@ from latentbridge.config import PostTrainConfig, RecaConfig, RunConfig, UniGameC
 from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes, scenes
-from latentbridge.data.shapes.tasks import plan
+from latentbridge.data.shapes.tasks import scene_drawing_plan
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import prepare_for_training
 from latentbridge.models.checkpoint import Network
@@ -102,5 +102,5 @@ class UniCot(PostTrain):
 
     def conversation(self, rng: np.random.Generator, number: int) -> Conversation:
         if rng.random() < _PLANNED_SHARE:
-            return plan(next(scenes("train", rng)), rng)
+            return scene_drawing_plan(next(scenes("train", rng)), rng)
         return super().conversation(rng, number)

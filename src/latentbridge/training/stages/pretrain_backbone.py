@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentbridge.config import PretrainBackboneConfig, RunConfig
-from latentbridge.data.shapes.render import patch_owners
+from latentbridge.data.shapes.render import patch_labels
 from latentbridge.data.shapes.scenes import COLOURS, MAX_THINGS, SHAPES, SIZES, Scene, scenes
-from latentbridge.data.shapes.tasks import converse
+from latentbridge.data.shapes.tasks import scene_conversation
 from latentbridge.devices import CPU
 from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
@@ -62,9 +62,9 @@ class PretrainBackbone(Stage):
         max_things = min(MAX_THINGS, 1 + 6 * step // self.config.steps)
         fitting = (scene for scene in scenes("train", rng) if len(scene.things) <= max_things)
         sampled = list(islice(fitting, self.config.batch_size))
-        conversations = [converse(scene, rng, self.tasks) for scene in sampled]
+        conversations = [scene_conversation(scene, rng, self.tasks) for scene in sampled]
         while all(one.picture is None for one in conversations):  # nothing to label; happens in batches of one or two
-            conversations = [converse(scene, rng, self.tasks) for scene in sampled]
+            conversations = [scene_conversation(scene, rng, self.tasks) for scene in sampled]
         sizes = model.config.backbone
         patch_px = sizes.patch_size_px * sizes.merge_size
         local = local_rows(list(zip(sampled, conversations, strict=True)))
@@ -91,7 +91,7 @@ def _label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _token_labels(scene: Scene, patch_px: int) -> np.ndarray:
     """Return int64 [3, patches]: index + 1 of shape, colour and size at each image token, 0 for background."""
-    owners = patch_owners(scene, patch_px).flatten()
+    owners = patch_labels(scene, patch_px).flatten()
     values = [
         [0, *(names.index(getattr(thing, name)) + 1 for thing in scene.things)] for name, names in _ATTRIBUTES.items()
     ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.config import PretrainTeacherConfig, RunConfig
-from latentbridge.data.contrasts import Contrast, Contrasts
+from latentbridge.data.contrastive import ContrastivePair, ContrastiveSampler
 from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import MAX_THINGS, distinct_scenes
@@ -38,7 +38,7 @@ class ContrastBatch:
 
 
 class PretrainTeacher(Stage):
-    """InfoNCE over the pictures and texts of a batch, with hard negatives that differ in one thing (`data/contrasts.py`).
+    """InfoNCE over the pictures and texts of a batch, with hard negatives that differ in one thing (`data/contrastive.py`).
 
     CLIP's loss, because SigLIP's sigmoid has no target for a text that matches two pictures; SigLIP's bias stays 0. The
     texts of a batch are all canonical or all free, so that a less specific one never counts as wrong for a picture it
@@ -51,7 +51,7 @@ class PretrainTeacher(Stage):
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.contrasts = Contrasts(cast(PretrainTeacherConfig, config.stage))
+        self.contrasts = ContrastiveSampler(cast(PretrainTeacherConfig, config.stage))
 
     def trainable(self, name: str) -> bool:
         return name != "model.model.logit_bias"
@@ -60,9 +60,9 @@ class PretrainTeacher(Stage):
         rng = numpy_rng(self.config.seed, "pretrain teacher", step)
         free = bool(rng.random() < _FREE_SHARE)
         max_things = self.phase(step)
-        pairs: list[Contrast] = []
+        pairs: list[ContrastivePair] = []
         while len(pairs) < self.config.batch_size:
-            pairs += self.contrasts.family(rng, free, max_things)
+            pairs += self.contrasts.sample_group(rng, free, max_things)
         pictures, texts, ids = zip(*local_rows(pairs[: self.config.batch_size]), strict=True)
         return ContrastBatch(list(pictures), list(texts), torch.tensor(ids))
 
