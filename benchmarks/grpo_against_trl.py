@@ -28,7 +28,7 @@ from latentbridge.config import GrpoConfig, OptimConfig, RunConfig
 from latentbridge.data.shapes.problems import problems
 from latentbridge.data.shapes.render import render
 from latentbridge.models.checkpoint import load, save_model, shipped
-from latentbridge.prompts import deliberated
+from latentbridge.prompts import with_long_reasoning
 from latentbridge.recipes import recipe
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import RunDir
@@ -247,7 +247,7 @@ class Trl:
         ]  # in the order in which our stage meets them
         self.manifest = [
             {
-                "question": deliberated(problem.question),
+                "question": with_long_reasoning(problem.question),
                 "image": Image.fromarray(render(scene)),
                 "problem": problem,
                 "index": index,

@@ -18,7 +18,7 @@ from harness import SMOKE, Target, compare, keep, one_thread
 from PIL import Image
 
 from latentbridge import indexing
-from latentbridge.data.pictures import FolderPictures
+from latentbridge.data.picture_sources import FolderPictures
 from latentbridge.models.checkpoint import load
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.retrieval.exact import ExactIndex

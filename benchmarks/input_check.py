@@ -21,10 +21,15 @@ from harness import ARGUMENTS, SMOKE, Target, keep, one_thread, share
 from PIL import Image
 
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawings, load_drawings
-from latentbridge.data.drawings.composer import ask_composition, compose, render_composition, sprite_bank
-from latentbridge.data.drawings.tasks import GROUNDS, draw_drawing, redraw_drawing, show
+from latentbridge.data.drawings.composer import (
+    render_composition,
+    sample_composition,
+    sample_composition_question,
+    sprite_bank,
+)
+from latentbridge.data.drawings.tasks import BACKGROUND_NAMES, drawing_edit, drawing_request, render_drawing
 from latentbridge.data.shapes.grading import GENEVAL_CATEGORIES, sample_prompt
-from latentbridge.data.shapes.language import ask, edit, paraphrase, partial_prompt
+from latentbridge.data.shapes.language import paraphrase, partial_prompt, sample_edit, sample_question
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.images import fit_square, open_picture
@@ -75,10 +80,14 @@ def held_out_pictures(drawings: Drawings) -> dict[str, list[Picture]]:
         rng = numpy_rng(7, f"check {split}")
         known = drawings.split(split)
         chosen = [known[i] for i in rng.permutation(len(known))[:COUNT]]
-        found[f"drawings, {split}"] = [show(drawings, each, GROUNDS[rng.integers(len(GROUNDS))]) for each in chosen]
+        found[f"drawings, {split}"] = [
+            render_drawing(drawings, each, BACKGROUND_NAMES[rng.integers(len(BACKGROUND_NAMES))]) for each in chosen
+        ]
         found[f"cut-outs, {split}"] = [drawings.on_background(each.index, (255, 255, 255)) for each in chosen]
         bank = sprite_bank(drawings, split)
-        found[f"compositions, {split}"] = [render_composition(compose(rng, bank), drawings) for _ in range(COUNT)]
+        found[f"compositions, {split}"] = [
+            render_composition(sample_composition(rng, bank), drawings) for _ in range(COUNT)
+        ]
     return found
 
 
@@ -89,18 +98,18 @@ def held_out_texts(drawings: Drawings) -> dict[str, tuple[Use, list[str]]]:
     bank = sprite_bank(drawings, "val")
     drawable = [each for each in drawings.split("val") if each.label in FORTY_CONCEPTS]
     artists = [each for each in drawings.split("test_artist") if each.label in FORTY_CONCEPTS]
-    prompts = [draw_drawing(drawings, drawable, rng)[0].turns[0][0] for _ in range(COUNT)]
-    instructions = [redraw_drawing(drawings, artists, rng)[0].turns[0][0] for _ in range(COUNT)]
+    prompts = [drawing_request(drawings, drawable, rng)[0].turns[0][0] for _ in range(COUNT)]
+    instructions = [drawing_edit(drawings, artists, rng)[0].turns[0][0] for _ in range(COUNT)]
     benchmark = [sample_prompt(rng, GENEVAL_CATEGORIES[i % 6], "test").text for i in range(COUNT)]
     return {
-        "shapes, questions": (ANY_REQUEST, [ask(scene, rng).text for scene in scenes]),
+        "shapes, questions": (ANY_REQUEST, [sample_question(scene, rng).text for scene in scenes]),
         "shapes, prompts": (Use.PROMPT, [partial_prompt(scene, rng) for scene in scenes]),
         "shapes, GenEval prompts": (Use.PROMPT, benchmark),
-        "shapes, instructions": (Use.INSTRUCTION, [edit(scene, rng).instruction for scene in scenes]),
+        "shapes, instructions": (Use.INSTRUCTION, [sample_edit(scene, rng).instruction for scene in scenes]),
         "shapes, captions": (ANY_TEXT, [paraphrase(scene, rng) for scene in scenes]),
         "drawings, questions": (
             ANY_REQUEST,
-            [ask_composition(compose(rng, bank), bank, rng)[0] for _ in range(COUNT)],
+            [sample_composition_question(sample_composition(rng, bank), bank, rng)[0] for _ in range(COUNT)],
         ),
         "drawings, prompts": (Use.PROMPT, [text.removeprefix(draw_request("")) for text in prompts]),
         "drawings, instructions": (Use.INSTRUCTION, [text.removeprefix(edit_request("")) for text in instructions]),

@@ -25,7 +25,7 @@ from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.problems import problems
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
-from latentbridge.data.shapes.tasks import put
+from latentbridge.data.shapes.tasks import problem_conversation
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import load
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
@@ -74,7 +74,9 @@ def main() -> None:
 def sampled(backbone: QwenVL, count: int) -> dict[str, list[float]]:
     """CPU seconds to sample `count` replies of equal length to each of some problems."""
     posed = (next(problems("train", numpy_rng(0, "replies", number))) for number in range(PAIRS))
-    prompts = backbone.tokenize([put(problem, render(scene)) for scene, problem in posed], open_ended=True, pad="left")
+    prompts = backbone.tokenize(
+        [problem_conversation(problem, render(scene)) for scene, problem in posed], open_ended=True, pad="left"
+    )
 
     def sample(copies: int) -> None:
         rngs = [torch_rng(0, "reply", number) for number in range(PAIRS * copies)]

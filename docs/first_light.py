@@ -12,7 +12,7 @@ import numpy as np
 
 import latentbridge
 from latentbridge.data.drawings.catalogue import load_drawings
-from latentbridge.data.shapes.language import edit
+from latentbridge.data.shapes.language import sample_edit
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import BACKGROUNDS, distinct_scenes
 from latentbridge.query import build_index, search_index
@@ -52,7 +52,7 @@ def main() -> None:
 def _edits(model: latentbridge.Model) -> list[tuple[str, np.ndarray]]:
     row, rng = [], numpy_rng(4, "first light")
     for scene, kind in zip(distinct_scenes("test", rng, len(EDITS), num_things=3), EDITS, strict=True):
-        picture, instruction = render(scene), edit(scene, rng, kind).instruction
+        picture, instruction = render(scene), sample_edit(scene, rng, kind).instruction
         row += [("before", picture), (instruction, model.edit(picture, instruction, seed=7))]
     return row
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from latentbridge import indexing
 from latentbridge.config import ModelConfig
-from latentbridge.data.pictures import Fault, FolderPictures, Found
+from latentbridge.data.picture_sources import FaultHandler, FolderPictures, PictureEntry
 from latentbridge.images import open_picture
 from latentbridge.indexing import fill_index
 from latentbridge.models.checkpoint import new_model
@@ -98,10 +98,10 @@ def test_of_pictures_with_one_id_the_first_counts(model: Model, source: FolderPi
     found = list(source.pictures(pytest.fail))
 
     class Twice(FolderPictures):
-        def pictures(self, fault: Fault) -> Iterator[Found]:
+        def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
             for each in found[:2]:
                 yield each
-                yield Found(each.id, "other", {"second": True}, each.image)
+                yield PictureEntry(each.id, "other", {"second": True}, each.image)
 
     index = ExactIndex(model.embedding_size)
     assert fill_index(model, index, Twice(source.folder)).embedded == 2
@@ -114,7 +114,7 @@ def test_pictures_of_the_next_batch_alone_are_opened_while_one_is_embedded(
     index, embed, opened = ExactIndex(model.embedding_size), model.embed, indexing._opened
     more, begun, embedded = threading.Condition(), list[str](), 0
 
-    def noted(each: Found, side_px: int) -> object:
+    def noted(each: PictureEntry, side_px: int) -> object:
         with more:
             begun.append(each.id)
             more.notify_all()

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from latentbridge.data.pictures import PLACES, Found, Source
+from latentbridge.data.picture_sources import LOCATION_KEYS, PictureEntry, Source
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
@@ -66,7 +66,7 @@ class _Opened:
 class _Read:
     """A picture of the source: known as it is, or being opened."""
 
-    found: Found
+    found: PictureEntry
     known: dict[str, Any] | None
     """What the index says of this version of it."""
     opening: Future[_Opened] | None
@@ -110,14 +110,14 @@ def fill_index(
 
 
 def _read(
-    found: Iterator[Found], index: Index, source: str, side_px: int, fault: Callable[[str], None]
+    found: Iterator[PictureEntry], index: Index, source: str, side_px: int, fault: Callable[[str], None]
 ) -> Generator[list[_Read]]:
     """Batches in their order, `_AHEAD` more of which are being opened."""
     coming: deque[list[_Read]] = deque()
     openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="opener")
 
-    def reading(each: Found, said: dict[str, Any] | None) -> _Read | None:
-        same = said is not None and all(said.get(place) == each.metadata.get(place) for place in PLACES)
+    def reading(each: PictureEntry, said: dict[str, Any] | None) -> _Read | None:
+        same = said is not None and all(said.get(place) == each.metadata.get(place) for place in LOCATION_KEYS)
         if said is not None and not same and said.get(ORIGIN) != source and _is_there(said):
             origin = said.get(ORIGIN) or "elsewhere"
             fault(
@@ -146,7 +146,7 @@ def _is_there(said: dict[str, Any]) -> bool:
     return "file" not in said or Path(said["file"]).exists()
 
 
-def _opened(each: Found, side_px: int) -> _Opened:
+def _opened(each: PictureEntry, side_px: int) -> _Opened:
     picture = open_picture(each.image)
     return _Opened(fit_square(picture, side_px), *picture.shape[:2])
 
@@ -192,7 +192,7 @@ def _take(
     built.unchanged += len(retold)
 
 
-def _once(found: Iterator[Found], seen: set[str]) -> Iterator[Found]:
+def _once(found: Iterator[PictureEntry], seen: set[str]) -> Iterator[PictureEntry]:
     """The first of all with one id, which are noted in `seen`."""
     for each in found:
         if each.id not in seen:

@@ -12,7 +12,7 @@ IMG_START, IMG_END = "<img>", "</img>"
 CAPTION_REQUEST = "Describe the picture."
 NAME_REQUEST = "What is this?"
 REASONING_REQUEST = "Think step by step."
-DELIBERATION_REQUEST = "Reason at length."
+LONG_REASONING_REQUEST = "Reason at length."
 
 MAX_CHARACTERS = 1_000
 """The longest prompt, question or instruction."""
@@ -39,21 +39,21 @@ def edit_request(instruction: str) -> str:
     return f"Edit: {instruction}"
 
 
-def drawable(description: str) -> str:
+def wrap_description(description: str) -> str:
     """A description marked as meant to be drawn."""
     return f"{IMG_START}{description}{IMG_END}"
 
 
-def undrawable(reply: str) -> str:
-    """The description inside `<img>...</img>`, or the whole reply where the markers are missing; the inverse of `drawable`."""
+def unwrap_description(reply: str) -> str:
+    """The description inside `<img>...</img>`, or the whole reply where the markers are missing; the inverse of `wrap_description`."""
     return reply.partition(IMG_START)[2].partition(IMG_END)[0] or reply
 
 
-def reasoned(question: str) -> str:
+def with_reasoning(question: str) -> str:
     """Asks for a worked answer instead of a short one."""
     return f"{question} {REASONING_REQUEST}"
 
 
-def deliberated(question: str) -> str:
+def with_long_reasoning(question: str) -> str:
     """Asks for a long chain of sections (`data/reasoning.py`)."""
-    return f"{question} {DELIBERATION_REQUEST}"
+    return f"{question} {LONG_REASONING_REQUEST}"

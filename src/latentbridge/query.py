@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentbridge.data.pictures import KEPT_PX, thumbnail
+from latentbridge.data.picture_sources import THUMBNAIL_PX, thumbnail
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike
 from latentbridge.models.checkpoint import fingerprint
@@ -86,9 +86,9 @@ def build_index(
 
 
 def show_items(
-    index: Index, ids: Sequence[str], metadata: Sequence[dict[str, Any] | None], size_px: int = KEPT_PX
+    index: Index, ids: Sequence[str], metadata: Sequence[dict[str, Any] | None], size_px: int = THUMBNAIL_PX
 ) -> list[Picture]:
-    """A small square of each item, whose metadata are at hand: `data.pictures.thumbnail`."""
+    """A small square of each item, whose metadata are at hand: `data.picture_sources.thumbnail`."""
     kept = index.thumbnails(ids)
     return [thumbnail(known or {}, size_px, small) for known, small in zip(metadata, kept, strict=True)]
 

@@ -14,15 +14,15 @@ from latentbridge import prompts
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawing, Drawings
 from latentbridge.data.drawings.composer import (
     SpriteBank,
-    ask_composition,
     caption_composition,
-    compose,
-    edit_composition,
     render_composition,
+    sample_composition,
+    sample_composition_edit,
+    sample_composition_question,
 )
 from latentbridge.data.drawings.icons import ICON_SETS
 from latentbridge.data.shapes.grading import GENEVAL_CATEGORIES, grade_edit, sample_prompt, satisfies
-from latentbridge.data.shapes.language import EDIT_KINDS, ask, describe, edit
+from latentbridge.data.shapes.language import EDIT_KINDS, describe, sample_edit, sample_question
 from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import BACKGROUNDS, Scene, Split, distinct_scenes, scenes
@@ -59,10 +59,10 @@ def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[s
     asked: list[tuple[str, Picture, list[tuple[str, str]]]] = []
     for bank in banks:
         for count in (2, 3):
-            composition = compose(rng, bank, count)
+            composition = sample_composition(rng, bank, count)
             credits += [thing.drawing.attribution for thing in composition.things]
             artists = sorted({thing.drawing.artist for thing in composition.things})
-            questions = _different(lambda c=composition, b=bank: ask_composition(c, b, rng)[:2], 2)
+            questions = _different(lambda c=composition, b=bank: sample_composition_question(c, b, rng)[:2], 2)
             asked.append(
                 (
                     f"drawn by {', '.join(artists)}; {_why_unseen(bank)}",
@@ -80,7 +80,7 @@ def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[s
     sources: dict[Split, str] = {"test": "shapes", "test_pairs": "shapes, in a colour never seen on them"}
     for split, source in sources.items():
         for scene in distinct_scenes(split, rng, 3 if banks else 6):
-            questions = [(q.text, q.answer) for q in _different(lambda s=scene: ask(s, rng), 3)]
+            questions = [(q.text, q.answer) for q in _different(lambda s=scene: sample_question(s, rng), 3)]
             asked.append((source, render(scene), [(prompts.CAPTION_REQUEST, describe(scene)), *questions]))
 
     flat = [(picture, question) for _, picture, questions in asked for question, _ in questions]
@@ -141,12 +141,12 @@ def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -
     source = (scene for scene in scenes("test", rng, num_things=2) if len({t.shape for t in scene.things}) == 2)
     for kind in EDIT_KINDS:
         scene = next(source)
-        change = edit(scene, rng, kind)
+        change = sample_edit(scene, rng, kind)
         jobs.append((render(scene), change.instruction, render(change.target), (scene, change.target)))
     for bank in banks:
         for _ in range(2):
-            composition = compose(rng, bank, 2, alike=0.0)
-            instruction, target = edit_composition(composition, bank, rng)
+            composition = sample_composition(rng, bank, 2, alike=0.0)
+            instruction, target = sample_composition_edit(composition, bank, rng)
             credits += [thing.drawing.attribution for thing in (*composition.things, *target.things)]
             before, after = (render_composition(c, bank.drawings) for c in (composition, target))
             jobs.append((before, instruction, after, None))
@@ -287,7 +287,7 @@ def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path, credits: 
     rng = numpy_rng(_SEED, "quickstart loopback")
     origins = [render(scene) for scene in distinct_scenes("test", rng, 4 - len(banks), num_things=2)]
     for bank in banks:
-        composition = compose(rng, bank, 2)
+        composition = sample_composition(rng, bank, 2)
         credits += [thing.drawing.attribution for thing in composition.things]
         origins.append(render_composition(composition, bank.drawings))
     bar = tqdm(total=1, desc="walking in loops", unit="walk")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from latentbridge.data.drawings.catalogue import Drawings, build_from_archives
-from latentbridge.data.drawings.composer import countable
+from latentbridge.data.drawings.composer import countable_plurals
 from latentbridge.data.drawings.icons import ICON_SETS, IconSet
 
 TOY_SETS = ("noto", "fluent_flat", "fluent_3d", "emojione", "openmoji")
@@ -39,7 +39,7 @@ def toy_icon(number: int, set_number: int) -> str:
 @pytest.fixture(scope="session")
 def toy_emojibase(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seventy countable objects, one face and one flag."""
-    labels = list(countable())[:NUM_CONCEPTS]
+    labels = list(countable_plurals())[:NUM_CONCEPTS]
     data = [
         {"label": label, "hexcode": f"{FIRST_CODEPOINT + i:X}", "tags": ["toy", label], "group": 3, "subgroup": 34}
         for i, label in enumerate(labels)
@@ -68,7 +68,7 @@ def toy_emojibase(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[IconSet, Path]:
     """Five sets of four artists; `emojione` has no table of characters, `fluent_3d` is pictures by code point."""
     folder = tmp_path_factory.mktemp("sets")
-    labels = [*list(countable())[:NUM_CONCEPTS], "zany face"]
+    labels = [*list(countable_plurals())[:NUM_CONCEPTS], "zany face"]
     codepoints = [*(f"{FIRST_CODEPOINT + i:x}" for i in range(NUM_CONCEPTS)), "1f92a"]
     archives: dict[IconSet, Path] = {}
     for set_number, name in enumerate(TOY_SETS):

@@ -24,7 +24,7 @@ def values(answer) -> dict[str, float]:
 
 def chains() -> dict[tuple[bytes, str], str]:
     posed = held_out_problems("shapes", SIZE, 3)
-    return {(picture.tobytes(), prompts.deliberated(p.question)): p.chain for picture, p in posed}
+    return {(picture.tobytes(), prompts.with_long_reasoning(p.question)): p.chain for picture, p in posed}
 
 
 def test_who_reasons_right_has_all_and_who_is_silent_nothing():

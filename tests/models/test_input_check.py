@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentbridge.data.outside import outside_picture
-from latentbridge.data.shapes.language import ask, describe, edit, paraphrase, partial_prompt
+from latentbridge.data.ood_pictures import sample_ood_picture
+from latentbridge.data.shapes.language import describe, paraphrase, partial_prompt, sample_edit, sample_question
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Split, distinct_scenes
 from latentbridge.errors import UserError
@@ -55,7 +55,7 @@ def test_a_photograph_is_warned_of_at_any_size(tiny: InputCheck):
 
 def test_what_is_made_to_stand_for_photographs_is_warned_of(tiny: InputCheck):
     rng = numpy_rng(11, "outside")
-    pictures = [outside_picture(rng) for _ in range(40)]
+    pictures = [sample_ood_picture(rng) for _ in range(40)]
     assert {picture.shape for picture in pictures} == {(64, 64, 3)}
     assert sum(bool(tiny.picture_warnings(picture)) for picture in pictures) >= 36
 
@@ -74,8 +74,8 @@ def test_held_out_scenes_are_not_warned_of_however_they_are_saved(tiny: InputChe
 def test_held_out_words_are_not_warned_of(tiny: InputCheck):
     rng = numpy_rng(4, "checked words")
     for scene in distinct_scenes("test_pairs", rng, 200):
-        assert tiny.text_warnings(ask(scene, rng).text) == []
-        assert tiny.text_warnings(edit(scene, rng).instruction, Use.INSTRUCTION) == []
+        assert tiny.text_warnings(sample_question(scene, rng).text) == []
+        assert tiny.text_warnings(sample_edit(scene, rng).instruction, Use.INSTRUCTION) == []
         for prompt in (partial_prompt(scene, rng), paraphrase(scene, rng)):
             assert tiny.text_warnings(prompt, Use.PROMPT) == tiny.text_warnings(prompt, ANY_TEXT) == []
             assert tiny.description_warnings(prompt, describe(scene)) == []

@@ -23,7 +23,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 from tests.serving.conftest import png_of, url_of
 from tests.serving.server import Server, running
 
-from latentbridge.data.pictures import PLACES, thumbnail
+from latentbridge.data.picture_sources import LOCATION_KEYS, thumbnail
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import StorageError, Unreachable
@@ -226,7 +226,7 @@ def test_probes_may_ask_for_the_head_alone(web: httpx.Client, path: str):
     assert web.head(path).status_code == 200
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", LOCATION_KEYS)
 def test_metadata_name_no_files_of_the_server(web: httpx.Client, picture_url: str, place: str):
     web.post("/v1/index", json={"name": "places"})
     items = [{"id": "a", "image": picture_url, "metadata": {place: "/private.png"}}]

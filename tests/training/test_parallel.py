@@ -322,7 +322,10 @@ def test_ranks_meet_batches_of_which_one_of_them_has_no_picture(fast: Any):
     split = []
     for step in range(config.steps):
         rng = numpy_rng(config.seed, "sft", step)
-        sees = [stage.worlds.pick(rng, number).converse(rng).picture is not None for number in config.samples(0)]
+        sees = [
+            stage.worlds.world_at(rng, number).sample_conversation(rng).picture is not None
+            for number in config.samples(0)
+        ]
         split.append((any(sees[0::2]), any(sees[1::2])))
     assert {(True, False), (False, True), (False, False)} <= set(split), "else the test above says nothing about it"
 

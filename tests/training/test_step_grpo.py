@@ -79,7 +79,7 @@ def test_a_run_cut_off_between_rollouts_ends_as_a_whole_one(
 
 def test_replies_are_a_function_of_seed_step_and_place(small_model, tmp_path: Path):
     stage: Any = make_stage(config_of(small_model.config))
-    problems = [stage.worlds.problem(numpy_rng(0, "test"), 0) for _ in range(2)]
+    problems = [stage.worlds.sample_problem(numpy_rng(0, "test"), 0) for _ in range(2)]
 
     def texts(seed: int, step: int) -> list[str]:
         return small_model.backbone.decode(roll_out(small_model.backbone, problems, EASY, seed, step).replies.tokens)
@@ -90,7 +90,7 @@ def test_replies_are_a_function_of_seed_step_and_place(small_model, tmp_path: Pa
 
 def test_what_does_not_end_in_time_is_worth_nothing(start, toy_task):
     stage: Any = make_stage(config_of(start.config))
-    problems = [stage.worlds.problem(numpy_rng(0, "test"), 0) for _ in range(5)]
+    problems = [stage.worlds.sample_problem(numpy_rng(0, "test"), 0) for _ in range(5)]
     found = roll_out(start.backbone, problems, EASY, 0, 0)
     ended = found.replies.ended.view(5, 3)
     assert (found.rewards[~ended] == 0).all() and (found.rewards[ended] > 0).any()
@@ -121,13 +121,13 @@ def test_a_manifest_brings_problems_of_its_own(small_model, tmp_path: Path):
         small_model.config, stage=StageConfig("step_grpo", manifest=str(tmp_path / "own.jsonl"), grpo=EASY)
     )
     stage: Any = make_stage(config)
-    asked = {stage.worlds.problem(numpy_rng(0, "test", step), 0)[1].question for step in range(20)}
+    asked = {stage.worlds.sample_problem(numpy_rng(0, "test", step), 0)[1].question for step in range(20)}
     assert entry["question"] in asked and len(asked) > 2
     (tmp_path / "own.jsonl").write_text(json.dumps({"image": "dog.png", "texts": ["a dog"]}))
     stage = make_stage(config)
     with pytest.raises(UserError, match='no training record with "question" and "answer"; give some lines'):
         for step in range(20):
-            stage.worlds.problem(numpy_rng(0, "test", step), 0)
+            stage.worlds.sample_problem(numpy_rng(0, "test", step), 0)
 
 
 @pytest.mark.parametrize(

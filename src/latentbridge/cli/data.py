@@ -72,12 +72,12 @@ def check(manifest: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON-
     if faults:
         raise typer.Exit(2)
     print(f"{manifest}: no faults")
-    from latentbridge.data.own.needs import summary_of, takers, training_uses, what_to_add
+    from latentbridge.data.own.needs import accepting_recipes, describe_uses, missing_data, training_uses
 
     found = training_uses(str(manifest))
-    print(f"for training: {summary_of(found)}")
-    print(f"recipes that take it: {', '.join(takers(found)) or 'none'}")
-    if lack := what_to_add(str(manifest), found):
+    print(f"for training: {describe_uses(found)}")
+    print(f"recipes that take it: {', '.join(accepting_recipes(found)) or 'none'}")
+    if lack := missing_data(str(manifest), found):
         print(lack)
 
 
@@ -226,7 +226,7 @@ def vocabulary(
     check_folder(out)
     check_at_least("--size", size, 512)
     from latentbridge.data.drawings.catalogue import load_drawings
-    from latentbridge.data.words import vocabulary_texts
+    from latentbridge.data.tokenizer_corpus import vocabulary_texts
     from latentbridge.models.checkpoint import save_tokenizer
     from latentbridge.models.vocabulary import learn_tokenizer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentbridge.data.pictures import Source
+    from latentbridge.data.picture_sources import Source
     from latentbridge.indexing import Built
     from latentbridge.models.omnibridge.modeling_omnibridge import Model
     from latentbridge.retrieval.index import Index

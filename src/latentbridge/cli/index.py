@@ -12,7 +12,7 @@ from latentbridge.cli.filling import fill, list_left_out, tell
 from latentbridge.errors import UserError
 
 if TYPE_CHECKING:
-    from latentbridge.data.pictures import Source
+    from latentbridge.data.picture_sources import Source
     from latentbridge.retrieval.filters import Condition
     from latentbridge.retrieval.index import Index
 
@@ -74,7 +74,7 @@ def build(
       latentbridge index build my_pictures --store my_index --field owner=anna
       latentbridge index build pairs.jsonl --store postgres://localhost/pictures/pairs
     """
-    from latentbridge.data.pictures import open_source
+    from latentbridge.data.picture_sources import open_source
 
     found = open_source(source)
     target = store or (str(Path(source) / INDEX_NAME) if Path(source).is_dir() else "")
@@ -116,7 +116,7 @@ def add(
       latentbridge index add my_pictures new.png other.jpg
       latentbridge index add my_index holiday --field year=2026
     """
-    from latentbridge.data.pictures import MANIFEST_SUFFIX, FilePictures, open_source
+    from latentbridge.data.picture_sources import MANIFEST_SUFFIX, FilePictures, open_source
 
     files = [Path(source) for source in sources if Path(source).is_file() and not source.endswith(MANIFEST_SUFFIX)]
     folder = Path(address) if (Path(address) / INDEX_NAME).is_dir() else None

@@ -16,7 +16,7 @@ from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 
 if TYPE_CHECKING:
-    from latentbridge.data.pictures import Source
+    from latentbridge.data.picture_sources import Source
     from latentbridge.models.omnibridge.modeling_omnibridge import Model
     from latentbridge.query import QueryPart
     from latentbridge.retrieval.index import Index
@@ -132,7 +132,7 @@ def _weighed(text: str, weight: float) -> tuple[str, float]:
 
 def _stored(address: str) -> tuple[Index | None, Source | None]:
     """The index at an address; where there is none, the pictures to make one of."""
-    from latentbridge.data.pictures import open_source
+    from latentbridge.data.picture_sources import open_source
     from latentbridge.retrieval.stores import holds_index
 
     if "://" in address or any(map(holds_index, (address, Path(address) / INDEX_NAME))):

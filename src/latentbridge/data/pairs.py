@@ -8,9 +8,9 @@ from pathlib import Path
 
 from latentbridge import prompts
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, describe_drawing, load_drawings
-from latentbridge.data.drawings.tasks import GROUNDS, show
+from latentbridge.data.drawings.tasks import BACKGROUND_NAMES, render_drawing
 from latentbridge.data.own.manifest import load_manifest
-from latentbridge.data.shapes.language import ask, describe
+from latentbridge.data.shapes.language import describe, sample_question
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Scene, distinct_scenes
 from latentbridge.errors import UserError
@@ -54,7 +54,7 @@ def _shapes_pairs(world: str, count: int, seed: int) -> list[Pair]:
     rng = numpy_rng(seed, f"pairs {world}")
     pairs: list[Pair] = []
     for scene in distinct_scenes("test", rng, count):
-        question = ask(scene, rng)
+        question = sample_question(scene, rng)
         pairs.append(Pair(render(scene), describe(scene), question.text, question.answer, scene))
     return pairs
 
@@ -65,10 +65,14 @@ def _drawings_pairs(world: str, count: int, seed: int) -> list[Pair]:
     known = [d for split in ("val", "test_artist") for d in drawings.split(split) if d.label in FORTY_CONCEPTS]
     pairs: dict[str, Pair] = {}
     for drawing in (known[i] for i in rng.permutation(len(known))[:count]):
-        ground = GROUNDS[rng.integers(len(GROUNDS))]
+        ground = BACKGROUND_NAMES[rng.integers(len(BACKGROUND_NAMES))]
         text = describe_drawing(drawing, ground)
         pairs[text] = Pair(
-            show(drawings, drawing, ground), text, prompts.NAME_REQUEST, drawing.label, drawing=(drawing.label, ground)
+            render_drawing(drawings, drawing, ground),
+            text,
+            prompts.NAME_REQUEST,
+            drawing.label,
+            drawing=(drawing.label, ground),
         )
     return list(pairs.values())
 

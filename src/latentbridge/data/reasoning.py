@@ -77,9 +77,9 @@ def _steps_of(text: str) -> list[str]:
 class KeyStep:
     """Something to be found on the way to an answer, as keywords."""
 
-    forms: tuple[str, ...]
+    phrases: tuple[str, ...]
     """Phrases any of which says it: synonyms, digits and number words."""
-    against: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
     """Phrases that say something else in its place."""
 
 
@@ -95,12 +95,12 @@ class Problem:
     kind: str = ""
 
 
-def is_right(reply: str, problem: Problem) -> bool:
+def is_correct(reply: str, problem: Problem) -> bool:
     """Whether the reply ends with the right answer, letter for letter but for case and a full stop."""
     return final_answer(reply) == final_answer(problem.answer)
 
 
-def steps_reached(reply: str, problem: Problem) -> float:
+def key_step_recall(reply: str, problem: Problem) -> float:
     """The share of key steps that the numbered steps of a reply reach, in any order; 0 where no key steps are known.
 
     Soft matching as in R1-VL's StepRAR: one form of a key step is enough, whole words only. What differs, so that
@@ -111,9 +111,9 @@ def steps_reached(reply: str, problem: Problem) -> float:
     steps = [_normal(step) for step in _steps_of(reply)]
     unsettled, reached = list(problem.key_steps), 0
     for step in steps:
-        settled = [key for key in unsettled if _says(step, key.forms + key.against)]
+        settled = [key for key in unsettled if _says(step, key.phrases + key.contradictions)]
         unsettled = [key for key in unsettled if key not in settled]
-        reached += any(_says(step, key.forms) and not _says(step, key.against) for key in settled)
+        reached += any(_says(step, key.phrases) and not _says(step, key.contradictions) for key in settled)
     return reached / max(len(problem.key_steps), len(steps)) if problem.key_steps else 0.0
 
 

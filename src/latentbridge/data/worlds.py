@@ -15,12 +15,12 @@ from latentbridge.config import StageConfig, TaskMix
 from latentbridge.data.drawings.catalogue import describe_drawing, load_drawings
 from latentbridge.data.drawings.composer import sprite_bank
 from latentbridge.data.drawings.tasks import (
-    GROUNDS,
-    converse_drawing,
-    draw_drawing,
+    BACKGROUND_NAMES,
     drawable_drawings,
-    redraw_drawing,
-    show,
+    drawing_conversation,
+    drawing_edit,
+    drawing_request,
+    render_drawing,
 )
 from latentbridge.data.own.manifest import Record, is_manifest, load_manifest
 from latentbridge.data.own.needs import check_sources
@@ -31,7 +31,7 @@ from latentbridge.data.shapes.language import caption_request, describe, paraphr
 from latentbridge.data.shapes.problems import problems
 from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
 from latentbridge.data.shapes.scenes import scenes
-from latentbridge.data.shapes.tasks import converse, draw, redraw
+from latentbridge.data.shapes.tasks import scene_conversation, scene_edit, scene_request
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.types import Conversation, Picture
@@ -64,15 +64,15 @@ class AlignItem:
 class World(Protocol):
     """Training samples, each a function of the generator alone."""
 
-    def depict(self, rng: np.random.Generator) -> tuple[Picture, str]:
+    def sample_captioned_picture(self, rng: np.random.Generator) -> tuple[Picture, str]:
         """A picture and the description a decoder is to draw it from."""
         ...
 
-    def converse(self, rng: np.random.Generator) -> Conversation:
+    def sample_conversation(self, rng: np.random.Generator) -> Conversation:
         """A conversation with every reply right."""
         ...
 
-    def align(self, rng: np.random.Generator) -> AlignItem:
+    def sample_align_item(self, rng: np.random.Generator) -> AlignItem:
         """An item of the alignment set."""
         ...
 
@@ -83,21 +83,21 @@ class ShapesWorld:
     def __init__(self, tasks: TaskMix) -> None:
         self.tasks = tasks
 
-    def depict(self, rng: np.random.Generator) -> tuple[Picture, str]:
+    def sample_captioned_picture(self, rng: np.random.Generator) -> tuple[Picture, str]:
         scene = next(scenes("train", rng))
         return render(scene), describe(scene)
 
-    def converse(self, rng: np.random.Generator) -> Conversation:
-        return converse(next(scenes("train", rng)), rng, self.tasks)
+    def sample_conversation(self, rng: np.random.Generator) -> Conversation:
+        return scene_conversation(next(scenes("train", rng)), rng, self.tasks)
 
-    def problem(self, rng: np.random.Generator) -> tuple[Picture, Problem]:
+    def sample_problem(self, rng: np.random.Generator) -> tuple[Picture, Problem]:
         """A picture and a question about it that takes several steps."""
         scene, problem = next(problems("train", rng))
         return render(scene), problem
 
-    def align(self, rng: np.random.Generator) -> AlignItem:
+    def sample_align_item(self, rng: np.random.Generator) -> AlignItem:
         scene = next(scenes("train", rng))
-        talk, target = (draw if rng.random() > _EDIT_SHARE else redraw)(scene, rng)
+        talk, target = (scene_request if rng.random() > _EDIT_SHARE else scene_edit)(scene, rng)
         return AlignItem(talk, render(target), render(scene), paraphrase(scene, rng), scene.digest() >> 8)
 
 
@@ -109,21 +109,21 @@ class DrawingsWorld:
         self.bank = sprite_bank(self.drawings, "train")
         self.drawable = drawable_drawings(self.drawings)
 
-    def depict(self, rng: np.random.Generator) -> tuple[Picture, str]:
+    def sample_captioned_picture(self, rng: np.random.Generator) -> tuple[Picture, str]:
         drawing = self.drawable[rng.integers(len(self.drawable))]
-        ground = GROUNDS[rng.integers(len(GROUNDS))]
-        return show(self.drawings, drawing, ground), describe_drawing(drawing, ground)
+        ground = BACKGROUND_NAMES[rng.integers(len(BACKGROUND_NAMES))]
+        return render_drawing(self.drawings, drawing, ground), describe_drawing(drawing, ground)
 
-    def converse(self, rng: np.random.Generator) -> Conversation:
-        return converse_drawing(self.drawings, self.bank, self.drawable, rng)
+    def sample_conversation(self, rng: np.random.Generator) -> Conversation:
+        return drawing_conversation(self.drawings, self.bank, self.drawable, rng)
 
-    def align(self, rng: np.random.Generator) -> AlignItem:
+    def sample_align_item(self, rng: np.random.Generator) -> AlignItem:
         known = self.drawings.split("train")
-        shown, ground = known[rng.integers(len(known))], GROUNDS[rng.integers(len(GROUNDS))]
+        shown, ground = known[rng.integers(len(known))], BACKGROUND_NAMES[rng.integers(len(BACKGROUND_NAMES))]
         caption = shown.captions[rng.integers(len(shown.captions))]
-        ask = draw_drawing if rng.random() > _EDIT_SHARE else redraw_drawing
+        ask = drawing_request if rng.random() > _EDIT_SHARE else drawing_edit
         talk, drawn = ask(self.drawings, self.drawable, rng)
-        return AlignItem(talk, drawn, show(self.drawings, shown, ground), caption, identity_of(shown.label))
+        return AlignItem(talk, drawn, render_drawing(self.drawings, shown, ground), caption, stable_hash(shown.label))
 
 
 class OwnWorld(Protocol):
@@ -148,11 +148,11 @@ class OwnWorld(Protocol):
         """A sample with a question and its answer."""
         ...
 
-    def depict(self, rng: np.random.Generator) -> tuple[Picture, str]:
+    def sample_captioned_picture(self, rng: np.random.Generator) -> tuple[Picture, str]:
         record = self.captioned(rng)
         return _open(record.image), _text(record, rng)
 
-    def converse(self, rng: np.random.Generator) -> Conversation:
+    def sample_conversation(self, rng: np.random.Generator) -> Conversation:
         """Return a conversation about one picture: an edit, a drawing, or its text and up to five questions in any order."""
         records = self.told(rng)
         edits = [record for record in records if record.description]
@@ -168,22 +168,22 @@ class OwnWorld(Protocol):
             assert record.question and record.answer
             turns.append((record.question, record.answer))
             if record.chain:
-                turns.append((prompts.deliberated(record.question), record.chain))
+                turns.append((prompts.with_long_reasoning(record.question), record.chain))
         return Conversation(tuple(turns[i] for i in rng.permutation(len(turns))), _open(records[0].image))
 
-    def problem(self, rng: np.random.Generator) -> tuple[Picture, Problem]:
+    def sample_problem(self, rng: np.random.Generator) -> tuple[Picture, Problem]:
         """A picture and a question about it, with what a reply is graded by."""
         record = self.questioned(rng)
-        return _open(record.image), problem_of(record)
+        return _open(record.image), record_problem(record)
 
-    def align(self, rng: np.random.Generator) -> AlignItem:
+    def sample_align_item(self, rng: np.random.Generator) -> AlignItem:
         """Return an item of a sample's own picture and text, or of the target of its edit; equal texts are one identity."""
         record = self.paired(rng)
         if record.target and record.description and not (record.texts and rng.random() < 0.5):
             picture, text = _open(record.target), record.description
         else:
             picture, text = _open(record.image), _text(record, rng)
-        return AlignItem(_request_drawing(text), picture, picture, text, identity_of(" ".join(text.lower().split())))
+        return AlignItem(_request_drawing(text), picture, picture, text, stable_hash(" ".join(text.lower().split())))
 
 
 class ManifestWorld(OwnWorld):
@@ -268,7 +268,7 @@ class Mixture:
         self.own = {name: _own_shards(name) for name in sorted(named - {"shapes", "drawings"})}
         self.streams = {name: Stream(shards, name, seed) for name, shards in self.own.items()}
 
-    def pick(self, rng: np.random.Generator, number: int) -> World:
+    def world_at(self, rng: np.random.Generator, number: int) -> World:
         """The world of the sample that comes after `number` others.
 
         Without `sources` the manifest half of the time where there is one, else drawings by their share, else shapes.
@@ -285,21 +285,21 @@ class Mixture:
             return self.drawings
         return self.shapes
 
-    def problem(self, rng: np.random.Generator, number: int) -> tuple[Picture, Problem]:
+    def sample_problem(self, rng: np.random.Generator, number: int) -> tuple[Picture, Problem]:
         """A picture and a question of several steps, as `pick` says; drawings have none, and shapes stand in for them."""
-        world = self.pick(rng, number)
-        return (world if isinstance(world, (ManifestWorld, StreamedWorld)) else self.shapes).problem(rng)
+        world = self.world_at(rng, number)
+        return (world if isinstance(world, (ManifestWorld, StreamedWorld)) else self.shapes).sample_problem(rng)
 
-    def pair(self, rng: np.random.Generator, number: int) -> tuple[AlignItem, bool]:
+    def sample_pair(self, rng: np.random.Generator, number: int) -> tuple[AlignItem, bool]:
         """Return a picture with its text, as `pick` says, and whether it is the user's own.
 
         Where a user's data has neither texts nor described edits, the library's worlds stand in.
         """
-        world = self.pick(rng, number)
+        world = self.world_at(rng, number)
         is_own = isinstance(world, (ManifestWorld, StreamedWorld)) and world.has_pairs
         if isinstance(world, (ManifestWorld, StreamedWorld)) and not is_own:
             world = self.drawings if self.drawings and rng.random() < self.drawings_share else self.shapes
-        return world.align(rng), is_own
+        return world.sample_align_item(rng), is_own
 
     @property
     def has_own_pairs(self) -> bool:
@@ -328,13 +328,13 @@ def _own_shards(name: str) -> Shards:
     return ManifestShards(Path(name)) if is_manifest(name) else ShardFolder(name)
 
 
-def identity_of(name: str) -> int:
+def stable_hash(name: str) -> int:
     """A number that is equal where names are; fits int64."""
     return int.from_bytes(sha256(name.encode()).digest()[:7], "big")
 
 
 def _request_drawing(text: str) -> Conversation:
-    return Conversation(((prompts.draw_request(text), prompts.drawable(text)),))
+    return Conversation(((prompts.draw_request(text), prompts.wrap_description(text)),))
 
 
 def _converse_edit(record: Record, rng: np.random.Generator) -> Conversation:
@@ -342,7 +342,7 @@ def _converse_edit(record: Record, rng: np.random.Generator) -> Conversation:
     assert record.instruction and record.target and record.description
     if rng.random() < _TARGETS_DESCRIBED:
         return Conversation(((caption_request(rng), record.description),), _open(record.target))
-    reply = prompts.drawable(record.description)
+    reply = prompts.wrap_description(record.description)
     return Conversation(((prompts.edit_request(record.instruction), reply),), _open(record.image))
 
 
@@ -350,7 +350,7 @@ def _open(image: Path | bytes) -> Picture:
     return fit_square(open_picture(image), IMAGE_SIZE_PX)
 
 
-def problem_of(record: Record) -> Problem:
+def record_problem(record: Record) -> Problem:
     """A record's question as a problem; its key steps have no phrases against them."""
     assert record.question and record.answer
     return Problem(record.question, record.answer, tuple(map(KeyStep, record.key_steps)), record.chain)

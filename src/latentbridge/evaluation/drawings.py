@@ -6,7 +6,7 @@ import numpy as np
 
 from latentbridge import prompts
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawings, DrawingSplit, search_text, with_article
-from latentbridge.data.drawings.tasks import show
+from latentbridge.data.drawings.tasks import render_drawing
 from latentbridge.evaluation.image_classifier import extract_features, load_network, train_recogniser
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, embed_batched
@@ -27,7 +27,9 @@ def score_finding(model: Model, drawings: Drawings, split: DrawingSplit) -> list
     chosen = [drawing for drawing in drawings.split(split) if drawing.tier == "object"]
     labels = sorted({drawing.label for drawing in chosen})
     queries = {drawing.label: search_text(drawing) for drawing in chosen}
-    pictures = embed_batched(lambda part: model.embed(images=[show(drawings, d, "white") for d in part]), chosen)
+    pictures = embed_batched(
+        lambda part: model.embed(images=[render_drawing(drawings, d, "white") for d in part]), chosen
+    )
     texts = embed_batched(lambda part: model.embed(texts=[queries[label] for label in part]), labels)
     positive = np.array([[drawing.label == label for drawing in chosen] for label in labels])
     meaning = SPLIT_MEANING[split]
@@ -52,7 +54,7 @@ def score_naming(model: Model, drawings: Drawings, split: DrawingSplit, count: i
     chosen = [known[i] for i in numpy_rng(seed, f"naming {split}").permutation(len(known))[:count]]
     right: list[bool] = []
     for part in batched(chosen):
-        replies = model.understand([show(drawings, d, "white") for d in part], prompts.NAME_REQUEST)
+        replies = model.understand([render_drawing(drawings, d, "white") for d in part], prompts.NAME_REQUEST)
         right += [reply == drawing.label for reply, drawing in zip(replies, part, strict=True)]
     return [share("understand", f"drawings: name, {SPLIT_MEANING[split]}", right)]
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawing, Drawings, default_cache
-from latentbridge.data.drawings.composer import GROUNDS
+from latentbridge.data.drawings.composer import COMPOSITION_BACKGROUNDS
 from latentbridge.errors import UserError
 from latentbridge.models.efficientnet import FEATURE_WIDTH, EfficientNetLite0
 from latentbridge.rundir import atomic_write
@@ -100,7 +100,7 @@ def drawing_features(
     found = np.stack(
         [
             extract_features(network, np.stack([drawings.on_background(drawing.index, rgb) for drawing in chosen]))
-            for rgb in GROUNDS.values()
+            for rgb in COMPOSITION_BACKGROUNDS.values()
         ]
     )
     with atomic_write(path) as temporary, temporary.open("wb") as stream:

@@ -237,4 +237,4 @@ def half_life(values: Sequence[float]) -> float | None:
 def _within_grammar(scene: Scene) -> Scene:
     """The scene cut to what words can say: one thing a place, and no more than there may be."""
     by_place = {thing.place: thing for thing in reversed(scene.things)}
-    return Scene.of(list(reversed(by_place.values()))[:MAX_THINGS], scene.background)
+    return Scene.from_things(list(reversed(by_place.values()))[:MAX_THINGS], scene.background)

@@ -8,10 +8,10 @@ from typing import Any
 
 from latentbridge import prompts
 from latentbridge.data.own.manifest import load_manifest
-from latentbridge.data.reasoning import Problem, is_right, read_chain, steps_reached
+from latentbridge.data.reasoning import Problem, is_correct, key_step_recall, read_chain
 from latentbridge.data.shapes.problems import PROBLEM_KINDS, problems
 from latentbridge.data.shapes.render import render
-from latentbridge.data.worlds import problem_of
+from latentbridge.data.worlds import record_problem
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Score, average, share
 from latentbridge.evaluation.run import tabulate
@@ -37,7 +37,7 @@ def held_out_problems(world: str, size: int, seed: int) -> list[tuple[Picture, P
     asked = [record for record in load_manifest(Path(world)) if record.split == "test" and record.question]
     if not asked:
         raise UserError(f'{world} has no question in the split "test"; mark the lines to score with it.')
-    return [(open_picture(record.image), problem_of(record)) for record in asked]
+    return [(open_picture(record.image), record_problem(record)) for record in asked]
 
 
 def evaluate_reasoning(answer: Answer, posed: Sequence[tuple[Picture, Problem]], **conditions: Any) -> dict[str, Any]:
@@ -50,13 +50,13 @@ def score_reasoning(answer: Answer, posed: Sequence[tuple[Picture, Problem]]) ->
     replies: list[str] = []
     for part in batched(posed):
         replies += answer(
-            [picture for picture, _ in part], [prompts.deliberated(problem.question) for _, problem in part]
+            [picture for picture, _ in part], [prompts.with_long_reasoning(problem.question) for _, problem in part]
         )
     graded = [(reply, problem) for reply, (_, problem) in zip(replies, posed, strict=True)]
-    right = [is_right(reply, problem) for reply, problem in graded]
+    right = [is_correct(reply, problem) for reply, problem in graded]
     scores = [
         share("reasoning", "answers", right),
-        average("reasoning", "key steps reached", [steps_reached(reply, problem) for reply, problem in graded]),
+        average("reasoning", "key steps reached", [key_step_recall(reply, problem) for reply, problem in graded]),
         share("reasoning", "valid form", [read_chain(reply) is not None for reply, _ in graded]),
     ]
     for kind in dict.fromkeys(problem.kind for _, problem in graded if problem.kind):

@@ -13,11 +13,11 @@ from latentbridge.data.shapes.grading import GENEVAL_CATEGORIES, caption_facts, 
 from latentbridge.data.shapes.language import (
     EDIT_KINDS,
     QUESTION_KINDS,
-    ask,
-    edit,
     final_answer,
     paraphrase,
     parse_description,
+    sample_edit,
+    sample_question,
 )
 from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import render
@@ -63,7 +63,7 @@ def score_answers(
 ) -> list[Score]:
     """The last lines right of what `answer` makes of pictures and questions, by kind and overall."""
     rng = numpy_rng(seed, f"questions {split}")
-    rows = _sample_each(ask, QUESTION_KINDS, split, each, rng)
+    rows = _sample_each(sample_question, QUESTION_KINDS, split, each, rng)
     right: list[bool] = []
     for part in batched(rows):
         replies = answer([render(scene) for scene, _ in part], [q.text for _, q in part])
@@ -99,7 +99,7 @@ def score_drawing(model: Model, split: Split, each: int, seed: int, conditioning
 def score_edits(model: Model, split: Split, each: int, seed: int) -> list[Score]:
     """Edits whose result is exactly the target scene with nothing else changed, by kind and overall."""
     rng = numpy_rng(seed, f"edits {split}")
-    rows = _sample_each(edit, EDIT_KINDS, split, each, rng)
+    rows = _sample_each(sample_edit, EDIT_KINDS, split, each, rng)
     right: list[bool] = []
     kept: list[bool] = []
     for part in batched(rows):

@@ -16,7 +16,7 @@ from fastapi import Depends, Request
 from PIL import Image
 
 from latentbridge import prompts
-from latentbridge.data.pictures import to_keep
+from latentbridge.data.picture_sources import encode_thumbnail
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
 from latentbridge.models.input_check import InputCheck
@@ -76,7 +76,7 @@ class Service:
 
         def both() -> tuple[Picture, bytes]:
             picture = open_picture(data, self.settings.max_megapixels)
-            return self.engine.model.fit(picture), to_keep(picture)
+            return self.engine.model.fit(picture), encode_thumbnail(picture)
 
         data = await picture_bytes(url, self.fetching)
         return await asyncio.to_thread(both)
@@ -94,7 +94,7 @@ class Service:
         limit = self.engine.model.config.text_length + 4
         talk = Conversation(((prompts.draw_request(prompt), ""),))
         reply = await self.engine.reply(GenerationRequest(talk, limit, temperature=0.3, seed=seed, purpose="rewrite"))
-        return prompts.undrawable(reply)
+        return prompts.unwrap_description(reply)
 
     async def told(self, picture: Picture, request: str, max_tokens: int = 128) -> str:
         """What the model says of a picture, greedy."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentbridge.config import GrpoConfig
 from latentbridge.data.reasoning import Problem
-from latentbridge.data.shapes.tasks import put
+from latentbridge.data.shapes.tasks import problem_conversation
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies, sample_replies
@@ -44,7 +44,9 @@ def roll_out(
     count = settings.generations
     places = [number * count + copy for number in local_rows(list(range(len(problems)))) for copy in range(count)]
     problems = local_rows(list(problems))
-    prompts = backbone.tokenize([put(problem, picture) for picture, problem in problems], open_ended=True, pad="left")
+    prompts = backbone.tokenize(
+        [problem_conversation(problem, picture) for picture, problem in problems], open_ended=True, pad="left"
+    )
     replies = sample_replies(
         backbone,
         prompts,

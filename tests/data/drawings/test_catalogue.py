@@ -11,7 +11,7 @@ import pytest
 from latentbridge.data.drawings.catalogue import (
     DRAWING_SPLITS,
     FORTY_CONCEPTS,
-    blend,
+    alpha_blend,
     build_from_archives,
     default_cache,
     load_drawings,
@@ -96,7 +96,7 @@ def test_articles(label, phrase):
 def test_blending_is_exact_at_the_ends_and_halfway():
     rgba = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [200, 100, 0, 51]]], dtype=np.uint8)
     ground = np.full((1, 3, 3), 100, dtype=np.uint8)
-    assert blend(rgba, ground).tolist() == [[[200, 100, 0], [100, 100, 100], [120, 100, 80]]]
+    assert alpha_blend(rgba, ground).tolist() == [[[200, 100, 0], [100, 100, 100], [120, 100, 80]]]
 
 
 def test_a_background_shows_where_nothing_is_drawn(toy_drawings):

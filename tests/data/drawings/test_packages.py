@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from latentbridge.data.drawings import packages
-from latentbridge.data.drawings.packages import Package, fetch, members
+from latentbridge.data.drawings.packages import Package, archive_members, fetch_package
 from latentbridge.errors import UserError
 
 CONTENT = b"an archive"
@@ -35,16 +35,16 @@ def test_fetch_moves_a_checked_archive_into_place_and_then_needs_no_client(tmp_p
     body = f"assert sys.argv[-1] == '@toy/icons@1.2.3'\npathlib.Path({TOY.filename!r}).write_bytes({CONTENT!r})"
     install_npm(tmp_path / "bin", monkeypatch, body)
     folder = tmp_path / "cache"
-    assert fetch(TOY, folder).read_bytes() == CONTENT
+    assert fetch_package(TOY, folder).read_bytes() == CONTENT
     assert [path.name for path in folder.iterdir()] == [TOY.filename]
     (tmp_path / "bin" / "npm").write_text("#!/bin/sh\nexit 1\n")
-    assert fetch(TOY, folder) == folder / TOY.filename
+    assert fetch_package(TOY, folder) == folder / TOY.filename
 
 
 def test_a_damaged_archive_is_fetched_again(tmp_path, monkeypatch):
     install_npm(tmp_path / "bin", monkeypatch, f"pathlib.Path({TOY.filename!r}).write_bytes({CONTENT!r})")
     (tmp_path / TOY.filename).write_bytes(CONTENT[:4])
-    assert fetch(TOY, tmp_path).read_bytes() == CONTENT
+    assert fetch_package(TOY, tmp_path).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_a_bad_download_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch
     install_npm(tmp_path / "bin", monkeypatch, body)
     folder = tmp_path / "cache"
     with pytest.raises(UserError, match=message):
-        fetch(TOY, folder)
+        fetch_package(TOY, folder)
     assert list(folder.iterdir()) == []
 
 
 def test_a_missing_client_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="install Node.js"):
-        fetch(TOY, tmp_path / "cache")
+        fetch_package(TOY, tmp_path / "cache")
 
 
 def test_members_reads_plain_files_only_and_writes_none(tmp_path):
@@ -80,10 +80,10 @@ def test_members_reads_plain_files_only_and_writes_none(tmp_path):
         link = tarfile.TarInfo("package/link.json")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tarball.addfile(link)
-    found = dict(members(archive, lambda name: name.endswith(".json")))
+    found = dict(archive_members(archive, lambda name: name.endswith(".json")))
     assert found == {"package/a.json": b"{}", "../outside.json": b"{}"}
     assert [path.name for path in tmp_path.iterdir()] == ["toy.tgz"]
-    assert dict(members(archive, lambda name: False)) == {}
+    assert dict(archive_members(archive, lambda name: False)) == {}
 
 
 def test_every_pin_is_a_whole_checksum():
@@ -94,7 +94,7 @@ def test_every_pin_is_a_whole_checksum():
 
 @pytest.mark.network
 def test_the_smallest_pinned_package_can_be_fetched(tmp_path):
-    assert fetch(packages.EMOJIONE, tmp_path).stat().st_size > 500_000
+    assert fetch_package(packages.EMOJIONE, tmp_path).stat().st_size > 500_000
     wrong = replace(packages.EMOJIONE, sha256="0" * 64)
     with pytest.raises(UserError, match="checksum"):
-        fetch(wrong, tmp_path / "again")
+        fetch_package(wrong, tmp_path / "again")

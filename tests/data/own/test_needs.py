@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.data.manifests import write_manifest
 
-from latentbridge.data.own.needs import check_own_data, own_sources, takers, training_uses
+from latentbridge.data.own.needs import accepting_recipes, check_own_data, own_sources, training_uses
 from latentbridge.data.own.sharding import shard_manifest
 from latentbridge.errors import UserError
 from latentbridge.recipes import recipe
@@ -37,7 +37,7 @@ def test_questions_alone_are_sent_to_the_recipe_that_takes_them(tmp_path: Path):
     assert refusal("pretrain-backbone", manifest).startswith("pretrain-backbone takes no data of your own, ")
     for name in ("finetune", "drawings-sft", "reason-step-grpo"):
         check(name, manifest)
-    assert takers(training_uses(str(manifest))) == ["finetune", "drawings-sft", "reason-sft"]
+    assert accepting_recipes(training_uses(str(manifest))) == ["finetune", "drawings-sft", "reason-sft"]
 
 
 def test_texts_are_taken_by_all_that_draw_and_not_by_rewards_for_answers(tmp_path: Path):
@@ -52,7 +52,7 @@ def test_an_edit_must_say_what_its_target_shows(tmp_path: Path):
         tmp_path / "bare", 0, p0={"texts": ["x"], "split": "test"}, a={"edit": {**EDIT, "target": "a.png"}}
     )
     assert "1 training edits of" in refusal("finetune", bare) and 'a "description"' in refusal("finetune", bare)
-    assert takers(training_uses(str(bare))) == []
+    assert accepting_recipes(training_uses(str(bare))) == []
     told = write_manifest(tmp_path / "told", 0, a={"edit": {**EDIT, "target": "a.png", "description": "light"}})
     check("finetune", told)
     derived = write_manifest(tmp_path / "derived", 1, a={"edit": EDIT})  # p0 has a text of its own

@@ -106,7 +106,7 @@ def test_sources_are_mixed_by_weight_and_shards_say_what_their_manifest_says(tmp
     for own in (str(manifest), str(tmp_path / "shards")):
         mixture = Mixture(StageConfig("sft", sources=((own, 0.7), ("shapes", 0.3))), seed=2)
         rng = numpy_rng(0, "test")
-        texts = [mixture.pick(rng, number).depict(rng)[1] for number in range(10_000 // 50)]
+        texts = [mixture.world_at(rng, number).sample_captioned_picture(rng)[1] for number in range(10_000 // 50)]
         mine = Counter(text for text in texts if text.startswith("text "))
         assert mine.total() == pytest.approx(140, abs=1)
         assert set(mine) == {f"text {number}" for number in range(7)} and set(mine.values()) <= {19, 20, 21}

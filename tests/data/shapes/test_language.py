@@ -9,14 +9,14 @@ from latentbridge.data.shapes.language import (
     EDIT_KINDS,
     QUESTION_KINDS,
     Question,
-    ask,
     describe,
-    edit,
     final_answer,
     paraphrase,
     parse_description,
     plural,
     reasoning_chain,
+    sample_edit,
+    sample_question,
     with_article,
 )
 from latentbridge.data.shapes.scenes import (
@@ -53,7 +53,7 @@ WHERE = {
     "at the bottom": (1, 2),
     "in the bottom right corner": (2, 2),
 }
-CROWD = Scene.of(
+CROWD = Scene.from_things(
     [
         Thing(0, "star", "blue", "large"),
         Thing(4, "star", "yellow", "small"),
@@ -62,8 +62,8 @@ CROWD = Scene.of(
     ],
     "sand",
 )
-LONE = Scene.of([Thing(7, "square", "orange", "small")], "gray")
-TWINS = Scene.of([Thing(1, "diamond", "green", "large"), Thing(2, "diamond", "green", "small")], "sky")
+LONE = Scene.from_things([Thing(7, "square", "orange", "small")], "gray")
+TWINS = Scene.from_things([Thing(1, "diamond", "green", "large"), Thing(2, "diamond", "green", "small")], "sky")
 HAND_MADE = (CROWD, LONE, TWINS)
 
 
@@ -164,7 +164,7 @@ def test_every_answer_is_the_one_the_question_has():
         generator = rng(step)
         for kind in QUESTION_KINDS:
             try:
-                question = ask(scene, generator, kind)
+                question = sample_question(scene, generator, kind)
             except ValueError:
                 assert kind in ("colour", "relation")
                 continue
@@ -180,18 +180,21 @@ def test_every_answer_is_the_one_the_question_has():
 def test_questions_without_an_exact_answer_are_not_asked():
     for kind in ("colour", "relation"):
         with pytest.raises(ValueError, match=kind):
-            ask(TWINS, rng(), kind)
-    assert {ask(TWINS, rng(step)).kind for step in range(60)} == set(QUESTION_KINDS) - {"colour", "relation"}
+            sample_question(TWINS, rng(), kind)
+    assert {sample_question(TWINS, rng(step)).kind for step in range(60)} == set(QUESTION_KINDS) - {
+        "colour",
+        "relation",
+    }
 
 
 def test_only_scenes_with_a_held_out_pair_are_asked_about_one():
     known = [scene for scene in HAND_MADE if split_of(scene) != "test_pairs"]
-    unseen = Scene.of([*CROWD.things[:3], Thing(8, "star", "red", "small")], "sand")
+    unseen = Scene.from_things([*CROWD.things[:3], Thing(8, "star", "red", "small")], "sand")
     assert known and split_of(unseen) == "test_pairs"
     for scene, allowed in [*((scene, False) for scene in known), (unseen, True)]:
         named = set()
         for step in range(200):
-            words = re.findall(r"\w+", ask(scene, rng(step)).text)
+            words = re.findall(r"\w+", sample_question(scene, rng(step)).text)
             named |= {(colour, SINGULAR.get(noun, noun)) for colour, noun in zip(words, words[1:], strict=False)}
         assert bool(named & HELD_OUT_PAIRS) == allowed
 
@@ -215,21 +218,21 @@ def apply_instruction(scene: Scene, text: str) -> Scene:
     """The scene an instruction leads to, worked out from its words alone."""
     things = list(scene.things)
     if found := re.fullmatch(r"(?:make|change) the background (?:to )?(\w+)", text):
-        return Scene.of(things, found[1])
+        return Scene.from_things(things, found[1])
     if found := re.fullmatch(r"add an? (\w+) (\w+) (\w+) (.+)", text):
         x, y = WHERE[found[4]]
-        return Scene.of([*things, Thing(3 * y + x, found[3], found[2], found[1])], scene.background)
+        return Scene.from_things([*things, Thing(3 * y + x, found[3], found[2], found[1])], scene.background)
     named = re.search(r"the (?:(\w+) )??(circle|square|triangle|star|cross|diamond)\b", text)
     assert named, text
     (old,) = [t for t in things if named[1] in (None, t.colour) and t.shape == named[2]]
     rest, words = [t for t in things if t is not old], text[named.end() :].split()
     if not words:
         assert text.startswith(("remove", "delete", "take away"))
-        return Scene.of(rest, scene.background)
+        return Scene.from_things(rest, scene.background)
     shape = words[-1] if words[-1] in SHAPES else old.shape
     colour = words[-1] if words[-1] in COLOURS else old.colour
     size = {"smaller": "small", "bigger": "large"}.get(words[-1], old.size)
-    return Scene.of([*rest, Thing(old.place, shape, colour, size)], scene.background)
+    return Scene.from_things([*rest, Thing(old.place, shape, colour, size)], scene.background)
 
 
 @pytest.mark.parametrize("kind", EDIT_KINDS)
@@ -237,7 +240,7 @@ def test_an_instruction_leads_to_its_target(kind):
     made = 0
     for step, scene in enumerate([*HAND_MADE * 10, *(sample_scene(rng(s)) for s in range(60))]):
         try:
-            change = edit(scene, rng(step), kind)
+            change = sample_edit(scene, rng(step), kind)
         except ValueError:
             continue
         made += 1
@@ -253,6 +256,6 @@ def test_an_instruction_leads_to_its_target(kind):
 def test_edits_a_scene_does_not_allow_are_refused(scene, kind):
     for step in range(20):
         with pytest.raises(ValueError, match=kind):
-            edit(scene, rng(step), kind)
-    assert edit(scene, rng()).kind in EDIT_KINDS
-    assert set(BACKGROUNDS) >= {edit(scene, rng(step), "background").target.background for step in range(9)}
+            sample_edit(scene, rng(step), kind)
+    assert sample_edit(scene, rng()).kind in EDIT_KINDS
+    assert set(BACKGROUNDS) >= {sample_edit(scene, rng(step), "background").target.background for step in range(9)}

@@ -128,7 +128,7 @@ def test_sees_every_single_change() -> None:
     thing = TWO.things[1]
     changes = [{"shape": "diamond"}, {"colour": "cyan"}, {"size": "small"}, {"place": 8}]
     for changed in [replace(thing, **change) for change in changes]:
-        scene = Scene.of([TWO.things[0], changed], TWO.background)
+        scene = Scene.from_things([TWO.things[0], changed], TWO.background)
         assert read_scene(render(scene)) == scene != TWO
 
 
@@ -142,7 +142,7 @@ def check_any_picture(image: np.ndarray) -> None:
     before = image.copy()
     seen = read_scene(image)
     assert (image == before).all()
-    assert seen == Scene.of(seen.things, seen.background) and seen.background in BACKGROUNDS
+    assert seen == Scene.from_things(seen.things, seen.background) and seen.background in BACKGROUNDS
     assert all(t.shape in SHAPES and t.colour in COLOURS and t.size in SIZES for t in seen.things)
     render(seen)
 

@@ -8,9 +8,9 @@ import pytest
 from transformers import Qwen2Tokenizer
 
 from latentbridge import models
-from latentbridge.data.reasoning import is_right, read_chain, steps_reached
+from latentbridge.data.reasoning import is_correct, key_step_recall, read_chain
 from latentbridge.data.shapes.language import QUESTION_KINDS, describe
-from latentbridge.data.shapes.problems import PROBLEM_KINDS, pose, problems
+from latentbridge.data.shapes.problems import PROBLEM_KINDS, problems, sample_problem
 from latentbridge.data.shapes.scenes import HELD_OUT_PAIRS, Scene, Thing, split_of
 from latentbridge.rng import numpy_rng
 
@@ -36,8 +36,8 @@ def test_every_chain_is_valid_right_and_reaches_all_its_key_steps(kind: str):
         chain = read_chain(problem.chain)
         assert chain is not None and problem.kind == kind
         assert chain.description == describe(scene) and chain.answer == problem.answer
-        assert is_right(problem.chain, problem)
-        assert steps_reached(problem.chain, problem) == 1
+        assert is_correct(problem.chain, problem)
+        assert key_step_recall(problem.chain, problem) == 1
         assert len(chain.steps) == len(problem.key_steps) >= 2
 
 
@@ -95,7 +95,7 @@ def test_answers_are_true_of_the_scene(kind: str):
 
 
 def test_a_sum_worked_by_hand():
-    asked = {pose(SCENE, np.random.default_rng(seed), "sum") for seed in range(200)}
+    asked = {sample_problem(SCENE, np.random.default_rng(seed), "sum") for seed in range(200)}
     problem = next(p for p in asked if p.question == "How many circles and stars are there together?")
     assert problem.answer == "3"
     assert problem.chain == (
@@ -108,11 +108,11 @@ def test_a_sum_worked_by_hand():
         "### Step 3: 2 plus 1 is 3.\n"
         "### The final answer is: 3"
     )
-    assert problem.key_steps[1].forms == ("1 star", "one star")
+    assert problem.key_steps[1].phrases == ("1 star", "one star")
 
 
 def test_places_are_told_by_rows_and_columns():
-    asked = {pose(SCENE, np.random.default_rng(seed), "shape beside") for seed in range(400)}
+    asked = {sample_problem(SCENE, np.random.default_rng(seed), "shape beside") for seed in range(400)}
     problem = next(p for p in asked if p.question == "Are any circles below the blue star?")
     assert problem.answer == "yes"
     assert "### Step 1: small blue star top right is in row 1." in problem.chain
@@ -122,8 +122,8 @@ def test_places_are_told_by_rows_and_columns():
 def test_a_scene_that_allows_no_problem_of_a_kind_says_so():
     twins = Scene((Thing(0, "star", "red", "large"), Thing(1, "star", "red", "large")), "white")
     with pytest.raises(ValueError, match="colour beside"):
-        pose(twins, np.random.default_rng(0), "colour beside")
-    assert pose(twins, np.random.default_rng(0)).kind in PROBLEM_KINDS
+        sample_problem(twins, np.random.default_rng(0), "colour beside")
+    assert sample_problem(twins, np.random.default_rng(0)).kind in PROBLEM_KINDS
 
 
 def test_problems_keep_to_their_split_and_name_no_held_out_pair():

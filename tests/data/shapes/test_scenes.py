@@ -16,7 +16,7 @@ from latentbridge.data.shapes.scenes import (
     Split,
     Thing,
     distinct_scenes,
-    holds,
+    relation_holds,
     sample_scene,
     scenes,
     split_of,
@@ -38,7 +38,7 @@ def test_equal_scenes_say_the_same_whatever_their_offsets() -> None:
 
 def test_of_puts_things_in_reading_order() -> None:
     last, first = Thing(8, "star", "blue", "small"), Thing(0, "star", "blue", "small")
-    assert Scene.of([last, first], "sky").things == (first, last)
+    assert Scene.from_things([last, first], "sky").things == (first, last)
 
 
 def test_row_and_column_are_row_major() -> None:
@@ -48,7 +48,7 @@ def test_row_and_column_are_row_major() -> None:
 
 def test_digest_is_the_same_in_every_process() -> None:
     """The splits of published runs hang on this value; it may change only together with every split."""
-    scene = Scene.of([Thing(0, "circle", "red", "large"), Thing(8, "star", "blue", "small")], "white")
+    scene = Scene.from_things([Thing(0, "circle", "red", "large"), Thing(8, "star", "blue", "small")], "white")
     assert scene.digest() == 13744649539310461749
 
 
@@ -65,7 +65,10 @@ def test_digest_is_the_same_in_every_process() -> None:
     ],
 )
 def test_relations_compare_rows_and_columns(relation: str, first: int, second: int, expected: bool) -> None:
-    assert holds(relation, Thing(first, "star", "red", "small"), Thing(second, "cross", "red", "small")) is expected
+    assert (
+        relation_holds(relation, Thing(first, "star", "red", "small"), Thing(second, "cross", "red", "small"))
+        is expected
+    )
 
 
 @pytest.mark.parametrize("split", SPLITS)

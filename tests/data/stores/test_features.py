@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from latentbridge.data.stores.array_log import RaggedArray
 from latentbridge.data.stores.features import cached_features
-from latentbridge.data.stores.journal import Ragged
 from latentbridge.errors import UserError
 
 KEY = {"weights": "abc", "seed": 0}
@@ -25,7 +25,7 @@ class Counting:
         return {"states": states, "number": [np.array([i]) for i in indices]}
 
 
-def fetch(folder: Path, compute: Counting, key: dict = KEY, count: int = 5) -> dict[str, Ragged]:
+def fetch(folder: Path, compute: Counting, key: dict = KEY, count: int = 5) -> dict[str, RaggedArray]:
     return cached_features(folder, key, count, compute, batch_size=2, progress=False)
 
 

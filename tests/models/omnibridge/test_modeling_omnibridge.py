@@ -83,7 +83,7 @@ def test_a_rewriting_is_sampled_by_its_seed(small_model: Model):
 
 
 def talks() -> list[Conversation]:
-    return [Conversation(((prompts.draw_request(t), prompts.drawable(t)),)) for t in TEXTS]
+    return [Conversation(((prompts.draw_request(t), prompts.wrap_description(t)),)) for t in TEXTS]
 
 
 @torch.no_grad()
@@ -124,9 +124,9 @@ def test_the_bridge_reads_from_marker_to_marker(small_model: Model):
     hidden, mask = small_model.drawing_hidden(talks())
     ids = small_model.backbone.tokenize(talks()).input_ids
     read = [small_model.backbone.tokenizer.decode(row[keep]) for row, keep in zip(ids, mask, strict=True)]
-    assert read == [prompts.drawable(text) for text in TEXTS]
+    assert read == [prompts.wrap_description(text) for text in TEXTS]
     assert hidden.shape == (*mask.shape, 32)
-    typed = [Conversation(((prompts.draw_request("<img>no</img>"), prompts.drawable("yes")),))]
+    typed = [Conversation(((prompts.draw_request("<img>no</img>"), prompts.wrap_description("yes")),))]
     ids, (_, mask) = small_model.backbone.tokenize(typed).input_ids, small_model.drawing_hidden(typed)
     assert small_model.backbone.tokenizer.decode(ids[mask]) == "<img>yes</img>"
 

@@ -8,7 +8,7 @@ import torch
 
 from latentbridge.config import TaskMix
 from latentbridge.data.shapes.scenes import scenes
-from latentbridge.data.shapes.tasks import converse
+from latentbridge.data.shapes.tasks import scene_conversation
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.packing import first_fit
 from latentbridge.rng import numpy_rng
@@ -24,7 +24,9 @@ def test_first_fit_by_hand():
 def batch(small_model) -> TokenBatch:
     """Eleven conversations of many lengths, some without a picture."""
     rng = numpy_rng(0, "packing")
-    talks = [converse(scene, rng, TaskMix()) for scene, _ in zip(scenes("train", rng), range(11), strict=False)]
+    talks = [
+        scene_conversation(scene, rng, TaskMix()) for scene, _ in zip(scenes("train", rng), range(11), strict=False)
+    ]
     assert 0 < sum(talk.picture is None for talk in talks) < 11
     return small_model.backbone.tokenize(talks)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from latentbridge.data.outside import outside_picture
+from latentbridge.data.ood_pictures import sample_ood_picture
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.input_check import Use
@@ -22,7 +22,7 @@ def test_a_fit_tells_scenes_from_other_pictures_and_is_the_same_again():
     assert np.array_equal(check.word_keys, again.word_keys)
     inside = [render(scene) for scene in distinct_scenes("test", numpy_rng(5, "fitted"), 100)]
     rng = numpy_rng(5, "outside")
-    outside = [outside_picture(rng) for _ in range(50)]
+    outside = [sample_ood_picture(rng) for _ in range(50)]
     assert sum(bool(check.picture_warnings(picture)) for picture in inside) <= 5
     assert sum(bool(check.picture_warnings(picture)) for picture in outside) >= 40
     assert check.text_warnings("a red circle", Use.PROMPT) == []
@@ -33,10 +33,10 @@ def test_data_that_is_like_any_picture_leaves_pictures_unjudged(tmp_path: Path):
     rng = numpy_rng(6, "photographs")
     lines: list[str] = []
     for number in range(60):
-        Image.fromarray(outside_picture(rng)).save(tmp_path / f"{number}.png")
+        Image.fromarray(sample_ood_picture(rng)).save(tmp_path / f"{number}.png")
         lines.append(json.dumps({"image": f"{number}.png", "texts": [f"leaf {number}"], "split": "train"}))
     manifest = tmp_path / "mine.jsonl"
     manifest.write_text("\n".join(lines))
     check = fit_input_check("mine", [str(manifest)], samples=120)
-    assert check.layers == {} and check.picture_warnings(outside_picture(rng)) == []
+    assert check.layers == {} and check.picture_warnings(sample_ood_picture(rng)) == []
     assert check.text_warnings("leaf 7", Use.PROMPT) == []

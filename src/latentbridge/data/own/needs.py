@@ -59,19 +59,19 @@ def check_own_data(config: RunConfig) -> None:
         raise UserError(f"{config.name} trains on data of your own; give it with --data, such as manifest.jsonl.")
     for source in sources:
         found = training_uses(source)
-        need, lack = _NEEDS.get(config.stage.kind), what_to_add(source, found)
+        need, lack = _NEEDS.get(config.stage.kind), missing_data(source, found)
         if lack and (config.stage.kind == "finetune" or not found[_ANYTHING]):
             raise UserError(lack)
         if need and found[need]:
             continue
         wants = f"needs {need}" if need else "takes no data of your own"
         raise UserError(
-            f"{config.name} {wants}, and the training split of {source} has {summary_of(found)}; finetune takes it: "
+            f"{config.name} {wants}, and the training split of {source} has {describe_uses(found)}; finetune takes it: "
             f"latentbridge train finetune --data {source}"
         )
 
 
-def takers(found: Counter[str]) -> list[str]:
+def accepting_recipes(found: Counter[str]) -> list[str]:
     """Return the recipes that train the shipped model on data with these uses, `finetune` first."""
     names = [
         name
@@ -83,14 +83,14 @@ def takers(found: Counter[str]) -> list[str]:
     return sorted(names, key=lambda name: name != "finetune")
 
 
-def summary_of(found: Counter[str]) -> str:
+def describe_uses(found: Counter[str]) -> str:
     """Return in words what there is of each kind, such as "12 with a question"."""
     kinds = ("texts", "a question", "a described edit", _UNDESCRIBED)
     counts = [f"{found[kind]:,} with {kind}" for kind in kinds if found[kind]]
     return " and ".join(counts) or "nothing to train on"
 
 
-def what_to_add(source: str, found: Counter[str]) -> str:
+def missing_data(source: str, found: Counter[str]) -> str:
     """Return what a source lacks that `finetune` needs, in a sentence; empty where it lacks nothing."""
     if found[_UNDESCRIBED]:
         return (

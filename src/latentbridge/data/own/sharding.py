@@ -17,10 +17,10 @@ from latentbridge.data.own.shards import (
     INDEX,
     PICTURE_KINDS,
     Shard,
-    fetch,
-    found_shards,
+    list_shards,
+    read_file,
     split_of,
-    summary,
+    summarize_shard,
     write_index,
 )
 from latentbridge.errors import UserError
@@ -47,7 +47,7 @@ def shard_manifest(manifest: Path, out: Path, *, progress: bool = True) -> list[
         for number, part in enumerate(_parts([chosen[index] for index in order])):
             name = f"{split}-{number:06d}.tar"
             data = _tar(part)
-            shards.append(summary(name, data, split))
+            shards.append(summarize_shard(name, data, split))
             with atomic_write(out / name) as temporary:
                 temporary.write_bytes(data)
             bar.update(len(part))
@@ -60,8 +60,8 @@ def index_shards(where: str, out: Path, *, progress: bool = True) -> list[Shard]
     _refuse_second(out)
     home = where.rstrip("/") if "://" in where else str(Path(where).resolve())
     shards = []
-    for name in tqdm(found_shards(where), desc="shards", disable=not progress, mininterval=2):
-        shards.append(summary(name, fetch(f"{home}/{name}"), split_of(name)))
+    for name in tqdm(list_shards(where), desc="shards", disable=not progress, mininterval=2):
+        shards.append(summarize_shard(name, read_file(f"{home}/{name}"), split_of(name)))
     write_index(out, shards, home)
     return shards
 

@@ -77,10 +77,10 @@ class ShardFolder:
                 return f"it has {len(data):,} of {shard.size_bytes:,} bytes"
             return "" if sha256(data).hexdigest() == shard.sha256 else "its checksum is not the index's"
 
-        return read_samples(shard.name, fetch(f"{self.home}/{shard.name}", wrong))
+        return read_samples(shard.name, read_file(f"{self.home}/{shard.name}", wrong))
 
 
-def summary(name: str, data: bytes, split: str) -> Shard:
+def summarize_shard(name: str, data: bytes, split: str) -> Shard:
     """What the index says of a shard with these bytes."""
     records = read_samples(name, data)
     return Shard(name, split, len(data), sha256(data).hexdigest(), len(records), count_fit(records))
@@ -96,7 +96,7 @@ def write_index(folder: Path, shards: list[Shard], home: str = "") -> None:
     write_json(folder / INDEX, {"version": _VERSION, "home": home, "shards": [asdict(shard) for shard in shards]})
 
 
-def found_shards(where: str) -> list[str]:
+def list_shards(where: str) -> list[str]:
     """Names of the tars and Parquet files of a folder that somebody else wrote, sorted."""
     import fsspec
 
@@ -113,7 +113,7 @@ def split_of(name: str) -> str:
     return next((split for split in SPLITS if name.startswith(split)), "train")
 
 
-def fetch(where: str, wrong: Callable[[bytes], str] = lambda data: "") -> bytes:
+def read_file(where: str, wrong: Callable[[bytes], str] = lambda data: "") -> bytes:
     """A file's bytes from any place that fsspec knows.
 
     `wrong` says what is wrong with them, nothing where they will do. What a connection may be to blame for is tried again
@@ -210,7 +210,7 @@ def _bytes_of(value: Any) -> bytes | None:
 def _read_index(place: str) -> tuple[str, list[Shard]]:
     """Where the shards are, nothing where they are beside the index; and what they are."""
     try:
-        values = json.loads(fetch(place))
+        values = json.loads(read_file(place))
         version, home, shards = values["version"], values["home"], [Shard(**entry) for entry in values["shards"]]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{place} is damaged ({error}); {_AGAIN}.") from error

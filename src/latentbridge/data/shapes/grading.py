@@ -18,7 +18,7 @@ from latentbridge.data.shapes.scenes import (
     Scene,
     Split,
     Thing,
-    holds,
+    relation_holds,
 )
 from latentbridge.errors import unknown_name
 
@@ -35,7 +35,7 @@ the two most alike backgrounds differ by 0.10. A thing that comes or goes may ch
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ObjectSpec:
     """`count` things that share the attributes named here; None leaves one open."""
 
     shape: str | None = None
@@ -58,7 +58,7 @@ class Prompt:
     """A text and exactly what it asks for; relation (i, name, j) binds each thing of wanted i to each of wanted j."""
 
     text: str
-    wanted: tuple[Wanted, ...]
+    objects: tuple[ObjectSpec, ...]
     relations: tuple[tuple[int, str, int], ...] = ()
     category: str = ""
 
@@ -69,7 +69,7 @@ def satisfies(scene: Scene, prompt: Prompt) -> bool:
     There must be a bijection between its things and the wanted ones under which attributes and relations hold. Stricter
     than GenEval (arXiv:2310.11513), which tolerates further objects in most categories.
     """
-    slots = [index for index, wanted in enumerate(prompt.wanted) for _ in range(wanted.count)]
+    slots = [index for index, wanted in enumerate(prompt.objects) for _ in range(wanted.count)]
     return len(slots) == len(scene.things) and _assign(scene.things, slots, prompt, [])
 
 
@@ -81,7 +81,11 @@ def _assign(things: tuple[Thing, ...], slots: list[int], prompt: Prompt, taken: 
     for index, thing in enumerate(things):
         filled = [*taken, thing]
         rest = things[:index] + things[index + 1 :]
-        if prompt.wanted[slot].fits(thing) and _related(filled, slots, prompt) and _assign(rest, slots, prompt, filled):
+        if (
+            prompt.objects[slot].fits(thing)
+            and _related(filled, slots, prompt)
+            and _assign(rest, slots, prompt, filled)
+        ):
             return True
     return False
 
@@ -90,7 +94,7 @@ def _related(filled: list[Thing], slots: list[int], prompt: Prompt) -> bool:
     """Whether no relation between slots filled so far is broken."""
     owned = list(zip(slots, filled, strict=False))
     return all(
-        holds(relation, first, second)
+        relation_holds(relation, first, second)
         for i, relation, j in prompt.relations
         for a, first in owned
         if a == i
@@ -110,19 +114,22 @@ def sample_prompt(rng: np.random.Generator, category: str, split: Split) -> Prom
     first, second = (SHAPES[i] for i in rng.permutation(len(SHAPES))[:2])
     relations: tuple[tuple[int, str, int], ...] = ()
     if category == "single_object":
-        wanted, text = [Wanted(first)], with_article(first)
+        wanted, text = [ObjectSpec(first)], with_article(first)
     elif category == "two_object":
-        wanted, text = [Wanted(first), Wanted(second)], f"{with_article(first)} and {with_article(second)}"
+        wanted, text = [ObjectSpec(first), ObjectSpec(second)], f"{with_article(first)} and {with_article(second)}"
     elif category == "counting":
         count = int(rng.integers(2, 5))
-        wanted, text = [Wanted(first, count=count)], f"{NUMBER_WORDS[count]} {plural(first)}"
+        wanted, text = [ObjectSpec(first, count=count)], f"{NUMBER_WORDS[count]} {plural(first)}"
     elif category == "position":
         relation = RELATIONS[rng.integers(len(RELATIONS))]
         relations = ((0, relation, 1),)
-        wanted, text = [Wanted(first), Wanted(second)], f"{with_article(first)} {relation} {with_article(second)}"
+        wanted, text = (
+            [ObjectSpec(first), ObjectSpec(second)],
+            f"{with_article(first)} {relation} {with_article(second)}",
+        )
     else:
         pairs = _sample_pairs(rng, 1 if category == "colors" else 2, held_out=split == "test_pairs")
-        wanted = [Wanted(shape, colour) for colour, shape in pairs]
+        wanted = [ObjectSpec(shape, colour) for colour, shape in pairs]
         text = " and ".join(with_article(f"{colour} {shape}") for colour, shape in pairs)
     return Prompt(text, tuple(wanted), relations, category)
 

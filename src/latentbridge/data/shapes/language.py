@@ -23,7 +23,7 @@ from latentbridge.data.shapes.scenes import (
     SIZES,
     Scene,
     Thing,
-    holds,
+    relation_holds,
     sample_thing,
     split_of,
 )
@@ -84,7 +84,7 @@ def parse_description(text: str) -> Scene | None:
     things = [Thing(PLACES.index(m[4]), m[3], m[2], m[1]) for m in matches if m]
     if len({thing.place for thing in things}) < len(things):
         return None
-    return Scene.of(things, background)
+    return Scene.from_things(things, background)
 
 
 # --- free phrasings ------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def partial_prompt(scene: Scene, rng: np.random.Generator) -> str:
         return f"{opening}{NUMBER_WORDS[len(things)]} {colour}{plural(_noun(rng, things[0].shape))}{closing}"
     if len(things) == 2 and rng.random() < 0.5:
         first, second = (things[int(i)] for i in rng.permutation(2))
-        true = [relation for relation in RELATIONS if holds(relation, first, second)]
+        true = [relation for relation in RELATIONS if relation_holds(relation, first, second)]
         return f"{opening}{phrase(first, False)} {_pick(rng, true)} {phrase(second, False)}{closing}"
     phrases = [phrase(things[int(i)], keep_place) for i in rng.permutation(len(things))]
     joined = phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
@@ -220,7 +220,7 @@ def _ask_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
         return None
     first, second = (unique[int(i)] for i in rng.permutation(len(unique))[:2])
     wanted = rng.random() < 0.5
-    options = [relation for relation in RELATIONS if holds(relation, first, second) == wanted]
+    options = [relation for relation in RELATIONS if relation_holds(relation, first, second) == wanted]
     relation = _pick(rng, options)
     text = f"Is the {first.colour} {first.shape} {relation} the {second.colour} {second.shape}?"
     steps = (f"first: {describe_thing(first)}", f"second: {describe_thing(second)}")
@@ -269,7 +269,7 @@ _ASK: dict[str, Callable[[Scene, np.random.Generator], Question | None]] = {
 QUESTION_KINDS = tuple(_ASK)
 
 
-def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None, relation: float = 0.0) -> Question:
+def sample_question(scene: Scene, rng: np.random.Generator, kind: str | None = None, relation: float = 0.0) -> Question:
     """A question of the wanted kind, or of a random kind the scene allows; raises ValueError where a wanted kind has no exact answer.
 
     With probability `relation` a random kind gives way to a relation, where the scene holds one.
@@ -332,7 +332,7 @@ class Edit:
 EDIT_KINDS = ("recolour", "reshape", "resize", "remove", "add", "background")
 
 
-def edit(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Edit:
+def sample_edit(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Edit:
     """An edit of the wanted or a random kind; the named thing is always unique, and what is not named keeps even its offset."""
     kinds = [kind] if kind else [EDIT_KINDS[i] for i in rng.permutation(len(EDIT_KINDS))]
     for name in kinds:
@@ -354,7 +354,7 @@ def _edit(scene: Scene, rng: np.random.Generator, kind: str) -> Edit | None:
         new = sample_thing(rng, int(free[rng.integers(len(free))]))
         noun = with_article(f"{new.size} {new.colour} {new.shape}")
         text = f"add {noun} {_PLACE_PHRASES[PLACES[new.place]][0]}"
-        return Edit(kind, text, Scene.of([*scene.things, new], scene.background))
+        return Edit(kind, text, Scene.from_things([*scene.things, new], scene.background))
     by_shape = rng.random() < 0.5
     thing = _unique(scene, rng, (lambda t: t.shape) if by_shape else (lambda t: f"{t.colour} {t.shape}"))
     if thing is None or (kind == "remove" and len(scene.things) == 1):
@@ -363,7 +363,7 @@ def _edit(scene: Scene, rng: np.random.Generator, kind: str) -> Edit | None:
     others = [t for t in scene.things if t is not thing]
     if kind == "remove":
         text = _pick(rng, [f"remove the {noun}", f"delete the {noun}", f"take away the {noun}"])
-        return Edit(kind, text, Scene.of(others, scene.background))
+        return Edit(kind, text, Scene.from_things(others, scene.background))
     if kind == "recolour":
         colour = _pick(rng, [name for name in COLOURS if name != thing.colour])
         text = _pick(rng, [f"make the {noun} {colour}", f"change the {noun} to {colour}", f"paint the {noun} {colour}"])
@@ -378,4 +378,4 @@ def _edit(scene: Scene, rng: np.random.Generator, kind: str) -> Edit | None:
         size = "small" if thing.size == "large" else "large"
         text = f"make the {noun} {'smaller' if size == 'small' else 'bigger'}"
         changed = replace(thing, size=size)
-    return Edit(kind, text, Scene.of([*others, changed], scene.background))
+    return Edit(kind, text, Scene.from_things([*others, changed], scene.background))

@@ -65,7 +65,7 @@ def read_scene(image: np.ndarray) -> Scene:
     for (_, colour, middle), best in zip(read, scores.max(axis=1).argmax(axis=0), strict=True):
         shape, size = names[best]
         things.append(_place(middle - offsets[best], shape, colour, size))
-    return Scene.of(things, name)
+    return Scene.from_things(things, name)
 
 
 def _nearest(point: np.ndarray, known: np.ndarray) -> int:

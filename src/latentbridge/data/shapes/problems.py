@@ -19,7 +19,7 @@ from latentbridge.data.shapes.scenes import (
     Scene,
     Split,
     Thing,
-    holds,
+    relation_holds,
     scenes,
 )
 
@@ -29,12 +29,12 @@ def problems(split: Split, rng: np.random.Generator, kind: str | None = None) ->
     while True:
         scene = next(scenes(split, rng, int(rng.integers(2, MAX_THINGS + 1))))
         try:
-            yield scene, pose(scene, rng, kind)
+            yield scene, sample_problem(scene, rng, kind)
         except ValueError:
             continue
 
 
-def pose(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Problem:
+def sample_problem(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Problem:
     """A problem of the wanted kind, or of a random kind; raises ValueError where the scene does not allow a wanted kind."""
     kinds = [kind] if kind else [PROBLEM_KINDS[i] for i in rng.permutation(len(PROBLEM_KINDS))]
     for name in kinds:
@@ -202,7 +202,7 @@ def _anchored(
     """
     counts = Counter((thing.colour, thing.shape) for thing in scene.things)
     options = [
-        (anchor, relation, tuple(thing for thing in scene.things if holds(relation, thing, anchor)))
+        (anchor, relation, tuple(thing for thing in scene.things if relation_holds(relation, thing, anchor)))
         for anchor in scene.things
         if counts[anchor.colour, anchor.shape] == 1
         for relation in RELATIONS

@@ -79,7 +79,7 @@ def render(scene: Scene) -> np.ndarray:
     return np.rint(canvas).astype(np.uint8)
 
 
-def patch_owners(scene: Scene, patch_px: int) -> np.ndarray:
+def patch_labels(scene: Scene, patch_px: int) -> np.ndarray:
     """Which thing covers most of each square patch: int64 [64 / patch, 64 / patch], an index into the scene's things, -1 for none.
 
     A thing must cover 3 % of a patch to own it.

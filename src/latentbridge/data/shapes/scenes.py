@@ -81,7 +81,7 @@ class Scene:
     background: str
 
     @classmethod
-    def of(cls, things: Iterator[Thing] | list[Thing] | tuple[Thing, ...], background: str) -> Scene:
+    def from_things(cls, things: Iterator[Thing] | list[Thing] | tuple[Thing, ...], background: str) -> Scene:
         """A scene with its things put in reading order."""
         return cls(tuple(sorted(things, key=lambda thing: thing.place)), background)
 
@@ -91,7 +91,7 @@ class Scene:
         return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def holds(relation: str, first: Thing, second: Thing) -> bool:
+def relation_holds(relation: str, first: Thing, second: Thing) -> bool:
     """Whether `first` is left of, right of, above or below `second`; cells in one column are neither left nor right."""
     return {
         "left of": first.column < second.column,
@@ -129,7 +129,7 @@ def sample_scene(rng: np.random.Generator, num_things: int | None = None, alike:
         first = things[0]
         same_colour = rng.random() < 0.5
         things = [replace(t, shape=first.shape, colour=first.colour if same_colour else t.colour) for t in things]
-    return Scene.of(things, list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))])
+    return Scene.from_things(things, list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))])
 
 
 def scenes(split: Split, rng: np.random.Generator, num_things: int | None = None) -> Iterator[Scene]:
@@ -157,7 +157,7 @@ def _with_held_out_pair(scene: Scene, rng: np.random.Generator) -> Scene:
     colour, shape = sorted(HELD_OUT_PAIRS)[rng.integers(len(HELD_OUT_PAIRS))]
     things = list(scene.things)
     things[index] = replace(things[index], colour=colour, shape=shape)
-    return Scene.of(things, scene.background)
+    return Scene.from_things(things, scene.background)
 
 
 def _sample_offset(rng: np.random.Generator) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from latentbridge.data.stores.journal import Journal
+from latentbridge.data.stores.array_log import ArrayLog
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike, open_picture
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
@@ -32,7 +32,7 @@ class EmbeddingStore:
 
     def __init__(self, folder: Path, space: EmbeddingSpace) -> None:
         self.space = space
-        self._journal = Journal(folder, asdict(space))
+        self._journal = ArrayLog(folder, asdict(space))
         stored = self._journal.arrays()
         self._rows = stored["vectors"].rows if stored else np.empty((0, space.dimension), np.float32)
         self._places = (

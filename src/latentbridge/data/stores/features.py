@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from latentbridge.data.stores.journal import Batch, Journal, Ragged
+from latentbridge.data.stores.array_log import ArrayLog, Batch, RaggedArray
 
 Compute = Callable[[range], Batch]
 """Indices -> for each name, one array [rows, ...] an index."""
@@ -18,14 +18,14 @@ Compute = Callable[[range], Batch]
 
 def cached_features(
     folder: Path, key: dict[str, Any], count: int, compute: Compute, *, batch_size: int = 128, progress: bool = True
-) -> dict[str, Ragged]:
+) -> dict[str, RaggedArray]:
     """The features of `count` items under `key`, read from disk as far as a store of exactly that key goes, else computed.
 
     The key names everything the features depend on (weights, processor, template, dtype, data); a changed key is
     another folder, so there is never a stale hit. A store whose checksum is wrong is refused, not repaired.
     """
     name = sha256(json.dumps(["journal", key, count], sort_keys=True).encode()).hexdigest()[:24]
-    journal = Journal(folder / name, key)
+    journal = ArrayLog(folder / name, key)
     starts = range(len(journal), count, batch_size)
     for start in tqdm(starts, desc="features", disable=not progress or not starts, mininterval=2):
         journal.append(compute(range(start, min(count, start + batch_size))))

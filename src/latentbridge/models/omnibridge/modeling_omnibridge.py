@@ -164,7 +164,7 @@ class Model(nn.Module):
         `reasoning` asks for a worked answer: description, numbered steps, the final answer on the last line.
         """
         pictures, questions, many = self._paired(images, questions)
-        asked = [prompts.reasoned(question) for question in questions] if reasoning else questions
+        asked = [prompts.with_reasoning(question) for question in questions] if reasoning else questions
         talks = [Conversation(((question, ""),), picture) for picture, question in zip(pictures, asked, strict=True)]
         return _one_or_many(replies_to(self.backbone, talks, max_tokens=max_tokens), many)
 
@@ -176,7 +176,7 @@ class Model(nn.Module):
         generators = [torch_rng(value, "rewrite") for value in _seeds(seed, len(asked))]
         limit = self.config.text_length + 4
         replies = replies_to(self.backbone, talks, max_tokens=limit, temperature=temperature, generators=generators)
-        return _one_or_many([prompts.undrawable(reply) for reply in replies], not isinstance(requests, str))
+        return _one_or_many([prompts.unwrap_description(reply) for reply in replies], not isinstance(requests, str))
 
     @torch.no_grad()
     def generate(
@@ -253,7 +253,7 @@ class Model(nn.Module):
         pictures, instructions, many = self._paired(images, instructions)
         seeds = _seeds(seed, len(pictures))
         asked = [Conversation(((prompts.edit_request(i), ""),), p) for i, p in zip(instructions, pictures, strict=True)]
-        after = [prompts.undrawable(reply) for reply in replies_to(self.backbone, asked)]
+        after = [prompts.unwrap_description(reply) for reply in replies_to(self.backbone, asked)]
         if method == "reference":
             condition = self._condition(self._picture_condition(pictures, after), after)
             drawn = self.decode_pictures(self.denoise(condition, seeds, steps, guidance))
@@ -433,7 +433,10 @@ class Model(nn.Module):
 def drawing_talks(requests: Sequence[str], descriptions: Sequence[str]) -> list[Conversation]:
     """Conversations in which each request is answered by the description to draw."""
     pairs = zip(requests, descriptions, strict=True)
-    return [Conversation(((prompts.draw_request(asked), prompts.drawable(described)),)) for asked, described in pairs]
+    return [
+        Conversation(((prompts.draw_request(asked), prompts.wrap_description(described)),))
+        for asked, described in pairs
+    ]
 
 
 def _between(ids: Tensor, start: int, end: int) -> Tensor:

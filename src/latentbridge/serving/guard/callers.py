@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from latentbridge.data.pictures import Fault, FilePictures, FolderPictures, picture_of
+from latentbridge.data.picture_sources import FaultHandler, FilePictures, FolderPictures, open_located_picture
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
@@ -28,7 +28,7 @@ class RemoteCaller:
         """A picture as routes take it."""
         return picture
 
-    def items(self, pictures: Iterable[str], fault: Fault) -> Iterator[dict[str, Any]]:
+    def items(self, pictures: Iterable[str], fault: FaultHandler) -> Iterator[dict[str, Any]]:
         """Pictures as items of an index, named after what they hold; what cannot be read is told to `fault`."""
         for picture in pictures:
             yield {"id": f"picture-{sha256(picture.encode()).hexdigest()[:16]}", "image": self.url(picture)}
@@ -57,7 +57,7 @@ class LocalCaller(RemoteCaller):
         """See `RemoteCaller.url`; a path is read here."""
         return picture if _is_address(picture) else self._read(Path(picture).expanduser())
 
-    def items(self, pictures: Iterable[str], fault: Fault) -> Iterator[dict[str, Any]]:
+    def items(self, pictures: Iterable[str], fault: FaultHandler) -> Iterator[dict[str, Any]]:
         """See `RemoteCaller.items`; a path may be a folder's, and the id of a file's item is its path, which other tools take."""
         for picture in pictures:
             if _is_address(picture):
@@ -84,7 +84,9 @@ class LocalCaller(RemoteCaller):
         """See `RemoteCaller.thumbnail`; what `items` made is named after its file, other items tell its place."""
         said = hit["metadata"]
         try:
-            return png(fit_square(picture_of(said if "shard" in said else {"file": hit["id"], **said}), _THUMB_PX))
+            return png(
+                fit_square(open_located_picture(said if "shard" in said else {"file": hit["id"], **said}), _THUMB_PX)
+            )
         except UserError:
             return None
 

@@ -44,10 +44,10 @@ _STREAM: dict[int | str, Any] = {
 _MARKS = re.compile(r"<\|[a-z_]+\|>")
 """Special tokens of the language model; users' words never become one, but replies are read as they were written."""
 _REASONED = {
-    "low": prompts.reasoned,
-    "medium": prompts.reasoned,
-    "high": prompts.deliberated,
-    "xhigh": prompts.deliberated,
+    "low": prompts.with_reasoning,
+    "medium": prompts.with_reasoning,
+    "high": prompts.with_long_reasoning,
+    "xhigh": prompts.with_long_reasoning,
 }
 
 

@@ -86,7 +86,7 @@ async def edit(
         before, after = await asyncio.gather(
             service.told(picture, prompts.CAPTION_REQUEST), service.told(picture, prompts.edit_request(prompt))
         )
-        after = prompts.undrawable(after)
+        after = prompts.unwrap_description(after)
         works = [EditJob(picture, before, after, each, steps, guidance) for each in seeds]
         results = await service.engine.do_all(works)
         return _answers([result.picture for result in results], [after] * len(seeds), seeds)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Query, Request
 
-from latentbridge.data.pictures import PLACES, to_keep
+from latentbridge.data.picture_sources import LOCATION_KEYS, encode_thumbnail
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 from latentbridge.query import QueryPart, parse_query, search_index, show_items
@@ -67,9 +67,9 @@ async def add_items(name: str, asked: AddRequest, request: Request, service: The
     ids = [item.id for item in asked.items]
     if len(set(ids)) < len(ids):
         raise UserError("Two of the items have the same id; give every item its own.")
-    if any(place in item.metadata for item in asked.items for place in PLACES):
+    if any(place in item.metadata for item in asked.items for place in LOCATION_KEYS):
         raise UserError(
-            f"Metadata named {', '.join(PLACES)} tell where pictures are on the server; choose other names."
+            f"Metadata named {', '.join(LOCATION_KEYS)} tell where pictures are on the server; choose other names."
         )
     pictures = [await service.picture_to_keep(item.image) for item in asked.items]
     works = [ImageEmbeddingJob(picture) for picture, _ in pictures]
@@ -159,5 +159,5 @@ def _cards(index_registry: IndexRegistry) -> list[IndexCard]:
 
 def _thumbnails(index: Index, hits: list[Hit], metadata: list[dict[str, Any] | None]) -> list[str]:
     """Small pictures of hits, as data URLs."""
-    small = map(to_keep, show_items(index, [hit.id for hit in hits], metadata))
+    small = map(encode_thumbnail, show_items(index, [hit.id for hit in hits], metadata))
     return [f"data:image/webp;base64,{base64.b64encode(each).decode()}" for each in small]

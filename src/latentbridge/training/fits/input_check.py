@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from latentbridge import prompts
 from latentbridge.config import StageConfig
-from latentbridge.data.outside import outside_picture
+from latentbridge.data.ood_pictures import sample_ood_picture
 from latentbridge.data.worlds import Mixture
 from latentbridge.images import fit_square
 from latentbridge.models.input_check import InputCheck, Use, picture_statistics, says, word_key, words_of
@@ -56,7 +56,7 @@ class _Samples:
         for asked, reply in talk.turns:
             if asked.startswith(opening := prompts.draw_request("")):
                 self.add_words(asked, Use.PROMPT)
-                description = prompts.undrawable(reply)
+                description = prompts.unwrap_description(reply)
                 for word in words_of(asked.removeprefix(opening)):
                     self.prompted[word] += 1
                     self.unsaid[word] += not says(description, word)
@@ -72,7 +72,7 @@ def fit_input_check(model: str, data: Sequence[str], *, samples: int = 12_000, s
 
     `samples` conversations and captioned pictures are looked at; the words of 12,000 are those of nearly all there are.
     The classifier is a network of one hidden layer over `picture_statistics`, trained on the data's pictures against
-    `outside_picture`. Its threshold is where `_FALSE_ALARMS` of further pictures of the data lie above. Pictures of the
+    `sample_ood_picture`. Its threshold is where `_FALSE_ALARMS` of further pictures of the data lie above. Pictures of the
     data are changed as users change them: saved as JPEG, resized, letterboxed, of other colours. The same arguments give
     the same record on the same machine.
     """
@@ -97,9 +97,9 @@ def _look(data: Sequence[str], samples: int, seed: int) -> _Samples:
     found = _Samples()
     for number in tqdm(range(samples), desc="looking at the data", mininterval=2):
         rng = numpy_rng(seed, "input check", number)
-        world = mixture.pick(rng, number)
-        found.add_conversation(world.converse(rng))
-        item = world.align(rng)
+        world = mixture.world_at(rng, number)
+        found.add_conversation(world.sample_conversation(rng))
+        item = world.sample_align_item(rng)
         found.add_conversation(item.drawing)
         found.add_words(item.caption, Use.TEXT)
         found.pictures.append(item.picture)
@@ -115,7 +115,7 @@ def _fit_pictures(pictures: Sequence[Picture], seed: int) -> dict[str, np.ndarra
     order = rng.permutation(len(pictures))[: 2 * _INSIDE]
     inside = _statistics([_as_users_have_it(pictures[index], rng) for index in order])
     learned, held = inside[: len(inside) // 2], inside[len(inside) // 2 :]
-    outside = _statistics([outside_picture(rng) for _ in range(min(_OUTSIDE, len(learned)))])
+    outside = _statistics([sample_ood_picture(rng) for _ in range(min(_OUTSIDE, len(learned)))])
     mean, scale = learned.mean(axis=0), learned.std(axis=0) + 1e-6
     layers = {"mean": mean, "scale": scale, **_train((learned - mean) / scale, (outside - mean) / scale, seed)}
     check = InputCheck(layers=layers)

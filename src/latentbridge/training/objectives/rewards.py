@@ -17,19 +17,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from latentbridge.config import RewardWeights
-from latentbridge.data.reasoning import Problem, is_right, read_chain, steps_reached
+from latentbridge.data.reasoning import Problem, is_correct, key_step_recall, read_chain
 
 Reward = Callable[[str, Problem], float]
 
 
 def accuracy(reply: str, problem: Problem) -> float:
     """1 where the reply ends with the right answer."""
-    return float(is_right(reply, problem))
+    return float(is_correct(reply, problem))
 
 
 def key_steps(reply: str, problem: Problem) -> float:
     """StepRAR: the share of the problem's key steps that the reply reaches."""
-    return steps_reached(reply, problem)
+    return key_step_recall(reply, problem)
 
 
 def validity(reply: str, problem: Problem) -> float:

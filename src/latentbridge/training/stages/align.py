@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from latentbridge import prompts
 from latentbridge.config import RunConfig, to_dict
 from latentbridge.data.drawings.catalogue import default_cache
+from latentbridge.data.stores.array_log import RaggedArray
 from latentbridge.data.stores.features import cached_features
-from latentbridge.data.stores.journal import Ragged
 from latentbridge.data.worlds import AlignItem, Mixture
 from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import diffusion_loss
@@ -73,7 +73,7 @@ class Align(Stage):
         self.config = config
         self.order = ItemOrder(config, "align order")
         self.worlds = Mixture(config.stage, config.seed)
-        self.features: dict[str, Ragged] = {}
+        self.features: dict[str, RaggedArray] = {}
 
     def prepare(self, model: Model) -> None:
         if not self.config.inherits("aligner."):
@@ -150,7 +150,7 @@ class Align(Stage):
 
     def _item(self, index: int) -> AlignItem:
         rng = numpy_rng(self.config.seed, "align item", index)
-        return self.worlds.pick(rng, index).align(rng)
+        return self.worlds.world_at(rng, index).sample_align_item(rng)
 
     def _digest_items(self) -> str:
         """A hash of the first items, which notices changed templates, captions and renderers."""
@@ -164,7 +164,7 @@ class Align(Stage):
     @torch.no_grad()
     def compute(self, model: Model, indices: range) -> dict[str, list[np.ndarray]]:
         items = [self._item(index) for index in indices]
-        descriptions = [prompts.undrawable(item.drawing.turns[-1][1]) for item in items]
+        descriptions = [prompts.unwrap_description(item.drawing.turns[-1][1]) for item in items]
         ids = model.text_ids(descriptions)
         latents = model.encode_pictures([item.drawn for item in items]).flatten(1)
         return {

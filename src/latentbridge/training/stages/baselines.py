@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from latentbridge.data.shapes.scenes import scenes
-from latentbridge.data.shapes.tasks import plan
+from latentbridge.data.shapes.tasks import scene_drawing_plan
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.training.objectives.self_play import self_play_loss
 from latentbridge.training.stages.native import PairBatch, Terms, weigh
@@ -57,5 +57,5 @@ class UniCot(PostTrain):
 
     def converse(self, rng: np.random.Generator, number: int) -> Conversation:
         if rng.random() < _PLANNED_SHARE:
-            return plan(next(scenes("train", rng)), rng)
+            return scene_drawing_plan(next(scenes("train", rng)), rng)
         return super().converse(rng, number)

@@ -68,7 +68,7 @@ class Finetune(Native):
         rng = numpy_rng(self.config.seed, "finetune", step)
         numbers = self.config.samples(step)
         talks = [self.converse(rng, number) for number in numbers]
-        found = [self.worlds.pair(rng, number) for number in numbers[::TALKS_PER_PAIR]]
+        found = [self.worlds.sample_pair(rng, number) for number in numbers[::TALKS_PER_PAIR]]
         own = [item for item, is_own in found if is_own]
         pairs = own + [item for item, is_own in found if not is_own]
         tokens = model.backbone.tokenize(talks, device=CPU)
@@ -119,4 +119,4 @@ def _embeddings(model: Model, pairs: Sequence[AlignItem]) -> tuple[Tensor, Tenso
 
 
 def _descriptions(pairs: Sequence[AlignItem]) -> list[str]:
-    return [prompts.undrawable(pair.drawing.turns[-1][1]) for pair in pairs]
+    return [prompts.unwrap_description(pair.drawing.turns[-1][1]) for pair in pairs]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentbridge.config import RunConfig
-from latentbridge.data.worlds import Mixture, identity_of
+from latentbridge.data.worlds import Mixture, stable_hash
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.backbones.loading import UNIFIED, as_backbone
 from latentbridge.models.checkpoint import Network
@@ -73,7 +73,7 @@ class Native(Stage):
 
     def converse(self, rng: np.random.Generator, number: int) -> Conversation:
         """The conversation to understand that comes after `number` others."""
-        return self.worlds.pick(rng, number).converse(rng)
+        return self.worlds.world_at(rng, number).sample_conversation(rng)
 
     def attach(self, model: Network) -> torch.nn.Module | None:
         self.choose(model)
@@ -91,7 +91,7 @@ class Native(Stage):
     def item(self, index: int) -> tuple[Picture, str]:
         """A picture of the finite set and its description."""
         rng = numpy_rng(self.config.seed, "post-training item", index)
-        return self.worlds.pick(rng, index).depict(rng)
+        return self.worlds.world_at(rng, index).sample_captioned_picture(rng)
 
     def items(self) -> list[tuple[Picture, str]]:
         """The whole finite set."""
@@ -105,7 +105,7 @@ class Native(Stage):
             pictures=[picture for picture, _ in items],
             prompts=prompts,
             seeds=local_rows(rng.integers(2**31, size=self.config.batch_size)).tolist(),
-            ids=torch.tensor([identity_of(prompt) for prompt in prompts]),
+            ids=torch.tensor([stable_hash(prompt) for prompt in prompts]),
             talks=local_conversations([self.converse(rng, number) for number in self.config.samples(step)]),
         )
 

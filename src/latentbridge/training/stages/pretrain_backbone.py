@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentbridge.config import RunConfig
-from latentbridge.data.shapes.render import patch_owners
+from latentbridge.data.shapes.render import patch_labels
 from latentbridge.data.shapes.scenes import COLOURS, MAX_THINGS, SHAPES, SIZES, Scene, scenes
-from latentbridge.data.shapes.tasks import converse
+from latentbridge.data.shapes.tasks import scene_conversation
 from latentbridge.devices import CPU
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.qwen_vl.batch import TokenBatch
@@ -63,9 +63,9 @@ class PretrainBackbone(Stage):
                 drawn.append(scene)
             if len(drawn) == self.config.batch_size:
                 break
-        talks = [converse(scene, rng, self.config.stage.tasks) for scene in drawn]
+        talks = [scene_conversation(scene, rng, self.config.stage.tasks) for scene in drawn]
         while all(talk.picture is None for talk in talks):  # nothing to label; happens in batches of one or two
-            talks = [converse(scene, rng, self.config.stage.tasks) for scene in drawn]
+            talks = [scene_conversation(scene, rng, self.config.stage.tasks) for scene in drawn]
         sizes = model.config.backbone
         patch_px = sizes.patch_size_px * sizes.merge_size
         shown = [scene for scene, talk in local_rows(list(zip(drawn, talks, strict=True))) if talk.picture is not None]
@@ -93,7 +93,7 @@ def _label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _token_labels(scene: Scene, patch_px: int) -> np.ndarray:
     """int64 [3, patches]: index + 1 of shape, colour and size at each image token, 0 where nothing lies."""
-    owners = patch_owners(scene, patch_px).flatten()
+    owners = patch_labels(scene, patch_px).flatten()
     values = [
         [0, *(names.index(value) + 1 for value in column)]
         for names, column in zip(_ATTRIBUTES, _columns(scene), strict=True)

@@ -40,7 +40,9 @@ class PretrainSquares(Stage):
 
     def batch(self, model: JanusPro, step: int) -> list[Picture]:
         rng = numpy_rng(self.config.seed, "pretrain codes", step)
-        return local_rows([self.worlds.pick(rng, number).depict(rng)[0] for number in self.config.samples(step)])
+        return local_rows(
+            [self.worlds.world_at(rng, number).sample_captioned_picture(rng)[0] for number in self.config.samples(step)]
+        )
 
     def loss(self, model: JanusPro, batch: list[Picture], rng: torch.Generator, heads: Any) -> LossOutputs:
         loss = squares_loss(model.model.model.vqmodel, model.pixel_values(batch))

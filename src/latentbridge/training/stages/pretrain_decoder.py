@@ -55,7 +55,9 @@ class PretrainDecoder(Stage):
 
     def batch(self, model: Model, step: int) -> DrawBatch:
         rng = numpy_rng(self.config.seed, "pretrain decoder", step)
-        samples = [self.worlds.pick(rng, number).depict(rng) for number in self.config.samples(step)]
+        samples = [
+            self.worlds.world_at(rng, number).sample_captioned_picture(rng) for number in self.config.samples(step)
+        ]
         texts = ["" if rng.random() < UNCONDITIONAL_SHARE else text for _, text in samples]
         return DrawBatch(np.stack(local_rows([picture for picture, _ in samples])), local_rows(texts))
 

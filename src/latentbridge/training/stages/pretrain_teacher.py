@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
-from latentbridge.data.contrasts import Contrast, Contrasts
+from latentbridge.data.contrastive import ContrastivePair, ContrastiveSampler
 from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import MAX_THINGS, distinct_scenes
@@ -37,7 +37,7 @@ class ContrastBatch:
 
 
 class PretrainTeacher(Stage):
-    """Contrast of all pictures and texts of a batch, many of which differ in one thing only (`data/contrasts.py`).
+    """Contrast of all pictures and texts of a batch, many of which differ in one thing only (`data/contrastive.py`).
 
     CLIP's loss, not SigLIP's sigmoid, for it knows what to do with texts that are true of two pictures; what is loaded and
     saved is the same but for a bias that stays 0. All texts of a batch are canonical or all are free, so that one that leaves things open
@@ -50,7 +50,7 @@ class PretrainTeacher(Stage):
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.contrasts = Contrasts(config.stage)
+        self.contrasts = ContrastiveSampler(config.stage)
 
     def trainable(self, name: str) -> bool:
         return name != "model.model.logit_bias"
@@ -59,9 +59,9 @@ class PretrainTeacher(Stage):
         rng = numpy_rng(self.config.seed, "pretrain teacher", step)
         free = bool(rng.random() < _FREE_SHARE)
         most = self.phase(step)
-        pairs: list[Contrast] = []
+        pairs: list[ContrastivePair] = []
         while len(pairs) < self.config.batch_size:
-            pairs += self.contrasts.family(rng, free, most)
+            pairs += self.contrasts.sample_group(rng, free, most)
         pictures, texts, ids = zip(*local_rows(pairs[: self.config.batch_size]), strict=True)
         return ContrastBatch(list(pictures), list(texts), torch.tensor(ids))
 

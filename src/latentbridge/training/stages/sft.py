@@ -30,7 +30,7 @@ class Sft(Stage):
 
     def batch(self, model: Model, step: int) -> TokenBatch:
         rng = numpy_rng(self.config.seed, "sft", step)
-        talks = [self.worlds.pick(rng, number).converse(rng) for number in self.config.samples(step)]
+        talks = [self.worlds.world_at(rng, number).sample_conversation(rng) for number in self.config.samples(step)]
         batch = model.backbone.tokenize(local_conversations(talks), device=CPU)
         return model.backbone.pack(batch) if self.config.stage.packed else batch
 

@@ -43,7 +43,7 @@ class StepGrpo(Sft):
 
     def batch(self, model: Model, step: int) -> Rollouts:
         seed, rng = self.config.seed, numpy_rng(self.config.seed, "problems", step)
-        problems = [self.worlds.problem(rng, number) for number in self.config.samples(step)]
+        problems = [self.worlds.sample_problem(rng, number) for number in self.config.samples(step)]
         return roll_out(model.backbone, problems, self.settings, seed, step)
 
     def loss(self, model: Model, batch: Rollouts, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentbridge.data.pictures import (
+from latentbridge.data.picture_sources import (
     FolderPictures,
     ManifestPictures,
     ShardPictures,
+    encode_thumbnail,
+    open_located_picture,
     open_source,
-    picture_of,
     thumbnail,
-    to_keep,
 )
 from latentbridge.errors import UserError
 from latentbridge.retrieval.items import MAX_THUMBNAIL_BYTES
@@ -50,7 +50,7 @@ def test_a_folder_is_walked_in_one_order_and_a_change_shows(tmp_path: Path) -> N
     os.utime(tmp_path / "b.png", ns=(1, 1))
     again = list(source.pictures(faults.append))
     assert [a.stamp == b.stamp for a, b in zip(found, again, strict=True)] == [True, False, True]
-    assert picture_of(found[2].metadata).shape == (3, 5, 3)
+    assert open_located_picture(found[2].metadata).shape == (3, 5, 3)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names that are no text exist on POSIX alone")
@@ -84,7 +84,7 @@ def test_shards_give_samples_and_a_broken_one_stops_nothing(tmp_path: Path) -> N
     assert [each.id for each in found] == ["0.tar/x", "2.tar/x"]
     assert found[0].metadata["year"] == 2020 and found[1].metadata["texts"] == ["an owl"]
     assert len(faults) == 2 and source.unread == [f"{tmp_path.resolve()}/1.tar"]
-    assert picture_of(found[0].metadata)[0, 0, 0] == 9
+    assert open_located_picture(found[0].metadata)[0, 0, 0] == 9
     assert isinstance(open_source(str(tmp_path)), ShardPictures)
 
 
@@ -95,7 +95,7 @@ def test_parquet_shards_are_read_alike(tmp_path: Path) -> None:
     parquet.write_table(pa.table(rows), tmp_path / "0.parquet")
     found = list(ShardPictures(str(tmp_path)).pictures(pytest.fail))
     assert [each.metadata["texts"] for each in found] == [["one"], ["two"]]
-    assert np.array_equal(picture_of(found[1].metadata)[0, 0], [4, 4, 4])
+    assert np.array_equal(open_located_picture(found[1].metadata)[0, 0], [4, 4, 4])
 
 
 def test_places_without_pictures_are_refused(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_places_without_pictures_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_kept_of_a_picture_is_small_whatever_it_shows() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (499, 503, 3), dtype=np.uint8)
-    assert len(to_keep(noise)) < MAX_THUMBNAIL_BYTES
+    assert len(encode_thumbnail(noise)) < MAX_THUMBNAIL_BYTES
     flat = np.full((7, 7, 3), 90, np.uint8)
-    assert abs(thumbnail({}, 11, to_keep(flat)).astype(int) - 90).max() < 4
+    assert abs(thumbnail({}, 11, encode_thumbnail(flat)).astype(int) - 90).max() < 4
     assert (thumbnail({}, 11) == 128).all() and (thumbnail({}, 11, b"no picture") == 128).all()

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from latentbridge.data.own.shards import fetch, found_shards, read_entries
+from latentbridge.data.own.shards import list_shards, read_entries, read_file
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.types import Picture
@@ -26,16 +26,16 @@ from latentbridge.types import Picture
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 MANIFEST_SUFFIX = ".jsonl"
 
-KEPT_PX = 192
+THUMBNAIL_PX = 192
 
-PLACES = ("file", "shard", "sample")
+LOCATION_KEYS = ("file", "shard", "sample")
 """What metadata tell the place of a picture by; whoever may set them may have the files they name shown."""
 
-Fault = Callable[[str], None]
+FaultHandler = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Found:
+class PictureEntry:
     """One picture of a source, not yet opened."""
 
     id: str
@@ -57,7 +57,7 @@ class Source(Protocol):
         """How many pictures there are; None where only reading all of it would tell."""
         ...
 
-    def pictures(self, fault: Fault) -> Iterator[Found]:
+    def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
         """Each picture, in the same order every time; what cannot be used is told to `fault`."""
         ...
 
@@ -81,12 +81,12 @@ def open_source(where: str) -> Source:
         ) from None
 
 
-def picture_of(metadata: dict[str, Any]) -> Picture:
+def open_located_picture(metadata: dict[str, Any]) -> Picture:
     """The picture that an item's metadata tell the place of; raises UserError where it is no longer there."""
     if "file" in metadata:
         return open_picture(metadata["file"])
     if "shard" in metadata:
-        for key, _, image, _ in read_entries(metadata["shard"], fetch(metadata["shard"])):
+        for key, _, image, _ in read_entries(metadata["shard"], read_file(metadata["shard"])):
             if key == metadata["sample"] and image:
                 return open_picture(image)
     raise UserError("It is not known where this picture is; build the index again.")
@@ -95,15 +95,15 @@ def picture_of(metadata: dict[str, Any]) -> Picture:
 def thumbnail(metadata: dict[str, Any], size_px: int, kept: bytes | None = None) -> Picture:
     """A small square: of what was kept beside an item, or of the picture that metadata tell the place of; else grey."""
     try:
-        return fit_square(picture_of(metadata) if kept is None else open_picture(kept), size_px)
+        return fit_square(open_located_picture(metadata) if kept is None else open_picture(kept), size_px)
     except UserError:
         return np.full((size_px, size_px, 3), 128, np.uint8)
 
 
-def to_keep(picture: Picture) -> bytes:
-    """A thumbnail to be kept beside an item: a WebP of `KEPT_PX` squared, some kilobytes."""
+def encode_thumbnail(picture: Picture) -> bytes:
+    """A thumbnail to be kept beside an item: a WebP of `THUMBNAIL_PX` squared, some kilobytes."""
     file = BytesIO()
-    Image.fromarray(fit_square(picture, KEPT_PX)).save(file, "WEBP", quality=80)
+    Image.fromarray(fit_square(picture, THUMBNAIL_PX)).save(file, "WEBP", quality=80)
     return file.getvalue()
 
 
@@ -118,7 +118,7 @@ class FolderPictures:
         """See `Source.count`."""
         return sum(1 for _ in self._paths())
 
-    def pictures(self, fault: Fault) -> Iterator[Found]:
+    def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
         """See `Source.pictures`."""
         for path in self._paths():
             name = path.relative_to(self.folder)
@@ -144,7 +144,7 @@ class FilePictures:
         """See `Source.count`."""
         return len(self._paths)
 
-    def pictures(self, fault: Fault) -> Iterator[Found]:
+    def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
         """See `Source.pictures`."""
         for path in self._paths:
             name = path
@@ -167,7 +167,7 @@ class ManifestPictures:
         with self.path.open("rb") as lines:
             return sum(1 for line in lines if line.strip())
 
-    def pictures(self, fault: Fault) -> Iterator[Found]:
+    def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
         """See `Source.pictures`."""
         with self.path.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, start=1):
@@ -192,30 +192,32 @@ class ShardPictures:
     def __init__(self, where: str) -> None:
         self.name = where.rstrip("/") if "://" in where else str(Path(where).resolve())
         self.unread: list[str] = []
-        self._shards = found_shards(self.name)
+        self._shards = list_shards(self.name)
 
     def count(self) -> int | None:
         """See `Source.count`."""
         return None
 
-    def pictures(self, fault: Fault) -> Iterator[Found]:
+    def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
         """See `Source.pictures`."""
         for shard in self._shards:
             place = f"{self.name}/{shard}"
             try:
-                for key, entry, image, _ in read_entries(shard, fetch(place)):
+                for key, entry, image, _ in read_entries(shard, read_file(place)):
                     if image is None:
                         fault(f"the sample {key} of {place} has no picture")
                         continue
                     said = {name: value for name, value in entry.items() if name != "edit"}
                     said |= {"shard": place, "sample": key}
-                    yield Found(f"{PurePosixPath(shard).name}/{key}", sha256(image).hexdigest()[:16], said, image)
+                    yield PictureEntry(
+                        f"{PurePosixPath(shard).name}/{key}", sha256(image).hexdigest()[:16], said, image
+                    )
             except UserError as error:
                 self.unread.append(place)
                 fault(str(error))
 
 
-def _file(name: str, path: Path, said: dict[str, Any], fault: Fault) -> Iterator[Found]:
+def _file(name: str, path: Path, said: dict[str, Any], fault: FaultHandler) -> Iterator[PictureEntry]:
     """The picture in a file, unless there is no such file or its name is no text."""
     try:
         status = path.stat()
@@ -225,4 +227,4 @@ def _file(name: str, path: Path, said: dict[str, Any], fault: Fault) -> Iterator
     except UnicodeEncodeError:
         fault(f"the name of {os.fsencode(path)!r} is no text; rename it")
     else:
-        yield Found(name, f"{status.st_size}-{status.st_mtime_ns}", {**said, "file": str(path.resolve())}, path)
+        yield PictureEntry(name, f"{status.st_size}-{status.st_mtime_ns}", {**said, "file": str(path.resolve())}, path)

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 from latentbridge import prompts
 from latentbridge.data.drawings.catalogue import Drawings
-from latentbridge.data.shapes.language import ask, describe, edit, paraphrase, partial_prompt, reasoning_chain
+from latentbridge.data.shapes.language import (
+    describe,
+    paraphrase,
+    partial_prompt,
+    reasoning_chain,
+    sample_edit,
+    sample_question,
+)
 from latentbridge.data.shapes.scenes import scenes
 from latentbridge.rng import numpy_rng
 
@@ -20,7 +27,7 @@ def vocabulary_texts(drawings: Drawings, seed: int = 0) -> Iterator[str]:
     source = scenes("train", rng)
     for _ in range(_NUM_SCENES):
         scene = next(source)
-        question, change = ask(scene, rng), edit(scene, rng)
+        question, change = sample_question(scene, rng), sample_edit(scene, rng)
         yield from (describe(scene), paraphrase(scene, rng), partial_prompt(scene, rng))
         yield from (question.text, question.answer, reasoning_chain(scene, question), change.instruction)
         yield from (prompts.draw_request(""), prompts.NAME_REQUEST)

@@ -22,7 +22,7 @@ Batch = dict[str, list[np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Ragged:
+class RaggedArray:
     """Arrays of different lengths stored end to end."""
 
     rows: np.ndarray
@@ -46,7 +46,7 @@ class Ragged:
         return stacked, mask
 
 
-class Journal:
+class ArrayLog:
     """A folder of `NAME.rows` (raw rows, end to end), `batches.jsonl`, and `manifest.json` (key, dtypes and row shapes).
 
     A line of `batches.jsonl` holds the lengths of a batch's items and the checksums of their rows. It is written after
@@ -92,9 +92,9 @@ class Journal:
         for name, lengths in self._lengths.items():
             lengths += entry[name]["lengths"]
 
-    def arrays(self) -> dict[str, Ragged]:
+    def arrays(self) -> dict[str, RaggedArray]:
         """Everything appended so far, by name."""
-        return {name: Ragged(self._rows(name), np.cumsum(lengths)) for name, lengths in self._lengths.items()}
+        return {name: RaggedArray(self._rows(name), np.cumsum(lengths)) for name, lengths in self._lengths.items()}
 
     @property
     def _manifest(self) -> Path:

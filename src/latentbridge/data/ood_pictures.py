@@ -18,7 +18,7 @@ _SCENE_PX, _PAGE_PX = 128, 256
 _ASPECTS = (1.0, 4 / 3, 3 / 2, 16 / 9, 2.2)
 
 
-def outside_picture(rng: np.random.Generator) -> Picture:
+def sample_ood_picture(rng: np.random.Generator) -> Picture:
     """Return a picture of a random kind, uint8 [64, 64, 3], letterboxed on white as `fit_square` does it."""
     kind = rng.random()
     if kind < 0.72:

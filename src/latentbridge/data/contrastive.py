@@ -10,7 +10,7 @@ import numpy as np
 
 from latentbridge.config import StageConfig
 from latentbridge.data.drawings.catalogue import Drawing, describe_drawing
-from latentbridge.data.drawings.tasks import GROUNDS, show
+from latentbridge.data.drawings.tasks import BACKGROUND_NAMES, render_drawing
 from latentbridge.data.shapes.language import describe, paraphrase
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import (
@@ -24,7 +24,7 @@ from latentbridge.data.shapes.scenes import (
     scenes,
     split_of,
 )
-from latentbridge.data.worlds import DrawingsWorld, identity_of
+from latentbridge.data.worlds import DrawingsWorld, stable_hash
 from latentbridge.types import Picture
 
 _GROUND_SHARE = 0.2
@@ -32,7 +32,7 @@ _GROUND_SHARE = 0.2
 T = TypeVar("T")
 
 
-class Contrast(NamedTuple):
+class ContrastivePair(NamedTuple):
     """One pair of a family."""
 
     picture: Picture
@@ -41,7 +41,7 @@ class Contrast(NamedTuple):
     """Equal where the text is as true of the other picture; below 2^56."""
 
 
-class Contrasts:
+class ContrastiveSampler:
     """Families of training pairs; each is a function of the generator alone.
 
     Where texts are canonical they say everything, so each member of a family has its own. Where they are free a scene
@@ -57,34 +57,36 @@ class Contrasts:
             self._alike.setdefault(drawing.label, []).append(drawing)
             self._by_hand.setdefault(drawing.style, []).append(drawing)
 
-    def family(self, rng: np.random.Generator, free: bool, most: int = MAX_THINGS) -> list[Contrast]:
+    def sample_group(self, rng: np.random.Generator, free: bool, most: int = MAX_THINGS) -> list[ContrastivePair]:
         """A pair and its near miss, or a pair alone; scenes have one to `most` things."""
         if self._drawings and rng.random() < self._share:
             return self._of_drawing(self._drawings, rng, free)
         scene = next(scenes("train", rng, int(rng.integers(1, most + 1))))
-        members = (scene, near_miss(scene, rng))
-        return [Contrast(render(s), paraphrase(s, rng) if free else describe(s), s.digest() >> 8) for s in members]
+        members = (scene, hard_negative(scene, rng))
+        return [
+            ContrastivePair(render(s), paraphrase(s, rng) if free else describe(s), s.digest() >> 8) for s in members
+        ]
 
-    def _of_drawing(self, world: DrawingsWorld, rng: np.random.Generator, free: bool) -> list[Contrast]:
+    def _of_drawing(self, world: DrawingsWorld, rng: np.random.Generator, free: bool) -> list[ContrastivePair]:
         known = world.drawable if rng.random() < 0.5 else world.drawings.split("train")
-        drawing, ground = known[rng.integers(len(known))], _pick(rng, GROUNDS)
+        drawing, ground = known[rng.integers(len(known))], _pick(rng, BACKGROUND_NAMES)
         if free:
-            picture = show(world.drawings, drawing, ground)
-            return [Contrast(picture, _pick(rng, drawing.captions), identity_of(drawing.label))]
+            picture = render_drawing(world.drawings, drawing, ground)
+            return [ContrastivePair(picture, _pick(rng, drawing.captions), stable_hash(drawing.label))]
         near_misses = (
-            (drawing, _other(rng, GROUNDS, ground)),
+            (drawing, _other(rng, BACKGROUND_NAMES, ground)),
             (_pick(rng, self._alike[drawing.label]), ground),
             (_pick(rng, self._by_hand[drawing.style]), ground),
         )
         members = ((drawing, ground), _pick(rng, near_misses))
         texts = [describe_drawing(*member) for member in members]
         return [
-            Contrast(show(world.drawings, *member), text, identity_of(text))
+            ContrastivePair(render_drawing(world.drawings, *member), text, stable_hash(text))
             for member, text in zip(members, texts, strict=True)
         ]
 
 
-def near_miss(scene: Scene, rng: np.random.Generator) -> Scene:
+def hard_negative(scene: Scene, rng: np.random.Generator) -> Scene:
     """A training scene that differs in the background, or in the place, shape, colour or size of one thing."""
     while True:
         missed = _missed(scene, rng)
@@ -104,7 +106,7 @@ def _missed(scene: Scene, rng: np.random.Generator) -> Scene:
         replace(thing, colour=_other(rng, tuple(COLOURS), thing.colour)),
         replace(thing, size=_other(rng, SIZES, thing.size)),
     )
-    return Scene.of((*others, _pick(rng, changed)), scene.background)
+    return Scene.from_things((*others, _pick(rng, changed)), scene.background)
 
 
 def _other(rng: np.random.Generator, names: tuple[str, ...], name: str) -> str:
