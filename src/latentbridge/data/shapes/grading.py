@@ -94,7 +94,7 @@ def _related(filled: list[Thing], slots: list[int], prompt: Prompt) -> bool:
     """Whether no relation between slots filled so far is broken."""
     owned = list(zip(slots, filled, strict=False))
     return all(
-        relation_holds(relation, first, second)
+        relation_holds(relation, first.place, second.place)
         for i, relation, j in prompt.relations
         for a, first in owned
         if a == i

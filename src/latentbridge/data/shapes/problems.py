@@ -202,7 +202,7 @@ def _anchored(
     """
     counts = Counter((thing.colour, thing.shape) for thing in scene.things)
     options = [
-        (anchor, relation, tuple(thing for thing in scene.things if relation_holds(relation, thing, anchor)))
+        (anchor, relation, tuple(thing for thing in scene.things if relation_holds(relation, thing.place, anchor.place)))
         for anchor in scene.things
         if counts[anchor.colour, anchor.shape] == 1
         for relation in RELATIONS
