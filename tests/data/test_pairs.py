@@ -38,7 +38,9 @@ def test_drawings_are_held_out_and_asked_for_their_names(toy_drawings: Drawings,
     for pair in found:
         label, _, ground = parse_drawing(pair.text) or ("", "", "")
         assert pair.answer == label in pairs.FORTY_CONCEPTS and pair.drawing == (label, ground)
-        assert any((pair.picture == pairs.render_drawing(toy_drawings, d, pair.text.split(" on ")[-1])).all() for d in unseen)
+        assert any(
+            (pair.picture == pairs.render_drawing(toy_drawings, d, pair.text.split(" on ")[-1])).all() for d in unseen
+        )
     assert len(held_out_pairs("drawings", 10_000, seed=0)) <= len(unseen)
 
 

@@ -1,7 +1,6 @@
-"""Pictures to be found later: a folder, a manifest, or shards, one picture at a time and never all in memory.
+"""Sources of pictures for search: a folder, files, a manifest, or shards, one picture at a time.
 
-What is said of a picture besides (all other fields of a manifest's line or a shard's sample) becomes what it can be
-filtered by. Faults are told and passed over: one broken picture among a million stops nothing.
+All other fields of a manifest's line or a shard's sample become metadata to filter by. Faults are reported and skipped.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from latentbridge.data.own.manifest import is_inside
 from latentbridge.data.own.shards import list_shards, read_entries, read_file
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
@@ -29,41 +29,41 @@ MANIFEST_SUFFIX = ".jsonl"
 THUMBNAIL_PX = 192
 
 LOCATION_KEYS = ("file", "shard", "sample")
-"""What metadata tell the place of a picture by; whoever may set them may have the files they name shown."""
+"""Metadata that locate a picture; who sets them can read the files they name."""
 
 FaultHandler = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class PictureEntry:
-    """One picture of a source, not yet opened."""
+    """A picture of a source, not opened."""
 
     id: str
     stamp: str
-    """Another one where the picture has changed."""
+    """A version that changes with the picture."""
     metadata: dict[str, Any]
     image: Path | bytes
 
 
 class Source(Protocol):
-    """Where pictures come from."""
+    """A source of pictures."""
 
     name: str
-    """The same for the same source, whenever it is read."""
+    """The same whenever the source is read."""
     unread: list[str]
-    """Shards that could not be read to their end; what came from them may still be there."""
+    """Shards that could not be read completely; pictures of theirs may be missing."""
 
     def count(self) -> int | None:
-        """How many pictures there are; None where only reading all of it would tell."""
+        """Return the number of pictures, or None if it is unknown before all are read."""
         ...
 
     def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
-        """Each picture, in the same order every time; what cannot be used is told to `fault`."""
+        """Yield pictures in a fixed order; call `fault` for those that cannot be used."""
         ...
 
 
 def open_source(where: str) -> Source:
-    """A manifest (`.jsonl`), a folder of pictures, or a folder or url of shards; raises UserError where it is none."""
+    """Return a manifest (`.jsonl`), a folder of pictures, or a folder or url of shards; raise UserError for others."""
     if where.endswith(MANIFEST_SUFFIX):
         return ManifestPictures(Path(where))
     if "://" in where:
@@ -82,79 +82,75 @@ def open_source(where: str) -> Source:
 
 
 def open_located_picture(metadata: dict[str, Any]) -> Picture:
-    """The picture that an item's metadata tell the place of; raises UserError where it is no longer there."""
+    """Return the picture that metadata locate; raise UserError if it is no longer there."""
     if "file" in metadata:
         return open_picture(metadata["file"])
     if "shard" in metadata:
         for key, _, image, _ in read_entries(metadata["shard"], read_file(metadata["shard"])):
             if key == metadata["sample"] and image:
                 return open_picture(image)
-    raise UserError("It is not known where this picture is; build the index again.")
+    raise UserError("The location of this picture is unknown; build the index again.")
 
 
-def thumbnail(metadata: dict[str, Any], size_px: int, kept: bytes | None = None) -> Picture:
-    """A small square: of what was kept beside an item, or of the picture that metadata tell the place of; else grey."""
+def thumbnail(metadata: dict[str, Any], size_px: int, stored: bytes | None = None) -> Picture:
+    """Return a square of the stored thumbnail, or of the picture that metadata locate; grey if it cannot be read."""
     try:
-        return fit_square(open_located_picture(metadata) if kept is None else open_picture(kept), size_px)
+        return fit_square(open_located_picture(metadata) if stored is None else open_picture(stored), size_px)
     except UserError:
         return np.full((size_px, size_px, 3), 128, np.uint8)
 
 
 def encode_thumbnail(picture: Picture) -> bytes:
-    """A thumbnail to be kept beside an item: a WebP of `THUMBNAIL_PX` squared, some kilobytes."""
+    """Return a WebP of `THUMBNAIL_PX` squared, to be stored with an item."""
     file = BytesIO()
     Image.fromarray(fit_square(picture, THUMBNAIL_PX)).save(file, "WEBP", quality=80)
     return file.getvalue()
 
 
 class FolderPictures:
-    """The pictures in a folder and its subfolders, by their paths within it."""
+    """The pictures in a folder and its subfolders; ids are relative paths."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name, self.unread = str(folder.resolve()), list[str]()
 
     def count(self) -> int | None:
-        """See `Source.count`."""
         return sum(1 for _ in self._paths())
 
     def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
-        """See `Source.pictures`."""
         for path in self._paths():
             name = path.relative_to(self.folder)
-            said = {"folder": "" if name.parent == Path() else name.parent.as_posix(), "kind": path.suffix.lower()[1:]}
-            yield from _file(name.as_posix(), path, said, fault)
+            parent = "" if name.parent == Path() else name.parent.as_posix()
+            yield from _file_entry(name, path, {"folder": parent, "kind": path.suffix.lower()[1:]}, fault)
 
     def _paths(self) -> Iterator[Path]:
-        for folder, inside, names in os.walk(self.folder):
-            inside.sort()
+        for folder, subfolders, names in os.walk(self.folder):
+            subfolders.sort()
             for name in sorted(names):
                 if name.lower().endswith(SUFFIXES):
                     yield Path(folder, name)
 
 
 class FilePictures:
-    """Single pictures, by their paths as they are given; inside a folder that is indexed, as `FolderPictures` names them."""
+    """Single pictures; ids are paths as given, or relative to an indexed folder that they are in."""
 
     def __init__(self, paths: list[Path], folder: Path | None = None) -> None:
         self.name, self.unread = "", list[str]()
-        self._paths, self._folder = paths, folder
+        self._paths, self._folder = paths, folder and folder.resolve()
 
     def count(self) -> int | None:
-        """See `Source.count`."""
         return len(self._paths)
 
     def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
-        """See `Source.pictures`."""
         for path in self._paths:
             name = path
-            if self._folder is not None and path.resolve().is_relative_to(self._folder.resolve()):
-                name = path.resolve().relative_to(self._folder.resolve())
-            yield from _file(name.as_posix(), path, {"kind": path.suffix.lower()[1:]}, fault)
+            if self._folder is not None and path.resolve().is_relative_to(self._folder):
+                name = path.resolve().relative_to(self._folder)
+            yield from _file_entry(name, path, {"kind": path.suffix.lower()[1:]}, fault)
 
 
 class ManifestPictures:
-    """The pictures of a manifest's lines; of several lines with one picture, the first counts."""
+    """The pictures of a manifest; of several lines with one picture, the first counts."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -163,12 +159,10 @@ class ManifestPictures:
         self.name, self.unread = str(path.resolve()), list[str]()
 
     def count(self) -> int | None:
-        """See `Source.count`."""
         with self.path.open("rb") as lines:
             return sum(1 for line in lines if line.strip())
 
     def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
-        """See `Source.pictures`."""
         with self.path.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
@@ -180,14 +174,14 @@ class ManifestPictures:
                     fault(f"{place} is not JSON ({error})")
                     continue
                 image = entry.pop("image", None) if isinstance(entry, dict) else None
-                if not isinstance(image, str) or not image or Path(image).is_absolute() or ".." in Path(image).parts:
+                if not isinstance(image, str) or not image or not is_inside(image):
                     fault(f"{place} has no `image` that is a path inside the manifest's folder")
                 else:
-                    yield from _file(Path(image).as_posix(), self.path.parent / image, entry, fault)
+                    yield from _file_entry(Path(image), self.path.parent / image, entry, fault)
 
 
 class ShardPictures:
-    """The samples of the tars and Parquet files in one place, each of which is read whole."""
+    """The samples of a place's tars and Parquet files, each file read as a whole."""
 
     def __init__(self, where: str) -> None:
         self.name = where.rstrip("/") if "://" in where else str(Path(where).resolve())
@@ -195,36 +189,34 @@ class ShardPictures:
         self._shards = list_shards(self.name)
 
     def count(self) -> int | None:
-        """See `Source.count`."""
         return None
 
     def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
-        """See `Source.pictures`."""
         for shard in self._shards:
-            place = f"{self.name}/{shard}"
+            path = f"{self.name}/{shard}"
             try:
-                for key, entry, image, _ in read_entries(shard, read_file(place)):
+                for key, entry, image, _ in read_entries(shard, read_file(path)):
                     if image is None:
-                        fault(f"the sample {key} of {place} has no picture")
+                        fault(f"the sample {key} of {path} has no picture")
                         continue
-                    said = {name: value for name, value in entry.items() if name != "edit"}
-                    said |= {"shard": place, "sample": key}
-                    yield PictureEntry(
-                        f"{PurePosixPath(shard).name}/{key}", sha256(image).hexdigest()[:16], said, image
-                    )
+                    metadata = {name: value for name, value in entry.items() if name != "edit"}
+                    metadata |= {"shard": path, "sample": key}
+                    stamp = sha256(image).hexdigest()[:16]
+                    yield PictureEntry(f"{PurePosixPath(shard).name}/{key}", stamp, metadata, image)
             except UserError as error:
-                self.unread.append(place)
+                self.unread.append(path)
                 fault(str(error))
 
 
-def _file(name: str, path: Path, said: dict[str, Any], fault: FaultHandler) -> Iterator[PictureEntry]:
-    """The picture in a file, unless there is no such file or its name is no text."""
+def _file_entry(name: Path, path: Path, metadata: dict[str, Any], fault: FaultHandler) -> Iterator[PictureEntry]:
+    """Yield the picture in a file, unless the file does not exist or its name is not Unicode."""
     try:
         status = path.stat()
-        name.encode()
+        name.as_posix().encode()
     except OSError as error:
         fault(f"{path} cannot be read ({error.strerror})")
     except UnicodeEncodeError:
-        fault(f"the name of {os.fsencode(path)!r} is no text; rename it")
+        fault(f"the name of {os.fsencode(path)!r} is not Unicode; rename it")
     else:
-        yield PictureEntry(name, f"{status.st_size}-{status.st_mtime_ns}", {**said, "file": str(path.resolve())}, path)
+        stamp = f"{status.st_size}-{status.st_mtime_ns}"
+        yield PictureEntry(name.as_posix(), stamp, {**metadata, "file": str(path.resolve())}, path)

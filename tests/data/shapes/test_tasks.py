@@ -136,9 +136,7 @@ def test_long_chains_have_their_share_and_take_nothing_from_mixes_without_them()
 
     without = requests(TaskMix())
     assert not [text for text in without if prompts.LONG_REASONING_REQUEST in text]
-    only = requests(
-        TaskMix(look=0, reason=0, draw=0, edit=0, deliberate=0.5)
-    )
+    only = requests(TaskMix(look=0, reason=0, draw=0, edit=0, deliberate=0.5))
     assert all(prompts.LONG_REASONING_REQUEST in text for text in only)
     # what the shipped model learned from: the first draw of a mix is the same uniform number with or without the fifth kind
     weights = np.array([0.45, 0.15, 0.20, 0.20])

@@ -84,10 +84,10 @@ class EmbeddingStore:
         new_texts = {d: text for text in texts if (d := text_digest(text)) not in self}
         if cost := teacher.cost(len(new_pictures), list(new_texts.values())):
             announce(cost)
-        kinds: tuple[tuple[dict[bytes, Any], Callable[[list[Any]], np.ndarray]], ...] = (
+        kinds: list[tuple[dict[bytes, Any], Callable[[list[Any]], np.ndarray]]] = [
             (new_pictures, lambda batch: teacher.embed_pictures([open_picture(picture) for picture in batch])),
             (new_texts, teacher.embed_texts),
-        )
+        ]
         with tqdm(total=len(new_pictures) + len(new_texts), desc="embedding", disable=not progress) as bar:
             for items, embed in kinds:
                 digests = list(items)
