@@ -54,13 +54,13 @@ def test_a_folder_is_walked_in_one_order_and_a_change_shows(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names that are no text exist on POSIX alone")
-def test_a_name_that_is_no_text_is_told_and_passed_over(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_unicode_is_reported_and_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(1))
     with open(os.fsencode(tmp_path) + b"/\xff.png", "wb") as file:
         file.write(png(2))
     faults: list[str] = []
     assert [each.id for each in FolderPictures(tmp_path).pictures(faults.append)] == ["a.png"]
-    assert len(faults) == 1 and "is no text" in faults[0] and faults[0].isprintable()
+    assert len(faults) == 1 and "is not Unicode" in faults[0] and faults[0].isprintable()
 
 
 def test_a_manifest_gives_its_fields_and_tells_its_faults(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_damaged_archive_is_fetched_again(tmp_path, monkeypatch):
     [
         (f"pathlib.Path({TOY.filename!r}).write_bytes(b'another archive')", "does not have the checksum"),
         (f"pathlib.Path({TOY.filename!r}).write_bytes(b'an arc'); sys.exit('connection reset')", "connection reset"),
-        ("sys.exit(0)", "brought no toy-icons-1.2.3.tgz"),
+        ("sys.exit(0)", "downloaded no toy-icons-1.2.3.tgz"),
     ],
     ids=["wrong content", "interrupted", "nothing"],
 )

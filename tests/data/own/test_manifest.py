@@ -75,7 +75,7 @@ def test_a_chain_and_its_key_steps_become_a_record(folder):
         ({"image": "b.png", "text": ["x"], "texts": ["x"]}, "line 2: unknown field 'text'; did you mean 'texts'?"),
         ({"image": "b.png", "texts": "x"}, "line 2: `texts` must be a list of non-empty strings"),
         ({"image": "b.png", "texts": [" "]}, "line 2: `texts` must be a list of non-empty strings"),
-        ({"image": "b.png"}, "line 2: nothing is said about the picture"),
+        ({"image": "b.png"}, "line 2: the picture has no text"),
         ({"image": "b.png", "texts": ["x"], "chain": CHAIN}, "line 2: `chain` needs `question` and `answer` beside it"),
         ({**ASKED, "chain": "it is 4"}, "line 2: `chain` must have the lines ### Image Description:"),
         ({**ASKED, "chain": CHAIN.replace("is: 4", "is: 5")}, "line 2: `chain` ends with '5', and `answer` is '4'"),
@@ -93,7 +93,7 @@ def test_a_chain_and_its_key_steps_become_a_record(folder):
         ({"image": "a.png", "texts": ["dark"]}, "line 2: this repeats line 1; remove one of them"),
         (
             {"image": "a.bmp", "texts": ["x"], "split": "test"},
-            "line 2: a.bmp shows what line 1 shows, which is in split 'train'",
+            "line 2: a.bmp is the picture of line 1, which is in split 'train'",
         ),
     ],
 )
@@ -111,7 +111,7 @@ def test_each_fault_is_one_line(folder, entry, fault):
 def test_the_target_of_an_edit_can_leak_too(folder):
     edit = {"instruction": "lighten", "target": "b.png"}
     path = write(folder, {"image": "a.png", "edit": edit}, {"image": "b.png", "texts": ["x"], "split": "test"})
-    assert check_manifest(path)[0].startswith("line 2: b.png shows what line 1 shows")
+    assert check_manifest(path)[0].startswith("line 2: b.png is the picture of line 1")
 
 
 def test_all_faults_are_found_and_the_first_are_quoted(folder):

@@ -15,7 +15,6 @@ from latentbridge.data.shapes.tasks import (
     scene_conversation,
     scene_drawing_plan,
     scene_edit,
-    scene_long_reasoning,
     scene_questions,
     scene_reasoning,
     scene_request,
@@ -122,9 +121,10 @@ def test_a_plan_names_each_thing_before_the_description_that_is_drawn():
     )
 
 
-def test_deliberation_asks_for_a_long_chain_and_gets_one():
+def test_long_reasoning_is_requested_and_given():
+    mix = TaskMix(look=0, reason=0, draw=0, edit=0, deliberate=1)
     for step, scene in enumerate(TRAIN[:61]):
-        ((request, reply),) = scene_long_reasoning(scene, rng(step)).turns
+        ((request, reply),) = scene_conversation(scene, rng(step), mix).turns
         chain = read_chain(reply)
         assert request.endswith("? Reason at length.") and chain is not None
         assert parse_description(chain.description) == scene
