@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -45,21 +45,21 @@ class PictureEntry:
     image: Path | bytes
 
 
-class Source(Protocol):
-    """A source of pictures."""
+class Source:
+    """A source of pictures; `name` is the same whenever it is read."""
 
-    name: str
-    """The same whenever the source is read."""
-    unread: list[str]
-    """Shards that could not be read completely; pictures of theirs may be missing."""
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.unread: list[str] = []
+        """Shards that could not be read completely; pictures of theirs may be missing."""
 
     def count(self) -> int | None:
         """Return the number of pictures, or None if it is unknown before all are read."""
-        ...
+        return None
 
     def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
         """Yield pictures in a fixed order; call `fault` for those that cannot be used."""
-        ...
+        raise NotImplementedError
 
 
 def open_source(where: str) -> Source:
@@ -107,12 +107,12 @@ def encode_thumbnail(picture: Picture) -> bytes:
     return file.getvalue()
 
 
-class FolderPictures:
+class FolderPictures(Source):
     """The pictures in a folder and its subfolders; ids are relative paths."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder.resolve()))
         self.folder = folder
-        self.name, self.unread = str(folder.resolve()), list[str]()
 
     def count(self) -> int | None:
         return sum(1 for _ in self._paths())
@@ -131,11 +131,11 @@ class FolderPictures:
                     yield Path(folder, name)
 
 
-class FilePictures:
+class FilePictures(Source):
     """Single pictures; ids are paths as given, or relative to an indexed folder that they are in."""
 
     def __init__(self, paths: list[Path], folder: Path | None = None) -> None:
-        self.name, self.unread = "", list[str]()
+        super().__init__("")
         self._paths, self._folder = paths, folder and folder.resolve()
 
     def count(self) -> int | None:
@@ -149,14 +149,14 @@ class FilePictures:
             yield from _file_entry(name, path, {"kind": path.suffix.lower()[1:]}, fault)
 
 
-class ManifestPictures:
+class ManifestPictures(Source):
     """The pictures of a manifest; of several lines with one picture, the first counts."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise UserError(f"There is no manifest at {path}; give the path of a JSON-lines file.")
+        super().__init__(str(path.resolve()))
         self.path = path
-        self.name, self.unread = str(path.resolve()), list[str]()
 
     def count(self) -> int | None:
         with self.path.open("rb") as lines:
@@ -180,16 +180,12 @@ class ManifestPictures:
                     yield from _file_entry(Path(image), self.path.parent / image, entry, fault)
 
 
-class ShardPictures:
+class ShardPictures(Source):
     """The samples of a place's tars and Parquet files, each file read as a whole."""
 
     def __init__(self, where: str) -> None:
-        self.name = where.rstrip("/") if "://" in where else str(Path(where).resolve())
-        self.unread: list[str] = []
+        super().__init__(where.rstrip("/") if "://" in where else str(Path(where).resolve()))
         self._shards = list_shards(self.name)
-
-    def count(self) -> int | None:
-        return None
 
     def pictures(self, fault: FaultHandler) -> Iterator[PictureEntry]:
         for shard in self._shards:

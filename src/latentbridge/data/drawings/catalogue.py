@@ -275,6 +275,8 @@ def _drawing(
     index: int, icon_set: IconSet, concept: Concept, split: DrawingSplit, pixels: np.ndarray, digest: str
 ) -> Drawing:
     package = icon_set.package
+    of_set = {name: getattr(icon_set, name) for name in ("licence", "attribution", "artist", "style")}
+    of_concept = {name: getattr(concept, name) for name in ("label", "tags", "group", "subgroup", "tier", "cluster")}
     drawing = Drawing(
         index=index,
         icon_set=icon_set.name,
@@ -282,20 +284,12 @@ def _drawing(
         version=package.version,
         tarball_sha256=package.sha256,
         picture_sha256=digest,
-        licence=icon_set.licence,
-        attribution=icon_set.attribution,
-        artist=icon_set.artist,
-        style=icon_set.style,
         concept=concept.codepoint,
-        label=concept.label,
-        tags=concept.tags,
-        group=concept.group,
-        subgroup=concept.subgroup,
-        tier=concept.tier,
-        cluster=concept.cluster,
         colours=measure_colours(pixels),
         captions=(),
         split=split,
+        **of_set,
+        **of_concept,
     )
     return replace(drawing, captions=write_captions(drawing))
 

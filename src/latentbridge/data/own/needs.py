@@ -26,7 +26,9 @@ _BUILT_IN = ("shapes", "drawings")
 def check_sources(stage: StageConfig) -> None:
     """Raise UserError if a stage names its data twice, or if a source's weight is not above 0."""
     if stage.sources and (stage.manifest or stage.drawings):
-        raise UserError("stage.sources stands in place of stage.manifest and stage.drawings; set those to nothing and 0.")
+        raise UserError(
+            "stage.sources stands in place of stage.manifest and stage.drawings; set those to nothing and 0."
+        )
     if any(not math.isfinite(weight) or weight <= 0 for _, weight in stage.sources):
         raise UserError("A weight in stage.sources is a number above 0; leave out sources that you do not want.")
 

@@ -91,23 +91,16 @@ def _two_groups(scene: Scene, rng: np.random.Generator) -> tuple[_Group, _Group]
 def _sum_problem(scene: Scene, rng: np.random.Generator) -> _Parts:
     first, second = _two_groups(scene, rng)
     total = len(first.things) + len(second.things)
-    return (
-        f"How many {first.plural} and {second.plural} are there together?",
-        str(total),
-        f"count the {first.plural}, count the {second.plural}, then add.",
-        [first.count_step(), second.count_step(), _arithmetic_step(first, "plus", "+", second, total)],
-    )
+    question = f"How many {first.plural} and {second.plural} are there together?"
+    return _counting_parts(question, total, first, second, "add", _arithmetic_step(first, "plus", "+", second, total))
 
 
 def _difference_problem(scene: Scene, rng: np.random.Generator) -> _Parts:
     second, first = sorted(_two_groups(scene, rng), key=lambda group: len(group.things))
     difference = len(first.things) - len(second.things)
-    return (
-        f"How many more {first.plural} than {second.plural} are there?",
-        str(difference),
-        f"count the {first.plural}, count the {second.plural}, then subtract.",
-        [first.count_step(), second.count_step(), _arithmetic_step(first, "minus", "-", second, difference)],
-    )
+    step = _arithmetic_step(first, "minus", "-", second, difference)
+    question = f"How many more {first.plural} than {second.plural} are there?"
+    return _counting_parts(question, difference, first, second, "subtract", step)
 
 
 def _equality_problem(scene: Scene, rng: np.random.Generator) -> _Parts:
@@ -116,13 +109,14 @@ def _equality_problem(scene: Scene, rng: np.random.Generator) -> _Parts:
     second = pick(rng, [group for group in others if (len(group.things) == len(first.things)) == truth] or others)
     equal = len(second.things) == len(first.things)
     stated, opposite = ("are the same", "are not the same")[:: 1 if equal else -1]
-    compared = f"{len(first.things)} and {len(second.things)} {stated}."
-    return (
-        f"Are there as many {first.plural} as {second.plural}?",
-        "yes" if equal else "no",
-        f"count the {first.plural}, count the {second.plural}, then compare.",
-        [first.count_step(), second.count_step(), (compared, KeyStep((stated,), (opposite,)))],
-    )
+    step = f"{len(first.things)} and {len(second.things)} {stated}.", KeyStep((stated,), (opposite,))
+    question = f"Are there as many {first.plural} as {second.plural}?"
+    return _counting_parts(question, "yes" if equal else "no", first, second, "compare", step)
+
+
+def _counting_parts(question: str, answer: int | str, first: _Group, second: _Group, verb: str, last: _Step) -> _Parts:
+    rationale = f"count the {first.plural}, count the {second.plural}, then {verb}."
+    return question, str(answer), rationale, [first.count_step(), second.count_step(), last]
 
 
 def _arithmetic_step(first: _Group, word: str, sign: str, second: _Group, result: int) -> _Step:

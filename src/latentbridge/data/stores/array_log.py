@@ -57,6 +57,7 @@ class ArrayLog:
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         """Open the log in a folder, if there is one; raise UserError if its key differs."""
         self.folder = folder
+        self._manifest, self._batches = folder / "manifest.json", folder / "batches.jsonl"
         self.key: dict[str, Any] = json.loads(json.dumps(key))
         self._kinds: dict[str, dict[str, Any]] = {}
         self._lengths: dict[str, list[int]] = {}
@@ -94,14 +95,6 @@ class ArrayLog:
     def arrays(self) -> dict[str, RaggedArray]:
         """Return all items by name."""
         return {name: RaggedArray(self._rows(name), np.cumsum(lengths)) for name, lengths in self._lengths.items()}
-
-    @property
-    def _manifest(self) -> Path:
-        return self.folder / "manifest.json"
-
-    @property
-    def _batches(self) -> Path:
-        return self.folder / "batches.jsonl"
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.rows"
