@@ -32,11 +32,13 @@ def test_questions_about_one_picture_share_a_conversation_of_at_most_five(tmp_pa
     assert all(len({question for question, _ in talk.turns}) == 5 for talk in talks)
 
 
-def test_a_picture_with_texts_is_described_and_sometimes_asked_for(tmp_path: Path):
+def test_a_picture_with_texts_is_described_and_sometimes_requested(tmp_path: Path):
     talks = own_talks(write_manifest(tmp_path, 1), 200)
-    drawn = [talk for talk in talks if talk.picture is None]
-    assert {talk.turns for talk in drawn} == {((prompts.draw_request("text 0"), prompts.wrap_description("text 0")),)}
-    assert 0.1 < len(drawn) / len(talks) < 0.3
+    requests = [talk for talk in talks if talk.picture is None]
+    assert {talk.turns for talk in requests} == {
+        ((prompts.draw_request("text 0"), prompts.wrap_description("text 0")),)
+    }
+    assert 0.1 < len(requests) / len(talks) < 0.3
     assert {reply for talk in talks if talk.picture is not None for _, reply in talk.turns} == {"text 0"}
 
 
@@ -55,7 +57,7 @@ def test_an_edit_is_answered_by_the_description_to_draw(tmp_path: Path):
     assert all((pair.drawn == target).all() for pair in pairs)
 
 
-def test_equal_texts_are_one_identity(tmp_path: Path):
+def test_equal_texts_have_one_identity(tmp_path: Path):
     world = ManifestWorld(write_manifest(tmp_path, 0, a={"texts": ["A  cat"]}, b={"texts": ["a cat"]}))
     rng = numpy_rng(0, "test")
     items = [world.sample_align_item(rng) for _ in range(20)]
@@ -63,15 +65,15 @@ def test_equal_texts_are_one_identity(tmp_path: Path):
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_pairs_come_from_the_librarys_worlds_where_own_data_has_none(tmp_path: Path, sharded: bool):
+def test_pairs_come_from_built_in_worlds_if_own_data_have_none(tmp_path: Path, sharded: bool):
     source = str(write_manifest(tmp_path / "asked", 0, a=ASKED))
-    told = str(write_manifest(tmp_path / "told", 2))
+    captioned = str(write_manifest(tmp_path / "told", 2))
     if sharded:
-        for name, manifest in (("s", source), ("t", told)):
+        for name, manifest in (("s", source), ("t", captioned)):
             shard_manifest(Path(manifest), tmp_path / name, progress=False)
-        source, told = str(tmp_path / "s"), str(tmp_path / "t")
+        source, captioned = str(tmp_path / "s"), str(tmp_path / "t")
     rng = numpy_rng(0, "test")
-    for own, most, least in ((source, 0, 0), (told, 30, 10)):
+    for own, most, least in ((source, 0, 0), (captioned, 30, 10)):
         mixture = Mixture(StageConfig("finetune", manifest=own), seed=0)
         pairs = [mixture.sample_pair(rng, n) for n in range(40)]
         assert all(item.caption.startswith("text ") == is_own for item, is_own in pairs)

@@ -28,7 +28,7 @@ from latentbridge.rng import numpy_rng
 
 NUM_DRAWS = 300
 CHANGES = {"make": (0, 0), "remove": (1, 0), "add": (0, 1), "replace": (1, 1)}
-"""Things (lost, gained) by the first word of an instruction."""
+"""Numbers of things (removed, added) by the first word of an instruction."""
 
 
 def drawing(drawings: Drawings, label: str, artist: str = "Microsoft") -> Drawing:
@@ -41,12 +41,12 @@ def bank(toy_drawings):
 
 
 @pytest.fixture(scope="module")
-def drawn(bank):
+def compositions(bank):
     rng = numpy_rng(0, "compose")
     return [sample_composition(rng, bank) for _ in range(NUM_DRAWS)]
 
 
-def test_the_list_of_countable_things_is_clean():
+def test_countable_plurals():
     plurals = countable_plurals()
     assert len(plurals) > 200
     assert all(with_article(label).startswith(("a ", "an ")) for label in plurals)
@@ -60,8 +60,8 @@ def test_a_composition_is_a_function_of_its_generator(bank):
     ] * 2
 
 
-def test_things_stay_in_their_own_slots(drawn, toy_drawings):
-    for composition in drawn:
+def test_things_do_not_overlap(compositions, toy_drawings):
+    for composition in compositions:
         covered = np.zeros((64, 64), dtype=int)
         for thing in composition.things:
             alone = replace(composition, things=(thing,))
@@ -72,28 +72,28 @@ def test_things_stay_in_their_own_slots(drawn, toy_drawings):
         assert [thing.place for thing in composition.things] == sorted(thing.place for thing in composition.things)
 
 
-def test_concepts_of_a_composition_have_different_clusters(drawn):
-    for composition in drawn:
+def test_concepts_of_a_composition_have_different_clusters(compositions):
+    for composition in compositions:
         for first, second in combinations((thing.drawing for thing in composition.things), 2):
             assert first.concept == second.concept or first.cluster != second.cluster
-    assert Counter(len(c.things) for c in drawn).keys() == {1, 2, 3, 4}
+    assert Counter(len(c.things) for c in compositions).keys() == {1, 2, 3, 4}
 
 
-def test_held_out_pairs_appear_only_where_they_are_asked_for(drawn, toy_drawings, bank):
-    assert all(is_in_split(composition, "train") for composition in drawn)
+def test_held_out_pairs_are_in_test_pairs_only(compositions, toy_drawings, bank):
+    assert all(is_in_split(composition, "train") for composition in compositions)
     unseen = sprite_bank(toy_drawings, "test_pairs")
     rng = numpy_rng(0, "pairs")
-    found = [sample_composition(rng, unseen) for _ in range(50)]
+    held_out = [sample_composition(rng, unseen) for _ in range(50)]
     assert all(
-        is_in_split(composition, "test_pairs") and not is_in_split(composition, "train") for composition in found
+        is_in_split(composition, "test_pairs") and not is_in_split(composition, "train") for composition in held_out
     )
-    assert {t.drawing.split for composition in found for t in composition.things} == {"train"}
+    assert {t.drawing.split for composition in held_out for t in composition.things} == {"train"}
     pairs = list(combinations([variants[0] for variants in bank.by_concept.values()], 2))
     share = np.mean([is_held_out_pair(*pair) for pair in pairs])
     assert abs(share - 0.1) < 0.03  # about 2,000 pairs: five standard deviations are 0.033
 
 
-def test_the_picture_is_what_the_list_says(toy_drawings):
+def test_a_rendered_composition_by_hand(toy_drawings):
     monkey = drawing(toy_drawings, "monkey")
     composition = Composition((PlacedDrawing(monkey, 0, 28), PlacedDrawing(monkey, 8, 28)), "mint")
     picture = render_composition(composition, toy_drawings)
@@ -103,19 +103,19 @@ def test_the_picture_is_what_the_list_says(toy_drawings):
     assert (picture[:32, 32:] == COMPOSITION_BACKGROUNDS["mint"]).all()
 
 
-def test_captions_say_everything_in_reading_order(toy_drawings):
+def test_captions_are_complete_and_in_reading_order(toy_drawings):
     things = (PlacedDrawing(drawing(toy_drawings, "monkey"), 0, 28), PlacedDrawing(drawing(toy_drawings, "fox"), 8, 28))
     composition = Composition(things, "mint")
     assert caption_composition(composition) == "monkey top left, fox bottom right, on mint"
 
 
-def test_answers_are_true(drawn, bank):
-    """Each answer is worked out again from the list of things by other means."""
+def test_answers_are_true(compositions, bank):
+    """Compare answers with those parsed from the question."""
     rng = numpy_rng(0, "ask")
-    seen = Counter()
-    for composition in drawn * 3:
+    kinds = Counter()
+    for composition in compositions * 3:
         question, answer, kind = sample_composition_question(composition, bank, rng)
-        seen[kind] += 1
+        kinds[kind] += 1
         labels = [thing.drawing.label for thing in composition.things]
         caption = caption_composition(composition)
         if kind == "count":
@@ -141,14 +141,14 @@ def test_answers_are_true(drawn, bank):
         elif kind == "colour":
             name = question.removeprefix("What color is the ").rstrip("?")
             assert composition.things[labels.index(name)].drawing.colours[0][0] == answer
-    assert min(seen[kind] for kind in ("what", "place", "count", "colour", "relation", "presence")) > 30
+    assert min(kinds[kind] for kind in ("what", "place", "count", "colour", "relation", "presence")) > 30
 
 
-def test_yes_and_no_are_balanced(drawn, bank):
+def test_yes_and_no_are_balanced(compositions, bank):
     rng = numpy_rng(0, "balance")
     answers = Counter(
         answer
-        for c in drawn * 5
+        for c in compositions * 5
         for _, answer, kind in [sample_composition_question(c, bank, rng)]
         if kind in ("presence", "relation")
     )
@@ -156,10 +156,10 @@ def test_yes_and_no_are_balanced(drawn, bank):
     assert abs(answers["yes"] - total / 2) < 2.5 * total**0.5  # five standard deviations of a fair coin
 
 
-def test_edits_change_what_they_name_and_nothing_else(drawn, bank, toy_drawings):
+def test_edits_change_only_what_they_name(compositions, bank, toy_drawings):
     rng = numpy_rng(0, "edit")
     verbs = Counter()
-    for composition in drawn:
+    for composition in compositions:
         instruction, target = sample_composition_edit(composition, bank, rng)
         verb = instruction.split()[0]
         verbs[verb] += 1

@@ -27,7 +27,7 @@ def write(folder, *entries):
     return path
 
 
-def test_a_sound_manifest_becomes_records(folder):
+def test_a_valid_manifest_gives_records(folder):
     edit = {"instruction": "make it light", "target": "b.png"}
     path = write(
         folder,
@@ -44,7 +44,7 @@ def test_a_sound_manifest_becomes_records(folder):
     ]
 
 
-def test_an_edit_has_the_description_it_gives_or_the_first_text_of_its_target(folder):
+def test_a_missing_description_is_the_first_text_of_the_target(folder):
     edit = {"instruction": "lighten", "target": "b.png"}
     path = write(
         folder,
@@ -97,7 +97,7 @@ def test_a_chain_and_its_key_steps_become_a_record(folder):
         ),
     ],
 )
-def test_each_fault_is_one_line(folder, entry, fault):
+def test_each_fault_is_one_sentence(folder, entry, fault):
     (folder / "broken.png").write_text("not a picture")
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:45])
     Image.open(folder / "a.png").save(folder / "a.bmp")
@@ -108,7 +108,7 @@ def test_each_fault_is_one_line(folder, entry, fault):
         load_manifest(path)
 
 
-def test_the_target_of_an_edit_can_leak_too(folder):
+def test_a_target_in_another_split_is_a_fault(folder):
     edit = {"instruction": "lighten", "target": "b.png"}
     path = write(folder, {"image": "a.png", "edit": edit}, {"image": "b.png", "texts": ["x"], "split": "test"})
     assert check_manifest(path)[0].startswith("line 2: b.png is the picture of line 1")
@@ -121,7 +121,7 @@ def test_all_faults_are_found_and_the_first_are_quoted(folder):
         load_manifest(path)
 
 
-def test_files_that_are_no_manifest(folder):
+def test_other_files_are_refused(folder):
     with pytest.raises(UserError, match="no manifest"):
         check_manifest(folder / "other.jsonl")
     assert check_manifest(folder / "a.png")[0] == "line 1: this is not UTF-8 text; save it as UTF-8"
@@ -133,7 +133,7 @@ def test_files_that_are_no_manifest(folder):
     assert check_manifest(write(folder, "")) == ["line 1: the manifest is empty; write one JSON object a line"]
 
 
-def test_the_digest_sees_content_not_format(folder):
+def test_the_digest_depends_on_content_not_format(folder):
     Image.open(folder / "a.png").save(folder / "a.bmp")
     assert picture_digest(folder / "a.bmp") == picture_digest(folder / "a.png") != picture_digest(folder / "b.png")
     Image.fromarray(np.full((7, 5, 3), 10, dtype=np.uint8)).save(folder / "turned.png")

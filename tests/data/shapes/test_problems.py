@@ -31,7 +31,7 @@ def sample(kind: str, count: int) -> list:
 
 
 @pytest.mark.parametrize("kind", PROBLEM_KINDS)
-def test_every_chain_is_valid_right_and_reaches_all_its_key_steps(kind: str):
+def test_every_chain_is_valid_correct_and_has_all_key_steps(kind: str):
     for scene, problem in sample(kind, 97):
         chain = read_chain(problem.chain)
         assert chain is not None and problem.kind == kind
@@ -42,14 +42,14 @@ def test_every_chain_is_valid_right_and_reaches_all_its_key_steps(kind: str):
 
 
 @pytest.mark.parametrize("kind", PROBLEM_KINDS)
-def test_no_answer_can_be_guessed_without_looking(kind: str):
+def test_answers_are_balanced(kind: str):
     answers = Counter(problem.answer for _, problem in sample(kind, 211))
     (_, commonest), *_ = answers.most_common(1)
     assert len(answers) > 1 and commonest < 0.75 * 211
 
 
 def answer_by_hand(scene: Scene, question: str) -> str:
-    """The answer read from the words of a question in another way than they were made."""
+    """Return the answer, parsed from the question."""
     words = question.lower().rstrip("?").split()
 
     def count(noun: str) -> int:
@@ -94,9 +94,9 @@ def test_answers_are_true_of_the_scene(kind: str):
         assert problem.answer == answer_by_hand(scene, problem.question), (describe(scene), problem.question)
 
 
-def test_a_sum_worked_by_hand():
-    asked = {sample_problem(SCENE, np.random.default_rng(seed), "sum") for seed in range(200)}
-    problem = next(p for p in asked if p.question == "How many circles and stars are there together?")
+def test_a_sum_by_hand():
+    sampled = {sample_problem(SCENE, np.random.default_rng(seed), "sum") for seed in range(200)}
+    problem = next(p for p in sampled if p.question == "How many circles and stars are there together?")
     assert problem.answer == "3"
     assert problem.chain == (
         "### Image Description: large red circle top left, small blue star top right, small blue circle center, "
@@ -111,22 +111,22 @@ def test_a_sum_worked_by_hand():
     assert problem.key_steps[1].phrases == ("1 star", "one star")
 
 
-def test_places_are_told_by_rows_and_columns():
-    asked = {sample_problem(SCENE, np.random.default_rng(seed), "shape beside") for seed in range(400)}
-    problem = next(p for p in asked if p.question == "Are any circles below the blue star?")
+def test_a_relation_by_hand():
+    sampled = {sample_problem(SCENE, np.random.default_rng(seed), "shape beside") for seed in range(400)}
+    problem = next(p for p in sampled if p.question == "Are any circles below the blue star?")
     assert problem.answer == "yes"
     assert "### Step 1: small blue star top right is in row 1." in problem.chain
     assert "### Step 2: circles below row 1: small blue circle center. That is 1 circle." in problem.chain
 
 
-def test_a_scene_that_allows_no_problem_of_a_kind_says_so():
+def test_impossible_problems_are_refused():
     twins = Scene((Thing(0, "star", "red", "large"), Thing(1, "star", "red", "large")), "white")
     with pytest.raises(ValueError, match="colour beside"):
         sample_problem(twins, np.random.default_rng(0), "colour beside")
     assert sample_problem(twins, np.random.default_rng(0)).kind in PROBLEM_KINDS
 
 
-def test_problems_keep_to_their_split_and_name_no_held_out_pair():
+def test_problems_stay_in_their_split_and_name_no_held_out_pair():
     rng = numpy_rng(0, "splits")
     for split in ("train", "test"):
         for (scene, problem), _ in zip(problems(split, rng), range(97), strict=False):
@@ -138,4 +138,4 @@ def test_problems_keep_to_their_split_and_name_no_held_out_pair():
 def test_chains_fit_a_reply_of_the_shipped_model():
     tokenizer = Qwen2Tokenizer.from_pretrained(Path(models.__file__).parents[1] / "assets" / "tokenizer")
     longest = max(len(tokenizer.encode(problem.chain)) for kind in PROBLEM_KINDS for _, problem in sample(kind, 53))
-    assert 100 < longest < 160  # what `Model.understand` writes unless told otherwise
+    assert 100 < longest < 160  # the default of `Model.understand`

@@ -43,8 +43,8 @@ def texts(talk: Conversation) -> str:
 
 
 def test_training_conversations_never_name_a_held_out_pair():
-    said = [texts(scene_conversation(scene, rng(step), TaskMix())) for step, scene in enumerate(TRAIN)]
-    assert not [text for text in said if HELD_OUT.search(text)]
+    conversations = [texts(scene_conversation(scene, rng(step), TaskMix())) for step, scene in enumerate(TRAIN)]
+    assert not [text for text in conversations if HELD_OUT.search(text)]
     unseen = distinct_scenes("test_pairs", rng(), 30)  # the pattern does find them where they are
     assert all(HELD_OUT.search(describe(scene)) for scene in unseen)
 
@@ -58,7 +58,7 @@ def test_training_edits_lead_to_training_scenes():
         assert request.startswith("Edit: ") and np.array_equal(talk.picture, render(scene))  # pyright: ignore
 
 
-def test_a_scene_without_an_edit_inside_training_is_drawn():
+def test_a_scene_without_a_training_edit_gives_a_request():
     things = [
         Thing(place, "circle", "blue", size) for place, size in ((1, "large"), (5, "small"), (7, "small"), (8, "large"))
     ]
@@ -68,7 +68,7 @@ def test_a_scene_without_an_edit_inside_training_is_drawn():
     assert target == scene and talk.picture is None
 
 
-def test_a_drawing_is_described_in_full():
+def test_a_request_is_answered_by_the_full_description():
     for step, scene in enumerate(TRAIN[:50]):
         talk, target = scene_request(scene, rng(step))
         assert target == scene and talk.picture is None
@@ -76,7 +76,7 @@ def test_a_drawing_is_described_in_full():
         assert talk.turns[0][1] == prompts.wrap_description(describe(scene))
 
 
-def test_looking_asks_five_times_or_describes_once_and_asks_twice():
+def test_scene_questions_are_five_or_a_description_and_two():
     scene = TRAIN[0]
     talks = [[answer for _, answer in scene_questions(scene, rng(seed)).turns] for seed in range(60)]
     described = [replies for replies in talks if describe(scene) in replies]
@@ -103,7 +103,7 @@ def test_a_mix_of_one_kind_gives_that_kind(kind: str):
         assert seen == kind
 
 
-def test_a_plan_names_each_thing_before_the_description_that_is_drawn():
+def test_a_drawing_plan_lists_each_thing_before_the_description():
     for step, scene in enumerate(TRAIN[:50]):
         ((request, reply),) = scene_drawing_plan(scene, rng(step)).turns
         prompt = scene_request(scene, rng(step))[0].turns[0][0]
