@@ -145,7 +145,7 @@ def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -
         jobs.append((render(scene), change.instruction, render(change.target), (scene, change.target)))
     for bank in banks:
         for _ in range(2):
-            composition = sample_composition(rng, bank, 2, alike=0.0)
+            composition = sample_composition(rng, bank, 2, repeat_probability=0.0)
             instruction, target = sample_composition_edit(composition, bank, rng)
             credits += [thing.drawing.attribution for thing in (*composition.things, *target.things)]
             before, after = (render_composition(c, bank.drawings) for c in (composition, target))

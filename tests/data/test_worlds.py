@@ -54,7 +54,7 @@ def test_an_edit_is_answered_by_the_description_to_draw(tmp_path: Path):
     assert described and all((talk.picture == target).all() for talk in described)
     pairs = [world.sample_align_item(rng) for _ in range(40)]
     assert {pair.caption for pair in pairs} == {"a light wall", "a wall"}
-    assert all((pair.drawn == target).all() for pair in pairs)
+    assert all((pair.target == target).all() for pair in pairs)
 
 
 def test_equal_texts_have_one_identity(tmp_path: Path):

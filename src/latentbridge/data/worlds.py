@@ -53,9 +53,9 @@ _TARGET_CAPTION_SHARE = 1 / 3
 class AlignItem:
     """A training item of alignment: a conversation that ends in a description to draw, and a captioned picture."""
 
-    drawing: Conversation
-    drawn: Picture
-    """The picture described by the conversation's last reply."""
+    conversation: Conversation
+    target: Picture
+    """The picture described by the last reply."""
     picture: Picture
     caption: str
     identity: int
@@ -94,8 +94,8 @@ class ShapesWorld:
 
     def sample_align_item(self, rng: np.random.Generator) -> AlignItem:
         scene = next(scenes("train", rng))
-        talk, target = (scene_request if rng.random() > _EDIT_SHARE else scene_edit)(scene, rng)
-        return AlignItem(talk, render(target), render(scene), paraphrase(scene, rng), scene.digest() >> 8)
+        conversation, target = (scene_request if rng.random() > _EDIT_SHARE else scene_edit)(scene, rng)
+        return AlignItem(conversation, render(target), render(scene), paraphrase(scene, rng), scene.digest() >> 8)
 
 
 class DrawingsWorld:
@@ -117,9 +117,9 @@ class DrawingsWorld:
         drawing, background = pick(rng, self.drawings.split("train")), pick(rng, BACKGROUND_NAMES)
         caption = pick(rng, drawing.captions)
         sample = drawing_request if rng.random() > _EDIT_SHARE else drawing_edit
-        talk, drawn = sample(self.drawings, self.drawable, rng)
+        conversation, target = sample(self.drawings, self.drawable, rng)
         picture = render_drawing(self.drawings, drawing, background)
-        return AlignItem(talk, drawn, picture, caption, stable_hash(drawing.label))
+        return AlignItem(conversation, target, picture, caption, stable_hash(drawing.label))
 
 
 class OwnWorld:

@@ -136,7 +136,7 @@ def test_an_unknown_category_is_a_user_error() -> None:
 def test_a_perfect_edit_is_right_and_preserved(kind: str) -> None:
     rng = numpy_rng(0, "perfect edits")
     for _ in range(5):
-        source = sample_scene(rng, num_things=3, alike=0.0)
+        source = sample_scene(rng, num_things=3, repeat_probability=0.0)
         target = sample_edit(source, rng, kind).target
         grade = grade_edit(source, target, render(target), render(source))
         assert grade.right and grade.preserved and grade.outside_change == 0.0

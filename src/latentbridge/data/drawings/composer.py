@@ -120,9 +120,9 @@ def is_in_split(composition: Composition, split: str) -> bool:
 
 
 def sample_composition(
-    rng: np.random.Generator, bank: SpriteBank, num_things: int | None = None, alike: float = 0.3
+    rng: np.random.Generator, bank: SpriteBank, num_things: int | None = None, repeat_probability: float = 0.3
 ) -> Composition:
-    """Return a composition of the bank's split; with probability `alike` some drawings share a concept."""
+    """Return a composition of the bank's split; with probability `repeat_probability` some drawings share a concept."""
     held_out = bank.split == "test_pairs"
     assert not (held_out and num_things == 1), "a held-out pair needs two things"
     while True:
@@ -131,7 +131,7 @@ def sample_composition(
         chosen: list[Drawing] = []
         for _ in places:
             chosen.append(_sample_drawing(rng, bank, chosen))
-        if count > 1 and rng.random() < alike:
+        if count > 1 and rng.random() < repeat_probability:
             repeats = int(rng.integers(2, count + 1))
             variants = bank.by_concept[chosen[0].concept]
             chosen[:repeats] = [pick(rng, variants) for _ in range(repeats)]

@@ -70,8 +70,8 @@ def drawing_request(
     place = f" on {background}" if rng.random() < 0.3 else ""
     opening = pick(rng, ("", "", "draw ", "a picture of ", "a photo of "))
     request = prompts.draw_request(f"{opening}{noun}{style}{place}")
-    talk = Conversation(((request, prompts.wrap_description(describe_drawing(drawing, background))),))
-    return talk, render_drawing(drawings, drawing, background)
+    conversation = Conversation(((request, prompts.wrap_description(describe_drawing(drawing, background))),))
+    return conversation, render_drawing(drawings, drawing, background)
 
 
 def drawing_edit(
@@ -89,5 +89,5 @@ def drawing_edit(
         target, target_background = pick(rng, same_style), background
         instruction = f"replace the {drawing.label} with {with_article(target.label)}"
     reply = prompts.wrap_description(describe_drawing(target, target_background))
-    talk = Conversation(((prompts.edit_request(instruction), reply),), picture)
-    return talk, render_drawing(drawings, target, target_background)
+    conversation = Conversation(((prompts.edit_request(instruction), reply),), picture)
+    return conversation, render_drawing(drawings, target, target_background)

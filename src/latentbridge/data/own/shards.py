@@ -135,7 +135,7 @@ def read_file(where: str, find_damage: Callable[[bytes], str] = lambda data: "")
         if delay is None or is_local:
             break
         time.sleep(delay)
-    raise UserError(f"{where} cannot be read whole ({reason}); restore it, or the connection to it, and go on.")
+    raise UserError(f"{where} cannot be read whole ({reason}); restore it or the connection, and try again.")
 
 
 def read_samples(name: str, data: bytes) -> list[Record]:

@@ -71,9 +71,9 @@ def read_scene(image: np.ndarray) -> Scene:
     return Scene.from_things(things, name)
 
 
-def _nearest(point: np.ndarray, known: np.ndarray) -> int:
-    """Return the row of `known` [n, d] nearest to a point [d]."""
-    return int(((known - point) ** 2).sum(axis=1).argmin())
+def _nearest(point: np.ndarray, candidates: np.ndarray) -> int:
+    """Return the row of `candidates` [n, d] nearest to a point [d]."""
+    return int(((candidates - point) ** 2).sum(axis=1).argmin())
 
 
 def _read_background(pixels: np.ndarray) -> np.ndarray:

@@ -123,12 +123,12 @@ def sample_offset(rng: np.random.Generator) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def sample_scene(rng: np.random.Generator, num_things: int | None = None, alike: float = 0.3) -> Scene:
-    """Return a scene of any split; with probability `alike` its things share a shape, and half of those a colour too."""
+def sample_scene(rng: np.random.Generator, num_things: int | None = None, repeat_probability: float = 0.3) -> Scene:
+    """Return a scene of any split; with probability `repeat_probability` its things share a shape, and half of those a colour too."""
     count = num_things or int(rng.integers(1, MAX_THINGS + 1))
     places = rng.choice(len(PLACES), size=count, replace=False)
     things = [sample_thing(rng, int(place)) for place in places]
-    if count > 1 and rng.random() < alike:
+    if count > 1 and rng.random() < repeat_probability:
         first = things[0]
         same_colour = rng.random() < 0.5
         things = [replace(t, shape=first.shape, colour=first.colour if same_colour else t.colour) for t in things]

@@ -100,7 +100,7 @@ def _look(data: Sequence[str], samples: int, seed: int) -> _Samples:
         world = mixture.world_at(rng, number)
         found.add_conversation(world.sample_conversation(rng))
         item = world.sample_align_item(rng)
-        found.add_conversation(item.drawing)
+        found.add_conversation(item.conversation)
         found.add_words(item.caption, Use.TEXT)
         found.pictures.append(item.picture)
     if mixture.drawings:  # rare names, and what the lexicon of the second view is made of

@@ -156,19 +156,19 @@ class Align(Stage):
         """A hash of the first items, which notices changed templates, captions and renderers."""
         digest = sha256()
         for item in map(self._item, range(min(_PROBED_ITEMS, self.config.stage.items))):
-            digest.update(repr((item.drawing.turns, item.caption, item.identity)).encode())
-            pictures = (item.drawn, item.picture, item.drawing.picture)
+            digest.update(repr((item.conversation.turns, item.caption, item.identity)).encode())
+            pictures = (item.target, item.picture, item.conversation.picture)
             digest.update(b"".join(picture.tobytes() for picture in pictures if picture is not None))
         return digest.hexdigest()
 
     @torch.no_grad()
     def compute(self, model: Model, indices: range) -> dict[str, list[np.ndarray]]:
         items = [self._item(index) for index in indices]
-        descriptions = [prompts.unwrap_description(item.drawing.turns[-1][1]) for item in items]
+        descriptions = [prompts.unwrap_description(item.conversation.turns[-1][1]) for item in items]
         ids = model.text_ids(descriptions)
-        latents = model.encode_pictures([item.drawn for item in items]).flatten(1)
+        latents = model.encode_pictures([item.target for item in items]).flatten(1)
         return {
-            "draw": _half(*model.drawing_hidden([item.drawing for item in items])),
+            "draw": _half(*model.drawing_hidden([item.conversation for item in items])),
             "image": _half(*model.image_hidden([item.picture for item in items])),
             "text": _half(*model.text_hidden([item.caption for item in items])),
             "ids": list(ids.cpu().numpy().astype(np.int32)),

@@ -96,7 +96,7 @@ class Finetune(Native):
         return torch.stack(drifts).mean()
 
     def _generation_loss(self, pairs: Sequence[AlignItem], rng: torch.Generator) -> Tensor:
-        backbone, drawn = cast(OmniBridge, self.backbone), [pair.drawn for pair in pairs]
+        backbone, drawn = cast(OmniBridge, self.backbone), [pair.target for pair in pairs]
         losses = (backbone.generation_loss, backbone.text_generation_loss)
         return torch.stack([loss(_descriptions(pairs), drawn, rng) for loss in losses]).mean()
 
@@ -119,4 +119,4 @@ def _embeddings(model: Model, pairs: Sequence[AlignItem]) -> tuple[Tensor, Tenso
 
 
 def _descriptions(pairs: Sequence[AlignItem]) -> list[str]:
-    return [prompts.unwrap_description(pair.drawing.turns[-1][1]) for pair in pairs]
+    return [prompts.unwrap_description(pair.conversation.turns[-1][1]) for pair in pairs]
