@@ -23,7 +23,7 @@ def test_ordinary_texts_are_accepted(text: str):
         ("x" * (MAX_CHARACTERS + 1), "1,001 characters"),
         ("red\0circle", "U+0000"),
         ("\x1b[2J", "U+001B"),
-        ("red \x7f", "at position 4"),
+        ("red \x7f", "at 4"),
         ("\x85x", "U+0085"),
         ("\ud800", "U+D800"),
     ],

@@ -99,7 +99,7 @@ def _from_image(image: Image.Image, name: str, max_megapixels: float) -> Picture
         raise _too_large(name, max_megapixels)
     if max(image.size) > MAX_SIDE_PX:
         raise UserError(
-            f"{name} is {image.width:,} x {image.height:,} pixels; {MAX_SIDE_PX:,} is the largest side, so scale it down."
+            f"{name} is {image.width:,} x {image.height:,} pixels; scale it down to {MAX_SIDE_PX:,} a side."
         )
     if image.width * image.height == 0:
         raise UserError(f"{name} is empty ({image.width} x {image.height}); give at least one pixel.")

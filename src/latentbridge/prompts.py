@@ -26,9 +26,7 @@ def check_text(kind: str, text: str, max_characters: int = MAX_CHARACTERS) -> No
         raise UserError(f"The {kind} has {len(text):,} characters; {max_characters:,} are the most, so shorten it.")
     for position, character in enumerate(text):
         if category(character) in ("Cc", "Cs") and character not in "\n\r\t":
-            raise UserError(
-                f"The {kind} has a control character (U+{ord(character):04X}) at position {position}; leave it out."
-            )
+            raise UserError(f"The {kind} has a control character (U+{ord(character):04X}) at {position}; leave it out.")
 
 
 def draw_request(prompt: str) -> str:

@@ -44,8 +44,7 @@ def held_out_pairs(world: str, count: int, seed: int) -> list[Pair]:
     pairs = make_pairs(world, count, seed)
     if len(pairs) < 2:
         raise UserError(
-            f"There are fewer than two held-out pairs in {world}; build the drawings with `npm` installed, or give more "
-            'lines of a manifest the split "test" and texts.'
+            f"{world} has fewer than two held-out pairs; build the drawings with `npm`, or add test lines with texts."
         )
     return pairs
 

@@ -128,7 +128,7 @@ def test_a_missing_or_mixed_cache_is_refused(toy_drawings, tmp_path):
     other = json.dumps(json.loads(lines[0]) | {"picture_sha256": "0" * 64})
     for mixed in (lines[1:], [other, *lines[1:]]):
         manifest.write_text("\n".join(mixed))
-        with pytest.raises(UserError, match="different builds"):
+        with pytest.raises(UserError, match="do not match"):
             load_drawings(tmp_path)
 
 

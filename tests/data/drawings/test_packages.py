@@ -50,7 +50,7 @@ def test_a_damaged_archive_is_downloaded_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (f"pathlib.Path({TOY.filename!r}).write_bytes(b'another archive')", "does not have the checksum"),
+        (f"pathlib.Path({TOY.filename!r}).write_bytes(b'another archive')", "checksum of toy-icons-1.2.3.tgz is wrong"),
         (f"pathlib.Path({TOY.filename!r}).write_bytes(b'an arc'); sys.exit('connection reset')", "connection reset"),
         ("sys.exit(0)", "downloaded no toy-icons-1.2.3.tgz"),
     ],

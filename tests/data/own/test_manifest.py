@@ -77,7 +77,7 @@ def test_a_chain_and_its_key_steps_become_a_record(folder):
         ({"image": "b.png", "texts": [" "]}, "line 2: `texts` must be a list of non-empty strings"),
         ({"image": "b.png"}, "line 2: the picture has no text"),
         ({"image": "b.png", "texts": ["x"], "chain": CHAIN}, "line 2: `chain` needs `question` and `answer` beside it"),
-        ({**ASKED, "chain": "it is 4"}, "line 2: `chain` must have the lines ### Image Description:"),
+        ({**ASKED, "chain": "it is 4"}, "line 2: `chain` needs the lines ### Image Description:"),
         ({**ASKED, "chain": CHAIN.replace("is: 4", "is: 5")}, "line 2: `chain` ends with '5', and `answer` is '4'"),
         ({**ASKED, "key_steps": ["2 and 2"]}, "line 2: `key_steps` must be a list of lists of phrases"),
         ({**ASKED, "key_steps": [[]]}, "line 2: `key_steps` must be a list of lists of phrases"),

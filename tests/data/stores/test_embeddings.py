@@ -99,7 +99,7 @@ def test_another_space_is_refused(tmp_path: Path, change: dict, words: str):
     other = replace(SPACE, **change)
     with pytest.raises(UserError, match=words):
         EmbeddingStore(tmp_path, other)
-    with pytest.raises(UserError, match="give it a folder of its own"):
+    with pytest.raises(UserError, match="use another folder"):
         store.fill(Toy(other), texts=["number 99"], progress=False)
 
 
@@ -115,7 +115,7 @@ def test_missing_items_are_counted(tmp_path: Path):
         (np.full((1, 5), 0.5), "length 1"),
         (np.zeros((1, 5)), "length 1"),
         (np.array([[1, 0, 0, 0, np.nan]]), "NaN"),
-        (np.eye(7)[:1], "5 numbers, not .1, 7."),
+        (np.eye(7)[:1], "5 dimensions, not .1, 7."),
     ],
 )
 def test_invalid_vectors_are_refused(tmp_path: Path, vectors: np.ndarray, words: str):

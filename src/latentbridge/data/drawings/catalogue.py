@@ -133,9 +133,7 @@ def load_drawings(cache_dir: Path | None = None) -> Drawings:
     records = tuple(_record(json.loads(line)) for line in content.splitlines())
     pixels = np.load(pixels_path, mmap_mode="r", allow_pickle=False)
     if len(pixels) != len(records) or any(_digest(pixels[i]) != records[i].picture_sha256 for i in (0, -1)):
-        raise UserError(
-            f"The pixels and the manifest in {folder} are of different builds; delete the folder and build it again."
-        )
+        raise UserError(f"The pixels and the manifest in {folder} do not match; delete the folder and build it again.")
     return Drawings(records, pixels, sha256(content).hexdigest())
 
 

@@ -101,9 +101,7 @@ def sprite_bank(drawings: Drawings, split: CompositionSplit) -> SpriteBank:
         if drawing.label in countable_plurals():
             by_concept[drawing.concept].append(drawing)
     if len({variants[0].cluster for variants in by_concept.values()}) < MAX_THINGS:
-        raise UserError(
-            f"Split {split!r} has too few countable drawings for compositions; install `npm` and build them again."
-        )
+        raise UserError(f"Split {split!r} has too few countable drawings; install `npm` and build them again.")
     return SpriteBank(drawings, split, {concept: tuple(variants) for concept, variants in sorted(by_concept.items())})
 
 

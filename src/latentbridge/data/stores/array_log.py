@@ -120,8 +120,7 @@ class ArrayLog:
         if stored != self.key:
             name = next(name for name in stored | self.key if stored.get(name) != self.key.get(name))
             raise UserError(
-                f"{self.folder} was made with {name} {stored.get(name)!r}, not {self.key.get(name)!r}; "
-                "choose another folder."
+                f"{self.folder} was made with {name} {stored.get(name)!r}, not {self.key.get(name)!r}; choose another folder."
             )
         self._lengths = {name: [] for name in self._kinds}
         self._size_bytes = self._size()
@@ -162,6 +161,4 @@ def _write_at(path: Path, start: int, content: bytes) -> None:
             file.truncate()
             os.fsync(file.fileno())
     except OSError as error:
-        raise StorageError(
-            f"Cannot write {path} ({error.strerror}); free some space or choose another folder."
-        ) from error
+        raise StorageError(f"Cannot write {path} ({error.strerror}); free some space or move it.") from error

@@ -48,9 +48,7 @@ class EmbeddingStore:
     def vectors(self, digests: Sequence[bytes]) -> np.ndarray:
         """Return float32 [n, dimension] for the digests; raise UserError if any is missing."""
         if missing := sum(digest not in self._index for digest in digests):
-            raise UserError(
-                f"{self._log.folder} lacks the embeddings of {missing} of {len(digests)} items; embed them first."
-            )
+            raise UserError(f"{self.folder} lacks the embeddings of {missing} of {len(digests)} items; embed them.")
         if len(self._vectors) < len(self):
             self._vectors = self._log.arrays()["vectors"].rows
         return self._vectors[[self._index[digest] for digest in digests]]
@@ -77,9 +75,7 @@ class EmbeddingStore:
         The teacher's cost is announced before the first batch.
         """
         if teacher.space != self.space:
-            raise UserError(
-                f"The store is for {self.space.model}, not {teacher.space.model}; give it a folder of its own."
-            )
+            raise UserError(f"The store is for {self.space.model}, not {teacher.space.model}; use another folder.")
         new_pictures = {d: item for item in pictures if (d := picture_digest(open_picture(item))) not in self}
         new_texts = {d: text for text in texts if (d := text_digest(text)) not in self}
         if cost := teacher.cost(len(new_pictures), list(new_texts.values())):
@@ -99,16 +95,13 @@ class EmbeddingStore:
     def _check(self, vectors: np.ndarray) -> None:
         if vectors.ndim != 2 or vectors.shape[1] != self.space.dimension:
             raise UserError(
-                f"{self.space.model} gives vectors of {self.space.dimension} numbers, not {list(vectors.shape)}; "
-                "check the model or file they come from."
+                f"{self.space.model} has {self.space.dimension} dimensions, not {list(vectors.shape)}; check the model or file."
             )
         if not np.isfinite(vectors).all():
-            raise UserError("An embedding holds NaN or infinity; check the model or file it comes from.")
+            raise UserError("An embedding has NaN or infinity; check the model or file.")
         norms = np.linalg.norm(vectors, axis=1)
         if self.space.normalisation == "unit" and np.abs(norms - 1).max(initial=0) > _UNIT_TOLERANCE:
-            raise UserError(
-                "An embedding for a store of unit vectors does not have length 1; divide it by its norm first."
-            )
+            raise UserError("An embedding does not have length 1; divide it by its norm first.")
 
 
 def picture_digest(picture: Picture) -> bytes:
