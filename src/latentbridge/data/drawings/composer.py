@@ -40,7 +40,7 @@ _CENTRES_PX = (16, 32, 48)
 _OPPOSITE_PLACES = ((3, 5), (1, 7))
 _CORNERS = (0, 2, 6, 8)
 _MAIN_SHARE, _SECOND_SHARE = 0.5, 0.2
-"""A question about a colour needs one that covers half of the drawing, with no other chromatic one over a fifth."""
+"""Least share of a colour that is asked about, and upper bound of all other chromatic ones."""
 
 Question = Literal["what", "place", "count", "colour", "relation", "presence"]
 CompositionSplit = DrawingSplit | Literal["test_pairs"]
