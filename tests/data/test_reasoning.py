@@ -25,7 +25,7 @@ TEXT = write_chain(CHAIN)
 
 
 @pytest.mark.parametrize(
-    "broken",
+    "invalid",
     [
         "",
         "3",

@@ -35,12 +35,12 @@ BLUE_STAR = Thing(5, "star", "blue", "small")
 PAIR = Scene((RED_CIRCLE, BLUE_STAR), "white")
 
 
-def prompt(*spec: ObjectSpec, relations: tuple[tuple[int, str, int], ...] = ()) -> Prompt:
-    return Prompt("", spec, relations)
+def prompt(*specs: ObjectSpec, relations: tuple[tuple[int, str, int], ...] = ()) -> Prompt:
+    return Prompt("", specs, relations)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"),
+    ("specs", "expected"),
     [
         ((ObjectSpec("circle"), ObjectSpec("star")), True),
         ((ObjectSpec("star"), ObjectSpec("circle")), True),
@@ -55,8 +55,8 @@ def prompt(*spec: ObjectSpec, relations: tuple[tuple[int, str, int], ...] = ()) 
         ((ObjectSpec("circle", count=2),), False),
     ],
 )
-def test_satisfies_needs_all_objects_and_no_others(spec: tuple[ObjectSpec, ...], expected: bool) -> None:
-    assert satisfies(PAIR, prompt(*spec)) is expected
+def test_satisfies_needs_all_objects_and_no_others(specs: tuple[ObjectSpec, ...], expected: bool) -> None:
+    assert satisfies(PAIR, prompt(*specs)) is expected
 
 
 def test_satisfies_finds_a_bijection_that_a_greedy_match_misses() -> None:
@@ -184,7 +184,7 @@ def test_a_background_edit_grades_the_pixels_of_the_things() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "correct"),
     [
         ("large red circle top left, small blue star right, on white", 10),
         ("large red circle top left, small blue star right, on gray", 9),
