@@ -18,7 +18,6 @@ import numpy as np
 from harness import SMOKE, Target, compare, in_turns, keep, one_thread
 
 from latentbridge.data.stores.embeddings import EmbeddingStore, text_digest
-from latentbridge.data.stores.released_embeddings import read_released
 from latentbridge.rng import numpy_rng
 from latentbridge.types import EmbeddingSpace
 
@@ -35,6 +34,10 @@ def main() -> None:
     keep(__file__, targets, {"vectors": COUNT, "dimension": DIMENSION, **details})
 
 
+def _read_json(path: Path) -> np.ndarray:
+    return np.asarray(json.loads(path.read_text())["values"], np.float32)
+
+
 def measure(folder: Path) -> tuple[list[Target], dict[str, object]]:
     digests = [text_digest(str(i)) for i in range(COUNT)]
     vectors = numpy_rng(0, "embedding store").standard_normal((COUNT, DIMENSION), np.float32)
@@ -47,7 +50,7 @@ def measure(folder: Path) -> tuple[list[Target], dict[str, object]]:
     opening = time.process_time() - began
     reads: dict[str, Read] = {
         "store": lambda batch: store.vectors([digests[i] for i in batch]),
-        "json": lambda batch: np.stack([read_released(folder / f"{i}.json") for i in batch]),
+        "json": lambda batch: np.stack([_read_json(folder / f"{i}.json") for i in batch]),
         "floor": lambda batch: vectors[batch],
     }
     rounds = [[drawn(turn, place) for place in range(BATCHES)] for turn in range(ROUNDS + 1)]

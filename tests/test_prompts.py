@@ -1,4 +1,4 @@
-"""Words from outside: which are taken."""
+"""Checks of users' texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from latentbridge.prompts import MAX_CHARACTERS, check_text
 @pytest.mark.parametrize(
     "text", ["a red circle", "两个圆\n和一颗星\t!\r\n", "e\u0301 👩‍🎨 \u202b", "x" * MAX_CHARACTERS]
 )
-def test_what_people_type_is_taken(text: str):
+def test_ordinary_texts_are_accepted(text: str):
     check_text("prompt", text)
 
 
@@ -23,12 +23,12 @@ def test_what_people_type_is_taken(text: str):
         ("x" * (MAX_CHARACTERS + 1), "1,001 characters"),
         ("red\0circle", "U+0000"),
         ("\x1b[2J", "U+001B"),
-        ("red \x7f", "at place 4"),
+        ("red \x7f", "at 4"),
         ("\x85x", "U+0085"),
         ("\ud800", "U+D800"),
     ],
 )
-def test_what_nobody_types_is_refused(text: str, words: str):
+def test_empty_long_and_control_texts_are_refused(text: str, words: str):
     with pytest.raises(UserError, match="The prompt") as caught:
         check_text("prompt", text)
     assert words in str(caught.value)

@@ -1,4 +1,4 @@
-"""Toy icon sets: painted rectangles packed like the real packages, so the real parser, renderer and writer run."""
+"""Toy icon sets of rectangles, packed like the real packages and built by the real builder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from latentbridge.data.drawings.catalogue import Drawings, build_from_archives
-from latentbridge.data.drawings.composer import countable
+from latentbridge.data.drawings.composer import countable_plurals
 from latentbridge.data.drawings.icons import ICON_SETS, IconSet
 
 TOY_SETS = ("noto", "fluent_flat", "fluent_3d", "emojione", "openmoji")
@@ -21,7 +21,7 @@ FIRST_CODEPOINT = 0x1F400
 
 
 def pack(path: Path, files: dict[str, bytes]) -> Path:
-    """A tarball with these members under `package/`."""
+    """Write a tarball with these members under `package/`."""
     with tarfile.open(path, "w:gz") as tarball:
         for name, content in files.items():
             info = tarfile.TarInfo(f"package/{name}")
@@ -31,15 +31,15 @@ def pack(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def toy_icon(number: int, set_number: int) -> str:
-    """A rectangle whose shape tells the concept and whose colour changes from set to set."""
+    """Return a rectangle; its shape depends on the concept, its colour on the set too."""
     colour = TOY_COLOURS[(number + set_number) % len(TOY_COLOURS)]
     return f'<rect x="4" y="4" width="{30 + number % 25}" height="{30 + number // 4}" fill="{colour}"/>'
 
 
 @pytest.fixture(scope="session")
 def toy_emojibase(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seventy countable objects, one face and one flag."""
-    labels = list(countable())[:NUM_CONCEPTS]
+    """Write seventy countable objects, one face and one flag."""
+    labels = list(countable_plurals())[:NUM_CONCEPTS]
     data = [
         {"label": label, "hexcode": f"{FIRST_CODEPOINT + i:X}", "tags": ["toy", label], "group": 3, "subgroup": 34}
         for i, label in enumerate(labels)
@@ -66,9 +66,9 @@ def toy_emojibase(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def toy_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[IconSet, Path]:
-    """Five sets of four artists; `emojione` has no table of characters, `fluent_3d` is pictures by code point."""
+    """Write five sets of four artists; `emojione` has no table of characters, `fluent_3d` is pictures by code point."""
     folder = tmp_path_factory.mktemp("sets")
-    labels = [*list(countable())[:NUM_CONCEPTS], "zany face"]
+    labels = [*list(countable_plurals())[:NUM_CONCEPTS], "zany face"]
     codepoints = [*(f"{FIRST_CODEPOINT + i:x}" for i in range(NUM_CONCEPTS)), "1f92a"]
     archives: dict[IconSet, Path] = {}
     for set_number, name in enumerate(TOY_SETS):
@@ -97,6 +97,6 @@ def toy_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[IconSet, Path
 def toy_drawings(
     toy_archives: dict[IconSet, Path], toy_emojibase: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Drawings:
-    """The toy sets, built by the real builder."""
+    """Build the toy sets."""
     pytest.importorskip("resvg_py")
     return build_from_archives(toy_archives, toy_emojibase, tmp_path_factory.mktemp("cache"), progress=False)

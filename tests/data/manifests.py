@@ -1,4 +1,4 @@
-"""A small manifest of one's own, for all tests that read one."""
+"""A writer of small manifests for tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def write_manifest(folder: Path, count: int, **more: dict[str, Any]) -> Path:
-    """`count` training lines, each with its own grey picture and text; `more` are other lines by the picture's name."""
+    """Write `count` training lines, each with its own grey picture and text, and `more` lines by the picture's name."""
     lines: dict[str, dict[str, Any]] = {f"p{number}": {"texts": [f"text {number}"]} for number in range(count)} | more
     folder.mkdir(parents=True, exist_ok=True)
     for shade, name in enumerate(lines):

@@ -1,4 +1,4 @@
-"""The verbs about data: build the drawings, check a manifest, turn it into shards, ask a teacher ahead, look at samples."""
+"""The `data` commands: build drawings, check manifests, write shards, embed pairs, show samples, learn a tokenizer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ app = typer.Typer(help=_HELP, rich_markup_mode=None, no_args_is_help=True)
 
 @app.command()
 def build(world: Annotated[str, typer.Argument(metavar="WORLD", help='The world to build: "drawings".')]) -> None:
-    """Fetch and render the drawings world.
+    """Download and render the drawings world.
 
     Takes about a minute, once per machine.
 
@@ -58,13 +58,14 @@ def build(world: Annotated[str, typer.Argument(metavar="WORLD", help='The world 
 def check(manifest: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON-lines manifest.")]) -> None:
     """Check a manifest of your own data.
 
-    Prints one line per fault, and exits with 2 if there is any; else says what it holds and which recipes take it.
+    Prints one line per fault and exits with 2 if there is any; else prints its contents and the recipes that take it.
 
     \b
     Examples:
       latentbridge data check my_pictures/manifest.jsonl
     """
     from latentbridge.data.own.manifest import check_manifest
+    from latentbridge.data.own.needs import accepting_recipes, describe_uses, missing_data, training_uses
 
     faults = check_manifest(manifest)
     for fault in faults:
@@ -72,7 +73,6 @@ def check(manifest: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON-
     if faults:
         raise typer.Exit(2)
     print(f"{manifest}: no faults")
-    from latentbridge.data.own.needs import accepting_recipes, describe_uses, missing_data, training_uses
 
     found = training_uses(str(manifest))
     print(f"for training: {describe_uses(found)}")
@@ -91,8 +91,8 @@ def shards(
 ) -> None:
     """Turn a manifest into shards, for data too large to check at every start.
 
-    Shards that others wrote, WebDataset's tars or Parquet files, stay where they are and get an index. Training takes the
-    folder wherever it takes a manifest.
+    Existing shards, WebDataset tars or Parquet files, stay in place and get an index. Training takes the folder wherever
+    it takes a manifest.
 
     \b
     Examples:
@@ -118,15 +118,12 @@ def embed(
         str, typer.Option("--recipe", metavar="RECIPE", help="Whose pairs to embed: a recipe of post-training.")
     ] = "post-latentumm",
     overrides: Overrides = None,
-    teacher: Annotated[
-        str, typer.Option("--teacher", help="Who embeds them; the recipe's own teacher unless given.")
-    ] = "",
+    teacher: Annotated[str, typer.Option("--teacher", help="The teacher; the recipe's own by default.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Embed a recipe's pairs ahead of its runs.
+    """Embed a recipe's pairs before its runs.
 
-    Says beforehand what it will cost. Interrupted at any moment, it goes on where it stopped; runs that start later, also
-    several at once, find everything done.
+    Prints the cost first. An interrupted command can be resumed; later runs, also in parallel, read the embeddings.
 
     \b
     Examples:
@@ -149,11 +146,10 @@ def embed(
         raise UserError(
             f"The recipe {name} has no teacher to ask; choose one of post-training, such as post-latentumm."
         )
-    asked, stage = load_teacher(teacher), kind(config)
-    pairs = stage.items()
-    anchors = Anchors(asked, pairs, announce=partial(print, file=sys.stderr))
+    model, pairs = load_teacher(teacher), kind(config).items()
+    anchors = Anchors(model, pairs, announce=partial(print, file=sys.stderr))
     document = {
-        "teacher": asked.space.model,
+        "teacher": model.space.model,
         "store": str(anchors.store.folder),
         "pairs": len(pairs),
         "known pairs": anchors.known,
@@ -164,8 +160,8 @@ def embed(
         print_json(document)
     else:
         print(
-            f"{anchors.store.folder}: {len(anchors.store):,} embeddings by {asked.space.model}, "
-            f"{anchors.added:,} of them new; it knows {anchors.known:,} of {len(pairs):,} pairs"
+            f"{anchors.store.folder}: {len(anchors.store):,} embeddings by {model.space.model}, "
+            f"{anchors.added:,} of them new; the teacher knows {anchors.known:,} of {len(pairs):,} pairs"
         )
 
 
@@ -176,9 +172,7 @@ def sample(
     count: Annotated[int, typer.Option("--count", help="Number of pictures.")] = 24,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same pictures.")] = 0,
 ) -> None:
-    """Draw a sheet of a world's pictures.
-
-    Their captions are printed.
+    """Draw a sheet of a world's pictures and print their captions.
 
     \b
     Examples:
@@ -198,8 +192,8 @@ def sample(
         from latentbridge.data.shapes.render import render
         from latentbridge.data.shapes.scenes import scenes
 
-        drawn = list(islice(scenes("train", rng), count))
-        pictures, captions = [render(scene) for scene in drawn], [describe(scene) for scene in drawn]
+        sampled = list(islice(scenes("train", rng), count))
+        pictures, captions = [render(scene) for scene in sampled], [describe(scene) for scene in sampled]
     else:
         from latentbridge.data.drawings.catalogue import load_drawings
 
@@ -218,7 +212,7 @@ def vocabulary(
     out: Annotated[Path, typer.Option("--out", help="The folder to write the tokenizer to.")],
     size: Annotated[int, typer.Option("--size", help="Tokens, special ones included.")] = 2048,
 ) -> None:
-    """Learn a tokenizer from the texts of both worlds, as the shipped one was.
+    """Learn a tokenizer from the texts of both worlds, like the shipped one.
 
     \b
     Examples:

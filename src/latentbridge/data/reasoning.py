@@ -1,7 +1,7 @@
-"""Long chains of reasoning: their form, what they must reach on the way, and how a reply is graded by both.
+"""Reasoning chains: their format, their key steps, and grades of replies by both.
 
-A chain has R1-VL's form (arXiv 2503.12937; spec OmniBridge 3.2): the description, the rationale, numbered steps, and the
-final answer last, each under its header. `data/shapes/problems.py` writes exact ones about scenes; a manifest may bring its own.
+A chain has R1-VL's format (arXiv 2503.12937; spec OmniBridge 3.2): description, rationale, numbered steps and the final
+answer, each under its header. `data/shapes/problems.py` writes chains about scenes; a manifest may have its own.
 """
 
 from __future__ import annotations
@@ -13,25 +13,14 @@ from functools import lru_cache
 
 from latentbridge.data.shapes.language import final_answer
 
-# --- the form ------------------------------------------------------------------------------------
-
-_DESCRIPTION, _RATIONALE, _OPENING, _ANSWER = (
-    "Image Description:",
-    "Rationales:",
-    "Let's think step by step.",
-    "The final answer is:",
-)
-_HEADER = re.compile(
-    rf"^### ({'|'.join(map(re.escape, (_DESCRIPTION, _RATIONALE, _OPENING, _ANSWER)))}|Step \d+:)", re.MULTILINE
-)
-
-
+_SECTIONS = ("Image Description:", "Rationales:", "Let's think step by step.", "The final answer is:")
+_HEADER = re.compile(rf"^### ({'|'.join(map(re.escape, _SECTIONS))}|Step \d+:)", re.MULTILINE)
 _WORD = re.compile(r"[^\W_]+|[-+=<>/*]")
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A worked answer by its sections."""
+    """The sections of a reasoning chain."""
 
     description: str
     rationale: str
@@ -40,88 +29,81 @@ class Chain:
 
 
 def write_chain(chain: Chain) -> str:
-    """The chain as text; the inverse of `read_chain`."""
-    steps = (f"### Step {i}: {step}" for i, step in enumerate(chain.steps, start=1))
-    opening = (f"### {_DESCRIPTION} {chain.description}", f"### {_RATIONALE} {chain.rationale}", f"### {_OPENING}")
-    return "\n".join([*opening, *steps, f"### {_ANSWER} {chain.answer}"])
+    """Return the chain as text; the inverse of `read_chain`."""
+    steps = (f"Step {i}: {step}" for i, step in enumerate(chain.steps, start=1))
+    description, rationale, opening, answer = _SECTIONS
+    start = (f"{description} {chain.description}", f"{rationale} {chain.rationale}", opening)
+    return "\n".join(f"### {section}" for section in (*start, *steps, f"{answer} {chain.answer}"))
 
 
 def read_chain(text: str) -> Chain | None:
-    """The chain a text is, or None where its form is not valid.
+    """Return the chain in a text, or None if its format is not valid.
 
-    Valid are all four sections, once each and in order, none of them empty; steps numbered 1 to n that all say something
-    and not twice the same; an answer of one line, after which nothing comes.
+    Valid is a text of the four sections in order, none empty, with different steps numbered 1 to n and an answer of one
+    line.
     """
     before, *rest = _HEADER.split(text.strip())
     headers, bodies = rest[::2], [body.strip() for body in rest[1::2]]
-    numbers = range(1, len(headers) - 3)
-    if before or headers != [_DESCRIPTION, _RATIONALE, _OPENING, *(f"Step {i}:" for i in numbers), _ANSWER]:
+    step_headers = (f"Step {i}:" for i in range(1, len(headers) - 3))
+    if before or headers != [*_SECTIONS[:3], *step_headers, _SECTIONS[3]]:
         return None
     description, rationale, opening, *steps, answer = bodies
-    told = (description, rationale, *steps, answer)
-    if opening or not steps or not all(told) or len(set(steps)) < len(steps) or "\n" in answer:
+    complete = all((description, rationale, *steps, answer))
+    if opening or not steps or not complete or len(set(steps)) < len(steps) or "\n" in answer:
         return None
     return Chain(description, rationale, tuple(steps), answer)
 
 
-def _steps_of(text: str) -> list[str]:
-    """What stands in the numbered steps of any text, valid or not."""
-    _, *rest = _HEADER.split(text)
-    return [body for header, body in zip(rest[::2], rest[1::2], strict=True) if header.startswith("Step")]
-
-
-# --- what a chain must reach ---------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class KeyStep:
-    """Something to be found on the way to an answer, as keywords."""
+    """An intermediate result as keywords."""
 
-    forms: tuple[str, ...]
-    """Phrases any of which says it: synonyms, digits and number words."""
-    against: tuple[str, ...] = ()
-    """Phrases that say something else in its place."""
+    phrases: tuple[str, ...]
+    """Alternative phrasings: synonyms, digits, number words."""
+    contradictions: tuple[str, ...] = ()
+    """Phrases of other results."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A question of several steps about a picture, and all that a reply is graded by."""
+    """A question about a picture that takes several steps, and what a reply is graded by."""
 
     question: str
     answer: str
     key_steps: tuple[KeyStep, ...] = ()
     chain: str = ""
-    """A right reply in full, where one is known."""
+    """A full right reply, or empty if unknown."""
     kind: str = ""
 
 
-def is_right(reply: str, problem: Problem) -> bool:
-    """Whether the reply ends with the right answer, letter for letter but for case and a full stop."""
+def is_correct(reply: str, problem: Problem) -> bool:
+    """Return whether the reply ends with the answer, up to case and a full stop."""
     return final_answer(reply) == final_answer(problem.answer)
 
 
-def steps_reached(reply: str, problem: Problem) -> float:
-    """The share of key steps that the numbered steps of a reply reach, in any order; 0 where no key steps are known.
+def key_step_recall(reply: str, problem: Problem) -> float:
+    """Return the share of key steps in a reply's numbered steps, in any order; 0 if the problem has none.
 
-    Soft matching as in R1-VL's StepRAR: one form of a key step is enough, whole words only. What differs, so that
-    guessing does not pay: the first step that speaks of a key step settles it, and for nothing where it also says
-    something else in its place; a step settles several but reaches one at most; and a reply of more steps than there are
-    key steps has its share of those. R1-VL counts keywords anywhere in the text.
+    Soft matching as in R1-VL's StepRAR: whole words, any phrase of a key step. R1-VL counts keywords anywhere; here, so
+    that guessing does not pay, the first step that mentions a key step or a contradiction decides it, a contradiction
+    loses it, a step reaches one key step at most, and steps beyond the number of key steps lower the share.
     """
-    steps = [_normal(step) for step in _steps_of(reply)]
-    unsettled, reached = list(problem.key_steps), 0
+    _, *rest = _HEADER.split(reply)
+    sections = zip(rest[::2], rest[1::2], strict=True)
+    steps = [_normalize(body) for header, body in sections if header.startswith("Step")]
+    undecided, reached = list(problem.key_steps), 0
     for step in steps:
-        settled = [key for key in unsettled if _says(step, key.forms + key.against)]
-        unsettled = [key for key in unsettled if key not in settled]
-        reached += any(_says(step, key.forms) and not _says(step, key.against) for key in settled)
+        decided = [key for key in undecided if _contains(step, key.phrases + key.contradictions)]
+        undecided = [key for key in undecided if key not in decided]
+        reached += any(_contains(step, key.phrases) and not _contains(step, key.contradictions) for key in decided)
     return reached / max(len(problem.key_steps), len(steps)) if problem.key_steps else 0.0
 
 
-def _says(step: str, phrases: Sequence[str]) -> bool:
-    return any(_normal(phrase) in step for phrase in phrases)
+def _contains(step: str, phrases: Sequence[str]) -> bool:
+    return any(_normalize(phrase) in step for phrase in phrases)
 
 
 @lru_cache(maxsize=4096)
-def _normal(text: str) -> str:
-    """Lower case, words and signs parted by one space, with a space at both ends, so that whole words match."""
+def _normalize(text: str) -> str:
+    """Return lower-case words and signs with a space around each, so that substrings match whole words."""
     return f" {' '.join(_WORD.findall(text.lower()))} "

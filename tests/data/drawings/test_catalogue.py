@@ -11,7 +11,7 @@ import pytest
 from latentbridge.data.drawings.catalogue import (
     DRAWING_SPLITS,
     FORTY_CONCEPTS,
-    blend,
+    alpha_blend,
     build_from_archives,
     default_cache,
     load_drawings,
@@ -22,7 +22,7 @@ from latentbridge.data.drawings.icons import OPENMOJI_ALONE
 from latentbridge.errors import UserError
 
 NUM_PICTURES = 5 * 71 - 2
-"""Five sets of seventy objects and a face, less one exact repeat and one blank picture."""
+"""Five sets of seventy objects and a face, without one duplicate and one blank picture."""
 
 
 def test_every_picture_has_one_row_and_its_hash(toy_drawings):
@@ -35,11 +35,11 @@ def test_every_picture_has_one_row_and_its_hash(toy_drawings):
 
 
 def unused(drawings) -> set[str]:
-    """Validation concepts drawn by the held-out artist: in no split."""
+    """Return the validation concepts by the held-out artist, which are in no split."""
     return {drawing.concept for drawing in drawings.split("val_concept")}
 
 
-def test_held_out_artists_and_clusters_never_meet_training(toy_drawings):
+def test_held_out_artists_and_clusters_are_not_in_training(toy_drawings):
     sides = {name: toy_drawings.split(name) for name in DRAWING_SPLITS}
     assert all(sides.values())
     trained = sides["train"] + sides["val"]
@@ -50,7 +50,7 @@ def test_held_out_artists_and_clusters_never_meet_training(toy_drawings):
     assert {d.cluster for d in sides["test_both"]} == {d.cluster for d in sides["test_concept"]}
 
 
-def test_one_artists_finishes_stay_on_one_side(toy_drawings):
+def test_all_sets_of_an_artist_share_a_split(toy_drawings):
     sides: dict[str, set[str]] = {}
     for drawing in toy_drawings.records:
         if drawing.artist == "Microsoft":
@@ -93,13 +93,13 @@ def test_articles(label, phrase):
     assert with_article(label) == phrase
 
 
-def test_blending_is_exact_at_the_ends_and_halfway():
+def test_alpha_blend_by_hand():
     rgba = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [200, 100, 0, 51]]], dtype=np.uint8)
-    ground = np.full((1, 3, 3), 100, dtype=np.uint8)
-    assert blend(rgba, ground).tolist() == [[[200, 100, 0], [100, 100, 100], [120, 100, 80]]]
+    background = np.full((1, 3, 3), 100, dtype=np.uint8)
+    assert alpha_blend(rgba, background).tolist() == [[[200, 100, 0], [100, 100, 100], [120, 100, 80]]]
 
 
-def test_a_background_shows_where_nothing_is_drawn(toy_drawings):
+def test_transparent_pixels_show_the_background(toy_drawings):
     picture = toy_drawings.on_background(0, (250, 222, 228))
     assert picture.shape == (64, 64, 3) and tuple(picture[0, 0]) == (250, 222, 228)
 
@@ -112,14 +112,14 @@ def test_building_twice_gives_the_same_bytes(toy_archives, toy_emojibase, tmp_pa
     assert sorted(path.name for path in (tmp_path / "a" / "drawings").iterdir()) == ["manifest.jsonl", "rgba64.npy"]
 
 
-def test_what_is_written_is_what_is_loaded(toy_drawings, tmp_path):
+def test_drawings_are_loaded_as_written(toy_drawings, tmp_path):
     write_drawings(list(toy_drawings.records[:7]), toy_drawings.pixels[:7], tmp_path)
     loaded = load_drawings(tmp_path)
     assert loaded.records == toy_drawings.records[:7]
     assert (loaded.pixels == toy_drawings.pixels[:7]).all() and isinstance(loaded.pixels, np.memmap)
 
 
-def test_a_missing_or_mixed_cache_says_what_to_do(toy_drawings, tmp_path):
+def test_a_missing_or_mixed_cache_is_refused(toy_drawings, tmp_path):
     with pytest.raises(UserError, match="build them"):
         load_drawings(tmp_path)
     write_drawings(list(toy_drawings.records[:7]), toy_drawings.pixels[:7], tmp_path)
@@ -128,11 +128,11 @@ def test_a_missing_or_mixed_cache_says_what_to_do(toy_drawings, tmp_path):
     other = json.dumps(json.loads(lines[0]) | {"picture_sha256": "0" * 64})
     for mixed in (lines[1:], [other, *lines[1:]]):
         manifest.write_text("\n".join(mixed))
-        with pytest.raises(UserError, match="different builds"):
+        with pytest.raises(UserError, match="do not match"):
             load_drawings(tmp_path)
 
 
-def test_an_unknown_split_is_corrected(toy_drawings):
+def test_an_unknown_split_is_refused_with_a_suggestion(toy_drawings):
     with pytest.raises(UserError, match="did you mean 'test_artist'"):
         toy_drawings.split("test_artists")
 
@@ -157,14 +157,14 @@ def test_openmoji_alone_is_evaluation_only(tmp_path):
     )
 
 
-def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
+def test_the_environment_sets_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path))
     assert default_cache() == tmp_path
     monkeypatch.delenv("LATENTBRIDGE_CACHE")
     assert default_cache().parts[-2:] == (".cache", "latentbridge")
 
 
-def test_there_are_forty_judged_concepts():
+def test_forty_concepts():
     assert len(set(FORTY_CONCEPTS)) == 40
 
 

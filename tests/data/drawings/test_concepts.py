@@ -4,13 +4,13 @@ import pytest
 
 from latentbridge.data.drawings.concepts import (
     Concept,
-    bucket,
     character_concepts,
     cluster_of,
+    hash_percentile,
     held_out_clusters,
-    plain_codepoint,
+    normalize_codepoint,
+    normalize_name,
     read_concepts,
-    squash,
 )
 
 
@@ -35,13 +35,13 @@ def test_a_cluster_is_the_head_noun(label, cluster):
     assert cluster_of(label) == cluster
 
 
-def test_names_and_codepoints_have_one_spelling():
-    assert squash("woman’s boot") == squash("womans-boot") == "womansboot"
-    assert squash("piñata") == "pinata"
-    assert plain_codepoint("1f441-fe0f-200d-1f5e8-fe0f") == "1F441-200D-1F5E8"
+def test_names_and_codepoints_are_normalized():
+    assert normalize_name("woman’s boot") == normalize_name("womans-boot") == "womansboot"
+    assert normalize_name("piñata") == "pinata"
+    assert normalize_codepoint("1f441-fe0f-200d-1f5e8-fe0f") == "1F441-200D-1F5E8"
 
 
-def test_reading_leaves_flags_out_and_keeps_words(toy_emojibase):
+def test_flags_are_left_out(toy_emojibase):
     concepts, names = read_concepts(toy_emojibase)
     monkey = concepts[names["monkey"]]
     assert (monkey.tags, monkey.group, monkey.subgroup, monkey.tier) == (
@@ -55,11 +55,11 @@ def test_reading_leaves_flags_out_and_keeps_words(toy_emojibase):
     assert names["grinningfacewithonelargeandonesmalleye"] == "1F92A"  # the character's older Unicode name joins too
 
 
-def test_clusters_that_hold_a_face_are_never_held_out():
+def test_clusters_with_a_face_are_never_held_out():
     def concept(label: str, tier: str) -> Concept:
         return Concept("0", label, (), "", "", tier, cluster_of(label))  # pyright: ignore[reportArgumentType]
 
-    held = next(word for word in (f"thing{i}" for i in range(200)) if bucket(word) < 13)
+    held = next(word for word in (f"thing{i}" for i in range(200)) if hash_percentile(word) < 13)
     assert held in held_out_clusters([concept(held, "object")])[0]
     assert held not in held_out_clusters([concept(held, "object"), concept(f"laughing {held}", "face")])[0]
 
@@ -73,6 +73,6 @@ def test_about_an_eighth_of_many_clusters_is_held_out_for_testing():
     assert abs(len(val) - 120) < 53
 
 
-def test_single_characters_name_themselves():
-    found = character_concepts(["1F34E", "1F1FA-1F1F3", "1F550", "1F3FB", "E000"])
-    assert [(c.label, c.cluster, c.tier) for c in found.values()] == [("red apple", "apple", "unsorted")]
+def test_single_characters_have_unicode_names():
+    concepts = character_concepts(["1F34E", "1F1FA-1F1F3", "1F550", "1F3FB", "E000"])
+    assert [(c.label, c.cluster, c.tier) for c in concepts.values()] == [("red apple", "apple", "unsorted")]

@@ -32,8 +32,8 @@ def test_a_drawing_is_cropped_to_its_square_with_a_margin(unit):
     assert tuple(pixels[32, 32]) == (220, 40, 40, 255)
 
 
-def test_soft_edges_keep_their_colour():
-    """Resizing straight-alpha colour would mix the black of empty pixels into the rim."""
+def test_edges_keep_their_colour():
+    """Resizing straight alpha would mix the black of transparent pixels into the edge."""
     pixels = render_icon(svg('<circle cx="32" cy="32" r="31" fill="#f0d71e"/>'))
     assert pixels is not None
     rim = pixels[(pixels[..., 3] > 100) & (pixels[..., 3] < 200)]
@@ -42,11 +42,11 @@ def test_soft_edges_keep_their_colour():
     assert np.abs(rim[:, :3].astype(int) - (240, 215, 30)).max() <= 6
 
 
-def test_nothing_drawn_is_none():
+def test_a_blank_icon_is_none():
     assert render_icon(svg("")) is None
 
 
-def test_sets_without_characters_are_joined_by_name(toy_archives):
+def test_sets_without_characters_are_matched_by_name(toy_archives):
     by_name = {icon_set.name: (icon_set, archive) for icon_set, archive in toy_archives.items()}
     names = read_names(by_name["noto"][1])
     assert names["monkey"] == "1F400"

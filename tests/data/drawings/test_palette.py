@@ -24,7 +24,7 @@ def test_plain_colours_have_their_name(rgb, word):
     assert COLOUR_WORDS[name_colours(np.array([rgb], dtype=np.uint8))[0]] == word
 
 
-def test_shares_are_of_the_opaque_area_and_slivers_are_left_out():
+def test_shares_are_of_the_opaque_area_without_small_ones():
     picture = np.zeros((10, 10, 4), dtype=np.uint8)
     picture[:5, :, :] = (220, 40, 40, 255)
     picture[:2, :, :3] = (45, 80, 210)

@@ -27,7 +27,7 @@ def write(folder, *entries):
     return path
 
 
-def test_a_sound_manifest_becomes_records(folder):
+def test_a_valid_manifest_gives_records(folder):
     edit = {"instruction": "make it light", "target": "b.png"}
     path = write(
         folder,
@@ -44,7 +44,7 @@ def test_a_sound_manifest_becomes_records(folder):
     ]
 
 
-def test_an_edit_has_the_description_it_gives_or_the_first_text_of_its_target(folder):
+def test_a_missing_description_is_the_first_text_of_the_target(folder):
     edit = {"instruction": "lighten", "target": "b.png"}
     path = write(
         folder,
@@ -75,9 +75,9 @@ def test_a_chain_and_its_key_steps_become_a_record(folder):
         ({"image": "b.png", "text": ["x"], "texts": ["x"]}, "line 2: unknown field 'text'; did you mean 'texts'?"),
         ({"image": "b.png", "texts": "x"}, "line 2: `texts` must be a list of non-empty strings"),
         ({"image": "b.png", "texts": [" "]}, "line 2: `texts` must be a list of non-empty strings"),
-        ({"image": "b.png"}, "line 2: nothing is said about the picture"),
+        ({"image": "b.png"}, "line 2: the picture has no text"),
         ({"image": "b.png", "texts": ["x"], "chain": CHAIN}, "line 2: `chain` needs `question` and `answer` beside it"),
-        ({**ASKED, "chain": "it is 4"}, "line 2: `chain` must have the lines ### Image Description:"),
+        ({**ASKED, "chain": "it is 4"}, "line 2: `chain` needs the lines ### Image Description:"),
         ({**ASKED, "chain": CHAIN.replace("is: 4", "is: 5")}, "line 2: `chain` ends with '5', and `answer` is '4'"),
         ({**ASKED, "key_steps": ["2 and 2"]}, "line 2: `key_steps` must be a list of lists of phrases"),
         ({**ASKED, "key_steps": [[]]}, "line 2: `key_steps` must be a list of lists of phrases"),
@@ -93,11 +93,11 @@ def test_a_chain_and_its_key_steps_become_a_record(folder):
         ({"image": "a.png", "texts": ["dark"]}, "line 2: this repeats line 1; remove one of them"),
         (
             {"image": "a.bmp", "texts": ["x"], "split": "test"},
-            "line 2: a.bmp shows what line 1 shows, which is in split 'train'",
+            "line 2: a.bmp is the picture of line 1, which is in split 'train'",
         ),
     ],
 )
-def test_each_fault_is_one_line(folder, entry, fault):
+def test_each_fault_is_one_sentence(folder, entry, fault):
     (folder / "broken.png").write_text("not a picture")
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:45])
     Image.open(folder / "a.png").save(folder / "a.bmp")
@@ -108,10 +108,10 @@ def test_each_fault_is_one_line(folder, entry, fault):
         load_manifest(path)
 
 
-def test_the_target_of_an_edit_can_leak_too(folder):
+def test_a_target_in_another_split_is_a_fault(folder):
     edit = {"instruction": "lighten", "target": "b.png"}
     path = write(folder, {"image": "a.png", "edit": edit}, {"image": "b.png", "texts": ["x"], "split": "test"})
-    assert check_manifest(path)[0].startswith("line 2: b.png shows what line 1 shows")
+    assert check_manifest(path)[0].startswith("line 2: b.png is the picture of line 1")
 
 
 def test_all_faults_are_found_and_the_first_are_quoted(folder):
@@ -121,7 +121,7 @@ def test_all_faults_are_found_and_the_first_are_quoted(folder):
         load_manifest(path)
 
 
-def test_files_that_are_no_manifest(folder):
+def test_other_files_are_refused(folder):
     with pytest.raises(UserError, match="no manifest"):
         check_manifest(folder / "other.jsonl")
     assert check_manifest(folder / "a.png")[0] == "line 1: this is not UTF-8 text; save it as UTF-8"
@@ -133,7 +133,7 @@ def test_files_that_are_no_manifest(folder):
     assert check_manifest(write(folder, "")) == ["line 1: the manifest is empty; write one JSON object a line"]
 
 
-def test_the_digest_sees_content_not_format(folder):
+def test_the_digest_depends_on_content_not_format(folder):
     Image.open(folder / "a.png").save(folder / "a.bmp")
     assert picture_digest(folder / "a.bmp") == picture_digest(folder / "a.png") != picture_digest(folder / "b.png")
     Image.fromarray(np.full((7, 5, 3), 10, dtype=np.uint8)).save(folder / "turned.png")

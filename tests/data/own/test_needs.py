@@ -9,7 +9,7 @@ import pytest
 from tests.data.manifests import write_manifest
 
 from latentbridge.config import SftConfig
-from latentbridge.data.own.needs import check_own_data, takers, training_uses
+from latentbridge.data.own.needs import accepting_recipes, check_own_data, training_uses
 from latentbridge.data.own.sharding import shard_manifest
 from latentbridge.errors import UserError
 from latentbridge.recipes import recipe
@@ -28,7 +28,7 @@ def refusal(name: str, source: Path) -> str:
     return str(caught.value)
 
 
-def test_questions_alone_are_sent_to_the_recipe_that_takes_them(tmp_path: Path):
+def test_questions_alone_are_refused_with_a_recipe_that_takes_them(tmp_path: Path):
     manifest = write_manifest(tmp_path, 0, a=ASKED, b=ASKED, c={**ASKED, "split": "test"})
     words = f"has 2 with a question; finetune takes it: latentbridge train finetune --data {manifest}"
     assert refusal("post-sft", manifest) == f"post-sft needs texts, and the training split of {manifest} {words}"
@@ -36,30 +36,30 @@ def test_questions_alone_are_sent_to_the_recipe_that_takes_them(tmp_path: Path):
     assert refusal("pretrain-backbone", manifest).startswith("pretrain-backbone takes no data of your own, ")
     for name in ("finetune", "drawings-sft", "reason-step-grpo"):
         check(name, manifest)
-    assert takers(training_uses(str(manifest))) == ["finetune", "drawings-sft", "reason-sft"]
+    assert accepting_recipes(training_uses(str(manifest))) == ["finetune", "drawings-sft", "reason-sft"]
 
 
-def test_texts_are_taken_by_all_that_draw_and_not_by_rewards_for_answers(tmp_path: Path):
+def test_texts_suit_recipes_that_draw_but_not_rewards_for_answers(tmp_path: Path):
     manifest = write_manifest(tmp_path, 2)
     for name in ("finetune", "post-sft", "align", "pretrain-decoder"):
         check(name, manifest)
     assert refusal("reason-step-grpo", manifest).startswith("reason-step-grpo needs a question, ")
 
 
-def test_an_edit_must_say_what_its_target_shows(tmp_path: Path):
+def test_an_edit_needs_a_description(tmp_path: Path):
     bare = write_manifest(
         tmp_path / "bare", 0, p0={"texts": ["x"], "split": "test"}, a={"edit": {**EDIT, "target": "a.png"}}
     )
     assert "1 training edits of" in refusal("finetune", bare) and 'a "description"' in refusal("finetune", bare)
-    assert takers(training_uses(str(bare))) == []
-    told = write_manifest(tmp_path / "told", 0, a={"edit": {**EDIT, "target": "a.png", "description": "light"}})
-    check("finetune", told)
+    assert accepting_recipes(training_uses(str(bare))) == []
+    described = write_manifest(tmp_path / "told", 0, a={"edit": {**EDIT, "target": "a.png", "description": "light"}})
+    check("finetune", described)
     derived = write_manifest(tmp_path / "derived", 1, a={"edit": EDIT})  # p0 has a text of its own
     check("finetune", derived)
     assert training_uses(str(derived))["a described edit"] == 1
 
 
-def test_shards_are_known_by_their_index(tmp_path: Path):
+def test_shards_are_checked_by_their_index(tmp_path: Path):
     manifest = write_manifest(tmp_path / "own", 0, a=ASKED, b={**ASKED, "split": "test"})
     shard_manifest(manifest, tmp_path / "shards", progress=False)
     (tmp_path / "shards" / "train-000000.tar").unlink()  # nothing is read but the index

@@ -32,13 +32,13 @@ def manifest(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store() -> Iterator[str]:
-    """An object store's folder."""
+    """Return a folder of an object store."""
     yield "memory://shards"
     fsspec.filesystem("memory").store.clear()
 
 
 def as_stored(record: Record) -> Record:
-    """A manifest's record as a shard has it."""
+    """Return a manifest's record as read from a shard."""
     image, target = (path.read_bytes() if isinstance(path, Path) else None for path in (record.image, record.target))
     return Record(
         image or b"", record.texts, record.question, record.answer, record.instruction, target, record.description
@@ -51,7 +51,7 @@ def upload(folder: Path, store: str) -> None:
 
 
 def tar(**files: bytes) -> bytes:
-    """A tar with these files; in names `__` stands for a dot."""
+    """Return a tar with these files; `__` in names stands for a dot."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for name, data in files.items():
@@ -61,7 +61,7 @@ def tar(**files: bytes) -> bytes:
     return out.getvalue()
 
 
-def test_shards_hold_what_a_manifest_holds(manifest, tmp_path, monkeypatch):
+def test_shards_contain_the_manifests_samples(manifest, tmp_path, monkeypatch):
     size = (manifest.parent / "p0.png").stat().st_size
     monkeypatch.setattr(sharding, "_SHARD_BYTES", 4 * size)
     written = shard_manifest(manifest, tmp_path / "out", progress=False)
@@ -69,10 +69,10 @@ def test_shards_hold_what_a_manifest_holds(manifest, tmp_path, monkeypatch):
 
     for split, count in (("train", 14), ("test", 1), ("val", 0)):
         folder = ShardFolder(str(tmp_path / "out"), split)
-        found = [record for shard in folder.shards for record in folder.read(shard)]
+        records = [record for shard in folder.shards for record in folder.read(shard)]
         expected = [as_stored(record) for record in load_manifest(manifest) if record.split == split]
-        assert len(found) == count
-        assert sorted(found, key=repr) == sorted(expected, key=repr)
+        assert len(records) == count
+        assert sorted(records, key=repr) == sorted(expected, key=repr)
     train = [shard for shard in written if shard.split == "train"]
     assert sum(shard.samples for shard in train) == 14
     fit = [
@@ -82,7 +82,7 @@ def test_shards_hold_what_a_manifest_holds(manifest, tmp_path, monkeypatch):
     assert fit == [13, 1, 14]
 
 
-def test_neighbours_in_a_manifest_are_apart_in_shards_the_same_way_each_time(manifest, tmp_path):
+def test_shards_are_shuffled_deterministically(manifest, tmp_path):
     for name in ("a", "b"):
         shard_manifest(manifest, tmp_path / name, progress=False)
     files = [(tmp_path / name / "train-000000.tar").read_bytes() for name in ("a", "b")]
@@ -91,7 +91,7 @@ def test_neighbours_in_a_manifest_are_apart_in_shards_the_same_way_each_time(man
     assert texts != [record.texts for record in load_manifest(manifest) if record.split == "train"]
 
 
-def test_what_is_there_is_not_written_over_and_what_is_half_written_does_not_count(manifest, tmp_path, monkeypatch):
+def test_shards_are_not_overwritten_and_incomplete_ones_are_ignored(manifest, tmp_path, monkeypatch):
     def cut(*_):
         raise KeyboardInterrupt
 
@@ -106,7 +106,7 @@ def test_what_is_there_is_not_written_over_and_what_is_half_written_does_not_cou
         shard_manifest(manifest, tmp_path / "out", progress=False)
 
 
-def test_a_pictures_kind_is_what_it_is_and_not_what_it_is_called(tmp_path):
+def test_a_pictures_suffix_follows_its_content(tmp_path):
     manifest = write_manifest(tmp_path / "own", 2)
     Image.new("RGB", (3, 5)).save(tmp_path / "own" / "p0.png", format="GIF")
     shard_manifest(manifest, tmp_path / "out", progress=False)
@@ -118,7 +118,7 @@ def test_a_pictures_kind_is_what_it_is_and_not_what_it_is_called(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_tars_of_others_are_indexed_where_they_are(manifest, tmp_path, store):
+def test_existing_tars_are_indexed_in_place(manifest, tmp_path, store):
     picture = (manifest.parent / "p0.png").read_bytes()
     theirs = tar(
         a1__jpg=picture, a1__txt=b" a cat \n", a1__json=b'{"width": 3}', b2__json=b'{"texts": ["x"]}', b2__png=picture
@@ -133,7 +133,7 @@ def test_tars_of_others_are_indexed_where_they_are(manifest, tmp_path, store):
         index_shards(f"{store}/none", tmp_path / "other", progress=False)
 
 
-def test_parquet_reads_as_tars_do(manifest, tmp_path):
+def test_parquet_shards_read_like_tars(manifest, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -170,23 +170,23 @@ def test_parquet_reads_as_tars_do(manifest, tmp_path):
     ("files", "words"),
     [
         ({"a__txt": b"x"}, "a of x.tar cannot be used: it has no picture"),
-        ({"a__png": b"p"}, "cannot be used: nothing is said about the picture"),
+        ({"a__png": b"p"}, "cannot be used: the picture has no text"),
         ({"a__png": b"p", "a__json": b'{"text": ["x"]}'}, "unknown field 'text'; did you mean 'texts'?"),
-        ({"a__png": b"p", "a__json": b'{"texts": ["x"], "split": "val"}'}, "a shard's own name says its split"),
-        ({"a__png": b"p", "a__json": b"[3]"}, "is no JSON object"),
-        ({"a__png": b"p", "a__json": b"{"}, "is no JSON object"),
-        ({"a__png": b"p", "a__txt": b"\xff"}, "is no JSON object"),
+        ({"a__png": b"p", "a__json": b'{"texts": ["x"], "split": "val"}'}, "the name of the shard gives its split"),
+        ({"a__png": b"p", "a__json": b"[3]"}, "has no JSON object"),
+        ({"a__png": b"p", "a__json": b"{"}, "has no JSON object"),
+        ({"a__png": b"p", "a__txt": b"\xff"}, "has no JSON object"),
         ({"a__png": b"p", "a__json": b'{"edit": {"instruction": "x"}}'}, "`edit` must be"),
         ({"a__png": b"p", "a__target__png": b"q", "a__json": b'{"texts": ["x"]}'}, "`edit` must be"),
     ],
 )
-def test_a_sample_that_cannot_be_used_is_named(files, words):
+def test_an_invalid_sample_is_named(files, words):
     with pytest.raises(UserError) as caught:
         read_samples("x.tar", tar(**files))
     assert words in str(caught.value)
 
 
-def test_a_file_that_is_no_tar_is_named():
+def test_an_invalid_tar_is_named():
     with pytest.raises(UserError, match="x.tar is not a sound tar"):
         read_samples("x.tar", b"no tar" * 200)
 
@@ -218,7 +218,7 @@ def test_a_damaged_shard_is_named_and_can_be_restored(manifest, tmp_path, damage
     assert len(folder.read(folder.shards[0])) == 5
 
 
-def test_an_object_store_that_stops_is_asked_again_and_then_named(manifest, tmp_path, store, monkeypatch):
+def test_object_stores_are_retried(manifest, tmp_path, store, monkeypatch):
     shard_manifest(manifest, tmp_path / "out", progress=False)
     upload(tmp_path / "out", store)
     folder = ShardFolder(store)
@@ -251,12 +251,12 @@ def test_an_object_store_that_stops_is_asked_again_and_then_named(manifest, tmp_
         (json.dumps({"version": 1, "home": "", "shards": []}), "is of version 1, and this library reads 2"),
     ],
 )
-def test_an_index_that_cannot_be_read_is_named(tmp_path, text, words):
+def test_an_unreadable_index_is_named(tmp_path, text, words):
     (tmp_path / "index.json").write_text(text)
     with pytest.raises(UserError, match=words):
         ShardFolder(str(tmp_path))
 
 
-def test_an_address_of_an_unknown_kind_is_refused():
+def test_an_unknown_url_scheme_is_refused():
     with pytest.raises(UserError, match="nowhere://x/index.json cannot be opened"):
         ShardFolder("nowhere://x")

@@ -37,22 +37,22 @@ class Made:
         return self.samples[shard.name]
 
 
-def asked(stream: Stream, places: range) -> list[str]:
+def texts_at(stream: Stream, places: range) -> list[str]:
     return [str(stream.record(place, "a question").question) for place in places]
 
 
-def test_an_epoch_has_every_sample_once_and_each_epoch_an_order_of_its_own():
+def test_an_epoch_has_every_sample_once_in_its_own_order():
     made = Made()
     stream = Stream(made, "made", seed=3)
     everything = sorted(f"{name} {i}" for name, samples in made.samples.items() for i in range(len(samples)))
-    epochs = [asked(stream, range(start, start + 10)) for start in (0, 10, 20)]
+    epochs = [texts_at(stream, range(start, start + 10)) for start in (0, 10, 20)]
     assert all(sorted(epoch) == everything for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     for epoch in epochs:  # a shard's samples stand together, so that it is read once
         assert len([a for a, b in zip(epoch, epoch[1:], strict=False) if a[0] != b[0]]) == 2
     rows = [[sample for sample in epoch if sample[0] == "c"] for epoch in epochs]
     assert rows[0] != rows[1] or rows[1] != rows[2]
-    assert [stream.record(place, "texts").texts[0] for place in range(6)] != asked(stream, range(6))
+    assert [stream.record(place, "texts").texts[0] for place in range(6)] != texts_at(stream, range(6))
     assert sorted(stream.record(place, "texts").texts[0] for place in range(6)) == [
         "a 0",
         "a 2",
@@ -63,17 +63,17 @@ def test_an_epoch_has_every_sample_once_and_each_epoch_an_order_of_its_own():
     ]
 
 
-def test_any_place_can_be_gone_to_and_the_seed_decides_what_is_there():
-    straight = asked(Stream(Made(), "made", seed=3), range(25))
+def test_positions_are_random_access_and_depend_on_the_seed():
+    straight = texts_at(Stream(Made(), "made", seed=3), range(25))
     fresh = Stream(Made(), "made", seed=3)
-    assert [asked(fresh, range(place, place + 1))[0] for place in reversed(range(25))] == straight[::-1]
-    assert asked(Stream(Made(), "made", seed=4), range(25)) != straight
+    assert [texts_at(fresh, range(place, place + 1))[0] for place in reversed(range(25))] == straight[::-1]
+    assert texts_at(Stream(Made(), "made", seed=4), range(25)) != straight
 
 
 def test_a_shard_is_read_once_an_epoch():
     made, stream = Made(), None
     stream = Stream(made, "made", seed=0)
-    asked(stream, range(10))
+    texts_at(stream, range(10))
     assert sorted(made.reads) == ["a", "c", "d"]
 
 
@@ -81,25 +81,25 @@ def test_a_shard_is_read_once_an_epoch():
 def test_every_source_has_its_share_at_any_moment(weights):
     turns = InterleavedReader(weights, seed=5)
     shares = np.array(weights) / sum(weights)
-    given = np.zeros(len(weights), dtype=int)
+    counts = np.zeros(len(weights), dtype=int)
     for number in range(20_000):
         source, place = turns.at(number)
-        assert place == given[source]  # a source's samples come in turn, none twice and none left out
-        given[source] += 1
-        assert np.all(np.abs(given - shares * (number + 1)) < 3), number
+        assert place == counts[source]  # a source's samples come in turn, none twice and none left out
+        counts[source] += 1
+        assert np.all(np.abs(counts - shares * (number + 1)) < 3), number
     # By hand: 10,000 / 3 is 3,333 and a third, so one of three gets the odd sample of each round.
-    assert sorted(given) == sorted([6667 + 1, 6666, 6666]) if weights == (1 / 3,) * 3 else True
-    assert np.allclose(given, shares * 20_000, atol=2)
+    assert sorted(counts) == sorted([6667 + 1, 6666, 6666]) if weights == (1 / 3,) * 3 else True
+    assert np.allclose(counts, shares * 20_000, atol=2)
 
 
-def test_turns_depend_on_the_seed_and_too_small_a_share_is_refused():
+def test_the_order_depends_on_the_seed_and_tiny_shares_are_refused():
     dealt = [[InterleavedReader((1, 1), seed).at(n) for n in range(40)] for seed in (0, 0, 1)]
     assert dealt[0] == dealt[1] != dealt[2]
     with pytest.raises(UserError, match="too uneven; give each source a share of 1 in 10,000"):
         InterleavedReader((1e-6, 1.0), 0)
 
 
-def test_sources_are_mixed_by_weight_and_shards_say_what_their_manifest_says(tmp_path: Path, monkeypatch):
+def test_sources_are_mixed_by_weight(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sharding, "_SHARD_BYTES", 200)
     manifest = write_manifest(tmp_path / "own", 7)
     shard_manifest(manifest, tmp_path / "shards", progress=False)
@@ -107,7 +107,7 @@ def test_sources_are_mixed_by_weight_and_shards_say_what_their_manifest_says(tmp
     for own in (str(manifest), str(tmp_path / "shards")):
         mixture = Mixture(SftConfig(sources=((own, 0.7), ("shapes", 0.3)), interleave=True), seed=2)
         rng = numpy_rng(0, "test")
-        texts = [mixture.pick(rng, number).depict(rng)[1] for number in range(10_000 // 50)]
+        texts = [mixture.world_at(rng, number).sample_captioned_picture(rng)[1] for number in range(10_000 // 50)]
         mine = Counter(text for text in texts if text.startswith("text "))
         assert mine.total() == pytest.approx(140, abs=1)
         assert set(mine) == {f"text {number}" for number in range(7)} and set(mine.values()) <= {19, 20, 21}
@@ -139,7 +139,7 @@ def test_sources_that_cannot_be_mixed_are_refused(changes, words):
     assert words in str(caught.value)
 
 
-def test_a_source_without_texts_is_refused_where_texts_are_needed(tmp_path: Path):
+def test_a_source_without_the_texts_needed_is_refused(tmp_path: Path):
     manifest = write_manifest(tmp_path, 0, only={"question": "Who?", "answer": "me"})
     stream = Stream(ManifestShards(manifest), "own.jsonl", 0)
     assert stream.record(3, "texts, a question or a described edit").answer == "me"

@@ -9,14 +9,14 @@ from latentbridge.data.shapes.language import (
     EDIT_KINDS,
     QUESTION_KINDS,
     Question,
-    ask,
     describe,
-    edit,
     final_answer,
     paraphrase,
     parse_description,
     plural,
     reasoning_chain,
+    sample_edit,
+    sample_question,
     with_article,
 )
 from latentbridge.data.shapes.scenes import (
@@ -53,7 +53,7 @@ WHERE = {
     "at the bottom": (1, 2),
     "in the bottom right corner": (2, 2),
 }
-CROWD = Scene.of(
+CROWD = Scene.from_things(
     [
         Thing(0, "star", "blue", "large"),
         Thing(4, "star", "yellow", "small"),
@@ -62,8 +62,8 @@ CROWD = Scene.of(
     ],
     "sand",
 )
-LONE = Scene.of([Thing(7, "square", "orange", "small")], "gray")
-TWINS = Scene.of([Thing(1, "diamond", "green", "large"), Thing(2, "diamond", "green", "small")], "sky")
+LONE = Scene.from_things([Thing(7, "square", "orange", "small")], "gray")
+TWINS = Scene.from_things([Thing(1, "diamond", "green", "large"), Thing(2, "diamond", "green", "small")], "sky")
 HAND_MADE = (CROWD, LONE, TWINS)
 
 
@@ -83,7 +83,7 @@ def test_descriptions_by_hand():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_description_is_parsed_back(split):
+def test_a_description_parses_to_its_scene(split):
     for scene in distinct_scenes(split, rng(), 150):
         assert parse_description(describe(scene)) == scene
 
@@ -102,7 +102,7 @@ def test_a_description_is_parsed_back(split):
         ", ".join(f"small red star {place}" for place in PLACES[:5]) + ", on gray",
     ],
 )
-def test_what_is_no_description_is_none(text):
+def test_other_texts_do_not_parse(text):
     parsed = parse_description(text)
     assert parsed is None or (text == "on white" and parsed.things == ())
 
@@ -128,43 +128,43 @@ def test_plurals_and_articles():
 
 
 def place(thing: Thing) -> tuple[int, int]:
-    """(column, row)."""
+    """Return (column, row)."""
     return thing.place % 3, thing.place // 3
 
 
 def solve(scene: Scene, text: str) -> str:
-    """The answer, worked out from the words of the question alone."""
+    """Return the answer, parsed from the question."""
     things = scene.things
-    if found := re.fullmatch(r"How many (?:(\w+) )?(\w+) are there\?", text):
-        colour, noun = found.groups()
+    if match := re.fullmatch(r"How many (?:(\w+) )?(\w+) are there\?", text):
+        colour, noun = match.groups()
         return str(sum(colour in (None, t.colour) and (noun == "objects" or SINGULAR[noun] == t.shape) for t in things))
-    if found := re.fullmatch(r"What color is the (\w+)\?", text):
-        (colour,) = [t.colour for t in things if t.shape == found[1]]
+    if match := re.fullmatch(r"What color is the (\w+)\?", text):
+        (colour,) = [t.colour for t in things if t.shape == match[1]]
         return colour
-    if found := re.fullmatch(r"What shape is (.+)\?", text):
-        (shape,) = [t.shape for t in things if place(t) == WHERE[found[1]]]
+    if match := re.fullmatch(r"What shape is (.+)\?", text):
+        (shape,) = [t.shape for t in things if place(t) == WHERE[match[1]]]
         return shape
-    if found := re.fullmatch(r"Is there (an?) (\w+) (\w+)\?", text):
-        assert (found[1] == "an") == (found[2][0] in "aeiou")
-        return "yes" if any((t.colour, t.shape) == (found[2], found[3]) for t in things) else "no"
-    if found := re.fullmatch(r"Are there more (\w+) than (\w+)\?", text):
-        first, second = (sum(t.shape == SINGULAR[noun] for t in things) for noun in found.groups())
+    if match := re.fullmatch(r"Is there (an?) (\w+) (\w+)\?", text):
+        assert (match[1] == "an") == (match[2][0] in "aeiou")
+        return "yes" if any((t.colour, t.shape) == (match[2], match[3]) for t in things) else "no"
+    if match := re.fullmatch(r"Are there more (\w+) than (\w+)\?", text):
+        first, second = (sum(t.shape == SINGULAR[noun] for t in things) for noun in match.groups())
         return "yes" if first > second else "no"
-    found = re.fullmatch(r"Is the (\w+) (\w+) (left of|right of|above|below) the (\w+) (\w+)\?", text)
-    assert found, text
-    ((x1, y1),) = [place(t) for t in things if (t.colour, t.shape) == (found[1], found[2])]
-    ((x2, y2),) = [place(t) for t in things if (t.colour, t.shape) == (found[4], found[5])]
-    true = {"left of": x1 < x2, "right of": x1 > x2, "above": y1 < y2, "below": y1 > y2}[found[3]]
+    match = re.fullmatch(r"Is the (\w+) (\w+) (left of|right of|above|below) the (\w+) (\w+)\?", text)
+    assert match, text
+    ((x1, y1),) = [place(t) for t in things if (t.colour, t.shape) == (match[1], match[2])]
+    ((x2, y2),) = [place(t) for t in things if (t.colour, t.shape) == (match[4], match[5])]
+    true = {"left of": x1 < x2, "right of": x1 > x2, "above": y1 < y2, "below": y1 > y2}[match[3]]
     return "yes" if true else "no"
 
 
-def test_every_answer_is_the_one_the_question_has():
+def test_answers_follow_from_the_questions_words():
     answers: dict[str, set[str]] = {kind: set() for kind in QUESTION_KINDS}
     for step, scene in enumerate([*HAND_MADE * 30, *distinct_scenes("train", rng(), 150)]):
         generator = rng(step)
         for kind in QUESTION_KINDS:
             try:
-                question = ask(scene, generator, kind)
+                question = sample_question(scene, generator, kind)
             except ValueError:
                 assert kind in ("colour", "relation")
                 continue
@@ -177,26 +177,29 @@ def test_every_answer_is_the_one_the_question_has():
         assert answers[kind] == {"yes", "no"}
 
 
-def test_questions_without_an_exact_answer_are_not_asked():
+def test_questions_without_a_unique_answer_are_not_sampled():
     for kind in ("colour", "relation"):
         with pytest.raises(ValueError, match=kind):
-            ask(TWINS, rng(), kind)
-    assert {ask(TWINS, rng(step)).kind for step in range(60)} == set(QUESTION_KINDS) - {"colour", "relation"}
+            sample_question(TWINS, rng(), kind)
+    assert {sample_question(TWINS, rng(step)).kind for step in range(60)} == set(QUESTION_KINDS) - {
+        "colour",
+        "relation",
+    }
 
 
 def test_only_scenes_with_a_held_out_pair_are_asked_about_one():
-    known = [scene for scene in HAND_MADE if split_of(scene) != "test_pairs"]
-    unseen = Scene.of([*CROWD.things[:3], Thing(8, "star", "red", "small")], "sand")
-    assert known and split_of(unseen) == "test_pairs"
-    for scene, allowed in [*((scene, False) for scene in known), (unseen, True)]:
+    others = [scene for scene in HAND_MADE if split_of(scene) != "test_pairs"]
+    unseen = Scene.from_things([*CROWD.things[:3], Thing(8, "star", "red", "small")], "sand")
+    assert others and split_of(unseen) == "test_pairs"
+    for scene, allowed in [*((scene, False) for scene in others), (unseen, True)]:
         named = set()
         for step in range(200):
-            words = re.findall(r"\w+", ask(scene, rng(step)).text)
+            words = re.findall(r"\w+", sample_question(scene, rng(step)).text)
             named |= {(colour, SINGULAR.get(noun, noun)) for colour, noun in zip(words, words[1:], strict=False)}
         assert bool(named & HELD_OUT_PAIRS) == allowed
 
 
-def test_a_worked_answer_ends_with_the_answer():
+def test_a_reasoning_chain_ends_with_the_answer():
     question = Question("count", "How many stars are there?", "2", ("stars: a; b",))
     chain = reasoning_chain(LONE, question)
     assert chain.splitlines() == [
@@ -212,32 +215,32 @@ def test_a_worked_answer_ends_with_the_answer():
 
 
 def apply_instruction(scene: Scene, text: str) -> Scene:
-    """The scene an instruction leads to, worked out from its words alone."""
+    """Return the target, parsed from the instruction."""
     things = list(scene.things)
-    if found := re.fullmatch(r"(?:make|change) the background (?:to )?(\w+)", text):
-        return Scene.of(things, found[1])
-    if found := re.fullmatch(r"add an? (\w+) (\w+) (\w+) (.+)", text):
-        x, y = WHERE[found[4]]
-        return Scene.of([*things, Thing(3 * y + x, found[3], found[2], found[1])], scene.background)
+    if match := re.fullmatch(r"(?:make|change) the background (?:to )?(\w+)", text):
+        return Scene.from_things(things, match[1])
+    if match := re.fullmatch(r"add an? (\w+) (\w+) (\w+) (.+)", text):
+        x, y = WHERE[match[4]]
+        return Scene.from_things([*things, Thing(3 * y + x, match[3], match[2], match[1])], scene.background)
     named = re.search(r"the (?:(\w+) )??(circle|square|triangle|star|cross|diamond)\b", text)
     assert named, text
     (old,) = [t for t in things if named[1] in (None, t.colour) and t.shape == named[2]]
     rest, words = [t for t in things if t is not old], text[named.end() :].split()
     if not words:
         assert text.startswith(("remove", "delete", "take away"))
-        return Scene.of(rest, scene.background)
+        return Scene.from_things(rest, scene.background)
     shape = words[-1] if words[-1] in SHAPES else old.shape
     colour = words[-1] if words[-1] in COLOURS else old.colour
     size = {"smaller": "small", "bigger": "large"}.get(words[-1], old.size)
-    return Scene.of([*rest, Thing(old.place, shape, colour, size)], scene.background)
+    return Scene.from_things([*rest, Thing(old.place, shape, colour, size)], scene.background)
 
 
 @pytest.mark.parametrize("kind", EDIT_KINDS)
-def test_an_instruction_leads_to_its_target(kind):
+def test_targets_follow_from_the_instructions_words(kind):
     made = 0
     for step, scene in enumerate([*HAND_MADE * 10, *(sample_scene(rng(s)) for s in range(60))]):
         try:
-            change = edit(scene, rng(step), kind)
+            change = sample_edit(scene, rng(step), kind)
         except ValueError:
             continue
         made += 1
@@ -250,9 +253,9 @@ def test_an_instruction_leads_to_its_target(kind):
 
 
 @pytest.mark.parametrize(("scene", "kind"), [(LONE, "remove"), (TWINS, "recolour"), (TWINS, "remove"), (CROWD, "add")])
-def test_edits_a_scene_does_not_allow_are_refused(scene, kind):
+def test_impossible_edits_are_refused(scene, kind):
     for step in range(20):
         with pytest.raises(ValueError, match=kind):
-            edit(scene, rng(step), kind)
-    assert edit(scene, rng()).kind in EDIT_KINDS
-    assert set(BACKGROUNDS) >= {edit(scene, rng(step), "background").target.background for step in range(9)}
+            sample_edit(scene, rng(step), kind)
+    assert sample_edit(scene, rng()).kind in EDIT_KINDS
+    assert set(BACKGROUNDS) >= {sample_edit(scene, rng(step), "background").target.background for step in range(9)}

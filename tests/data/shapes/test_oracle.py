@@ -29,8 +29,8 @@ def add_noise(image: np.ndarray, sigma: float, seed: int) -> np.ndarray:
 
 
 def count_wrong(per_split: int) -> int:
-    drawn = [scene for split in SPLITS for scene in islice(scenes(split, numpy_rng(1, f"oracle {split}")), per_split)]
-    return sum(read_scene(render(scene)) != scene for scene in drawn)
+    sampled = [scene for split in SPLITS for scene in islice(scenes(split, numpy_rng(1, f"oracle {split}")), per_split)]
+    return sum(read_scene(render(scene)) != scene for scene in sampled)
 
 
 def test_reads_clean_pictures_of_every_split() -> None:
@@ -94,11 +94,11 @@ def test_reads_through_blur(shape: str, size: str, sigma_px: float) -> None:
 
 @pytest.mark.parametrize("shift", [(3, 0), (-3, 2), (0.5, 0.5), (2.5, -3)])
 def test_reads_things_off_the_grid(shift: tuple[float, float]) -> None:
-    """The nearest cell counts; the offset is cut so that the reading can still be rendered."""
+    """Things are in the nearest cell, with a clipped offset."""
     moved = ndimage.shift(render(ONE).astype(np.float32), (*shift, 0), order=1, mode="nearest")
-    seen = read_scene(np.rint(moved).astype(np.uint8))
-    assert seen == ONE
-    render(seen)
+    scene = read_scene(np.rint(moved).astype(np.uint8))
+    assert scene == ONE
+    render(scene)
 
 
 def test_ignores_specks() -> None:
@@ -108,7 +108,7 @@ def test_ignores_specks() -> None:
     assert read_scene(image) == TWO
 
 
-def test_parts_things_that_touch() -> None:
+def test_separates_touching_things() -> None:
     scene = Scene(tuple(Thing(place, "square", "cyan", "large") for place in (3, 4, 6)), "white")
     image = render(scene)
     image[30:34, 19:25] = COLOURS["cyan"]
@@ -117,18 +117,17 @@ def test_parts_things_that_touch() -> None:
 
 
 def test_reads_pale_things_on_a_tinted_background() -> None:
-    """A weak generator's picture: three quarters of the contrast and a cast of six levels."""
-    ground = np.array(BACKGROUNDS["white"], dtype=np.float32)
-    image = ground + 0.75 * (render(ONE) - ground) - np.array([6.0, 0.0, 3.0])
+    """Three quarters of the contrast and a colour cast of six levels, as of a weak generator."""
+    background = np.array(BACKGROUNDS["white"], dtype=np.float32)
+    image = background + 0.75 * (render(ONE) - background) - np.array([6.0, 0.0, 3.0])
     assert read_scene(np.rint(image).astype(np.uint8)) == ONE
 
 
-def test_sees_every_single_change() -> None:
-    """The reading follows the picture, not a habit: each changed attribute is read as changed."""
+def test_reads_every_changed_attribute() -> None:
     thing = TWO.things[1]
     changes = [{"shape": "diamond"}, {"colour": "cyan"}, {"size": "small"}, {"place": 8}]
     for changed in [replace(thing, **change) for change in changes]:
-        scene = Scene.of([TWO.things[0], changed], TWO.background)
+        scene = Scene.from_things([TWO.things[0], changed], TWO.background)
         assert read_scene(render(scene)) == scene != TWO
 
 
@@ -140,11 +139,11 @@ def test_pixels_belong_to_the_nearest_cell() -> None:
 
 def check_any_picture(image: np.ndarray) -> None:
     before = image.copy()
-    seen = read_scene(image)
+    scene = read_scene(image)
     assert (image == before).all()
-    assert seen == Scene.of(seen.things, seen.background) and seen.background in BACKGROUNDS
-    assert all(t.shape in SHAPES and t.colour in COLOURS and t.size in SIZES for t in seen.things)
-    render(seen)
+    assert scene == Scene.from_things(scene.things, scene.background) and scene.background in BACKGROUNDS
+    assert all(t.shape in SHAPES and t.colour in COLOURS and t.size in SIZES for t in scene.things)
+    render(scene)
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,9 +8,9 @@ import pytest
 from transformers import Qwen2Tokenizer
 
 from latentbridge import models
-from latentbridge.data.reasoning import is_right, read_chain, steps_reached
+from latentbridge.data.reasoning import is_correct, key_step_recall, read_chain
 from latentbridge.data.shapes.language import QUESTION_KINDS, describe
-from latentbridge.data.shapes.problems import PROBLEM_KINDS, pose, problems
+from latentbridge.data.shapes.problems import PROBLEM_KINDS, problems, sample_problem
 from latentbridge.data.shapes.scenes import HELD_OUT_PAIRS, Scene, Thing, split_of
 from latentbridge.rng import numpy_rng
 
@@ -31,25 +31,25 @@ def sample(kind: str, count: int) -> list:
 
 
 @pytest.mark.parametrize("kind", PROBLEM_KINDS)
-def test_every_chain_is_valid_right_and_reaches_all_its_key_steps(kind: str):
+def test_every_chain_is_valid_correct_and_has_all_key_steps(kind: str):
     for scene, problem in sample(kind, 97):
         chain = read_chain(problem.chain)
         assert chain is not None and problem.kind == kind
         assert chain.description == describe(scene) and chain.answer == problem.answer
-        assert is_right(problem.chain, problem)
-        assert steps_reached(problem.chain, problem) == 1
+        assert is_correct(problem.chain, problem)
+        assert key_step_recall(problem.chain, problem) == 1
         assert len(chain.steps) == len(problem.key_steps) >= 2
 
 
 @pytest.mark.parametrize("kind", PROBLEM_KINDS)
-def test_no_answer_can_be_guessed_without_looking(kind: str):
+def test_answers_are_balanced(kind: str):
     answers = Counter(problem.answer for _, problem in sample(kind, 211))
     (_, commonest), *_ = answers.most_common(1)
     assert len(answers) > 1 and commonest < 0.75 * 211
 
 
 def answer_by_hand(scene: Scene, question: str) -> str:
-    """The answer read from the words of a question in another way than they were made."""
+    """Return the answer, parsed from the question."""
     words = question.lower().rstrip("?").split()
 
     def count(noun: str) -> int:
@@ -94,9 +94,9 @@ def test_answers_are_true_of_the_scene(kind: str):
         assert problem.answer == answer_by_hand(scene, problem.question), (describe(scene), problem.question)
 
 
-def test_a_sum_worked_by_hand():
-    asked = {pose(SCENE, np.random.default_rng(seed), "sum") for seed in range(200)}
-    problem = next(p for p in asked if p.question == "How many circles and stars are there together?")
+def test_a_sum_by_hand():
+    sampled = {sample_problem(SCENE, np.random.default_rng(seed), "sum") for seed in range(200)}
+    problem = next(p for p in sampled if p.question == "How many circles and stars are there together?")
     assert problem.answer == "3"
     assert problem.chain == (
         "### Image Description: large red circle top left, small blue star top right, small blue circle center, "
@@ -108,25 +108,25 @@ def test_a_sum_worked_by_hand():
         "### Step 3: 2 plus 1 is 3.\n"
         "### The final answer is: 3"
     )
-    assert problem.key_steps[1].forms == ("1 star", "one star")
+    assert problem.key_steps[1].phrases == ("1 star", "one star")
 
 
-def test_places_are_told_by_rows_and_columns():
-    asked = {pose(SCENE, np.random.default_rng(seed), "shape beside") for seed in range(400)}
-    problem = next(p for p in asked if p.question == "Are any circles below the blue star?")
+def test_a_relation_by_hand():
+    sampled = {sample_problem(SCENE, np.random.default_rng(seed), "shape beside") for seed in range(400)}
+    problem = next(p for p in sampled if p.question == "Are any circles below the blue star?")
     assert problem.answer == "yes"
     assert "### Step 1: small blue star top right is in row 1." in problem.chain
     assert "### Step 2: circles below row 1: small blue circle center. That is 1 circle." in problem.chain
 
 
-def test_a_scene_that_allows_no_problem_of_a_kind_says_so():
+def test_impossible_problems_are_refused():
     twins = Scene((Thing(0, "star", "red", "large"), Thing(1, "star", "red", "large")), "white")
     with pytest.raises(ValueError, match="colour beside"):
-        pose(twins, np.random.default_rng(0), "colour beside")
-    assert pose(twins, np.random.default_rng(0)).kind in PROBLEM_KINDS
+        sample_problem(twins, np.random.default_rng(0), "colour beside")
+    assert sample_problem(twins, np.random.default_rng(0)).kind in PROBLEM_KINDS
 
 
-def test_problems_keep_to_their_split_and_name_no_held_out_pair():
+def test_problems_stay_in_their_split_and_name_no_held_out_pair():
     rng = numpy_rng(0, "splits")
     for split in ("train", "test"):
         for (scene, problem), _ in zip(problems(split, rng), range(97), strict=False):

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from latentbridge.data.shapes.render import CELL_CENTRES_PX, IMAGE_SIZE_PX, RADIUS_PX, centre_px, render, thing_mask
+from latentbridge.data.shapes.render import CELL_CENTRES_PX, IMAGE_SIZE_PX, RADIUS_PX, render, thing_mask
 from latentbridge.data.shapes.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -28,10 +28,9 @@ def test_an_empty_scene_is_plain(background: str) -> None:
 
 
 @pytest.mark.parametrize(("colour", "place"), list(zip(COLOURS, range(len(COLOURS)), strict=True)))
-def test_the_middle_of_a_thing_has_its_colour(colour: str, place: int) -> None:
+def test_the_centre_of_a_thing_has_its_colour(colour: str, place: int) -> None:
     thing = Thing(place, "circle", colour, "small", offset_px=(1, -1))
-    x, y = centre_px(thing)
-    assert (x, y) == (CELL_CENTRES_PX[place % 3] + 1, CELL_CENTRES_PX[place // 3] - 1)
+    x, y = CELL_CENTRES_PX[place % 3] + 1, CELL_CENTRES_PX[place // 3] - 1
     assert tuple(render(Scene((thing,), "white"))[y, x]) == COLOURS[colour]
 
 
@@ -57,7 +56,7 @@ def test_masks_fill_their_square(shape: str, size: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_no_two_shapes_are_alike(size: str) -> None:
+def test_shapes_differ(size: str) -> None:
     for first, second in product(SHAPES, SHAPES):
         if first != second:
             a, b = thing_mask(first, size), thing_mask(second, size)
@@ -84,7 +83,7 @@ def test_things_change_only_their_cell() -> None:
     assert rows.min() >= 22 and rows.max() <= 42 and columns.min() >= 22 and columns.max() <= 42
 
 
-def test_rendering_is_deterministic_and_sees_the_offset() -> None:
+def test_rendering_is_deterministic_and_applies_the_offset() -> None:
     scene = sample_scene(numpy_rng(0, "render"))
     assert (render(scene) == render(scene)).all()
     still, moved = (Scene((Thing(0, "cross", "red", "small", (x, 0)),), "sky") for x in (0, 1))

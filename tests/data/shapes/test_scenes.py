@@ -16,7 +16,7 @@ from latentbridge.data.shapes.scenes import (
     Split,
     Thing,
     distinct_scenes,
-    holds,
+    relation_holds,
     sample_scene,
     scenes,
     split_of,
@@ -28,7 +28,7 @@ def draw(split: Split, count: int, seed: int = 0) -> list[Scene]:
     return list(islice(scenes(split, numpy_rng(seed, "test scenes")), count))
 
 
-def test_equal_scenes_say_the_same_whatever_their_offsets() -> None:
+def test_scenes_that_differ_in_offsets_are_equal() -> None:
     thing = Thing(4, "circle", "red", "small")
     moved = Thing(4, "circle", "red", "small", offset_px=(1, -1))
     assert Scene((thing,), "white") == Scene((moved,), "white")
@@ -36,9 +36,9 @@ def test_equal_scenes_say_the_same_whatever_their_offsets() -> None:
     assert Scene((thing,), "white") != Scene((thing,), "gray")
 
 
-def test_of_puts_things_in_reading_order() -> None:
+def test_from_things_sorts_in_reading_order() -> None:
     last, first = Thing(8, "star", "blue", "small"), Thing(0, "star", "blue", "small")
-    assert Scene.of([last, first], "sky").things == (first, last)
+    assert Scene.from_things([last, first], "sky").things == (first, last)
 
 
 def test_row_and_column_are_row_major() -> None:
@@ -47,8 +47,8 @@ def test_row_and_column_are_row_major() -> None:
 
 
 def test_digest_is_the_same_in_every_process() -> None:
-    """The splits of published runs hang on this value; it may change only together with every split."""
-    scene = Scene.of([Thing(0, "circle", "red", "large"), Thing(8, "star", "blue", "small")], "white")
+    """The splits of published runs depend on this value."""
+    scene = Scene.from_things([Thing(0, "circle", "red", "large"), Thing(8, "star", "blue", "small")], "white")
     assert scene.digest() == 13744649539310461749
 
 
@@ -65,19 +65,19 @@ def test_digest_is_the_same_in_every_process() -> None:
     ],
 )
 def test_relations_compare_rows_and_columns(relation: str, first: int, second: int, expected: bool) -> None:
-    assert holds(relation, Thing(first, "star", "red", "small"), Thing(second, "cross", "red", "small")) is expected
+    assert relation_holds(relation, first, second) is expected
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_split_yields_its_own_scenes(split: Split) -> None:
-    drawn = draw(split, 40)
-    assert all(split_of(scene) == split for scene in drawn)
-    assert {len(scene.things) for scene in drawn} == set(range(1, MAX_THINGS + 1))
+    sampled = draw(split, 40)
+    assert all(split_of(scene) == split for scene in sampled)
+    assert {len(scene.things) for scene in sampled} == set(range(1, MAX_THINGS + 1))
 
 
 def test_splits_are_disjoint() -> None:
-    drawn = {split: set(draw(split, 300)) for split in SPLITS}
-    assert sum(map(len, drawn.values())) == len(set().union(*drawn.values()))
+    sampled = {split: set(draw(split, 300)) for split in SPLITS}
+    assert sum(map(len, sampled.values())) == len(set().union(*sampled.values()))
 
 
 def test_held_out_pairs_appear_only_in_their_split() -> None:
@@ -86,14 +86,14 @@ def test_held_out_pairs_appear_only_in_their_split() -> None:
 
     for split in SPLITS[:3]:
         assert not any(pairs(scene) & HELD_OUT_PAIRS for scene in draw(split, 200))
-    drawn = draw("test_pairs", 200)
-    assert all(pairs(scene) & HELD_OUT_PAIRS for scene in drawn)
-    assert set.union(*(pairs(scene) for scene in drawn)) >= HELD_OUT_PAIRS
+    sampled = draw("test_pairs", 200)
+    assert all(pairs(scene) & HELD_OUT_PAIRS for scene in sampled)
+    assert set.union(*(pairs(scene) for scene in sampled)) >= HELD_OUT_PAIRS
 
 
 def test_every_held_out_shape_and_colour_is_seen_in_training() -> None:
-    seen = {(thing.colour, thing.shape) for scene in draw("train", 2000) for thing in scene.things}
-    assert seen == {(colour, shape) for colour in COLOURS for shape in SHAPES} - HELD_OUT_PAIRS
+    pairs_in_training = {(thing.colour, thing.shape) for scene in draw("train", 2000) for thing in scene.things}
+    assert pairs_in_training == {(colour, shape) for colour in COLOURS for shape in SHAPES} - HELD_OUT_PAIRS
 
 
 def test_sampling_is_a_function_of_the_generator() -> None:
@@ -104,7 +104,7 @@ def test_sampling_is_a_function_of_the_generator() -> None:
     assert with_offsets(3) != with_offsets(4)
 
 
-def test_sampled_scenes_keep_the_grammar() -> None:
+def test_sampled_scenes_are_valid() -> None:
     rng = numpy_rng(0, "grammar")
     for _ in range(300):
         scene = sample_scene(rng)
@@ -114,10 +114,10 @@ def test_sampled_scenes_keep_the_grammar() -> None:
         assert all(abs(offset) <= JITTER_PX for thing in scene.things for offset in thing.offset_px)
 
 
-def test_num_things_is_obeyed() -> None:
+def test_num_things_is_exact() -> None:
     assert {len(s.things) for s in islice(scenes("test", numpy_rng(0, "three"), num_things=3), 20)} == {3}
 
 
 def test_distinct_scenes_are_distinct() -> None:
-    drawn = distinct_scenes("val", numpy_rng(0, "distinct"), 60, num_things=1)
-    assert len(drawn) == len(set(drawn)) == 60
+    sampled = distinct_scenes("val", numpy_rng(0, "distinct"), 60, num_things=1)
+    assert len(sampled) == len(set(sampled)) == 60

@@ -18,13 +18,13 @@ TEXTS = [f"number {i}" for i in range(19)]
 
 
 def direction(number: int, away: int) -> np.ndarray:
-    """A unit vector that only this number has; texts point away from pictures."""
+    """Return a unit vector of a number; texts and pictures are opposite."""
     vector = np.array([1.0, number, number**2, away, 3.0], np.float32)
     return vector / np.linalg.norm(vector)
 
 
 class Toy(Teacher):
-    """Embeds pictures by their grey and texts by their number, and counts; stops like a kill after `patience` items."""
+    """A teacher that embeds pictures by their grey and texts by their number, and is interrupted after `patience` items."""
 
     def __init__(self, space: EmbeddingSpace = SPACE, patience: int = 10**6) -> None:
         self.space, self.patience, self.embedded = space, patience, 0
@@ -46,31 +46,31 @@ class Toy(Teacher):
         self.embedded += items
 
 
-def fill(folder: Path, teacher: Toy, said: list[str] | None = None) -> EmbeddingStore:
+def fill(folder: Path, teacher: Toy, announced: list[str] | None = None) -> EmbeddingStore:
     store = EmbeddingStore(folder, SPACE)
-    store.fill(teacher, PICTURES, TEXTS, announce=(said if said is not None else []).append, progress=False)
+    store.fill(teacher, PICTURES, TEXTS, announce=(announced if announced is not None else []).append, progress=False)
     return store
 
 
-def test_every_content_finds_its_own_vector(tmp_path: Path):
+def test_each_content_has_its_own_vector(tmp_path: Path):
     for store in (fill(tmp_path, Toy()), EmbeddingStore(tmp_path, SPACE)):
         assert len(store) == 56
         digests = [picture_digest(PICTURES[31]), text_digest("number 2"), picture_digest(PICTURES[2])]
         np.testing.assert_array_equal(store.vectors(digests), [direction(31, 0), direction(2, -7), direction(2, 0)])
 
 
-def test_a_killed_run_goes_on_and_pays_for_the_rest_only(tmp_path: Path):
-    killed, rest, said = Toy(patience=40), Toy(), []
+def test_an_interrupted_run_resumes_with_the_rest(tmp_path: Path):
+    interrupted, rest, announced = Toy(patience=40), Toy(), []
     with pytest.raises(KeyboardInterrupt):
-        fill(tmp_path, killed, said)
-    store = fill(tmp_path, rest, said)
-    assert killed.embedded == 37 and rest.embedded == 19 and len(store) == 56
-    assert said == ["37 pictures, 19 texts: $1", "0 pictures, 19 texts: $1"]
-    fill(tmp_path, idle := Toy(), said)
-    assert idle.embedded == 0 and len(said) == 2
+        fill(tmp_path, interrupted, announced)
+    store = fill(tmp_path, rest, announced)
+    assert interrupted.embedded == 37 and rest.embedded == 19 and len(store) == 56
+    assert announced == ["37 pictures, 19 texts: $1", "0 pictures, 19 texts: $1"]
+    fill(tmp_path, idle := Toy(), announced)
+    assert idle.embedded == 0 and len(announced) == 2
 
 
-def test_the_same_content_is_embedded_once_whatever_its_file(tmp_path: Path):
+def test_equal_content_is_embedded_once(tmp_path: Path):
     Image.fromarray(PICTURES[3]).save(tmp_path / "a.png")
     Image.fromarray(PICTURES[3]).save(tmp_path / "b.bmp")
     store, teacher = EmbeddingStore(tmp_path / "store", SPACE), Toy()
@@ -78,7 +78,7 @@ def test_the_same_content_is_embedded_once_whatever_its_file(tmp_path: Path):
     assert teacher.embedded == 2 == len(store)
 
 
-def test_digests_tell_shape_pixels_and_kind_apart():
+def test_digests_depend_on_shape_pixels_and_kind():
     flat, tall = np.zeros((3, 5, 3), np.uint8), np.zeros((5, 3, 3), np.uint8)
     other = flat.copy()
     other[2, 4, 2] = 1
@@ -99,7 +99,7 @@ def test_another_space_is_refused(tmp_path: Path, change: dict, words: str):
     other = replace(SPACE, **change)
     with pytest.raises(UserError, match=words):
         EmbeddingStore(tmp_path, other)
-    with pytest.raises(UserError, match="give it a folder of its own"):
+    with pytest.raises(UserError, match="use another folder"):
         store.fill(Toy(other), texts=["number 99"], progress=False)
 
 
@@ -115,17 +115,17 @@ def test_missing_items_are_counted(tmp_path: Path):
         (np.full((1, 5), 0.5), "length 1"),
         (np.zeros((1, 5)), "length 1"),
         (np.array([[1, 0, 0, 0, np.nan]]), "NaN"),
-        (np.eye(7)[:1], "5 numbers, not .1, 7."),
+        (np.eye(7)[:1], "5 dimensions, not .1, 7."),
     ],
 )
-def test_vectors_that_break_the_promise_are_refused(tmp_path: Path, vectors: np.ndarray, words: str):
+def test_invalid_vectors_are_refused(tmp_path: Path, vectors: np.ndarray, words: str):
     store = EmbeddingStore(tmp_path, SPACE)
     with pytest.raises(UserError, match=words):
         store.add([text_digest("x")], vectors)
     assert len(store) == 0 and text_digest("x") not in store
 
 
-def test_vectors_of_any_length_are_kept_where_none_is_promised(tmp_path: Path):
+def test_vectors_of_any_norm_are_stored_without_normalisation(tmp_path: Path):
     store = EmbeddingStore(tmp_path, replace(SPACE, normalisation="none"))
     store.add([text_digest("x")], np.full((1, 5), 2.0))
     assert store.vectors([text_digest("x")]).tolist() == [[2.0] * 5]

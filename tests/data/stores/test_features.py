@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from latentbridge.data.stores.array_log import RaggedArray
 from latentbridge.data.stores.features import cached_features
-from latentbridge.data.stores.journal import Ragged
 from latentbridge.errors import UserError
 
 KEY = {"weights": "abc", "seed": 0}
@@ -14,7 +14,7 @@ LENGTHS = (2, 1, 3, 2, 1)
 
 
 class Counting:
-    """Computes features and remembers for which items."""
+    """A function that computes features and records the indices."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -25,7 +25,7 @@ class Counting:
         return {"states": states, "number": [np.array([i]) for i in indices]}
 
 
-def fetch(folder: Path, compute: Counting, key: dict = KEY, count: int = 5) -> dict[str, Ragged]:
+def fetch(folder: Path, compute: Counting, key: dict = KEY, count: int = 5) -> dict[str, RaggedArray]:
     return cached_features(folder, key, count, compute, batch_size=2, progress=False)
 
 
@@ -43,7 +43,7 @@ def test_features_are_computed_once_in_order(tmp_path: Path):
 @pytest.mark.parametrize(
     ("key", "count"), [({"weights": "abd", "seed": 0}, 5), ({"weights": "abc", "seed": 1}, 5), (KEY, 4)]
 )
-def test_another_key_or_count_is_a_miss(tmp_path: Path, key: dict, count: int):
+def test_another_key_or_count_is_a_cache_miss(tmp_path: Path, key: dict, count: int):
     fetch(tmp_path, Counting())
     compute = Counting()
     fetch(tmp_path, compute, key, count)
@@ -58,7 +58,7 @@ def test_the_order_of_keys_does_not_matter(tmp_path: Path):
     assert compute.seen == []
 
 
-def test_a_store_cut_off_while_computing_goes_on_where_it_stopped(tmp_path: Path):
+def test_an_interrupted_cache_resumes(tmp_path: Path):
     class Killed(Counting):
         def __call__(self, indices: range) -> dict[str, list[np.ndarray]]:
             if 4 in indices:

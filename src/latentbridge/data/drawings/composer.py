@@ -1,30 +1,31 @@
-"""Drawings placed beside each other, so that counting, colour, position, presence and edits have exact answers.
+"""Compositions of one to four drawings on a pastel background, with captions, questions and edits.
 
-A composition is one to four drawings on a plain pastel ground, each in its own slot; everything said about it is read
-off that list. Things named alike never meet: two concepts of one composition come from different clusters.
+All texts follow from the list of drawings. Concepts of one composition come from different clusters, so that none can be
+taken for another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from itertools import combinations
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-from latentbridge.data.drawings.catalogue import Drawing, Drawings, DrawingSplit, blend, with_article
-from latentbridge.data.drawings.concepts import bucket
+from latentbridge.data.drawings.catalogue import Drawing, Drawings, DrawingSplit, alpha_blend, with_article
+from latentbridge.data.drawings.concepts import hash_percentile
 from latentbridge.data.drawings.palette import CHROMATIC, COLOUR_WORDS
-from latentbridge.data.shapes.language import NUMBER_WORDS
+from latentbridge.data.sampling import pick, pick_other
 from latentbridge.data.shapes.render import IMAGE_SIZE_PX
-from latentbridge.data.shapes.scenes import MAX_THINGS, PLACES, RELATIONS
+from latentbridge.data.shapes.scenes import MAX_THINGS, PLACES, RELATIONS, relation_holds, sample_offset
 from latentbridge.errors import UserError, unknown_name
 
-GROUNDS: dict[str, tuple[int, int, int]] = {
+COMPOSITION_BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (250, 250, 250),
     "cream": (250, 240, 215),
     "pink": (250, 222, 228),
@@ -34,43 +35,49 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
 }
 HELD_OUT_PAIRS_PERCENT = 10
 LARGE_PX, SMALL_PX = (40, 56), (25, 29)
-"""Sizes [low, high] of a drawing alone, and of one that shares the ground; at 25 px objects stay recognisable."""
-_JITTER_PX = 1
+"""Sizes [low, high] of a single drawing and of one among several; objects stay recognisable at 25 px."""
 _CENTRES_PX = (16, 32, 48)
-_PAIRS = ((3, 5), (1, 7))
+_OPPOSITE_PLACES = ((3, 5), (1, 7))
 _CORNERS = (0, 2, 6, 8)
-_SURE_SHARE, _RIVAL_SHARE = 0.5, 0.2
-"""A colour is asked about only when it covers half of the drawing and no other chromatic colour covers a fifth."""
+_MAIN_SHARE, _SECOND_SHARE = 0.5, 0.2
+"""Least share of a colour that is asked about, and upper bound of all other chromatic ones."""
 
 Question = Literal["what", "place", "count", "colour", "relation", "presence"]
 CompositionSplit = DrawingSplit | Literal["test_pairs"]
 COMPOSITION_SPLITS: tuple[str, ...] = (*get_args(DrawingSplit), "test_pairs")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Placed:
-    """One drawing in its slot."""
+class PlacedDrawing:
+    """A drawing in a slot of a composition."""
 
     drawing: Drawing
     place: int
     """Index into `PLACES`."""
     size_px: int
     offset_px: tuple[int, int] = (0, 0)
-    """(x, y) displacement from the middle of the slot."""
+    """(x, y) displacement from the centre of the slot."""
 
 
 @dataclass(frozen=True)
 class Composition:
-    """Placed drawings in reading order on a ground."""
+    """Placed drawings in reading order on a background."""
 
-    things: tuple[Placed, ...]
-    ground: str
+    things: tuple[PlacedDrawing, ...]
+    background: str
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        return [thing.drawing for thing in self.things]
+
+    @property
+    def label_counts(self) -> Counter[str]:
+        return Counter(drawing.label for drawing in self.drawings)
 
 
 @dataclass(frozen=True)
 class SpriteBank:
-    """The countable drawings of one split, by concept."""
+    """The countable drawings of a split by concept."""
 
     drawings: Drawings
     split: str
@@ -78,109 +85,92 @@ class SpriteBank:
 
 
 @lru_cache(maxsize=1)
-def countable() -> dict[str, str]:
-    """Plurals by label of the concepts that can be counted, from the hand-checked list."""
+def countable_plurals() -> dict[str, str]:
+    """Return plurals by label, for the hand-checked list of countable concepts."""
     lines = files("latentbridge.data.drawings").joinpath("countable.txt").read_text(encoding="utf-8").splitlines()
     pairs = (line.partition("|") for line in lines if line and not line.startswith("#"))
     return {label: plural or _plural(label) for label, _, plural in pairs}
 
 
 def sprite_bank(drawings: Drawings, split: CompositionSplit) -> SpriteBank:
-    """What compositions of a split are made from; `test_pairs` puts training drawings together in unseen pairs."""
+    """Return the drawings for compositions of a split; `test_pairs` uses training drawings in held-out pairs."""
     if split not in COMPOSITION_SPLITS:
         raise unknown_name("split of compositions", split, COMPOSITION_SPLITS)
-    found: dict[str, list[Drawing]] = {}
+    by_concept: dict[str, list[Drawing]] = defaultdict(list)
     for drawing in drawings.split("train" if split == "test_pairs" else split):
-        if drawing.label in countable():
-            found.setdefault(drawing.concept, []).append(drawing)
-    if len({variants[0].cluster for variants in found.values()}) < MAX_THINGS:
-        raise UserError(
-            f"Too few countable drawings in split {split!r} to compose with; install `npm` and build them again."
-        )
-    return SpriteBank(drawings, split, {concept: tuple(variants) for concept, variants in sorted(found.items())})
+        if drawing.label in countable_plurals():
+            by_concept[drawing.concept].append(drawing)
+    if len({variants[0].cluster for variants in by_concept.values()}) < MAX_THINGS:
+        raise UserError(f"Split {split!r} has too few countable drawings; install `npm` and build them again.")
+    return SpriteBank(drawings, split, {concept: tuple(variants) for concept, variants in sorted(by_concept.items())})
 
 
-def is_held_out(first: Drawing, second: Drawing) -> bool:
-    """Whether two concepts meet only in `test_pairs`."""
+def is_held_out_pair(first: Drawing, second: Drawing) -> bool:
+    """Return whether two concepts are together in `test_pairs` only."""
     low, high = sorted((first.concept, second.concept))
-    return low != high and bucket(f"{low} {high}") < HELD_OUT_PAIRS_PERCENT
+    return low != high and hash_percentile(f"{low} {high}") < HELD_OUT_PAIRS_PERCENT
 
 
-def belongs(composition: Composition, split: str) -> bool:
-    """Whether a composition of fitting drawings has the held-out pairs that its split asks for, or none."""
-    drawings = [thing.drawing for thing in composition.things]
-    return any(is_held_out(*pair) for pair in combinations(drawings, 2)) == (split == "test_pairs")
+def is_in_split(composition: Composition, split: str) -> bool:
+    """Return whether there is a held-out pair for `test_pairs`, or none for any other split."""
+    has_held_out = any(is_held_out_pair(*pair) for pair in combinations(composition.drawings, 2))
+    return has_held_out == (split == "test_pairs")
 
 
-def compose(
-    rng: np.random.Generator, bank: SpriteBank, num_things: int | None = None, alike: float = 0.3
+def sample_composition(
+    rng: np.random.Generator, bank: SpriteBank, num_things: int | None = None, repeat_probability: float = 0.3
 ) -> Composition:
-    """A composition of the bank's split; with probability `alike` some things show one concept, to be counted."""
-    pairs_wanted = bank.split == "test_pairs"
-    assert not (pairs_wanted and num_things == 1), "an unseen pair needs two things"
+    """Return a composition of the bank's split; with probability `repeat_probability` some drawings share a concept."""
+    held_out = bank.split == "test_pairs"
+    assert not (held_out and num_things == 1), "a held-out pair needs two things"
     while True:
-        count = num_things or int(rng.integers(2 if pairs_wanted else 1, MAX_THINGS + 1))
+        count = num_things or int(rng.integers(2 if held_out else 1, MAX_THINGS + 1))
         places = _sample_places(rng, count)
         chosen: list[Drawing] = []
         for _ in places:
             chosen.append(_sample_drawing(rng, bank, chosen))
-        if count > 1 and rng.random() < alike:
+        if count > 1 and rng.random() < repeat_probability:
             repeats = int(rng.integers(2, count + 1))
             variants = bank.by_concept[chosen[0].concept]
-            chosen[:repeats] = [variants[rng.integers(len(variants))] for _ in range(repeats)]
+            chosen[:repeats] = [pick(rng, variants) for _ in range(repeats)]
             chosen = [chosen[i] for i in rng.permutation(count)]
         low, high = LARGE_PX if count == 1 else SMALL_PX
         things = tuple(
-            Placed(drawing, place, int(rng.integers(low, high + 1)), _sample_offset(rng))
+            PlacedDrawing(drawing, place, int(rng.integers(low, high + 1)), sample_offset(rng))
             for drawing, place in zip(chosen, places, strict=True)
         )
-        composition = Composition(things, _sample_ground(rng))
-        if belongs(composition, bank.split):
+        composition = Composition(things, pick(rng, list(COMPOSITION_BACKGROUNDS)))
+        if is_in_split(composition, bank.split):
             return composition
 
 
 def render_composition(composition: Composition, drawings: Drawings) -> np.ndarray:
-    """The picture: uint8 [64, 64, 3]."""
-    canvas = np.full((IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), GROUNDS[composition.ground], dtype=np.uint8)
+    """Return the picture, uint8 [64, 64, 3]."""
+    background = COMPOSITION_BACKGROUNDS[composition.background]
+    canvas = np.full((IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), background, dtype=np.uint8)
     for thing in composition.things:
         size = thing.size_px
         x, y = _CENTRES_PX[thing.place % 3] + thing.offset_px[0], _CENTRES_PX[thing.place // 3] + thing.offset_px[1]
         window = np.s_[y - size // 2 : y - size // 2 + size, x - size // 2 : x - size // 2 + size]
-        cut_out = (
-            Image.fromarray(drawings.pixels[thing.drawing.index])
-            .convert("RGBa")
-            .resize((size, size), Image.Resampling.LANCZOS)
-        )
-        canvas[window] = blend(np.asarray(cut_out.convert("RGBA")), canvas[window])
+        sprite = Image.fromarray(drawings.pixels[thing.drawing.index]).convert("RGBa")
+        sprite = sprite.resize((size, size), Image.Resampling.LANCZOS).convert("RGBA")
+        canvas[window] = alpha_blend(np.asarray(sprite), canvas[window])
     return canvas
 
 
 def caption_composition(composition: Composition) -> str:
-    """The canonical caption in reading order, e.g. "red apple top left, owl bottom right, on mint"."""
-    return ", ".join(
-        [*(f"{t.drawing.label} {PLACES[t.place]}" for t in composition.things), f"on {composition.ground}"]
-    )
+    """Return the canonical caption, e.g. "red apple top left, owl bottom right, on mint"."""
+    things = (f"{thing.drawing.label} {PLACES[thing.place]}" for thing in composition.things)
+    return ", ".join([*things, f"on {composition.background}"])
 
 
-def paraphrase_composition(composition: Composition, rng: np.random.Generator) -> str:
-    """A freer phrase that is true: counted things, or a relation between two."""
-    things = composition.things
-    if len(things) == 2 and rng.random() < 0.5 and things[0].drawing.concept != things[1].drawing.concept:
-        first, second = (things[i] for i in rng.permutation(2))
-        true = [relation for relation in RELATIONS if _holds(relation, first, second)]
-        phrase = f"{with_article(first.drawing.label)} {_pick(rng, true)} {with_article(second.drawing.label)}"
-    else:
-        counts = _counts(composition)
-        words = [with_article(k) if n == 1 else f"{NUMBER_WORDS[n]} {countable()[k]}" for k, n in counts.items()]
-        phrase = words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
-    return phrase + _pick(rng, ("", f" on {composition.ground}", f" on a {composition.ground} ground"))
-
-
-def ask_composition(composition: Composition, bank: SpriteBank, rng: np.random.Generator) -> tuple[str, str, Question]:
-    """(question, answer, kind). Kinds are drawn evenly among those that have one answer; yes and no are balanced."""
-    counts = _counts(composition)
+def sample_composition_question(
+    composition: Composition, bank: SpriteBank, rng: np.random.Generator
+) -> tuple[str, str, Question]:
+    """Return (question, answer, kind), of a random kind with a unique answer; "yes" and "no" are balanced."""
+    counts = composition.label_counts
     unique = [thing for thing in composition.things if counts[thing.drawing.label] == 1]
-    coloured = [thing for thing in unique if _has_sure_colour(thing.drawing)]
+    coloured = [thing.drawing for thing in unique if _has_main_colour(thing.drawing)]
     kinds: list[Question] = ["what", "count", "presence"]
     if unique and len(composition.things) > 1:
         kinds.append("place")
@@ -188,60 +178,64 @@ def ask_composition(composition: Composition, bank: SpriteBank, rng: np.random.G
         kinds.append("colour")
     if len(unique) > 1:
         kinds.append("relation")
-    kind = kinds[rng.integers(len(kinds))]
+    kind = pick(rng, kinds)
     if kind == "what":
-        thing = _pick(rng, composition.things)
-        alone = len(composition.things) == 1
-        return ("What is this?" if alone else f"What is {_at(thing.place)}?"), thing.drawing.label, kind
+        thing = pick(rng, composition.things)
+        subject = "this" if len(composition.things) == 1 else _at(thing.place)
+        return f"What is {subject}?", thing.drawing.label, kind
     if kind == "place":
-        thing = _pick(rng, unique)
+        thing = pick(rng, unique)
         return f"Where is the {thing.drawing.label}?", PLACES[thing.place], kind
     if kind == "count":
-        label = _pick(rng, list(counts)) if rng.random() < 0.85 else _absent(composition, bank, rng)
-        return f"How many {countable()[label]} are there?", str(counts.get(label, 0)), kind
+        label = pick(rng, list(counts)) if rng.random() < 0.85 else _absent_label(composition, bank, rng)
+        return f"How many {countable_plurals()[label]} are there?", str(counts[label]), kind
     if kind == "colour":
-        drawing = _pick(rng, coloured).drawing
+        drawing = pick(rng, coloured)
         return f"What color is the {drawing.label}?", drawing.colours[0][0], kind
     if kind == "relation":
         first, second = (unique[i] for i in rng.permutation(len(unique))[:2])
-        wanted = bool(rng.random() < 0.5)
-        relation = _pick(rng, [r for r in RELATIONS if _holds(r, first, second) == wanted])
-        return f"Is the {first.drawing.label} {relation} the {second.drawing.label}?", "yes" if wanted else "no", kind
-    present = bool(rng.random() < 0.5)
-    label = _pick(rng, list(counts)) if present else _absent(composition, bank, rng)
-    return f"Is there {with_article(label)}?", "yes" if present else "no", kind
+        truth = bool(rng.random() < 0.5)
+        relation = pick(rng, [name for name in RELATIONS if relation_holds(name, first.place, second.place) == truth])
+        return f"Is the {first.drawing.label} {relation} the {second.drawing.label}?", "yes" if truth else "no", kind
+    truth = bool(rng.random() < 0.5)
+    label = pick(rng, list(counts)) if truth else _absent_label(composition, bank, rng)
+    return f"Is there {with_article(label)}?", "yes" if truth else "no", kind
 
 
-def edit_composition(composition: Composition, bank: SpriteBank, rng: np.random.Generator) -> tuple[str, Composition]:
-    """(instruction, exact target); the target belongs to the same split, and what is not named stays as it is."""
-    counts = _counts(composition)
-    unique = [i for i, thing in enumerate(composition.things) if counts[thing.drawing.label] == 1]
-    free = [place for place in _CORNERS if place not in {thing.place for thing in composition.things}]
-    in_corners = len(composition.things) < MAX_THINGS and all(thing.place in _CORNERS for thing in composition.things)
-    makers: list[Callable[[], tuple[str, Composition]]] = [lambda: _change_ground(composition, rng)]
-    makers += [lambda: _replace(composition, _pick(rng, unique), bank, rng)] if unique else []
-    makers += [lambda: _remove(composition, _pick(rng, unique))] if unique and len(composition.things) > 1 else []
-    makers += [lambda: _add(composition, _pick(rng, free), bank, rng)] if in_corners else []
-    while True:  # changing the ground always qualifies, so this ends
-        instruction, target = _pick(rng, makers)()
-        if belongs(target, bank.split):
+def sample_composition_edit(
+    composition: Composition, bank: SpriteBank, rng: np.random.Generator
+) -> tuple[str, Composition]:
+    """Return (instruction, target); the target is in the same split, and all else stays as it is."""
+    things, counts = composition.things, composition.label_counts
+    unique = [i for i, thing in enumerate(things) if counts[thing.drawing.label] == 1]
+    occupied = {thing.place for thing in things}
+    free = [place for place in _CORNERS if place not in occupied]
+    edits: list[Callable[[], tuple[str, Composition]]] = [lambda: _change_background(composition, rng)]
+    if unique:
+        edits.append(lambda: _replace(composition, pick(rng, unique), bank, rng))
+    if unique and len(things) > 1:
+        edits.append(lambda: _remove(composition, pick(rng, unique)))
+    if len(things) < MAX_THINGS and occupied <= set(_CORNERS):
+        edits.append(lambda: _add(composition, pick(rng, free), bank, rng))
+    while True:  # ends: a new background never leaves the split
+        instruction, target = pick(rng, edits)()
+        if is_in_split(target, bank.split):
             return instruction, target
 
 
-def _change_ground(composition: Composition, rng: np.random.Generator) -> tuple[str, Composition]:
-    ground = _pick(rng, [name for name in GROUNDS if name != composition.ground])
-    return f"make the ground {ground}", replace(composition, ground=ground)
+def _change_background(composition: Composition, rng: np.random.Generator) -> tuple[str, Composition]:
+    background = pick_other(rng, COMPOSITION_BACKGROUNDS, composition.background)
+    return f"make the ground {background}", replace(composition, background=background)
 
 
 def _replace(
     composition: Composition, index: int, bank: SpriteBank, rng: np.random.Generator
 ) -> tuple[str, Composition]:
     old = composition.things[index]
-    new = replace(old, drawing=_sample_drawing(rng, bank, [thing.drawing for thing in composition.things]))
+    new = replace(old, drawing=_sample_drawing(rng, bank, composition.drawings))
     things = (*composition.things[:index], new, *composition.things[index + 1 :])
-    return f"replace the {old.drawing.label} with {with_article(new.drawing.label)}", replace(
-        composition, things=things
-    )
+    instruction = f"replace the {old.drawing.label} with {with_article(new.drawing.label)}"
+    return instruction, replace(composition, things=things)
 
 
 def _remove(composition: Composition, index: int) -> tuple[str, Composition]:
@@ -250,69 +244,43 @@ def _remove(composition: Composition, index: int) -> tuple[str, Composition]:
 
 
 def _add(composition: Composition, place: int, bank: SpriteBank, rng: np.random.Generator) -> tuple[str, Composition]:
-    drawing = _sample_drawing(rng, bank, [thing.drawing for thing in composition.things])
-    new = Placed(drawing, place, int(rng.integers(SMALL_PX[0], SMALL_PX[1] + 1)), _sample_offset(rng))
+    drawing = _sample_drawing(rng, bank, composition.drawings)
+    new = PlacedDrawing(drawing, place, int(rng.integers(SMALL_PX[0], SMALL_PX[1] + 1)), sample_offset(rng))
     things = tuple(sorted((*composition.things, new), key=lambda thing: thing.place))
     return f"add {with_article(drawing.label)} {_at(place)}", replace(composition, things=things)
 
 
-def _sample_drawing(rng: np.random.Generator, bank: SpriteBank, beside: list[Drawing]) -> Drawing:
-    """A drawing whose cluster is not among its neighbours'; concepts are equally likely, however many drew them."""
-    taken = {drawing.cluster for drawing in beside}
+def _sample_drawing(rng: np.random.Generator, bank: SpriteBank, others: list[Drawing]) -> Drawing:
+    """Return a drawing of a cluster that the others do not have; concepts are equally likely."""
+    clusters = {drawing.cluster for drawing in others}
     concepts = list(bank.by_concept)
     while True:
-        variants = bank.by_concept[concepts[rng.integers(len(concepts))]]
-        if variants[0].cluster not in taken:
-            return variants[rng.integers(len(variants))]
+        variants = bank.by_concept[pick(rng, concepts)]
+        if variants[0].cluster not in clusters:
+            return pick(rng, variants)
 
 
 def _sample_places(rng: np.random.Generator, count: int) -> list[int]:
     if count == 1:
         return [4]
     if count == 2 and rng.random() < 0.5:
-        return list(_PAIRS[rng.integers(len(_PAIRS))])
+        return list(pick(rng, _OPPOSITE_PLACES))
     return sorted(int(place) for place in rng.choice(_CORNERS, size=count, replace=False))
 
 
-def _sample_offset(rng: np.random.Generator) -> tuple[int, int]:
-    x, y = rng.integers(-_JITTER_PX, _JITTER_PX + 1, size=2)
-    return int(x), int(y)
+def _absent_label(composition: Composition, bank: SpriteBank, rng: np.random.Generator) -> str:
+    return _sample_drawing(rng, bank, composition.drawings).label
 
 
-def _sample_ground(rng: np.random.Generator) -> str:
-    return _pick(rng, list(GROUNDS))
-
-
-def _absent(composition: Composition, bank: SpriteBank, rng: np.random.Generator) -> str:
-    return _sample_drawing(rng, bank, [thing.drawing for thing in composition.things]).label
-
-
-def _counts(composition: Composition) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for thing in composition.things:
-        counts[thing.drawing.label] = counts.get(thing.drawing.label, 0) + 1
-    return counts
-
-
-def _has_sure_colour(drawing: Drawing) -> bool:
+def _has_main_colour(drawing: Drawing) -> bool:
     if set(drawing.label.split()) & set(COLOUR_WORDS):
-        return False  # the name gives it away
+        return False  # the name gives the answer away
     chromatic = [share for word, share in drawing.colours if word in CHROMATIC]
     return (
         bool(chromatic)
-        and chromatic[0] == drawing.colours[0][1] >= _SURE_SHARE
-        and max(chromatic[1:], default=0.0) < _RIVAL_SHARE
+        and chromatic[0] == drawing.colours[0][1] >= _MAIN_SHARE
+        and max(chromatic[1:], default=0.0) < _SECOND_SHARE
     )
-
-
-def _holds(relation: str, first: Placed, second: Placed) -> bool:
-    rows, columns = (first.place // 3, second.place // 3), (first.place % 3, second.place % 3)
-    return {
-        "left of": columns[0] < columns[1],
-        "right of": columns[0] > columns[1],
-        "above": rows[0] < rows[1],
-        "below": rows[0] > rows[1],
-    }[relation]
 
 
 def _at(place: int) -> str:
@@ -324,7 +292,3 @@ def _plural(label: str) -> str:
     if label.endswith(("s", "x", "ch", "sh")):
         return label + "es"
     return label[:-1] + "ies" if label.endswith("y") and label[-2] not in "aeiou" else label + "s"
-
-
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    return options[int(rng.integers(len(options)))]

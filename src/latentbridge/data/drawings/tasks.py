@@ -1,4 +1,4 @@
-"""Conversations about real drawings: naming, describing, asking, rewriting and editing, every reply exact."""
+"""Conversations about drawings, with exact replies."""
 
 from __future__ import annotations
 
@@ -8,97 +8,86 @@ from latentbridge import prompts
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawing, Drawings, describe_drawing, with_article
 from latentbridge.data.drawings.composer import (
     SpriteBank,
-    ask_composition,
     caption_composition,
-    compose,
     render_composition,
+    sample_composition,
+    sample_composition_question,
 )
+from latentbridge.data.sampling import pick, pick_other
 from latentbridge.data.shapes.language import caption_request
 from latentbridge.data.shapes.scenes import BACKGROUNDS
 from latentbridge.types import Conversation
 
-GROUNDS = tuple(BACKGROUNDS)
-_QUESTIONS_EACH = 3
+BACKGROUND_NAMES = tuple(BACKGROUNDS)
+_NUM_QUESTIONS = 3
 
 
 def drawable_drawings(drawings: Drawings) -> list[Drawing]:
-    """The training drawings of the forty concepts the decoder learns to draw."""
+    """Return the training drawings of the forty concepts that models learn to draw."""
     return [drawing for drawing in drawings.split("train") if drawing.label in FORTY_CONCEPTS]
 
 
-def show(drawings: Drawings, drawing: Drawing, ground: str) -> np.ndarray:
-    """A drawing on a background of the `shapes` world: uint8 [64, 64, 3]."""
-    return drawings.on_background(drawing.index, BACKGROUNDS[ground])
+def render_drawing(drawings: Drawings, drawing: Drawing, background: str) -> np.ndarray:
+    """Return a drawing on a background of the `shapes` world, uint8 [64, 64, 3]."""
+    return drawings.on_background(drawing.index, BACKGROUNDS[background])
 
 
-def converse_drawing(
+def drawing_conversation(
     drawings: Drawings, bank: SpriteBank, drawable: list[Drawing], rng: np.random.Generator
 ) -> Conversation:
-    """A conversation of a random kind about training drawings."""
+    """Return a conversation about training drawings, of a random kind."""
     kind = rng.random()
     if kind < 0.40:
-        return name_drawing(drawings, rng)
+        return drawing_questions(drawings, rng)
     if kind < 0.65:
-        return look_at_composition(drawings, bank, rng)
-    return (draw_drawing if kind < 0.85 else redraw_drawing)(drawings, drawable, rng)[0]
+        return composition_questions(drawings, bank, rng)
+    return (drawing_request if kind < 0.85 else drawing_edit)(drawings, drawable, rng)[0]
 
 
-def name_drawing(drawings: Drawings, rng: np.random.Generator) -> Conversation:
-    """One drawing named and described, in either order."""
-    known = drawings.split("train")
-    drawing, ground = known[rng.integers(len(known))], _ground(rng)
-    turns = [(prompts.NAME_REQUEST, drawing.label), (caption_request(rng), describe_drawing(drawing, ground))]
-    return Conversation(tuple(turns[i] for i in rng.permutation(2)), show(drawings, drawing, ground))
+def drawing_questions(drawings: Drawings, rng: np.random.Generator) -> Conversation:
+    """Return a conversation that names and describes one drawing, in either order."""
+    drawing, background = pick(rng, drawings.split("train")), pick(rng, BACKGROUND_NAMES)
+    turns = [(prompts.NAME_REQUEST, drawing.label), (caption_request(rng), describe_drawing(drawing, background))]
+    return Conversation(tuple(turns[i] for i in rng.permutation(2)), render_drawing(drawings, drawing, background))
 
 
-def look_at_composition(drawings: Drawings, bank: SpriteBank, rng: np.random.Generator) -> Conversation:
-    """Drawings beside each other, described and asked about, in any order."""
-    composition = compose(rng, bank)
+def composition_questions(drawings: Drawings, bank: SpriteBank, rng: np.random.Generator) -> Conversation:
+    """Return a caption of a composition and questions about it, in random order."""
+    composition = sample_composition(rng, bank)
     turns = [(caption_request(rng), caption_composition(composition))]
-    for _ in range(_QUESTIONS_EACH):
-        question, answer, _ = ask_composition(composition, bank, rng)
-        turns.append((question, answer))
+    turns += [sample_composition_question(composition, bank, rng)[:2] for _ in range(_NUM_QUESTIONS)]
     order = rng.permutation(len(turns))
     return Conversation(tuple(turns[i] for i in order), render_composition(composition, drawings))
 
 
-def draw_drawing(
+def drawing_request(
     drawings: Drawings, drawable: list[Drawing], rng: np.random.Generator
 ) -> tuple[Conversation, np.ndarray]:
-    """A prompt that names a concept, completed with a hand and a background, and the picture that describes."""
-    drawing, ground = drawable[rng.integers(len(drawable))], _ground(rng)
+    """Return a prompt for a concept rewritten as a full description, and the picture described."""
+    drawing, background = pick(rng, drawable), pick(rng, BACKGROUND_NAMES)
     noun = drawing.label if rng.random() < 0.3 else with_article(drawing.label)
     style = f", {drawing.style}" if rng.random() < 0.3 else ""
-    place = f" on {ground}" if rng.random() < 0.3 else ""
-    opening = ("", "", "draw ", "a picture of ", "a photo of ")[rng.integers(5)]
+    place = f" on {background}" if rng.random() < 0.3 else ""
+    opening = pick(rng, ("", "", "draw ", "a picture of ", "a photo of "))
     request = prompts.draw_request(f"{opening}{noun}{style}{place}")
-    talk = Conversation(((request, prompts.drawable(describe_drawing(drawing, ground))),))
-    return talk, show(drawings, drawing, ground)
+    conversation = Conversation(((request, prompts.wrap_description(describe_drawing(drawing, background))),))
+    return conversation, render_drawing(drawings, drawing, background)
 
 
-def redraw_drawing(
+def drawing_edit(
     drawings: Drawings, drawable: list[Drawing], rng: np.random.Generator
 ) -> tuple[Conversation, np.ndarray]:
-    """A drawing edited (another background, or another concept by the same hand), and the picture after it."""
-    drawing, ground = drawable[rng.integers(len(drawable))], _ground(rng)
-    picture = show(drawings, drawing, ground)
+    """Return an edit (another background, or another concept in the same style), and the target picture."""
+    drawing, background = pick(rng, drawable), pick(rng, BACKGROUND_NAMES)
+    picture = render_drawing(drawings, drawing, background)
     if rng.random() < 0.5:
-        target, target_ground = drawing, _other_ground(ground, rng)
-        opening = ("make the background", "change the background to")[rng.integers(2)]
-        instruction = f"{opening} {target_ground}"
+        target, target_background = drawing, pick_other(rng, BACKGROUND_NAMES, background)
+        opening = pick(rng, ("make the background", "change the background to"))
+        instruction = f"{opening} {target_background}"
     else:
-        same_hand = [other for other in drawable if other.style == drawing.style and other.label != drawing.label]
-        target, target_ground = same_hand[rng.integers(len(same_hand))], ground
+        same_style = [other for other in drawable if other.style == drawing.style and other.label != drawing.label]
+        target, target_background = pick(rng, same_style), background
         instruction = f"replace the {drawing.label} with {with_article(target.label)}"
-    reply = prompts.drawable(describe_drawing(target, target_ground))
-    talk = Conversation(((prompts.edit_request(instruction), reply),), picture)
-    return talk, show(drawings, target, target_ground)
-
-
-def _ground(rng: np.random.Generator) -> str:
-    return GROUNDS[rng.integers(len(GROUNDS))]
-
-
-def _other_ground(ground: str, rng: np.random.Generator) -> str:
-    others = [name for name in GROUNDS if name != ground]
-    return others[rng.integers(len(others))]
+    reply = prompts.wrap_description(describe_drawing(target, target_background))
+    conversation = Conversation(((prompts.edit_request(instruction), reply),), picture)
+    return conversation, render_drawing(drawings, target, target_background)

@@ -1,4 +1,4 @@
-"""A manifest turned into shards, and an index for shards that others wrote."""
+"""The writer of shards from a manifest, and of an index of existing shards."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from latentbridge.data.own.shards import (
     INDEX,
     PICTURE_KINDS,
     Shard,
-    fetch,
-    found_shards,
+    list_shards,
+    read_file,
     split_of,
-    summary,
+    summarize_shard,
     write_index,
 )
 from latentbridge.errors import UserError
@@ -28,26 +28,26 @@ from latentbridge.rng import numpy_rng
 from latentbridge.rundir import atomic_write
 
 _SHARD_BYTES = 64 << 20
-"""Large enough for an object store, small enough that a few fit into memory."""
+"""Shard size: large for an object store, but a few fit into memory."""
 
 
 def shard_manifest(manifest: Path, out: Path, *, progress: bool = True) -> list[Shard]:
-    """Write a manifest's samples as tars and an index; the index, written last, makes the folder valid.
+    """Write a manifest's samples as tars; the index, written last, makes the folder valid.
 
-    Samples are shuffled once, the same way for the same manifest, so that neighbours in a shard have nothing in common;
-    training shuffles shards, and samples within one. Pictures are stored as the files they are.
+    Samples are shuffled once, always the same way, since training shuffles shards and the samples within each. Pictures
+    are not re-encoded.
     """
-    _refuse_second(out)
+    _check_new(out)
     records = load_manifest(manifest)
     bar = tqdm(total=len(records), desc="shards", disable=not progress, mininterval=2)
     shards: list[Shard] = []
     for split in SPLITS:
-        chosen = [record for record in records if record.split == split]
-        order = numpy_rng(0, "shards").permutation(len(chosen))
-        for number, part in enumerate(_parts([chosen[index] for index in order])):
+        of_split = [record for record in records if record.split == split]
+        order = numpy_rng(0, "shards").permutation(len(of_split))
+        for number, part in enumerate(_parts([of_split[index] for index in order])):
             name = f"{split}-{number:06d}.tar"
             data = _tar(part)
-            shards.append(summary(name, data, split))
+            shards.append(summarize_shard(name, data, split))
             with atomic_write(out / name) as temporary:
                 temporary.write_bytes(data)
             bar.update(len(part))
@@ -56,23 +56,24 @@ def shard_manifest(manifest: Path, out: Path, *, progress: bool = True) -> list[
 
 
 def index_shards(where: str, out: Path, *, progress: bool = True) -> list[Shard]:
-    """Read tars or Parquet files that others wrote, each once, and write an index of them; they stay where they are."""
-    _refuse_second(out)
+    """Read each existing tar or Parquet file once and write an index of them; the files stay in place."""
+    _check_new(out)
     home = where.rstrip("/") if "://" in where else str(Path(where).resolve())
-    shards = []
-    for name in tqdm(found_shards(where), desc="shards", disable=not progress, mininterval=2):
-        shards.append(summary(name, fetch(f"{home}/{name}"), split_of(name)))
+    shards = [
+        summarize_shard(name, read_file(f"{home}/{name}"), split_of(name))
+        for name in tqdm(list_shards(where), desc="shards", disable=not progress, mininterval=2)
+    ]
     write_index(out, shards, home)
     return shards
 
 
-def _refuse_second(out: Path) -> None:
+def _check_new(out: Path) -> None:
     if (out / INDEX).exists():
         raise UserError(f"{out} already holds shards; choose another folder.")
 
 
 def _parts(records: list[Record]) -> Iterator[list[Record]]:
-    """Runs of records whose pictures together reach the size of a shard."""
+    """Yield runs of records whose pictures reach the size of a shard."""
     part: list[Record] = []
     size = 0
     for record in records:
@@ -89,22 +90,22 @@ def _tar(records: list[Record]) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for number, record in enumerate(records):
-            told = [name for name in FIELDS if name not in ("image", "edit", "split")]
-            line: dict[str, Any] = {name: value for name in told if (value := getattr(record, name))}
+            names = [name for name in FIELDS if name not in ("image", "edit", "split")]
+            line: dict[str, Any] = {name: value for name in names if (value := getattr(record, name))}
             if record.instruction:
                 described = {"description": record.description} if record.description else {}
                 line["edit"] = {"instruction": record.instruction, **described}
             _add(archive, f"{number:06d}.json", json.dumps(line, ensure_ascii=False).encode())
             for prefix, path in (("", record.image), ("target.", record.target)):
                 if isinstance(path, Path):
-                    _add(archive, f"{number:06d}.{prefix}{_kind(path)}", path.read_bytes())
+                    _add(archive, f"{number:06d}.{prefix}{_picture_kind(path)}", path.read_bytes())
     return file.getvalue()
 
 
-def _kind(path: Path) -> str:
-    """The ending that tells what a picture is, whatever its file is called."""
+def _picture_kind(path: Path) -> str:
+    """Return the suffix for a picture's content, whatever its file's suffix."""
     with Image.open(path) as picture:
-        kind = (picture.format or "").lower().replace("mpo", "jpeg")  # MPO is JPEG with more pictures after the first
+        kind = (picture.format or "").lower().replace("mpo", "jpeg")  # MPO: JPEG with further images
     if kind not in PICTURE_KINDS:
         raise UserError(f"{path} is a {kind.upper()}, which training does not read; save it again as PNG or JPEG.")
     return kind

@@ -15,12 +15,12 @@ CELL_CENTRES_PX = (11, 32, 53)
 RADIUS_PX = {"small": 5.5, "large": 8.5}
 _SUPERSAMPLING = 8
 _HALF_WINDOW_PX = 9
-"""Masks are drawn in a window of 2 * 9 + 1 px; cells are 21 px apart, so neighbours never touch."""
+"""A mask is 2 * 9 + 1 px wide; cells are 21 px apart, so neighbours never touch."""
 
 
 @cache
 def thing_mask(shape: str, size: str) -> np.ndarray:
-    """Coverage of a centred thing: float32 [19, 19] in [0, 1]. Every shape fills its square of 2 x radius."""
+    """Return the coverage of a centred thing, float32 [19, 19] in [0, 1]; each shape fills its square of 2 x radius."""
     width = 2 * _HALF_WINDOW_PX + 1
     scale = _SUPERSAMPLING
     canvas = Image.new("L", (width * scale, width * scale))
@@ -38,56 +38,45 @@ def thing_mask(shape: str, size: str) -> np.ndarray:
 
 
 def _outline(shape: str) -> np.ndarray:
-    """Corner points (x right, y down) at any scale."""
-    if shape == "square":
-        points = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
-    elif shape == "diamond":
-        points = [(0, -1), (1, 0), (0, 1), (-1, 0)]
-    elif shape == "triangle":
-        points = [(0, -1), (1, 1), (-1, 1)]
-    elif shape == "cross":
-        arm = 0.34
-        points = [(-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm)]
-        points += [(arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm)]
-    elif shape == "star":
-        radii = [1.0, 0.42] * 5
-        points = [(r * sin(i * pi / 5), -r * cos(i * pi / 5)) for i, r in enumerate(radii)]
-    else:
-        raise ValueError(f"no outline for shape {shape!r}")
-    return np.array(points, dtype=np.float64)
+    """Return corner points (x right, y down) at any scale."""
+    arm = 0.34
+    cross = [(-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm)]
+    points = {
+        "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
+        "diamond": [(0, -1), (1, 0), (0, 1), (-1, 0)],
+        "triangle": [(0, -1), (1, 1), (-1, 1)],
+        "cross": cross + [(arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm)],
+        "star": [(r * sin(i * pi / 5), -r * cos(i * pi / 5)) for i, r in enumerate([1.0, 0.42] * 5)],
+    }
+    return np.array(points[shape], dtype=np.float64)
 
 
-def centre_px(thing: Thing) -> tuple[int, int]:
-    """(x, y) pixel at the middle of a thing."""
-    return CELL_CENTRES_PX[thing.column] + thing.offset_px[0], CELL_CENTRES_PX[thing.row] + thing.offset_px[1]
-
-
-def window(thing: Thing) -> tuple[slice, slice]:
-    """The (rows, columns) of the picture that `thing_mask` covers."""
-    x, y = centre_px(thing)
+def mask_window(thing: Thing) -> tuple[slice, slice]:
+    """Return the (rows, columns) of the image that `thing_mask` covers."""
+    x, y = CELL_CENTRES_PX[thing.column] + thing.offset_px[0], CELL_CENTRES_PX[thing.row] + thing.offset_px[1]
     return slice(y - _HALF_WINDOW_PX, y + _HALF_WINDOW_PX + 1), slice(x - _HALF_WINDOW_PX, x + _HALF_WINDOW_PX + 1)
 
 
 def render(scene: Scene) -> np.ndarray:
-    """The picture of a scene: uint8 [64, 64, 3]."""
+    """Return the picture of a scene, uint8 [64, 64, 3]."""
     canvas = np.empty((IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), dtype=np.float32)
     canvas[:] = BACKGROUNDS[scene.background]
     for thing in scene.things:
-        place = window(thing)
+        window = mask_window(thing)
         alpha = thing_mask(thing.shape, thing.size)[..., None]
-        canvas[place] += alpha * (np.array(COLOURS[thing.colour], dtype=np.float32) - canvas[place])
+        canvas[window] += alpha * (np.array(COLOURS[thing.colour], dtype=np.float32) - canvas[window])
     return np.rint(canvas).astype(np.uint8)
 
 
-def patch_owners(scene: Scene, patch_px: int) -> np.ndarray:
-    """Which thing covers most of each square patch: int64 [64 / patch, 64 / patch], an index into the scene's things, -1 for none.
+def patch_labels(scene: Scene, patch_px: int) -> np.ndarray:
+    """Return int64 [64 / patch, 64 / patch]: the index of the thing that covers most of each patch.
 
-    A thing must cover 3 % of a patch to own it.
+    -1 where none covers 3 % of the patch.
     """
     size = IMAGE_SIZE_PX // patch_px
     covered = np.full((len(scene.things) + 1, size, size), 0.03)
     for index, thing in enumerate(scene.things, start=1):
         canvas = np.zeros((IMAGE_SIZE_PX, IMAGE_SIZE_PX), dtype=np.float32)
-        canvas[window(thing)] = thing_mask(thing.shape, thing.size)
+        canvas[mask_window(thing)] = thing_mask(thing.shape, thing.size)
         covered[index] = canvas.reshape(size, patch_px, size, patch_px).mean(axis=(1, 3))
     return covered.argmax(axis=0) - 1

@@ -1,17 +1,18 @@
-"""The `shapes` world: what a scene is, how one is sampled, and which scenes are held out.
+"""The `shapes` world: scenes of one to four things on a plain background, their sampler and their splits.
 
-A scene is one to four things on a plain background. Every thing sits in its own cell of
-a 3 x 3 grid, so counts, places and relations are never ambiguous.
+Each thing has its own cell of a 3 x 3 grid, so counts, places and relations are never ambiguous.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
+
+from latentbridge.data.sampling import pick
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -40,16 +41,13 @@ Split = Literal["train", "val", "test", "test_pairs"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "test_pairs")
 
 HELD_OUT_PAIRS = frozenset(
-    {
-        ("red", "star"),
-        ("orange", "cross"),
-        ("green", "circle"),
-        ("cyan", "triangle"),
-        ("blue", "diamond"),
-        ("purple", "square"),
-    }
+    zip(
+        ("red", "orange", "green", "cyan", "blue", "purple"),
+        ("star", "cross", "circle", "triangle", "diamond", "square"),
+        strict=True,
+    )
 )
-"""Colour-shape pairs that no training, validation or `test` scene contains; each shape and each colour loses one at most."""
+"""Colour-shape pairs found in `test_pairs` scenes only; each shape and each colour is in at most one."""
 
 
 @dataclass(frozen=True, order=True)
@@ -62,7 +60,7 @@ class Thing:
     colour: str
     size: str
     offset_px: tuple[int, int] = field(default=(0, 0), compare=False)
-    """(x, y) displacement from the middle of the cell: a nuisance, not part of what the scene says."""
+    """(x, y) displacement from the centre of the cell: rendered, never described."""
 
     @property
     def row(self) -> int:
@@ -75,65 +73,70 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in reading order on a background; equal scenes say the same."""
+    """Things in reading order on a background; scenes that differ in offsets only are equal."""
 
     things: tuple[Thing, ...]
     background: str
 
     @classmethod
-    def of(cls, things: Iterator[Thing] | list[Thing] | tuple[Thing, ...], background: str) -> Scene:
-        """A scene with its things put in reading order."""
+    def from_things(cls, things: Iterable[Thing], background: str) -> Scene:
+        """Return a scene with its things in reading order."""
         return cls(tuple(sorted(things, key=lambda thing: thing.place)), background)
 
     def digest(self) -> int:
-        """A 64-bit content hash, the same in every process; decides the split."""
+        """Return a 64-bit content hash that is the same in every process; it decides the split."""
         text = repr([(t.place, t.shape, t.colour, t.size) for t in self.things]) + self.background
         return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
+    def free_places(self) -> list[int]:
+        """Return the places without a thing."""
+        return [place for place in range(len(PLACES)) if place not in {thing.place for thing in self.things}]
 
-def holds(relation: str, first: Thing, second: Thing) -> bool:
-    """Whether `first` is left of, right of, above or below `second`; cells in one column are neither left nor right."""
+
+def relation_holds(relation: str, first: int, second: int) -> bool:
+    """Return whether the place `first` is in that relation to `second`; one column is neither left nor right."""
     return {
-        "left of": first.column < second.column,
-        "right of": first.column > second.column,
-        "above": first.row < second.row,
-        "below": first.row > second.row,
+        "left of": first % 3 < second % 3,
+        "right of": first % 3 > second % 3,
+        "above": first // 3 < second // 3,
+        "below": first // 3 > second // 3,
     }[relation]
 
 
 def split_of(scene: Scene) -> Split:
-    """The split a scene belongs to: a held-out colour-shape pair decides first, then the content hash (4 % val, 4 % test)."""
+    """Return a scene's split: `test_pairs` for a held-out pair, else by the content hash (4 % val, 4 % test)."""
     if any((thing.colour, thing.shape) in HELD_OUT_PAIRS for thing in scene.things):
         return "test_pairs"
-    bucket = scene.digest() % 100
-    return "val" if bucket < 4 else "test" if bucket < 8 else "train"
+    percentile = scene.digest() % 100
+    return "val" if percentile < 4 else "test" if percentile < 8 else "train"
 
 
 def sample_thing(rng: np.random.Generator, place: int) -> Thing:
-    """A thing with independent uniform attributes at a given place."""
-    return Thing(
-        place=place,
-        shape=SHAPES[rng.integers(len(SHAPES))],
-        colour=list(COLOURS)[rng.integers(len(COLOURS))],
-        size=SIZES[rng.integers(len(SIZES))],
-        offset_px=_sample_offset(rng),
-    )
+    """Return a thing with independent uniform attributes at a place."""
+    shape, colour, size = pick(rng, SHAPES), pick(rng, list(COLOURS)), pick(rng, SIZES)
+    return Thing(place, shape, colour, size, sample_offset(rng))
 
 
-def sample_scene(rng: np.random.Generator, num_things: int | None = None, alike: float = 0.3) -> Scene:
-    """A scene of one to four things; with probability `alike` they share one shape (or one colour), so that counting is needed."""
+def sample_offset(rng: np.random.Generator) -> tuple[int, int]:
+    """Return a displacement (x, y) of at most `JITTER_PX` each."""
+    x, y = rng.integers(-JITTER_PX, JITTER_PX + 1, size=2)
+    return int(x), int(y)
+
+
+def sample_scene(rng: np.random.Generator, num_things: int | None = None, repeat_probability: float = 0.3) -> Scene:
+    """Return a scene of any split; with probability `repeat_probability` its things share a shape, and half of those a colour too."""
     count = num_things or int(rng.integers(1, MAX_THINGS + 1))
     places = rng.choice(len(PLACES), size=count, replace=False)
     things = [sample_thing(rng, int(place)) for place in places]
-    if count > 1 and rng.random() < alike:
+    if count > 1 and rng.random() < repeat_probability:
         first = things[0]
         same_colour = rng.random() < 0.5
         things = [replace(t, shape=first.shape, colour=first.colour if same_colour else t.colour) for t in things]
-    return Scene.of(things, list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))])
+    return Scene.from_things(things, pick(rng, list(BACKGROUNDS)))
 
 
 def scenes(split: Split, rng: np.random.Generator, num_things: int | None = None) -> Iterator[Scene]:
-    """Endless scenes of one split, by rejection; `test_pairs` scenes each hold an unseen colour-shape pair."""
+    """Yield scenes of one split without end, by rejection; each `test_pairs` scene has a held-out pair."""
     while True:
         scene = sample_scene(rng, num_things)
         if split == "test_pairs" and split_of(scene) != "test_pairs":
@@ -143,23 +146,18 @@ def scenes(split: Split, rng: np.random.Generator, num_things: int | None = None
 
 
 def distinct_scenes(split: Split, rng: np.random.Generator, count: int, num_things: int | None = None) -> list[Scene]:
-    """`count` scenes of one split, no two of which say the same."""
-    found: dict[Scene, None] = {}
+    """Return `count` different scenes of one split."""
+    distinct: dict[Scene, None] = {}
     for scene in scenes(split, rng, num_things):
-        found.setdefault(scene)
-        if len(found) == count:
+        distinct.setdefault(scene)
+        if len(distinct) == count:
             break
-    return list(found)
+    return list(distinct)
 
 
 def _with_held_out_pair(scene: Scene, rng: np.random.Generator) -> Scene:
     index = int(rng.integers(len(scene.things)))
-    colour, shape = sorted(HELD_OUT_PAIRS)[rng.integers(len(HELD_OUT_PAIRS))]
+    colour, shape = pick(rng, sorted(HELD_OUT_PAIRS))
     things = list(scene.things)
     things[index] = replace(things[index], colour=colour, shape=shape)
-    return Scene.of(things, scene.background)
-
-
-def _sample_offset(rng: np.random.Generator) -> tuple[int, int]:
-    x, y = rng.integers(-JITTER_PX, JITTER_PX + 1, size=2)
-    return int(x), int(y)
+    return Scene.from_things(things, scene.background)

@@ -4,7 +4,7 @@ Source: R1-VL (arXiv 2503.12937), its released weights as defaults (`RewardWeigh
 and what stands against each (`tests/training/objectives/test_rewards.py`):
 
 - saying every keyword: a step that names two values of one thing reaches nothing, a step reaches one key step at most,
-  and what is said first counts (`data/reasoning.py: steps_reached`);
+  and what is said first counts (`data/reasoning.py: key_step_recall`);
 - steps without content: the form wants steps that say something, and not twice the same; steps beyond those needed thin
   the share reached;
 - hedging: only what follows the last answer header is the answer, and it must be that alone; a second answer, an answer

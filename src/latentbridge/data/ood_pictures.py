@@ -1,8 +1,7 @@
-"""Pictures that stand for all that is no drawing: natural textures in the manner of dead leaves, noise, pages, charts.
+"""Out-of-distribution pictures: dead leaves, noise, pages and charts, in place of photographs, which cannot be shipped.
 
-Photographs would do better and cannot be shipped. Dead leaves (Lee, Mumford, Huang 2001) are shapes of all sizes that
-hide each other, and have the statistics of natural images; networks that see nothing else learn to see (Baradad et al.,
-arXiv 2106.05963).
+Dead leaves (Lee, Mumford, Huang 2001) are occluding shapes of all sizes with the statistics of natural images, enough to
+train visual features (Baradad et al., arXiv 2106.05963).
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from latentbridge.data.sampling import pick
 from latentbridge.images import fit_square
 from latentbridge.types import Picture
 
@@ -18,20 +18,20 @@ _SCENE_PX, _PAGE_PX = 128, 256
 _ASPECTS = (1.0, 4 / 3, 3 / 2, 16 / 9, 2.2)
 
 
-def outside_picture(rng: np.random.Generator) -> Picture:
-    """Return a picture of a random kind, uint8 [64, 64, 3], letterboxed on white as `fit_square` does it."""
+def sample_ood_picture(rng: np.random.Generator) -> Picture:
+    """Return a picture of a random kind, uint8 [64, 64, 3], letterboxed on white."""
     kind = rng.random()
     if kind < 0.72:
-        return _developed(_leaves(rng), rng)
+        return _photograph(_leaves(rng), rng)
     if kind < 0.84:
-        return _developed(_palette(rng, 1)[0] + rng.uniform(5, 70) * _texture(rng), rng)
+        return _photograph(_palette(rng, 1)[0] + rng.uniform(5, 70) * _texture(rng), rng)
     if kind < 0.87:
         return np.clip(rng.normal(128, rng.uniform(10, 90), (_SIDE_PX, _SIDE_PX, 3)), 0, 255).astype(np.uint8)
     return fit_square(np.asarray(_page(rng) if kind < 0.96 else _chart(rng)), _SIDE_PX)
 
 
 def _noise(rng: np.random.Generator, slope: float, channels: int) -> np.ndarray:
-    """Noise [h w c] of mean 0 and deviation 1 whose amplitude falls with frequency to the power of `slope`."""
+    """Return noise [h, w, c] of mean 0 and deviation 1 with amplitude ~ frequency^-slope."""
     side = _SCENE_PX
     power = np.fft.rfftfreq(side)[None] ** 2 + np.fft.fftfreq(side)[:, None] ** 2
     power[0, 0] = 1.0
@@ -44,18 +44,18 @@ def _noise(rng: np.random.Generator, slope: float, channels: int) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator) -> np.ndarray:
-    """A texture [h w 3] that is mostly light and dark, and a little coloured."""
+    """Return a texture [h, w, 3], mostly of luminance with a little colour."""
     slope = rng.uniform(0.6, 2.0)
     return _noise(rng, slope, 1) * rng.uniform(0.6, 1.0) + _noise(rng, slope, 3) * rng.uniform(0, 0.35)
 
 
 def _palette(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Colours [n 3] around one."""
+    """Return colours [n, 3] around a random one."""
     return np.clip(rng.uniform(20, 220, 3) + rng.normal(size=(count, 3)) * rng.uniform(10, 80), 0, 255)
 
 
 def _leaves(rng: np.random.Generator) -> np.ndarray:
-    """Textured, shaded ellipses and rectangles over each other on a shaded ground: float [h w 3]."""
+    """Return occluding textured, shaded ellipses and rectangles, float [h, w, 3]."""
     side = _SCENE_PX
     count = int(np.exp(rng.uniform(np.log(3), np.log(100))))
     colours, textures = _palette(rng, count + 1), [_texture(rng) for _ in range(3)]
@@ -67,19 +67,19 @@ def _leaves(rng: np.random.Generator) -> np.ndarray:
     rows, columns = np.mgrid[:side, :side]
     for index, radius in enumerate(radii):
         y, x = rng.uniform(0, side, 2)
-        narrow, angle = rng.uniform(0.4, 1), rng.uniform(0, np.pi)
+        aspect, angle = rng.uniform(0.4, 1), rng.uniform(0, np.pi)
         u = (np.cos(angle) * (columns - x) + np.sin(angle) * (rows - y)) / radius
-        v = (np.cos(angle) * (rows - y) - np.sin(angle) * (columns - x)) / (radius * narrow)
-        away = np.maximum(abs(u), abs(v)) if rng.random() < 0.35 else np.hypot(u, v)
-        cover = np.clip((1 - away) * radius / rng.uniform(0.7, 4) + 0.5, 0, 1)[..., None]
+        v = (np.cos(angle) * (rows - y) - np.sin(angle) * (columns - x)) / (radius * aspect)
+        distance = np.maximum(abs(u), abs(v)) if rng.random() < 0.35 else np.hypot(u, v)
+        cover = np.clip((1 - distance) * radius / rng.uniform(0.7, 4) + 0.5, 0, 1)[..., None]
         shade = (u * rng.uniform(-30, 30) + v * rng.uniform(-30, 30))[..., None]
         leaf = colours[index + 1] + strength * rng.uniform(0.2, 1.2) * textures[index % 3] + shade
         picture = picture * (1 - cover) + leaf * cover
     return picture
 
 
-def _developed(levels: np.ndarray, rng: np.random.Generator) -> Picture:
-    """Levels as a camera would keep them: noisy, of some contrast, sharp or blurred, grey at times, of any format."""
+def _photograph(levels: np.ndarray, rng: np.random.Generator) -> Picture:
+    """Return the image after random noise, contrast, blur, greyscale, crop and rotation."""
     if rng.random() < 0.2:
         levels = np.repeat(levels.mean(axis=-1, keepdims=True), 3, axis=-1)
     levels = levels + rng.normal(size=levels.shape) * rng.uniform(0, 6)
@@ -87,7 +87,7 @@ def _developed(levels: np.ndarray, rng: np.random.Generator) -> Picture:
     image = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
     if rng.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 3)))
-    height = int(image.height / _ASPECTS[rng.integers(len(_ASPECTS))])
+    height = int(image.height / pick(rng, _ASPECTS))
     top = (image.height - height) // 2
     image = image.crop((0, top, image.width, top + height))
     if rng.random() < 0.35:
@@ -96,7 +96,7 @@ def _developed(levels: np.ndarray, rng: np.random.Generator) -> Picture:
 
 
 def _page(rng: np.random.Generator) -> Image.Image:
-    """Lines of strokes like writing, on paper or on a screen with boxes."""
+    """Return a page with lines of strokes like writing, and at times boxes."""
     dark = rng.random() < 0.2
     paper = _colour(rng, *((0, 40) if dark else (215, 256)))
     if rng.random() < 0.5:
@@ -124,7 +124,7 @@ def _page(rng: np.random.Generator) -> Image.Image:
 
 
 def _chart(rng: np.random.Generator) -> Image.Image:
-    """Axes with lines or points."""
+    """Return a chart with lines or points."""
     image = Image.new("RGB", (_PAGE_PX, int(_PAGE_PX * rng.choice([0.6, 0.75, 1]))), "white")
     draw, height = ImageDraw.Draw(image), image.height
     axes = (30, 10, 30, height - 20, _PAGE_PX - 10, height - 20)
