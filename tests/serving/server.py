@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from latentbridge.serving.guard.deadline import protocol_with_deadline
-from latentbridge.serving.guard.limits import Limits, WithoutQueries
+from latentbridge.serving.guard.limits import Limits, QueryStringFilter
 
 PATIENCE_S = 60.0
 """What a client waits at most; far above every limit of the servers under test."""
@@ -118,9 +118,9 @@ def running(app: ASGIApp, limits: Limits, headers: tuple[str, ...] = ()) -> Iter
             log_config=None,
         )
         root, access = logging.getLogger(), logging.getLogger("uvicorn.access")
-        level, without_queries = root.level, WithoutQueries()
+        level, query_filter = root.level, QueryStringFilter()
         root.addHandler(handler)
-        access.addFilter(without_queries)
+        access.addFilter(query_filter)
         access.setLevel("INFO")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -134,4 +134,4 @@ def running(app: ASGIApp, limits: Limits, headers: tuple[str, ...] = ()) -> Iter
             thread.join(PATIENCE_S)
             root.removeHandler(handler)
             root.setLevel(level)
-            access.removeFilter(without_queries)
+            access.removeFilter(query_filter)

@@ -294,7 +294,7 @@ def test_health_readiness_and_counters(web: httpx.Client):
     assert web.get("/healthz").json() == web.get("/readyz").json() == {"status": "ok"}
     page = web.get("/metrics")
     assert page.headers["content-type"].startswith("text/plain")
-    assert 'latentbridge_answers_total{path="/healthz",status="200"}' in page.text
+    assert 'latentbridge_responses_total{path="/healthz",status="200"}' in page.text
 
 
 def counter(web: httpx.Client, name: str) -> float:
@@ -305,15 +305,15 @@ def counter(web: httpx.Client, name: str) -> float:
 def nobody_is_inside(web: httpx.Client) -> bool:
     until = time.monotonic() + 20
     while time.monotonic() < until:
-        if counter(web, "latentbridge_requests_inside") == 0:
+        if counter(web, "latentbridge_requests_in_flight") == 0:
             return True
         time.sleep(0.02)
     return False
 
 
 def test_who_hangs_up_is_gone_at_once(web: httpx.Client, picture_url: str):
-    finished = 'latentbridge_work_seconds_count{kind="GenerateJob"}'
-    before, written = counter(web, finished), counter(web, "latentbridge_tokens_total")
+    finished = 'latentbridge_job_duration_seconds_count{kind="GenerateJob"}'
+    before, written = counter(web, finished), counter(web, "latentbridge_generated_tokens_total")
     with pytest.raises(httpx.ReadTimeout):
         web.post("/v1/images/generations", json={"prompt": "a star", "steps": 100, "n": 8}, timeout=0.5)
     assert nobody_is_inside(web)
@@ -324,7 +324,7 @@ def test_who_hangs_up_is_gone_at_once(web: httpx.Client, picture_url: str):
     assert nobody_is_inside(web)
     web.post("/v1/images/generations", json={"prompt": "a star", "steps": 1})  # which a drawing at work would hold up
     assert counter(web, finished) == before + 1
-    assert counter(web, "latentbridge_tokens_total") < written + 9 * 36 + 40
+    assert counter(web, "latentbridge_generated_tokens_total") < written + 9 * 36 + 40
 
 
 def test_what_takes_too_long_is_given_up(served_model: Model):

@@ -135,7 +135,7 @@ def test_models_are_listed_and_found(client: OpenAI):
 def test_mistakes_are_bad_requests_that_name_the_mend(client: OpenAI, picture_url: str):
     calls: dict[str, Any] = {
         "leave out `size`": lambda: client.images.generate(prompt="a star", size="512x512"),
-        "is the most": lambda: client.images.generate(prompt="a star", n=9),
+        "the most this server accepts": lambda: client.images.generate(prompt="a star", n=9),
         "messages": lambda: client.chat.completions.create(model="tiny", messages=[]),
         "looks at one": lambda: client.chat.completions.create(
             model="tiny",

@@ -98,7 +98,7 @@ def test_a_signal_ends_it_once_what_was_begun_is_finished(picture_file: bytes, w
         ]
         for thread in threads:
             thread.start()
-        while httpx.get(f"{url}/metrics").text.find("latentbridge_requests_inside 2.0") < 0:
+        while httpx.get(f"{url}/metrics").text.find("latentbridge_requests_in_flight 2.0") < 0:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         for thread in threads:
@@ -124,7 +124,7 @@ def test_workers_that_are_killed_are_replaced_and_nobody_is_told():
                     senders.submit(httpx.post, f"{url}/v1/images/generations", json=asked, timeout=100)
                     for _ in range(6)
                 ]
-                while httpx.get(f"{url}/metrics").text.find("latentbridge_requests_inside 6.0") < 0:
+                while httpx.get(f"{url}/metrics").text.find("latentbridge_requests_in_flight 6.0") < 0:
                     time.sleep(0.005)
                 os.kill(max(children(process.pid)), signal.SIGKILL)
                 for call in calls:

@@ -105,8 +105,8 @@ def test_tools_over_http_do_what_the_library_does(
 @pytest.mark.parametrize(
     ("tool", "arguments", "told"),
     [
-        ("understand", {}, "understand cannot be called so: picture: Field required."),
-        ("understand", {"picture": 5}, "understand cannot be called so: picture: Input should be a valid string."),
+        ("understand", {}, "Invalid arguments of understand: picture: Field required."),
+        ("understand", {"picture": 5}, "Invalid arguments of understand: picture: Input should be a valid string."),
         ("understand", {"picture": "x", "bogus": 1}, "Unknown argument of understand 'bogus'; choose one of: effort,"),
         (
             "index",
@@ -156,7 +156,7 @@ def test_a_tool_spends_what_its_callers_key_may_ask(keyed: Server, picture_url: 
 
     said = [refusal(result) for result in over_http(keyed, KEYS["ada"], thrice)]
     assert all("99" in words for words in said[:2])
-    assert "Come back in" in said[2] and "loopback" in said[2]
+    assert "Retry in" in said[2] and "loopback" in said[2]
     assert "99" in refusal(over_http(keyed, KEYS["bob"], thrice)[0])
 
 

@@ -232,13 +232,13 @@ def test_a_seed_draws_what_the_library_draws_and_the_wall_keeps_it(visit, served
 
 def test_an_edit_lies_over_what_was_before_and_the_slider_parts_them(visit, served, served_model, pictures, files):
     at = visit(served)
-    tab = at.open("EditJob")
+    tab = at.open("Edit")
     choose_picture(tab, files[0])
     tab.get_by_label("What to change").fill("make the background black")
     tab.get_by_role("button", name="More").click()
     tab.get_by_label("Seed").fill("5")
     tab.get_by_role("spinbutton", name="Steps").fill("2")
-    tab.get_by_role("button", name="EditJob", exact=True).click()
+    tab.get_by_role("button", name="Edit", exact=True).click()
     both = tab.locator(".both img")
     both.nth(1).wait_for()
     edited = served_model.edit(pictures[0], "make the background black", seed=5, steps=2)
@@ -288,13 +288,13 @@ def test_a_walk_is_a_strip_of_pictures_with_its_curve(visit, served, files):
     tab = at.open("Loopback")
     choose_picture(tab, files[1])
     tab.get_by_role("spinbutton", name="Rounds").fill("2")
-    tab.get_by_role("button", name="Go round").click()
+    tab.get_by_role("button", name="Start").click()
     playwright.expect(tab.locator(".grid-wrap img")).to_have_count(3)
     tab.locator(".vega-embed svg, .vega-embed canvas").first.wait_for()
     at.shoot("loopback")
 
 
-@pytest.mark.parametrize("name", ["Chat", "Draw", "EditJob", "Search", "Loopback"])
+@pytest.mark.parametrize("name", ["Chat", "Draw", "Edit", "Search", "Loopback"])
 def test_a_narrow_screen_needs_no_scrolling_sideways(visit, served, name):
     at = visit(served, NARROW)
     tab = at.open(name)
@@ -374,7 +374,7 @@ def test_by_keys_a_drawing_is_asked_for(visit, served):
 
 def test_by_keys_a_picture_is_edited_and_compared(visit, served, files):
     keys = Keyboard(visit(served).page)
-    tab = keys.open("EditJob")
+    tab = keys.open("Edit")
     keys.choose(tab.get_by_role("button", name="Drop").first, files[0])
     tab.locator("[data-testid=image] img").wait_for()
     keys.fill(tab.get_by_label("What to change"), "make the background white")
@@ -407,7 +407,7 @@ def test_by_keys_a_walk_is_begun(visit, served, files):
     keys.go_to(tab.get_by_role("slider", name="Rounds"))
     for _ in range(3):
         keys.page.keyboard.press("ArrowLeft")
-    keys.press(tab.get_by_role("button", name="Go round"))
+    keys.press(tab.get_by_role("button", name="Start"))
     playwright.expect(tab.locator(".grid-wrap img")).to_have_count(2)
 
 
@@ -418,8 +418,8 @@ def test_its_addresses_lead_to_the_page(served, path):
 
 def test_what_the_api_refuses_the_page_says_in_its_words(visit, served, tmp_path):
     at = visit(served)
-    tab = at.open("EditJob")
-    tab.get_by_role("button", name="EditJob", exact=True).click()
+    tab = at.open("Edit")
+    tab.get_by_role("button", name="Edit", exact=True).click()
     assert "drop one on the page" in at.notice()
     at.shoot("notice")
     at.page.get_by_test_id("toast-close").click()
@@ -427,7 +427,7 @@ def test_what_the_api_refuses_the_page_says_in_its_words(visit, served, tmp_path
     tab.locator("input[type=file]").first.set_input_files(str(tmp_path / "no.png"))
     tab.locator("[data-testid=image] img").wait_for(state="attached")
     tab.get_by_label("What to change").fill("make the circle green")
-    tab.get_by_role("button", name="EditJob", exact=True).click()
+    tab.get_by_role("button", name="Edit", exact=True).click()
     assert "picture" in at.notice()
 
 

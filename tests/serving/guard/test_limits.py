@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from tests.serving.asgi import ask, header, status
 
 from latentbridge.serving.guard.keys import ENVIRONMENT, read_keys
-from latentbridge.serving.guard.limits import Guard, Limits, WithoutQueries, kind_of
+from latentbridge.serving.guard.limits import Guard, Limits, QueryStringFilter, kind_of
 from latentbridge.serving.guard.rates import Allowance, Rates
 
 KEY = "ada-" + "k" * 20
@@ -181,5 +181,5 @@ def test_a_failure_after_the_answer_began_is_not_hidden():
 
 def test_the_access_log_forgets_what_stands_behind_a_question_mark():
     record = logging.LogRecord("", 20, "", 0, '%s "%s %s" %d', ("1.2.3.4", "GET", f"/v1/models?key={KEY}", 200), None)
-    assert WithoutQueries().filter(record)
+    assert QueryStringFilter().filter(record)
     assert record.getMessage() == '1.2.3.4 "GET /v1/models" 200'

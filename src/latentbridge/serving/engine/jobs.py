@@ -1,4 +1,4 @@
-"""The kinds of work that are done in batches. A batch is a generator: it rests after every step, so that others get their turn."""
+"""Batch jobs. `run_batch` is a generator that yields after every step, so that the scheduler can interleave other work."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from latentbridge.models.omnibridge.modeling_omnibridge import EditPlan, Model
 from latentbridge.types import Conversation, EditResult, Picture
 
 Steps = Generator[None, None, list[Any]]
-"""Rests between steps, and returns a result for each work of the batch."""
+"""Yields between steps and returns a result for each job of the batch."""
 
 
 class Job(Protocol):
-    """One item of work; `run_batch` does those of one class and `shape`."""
+    """A unit of work; jobs of one class and shape may be run as a batch."""
 
     def shape(self, model: Model) -> Hashable:
-        """What works must share to be computed in one pass without moving each other's float sums."""
+        """Return what jobs must share to be computed in one pass without a change of each other's float sums."""
         ...
 
     @classmethod
-    def run_batch(cls, model: Model, works: Sequence[Self]) -> Steps: ...
+    def run_batch(cls, model: Model, jobs: Sequence[Self]) -> Steps: ...
 
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """A picture of a full description."""
+    """Draws a picture of a full description."""
 
     description: str
     seed: int
@@ -43,21 +43,21 @@ class GenerateJob:
         return self.steps, self.guidance
 
     @classmethod
-    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[Picture]]:
-        """Descriptions differ in length, so each is read alone; denoising, which takes long, is done at once."""
+    def run_batch(cls, model: Model, jobs: Sequence[Self]) -> Generator[None, None, list[Picture]]:
+        """Encode descriptions one by one, since they differ in length, and denoise as a batch."""
         conditions: list[Any] = []
-        for work in works:
-            conditions.append(model.describe_condition([work.description], "query"))
+        for job in jobs:
+            conditions.append(model.describe_condition([job.description], "query"))
             yield
         condition = map_condition(lambda *rows: torch.cat(rows), *conditions)
-        seeds = [work.seed for work in works]
-        latents = yield from _resting(model.denoise_steps(condition, seeds, works[0].steps, works[0].guidance))
+        seeds = [job.seed for job in jobs]
+        latents = yield from _last(model.denoise_steps(condition, seeds, jobs[0].steps, jobs[0].guidance))
         return model.decode_pictures(latents)
 
 
 @dataclass(frozen=True)
 class EditJob:
-    """A picture changed from one description to another."""
+    """Changes a picture from one description to another."""
 
     picture: Picture
     before: str
@@ -70,18 +70,18 @@ class EditJob:
         return self.steps, self.guidance
 
     @classmethod
-    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
-        seeds = [work.seed for work in works]
-        before, after = [w.before for w in works], [w.after for w in works]
-        plan: EditPlan = model.plan_edit([w.picture for w in works], before, after, seeds)
-        steps = model.denoise_steps(plan.condition, seeds, works[0].steps, works[0].guidance, plan.keep)
-        latents = yield from _resting(steps)
+    def run_batch(cls, model: Model, jobs: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
+        seeds = [job.seed for job in jobs]
+        before, after = [job.before for job in jobs], [job.after for job in jobs]
+        plan: EditPlan = model.plan_edit([job.picture for job in jobs], before, after, seeds)
+        steps = model.denoise_steps(plan.condition, seeds, jobs[0].steps, jobs[0].guidance, plan.keep)
+        latents = yield from _last(steps)
         return model.finish_edit(plan, latents)
 
 
 @dataclass(frozen=True)
 class EmbeddingOutput:
-    """A unit vector, float32 [e], and how many tokens were read for it."""
+    """A unit vector, float32 [e], and the number of tokens it was computed from."""
 
     vector: np.ndarray
     tokens: int
@@ -89,7 +89,7 @@ class EmbeddingOutput:
 
 @dataclass(frozen=True)
 class ImageEmbeddingJob:
-    """The unit vector of a picture that has the model's size."""
+    """Embeds a picture of the model's size."""
 
     picture: Picture
 
@@ -97,35 +97,35 @@ class ImageEmbeddingJob:
         return self.picture.shape
 
     @classmethod
-    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
-        pictures = [work.picture for work in works]
-        tokens = _tokens(model, Conversation((("", ""),), pictures[0]))
+    def run_batch(cls, model: Model, jobs: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
+        pictures = [job.picture for job in jobs]
+        tokens = _count_tokens(model, Conversation((("", ""),), pictures[0]))
         yield
         return [EmbeddingOutput(vector, tokens) for vector in model.embed(images=pictures)]
 
 
 @dataclass(frozen=True)
 class TextEmbeddingJob:
-    """The unit vector of a text."""
+    """Embeds a text."""
 
     text: str
 
     def shape(self, model: Model) -> Hashable:
-        return _tokens(model, Conversation(((self.text, ""),)))
+        return _count_tokens(model, Conversation(((self.text, ""),)))
 
     @classmethod
-    def run_batch(cls, model: Model, works: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
-        tokens = _tokens(model, Conversation(((works[0].text, ""),)))
+    def run_batch(cls, model: Model, jobs: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
+        tokens = _count_tokens(model, Conversation(((jobs[0].text, ""),)))
         yield
-        return [EmbeddingOutput(vector, tokens) for vector in model.embed(texts=[work.text for work in works])]
+        return [EmbeddingOutput(vector, tokens) for vector in model.embed(texts=[job.text for job in jobs])]
 
 
-def _tokens(model: Model, conversation: Conversation) -> int:
+def _count_tokens(model: Model, conversation: Conversation) -> int:
     return model.backbone.tokenize([conversation], open_ended=True).input_ids.shape[1]
 
 
-def _resting(steps: Iterator[Tensor]) -> Generator[None, None, Tensor]:
-    """The last of some steps, with a rest after each."""
+def _last(steps: Iterator[Tensor]) -> Generator[None, None, Tensor]:
+    """Return the last of some tensors, yielding after each."""
     newest: deque[Tensor] = deque(maxlen=1)
     for latents in steps:
         newest.append(latents)

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus; a registry of its own for every app, so that tests do not add up."""
+"""Prometheus metrics of the server, in a registry per app."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ _SIZES = (1, 2, 4, 8, 16, 32)
 
 
 class Metrics:
-    """Requests and work, by kind."""
+    """Counters, gauges and histograms of one app."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         name = "latentbridge_{}".format
-        self.answers = Counter(name("answers"), "Answers by path and status", ["path", "status"], registry=registry)
-        self.refused = Counter(name("refused"), "Requests refused because the server was full", registry=registry)
-        self.inside = Gauge(name("requests_inside"), "Requests waiting or at work", registry=registry)
-        self.workers = Gauge(name("workers"), "Workers that can work", registry=registry)
+        self.responses = Counter(
+            name("responses"), "Responses by path and status", ["path", "status"], registry=registry
+        )
+        self.rejected = Counter(
+            name("requests_rejected"), "Requests rejected because the server was full", registry=registry
+        )
+        self.in_flight = Gauge(name("requests_in_flight"), "Requests queued or running", registry=registry)
+        self.workers = Gauge(name("workers"), "Workers ready to run jobs", registry=registry)
         self.lost = Counter(name("workers_lost"), "Worker processes that died", registry=registry)
-        self.tokens = Counter(name("tokens"), "Tokens written", registry=registry)
+        self.tokens = Counter(name("generated_tokens"), "Tokens generated", registry=registry)
         self.batch_sizes = Histogram(
             name("batch_size"), "Items computed in one pass", ["kind"], buckets=_SIZES, registry=registry
         )
         self.seconds = Histogram(
-            name("work_seconds"),
-            "Seconds from coming in to the last result",
+            name("job_duration_seconds"),
+            "Seconds from submission to the last result",
             ["kind"],
             buckets=_SECONDS,
             registry=registry,
         )
 
     def page(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
