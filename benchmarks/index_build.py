@@ -20,7 +20,7 @@ from PIL import Image
 from latentbridge import indexing
 from latentbridge.data.pictures import FolderPictures
 from latentbridge.models.checkpoint import load
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.rng import numpy_rng
 
@@ -71,7 +71,7 @@ def draw(folder: Path, side_px: int) -> None:
         Image.fromarray(small).resize((side_px, side_px)).save(folder / f"{number}.jpg", quality=90)
 
 
-def built(model: Model, folder: Path) -> bytes:
+def built(model: OmniBridge, folder: Path) -> bytes:
     """All rows of a new index of the folder."""
     index = ExactIndex(model.embedding_size)
     indexing.fill_index(model, index, FolderPictures(folder))

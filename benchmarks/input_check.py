@@ -29,7 +29,7 @@ from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.images import fit_square, open_picture
 from latentbridge.models.checkpoint import TINY
-from latentbridge.models.input_check import ANY_REQUEST, ANY_TEXT, InputCheck, Use, read_input_check
+from latentbridge.models.input_check import ANY_REQUEST, ANY_TEXT, InputCheck, WordUse, read_input_check
 from latentbridge.prompts import draw_request, edit_request
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
@@ -82,7 +82,7 @@ def held_out_pictures(drawings: Drawings) -> dict[str, list[Picture]]:
     return found
 
 
-def held_out_texts(drawings: Drawings) -> dict[str, tuple[Use, list[str]]]:
+def held_out_texts(drawings: Drawings) -> dict[str, tuple[WordUse, list[str]]]:
     """Texts of both worlds that no training saw, by what they are."""
     rng = numpy_rng(7, "check texts")
     scenes = distinct_scenes("test", rng, COUNT)
@@ -94,16 +94,16 @@ def held_out_texts(drawings: Drawings) -> dict[str, tuple[Use, list[str]]]:
     benchmark = [sample_prompt(rng, GENEVAL_CATEGORIES[i % 6], "test").text for i in range(COUNT)]
     return {
         "shapes, questions": (ANY_REQUEST, [ask(scene, rng).text for scene in scenes]),
-        "shapes, prompts": (Use.PROMPT, [partial_prompt(scene, rng) for scene in scenes]),
-        "shapes, GenEval prompts": (Use.PROMPT, benchmark),
-        "shapes, instructions": (Use.INSTRUCTION, [edit(scene, rng).instruction for scene in scenes]),
+        "shapes, prompts": (WordUse.PROMPT, [partial_prompt(scene, rng) for scene in scenes]),
+        "shapes, GenEval prompts": (WordUse.PROMPT, benchmark),
+        "shapes, instructions": (WordUse.INSTRUCTION, [edit(scene, rng).instruction for scene in scenes]),
         "shapes, captions": (ANY_TEXT, [paraphrase(scene, rng) for scene in scenes]),
         "drawings, questions": (
             ANY_REQUEST,
             [ask_composition(compose(rng, bank), bank, rng)[0] for _ in range(COUNT)],
         ),
-        "drawings, prompts": (Use.PROMPT, [text.removeprefix(draw_request("")) for text in prompts]),
-        "drawings, instructions": (Use.INSTRUCTION, [text.removeprefix(edit_request("")) for text in instructions]),
+        "drawings, prompts": (WordUse.PROMPT, [text.removeprefix(draw_request("")) for text in prompts]),
+        "drawings, instructions": (WordUse.INSTRUCTION, [text.removeprefix(edit_request("")) for text in instructions]),
         "drawings, captions": (ANY_TEXT, [text for each in drawings.split("val") for text in each.captions][:COUNT]),
     }
 

@@ -19,7 +19,7 @@ from harness import SMOKE, Target, compare, in_turns, keep, one_thread
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latentbridge.models.checkpoint import load
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.recipes import recipe
 from latentbridge.training.stages import make_stage
 
@@ -51,7 +51,7 @@ def main() -> None:
     keep(__file__, targets, details)
 
 
-def batches(name: str, model: Model) -> list[Any]:
+def batches(name: str, model: OmniBridge) -> list[Any]:
     """One a round, and one for the round that does not count."""
     config = recipe(name)
     config = replace(config, batch_size=4) if SMOKE else config
@@ -63,7 +63,7 @@ def tokens_share(found: list[Any]) -> float:
     return round(mean(batch.attention_mask.float().mean().item() for batch in found), 3)
 
 
-def there_and_back(model: Model, bf16: bool, batch: Any) -> None:
+def there_and_back(model: OmniBridge, bf16: bool, batch: Any) -> None:
     model.zero_grad(set_to_none=True)
     attention = sdpa_kernel(SDPBackend.MATH) if bf16 else nullcontext()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16), attention:

@@ -26,7 +26,7 @@ from latentbridge.data.shapes.problems import problems
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.data.shapes.tasks import put
-from latentbridge.models.backbones.omnibridge import OmniBridge
+from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from latentbridge.models.checkpoint import load
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import sample_replies
@@ -41,7 +41,7 @@ AGAIN = "the best again"
 
 def main() -> None:
     one_thread()
-    backbone = OmniBridge(load("tiny"))
+    backbone = OmniBridgeAdapter(load("tiny"))
     prompts = [describe(scene) for scene in distinct_scenes("train", numpy_rng(0, "rollouts"), PAIRS)]
     with torch.no_grad():
         z = backbone.gen_latent(prompts).requires_grad_()

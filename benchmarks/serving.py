@@ -2,7 +2,7 @@
 
 The same mixed requests go three ways, in turns: to a real `latentbridge serve` 16 at a time, to the same server one at a
 time, and as plain calls one after another in this process (transformers' own `generate`, diffusers' model and scheduler
-as `Model.generate` calls them). Unlike the other benchmarks this one is about wall time, on all cores; run it on a quiet
+as `OmniBridge.generate` calls them). Unlike the other benchmarks this one is about wall time, on all cores; run it on a quiet
 machine. Afterwards 16 at a time go on for MINUTES, for p99, memory and errors. Run: python benchmarks/serving.py
 """
 
@@ -25,7 +25,7 @@ from harness import SMOKE, compare, keep
 from load_test import Outcome, Request, mixed_requests, put_load, some_requests
 
 from latentbridge.models.checkpoint import load
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.types import Conversation
 
 COUNT, ROUNDS, STEPS, MINUTES = (20, 1, 2, 0.1) if SMOKE else (100, 5, 20, 10)
@@ -82,7 +82,7 @@ def answers(address: str) -> bool:
         return False
 
 
-def plain_seconds(model: Model, requests: Sequence[Request]) -> float:
+def plain_seconds(model: OmniBridge, requests: Sequence[Request]) -> float:
     """Wall seconds of the same requests as plain calls."""
     began = time.monotonic()
     with torch.inference_mode():
@@ -91,7 +91,7 @@ def plain_seconds(model: Model, requests: Sequence[Request]) -> float:
     return time.monotonic() - began
 
 
-def plain(model: Model, path: str, body: dict[str, Any]) -> Any:
+def plain(model: OmniBridge, path: str, body: dict[str, Any]) -> Any:
     """What a request asks for, without a server."""
     if path == "images/generations":
         return model.generate(body["prompt"], body["seed"], steps=body["steps"])

@@ -27,7 +27,7 @@ from harness import SMOKE, Target, compare, flops, in_turns, keep, one_thread
 
 from latentbridge.config import AlignerConfig, BackboneConfig, ModelConfig, RunConfig
 from latentbridge.models.checkpoint import new_model
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.recipes import ALIGN
 from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2
 from latentbridge.rng import torch_rng
@@ -93,17 +93,17 @@ def measure(model_config: ModelConfig) -> tuple[dict[str, list[float]], dict[str
         return in_turns(ways, ROUNDS), {name: flops(way) for name, way in ways.items()}
 
 
-def train_step(stage: Align, model: Model) -> None:
+def train_step(stage: Align, model: OmniBridge) -> None:
     moving = [p for name, p in model.named_parameters() if stage.trainable(f"model.{name}")]
     outputs = stage.loss(model, stage.batch(model, 0), torch_rng(0, "bench"), None)
     torch.autograd.grad(outputs.loss, moving, allow_unused=True)  # pyright: ignore[reportArgumentType]
 
 
-def recompute(stage: Align, model: Model) -> None:
+def recompute(stage: Align, model: OmniBridge) -> None:
     stage.compute(model, range(BATCH))
 
 
-def rewrite(model: Model, config: RunConfig) -> None:
+def rewrite(model: OmniBridge, config: RunConfig) -> None:
     """A caption of the usual length for every item; an untrained model stops only at the limit."""
     model.rewrite(["a red circle left of a blue star"] * config.batch_size)
 

@@ -49,7 +49,7 @@ def main() -> None:
     figure.savefig(Path(__file__).with_name("first_light.png"), dpi=110)
 
 
-def _edits(model: latentbridge.Model) -> list[tuple[str, np.ndarray]]:
+def _edits(model: latentbridge.OmniBridge) -> list[tuple[str, np.ndarray]]:
     row, rng = [], numpy_rng(4, "first light")
     for scene, kind in zip(distinct_scenes("test", rng, len(EDITS), num_things=3), EDITS, strict=True):
         picture, instruction = render(scene), edit(scene, rng, kind).instruction
@@ -57,7 +57,7 @@ def _edits(model: latentbridge.Model) -> list[tuple[str, np.ndarray]]:
     return row
 
 
-def _finds(model: latentbridge.Model) -> list[list[tuple[str, np.ndarray]]]:
+def _finds(model: latentbridge.OmniBridge) -> list[list[tuple[str, np.ndarray]]]:
     drawings = load_drawings()
     held_out = drawings.split("test_artist")
     pictures = {str(d.index): drawings.on_background(d.index, BACKGROUNDS["white"]) for d in held_out}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
     from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
     from latentbridge.models.backbones.janus.modeling_janus import JanusPro
-    from latentbridge.models.omnibridge.modeling_omnibridge import Model
+    from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,7 +61,7 @@ def small_config() -> ModelConfig:
 
 
 @pytest.fixture(scope="session")
-def small_model(small_config: ModelConfig) -> Model:
+def small_model(small_config: ModelConfig) -> OmniBridge:
     """A model with random weights, wide enough that replies vary, end, and reach the decoder; not to be changed."""
     import torch
 

@@ -17,12 +17,12 @@ from latentbridge.data.pictures import Fault, FolderPictures, Found
 from latentbridge.images import open_picture
 from latentbridge.indexing import fill_index
 from latentbridge.models.checkpoint import new_model
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.retrieval.exact import ExactIndex
 
 
 @pytest.fixture
-def model(small_config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> Model:
+def model(small_config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> OmniBridge:
     monkeypatch.setattr(indexing, "_BATCH", 3)
     return new_model(small_config, seed=0)
 
@@ -36,7 +36,7 @@ def source(tmp_path: Path) -> FolderPictures:
 
 
 def test_a_pass_that_was_stopped_goes_on_where_it_stopped(
-    model: Model, source: FolderPictures, monkeypatch: pytest.MonkeyPatch
+    model: OmniBridge, source: FolderPictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, index, embed, batches = ExactIndex(model.embedding_size), ExactIndex(model.embedding_size), model.embed, []
     fill_index(model, whole, source)
@@ -58,7 +58,9 @@ def test_a_pass_that_was_stopped_goes_on_where_it_stopped(
     assert list(index.ids()) == ids and np.array_equal(index.vectors(ids), whole.vectors(ids))
 
 
-def test_what_came_from_elsewhere_stays_and_an_unread_shard_drops_nothing(model: Model, source: FolderPictures) -> None:
+def test_what_came_from_elsewhere_stays_and_an_unread_shard_drops_nothing(
+    model: OmniBridge, source: FolderPictures
+) -> None:
     index = ExactIndex(model.embedding_size)
     fill_index(model, index, source, {"owner": "anna"})
     index.add(["mine"], index.vectors(["00.png"]))
@@ -76,7 +78,7 @@ def test_what_came_from_elsewhere_stays_and_an_unread_shard_drops_nothing(model:
 
 
 def test_two_sources_keep_their_pictures_of_one_id_apart(
-    model: Model, source: FolderPictures, tmp_path_factory: pytest.TempPathFactory
+    model: OmniBridge, source: FolderPictures, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """The other's file has the very size and time of ours, so that nothing but its place tells them apart."""
     other = tmp_path_factory.mktemp("other")
@@ -94,7 +96,7 @@ def test_two_sources_keep_their_pictures_of_one_id_apart(
     assert not np.array_equal(index.vectors(["00.bmp"]), before)
 
 
-def test_of_pictures_with_one_id_the_first_counts(model: Model, source: FolderPictures) -> None:
+def test_of_pictures_with_one_id_the_first_counts(model: OmniBridge, source: FolderPictures) -> None:
     found = list(source.pictures(pytest.fail))
 
     class Twice(FolderPictures):
@@ -109,7 +111,7 @@ def test_of_pictures_with_one_id_the_first_counts(model: Model, source: FolderPi
 
 
 def test_pictures_of_the_next_batch_alone_are_opened_while_one_is_embedded(
-    model: Model, source: FolderPictures, monkeypatch: pytest.MonkeyPatch
+    model: OmniBridge, source: FolderPictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, embed, opened = ExactIndex(model.embedding_size), model.embed, indexing._opened
     more, begun, embedded = threading.Condition(), list[str](), 0

@@ -12,7 +12,7 @@ from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import fingerprint, load, new_model
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.query import QueryPart, build_index, check_maker, parse_query, query_of, search_index
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.filters import Condition
@@ -23,7 +23,7 @@ from latentbridge.types import Picture
 
 
 @pytest.fixture(scope="module")
-def model(small_config: ModelConfig) -> Model:
+def model(small_config: ModelConfig) -> OmniBridge:
     return new_model(small_config, seed=0)
 
 
@@ -33,11 +33,11 @@ def pictures() -> list[Picture]:
 
 
 @pytest.fixture(scope="module")
-def index(model: Model, pictures: list[Picture]) -> Index:
+def index(model: OmniBridge, pictures: list[Picture]) -> Index:
     return build_index(model, zip("abcde", pictures, strict=True), batch_size=2)
 
 
-def test_every_picture_finds_itself(model: Model, index: Index, pictures: list[Picture]) -> None:
+def test_every_picture_finds_itself(model: OmniBridge, index: Index, pictures: list[Picture]) -> None:
     assert list(index.ids()) == list("abcde")
     for name, picture in zip("abcde", pictures, strict=True):
         best = search_index(model, index, QueryPart(picture=picture), k=1)[0]
@@ -45,13 +45,13 @@ def test_every_picture_finds_itself(model: Model, index: Index, pictures: list[P
         assert best.score == pytest.approx(1.0, abs=1e-5)  # the same picture in another batch
 
 
-def test_an_index_that_is_given_is_filled_though_it_is_empty(model: Model, pictures: list[Picture]) -> None:
+def test_an_index_that_is_given_is_filled_though_it_is_empty(model: OmniBridge, pictures: list[Picture]) -> None:
     given = ExactIndex(model.embedding_size, fingerprint(model))
     assert build_index(model, zip("abcde", pictures, strict=True), given) is given
     assert len(given) == 5
 
 
-def test_pictures_are_read_one_batch_at_a_time(model: Model, pictures: list[Picture]) -> None:
+def test_pictures_are_read_one_batch_at_a_time(model: OmniBridge, pictures: list[Picture]) -> None:
     taken: list[str] = []
 
     def pairs() -> Iterator[tuple[str, Picture]]:
@@ -66,7 +66,9 @@ def test_pictures_are_read_one_batch_at_a_time(model: Model, pictures: list[Pict
     assert len(taken) == 6  # stopped where the source stopped: nothing was read ahead of its batch
 
 
-def test_parts_are_weighed_and_a_negative_one_leads_away(model: Model, index: Index, pictures: list[Picture]) -> None:
+def test_parts_are_weighed_and_a_negative_one_leads_away(
+    model: OmniBridge, index: Index, pictures: list[Picture]
+) -> None:
     picture, red, owl = model.embed(images=pictures[0]), model.embed(texts="red"), model.embed(texts="an owl")
     wishes = [
         QueryPart(picture=pictures[0]),
@@ -82,7 +84,7 @@ def test_parts_are_weighed_and_a_negative_one_leads_away(model: Model, index: In
         search_index(model, index, QueryPart(words="red", weight=-1.0))
 
 
-def test_more_like_an_item_leaves_the_item_out(model: Model, index: Index) -> None:
+def test_more_like_an_item_leaves_the_item_out(model: OmniBridge, index: Index) -> None:
     alone = combine([index.vectors(["c"])], [1.0])  # a wish has length 1 anew, to float32's last bit
     expected = [hit for hit in index.search(alone, 5)[0] if hit.id != "c"]
     assert search_index(model, index, QueryPart(item="c"), k=4) == expected
@@ -91,7 +93,7 @@ def test_more_like_an_item_leaves_the_item_out(model: Model, index: Index) -> No
         search_index(model, index, QueryPart(item="nobody"))
 
 
-def test_only_what_meets_the_conditions_is_found(model: Model, pictures: list[Picture]) -> None:
+def test_only_what_meets_the_conditions_is_found(model: OmniBridge, pictures: list[Picture]) -> None:
     index = ExactIndex(model.embedding_size)
     vectors = np.concatenate([model.embed(images=[picture]) for picture in pictures])
     index.add(list("abcde"), vectors, [{"number": number} for number in range(5)])
@@ -105,7 +107,7 @@ def test_a_wish_is_one_of_three() -> None:
             QueryPart(**wrong)
 
 
-def test_an_index_of_another_model_is_refused(model: Model, index: Index, small_config: ModelConfig) -> None:
+def test_an_index_of_another_model_is_refused(model: OmniBridge, index: Index, small_config: ModelConfig) -> None:
     assert index.maker == fingerprint(model)
     check_maker(new_model(small_config, seed=0), index, "here")
     with pytest.raises(UserError, match="another model"):
@@ -116,16 +118,16 @@ def test_an_index_of_another_model_is_refused(model: Model, index: Index, small_
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Model:
+def tiny() -> OmniBridge:
     return load("tiny")
 
 
 @pytest.fixture(scope="module")
-def tiny_index(tiny: Model, pictures: list[Picture]) -> Index:
+def tiny_index(tiny: OmniBridge, pictures: list[Picture]) -> Index:
     return build_index(tiny, zip("abcde", pictures, strict=True))
 
 
-def test_unknown_words_are_named_and_the_rest_ranks(tiny: Model, tiny_index: Index):
+def test_unknown_words_are_named_and_the_rest_ranks(tiny: OmniBridge, tiny_index: Index):
     found = search_index(tiny, tiny_index, "a red zxqv circle, blorp")
     assert found == search_index(tiny, tiny_index, "a red circle") and len(found) == 5
     assert found.unknown_words == ["zxqv", "blorp"]
@@ -133,7 +135,7 @@ def test_unknown_words_are_named_and_the_rest_ranks(tiny: Model, tiny_index: Ind
 
 
 @pytest.mark.parametrize("text", ["zxqv blorp", "猫", "кошка", "???"])
-def test_where_no_word_is_known_nothing_is_found_unless_asked(tiny: Model, tiny_index: Index, text: str):
+def test_where_no_word_is_known_nothing_is_found_unless_asked(tiny: OmniBridge, tiny_index: Index, text: str):
     nothing = search_index(tiny, tiny_index, text)
     assert nothing == [] and nothing.warnings == [
         f'The model knows no word of "{text}", so nothing was looked for; allow unknown words to get a guess.'
@@ -144,7 +146,7 @@ def test_where_no_word_is_known_nothing_is_found_unless_asked(tiny: Model, tiny_
     assert guess.unknown_words == nothing.unknown_words == (text.split() if text != "???" else [])
 
 
-def test_beside_a_picture_unknown_words_are_left_out(tiny: Model, tiny_index: Index, pictures: list[Picture]):
+def test_beside_a_picture_unknown_words_are_left_out(tiny: OmniBridge, tiny_index: Index, pictures: list[Picture]):
     alone = search_index(tiny, tiny_index, QueryPart(picture=pictures[2]))
     beside = search_index(
         tiny, tiny_index, QueryPart(picture=pictures[2]), "but zxqv", QueryPart(words="blorp", weight=-0.5)
@@ -153,7 +155,7 @@ def test_beside_a_picture_unknown_words_are_left_out(tiny: Model, tiny_index: In
     assert beside.warnings == ['The model does not know "zxqv" and "blorp"; ranked by the rest.']
 
 
-def test_what_is_to_be_avoided_alone_ranks_nothing(tiny: Model, tiny_index: Index):
+def test_what_is_to_be_avoided_alone_ranks_nothing(tiny: OmniBridge, tiny_index: Index):
     found = search_index(tiny, tiny_index, "zxqv", QueryPart(words="red", weight=-0.5))
     assert found == [] and "nothing was looked for" in found.warnings[0]
 
@@ -170,11 +172,11 @@ def test_what_is_to_be_avoided_alone_ranks_nothing(tiny: Model, tiny_index: Inde
         "a crêpe",
     ],
 )
-def test_words_of_its_worlds_and_common_ones_are_known(tiny: Model, text: str):
+def test_words_of_its_worlds_and_common_ones_are_known(tiny: OmniBridge, text: str):
     query = parse_query(tiny, [QueryPart(words=text)])
     assert query.unknown_words == [] and query.warnings == [] and query.parts == [QueryPart(words=text)]
 
 
-def test_a_model_without_a_record_of_its_words_reports_none(model: Model, index: Index):
+def test_a_model_without_a_record_of_its_words_reports_none(model: OmniBridge, index: Index):
     found = search_index(model, index, "zxqv 猫")
     assert len(found) == 5 and found.warnings == [] and found.unknown_words == []

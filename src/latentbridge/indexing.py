@@ -16,7 +16,7 @@ from typing import Any
 from latentbridge.data.pictures import PLACES, Found, Source
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.index import Index
 from latentbridge.types import Picture
@@ -74,7 +74,7 @@ class _Read:
 
 
 def fill_index(
-    model: Model,
+    model: OmniBridge,
     index: Index,
     source: Source,
     fields: Mapping[str, Any] | None = None,
@@ -152,7 +152,7 @@ def _opened(each: Found, side_px: int) -> _Opened:
 
 
 def _take(
-    model: Model,
+    model: OmniBridge,
     index: Index,
     batch: list[_Read],
     origin: Mapping[str, Any],

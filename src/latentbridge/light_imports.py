@@ -44,23 +44,30 @@ _LIBRARIES = ("transformers", "diffusers", "latentbridge.models")
 
 
 def import_model(source: str, draws: bool = True) -> None:
-    """Import the classes of a model of ours for inference alone.
+    """Import the classes of a saved OmniBridge for inference alone.
 
-    Nothing is imported for releases: the libraries' own loaders read them, which need all modules.
+    Nothing is imported for other models and for releases, whose classes and loaders need all modules.
     """
-    if _is_ours(Path(source)):
+    if holds_saved_model(Path(source), "omnibridge"):
         import_for_inference(*(_MODEL_CLASSES if draws else _MODEL_CLASSES[:1]))
 
 
-def _is_ours(folder: Path) -> bool:
-    """Return whether a source is "tiny", or a folder whose config names no `model_type`, as those of releases do."""
+def holds_saved_model(folder: Path, kind: str = "") -> bool:
+    """Return whether a source is "tiny" or a folder that `save_model` wrote (of that `kind`, if one is given).
+
+    The `config.json` of a release in transformers' layout names a `model_type`, and a saved one the `kind`, if any.
+    """
+    if str(folder) == "tiny":
+        return True
     for path in (folder / "config.json", folder / "model" / "config.json"):
         if path.is_file():
             try:
-                return "model_type" not in json.loads(path.read_text())
+                config = json.loads(path.read_text())
             except (ValueError, OSError):
                 return False
-    return str(folder) == "tiny"
+            own = isinstance(config, dict) and ("kind" in config or "backbone" in config)
+            return own and kind in ("", config.get("kind", "omnibridge"))
+    return False
 
 
 def import_for_inference(*modules: str) -> None:

@@ -20,7 +20,7 @@ from latentbridge.retrieval.vector_rows import combine
 from latentbridge.types import Hit, Picture
 
 if TYPE_CHECKING:
-    from latentbridge.models.omnibridge.modeling_omnibridge import Model
+    from latentbridge.models.unified import UnifiedModel
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Hits(list[Hit]):
 
 
 def build_index(
-    model: Model, pictures: Iterable[tuple[str, ImageLike]], index: Index | None = None, batch_size: int = 64
+    model: UnifiedModel, pictures: Iterable[tuple[str, ImageLike]], index: Index | None = None, batch_size: int = 64
 ) -> Index:
     """The index, a new one in memory unless given, with (id, picture) pairs, read and embedded one batch at a time."""
     if index is None:  # an empty one is false
@@ -94,7 +94,7 @@ def show_items(
 
 
 def search_index(
-    model: Model,
+    model: UnifiedModel,
     index: Index,
     *asked: str | QueryPart,
     k: int = 10,
@@ -116,7 +116,7 @@ def search_index(
     return Hits([hit for hit in hits if hit.id not in given][:k], query)
 
 
-def parse_query(model: Model, wishes: Sequence[QueryPart], allow_unknown: bool = False) -> ParsedQuery:
+def parse_query(model: UnifiedModel, wishes: Sequence[QueryPart], allow_unknown: bool = False) -> ParsedQuery:
     """Return the parts of a query without the words that the model does not know, which are named.
 
     A part of which no word is known is left out; with `allow_unknown` it stays as it is, and what it finds is a guess.
@@ -161,19 +161,19 @@ def _quoted(words: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def query_of(model: Model, index: Index, wishes: Sequence[QueryPart]) -> np.ndarray:
+def query_of(model: UnifiedModel, index: Index, wishes: Sequence[QueryPart]) -> np.ndarray:
     """Return the unit vector, float32 [e], along the weighted sum of the parts' vectors."""
     vectors = [_vector(model, index, wish, alone=len(wishes) == 1) for wish in wishes]
     return combine(vectors, [wish.weight for wish in wishes])
 
 
-def check_maker(model: Model, index: Index, address: Any) -> None:
+def check_maker(model: UnifiedModel, index: Index, address: Any) -> None:
     """Raises UserError where the index was built with another model."""
     if index.maker not in ("", fingerprint(model)):
         raise UserError(f"{address} was built with another model; build it again or name that model with --model.")
 
 
-def _vector(model: Model, index: Index, wish: QueryPart, alone: bool) -> np.ndarray:
+def _vector(model: UnifiedModel, index: Index, wish: QueryPart, alone: bool) -> np.ndarray:
     if wish.vector is not None:
         return wish.vector
     if (words := wish.spoken(alone)) is not None:

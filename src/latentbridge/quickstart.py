@@ -35,9 +35,9 @@ from latentbridge.evaluation.pages.report import (
     understand_section,
 )
 from latentbridge.models.backbones.loading import load_backbone
-from latentbridge.models.backbones.omnibridge import OmniBridge
+from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from latentbridge.models.checkpoint import TINY, load
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.recipes import QUICKSTART
 from latentbridge.rundir import RunDir, read_json
 from latentbridge.tour import try_drawing, try_editing, try_finding, try_loopback, try_understanding
@@ -157,7 +157,7 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
     return path
 
 
-def forecast(model: Model) -> dict[str, float]:
+def forecast(model: OmniBridge) -> dict[str, float]:
     """Return about how many seconds each part will take on this machine as busy as it is now, by a probe of about a second."""
     request = ["a red circle"]
     model.generate(request, steps=1, rewrite=False)  # what is done once only
@@ -189,7 +189,7 @@ def describe_forecast(seconds: dict[str, float]) -> str:
     return f"This will take about {minutes} on {torch.get_num_threads()} thread(s) of this machine: {parts}."
 
 
-def post_train(model: Model, folder: Path, out: Path) -> tuple[str, Section]:
+def post_train(model: OmniBridge, folder: Path, out: Path) -> tuple[str, Section]:
     """The result in words and what to show of a short post-training of the model in `folder`: the same walks before and after.
 
     The run is `post-trained` in `out`; a second quickstart of the same version takes it as it is.
@@ -197,7 +197,7 @@ def post_train(model: Model, folder: Path, out: Path) -> tuple[str, Section]:
     pairs = held_out_pairs("drawings", _LOOPED_PAIRS, seed=1)
     config = replace(QUICKSTART, model=model.config, init=(("", str(folder.resolve())),))
     forget_another(config, out / "post-trained")
-    before = measure_loopback(OmniBridge(model), pairs, "text", _HOPS, [])
+    before = measure_loopback(OmniBridgeAdapter(model), pairs, "text", _HOPS, [])
     train(config, make_stage(config), out / "post-trained", resume=True)
     after = measure_loopback(load_backbone(out / "post-trained"), pairs, "text", _HOPS, [])
     kept = [share_kept(measured, pairs) for measured in (before, after)]

@@ -30,9 +30,9 @@ from latentbridge.evaluation.loopback import loopback, round_cells
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.pages.gallery import draw_sheet
 from latentbridge.evaluation.pages.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
-from latentbridge.models.backbones.omnibridge import OmniBridge
+from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.query import QueryPart, build_index, search_index
 from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.index import Index
@@ -53,7 +53,7 @@ T = TypeVar("T")
 # --- understand ----------------------------------------------------------------------------------
 
 
-def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[Understood]:
+def try_understanding(model: OmniBridge, banks: Sequence[SpriteBank], credits: list[str]) -> list[Understood]:
     """Descriptions and answers on shapes scenes, compositions of drawings and drawings alone."""
     rng = numpy_rng(_SEED, "quickstart understand")
     asked: list[tuple[str, Picture, list[tuple[str, str]]]] = []
@@ -107,7 +107,7 @@ def _why_unseen(bank: SpriteBank) -> str:
 # --- draw and edit -------------------------------------------------------------------------------
 
 
-def try_drawing(model: Model) -> list[Drawn]:
+def try_drawing(model: OmniBridge) -> list[Drawn]:
     """Two prompts of every GenEval category, read by the oracle, and eight things by name."""
     rng = numpy_rng(_SEED, "quickstart draw")
     splits: tuple[Split, ...] = ("test", "test_pairs")
@@ -134,7 +134,7 @@ def try_drawing(model: Model) -> list[Drawn]:
     return drawn
 
 
-def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[Edited]:
+def try_editing(model: OmniBridge, banks: Sequence[SpriteBank], credits: list[str]) -> list[Edited]:
     """One edit of every kind on shapes, graded exactly, and two on each kind of held-out composition of drawings."""
     rng = numpy_rng(_SEED, "quickstart edit")
     jobs: list[tuple[Picture, str, Picture, tuple[Scene, Scene] | None]] = []
@@ -171,7 +171,7 @@ def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -
 # --- find ----------------------------------------------------------------------------------------
 
 
-def try_finding(model: Model, drawings: Drawings | None, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
+def try_finding(model: OmniBridge, drawings: Drawings | None, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
     """(the exact recall just measured, queries with their hits) over drawings, where there are any, and shapes."""
     results, found = _find_scenes(model)
     if drawings:
@@ -180,7 +180,7 @@ def try_finding(model: Model, drawings: Drawings | None, out: Path, credits: lis
     return results, found
 
 
-def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
+def _find_drawings(model: OmniBridge, drawings: Drawings, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
     rng = numpy_rng(_SEED, "quickstart find")
     held_out = [d for split in ("val", "test_artist", "test_concept") for d in drawings.split(split)]
     chosen = {_name(d): d for d in sorted(_pick(rng, held_out, NUM_INDEXED), key=lambda d: d.index)}
@@ -238,7 +238,7 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
     return result, found
 
 
-def _find_scenes(model: Model) -> tuple[str, list[Found]]:
+def _find_scenes(model: OmniBridge) -> tuple[str, list[Found]]:
     rng = numpy_rng(_SEED, "quickstart scenes")
     known = {describe(scene): render(scene) for scene in distinct_scenes("test", rng, NUM_SCENES)}
     bar = tqdm(known.items(), desc="indexing shapes", unit="picture")
@@ -264,7 +264,7 @@ def _find_scenes(model: Model) -> tuple[str, list[Found]]:
     return result, found
 
 
-def _index_texts(model: Model, texts: Sequence[str], name: str) -> Index:
+def _index_texts(model: OmniBridge, texts: Sequence[str], name: str) -> Index:
     index = ExactIndex(model.embedding_size)
     for batch in _batches(texts, name, "text", size=64):
         index.add(batch, model.embed(texts=batch))
@@ -282,7 +282,7 @@ def _is_known(drawing: Drawing) -> bool:
 # --- loopback ---
 
 
-def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path, credits: list[str]) -> list[Walk]:
+def try_loopback(model: OmniBridge, banks: Sequence[SpriteBank], out: Path, credits: list[str]) -> list[Walk]:
     """Four walks, two of them over compositions of drawings where there are any; also written as `loopback.png`."""
     rng = numpy_rng(_SEED, "quickstart loopback")
     origins = [render(scene) for scene in distinct_scenes("test", rng, 4 - len(banks), num_things=2)]
@@ -291,7 +291,7 @@ def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path, credits: 
         credits += [thing.drawing.attribution for thing in composition.things]
         origins.append(render_composition(composition, bank.drawings))
     bar = tqdm(total=1, desc="walking in loops", unit="walk")
-    walks = loopback(OmniBridge(model), origins, ROUNDS, _SEED)
+    walks = loopback(OmniBridgeAdapter(model), origins, ROUNDS, _SEED)
     bar.update()
     bar.close()
     with atomic_write(out / "loopback.png") as temporary:

@@ -14,6 +14,10 @@ from latentbridge.config import RunConfig
 Picture = np.ndarray
 """uint8 [h, w, 3], RGB."""
 
+Skill = Literal["understand", "generate", "edit", "embed"]
+EditMethod = Literal["masked", "reference"]
+"""How an edit is drawn: inside a mask, or anew as the released OmniBridge does."""
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -45,8 +49,18 @@ class WordReport:
 
 
 @dataclass(frozen=True)
+class GenerationResult:
+    """A generated picture with the description and the seed it was drawn from."""
+
+    picture: Picture
+    description: str
+    """The prompt as the model completed it, or as it was given where nothing was completed."""
+    seed: int
+
+
+@dataclass(frozen=True)
 class EditResult:
-    """An edited picture with what the model read and wrote on the way."""
+    """An edited picture with the descriptions and the mask it was made from."""
 
     picture: Picture
     before: str

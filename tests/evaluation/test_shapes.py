@@ -10,7 +10,7 @@ from latentbridge.data.shapes.grading import GENEVAL_CATEGORIES
 from latentbridge.data.shapes.language import EDIT_KINDS, QUESTION_KINDS
 from latentbridge.evaluation.run import evaluate
 from latentbridge.evaluation.shapes import batched, embed_batched, score_captions, score_questions
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 
 
 def test_batches_cover_all_items_in_order():
@@ -31,7 +31,7 @@ def test_vectors_of_all_batches_are_stacked():
 
 
 @pytest.fixture(scope="module")
-def scores(small_model: Model) -> dict:
+def scores(small_model: OmniBridge) -> dict:
     return evaluate(small_model, "shapes", size=2, seed=5, progress=False)
 
 
@@ -65,7 +65,7 @@ def test_scores_name_their_conditions(scores: dict):
     assert f"{torch.get_num_threads()} CPU threads" in scores["hardware"]
 
 
-def test_samples_depend_on_the_seed_alone(small_model: Model):
+def test_samples_depend_on_the_seed_alone(small_model: OmniBridge):
     def metrics(seed: int) -> list[dict]:
         found = [*score_captions(small_model, "test", 3, seed), *score_questions(small_model, "test", 1, seed, False)]
         return [score.to_dict() for score in found]

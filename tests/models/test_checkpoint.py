@@ -10,16 +10,16 @@ from safetensors.torch import load_file, save_file
 from latentbridge.config import ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import load, load_model, load_parts, new_model, save_model, unique_state
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 
 
 @pytest.fixture
-def saved(small_model: Model, tmp_path: Path) -> Path:
+def saved(small_model: OmniBridge, tmp_path: Path) -> Path:
     save_model(small_model, tmp_path / "saved")
     return tmp_path / "saved"
 
 
-def equal(first: Model, second: Model, parts: str | tuple[str, ...] = "") -> bool:
+def equal(first: OmniBridge, second: OmniBridge, parts: str | tuple[str, ...] = "") -> bool:
     one, two = unique_state(first), unique_state(second)
     assert one.keys() == two.keys()
     return all(torch.equal(one[name], two[name]) for name in one if name.startswith(parts))
@@ -34,7 +34,7 @@ def test_a_new_model_depends_on_its_seed_alone(small_config: ModelConfig):
     assert not equal(first, new_model(small_config, seed=4))
 
 
-def test_a_saved_model_comes_back_bit_for_bit(small_model: Model, saved: Path, three_pictures):
+def test_a_saved_model_comes_back_bit_for_bit(small_model: OmniBridge, saved: Path, three_pictures):
     again = load_model(saved)
     assert equal(again, small_model) and again.config == small_model.config and not again.training
     assert again.backbone.tokenizer.get_vocab() == small_model.backbone.tokenizer.get_vocab()
@@ -42,7 +42,7 @@ def test_a_saved_model_comes_back_bit_for_bit(small_model: Model, saved: Path, t
     assert not [path for path in saved.iterdir() if path.name.startswith(".")]
 
 
-def test_a_run_folder_stands_for_its_model(small_model: Model, saved: Path):
+def test_a_run_folder_stands_for_its_model(small_model: OmniBridge, saved: Path):
     run = saved.parent / "run"
     run.mkdir()
     saved.rename(run / "model")
@@ -50,7 +50,7 @@ def test_a_run_folder_stands_for_its_model(small_model: Model, saved: Path):
     assert equal(load(str(run)), small_model)
 
 
-def test_tied_weights_are_stored_once(small_model: Model, saved: Path):
+def test_tied_weights_are_stored_once(small_model: OmniBridge, saved: Path):
     names = load_file(saved / "model.safetensors").keys()
     assert "backbone.model.model.language_model.embed_tokens.weight" in names
     assert not [name for name in names if "lm_head" in name]
@@ -58,7 +58,7 @@ def test_tied_weights_are_stored_once(small_model: Model, saved: Path):
     assert again.lm_head.weight.data_ptr() == again.model.language_model.embed_tokens.weight.data_ptr()
 
 
-def test_rounded_weights_halve_the_file_and_load_as_float32(small_model: Model, saved: Path):
+def test_rounded_weights_halve_the_file_and_load_as_float32(small_model: OmniBridge, saved: Path):
     save_model(small_model, saved.parent / "half", torch.bfloat16)
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (saved, saved.parent / "half")]
     assert sizes[1] < 0.6 * sizes[0]
@@ -113,7 +113,7 @@ def test_damage_is_one_sentence(saved: Path, how: str, message: str):
     assert "\n" not in str(caught.value)
 
 
-def test_parts_come_alone(small_config: ModelConfig, small_model: Model, saved: Path):
+def test_parts_come_alone(small_config: ModelConfig, small_model: OmniBridge, saved: Path):
     model, fresh = new_model(small_config, seed=5), new_model(small_config, seed=5)
     load_parts(model, saved, ["backbone.", "decoder."])
     assert equal(model, small_model, ("backbone.", "decoder."))

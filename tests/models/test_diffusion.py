@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentbridge.models.condition import Slots
+from latentbridge.models.condition import HunyuanCondition
 from latentbridge.models.diffusion import (
     add_noise,
     diffusion_loss,
@@ -69,13 +69,13 @@ def test_guidance_moves_from_the_negative_past_the_condition(guidance: float, ex
 
 
 def test_slots_are_guided_like_states():
-    seen: list[Slots] = []
+    seen: list[HunyuanCondition] = []
 
-    def answer(noisy: Tensor, timesteps: Tensor, slots: Slots) -> Tensor:
+    def answer(noisy: Tensor, timesteps: Tensor, slots: HunyuanCondition) -> Tensor:
         seen.append(slots)
         return noisy
 
-    first, second = (Slots(*(torch.full((2, n), value) for n in (2, 3, 5, 7))) for value in (1.0, 2.0))
+    first, second = (HunyuanCondition(*(torch.full((2, n), value) for n in (2, 3, 5, 7))) for value in (1.0, 2.0))
     guided(answer, 2.0)(torch.zeros(SHAPE), torch.zeros(2), first, second)
     guided(answer, 1.0)(torch.zeros(SHAPE), torch.zeros(2), first, second)
     assert seen[1] is first, "guidance 1 asks the condition alone"

@@ -22,13 +22,13 @@ from latentbridge.models.input_check import (
     ANY_TEXT,
     FILE,
     InputCheck,
-    Use,
+    WordUse,
     picture_statistics,
     read_input_check,
     size_warnings,
     words_of,
 )
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
 
@@ -75,9 +75,9 @@ def test_held_out_words_are_not_warned_of(tiny: InputCheck):
     rng = numpy_rng(4, "checked words")
     for scene in distinct_scenes("test_pairs", rng, 200):
         assert tiny.text_warnings(ask(scene, rng).text) == []
-        assert tiny.text_warnings(edit(scene, rng).instruction, Use.INSTRUCTION) == []
+        assert tiny.text_warnings(edit(scene, rng).instruction, WordUse.INSTRUCTION) == []
         for prompt in (partial_prompt(scene, rng), paraphrase(scene, rng)):
-            assert tiny.text_warnings(prompt, Use.PROMPT) == tiny.text_warnings(prompt, ANY_TEXT) == []
+            assert tiny.text_warnings(prompt, WordUse.PROMPT) == tiny.text_warnings(prompt, ANY_TEXT) == []
             assert tiny.description_warnings(prompt, describe(scene)) == []
 
 
@@ -87,19 +87,19 @@ def test_held_out_words_are_not_warned_of(tiny: InputCheck):
         ("How many people are there?", ANY_REQUEST, ["people"]),
         ("Could you please tell me, is there a zxqv?", ANY_REQUEST, ["tell", "zxqv"]),
         ("сколько кругов?", ANY_REQUEST, ["сколько", "кругов"]),
-        ("a cat", Use.PROMPT, ["cat"]),
-        ("12 red circles", Use.PROMPT, ["12"]),
-        ("make the retina blue", Use.INSTRUCTION, ["retina"]),
+        ("a cat", WordUse.PROMPT, ["cat"]),
+        ("12 red circles", WordUse.PROMPT, ["12"]),
+        ("make the retina blue", WordUse.INSTRUCTION, ["retina"]),
     ],
 )
-def test_words_that_training_never_used_are_named(tiny: InputCheck, text: str, use: Use, told: list[str]):
+def test_words_that_training_never_used_are_named(tiny: InputCheck, text: str, use: WordUse, told: list[str]):
     (warning,) = tiny.text_warnings(text, use)
     assert [each for each in words_of(text) if f'"{each}"' in warning] == told
 
 
 def test_a_word_counts_where_it_was_used(tiny: InputCheck):
     assert tiny.text_warnings("a cat", ANY_TEXT) == []
-    assert tiny.text_warnings("a cat", Use.PROMPT) == ['"tiny" was not trained on prompts with the word "cat".']
+    assert tiny.text_warnings("a cat", WordUse.PROMPT) == ['"tiny" was not trained on prompts with the word "cat".']
 
 
 def test_a_description_that_leaves_words_out_is_told(tiny: InputCheck):
@@ -131,12 +131,12 @@ def test_no_record_warns_of_nothing():
 
 
 def test_a_record_is_read_as_it_was_written_and_a_saved_model_has_none(
-    tiny: InputCheck, small_model: Model, tmp_path: Path
+    tiny: InputCheck, small_model: OmniBridge, tmp_path: Path
 ):
     save_model(small_model, tmp_path)
     tiny.save(tmp_path)
     model = load_model(tmp_path)
-    assert isinstance(model, Model)
+    assert isinstance(model, OmniBridge)
     picture = [open_picture(PHOTOGRAPH)]
     assert np.array_equal(model.input_check.scores(picture), tiny.scores(picture))
     assert model.input_check.text_warnings("zxqv") == tiny.text_warnings("zxqv")

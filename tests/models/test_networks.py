@@ -12,7 +12,7 @@ import torch
 from latentbridge.config import MarConfig, TinyBagelConfig, TinyHarmonConfig, from_dict, to_dict
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import as_backbone, load_backbone
-from latentbridge.models.backbones.omnibridge import OmniBridge
+from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from latentbridge.models.checkpoint import Network, load, load_model, new_model, save_model, unique_state
 from latentbridge.rundir import read_json, write_json
 
@@ -62,7 +62,7 @@ def test_a_folder_of_ours_is_found_whatever_it_holds(request, tmp_path: Path, na
     expected = as_backbone(network(request, name)).und_latent(["a red circle"])
     for source in (folder, tmp_path / "run", str(tmp_path / "run")):
         found = load_backbone(source)
-        assert isinstance(found, OmniBridge) == (name == "omnibridge")
+        assert isinstance(found, OmniBridgeAdapter) == (name == "omnibridge")
         assert torch.equal(found.und_latent(["a red circle"]), expected)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
+from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
 
 
 def test_pictures_come_back_from_pixels():
@@ -17,7 +17,7 @@ def test_pictures_come_back_from_pixels():
 
 def test_levels_are_what_is_stored_and_the_gradient_passes_straight():
     pixels = torch.tensor([-1.5, -1.0, 0.0, 0.501, 1.0, 2.0]).expand(1, 3, 1, 6).clone().requires_grad_()
-    levels = shown_levels(pixels)
+    levels = quantized_levels(pixels)
     stored = np.stack(to_pictures(pixels.detach()))
     assert stored[0, 0, :, 0].tolist() == [0, 0, 128, 191, 255, 255]  # 127.5 rounds to even
     assert np.abs(levels.detach()[0, 0, 0].numpy() - stored[0, 0, :, 0]).max() < 1e-4  # float32 rounding of 255

@@ -14,7 +14,7 @@ from tests.serving.server import Server, running
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.checkpoint import load
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
 from latentbridge.serving.guard.limits import Limits
@@ -22,13 +22,13 @@ from latentbridge.types import Picture
 
 
 @pytest.fixture(scope="session")
-def served_model() -> Model:
+def served_model() -> OmniBridge:
     """The shipped model; an engine takes it over, so it is no one else's."""
     return load("tiny")
 
 
 @pytest.fixture(scope="session")
-def server(served_model: Model) -> Iterator[Server]:
+def server(served_model: OmniBridge) -> Iterator[Server]:
     with running(create_app(served_model), Limits()) as server:
         yield server
 

@@ -28,8 +28,7 @@ from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import StorageError, Unreachable
 from latentbridge.evaluation.loopback import loopback
-from latentbridge.models.backbones.omnibridge import OmniBridge
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.retrieval.disk import FILE
 from latentbridge.retrieval.stores import create_index, open_index
 from latentbridge.rng import numpy_rng
@@ -50,12 +49,12 @@ def index_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def web(served_model: Model, index_registry: Path) -> Iterator[httpx.Client]:
+def web(served_model: OmniBridge, index_registry: Path) -> Iterator[httpx.Client]:
     with running(create_app(served_model, Settings(indexes=index_registry)), Limits()) as server:
         yield httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=120)
 
 
-def test_pictures_are_kept_found_and_deleted(web: httpx.Client, served_model: Model):
+def test_pictures_are_kept_found_and_deleted(web: httpx.Client, served_model: OmniBridge):
     pictures = [render(scene) for scene in distinct_scenes("train", numpy_rng(2, "kept"), 3)]
     assert web.post("/v1/index", json={"name": "mine"}).json() == {
         "id": "mine",
@@ -144,7 +143,7 @@ def test_indexes_that_cannot_be_used_are_left_out_and_say_nothing_of_the_server(
         shutil.rmtree(index_registry / "broken")
 
 
-def test_clients_make_so_many_indexes(served_model: Model, tmp_path: Path):
+def test_clients_make_so_many_indexes(served_model: OmniBridge, tmp_path: Path):
     app = create_app(served_model, Settings(indexes=tmp_path, max_indexes=2))
     with running(app, Limits()) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as few:
         made = [few.post("/v1/index", json={"name": name}).status_code for name in ("a", "b", "c", "b")]
@@ -248,10 +247,10 @@ def test_an_address_of_nothing_leads_to_what_there_is(web: httpx.Client):
     assert answer.status_code == 404 and "/openapi.json" in answer.json()["error"]["message"]
 
 
-def test_loopback_walks_as_the_library_does(web: httpx.Client, served_model: Model, scene_picture: Picture):
+def test_loopback_walks_as_the_library_does(web: httpx.Client, served_model: OmniBridge, scene_picture: Picture):
     asked = {"image": url_of(png_of(scene_picture)), "rounds": 2, "seed": 3}
     answer = web.post("/v1/loopback", json=asked).json()
-    (walk,) = loopback(OmniBridge(served_model), [scene_picture], rounds=2, seed=3)
+    (walk,) = loopback(served_model, [scene_picture], rounds=2, seed=3)
     for told, expected in zip(answer["rounds"], walk, strict=True):
         drawn = np.asarray(Image.open(BytesIO(base64.b64decode(told["b64_json"]))))
         assert told["words"] == expected.words and np.array_equal(drawn, expected.picture)
@@ -327,7 +326,7 @@ def test_who_hangs_up_is_gone_at_once(web: httpx.Client, picture_url: str):
     assert counter(web, "latentbridge_generated_tokens_total") < written + 9 * 36 + 40
 
 
-def test_what_takes_too_long_is_given_up(served_model: Model):
+def test_what_takes_too_long_is_given_up(served_model: OmniBridge):
     with running(create_app(served_model, Settings(request_timeout_s=0.2)), Limits()) as server:
         late = server.post_json("/v1/images/generations", b'{"prompt": "a star", "steps": 100}')
         assert late.status == 408 and b"request_timeout" in late.body
@@ -335,7 +334,7 @@ def test_what_takes_too_long_is_given_up(served_model: Model):
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_every_answer_of_every_route_is_in_the_document(served_model: Model, tmp_path: Path, mode: GenerationMode):
+def test_every_answer_of_every_route_is_in_the_document(served_model: OmniBridge, tmp_path: Path, mode: GenerationMode):
     """schemathesis makes requests of the OpenAPI document, such as fit it and such as do not."""
     small = Settings(
         indexes=tmp_path, max_steps=2, max_pictures=1, max_tokens=4, max_rounds=1, max_inputs=3, max_hits=3

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.serving.conftest import client_of
 from tests.serving.server import running
 
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.api import create_app
 from latentbridge.serving.guard.keys import ENVIRONMENT, read_keys
 from latentbridge.serving.guard.limits import Limits
@@ -33,7 +33,9 @@ def opened(answer: str | None) -> Picture:
     return np.asarray(Image.open(BytesIO(base64.b64decode(answer or ""))))
 
 
-def test_chat_says_what_the_library_says(client: OpenAI, served_model: Model, picture_url: str, scene_picture: Picture):
+def test_chat_says_what_the_library_says(
+    client: OpenAI, served_model: OmniBridge, picture_url: str, scene_picture: Picture
+):
     answer = client.chat.completions.create(model="tiny", messages=question(FACTS, picture_url))
     choice = answer.choices[0]
     assert choice.message.content == served_model.understand(scene_picture, FACTS)
@@ -94,7 +96,7 @@ def test_earlier_turns_are_read(client: OpenAI, picture_url: str):
     assert first.usage and later.usage and later.usage.prompt_tokens > first.usage.prompt_tokens
 
 
-def test_pictures_are_drawn_as_the_library_draws_them(client: OpenAI, served_model: Model):
+def test_pictures_are_drawn_as_the_library_draws_them(client: OpenAI, served_model: OmniBridge):
     answer = client.images.generate(model="tiny", prompt="a red circle", n=2, extra_body={"seed": 5, "steps": 3})
     assert answer.data is not None
     for item, seed in zip(answer.data, (5, 6), strict=True):
@@ -102,7 +104,7 @@ def test_pictures_are_drawn_as_the_library_draws_them(client: OpenAI, served_mod
         assert item.revised_prompt == served_model.rewrite("a red circle", seed)
 
 
-def test_an_edit_comes_as_a_form(client: OpenAI, served_model: Model, picture_file: bytes, scene_picture: Picture):
+def test_an_edit_comes_as_a_form(client: OpenAI, served_model: OmniBridge, picture_file: bytes, scene_picture: Picture):
     asked: dict[str, Any] = {"prompt": "make the background black", "extra_body": {"seed": 3, "steps": 3}}
     expected = served_model.edit(scene_picture, "make the background black", seed=3, steps=3)
     for image in (("in.png", picture_file), [("in.png", picture_file)]):
@@ -111,7 +113,7 @@ def test_an_edit_comes_as_a_form(client: OpenAI, served_model: Model, picture_fi
 
 
 def test_embeddings_of_texts_and_pictures(
-    client: OpenAI, served_model: Model, picture_url: str, scene_picture: Picture
+    client: OpenAI, served_model: OmniBridge, picture_url: str, scene_picture: Picture
 ):
     inputs: Any = ["a red circle", {"image": picture_url}, {"text": "three blue stars in a row"}]
     plain = client.embeddings.create(model="tiny", input=inputs, encoding_format="float")
@@ -166,7 +168,7 @@ def test_what_is_not_there_is_not_found(client: OpenAI):
             call()
 
 
-def test_keys_and_rates_are_told_as_openai_tells_them(served_model: Model):
+def test_keys_and_rates_are_told_as_openai_tells_them(served_model: OmniBridge):
     key = "k" * 20
     rates = Rates({"embed": Allowance(requests=1)})
     app = create_app(served_model, keys=read_keys(None, {ENVIRONMENT: f"ada:{key}"}), rates=rates)

@@ -15,7 +15,7 @@ from tests.serving.server import Server, running
 from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
 from latentbridge.serving.guard.limits import Limits
@@ -105,6 +105,8 @@ def test_a_thousand_requests_at_random_concurrency_are_answered_as_one_by_one(se
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_thousand_requests_to_two_workers_are_answered_as_one_by_one_in_a_thread(served_model: Model, server: Server):
+def test_a_thousand_requests_to_two_workers_are_answered_as_one_by_one_in_a_thread(
+    served_model: OmniBridge, server: Server
+):
     with running(create_app(served_model, Settings(workers=2)), Limits()) as other:
         check(server, 1_000, 20, other)

@@ -22,7 +22,7 @@ from tests.serving.server import Server, running
 
 from latentbridge.cli import main
 from latentbridge.images import open_picture
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.api import create_app
 from latentbridge.serving.guard.keys import ENVIRONMENT, read_keys
 from latentbridge.serving.guard.limits import Limits
@@ -36,7 +36,7 @@ Talk = Callable[[Client], Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
-def keyed(served_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def keyed(served_model: OmniBridge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that asks for keys, keeps indexes, and lets a key go round twice a minute."""
     keys = read_keys(None, {ENVIRONMENT: ",".join(f"{name}:{key}" for name, key in KEYS.items())})
     settings = Settings(indexes=tmp_path_factory.mktemp("indexes"))
@@ -80,7 +80,7 @@ def refusal(result: CallToolResult) -> str:
 
 
 def test_tools_over_http_do_what_the_library_does(
-    keyed: Server, served_model: Model, picture_url: str, scene_picture: Picture
+    keyed: Server, served_model: OmniBridge, picture_url: str, scene_picture: Picture
 ):
     async def talk(client: Client) -> None:
         tools = (await client.list_tools()).tools
@@ -234,7 +234,7 @@ def test_pictures_are_indexed_found_and_taken_out_over_http(keyed: Server, three
 
 
 def test_over_stdio_an_assistant_works_with_files(
-    tmp_path: Path, served_model: Model, scene_picture: Picture, three_pictures: list[Picture]
+    tmp_path: Path, served_model: OmniBridge, scene_picture: Picture, three_pictures: list[Picture]
 ):
     shown, out, album = tmp_path / "shown.png", tmp_path / "out", tmp_path / "album"
     shown.write_bytes(png_of(scene_picture))

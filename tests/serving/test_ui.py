@@ -19,7 +19,7 @@ from tests.serving.server import Server, running
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.retrieval.stores import create_index
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.api import create_app
@@ -88,7 +88,7 @@ def files(pictures: list[Picture], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def served(served_model: Model, files: list[Path], pictures: list[Picture], tmp_path_factory) -> Iterator[Server]:
+def served(served_model: OmniBridge, files: list[Path], pictures: list[Picture], tmp_path_factory) -> Iterator[Server]:
     """The server with its page and one index of five pictures."""
     index_registry = tmp_path_factory.mktemp("shelf")
     index = create_index(index_registry / "scenes", served_model.embedding_size, fingerprint(served_model))
@@ -102,7 +102,7 @@ def served(served_model: Model, files: list[Path], pictures: list[Picture], tmp_
 
 
 @pytest.fixture(scope="module")
-def guarded(served_model: Model) -> Iterator[Server]:
+def guarded(served_model: OmniBridge) -> Iterator[Server]:
     """A server that asks for a key and lets it draw once a minute."""
     keys, rates = read_keys(None, {ENVIRONMENT: f"ada:{KEY}"}), Rates({"draw": Allowance(1)})
     app = create_app(served_model, keys=keys, rates=rates)

@@ -9,7 +9,7 @@ import pytest
 
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import save_model
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rundir import RunDir, read_json
 from latentbridge.studies import Study
 from latentbridge.study.child_process import carry_out
@@ -17,7 +17,7 @@ from latentbridge.study.plan import FAILURE, arm_run, base_run, planned_runs, st
 from latentbridge.study.table import tabulate_study
 
 
-def test_a_run_that_bursts_keeps_its_reason(tmp_path: Path, toy: Study, small_model: Model) -> None:
+def test_a_run_that_bursts_keeps_its_reason(tmp_path: Path, toy: Study, small_model: OmniBridge) -> None:
     save_model(small_model, RunDir(tmp_path / "toy-base").model)
     run = arm_run(toy.arms[1], 0)
     with pytest.raises(UserError, match="loss of toy-sft became"):
@@ -33,7 +33,7 @@ def test_a_run_that_cannot_begin_keeps_nothing(tmp_path: Path, toy: Study) -> No
     assert not (tmp_path / run.name / FAILURE).exists()
 
 
-def test_a_run_that_the_disk_stopped_goes_on(tmp_path: Path, toy: Study, small_model: Model) -> None:
+def test_a_run_that_the_disk_stopped_goes_on(tmp_path: Path, toy: Study, small_model: OmniBridge) -> None:
     save_model(small_model, RunDir(tmp_path / "toy-base").model)
     run = arm_run(toy.arms[0], 0)
     (tmp_path / run.name).mkdir()
@@ -46,7 +46,7 @@ def test_a_run_that_the_disk_stopped_goes_on(tmp_path: Path, toy: Study, small_m
 
 
 @pytest.mark.slow
-def test_a_toy_study_is_carried_out_once(tmp_path: Path, toy: Study, small_model: Model) -> None:
+def test_a_toy_study_is_carried_out_once(tmp_path: Path, toy: Study, small_model: OmniBridge) -> None:
     save_model(small_model, RunDir(tmp_path / "toy-base").model)
     runs = [run for run in planned_runs(toy, "sft") if run.is_base or "seed=0" in run.name]
     for run in runs:

@@ -46,11 +46,11 @@ from latentbridge.devices import CPU, device_named, device_of, to_device
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import load_model, new_model, save_model, unique_state
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
+from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch, SamplingParams
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies
-from latentbridge.models.qwen_vl.slots import ReplySlots, SamplingParams
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir, read_json, write_json
 from latentbridge.training.learner import Learner
@@ -129,9 +129,9 @@ def skills(device: str) -> dict[str, Any]:
 
 def slot_tokens(backbone: QwenVL) -> list[int]:
     """The first tokens of a reply in a slot."""
-    slots = ReplySlots(backbone, count=2, length=64)
-    prompt = slots.read(Conversation((("What is there?", ""),)))
-    (slot,) = slots.join([prompt], [SamplingParams(0.7, torch_rng(3, "reply"))])
+    slots = ContinuousBatch(backbone, count=2, length=64)
+    prompt = slots.tokenize(Conversation((("What is there?", ""),)))
+    (slot,) = slots.add([prompt], [SamplingParams(0.7, torch_rng(3, "reply"))])
     return [slots.step()[slot] for _ in range(5)]
 
 
@@ -175,7 +175,7 @@ def work(folder: Path) -> None:
 # --- and what is made of it ---------------------------------------------------------------------------
 
 
-def tried(folder: Path, configs: dict[str, RunConfig], small_model: Model) -> dict[str, Any]:
+def tried(folder: Path, configs: dict[str, RunConfig], small_model: OmniBridge) -> dict[str, Any]:
     for name, config in configs.items():
         if config.init:
             save_model(start_of(config, small_model), RunDir(folder / name / "start").model)
@@ -188,14 +188,16 @@ def tried(folder: Path, configs: dict[str, RunConfig], small_model: Model) -> di
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig, small_model: Model) -> dict[str, Any]:
+def found(
+    tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig, small_model: OmniBridge
+) -> dict[str, Any]:
     configs = {name: run_config(small_config, name, STAGES_TRIED[name]) for name in QUICK}
     return tried(tmp_path_factory.mktemp("devices"), configs, small_model)
 
 
 @pytest.fixture(scope="module")
 def more_found(
-    tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig, small_model: Model
+    tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig, small_model: OmniBridge
 ) -> dict[str, Any]:
     rest = {name: stage for name, stage in STAGES_TRIED.items() if name not in QUICK}
     configs = {name: run_config(small_config, name, stage) for name, stage in rest.items()}
@@ -305,7 +307,7 @@ needs_one = pytest.mark.skipif(not torch.accelerator.is_available(), reason="tor
 @needs_one
 @pytest.mark.parametrize("name", STAGES_TRIED)
 def test_a_stage_trains_on_the_accelerator(
-    tmp_path: Path, small_config: ModelConfig, small_model: Model, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, small_config: ModelConfig, small_model: OmniBridge, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     make_quick(monkeypatch)
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))

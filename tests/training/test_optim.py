@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from latentbridge.config import OptimConfig
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.training.optim import ExponentialMovingAverage, Float32Muon, _orthogonalize, make_optimizers, schedule
 
 
@@ -53,7 +53,7 @@ def test_orthogonalizing_follows_the_polynomial_of_the_singular_values(shape: tu
     torch.testing.assert_close(single.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_muon_multiplies_in_float32_where_bfloat16_is_slow(small_model: Model):
+def test_muon_multiplies_in_float32_where_bfloat16_is_slow(small_model: OmniBridge):
     named = dict(small_model.named_parameters())
     for fast, kind in ((True, torch.optim.Muon), (False, Float32Muon)):
         assert type(make_optimizers(named, OptimConfig(muon_lr=0.2), muon_bf16=fast)[0]) is kind
@@ -65,7 +65,7 @@ def owner(optimizers: list[torch.optim.Optimizer], parameter: nn.Parameter) -> s
     return names[0]
 
 
-def test_muon_takes_hidden_matrices_only(small_model: Model):
+def test_muon_takes_hidden_matrices_only(small_model: OmniBridge):
     named = dict(small_model.named_parameters())
     optimizers = make_optimizers(named, OptimConfig(lr=0.1, muon_lr=0.2))
     rates = {type(o).__name__: [g["peak_lr"] for g in o.param_groups] for o in optimizers}
@@ -87,7 +87,7 @@ def test_muon_takes_hidden_matrices_only(small_model: Model):
         owner(optimizers, parameter)
 
 
-def test_t5_scores_move_slower_and_position_bias_faster(small_model: Model):
+def test_t5_scores_move_slower_and_position_bias_faster(small_model: OmniBridge):
     optimizers = make_optimizers(dict(small_model.named_parameters()), OptimConfig(lr=0.1, muon_lr=0.2))
     attention = small_model.text_encoder.encoder.block[0].layer[0].SelfAttention
     expected = {attention.q.weight: 0.015, attention.k.weight: 0.015, attention.relative_attention_bias.weight: 3.0}
@@ -96,7 +96,7 @@ def test_t5_scores_move_slower_and_position_bias_faster(small_model: Model):
         assert [group["peak_lr"] for group in groups] == [pytest.approx(rate)]
 
 
-def test_queries_and_keys_of_the_language_model_move_at_a_quarter_of_the_rate(small_model: Model):
+def test_queries_and_keys_of_the_language_model_move_at_a_quarter_of_the_rate(small_model: OmniBridge):
     optimizers = make_optimizers(dict(small_model.named_parameters()), OptimConfig(lr=0.1, muon_lr=0.2))
     attention = small_model.backbone.model.model.language_model.layers[0].self_attn
     expected = {attention.q_proj.weight: 0.05, attention.k_proj.weight: 0.05, attention.v_proj.weight: 0.2}

@@ -41,11 +41,11 @@ from latentbridge.config import (
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import ASSETS, Network, new_model, save_model, unique_state
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl import sampling
-from latentbridge.models.qwen_vl.sampling import replies_to
+from latentbridge.models.qwen_vl.sampling import generate_replies
 from latentbridge.models.teachers import TEACHERS
-from latentbridge.models.vocabulary import load_tokenizer, token_id
+from latentbridge.models.tokenization import load_tokenizer, token_id
 from latentbridge.ranks import all_reduce_sum, global_mean, local_rows, rank, world_size
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.rundir import RunDir, read_json, write_json
@@ -132,7 +132,7 @@ class AskingSft(Sft):
 
     def batch(self, model: Any, step: int) -> Any:
         for _ in range(1 + rank()):
-            self.replies += replies_to(model.backbone, [ASKED], max_tokens=2 + 3 * rank())
+            self.replies += generate_replies(model.backbone, [ASKED], max_tokens=2 + 3 * rank())
         return super().batch(model, step)
 
 
@@ -149,7 +149,7 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(TEACHERS, "grey", lambda source: Grey())
     patch.setitem(REWARDS, "accuracy", early_letters)
     end = token_id(load_tokenizer(ASSETS / "tokenizer"), "<|im_end|>")
-    patch.setattr(sampling, "draw_tokens", partial(tokens_of_chance, end))
+    patch.setattr(sampling, "sample_tokens", partial(tokens_of_chance, end))
 
 
 def tokens_of_chance(end: int, probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -232,7 +232,7 @@ def start_ranks(folder: Path) -> list[subprocess.Popen[bytes]]:
     return [subprocess.Popen(command, cwd=ROOT, env={**os.environ, **rendezvous, "RANK": str(rank)}) for rank in "01"]
 
 
-def start_of(config: RunConfig, small_model: Model | None) -> Network:
+def start_of(config: RunConfig, small_model: OmniBridge | None) -> Network:
     if not isinstance(config.model, ModelConfig):
         network = new_model(config.model, config.seed)
         keep_sizes(network, torch_rng(0, "start"))
@@ -244,7 +244,7 @@ def start_of(config: RunConfig, small_model: Model | None) -> Network:
 
 
 def both_ways(
-    folder: Path, small_config: ModelConfig, stages: dict[str, StageConfig], small_model: Model | None = None
+    folder: Path, small_config: ModelConfig, stages: dict[str, StageConfig], small_model: OmniBridge | None = None
 ) -> dict[str, RunConfig]:
     """The runs, made by one rank, by two, and by each up to a checkpoint and the other from there on."""
     configs = {name: run_config(small_config, name, stage) for name, stage in stages.items()}
@@ -331,8 +331,8 @@ def test_ranks_may_ask_the_model_as_often_as_each_likes(fast: Any):
     folder, configs = fast
     asked = [read_json(folder / f"found_{each}.json")["replies"] for each in range(2)]
     model: Any = new_model(configs["sft"].model, configs["sft"].seed)
-    assert asked[0][0] == replies_to(model.backbone, [ASKED], max_tokens=2)[0]
-    assert asked[1][0] == asked[1][1] == replies_to(model.backbone, [ASKED], max_tokens=5)[0]
+    assert asked[0][0] == generate_replies(model.backbone, [ASKED], max_tokens=2)[0]
+    assert asked[1][0] == asked[1][1] == generate_replies(model.backbone, [ASKED], max_tokens=5)[0]
     assert furthest(weights(folder / "sft" / "asking"), weights(folder / "sft" / "two")) == 0
 
 
@@ -357,7 +357,7 @@ def test_no_stage_is_left_out_here():
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", [*SLOW, *POSTTRAINED, *OTHERS])
 def test_more_stages_train_on_two_ranks_as_on_one(
-    tmp_path: Path, small_config: ModelConfig, small_model: Model, name: str
+    tmp_path: Path, small_config: ModelConfig, small_model: OmniBridge, name: str
 ):
     config = both_ways(tmp_path, small_config, {name: (SLOW | POSTTRAINED | OTHERS)[name]}, small_model)[name]
     check(tmp_path / name, config)

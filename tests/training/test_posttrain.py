@@ -21,10 +21,10 @@ from latentbridge.config import (
     StageConfig,
 )
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.checkpoint import save_model
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.teachers import TEACHERS
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.recipes import POST_SFT, RECIPES
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import RunDir
@@ -82,7 +82,7 @@ def some_batch(kind: str = "posttrain_sft", step: int = 0, seed: int = 0) -> Pai
     return stage.batch(None, step)
 
 
-def objective(model: Model, kind: str, **settings: Any) -> Objective:
+def objective(model: OmniBridge, kind: str, **settings: Any) -> Objective:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Objective(copy.deepcopy(model), make_stage(run_config(kind, model.config, **settings)))
@@ -136,7 +136,7 @@ def test_recipes_differ_by_method_alone():
 # --- what is minimised ----------------------------------------------------------------------------
 
 
-def test_native_losses_are_the_backbones_own(small_model: Model):
+def test_native_losses_are_the_backbones_own(small_model: OmniBridge):
     built = objective(small_model, "posttrain_sft", understanding=0.5, generation=3.0)
     stage: Any = built.stage
     found, batch = outputs(built), stage.batch(built.model, 0)
@@ -148,7 +148,7 @@ def test_native_losses_are_the_backbones_own(small_model: Model):
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_every_method_keeps_the_native_losses(small_model: Model, kind: str):
+def test_every_method_keeps_the_native_losses(small_model: OmniBridge, kind: str):
     found = outputs(objective(small_model, kind))
     assert list(found.terms)[:2] == ["understanding", "generation"]
     loss: Any = found.loss
@@ -171,7 +171,7 @@ REACHED = {
 
 
 @pytest.mark.parametrize("kind", REACHED)
-def test_terms_reach_the_parts_they_are_about(small_model: Model, kind: str):
+def test_terms_reach_the_parts_they_are_about(small_model: OmniBridge, kind: str):
     for term, parts in REACHED[kind].items():
         built = objective(small_model, kind, teacher="grey", weights=LatentUMMWeights(preference=1.0))
         found = {name.removeprefix("model.").split(".")[0] for name in moved(built, outputs(built).terms[term])}
@@ -181,14 +181,14 @@ def test_terms_reach_the_parts_they_are_about(small_model: Model, kind: str):
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_any_unified_backbone_will_do(small_janus: UnifiedBackbone, kind: str):
+def test_any_unified_backbone_will_do(small_janus: TrainableModel, kind: str):
     stage: Any = make_stage(run_config(kind, rollouts=2))
     found: Terms = stage.terms(small_janus, some_batch(kind), torch_rng(0, "loss"), None)
     assert all(bool(term.isfinite()) for term in found.weighted.values())
     assert bool(found.weighted) == (kind in REACHED)
 
 
-def test_reconstruction_reads_pictures_and_no_description(small_model: Model):
+def test_reconstruction_reads_pictures_and_no_description(small_model: OmniBridge):
     built = objective(small_model, "reca")
     stage: Any = built.stage
     batch = stage.batch(built.model, 0)
@@ -200,7 +200,7 @@ def test_reconstruction_reads_pictures_and_no_description(small_model: Model):
     assert value(replace(batch, pictures=batch.pictures[::-1])) != value(batch)
 
 
-def test_the_teacher_anchors_the_pairs_it_knows(small_model: Model):
+def test_the_teacher_anchors_the_pairs_it_knows(small_model: OmniBridge):
     built = objective(small_model, "latentumm", teacher="grey")
     stage: Any = built.stage
     batch = stage.batch(built.model, 0)
@@ -222,7 +222,7 @@ def test_the_teacher_anchors_the_pairs_it_knows(small_model: Model):
     assert raw[:, 2].tolist() == [1.0] * int(known.sum())  # as the teacher gave them
 
 
-def test_what_is_inert_as_released_is_seen_in_the_shares(small_model: Model):
+def test_what_is_inert_as_released_is_seen_in_the_shares(small_model: OmniBridge):
     def share(**settings: Any) -> float:
         built = objective(small_model, "latentumm", teacher="grey", **settings)
         found: Any = outputs(built).terms
@@ -243,7 +243,7 @@ def test_bfloat16_is_refused():
 # --- runs -----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_collapses_stops_and_keeps_what_passed(small_model: Model, tmp_path: Path):
+def test_a_run_that_collapses_stops_and_keeps_what_passed(small_model: OmniBridge, tmp_path: Path):
     flat = copy.deepcopy(small_model)
     nn.init.zeros_(flat.backbone.model.model.language_model.norm.weight)  # all states, hence all latents, are equal
     save_model(flat, tmp_path / "flat")
@@ -259,7 +259,7 @@ def test_a_run_that_collapses_stops_and_keeps_what_passed(small_model: Model, tm
     assert [record["step"] for record in run.metrics()] == [1, 2, 3]
 
 
-def test_a_healthy_run_logs_measures_and_shares(small_model: Model, tmp_path: Path):
+def test_a_healthy_run_logs_measures_and_shares(small_model: OmniBridge, tmp_path: Path):
     save_model(small_model, tmp_path / "small")
     config = replace(
         run_config("latentumm", small_model.config, teacher="grey", guard_warmup_steps=0),

@@ -17,7 +17,7 @@ from latentbridge.config import GrpoConfig, ModelConfig, OptimConfig, RewardWeig
 from latentbridge.data.reasoning import Problem
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model, save_model
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import RunDir
 from latentbridge.training.objectives.rewards import REWARDS
@@ -38,7 +38,7 @@ def toy_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def start(small_model: Model, tmp_path: Path) -> Model:
+def start(small_model: OmniBridge, tmp_path: Path) -> OmniBridge:
     """A model many of whose replies end within nine tokens; as the run `start` beside the runs of a test."""
     model = deepcopy(small_model)
     with torch.no_grad():

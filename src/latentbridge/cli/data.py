@@ -228,8 +228,8 @@ def vocabulary(
     from latentbridge.data.drawings.catalogue import load_drawings
     from latentbridge.data.words import vocabulary_texts
     from latentbridge.models.checkpoint import save_tokenizer
-    from latentbridge.models.vocabulary import learn_tokenizer
+    from latentbridge.models.tokenization import train_tokenizer
 
-    tokenizer = learn_tokenizer(vocabulary_texts(load_drawings()), size)
+    tokenizer = train_tokenizer(vocabulary_texts(load_drawings()), size)
     save_tokenizer(tokenizer, out)
     print(f"{out}: {len(tokenizer):,} tokens")

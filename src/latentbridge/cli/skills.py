@@ -89,13 +89,13 @@ def generate(
     check_out(out, PICTURE_SUFFIXES)
     from latentbridge.cli.loading import open_model
     from latentbridge.cli.output import print_json, print_warnings, save_picture
-    from latentbridge.models.input_check import Use
+    from latentbridge.models.input_check import WordUse
 
     painter = open_model(model, device)
     description = painter.rewrite(prompt, seed)
     save_picture(painter.generate(description, seed, steps=steps, guidance=guidance, rewrite=False), out)
     check = painter.input_check
-    warnings = [*check.text_warnings(prompt, Use.PROMPT), *check.description_warnings(prompt, description)]
+    warnings = [*check.text_warnings(prompt, WordUse.PROMPT), *check.description_warnings(prompt, description)]
     if as_json:
         settings = {"seed": seed, "steps": steps, "guidance": guidance}
         print_json({"prompt": prompt, "description": description, **settings, "out": out, "warnings": warnings})
@@ -137,7 +137,7 @@ def edit(
 
     picture = open_picture(image)
     from latentbridge.cli.loading import open_model
-    from latentbridge.models.input_check import Use, size_warnings
+    from latentbridge.models.input_check import WordUse, size_warnings
 
     how: Any = method  # a misspelt one is the model's to refuse
     editor = open_model(model, device)
@@ -146,7 +146,7 @@ def edit(
     warnings = [
         *editor.input_check.picture_warnings(picture),
         *size_warnings(picture, len(trace.picture)),
-        *editor.input_check.text_warnings(instruction, Use.INSTRUCTION),
+        *editor.input_check.text_warnings(instruction, WordUse.INSTRUCTION),
     ]
     if as_json:
         settings = {"seed": seed, "steps": steps, "guidance": guidance}

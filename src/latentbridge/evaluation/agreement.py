@@ -10,11 +10,11 @@ from latentbridge.evaluation.consistency import measure_consistency
 from latentbridge.evaluation.encoders import View, own_view
 from latentbridge.evaluation.loopback import Loopback, Start, measure_loopback
 from latentbridge.evaluation.run import tabulate
-from latentbridge.models.backbones.contract import UnifiedBackbone
+from latentbridge.models.trainable import TrainableModel
 
 
 def evaluate_loopback(
-    backbone: UnifiedBackbone,
+    backbone: TrainableModel,
     pairs: Sequence[Pair],
     judge: View,
     *,
@@ -39,7 +39,7 @@ def evaluate_loopback(
 
 
 def evaluate_consistency(
-    backbone: UnifiedBackbone,
+    backbone: TrainableModel,
     pairs: Sequence[Pair],
     judge: View,
     *,

@@ -21,7 +21,7 @@ from latentbridge.evaluation.loopback import walk
 from latentbridge.evaluation.metrics import Score, average, share
 from latentbridge.evaluation.shapes import batched
 from latentbridge.evaluation.statistics import mcnemar
-from latentbridge.models.backbones.contract import UnifiedBackbone
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.types import Conversation, Picture
 
@@ -29,7 +29,7 @@ _SKILL = "consistency"
 
 
 def measure_consistency(
-    backbone: UnifiedBackbone, pairs: Sequence[Pair], views: Sequence[View], seed: int = 0, progress: bool = True
+    backbone: TrainableModel, pairs: Sequence[Pair], views: Sequence[View], seed: int = 0, progress: bool = True
 ) -> list[Score]:
     """The core set on pairs.
 
@@ -65,7 +65,7 @@ def score_redrawing(view: View, pictures: Sequence[Picture], redrawn: Any) -> Sc
 
 
 def score_answers(
-    backbone: UnifiedBackbone, pairs: Sequence[Pair], drawn: Sequence[Picture], redrawn: Sequence[Picture]
+    backbone: TrainableModel, pairs: Sequence[Pair], drawn: Sequence[Picture], redrawn: Sequence[Picture]
 ) -> list[Score]:
     """Answers about pictures, about drawings of their texts and about redrawn pictures; nothing where nothing is asked."""
     asked = [i for i, pair in enumerate(pairs) if pair.question and pair.answer]
@@ -89,12 +89,12 @@ def score_answers(
     ]
 
 
-def _answer(backbone: UnifiedBackbone, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
+def _answer(backbone: TrainableModel, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
     parts = zip(batched(pictures), batched(questions), strict=True)
     return [final_answer(reply) for shown, asked in parts for reply in backbone.understand(shown, asked)]
 
 
-def score_likelihood(backbone: UnifiedBackbone, pairs: Sequence[Pair], drawn: Sequence[Picture]) -> Score:
+def score_likelihood(backbone: TrainableModel, pairs: Sequence[Pair], drawn: Sequence[Picture]) -> Score:
     """The prompt-likelihood gap of texts, each as the description of its picture and of its drawing."""
     gaps = [
         _surprise(backbone, pair.text, drawing) - _surprise(backbone, pair.text, pair.picture)
@@ -104,5 +104,5 @@ def score_likelihood(backbone: UnifiedBackbone, pairs: Sequence[Pair], drawn: Se
 
 
 @torch.no_grad()
-def _surprise(backbone: UnifiedBackbone, text: str, picture: Picture) -> float:
+def _surprise(backbone: TrainableModel, text: str, picture: Picture) -> float:
     return float(backbone.understanding_loss([Conversation(((CAPTION_REQUEST, text),), picture)]))

@@ -10,7 +10,7 @@ from latentbridge.data.drawings.tasks import show
 from latentbridge.evaluation.image_classifier import extract_features, load_network, train_recogniser
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, embed_batched
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
 
 SPLIT_MEANING: dict[DrawingSplit, str] = {
@@ -22,7 +22,7 @@ BASELINE: dict[DrawingSplit, float] = {"val": 0.59, "test_artist": 0.46, "test_c
 """Text-to-picture R@1 of a frozen EfficientNet-lite0 with a ridge map to MiniLM, on a trial's object splits (specs/data.md): the aim."""
 
 
-def score_finding(model: Model, drawings: Drawings, split: DrawingSplit) -> list[Score]:
+def score_finding(model: OmniBridge, drawings: Drawings, split: DrawingSplit) -> list[Score]:
     """R@1 both ways over the objects of a split; every drawing of a concept is a right answer to its label and tags."""
     chosen = [drawing for drawing in drawings.split(split) if drawing.tier == "object"]
     labels = sorted({drawing.label for drawing in chosen})
@@ -46,7 +46,7 @@ def score_finding(model: Model, drawings: Drawings, split: DrawingSplit) -> list
     ]
 
 
-def score_naming(model: Model, drawings: Drawings, split: DrawingSplit, count: int, seed: int) -> list[Score]:
+def score_naming(model: OmniBridge, drawings: Drawings, split: DrawingSplit, count: int, seed: int) -> list[Score]:
     """The share of drawings whose label the model says, word for word."""
     known = drawings.split(split)
     chosen = [known[i] for i in numpy_rng(seed, f"naming {split}").permutation(len(known))[:count]]
@@ -57,7 +57,7 @@ def score_naming(model: Model, drawings: Drawings, split: DrawingSplit, count: i
     return [share("understand", f"drawings: name, {SPLIT_MEANING[split]}", right)]
 
 
-def score_forty(model: Model, drawings: Drawings, each: int, seed: int) -> list[Score]:
+def score_forty(model: OmniBridge, drawings: Drawings, each: int, seed: int) -> list[Score]:
     """Forty single concepts drawn, and named by the judge among the forty."""
     network = load_network()
     recogniser, accuracy = train_recogniser(network, drawings)

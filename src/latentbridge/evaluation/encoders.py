@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from latentbridge.evaluation.shapes import embed_batched
-from latentbridge.models.backbones.contract import UnifiedBackbone
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.types import Picture, Teacher
 
 Items = Sequence[Picture] | Sequence[str]
@@ -36,7 +36,7 @@ class View:
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def own_view(backbone: UnifiedBackbone) -> View:
+def own_view(backbone: TrainableModel) -> View:
     """The latent of understanding."""
 
     @torch.no_grad()

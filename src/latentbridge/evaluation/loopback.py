@@ -26,7 +26,7 @@ from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.pages.gallery import Cell
 from latentbridge.evaluation.shapes import batched
 from latentbridge.images import fit_square
-from latentbridge.models.backbones.contract import UnifiedBackbone
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
@@ -39,7 +39,7 @@ _SAME_SCENE = 0.01
 # --- the walk ------------------------------------------------------------------------------------
 
 
-def walk(backbone: UnifiedBackbone, items: Items, hops: int, seed: int = 0) -> Iterator[Items]:
+def walk(backbone: TrainableModel, items: Items, hops: int, seed: int = 0) -> Iterator[Items]:
     """What at least one item becomes, hop after hop. Words are drawn as they are, without rewriting.
 
     Item i of a list walks as it would alone with `seed + i`.
@@ -75,7 +75,7 @@ class Round:
 
 
 def loopback(
-    backbone: UnifiedBackbone, pictures: Sequence[Picture], rounds: int = 4, seed: int = 0
+    backbone: TrainableModel, pictures: Sequence[Picture], rounds: int = 4, seed: int = 0
 ) -> list[list[Round]]:
     """The rounds of each picture, all walking together."""
     walks: list[list[Round]] = [[] for _ in pictures]
@@ -117,7 +117,7 @@ class Loopback:
 
 
 def measure_loopback(
-    backbone: UnifiedBackbone,
+    backbone: TrainableModel,
     pairs: Sequence[Pair],
     start: Start,
     hops: int,

@@ -12,11 +12,11 @@ from latentbridge.data.own.shards import ShardFolder
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, embed_batched
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
 
 
-def score_manifest(model: Model, path: Path, size: int = 100, seed: int = 1) -> list[Score]:
+def score_manifest(model: OmniBridge, path: Path, size: int = 100, seed: int = 1) -> list[Score]:
     """Return the scores on `size` per cent of the test split of a manifest or of shards, drawn by the seed, at least one.
 
     Raises UserError where that split is empty, or `size` is above 100.
@@ -66,7 +66,7 @@ def find_positives(records: Sequence[Record]) -> tuple[list[Record], list[str], 
     return list(pictures.values()), list(texts.values()), positive
 
 
-def _score_captions(model: Model, records: list[Record], lines: str) -> list[Score]:
+def _score_captions(model: OmniBridge, records: list[Record], lines: str) -> list[Score]:
     captioned = [record for record in records if record.texts]
     if not captioned:
         return []
@@ -88,7 +88,7 @@ def _score_captions(model: Model, records: list[Record], lines: str) -> list[Sco
     ]
 
 
-def _score_answers(model: Model, records: list[Record], note: str) -> list[Score]:
+def _score_answers(model: OmniBridge, records: list[Record], note: str) -> list[Score]:
     asked = [(record, record.question, record.answer) for record in records if record.question and record.answer]
     right: list[bool] = []
     for part in batched(asked):
@@ -99,7 +99,7 @@ def _score_answers(model: Model, records: list[Record], note: str) -> list[Score
     return [share("understand", "answers, word for word", right, note=note)] if asked else []
 
 
-def _score_edits(model: Model, records: list[Record], note: str) -> list[Score]:
+def _score_edits(model: OmniBridge, records: list[Record], note: str) -> list[Score]:
     """Score edits by how far their pixels are from the target, against how far the source was."""
     edits = [(each.image, each.instruction, each.target) for each in records if each.instruction and each.target]
     before: list[float] = []

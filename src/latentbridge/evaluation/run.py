@@ -21,7 +21,7 @@ from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.skills import skill_jobs
 from latentbridge.models.backbones.loading import as_backbone
 from latentbridge.models.checkpoint import Network
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 
 World = Literal["shapes", "drawings"]
 Job = Callable[[], list[Score]]
@@ -34,7 +34,7 @@ def evaluate(
 
     A Janus-Pro, BAGEL or Harmon has the scores of `evaluation/skills.py`, on `shapes` alone. For an OmniBridge `world` may also be the path of a user's manifest, of which `size` per cent of the test split are scored. `size` scales every other sample too: 50 gives 300 questions, 300 drawings, 300 edits and retrieval among 1,000 scenes, which are the most.
     """
-    if not isinstance(model, Model):
+    if not isinstance(model, OmniBridge):
         if world != "shapes":
             raise UserError(
                 f"Only an OmniBridge is scored on {world}; take --world shapes, or loopback and consistency, which take any backbone and world."
@@ -60,7 +60,7 @@ def tabulate(rows: Sequence[Score], **conditions: Any) -> dict[str, Any]:
     }
 
 
-def _shapes_jobs(model: Model, size: int, seed: int) -> list[Job]:
+def _shapes_jobs(model: OmniBridge, size: int, seed: int) -> list[Job]:
     score = on_shapes
     return [
         partial(score.score_questions, model, "test", size, seed, reasoning=False),
@@ -77,7 +77,7 @@ def _shapes_jobs(model: Model, size: int, seed: int) -> list[Job]:
     ]
 
 
-def _drawings_jobs(model: Model, size: int, seed: int) -> list[Job]:
+def _drawings_jobs(model: OmniBridge, size: int, seed: int) -> list[Job]:
     drawings = load_drawings()
     jobs: list[Job] = []
     for split in on_drawings.BASELINE:

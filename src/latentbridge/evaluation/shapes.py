@@ -23,7 +23,7 @@ from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Scene, Split, distinct_scenes, scenes
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
 
@@ -38,7 +38,7 @@ def batched(items: Sequence[T], size: int = _BATCH) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def score_captions(model: Model, split: Split, count: int, seed: int) -> list[Score]:
+def score_captions(model: OmniBridge, split: Split, count: int, seed: int) -> list[Score]:
     """Whole descriptions right, and the share of facts kept."""
     chosen = distinct_scenes(split, numpy_rng(seed, f"captions {split}"), count)
     replies = [r for part in batched(chosen) for r in model.understand([render(s) for s in part])]
@@ -52,7 +52,7 @@ def score_captions(model: Model, split: Split, count: int, seed: int) -> list[Sc
     ]
 
 
-def score_questions(model: Model, split: Split, each: int, seed: int, reasoning: bool) -> list[Score]:
+def score_questions(model: OmniBridge, split: Split, each: int, seed: int, reasoning: bool) -> list[Score]:
     """Answers right, by kind and overall; `reasoning` asks for the worked answer and reads its last line."""
     answer = partial(model.understand, reasoning=reasoning)
     return score_answers(answer, split, each, seed, "worked" if reasoning else "direct")
@@ -74,7 +74,7 @@ def score_answers(
     return scores
 
 
-def score_drawing(model: Model, split: Split, each: int, seed: int, conditioning: Any = "query") -> list[Score]:
+def score_drawing(model: OmniBridge, split: Split, each: int, seed: int, conditioning: Any = "query") -> list[Score]:
     """GenEval's six categories by the oracle, and their mean. Stricter than GenEval: nothing extra may be drawn."""
     scores, means = [], []
     for category in GENEVAL_CATEGORIES:
@@ -96,7 +96,7 @@ def score_drawing(model: Model, split: Split, each: int, seed: int, conditioning
     return [overall, *scores]
 
 
-def score_edits(model: Model, split: Split, each: int, seed: int) -> list[Score]:
+def score_edits(model: OmniBridge, split: Split, each: int, seed: int) -> list[Score]:
     """Edits whose result is exactly the target scene with nothing else changed, by kind and overall."""
     rng = numpy_rng(seed, f"edits {split}")
     rows = _sample_each(edit, EDIT_KINDS, split, each, rng)
@@ -118,7 +118,7 @@ def score_edits(model: Model, split: Split, each: int, seed: int) -> list[Score]
     return scores
 
 
-def score_retrieval(model: Model, split: Split, count: int, seed: int) -> list[Score]:
+def score_retrieval(model: OmniBridge, split: Split, count: int, seed: int) -> list[Score]:
     """R@1 both ways among distinct scenes; captions are free phrasings that say everything."""
     rng = numpy_rng(seed, f"retrieval {split}")
     chosen = distinct_scenes(split, rng, count)

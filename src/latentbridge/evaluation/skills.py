@@ -16,11 +16,11 @@ from latentbridge.evaluation.loopback import facts_kept
 from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, score_answers
 from latentbridge.images import fit_square
-from latentbridge.models.backbones.contract import UnifiedBackbone
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.rng import numpy_rng
 
 
-def skill_jobs(backbone: UnifiedBackbone, size: int, seed: int) -> list[Callable[[], list[Score]]]:
+def skill_jobs(backbone: TrainableModel, size: int, seed: int) -> list[Callable[[], list[Score]]]:
     """The scores on the test split, each to be computed when called: `size` questions of each kind, three times as many scenes."""
     return [
         partial(score_answers, backbone.understand, "test", size, seed),
@@ -29,7 +29,7 @@ def skill_jobs(backbone: UnifiedBackbone, size: int, seed: int) -> list[Callable
     ]
 
 
-def score_descriptions_drawn(backbone: UnifiedBackbone, split: Split, count: int, seed: int) -> list[Score]:
+def score_descriptions_drawn(backbone: TrainableModel, split: Split, count: int, seed: int) -> list[Score]:
     """The share of facts that drawings of full descriptions show, and of drawings that show just the scene."""
     chosen = distinct_scenes(split, numpy_rng(seed, f"descriptions drawn {split}"), count)
     drawn = [
@@ -47,7 +47,7 @@ def score_descriptions_drawn(backbone: UnifiedBackbone, split: Split, count: int
     ]
 
 
-def score_own_retrieval(backbone: UnifiedBackbone, split: Split, count: int, seed: int) -> list[Score]:
+def score_own_retrieval(backbone: TrainableModel, split: Split, count: int, seed: int) -> list[Score]:
     """R@1 both ways among distinct scenes, by the latent of understanding of pictures and of full descriptions."""
     chosen = distinct_scenes(split, numpy_rng(seed, f"own retrieval {split}"), count)
     view, positive = own_view(backbone), np.eye(count, dtype=bool)

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, overload
 
 import torch
 from safetensors.torch import save_file
@@ -19,10 +19,11 @@ from transformers import Qwen2Tokenizer
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
 from latentbridge.devices import device_named
 from latentbridge.errors import StorageError, UserError
+from latentbridge.light_imports import holds_saved_model
 from latentbridge.models.input_check import FILE as INPUT_CHECK
 from latentbridge.models.input_check import InputCheck, read_input_check
 from latentbridge.models.tensors import read_tensors
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.rng import torch_rng
 from latentbridge.rundir import atomic_write, read_json, write_json
 
@@ -31,15 +32,16 @@ if TYPE_CHECKING:
     from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
     from latentbridge.models.backbones.janus.modeling_janus import JanusPro
     from latentbridge.models.dual_encoder import DualEncoder
-    from latentbridge.models.omnibridge.modeling_omnibridge import Model
+    from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+    from latentbridge.models.trainable import TrainableModel
 
 ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 
-Network: TypeAlias = "Model | JanusPro | Bagel | Harmon | DualEncoder"
+Network: TypeAlias = "OmniBridge | JanusPro | Bagel | Harmon | DualEncoder"
 """What can be built, trained, saved and loaded; each knows its `config` and its `tokenizer`."""
 BUILDERS = {
-    "omnibridge": "omnibridge.modeling_omnibridge:Model",
+    "omnibridge": "omnibridge.modeling_omnibridge:OmniBridge",
     "janus": "backbones.janus.tiny:build_janus",
     "bagel": "backbones.bagel.tiny:build_bagel",
     "harmon": "backbones.harmon.tiny:build_harmon",
@@ -53,7 +55,7 @@ config and tokenizer, and draws weights from the global generator."""
 
 
 @overload
-def new_model(config: ModelConfig, seed: int, words: Path = ...) -> Model: ...
+def new_model(config: ModelConfig, seed: int, words: Path = ...) -> OmniBridge: ...
 @overload
 def new_model(config: NetworkConfig, seed: int, words: Path = ...) -> Network: ...
 def new_model(config: NetworkConfig, seed: int, words: Path = ASSETS / "tokenizer") -> Network:
@@ -125,38 +127,53 @@ def load(
     adapter: str | Path | None = None,
     device: str = "cpu",
     draws: bool = True,
-) -> Model:
-    """Return the model called `source`: "tiny" (ships with the package), a run or model folder, or a released checkpoint's folder.
+) -> TrainableModel:
+    """Return the model called `source`: "tiny" (ships with the package), a run or model folder, or a release folder.
 
-    `decoder` is the folder of a released HunyuanDiT for a model that has none of its own; left out, it is `decoder/`
-    inside a released checkpoint's folder where there is one. `adapter` is the folder of a LoRA adapter to put beside the
-    weights (`models/adapters.py` takes it out again, and merges). `device` is where it computes: "cpu", "cuda", or "auto" for
-    the accelerator where there is one. `draws=False` leaves out decoder, text encoder and autoencoder, for a model that is
-    only to understand and embed: it loads in half the time.
+    Releases are those of Qwen2-VL, OmniBridge, Janus-Pro, BAGEL and Harmon. `decoder` is the folder of a released HunyuanDiT for
+    an OmniBridge without a decoder of its own; by default it is `decoder/` inside the release folder, if there is one.
+    `adapter` is the folder of a LoRA adapter to attach (`models/adapters.py` detaches and merges). `device` is "cpu", "cuda", or
+    "auto" for an accelerator if there is one. `draws=False` leaves out decoder, text encoder and autoencoder of an OmniBridge
+    that only understands and embeds: it loads in half the time.
     """
-    from latentbridge.models.omnibridge.load_omnibridge import is_released, load_released
-    from latentbridge.models.omnibridge.modeling_omnibridge import Model
-
-    place = device_named(device)
+    torch_device = device_named(device)
     folder = shipped(source)
-    released = is_released(folder)
-    model = load_released(folder) if released else load_model(folder, draws)
-    if not isinstance(model, Model):
-        raise UserError(
-            f"{source} holds a {model.config and model.config.kind}, and this takes an OmniBridge; eval, loopback, consistency and compare take any."
-        )
-    if decoder is None and released and draws and (folder / "decoder").is_dir():
-        decoder = folder / "decoder"
+    model: Network | None = None
+    if not holds_saved_model(folder):
+        from latentbridge.models.backbones.loading import load_release
+
+        model = load_release(folder)
+        if model is not None and decoder is None and draws and (folder / "decoder").is_dir():
+            decoder = folder / "decoder"
+    model = load_model(folder, draws) if model is None else model
+    if not _is_trainable(model):
+        raise UserError(f"{source} holds a dual encoder, which only embeds; give the folder of another model.")
     if decoder is not None:
         from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder
 
-        attach_decoder(model, Path(decoder))
+        attach_decoder(as_omnibridge(model, "take a decoder"), Path(decoder))
     if adapter is not None:
         from latentbridge.models.adapters import attach_adapter
 
         attach_adapter(model, Path(adapter))
         model.input_check = InputCheck()
-    return model.to(place)
+    return model.to(torch_device)
+
+
+def as_omnibridge(model: torch.nn.Module, verb: str) -> OmniBridge:
+    """Return the model if it is an OmniBridge; raise UserError otherwise, saying that no other model can do what `verb` says."""
+    from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+
+    if not isinstance(model, OmniBridge):
+        kind = getattr(model, "kind", "dual encoder")
+        raise UserError(f"This {kind} model cannot {verb}; load an OmniBridge, such as 'tiny'.")
+    return model
+
+
+def _is_trainable(model: torch.nn.Module) -> TypeGuard[TrainableModel]:
+    from latentbridge.models.trainable import TrainableModel
+
+    return isinstance(model, TrainableModel)
 
 
 def shipped(source: str | Path) -> Path:
@@ -180,8 +197,8 @@ def load_model(folder: Path, draws: bool = True) -> Network:
     with torch.random.fork_rng(devices=[]):
         model = _build(config, load_tokenizer(folder))
     load_parts(model, folder, parts)
-    if isinstance(config, ModelConfig):
-        cast("Model", model).input_check = read_input_check(folder)
+    if _is_trainable(model):
+        model.input_check = read_input_check(folder)
     return model
 
 

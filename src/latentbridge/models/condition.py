@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 from torch import Tensor
 
 
-class Slots(NamedTuple):
+class HunyuanCondition(NamedTuple):
     """Both text slots of HunyuanDiT; where a mask is 0 the decoder's learned padding stands instead."""
 
     states: Tensor
@@ -21,12 +21,14 @@ class Slots(NamedTuple):
     """int64 [b m]."""
 
 
-Condition = Tensor | Slots
+Condition = Tensor | HunyuanCondition
 """States [b n d] for the mT5 slot, all of them read and nothing else; or both slots."""
 
 
 def map_condition(function: Callable[..., Tensor], *conditions: Condition) -> Condition:
     """`function` of conditions of one kind, tensor by tensor."""
-    if isinstance(conditions[0], Slots):
-        return Slots(*(function(*tensors) for tensors in zip(*cast(tuple[Slots, ...], conditions), strict=True)))
+    if isinstance(conditions[0], HunyuanCondition):
+        return HunyuanCondition(
+            *(function(*tensors) for tensors in zip(*cast(tuple[HunyuanCondition, ...], conditions), strict=True))
+        )
     return function(*conditions)

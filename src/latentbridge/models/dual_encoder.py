@@ -42,13 +42,13 @@ class DualEncoder(nn.Module):
         """Tokens the text tower reads."""
         return self.model.config.text_config.max_position_embeddings
 
-    def pictures(self, pictures: Sequence[Picture]) -> Tensor:
+    def embed_pictures(self, pictures: Sequence[Picture]) -> Tensor:
         """float32 [b e]; the pictures may differ in size."""
         images = [Image.fromarray(picture) for picture in pictures]
         pixels = self.processor(images=images, return_tensors="pt")["pixel_values"].to(device_of(self))
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """float32 [b e]."""
         fed = self.tokenizer(list(texts), truncation=True, max_length=self.context, return_tensors="pt", **self.tokens)
         return F.normalize(self.model.get_text_features(**fed.to(device_of(self))).pooler_output.float(), dim=-1)

@@ -39,7 +39,7 @@ _NAMES_IN_PACKAGE = {
 """Our name of a convolution: the package's names of it and of its batch norm."""
 
 
-class SameConv(nn.Conv2d):
+class Conv2dSame(nn.Conv2d):
     """A convolution with TensorFlow's "same" padding for even sizes.
 
     With stride 2 it puts one more row and column of zeros after the picture than before it.
@@ -60,9 +60,9 @@ class Block(nn.Module):
     def __init__(self, width_in: int, width_out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = width_in * expansion
-        self.expand = SameConv(width_in, inner) if expansion > 1 else None
-        self.depthwise = SameConv(inner, inner, kernel, stride, groups=inner)
-        self.project = SameConv(inner, width_out)
+        self.expand = Conv2dSame(width_in, inner) if expansion > 1 else None
+        self.depthwise = Conv2dSame(inner, inner, kernel, stride, groups=inner)
+        self.project = Conv2dSame(inner, width_out)
         self.skips = stride == 1 and width_in == width_out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,14 +80,14 @@ class EfficientNetLite0(nn.Module):
     def __init__(self, size_px: int) -> None:
         super().__init__()
         self.size_px = size_px
-        self.stem = SameConv(3, _STEM_WIDTH, kernel=3, stride=2)
+        self.stem = Conv2dSame(3, _STEM_WIDTH, kernel=3, stride=2)
         self.blocks = nn.Sequential()
         width = _STEM_WIDTH
         for count, kernel, stride, expansion, wider in _STAGES:
             for place in range(count):
                 self.blocks.append(Block(width, wider, kernel, stride if place == 0 else 1, expansion))
                 width = wider
-        self.head = SameConv(width, FEATURE_WIDTH)
+        self.head = Conv2dSame(width, FEATURE_WIDTH)
         self.requires_grad_(False)
 
     @classmethod
@@ -125,7 +125,7 @@ def _folded(eye: EfficientNetLite0, stored: dict[str, Tensor]) -> dict[str, Tens
     """The state of `eye` from the package's state: each batch norm multiplied into the convolution before it."""
     state: dict[str, Tensor] = {}
     for name, module in eye.named_modules():
-        if not isinstance(module, SameConv):
+        if not isinstance(module, Conv2dSame):
             continue
         parent, _, own = name.rpartition(".")
         conv, norm = (f"_{parent}.{theirs}" if parent else theirs for theirs in _NAMES_IN_PACKAGE[own])

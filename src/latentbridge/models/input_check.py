@@ -45,7 +45,7 @@ _FUNCTION_WORDS = frozenset(
 """Words that carry no content, and so are never warned of."""
 
 
-class Use(IntFlag):
+class WordUse(IntFlag):
     """The kinds of text in which training used a word."""
 
     QUESTION = 1
@@ -59,9 +59,9 @@ class Use(IntFlag):
     """The word stood in prompts whose description may leave it out, such as "photo"."""
 
 
-ANY_REQUEST = Use.QUESTION | Use.PROMPT | Use.INSTRUCTION
-ANY_TEXT = ANY_REQUEST | Use.TEXT
-_NAMES = {ANY_REQUEST: "questions", Use.PROMPT: "prompts", Use.INSTRUCTION: "instructions", ANY_TEXT: "texts"}
+ANY_REQUEST = WordUse.QUESTION | WordUse.PROMPT | WordUse.INSTRUCTION
+ANY_TEXT = ANY_REQUEST | WordUse.TEXT
+_NAMES = {ANY_REQUEST: "questions", WordUse.PROMPT: "prompts", WordUse.INSTRUCTION: "instructions", ANY_TEXT: "texts"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class InputCheck:
     word_keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """int64 [n], sorted: `word_key` of each word."""
     word_uses: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
-    """uint8 [n]: the `Use` of each word."""
+    """uint8 [n]: the `WordUse` of each word."""
 
     def scores(self, pictures: Sequence[Picture]) -> np.ndarray:
         """Return how far pictures of any size lie outside the training data: float32 [b], above `threshold` outside."""
@@ -87,11 +87,11 @@ class InputCheck:
 
     def score_statistics(self, statistics: np.ndarray) -> np.ndarray:
         """Return the `scores` [b] of pictures whose `picture_statistics` [b f] are known."""
-        seen = self.cut_off((statistics - self.layers["mean"]) / self.layers["scale"])
+        seen = self.clip_statistics((statistics - self.layers["mean"]) / self.layers["scale"])
         return np.tanh(seen @ self.layers["weight_1"].T + self.layers["bias_1"]) @ self.layers["weight_2"]
 
     @staticmethod
-    def cut_off(standardised: np.ndarray) -> np.ndarray:
+    def clip_statistics(standardised: np.ndarray) -> np.ndarray:
         """Return standardised statistics kept within the range that the classifier learns from."""
         return np.clip(standardised, -_FARTHEST, _FARTHEST)
 
@@ -103,7 +103,7 @@ class InputCheck:
             f'this picture is unlike the {self.pictures_like} that "{self.model}" was trained on; what it makes of the picture is probably wrong.'
         ]
 
-    def text_warnings(self, text: str, use: Use = ANY_REQUEST) -> list[str]:
+    def text_warnings(self, text: str, use: WordUse = ANY_REQUEST) -> list[str]:
         """Return a warning that names the content words of `text` which training never used in texts of this kind."""
         unknown = self._unknown(text, use)
         if not unknown or not len(self.word_keys):
@@ -113,8 +113,8 @@ class InputCheck:
     def description_warnings(self, prompt: str, description: str) -> list[str]:
         """Return a warning that names the known words of `prompt` which the description to draw should say and does not."""
         words = [word for word in words_of(prompt) if word not in _FUNCTION_WORDS]
-        literal = [word for word in words if self._use(word) & (Use.PROMPT | Use.UNSAID) == Use.PROMPT]
-        left_out = [word for word in literal if not says(description, word)]
+        literal = [word for word in words if self._use(word) & (WordUse.PROMPT | WordUse.UNSAID) == WordUse.PROMPT]
+        left_out = [word for word in literal if not mentions(description, word)]
         return [f"the description drawn leaves out the {_quoted(left_out)}."] if left_out else []
 
     def warnings_by_name(self, pictures: Mapping[str, Picture], texts: Sequence[str]) -> list[str]:
@@ -131,7 +131,7 @@ class InputCheck:
         with atomic_write(folder / FILE) as temporary:
             save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary, metadata)
 
-    def _unknown(self, text: str, use: Use) -> list[str]:
+    def _unknown(self, text: str, use: WordUse) -> list[str]:
         return [word for word in words_of(text) if word not in _FUNCTION_WORDS and not self._use(word) & use]
 
     def _use(self, word: str) -> int:
@@ -173,7 +173,7 @@ def word_key(word: str) -> int:
     return int.from_bytes(sha256(word.encode()).digest()[:8], "big") >> 1
 
 
-def says(description: str, word: str) -> bool:
+def mentions(description: str, word: str) -> bool:
     """Return whether a description holds a word, be it in the singular or in the plural."""
     return _singular(word) in {_singular(each) for each in words_of(description)}
 

@@ -23,7 +23,7 @@ def to_pictures(pixels: Tensor) -> list[Picture]:
     return list(_rounded(_unrounded(pixels)).permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy())
 
 
-def shown_levels(pixels: Tensor) -> Tensor:
+def quantized_levels(pixels: Tensor) -> Tensor:
     """What `to_pictures` stores, as floats from 0 to 255; the gradient passes as if nothing were rounded or clipped."""
     levels = _unrounded(pixels)
     return levels + (_rounded(levels) - levels).detach()

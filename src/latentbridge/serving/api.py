@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import latentbridge
 from latentbridge.errors import StorageError, Unreachable, UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.unified import UnifiedModel
 from latentbridge.serving.api_errors import ApiError, error_document, rate_limited
 from latentbridge.serving.engine.engine import Engine, ServerBusy, ShuttingDown
 from latentbridge.serving.engine.metrics import Metrics
@@ -37,7 +37,7 @@ Handler = Callable[[Request, Any], Awaitable[JSONResponse]]
 
 
 def create_app(
-    model: Model,
+    model: UnifiedModel,
     settings: Settings | None = None,
     *,
     keys: Keys | None = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.unified import UnifiedModel
 from latentbridge.query import check_maker
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.items import check_name
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 class IndexRegistry:
     """The indexes of one model, opened on first use; thread-safe."""
 
-    def __init__(self, location: str | Path | None, model: Model, max_indexes: int):
+    def __init__(self, location: str | Path | None, model: UnifiedModel, max_indexes: int):
         self._location = location
         self._model = model
         self._max_indexes = max_indexes

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from latentbridge.types import Skill
+
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="The same seed gives the same answer; random by default.")]
-NumSteps = Annotated[int, Field(ge=1, description="Denoising steps: more is slower and finer.")]
-Guidance = Annotated[float, Field(ge=0, le=50, description="Scale of classifier-free guidance.")]
+NumSteps = Annotated[
+    int, Field(ge=1, description="Sampling steps: more is slower and finer; the model's own number by default.")
+]
+Guidance = Annotated[
+    float, Field(ge=0, le=50, description="Scale of classifier-free guidance; the model's own by default.")
+]
 Zero = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
 Warnings = Annotated[
@@ -170,8 +177,8 @@ class ImageGenerationRequest(BaseRequest):
     n: int | None = Field(default=1, ge=1)
     size: str | None = Field(default=None, description='"auto" or the model\'s own size.')
     seed: Seed | None = Field(default=None, description="The first picture's seed; the others count up from it.")
-    steps: NumSteps | None = 20
-    guidance: Guidance | None = 2.5
+    steps: NumSteps | None = None
+    guidance: Guidance | None = None
     response_format: Literal["b64_json"] | None = "b64_json"
     output_format: Literal["png"] | None = "png"
     background: Literal["auto", "opaque"] | None = "auto"
@@ -179,6 +186,14 @@ class ImageGenerationRequest(BaseRequest):
     style: Literal["vivid", "natural"] | None = Field(default=None, description=IGNORED)
     moderation: Literal["auto", "low"] | None = Field(default=None, description=IGNORED)
     stream: Literal[False] | None = False
+
+
+class ImageEditRequest(ImageGenerationRequest):
+    """A form, as in OpenAI's API."""
+
+    image: UploadFile | None = Field(default=None, description="The picture to change.")
+    images: list[UploadFile] | None = Field(default=None, alias="image[]", description="The same, in a list of one.")
+    mask: UploadFile | None = Field(default=None, description="Rejected: the model computes its own mask.")
 
 
 class ImageObject(BaseModel):
@@ -241,6 +256,7 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "latentbridge"
+    skills: list[Skill] = Field(description="The skills of the model; requests for others get a 400.")
 
 
 class ModelList(BaseModel):

@@ -20,6 +20,7 @@ from latentbridge.data.pictures import to_keep
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
 from latentbridge.models.input_check import InputCheck
+from latentbridge.models.unified import REWRITE_PURPOSE, REWRITE_TEMPERATURE, rewrite_conversation
 from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.engine.engine import Engine
 from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
@@ -91,10 +92,12 @@ class Service:
     # --- text ---
 
     async def describe_prompt(self, prompt: str, seed: int) -> str:
-        """Return the full description that the model draws for a prompt; see `Model.rewrite`."""
-        conversation = Conversation(((prompts.draw_request(prompt), ""),))
-        limit = self.engine.model.config.text_length + 4
-        request = GenerationRequest(conversation, limit, temperature=0.3, seed=seed, purpose="rewrite")
+        """Return the full description that the model draws for a prompt; see `UnifiedModel.rewrite`."""
+        limit = self.engine.model.description_tokens
+        if not limit:
+            return prompt
+        conversation = rewrite_conversation(prompt)
+        request = GenerationRequest(conversation, limit, REWRITE_TEMPERATURE, seed, purpose=REWRITE_PURPOSE)
         return prompts.undrawable(await self._text(request))
 
     async def ask(self, picture: Picture, question: str, max_tokens: int = 128) -> str:

@@ -12,9 +12,9 @@ from latentbridge.evaluation.compare import REPORTS
 from latentbridge.evaluation.encoders import external_view
 from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 from latentbridge.evaluation.run import World, evaluate
-from latentbridge.models.backbones.contract import UnifiedBackbone
-from latentbridge.models.backbones.omnibridge import OmniBridge
+from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from latentbridge.models.teachers import load_teacher
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.rundir import read_json, write_json
 from latentbridge.studies import Measuring
 
@@ -53,7 +53,7 @@ def stored_document(folder: Path, world: str, report: str, wanted: dict[str, Any
 
 
 def make_document(
-    backbone: UnifiedBackbone, folder: Path, world: World, report: str, measuring: Measuring, weights: str
+    backbone: TrainableModel, folder: Path, world: World, report: str, measuring: Measuring, weights: str
 ) -> None:
     """Measure a model and write the document."""
     began, named = time.perf_counter(), conditions(report, measuring, weights)
@@ -76,5 +76,5 @@ def make_document(
 
 
 def _evaluate_skills(backbone: Any, world: World, measuring: Measuring) -> dict[str, Any]:
-    network = backbone.model if isinstance(backbone, OmniBridge) else backbone
+    network = backbone.model if isinstance(backbone, OmniBridgeAdapter) else backbone
     return evaluate(network, world, size=measuring.size, seed=measuring.seed, progress=False)

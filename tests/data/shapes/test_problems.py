@@ -138,4 +138,4 @@ def test_problems_keep_to_their_split_and_name_no_held_out_pair():
 def test_chains_fit_a_reply_of_the_shipped_model():
     tokenizer = Qwen2Tokenizer.from_pretrained(Path(models.__file__).parents[1] / "assets" / "tokenizer")
     longest = max(len(tokenizer.encode(problem.chain)) for kind in PROBLEM_KINDS for _, problem in sample(kind, 53))
-    assert 100 < longest < 160  # what `Model.understand` writes unless told otherwise
+    assert 100 < longest < 160  # what `OmniBridge.understand` writes unless told otherwise

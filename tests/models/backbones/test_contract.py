@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentbridge.models.backbones.contract import UnifiedBackbone, masked_mean, repeat_seeds
-from latentbridge.models.backbones.omnibridge import OmniBridge
+from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
+from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
 
@@ -25,7 +25,7 @@ ATOL = 2e-4  # float32 rounding through up to four networks on states of order o
 @dataclass(frozen=True)
 class Case:
     backbone: Any
-    """A `UnifiedBackbone`."""
+    """A `TrainableModel`."""
     reached: dict[str, set[str]]
     """For each call the parts, by the prefix of their parameters' names, that its gradient reaches."""
     parts: set[str]
@@ -38,7 +38,7 @@ def omnibridge(request: pytest.FixtureRequest) -> Case:
     bridge = {"model.projector.", "model.aligner."}
     frozen = {"model.text_encoder.", "model.retrieval."}
     return Case(
-        OmniBridge(copy.deepcopy(request.getfixturevalue("small_model")), roundtrip_steps=2),
+        OmniBridgeAdapter(copy.deepcopy(request.getfixturevalue("small_model")), roundtrip_steps=2),
         {
             "und_latent of pictures": {eye, words},
             "und_latent of texts": {words},
@@ -129,7 +129,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def backbone(case: Case) -> UnifiedBackbone:
+def backbone(case: Case) -> TrainableModel:
     return case.backbone
 
 
@@ -151,7 +151,7 @@ def trips(case: Case, latents: Tensor) -> Tensor:
 
 
 def test_latents_are_float32_rows_and_a_round_trip_keeps_their_shape(
-    backbone: UnifiedBackbone, latents: Tensor, trips: Tensor, three_pictures
+    backbone: TrainableModel, latents: Tensor, trips: Tensor, three_pictures
 ):
     seen, read = backbone.und_latent(three_pictures), backbone.und_latent(TEXTS[:2])
     assert seen.shape[0] == 3 and read.shape == (2, seen.shape[1]), "one space for pictures and texts"
@@ -161,7 +161,7 @@ def test_latents_are_float32_rows_and_a_round_trip_keeps_their_shape(
         assert (rows[0] - rows[1]).abs().max() > 100 * ATOL, "different things have different latents"
 
 
-def test_pictures_and_answers_come_one_for_each(backbone: UnifiedBackbone, three_pictures):
+def test_pictures_and_answers_come_one_for_each(backbone: TrainableModel, three_pictures):
     drawn = backbone.generate(TEXTS[:2], SEEDS)
     assert all(picture.dtype == np.uint8 and picture.shape[2:] == (3,) for picture in drawn) and len(drawn) == 2
     answers = backbone.understand(three_pictures[:2], ["What?", "How many objects are there?"])
@@ -171,7 +171,7 @@ def test_pictures_and_answers_come_one_for_each(backbone: UnifiedBackbone, three
 # --- seeds ---------------------------------------------------------------------------------------
 
 
-def test_seeds_and_nothing_else_decide(backbone: UnifiedBackbone, latents: Tensor):
+def test_seeds_and_nothing_else_decide(backbone: TrainableModel, latents: Tensor):
     with torch.no_grad():
         first = backbone.roundtrip(latents, [3])
         torch.manual_seed(7)
@@ -182,7 +182,7 @@ def test_seeds_and_nothing_else_decide(backbone: UnifiedBackbone, latents: Tenso
     assert np.array_equal(pictures[0], pictures[1]) and np.abs(pictures[0] - pictures[2]).max() > 8
 
 
-def test_seeds_go_round(backbone: UnifiedBackbone, latents: Tensor):
+def test_seeds_go_round(backbone: TrainableModel, latents: Tensor):
     assert repeat_seeds([5, 9], 5) == [5, 9, 5, 9, 5]
     with torch.no_grad():
         together = backbone.roundtrip(latents, SEEDS[:2])
@@ -192,7 +192,7 @@ def test_seeds_go_round(backbone: UnifiedBackbone, latents: Tensor):
 # --- an item does not depend on its batch-mates ---------------------------------------------------
 
 
-def test_latents_are_the_same_alone_and_among_others(backbone: UnifiedBackbone, latents: Tensor, three_pictures):
+def test_latents_are_the_same_alone_and_among_others(backbone: TrainableModel, latents: Tensor, three_pictures):
     with torch.no_grad():
         for items in (three_pictures, TEXTS):
             together = backbone.und_latent(items)
@@ -203,7 +203,7 @@ def test_latents_are_the_same_alone_and_among_others(backbone: UnifiedBackbone, 
             torch.testing.assert_close(alone, latents[i], atol=ATOL, rtol=0)
 
 
-def test_a_round_trip_is_the_same_alone_and_among_rollouts(backbone: UnifiedBackbone, latents: Tensor, trips: Tensor):
+def test_a_round_trip_is_the_same_alone_and_among_rollouts(backbone: TrainableModel, latents: Tensor, trips: Tensor):
     with torch.no_grad():
         for i in range(3):
             alone = backbone.roundtrip(latents[i : i + 1], SEEDS[i : i + 1])[0]
@@ -218,9 +218,7 @@ def rounded(trips: Tensor) -> float:
 # --- gradients -----------------------------------------------------------------------------------
 
 
-def calls(
-    backbone: UnifiedBackbone, latents: Tensor, pictures: Sequence[np.ndarray]
-) -> dict[str, Callable[[], Tensor]]:
+def calls(backbone: TrainableModel, latents: Tensor, pictures: Sequence[np.ndarray]) -> dict[str, Callable[[], Tensor]]:
     talks = [Conversation((("What?", "a red circle"),), pictures[0]), Conversation((("Hello", "yes"),))]
     untold = [replace(talk, picture=None) for talk in talks]
     return {
@@ -259,7 +257,7 @@ def test_what_may_move_is_whole_parts_that_something_reaches(case: Case):
     assert case.parts - case.frozen == set().union(*case.reached.values()) - case.frozen
 
 
-def test_each_latent_moves_its_own_round_trip_only(backbone: UnifiedBackbone, latents: Tensor):
+def test_each_latent_moves_its_own_round_trip_only(backbone: TrainableModel, latents: Tensor):
     start = latents.clone().requires_grad_()
     returned = backbone.roundtrip(start, SEEDS)
     weights = torch.randn(returned.shape[1:], generator=torch_rng(0, "weights of outputs"))
@@ -267,7 +265,7 @@ def test_each_latent_moves_its_own_round_trip_only(backbone: UnifiedBackbone, la
     assert gradient[1].abs().max() > 0 and gradient[[0, 2]].abs().max() == 0
 
 
-def test_native_losses_know_the_right_answer(backbone: UnifiedBackbone, three_pictures):
+def test_native_losses_know_the_right_answer(backbone: TrainableModel, three_pictures):
     talk = Conversation((("What?", "a red circle"),), three_pictures[0])
     losses = [
         backbone.understanding_loss([talk]),
@@ -281,7 +279,7 @@ def test_native_losses_know_the_right_answer(backbone: UnifiedBackbone, three_pi
     assert not torch.equal(others, losses[1])
 
 
-def test_drawings_are_told_as_users_pictures_are(backbone: UnifiedBackbone, latents: Tensor):
+def test_drawings_are_told_as_users_pictures_are(backbone: TrainableModel, latents: Tensor):
     talks = [Conversation((("What?", text),)) for text in TEXTS[:2]]
     with torch.no_grad():
         drawn = backbone.draw(latents[:2], SEEDS)

@@ -30,8 +30,8 @@ def some_codes(seed: int = 0) -> Tensor:
 @torch.no_grad()
 def test_a_round_trip_reads_the_picture_a_viewer_gets(janus: JanusPro):
     janus.guidance = 1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
-    pictures = janus.generate(TEXTS, [5, 9])
-    expected = janus._read(janus.pixel_values(pictures)).flatten(1)
+    pictures = janus.draw_descriptions(TEXTS, [5, 9])
+    expected = janus._image_states(janus.pixel_values(pictures)).flatten(1)
     returned = janus.roundtrip(janus.gen_latent(TEXTS, [5, 9]), [5, 9])
     torch.testing.assert_close(returned, expected, atol=5e-3, rtol=0)  # a pixel or two may tip to the next level
     assert (janus.roundtrip(janus.gen_latent(TEXTS, [5, 9]), [9, 5]) - expected).abs().max() > 5e-2
@@ -43,11 +43,11 @@ def test_codes_without_chance_are_those_of_the_librarys_own_loop(
     janus: JanusPro, guidance: float, monkeypatch: pytest.MonkeyPatch
 ):
     janus.guidance = guidance
-    monkeypatch.setattr(janus, "_gumbel", lambda seeds: torch.zeros(len(seeds), NUM_CODES, 61))
-    rows = janus._requests(TEXTS[:1])
+    monkeypatch.setattr(janus, "_gumbel_noise", lambda seeds: torch.zeros(len(seeds), NUM_CODES, 61))
+    rows = janus._tokenize_prompts(TEXTS[:1])
     config = janus.model.generation_config
-    config.bos_token_id, config.pad_token_id = janus._first, janus._pad
-    config.generation_kwargs = {"boi_token_id": janus._start}
+    config.bos_token_id, config.pad_token_id = janus.tokenizer.bos_token_id, janus.tokenizer.pad_token_id
+    config.generation_kwargs = {"boi_token_id": janus._image_start}
     theirs = janus.model.generate(
         rows.ids,
         attention_mask=rows.mask,
@@ -56,16 +56,16 @@ def test_codes_without_chance_are_those_of_the_librarys_own_loop(
         guidance_scale=guidance,
         max_length=rows.ids.shape[1] + NUM_CODES,
     )
-    assert torch.equal(janus._draw(TEXTS[:1], [0]), theirs)
+    assert torch.equal(janus._sample_codes(TEXTS[:1], [0]), theirs)
 
 
 @torch.no_grad()
 def test_sampled_codes_follow_the_heads_probabilities(janus: JanusPro):
     janus.guidance = 1.0
     count = 600
-    chances = torch.stack([janus._gumbel([seed])[0, 0] for seed in range(count)])
+    gumbel_noise = torch.stack([janus._gumbel_noise([seed])[0, 0] for seed in range(count)])
     logits = torch.linspace(0, 4, 61)
-    shares = F.one_hot((logits + chances).argmax(-1), 61).float().mean(0)
+    shares = F.one_hot((logits + gumbel_noise).argmax(-1), 61).float().mean(0)
     top = slice(-20, None)
     expected = logits.softmax(-1)[top].sum()
     assert abs(float(shares[top].sum() - expected)) < 3 * float(expected * (1 - expected) / count) ** 0.5
@@ -74,53 +74,55 @@ def test_sampled_codes_follow_the_heads_probabilities(janus: JanusPro):
 @torch.no_grad()
 def test_one_code_at_each_position_decodes_as_the_vq_model_does(janus: JanusPro):
     codes = some_codes()
-    pixels = janus._decode(F.one_hot(codes, 61).float())
+    pixels = janus._decode_codes(F.one_hot(codes, 61).float())
     torch.testing.assert_close(pixels, janus.model.model.vqmodel.decode(codes), atol=1e-5, rtol=0)
-    assert not torch.allclose(janus._decode(F.one_hot(codes.flip(1), 61).float()), pixels, atol=1e-2)
+    assert not torch.allclose(janus._decode_codes(F.one_hot(codes.flip(1), 61).float()), pixels, atol=1e-2)
 
 
 @torch.no_grad()
 def test_pictures_are_encoded_by_direction_alone(janus: JanusPro):
     values = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    codes = janus._codes(values)
+    codes = janus._encode_codes(values)
     book = janus.model.model.vqmodel.quantize.embedding.weight
     book.mul_(torch.linspace(0.1, 9, 61)[:, None])
     assert codes.shape == (2, NUM_CODES) and len(codes.unique()) > 3
-    assert torch.equal(janus._codes(values), codes)
+    assert torch.equal(janus._encode_codes(values), codes)
 
 
 def test_levels_become_what_the_image_processor_makes_of_pictures(janus: JanusPro):
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     levels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
-    torch.testing.assert_close(janus._normalised(levels), janus.pixel_values(pictures), atol=1e-6, rtol=0)
+    torch.testing.assert_close(janus._normalize_levels(levels), janus.pixel_values(pictures), atol=1e-6, rtol=0)
 
 
 def test_conversations_are_worded_as_in_the_release(janus: JanusPro):
     picture = np.zeros((32, 32, 3), np.uint8)
-    ids, labels = janus._talk(Conversation((("What?", "a star"), ("Sure?", "yes")), picture))
-    words = janus.tokenizer.decode(ids)
+    chat = janus._tokenize(Conversation((("What?", "a star"), ("Sure?", "yes")), picture))
+    words = janus.tokenizer.decode(chat.ids)
     first, last = janus.tokenizer.bos_token, janus.tokenizer.eos_token
     image = f"{IMAGE_START}{IMAGE * NUM_CODES}{IMAGE_END}"
     assert words == (
         f"{first}{USER}: {image}\nWhat?\n\n{ASSISTANT}: a star{last}{USER}: Sure?\n\n{ASSISTANT}: yes{last}"
     )
-    assert janus.tokenizer.decode([label for label in labels if label >= 0]) == f" a star{last} yes{last}"
-    assert janus.tokenizer.decode(janus._talk(Conversation((("Hi", ""),)), open_ended=True)[0]).endswith(
+    assert janus.tokenizer.decode([label for label in chat.labels if label >= 0]) == f" a star{last} yes{last}"
+    assert janus.tokenizer.decode(janus._tokenize(Conversation((("Hi", ""),)), open_ended=True).ids).endswith(
         f"{ASSISTANT}:"
     )
 
 
 def test_what_users_type_makes_no_special_tokens(janus: JanusPro):
-    ids, _ = janus._talk(Conversation(((f"{IMAGE}{ASSISTANT}", "x"),)))
-    assert ids.count(janus._image) == 0 and ids.count(janus._assistant[0]) == 1
+    ids = janus._tokenize(Conversation(((f"{IMAGE}{ASSISTANT}", "x"),))).ids
+    assert ids.count(janus._image) == 0 and ids.count(janus.tokenizer.convert_tokens_to_ids(ASSISTANT)) == 1
 
 
 def test_the_understanding_loss_is_the_librarys(janus: JanusPro):
     picture = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
     talk = Conversation((("What?", "a star"),), picture)
-    ids, labels = janus._talk(talk)
+    chat = janus._tokenize(talk)
     theirs = janus.model(
-        input_ids=torch.tensor([ids]), pixel_values=janus.pixel_values([picture]), labels=torch.tensor([labels])
+        input_ids=torch.tensor([chat.ids]),
+        pixel_values=janus.pixel_values([picture]),
+        labels=torch.tensor([chat.labels]),
     ).loss
     torch.testing.assert_close(janus.understanding_loss([talk]), theirs, atol=1e-5, rtol=1e-5)
     other = Conversation((("What?", "a star"),), 255 - picture)
@@ -130,10 +132,10 @@ def test_the_understanding_loss_is_the_librarys(janus: JanusPro):
 @torch.no_grad()
 def test_states_choose_a_code_after_those_before_it(janus: JanusPro):
     codes = some_codes()
-    states = janus._choosing_states(TEXTS, codes)
+    states = janus._code_states(TEXTS, codes)
     later = codes.clone()
     later[:, 5] = (codes[:, 5] + 1) % 61
-    moved = (janus._choosing_states(TEXTS, later) - states).abs().amax(dim=(0, 2)) > 1e-4
+    moved = (janus._code_states(TEXTS, later) - states).abs().amax(dim=(0, 2)) > 1e-4
     assert moved.tolist() == [False] * 6 + [True] * 10
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 
 from latentbridge.config import BackboneConfig, ModelConfig
 from latentbridge.errors import UserError
@@ -16,10 +17,9 @@ from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 from latentbridge.models.backbones.loading import as_backbone, load_backbone, starting_network
-from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import ASSETS, new_model, save_model, save_tokenizer
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.tokenization import load_tokenizer
 
 SMALL_QWEN = ModelConfig(
     parts=("backbone",),
@@ -37,9 +37,9 @@ SMALL_QWEN = ModelConfig(
 
 
 @torch.no_grad()
-def test_our_model_and_run_folders_are_omnibridges(small_model: Model, tmp_path: Path):
+def test_our_model_and_run_folders_are_omnibridges(small_model: OmniBridge, tmp_path: Path):
     save_model(small_model, tmp_path / "run" / "model")
-    expected = OmniBridge(small_model).und_latent(["a red circle"])
+    expected = OmniBridgeAdapter(small_model).und_latent(["a red circle"])
     for source in (tmp_path / "run" / "model", str(tmp_path / "run")):
         assert torch.equal(load_backbone(source).und_latent(["a red circle"]), expected)
 

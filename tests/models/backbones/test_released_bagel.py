@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.bagel.load_bagel import load_bagel, our_name
+from latentbridge.models.backbones.bagel.load_bagel import convert_key, load_bagel
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.loading import load_backbone
 
@@ -46,11 +46,11 @@ PATCHES = "vit_model.vision_model.embeddings.patch_embedding.weight"
     ],
 )
 def test_names_of_the_release(released: str, ours: str):
-    assert our_name(released) == ours
+    assert convert_key(released) == ours
 
 
 def released_name(ours: str) -> str:
-    """The other way round, written apart from `our_name`."""
+    """The other way round, written apart from `convert_key`."""
     attention = re.fullmatch(r"language_model\.(und|gen)\.layers\.(\d+)\.([qkvo]_(?:proj|norm))\.(\w+)", ours)
     rest = re.fullmatch(r"language_model\.(und|gen)\.((?:layers\.\d+\.)?\w+)\.(.+)", ours)
     if attention:

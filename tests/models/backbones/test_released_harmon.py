@@ -12,11 +12,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from latentbridge.config import MarConfig
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.harmon.load_harmon import HARMON_0_5B, HARMON_1_5B, Sizes, load_harmon, our_name
+from latentbridge.models.backbones.harmon.load_harmon import HARMON_0_5B, HARMON_1_5B, Sizes, convert_key, load_harmon
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser
 from latentbridge.models.backbones.loading import load_backbone
 from latentbridge.models.checkpoint import ASSETS
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.rng import torch_rng
 
 CHANNELS, WIDTH, HEAD, VAE = 5, 28, 31, 32
@@ -150,8 +150,8 @@ def folder(released: dict[str, Tensor], tmp_path: Path) -> Path:
 def test_a_released_folder_is_read_whole(folder: Path, released: dict[str, Tensor]):
     harmon = load_harmon(folder, [HARMON_1_5B, SIZES])
     state = harmon.state_dict()
-    assert len({our_name(name) for name in released}) == len(released)
-    assert set(state) == {our_name(name) for name in released} | {"language_model.lm_head.weight"}
+    assert len({convert_key(name) for name in released}) == len(released)
+    assert set(state) == {convert_key(name) for name in released} | {"language_model.lm_head.weight"}
     assert torch.equal(
         state["encoder.blocks.0.self_attn.in_proj_weight"], released["mar.encoder_blocks.0.attn.qkv.weight"]
     )

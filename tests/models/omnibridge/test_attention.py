@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers.models.t5.modeling_t5 import eager_attention_forward
 
 from latentbridge.models.omnibridge import attention
-from latentbridge.models.omnibridge.attention import lean_attention
+from latentbridge.models.omnibridge.attention import chunked_attention
 
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 5, 3, 7, 11, 13
 BIASES = [(1, HEADS, QUERIES, KEYS), (BATCH, HEADS, QUERIES, KEYS), (BATCH, 1, 1, KEYS), (1, 1, 1, KEYS)]
@@ -39,7 +39,7 @@ def test_it_reads_and_learns_as_the_librarys_does(
     shape: tuple[int, ...], dtype: torch.dtype, together: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(attention, "_SCORES", together * HEADS * QUERIES * KEYS)
-    lean, eager = (attended(function, shape, dtype) for function in (lean_attention, eager_attention_forward))
+    lean, eager = (attended(function, shape, dtype) for function in (chunked_attention, eager_attention_forward))
     for mine, theirs in zip(lean, eager, strict=True):
         assert mine.dtype == theirs.dtype
         torch.testing.assert_close(mine, theirs, rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
@@ -48,7 +48,7 @@ def test_it_reads_and_learns_as_the_librarys_does(
 def test_a_query_that_may_read_nothing_reads_all_alike():
     query, key, value = (torch.randn(1, 1, length, WIDTH) for length in (QUERIES, KEYS, KEYS))
     nothing = torch.full((1, 1, 1, KEYS), torch.finfo(torch.float32).min)
-    read = lean_attention(nn.Module(), query, key, value, None, position_bias=nothing)[0]
+    read = chunked_attention(nn.Module(), query, key, value, None, position_bias=nothing)[0]
     torch.testing.assert_close(read[0, :, 0], value.mean(dim=2)[0].expand(QUERIES, WIDTH))
 
 
@@ -57,7 +57,7 @@ def test_no_scores_are_kept():
     bias = torch.randn(1, HEADS, QUERIES, KEYS, requires_grad=True)
     kept: list[int] = []
     with saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
-        lean_attention(nn.Module(), query, key, value, None, position_bias=bias)
+        chunked_attention(nn.Module(), query, key, value, None, position_bias=bias)
     assert sum(kept) == sum(each.numel() for each in (query, key, value, bias))
 
 
@@ -65,7 +65,7 @@ def test_weights_are_dropped_as_the_library_does():
     query, key, value = (torch.randn(BATCH, HEADS, n, WIDTH) for n in (QUERIES, KEYS, KEYS))
     bias, module = torch.zeros(1, 1, 1, KEYS), nn.Module().train()
     read = []
-    for function in (lean_attention, eager_attention_forward):
+    for function in (chunked_attention, eager_attention_forward):
         torch.manual_seed(0)
         read.append(function(module, query, key, value, None, position_bias=bias, scaling=1.0, dropout=0.5)[0])
     assert torch.equal(*read) and not torch.equal(read[0], torch.zeros_like(read[0]))

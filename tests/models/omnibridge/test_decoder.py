@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from latentbridge.models.omnibridge.decoder import Decoder
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 
 
 @pytest.fixture(scope="module")
-def decoder(small_model: Model) -> Decoder:
+def decoder(small_model: OmniBridge) -> Decoder:
     return small_model.decoder
 
 

@@ -21,9 +21,9 @@ from latentbridge.config import ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square
 from latentbridge.models.checkpoint import new_model, save_model
-from latentbridge.models.omnibridge.decoder import CaptionSlots
+from latentbridge.models.omnibridge.decoder import CaptionEncoder
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import torch_rng
 
 TEXTS, SEEDS = ["a red circle", "two blue stars"], [4, 9]
@@ -66,7 +66,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bridge(small_config: ModelConfig) -> Model:
+def bridge(small_config: ModelConfig) -> OmniBridge:
     """A model without decoder whose bridge fits the folder; its aligner reads the backbone."""
     aligner = dataclasses.replace(small_config.aligner, num_queries=256)
     parts = ("backbone", "bridge")
@@ -80,7 +80,7 @@ def bridge(small_config: ModelConfig) -> Model:
 
 
 @pytest.fixture(scope="module")
-def model(bridge: Model, folder: Path) -> Model:
+def model(bridge: OmniBridge, folder: Path) -> OmniBridge:
     drawing = copy.deepcopy(bridge)
     attach_decoder(drawing, folder, torch.float32)
     return drawing
@@ -91,7 +91,7 @@ def near(first: np.ndarray, second: np.ndarray) -> bool:
     return int(np.abs(first.astype(int) - second.astype(int)).max()) <= 1
 
 
-def draw(model: Model, texts=TEXTS, seed=SEEDS, **options):
+def draw(model: OmniBridge, texts=TEXTS, seed=SEEDS, **options):
     return model.generate(texts, seed, steps=STEPS, guidance=GUIDANCE, rewrite=False, **options)
 
 
@@ -114,7 +114,7 @@ def pipeline(folder: Path) -> HunyuanDiTPipeline:
     )
 
 
-def pipeline_draws(pipeline: HunyuanDiTPipeline, model: Model, **condition) -> list[np.ndarray]:
+def pipeline_draws(pipeline: HunyuanDiTPipeline, model: OmniBridge, **condition) -> list[np.ndarray]:
     pipeline.set_progress_bar_config(disable=True)
     pictures = pipeline(
         height=SIZE_PX,
@@ -144,7 +144,7 @@ def test_text_conditioning_is_the_released_pipeline(model, pipeline, scheduler, 
     changed = kind.from_config(model.scheduler.config, prediction_type=prediction)
     monkeypatch.setattr(model, "scheduler", changed)
     pipeline.scheduler = copy.deepcopy(changed)
-    expected = pipeline_draws(pipeline, model, prompt=TEXTS, negative_prompt=[CaptionSlots.negative] * len(TEXTS))
+    expected = pipeline_draws(pipeline, model, prompt=TEXTS, negative_prompt=[CaptionEncoder.negative] * len(TEXTS))
     got = draw(model, conditioning="text")
     assert all(near(ours, theirs) for ours, theirs in zip(got, expected, strict=True))
     assert got[0].std() > 10 and not near(*got)  # pictures, not one grey
@@ -153,11 +153,11 @@ def test_text_conditioning_is_the_released_pipeline(model, pipeline, scheduler, 
 @torch.no_grad()
 def test_the_bridge_stands_in_the_mt5_slot_and_the_caption_in_the_clip_slot(model, pipeline, folder, monkeypatch):
     condition = []
-    query = Model.query_condition
-    monkeypatch.setattr(Model, "query_condition", lambda *given: condition.append(query(*given)) or condition[0])
+    query = OmniBridge.query_condition
+    monkeypatch.setattr(OmniBridge, "query_condition", lambda *given: condition.append(query(*given)) or condition[0])
     got = draw(model)
     pipeline.scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
-    negative = [CaptionSlots.negative] * len(TEXTS)
+    negative = [CaptionEncoder.negative] * len(TEXTS)
     slots = [pipeline.encode_prompt(TEXTS, negative_prompt=negative, text_encoder_index=index) for index in (0, 1)]
     (clip, clip_negative, clip_mask, clip_negative_mask), (words, words_negative, mask, negative_mask) = slots
 
@@ -176,7 +176,7 @@ def test_the_bridge_stands_in_the_mt5_slot_and_the_caption_in_the_clip_slot(mode
 # --- seeds, batches, weights ----------------------------------------------------------------------
 
 
-def test_a_seed_decides_the_picture_whoever_draws_beside_it(model: Model):
+def test_a_seed_decides_the_picture_whoever_draws_beside_it(model: OmniBridge):
     together = draw(model)
     torch.manual_seed(7)
     for text, seed, picture in zip(TEXTS, SEEDS, together, strict=True):
@@ -196,14 +196,14 @@ def test_a_seed_decides_the_picture_whoever_draws_beside_it(model: Model):
         "text_encoder.encoder.block.1.layer.1.DenseReluDense.wo.weight",  # by the negative prompt
     ],
 )
-def test_every_part_reaches_the_picture(model: Model, name: str):
+def test_every_part_reaches_the_picture(model: OmniBridge, name: str):
     twin = copy.deepcopy(model)
     with torch.no_grad():
         twin.get_parameter(name).mul_(-3)
     assert not np.array_equal(draw(twin)[0], draw(model)[0])
 
 
-def test_half_precision_draws_nearly_the_same(bridge: Model, model: Model, folder: Path):
+def test_half_precision_draws_nearly_the_same(bridge: OmniBridge, model: OmniBridge, folder: Path):
     half = copy.deepcopy(bridge)
     attach_decoder(half, folder)
     assert (
@@ -215,7 +215,7 @@ def test_half_precision_draws_nearly_the_same(bridge: Model, model: Model, folde
 
 
 @torch.no_grad()
-def test_the_autoencoder_encodes_means_and_decodes_them(model: Model, folder: Path):
+def test_the_autoencoder_encodes_means_and_decodes_them(model: OmniBridge, folder: Path):
     vae = AutoencoderKL.from_pretrained(folder / "vae")
     pictures = torch.rand(2, 3, SIZE_PX, SIZE_PX, generator=torch_rng(0, "pictures")) * 2 - 1
     means = vae.encode(pictures).latent_dist.mean
@@ -227,7 +227,7 @@ def test_the_autoencoder_encodes_means_and_decodes_them(model: Model, folder: Pa
 # --- editing --------------------------------------------------------------------------------------
 
 
-def test_edits_both_ways(model: Model):
+def test_edits_both_ways(model: OmniBridge):
     wide = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     masked = model.trace_edit(wide, "make it red", 3, steps=STEPS)
     assert masked.picture.shape == (SIZE_PX, SIZE_PX, 3) and not masked.mask.all()
@@ -239,7 +239,7 @@ def test_edits_both_ways(model: Model):
 # --- loading and saving ---------------------------------------------------------------------------
 
 
-def test_a_saved_model_takes_its_decoder_from_its_folder(model: Model, folder: Path, tmp_path: Path):
+def test_a_saved_model_takes_its_decoder_from_its_folder(model: OmniBridge, folder: Path, tmp_path: Path):
     save_model(model, tmp_path)
     loaded = latentbridge.load(tmp_path, decoder=folder)
     assert draw(loaded)[0].shape == (SIZE_PX, SIZE_PX, 3)
@@ -247,7 +247,7 @@ def test_a_saved_model_takes_its_decoder_from_its_folder(model: Model, folder: P
         draw(latentbridge.load(tmp_path))
 
 
-def test_a_model_that_cannot_take_it_says_so(small_model: Model, small_config: ModelConfig, folder: Path):
+def test_a_model_that_cannot_take_it_says_so(small_model: OmniBridge, small_config: ModelConfig, folder: Path):
     with pytest.raises(UserError, match="a decoder already"):
         attach_decoder(small_model, folder)
     with pytest.raises(UserError, match="no bridge"):
@@ -276,7 +276,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
         ("text_encoder", "cut short"),
     ],
 )
-def test_damaged_weights_are_refused(bridge: Model, copied: Path, part: str, harm: str):
+def test_damaged_weights_are_refused(bridge: OmniBridge, copied: Path, part: str, harm: str):
     (path,) = (copied / part).glob("*.safetensors")
     weights = load_file(path)
     name = sorted(weights)[3]
@@ -311,7 +311,7 @@ def test_damaged_weights_are_refused(bridge: Model, copied: Path, part: str, har
         ("tokenizer_2/tokenizer.json", None, "no vocabulary"),
     ],
 )
-def test_what_does_not_fit_is_refused(bridge: Model, copied: Path, file: str, change: dict | None, message: str):
+def test_what_does_not_fit_is_refused(bridge: OmniBridge, copied: Path, file: str, change: dict | None, message: str):
     path = copied / file
     if change is None:
         path.unlink()
@@ -321,7 +321,7 @@ def test_what_does_not_fit_is_refused(bridge: Model, copied: Path, file: str, ch
         attach_decoder(copy.deepcopy(bridge), copied)
 
 
-def test_a_vocabulary_that_cannot_be_read_names_what_reads_it(bridge: Model, copied: Path):
+def test_a_vocabulary_that_cannot_be_read_names_what_reads_it(bridge: OmniBridge, copied: Path):
     (copied / "tokenizer_2" / "tokenizer.json").unlink()
     (copied / "tokenizer_2" / "spiece.model").write_bytes(b"not a model")
     with pytest.raises(UserError, match="sentencepiece"):

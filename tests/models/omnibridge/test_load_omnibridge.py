@@ -15,9 +15,9 @@ import latentbridge
 from latentbridge.config import OMNIBRIDGE_8B, ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import ASSETS, new_model
-from latentbridge.models.omnibridge.load_omnibridge import our_name
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.omnibridge.load_omnibridge import convert_key
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.tokenization import load_tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "omnibridge"
 
@@ -25,14 +25,14 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "omnibridge"
 def test_every_released_tensor_has_its_place_and_shape():
     released = json.loads((GOLDEN / "full_state_dict_shapes.json").read_text())
     with torch.device("meta"):
-        model = Model(OMNIBRIDGE_8B, load_tokenizer(ASSETS / "tokenizer"))
+        model = OmniBridge(OMNIBRIDGE_8B, load_tokenizer(ASSETS / "tokenizer"))
     ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     assert len(released) == 1046
-    assert {our_name(name): shape for name, shape in released.items()} == ours
+    assert {convert_key(name): shape for name, shape in released.items()} == ours
 
 
 @pytest.fixture(scope="module")
-def qwen_folder(tmp_path_factory) -> tuple[Path, Model]:
+def qwen_folder(tmp_path_factory) -> tuple[Path, OmniBridge]:
     """A small Qwen2-VL saved by transformers itself, with our model it came from."""
     folder = tmp_path_factory.mktemp("qwen")
     model = new_model(ModelConfig(parts=("backbone",)), seed=3)

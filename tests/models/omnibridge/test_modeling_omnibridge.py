@@ -10,7 +10,7 @@ import torch
 from latentbridge import prompts
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.aligner import init_from_t5
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.types import Conversation
 
 TEXTS = ["a red circle", "two blue stars on the left, one of them large, and nothing else at all", "x"]
@@ -25,7 +25,7 @@ def near(first: np.ndarray, second: np.ndarray) -> bool:
 # --- an item does not depend on its batch-mates ---------------------------------------------------
 
 
-def test_understanding_is_the_same_alone_and_among_others(small_model: Model, three_pictures):
+def test_understanding_is_the_same_alone_and_among_others(small_model: OmniBridge, three_pictures):
     questions = ["What?", "How many objects are there in this picture?", "Is there a red star?"]
     together = small_model.understand(three_pictures, questions, max_tokens=10)
     alone = [small_model.understand(p, q, max_tokens=10) for p, q in zip(three_pictures, questions, strict=True)]
@@ -33,14 +33,14 @@ def test_understanding_is_the_same_alone_and_among_others(small_model: Model, th
 
 
 @pytest.mark.parametrize("conditioning", ["query", "text"])
-def test_drawing_is_the_same_alone_and_among_others(small_model: Model, conditioning):
+def test_drawing_is_the_same_alone_and_among_others(small_model: OmniBridge, conditioning):
     together = small_model.generate(TEXTS, seed=[5, 9, 2], steps=STEPS, conditioning=conditioning)
     for text, seed, picture in zip(TEXTS, [5, 9, 2], together, strict=True):
         assert near(small_model.generate(text, seed=seed, steps=STEPS, conditioning=conditioning), picture)
     assert all(not near(a, b) for a, b in pairwise(together))
 
 
-def test_editing_is_the_same_alone_and_among_others(small_model: Model, three_pictures):
+def test_editing_is_the_same_alone_and_among_others(small_model: OmniBridge, three_pictures):
     together = small_model.trace_edit(three_pictures, TEXTS, seed=3, steps=STEPS)
     for index, trace in enumerate(together):
         alone = small_model.trace_edit(three_pictures[index], TEXTS[index], seed=3 + index, steps=STEPS)
@@ -48,7 +48,7 @@ def test_editing_is_the_same_alone_and_among_others(small_model: Model, three_pi
         assert np.array_equal(alone.mask, trace.mask) and near(alone.picture, trace.picture)
 
 
-def test_embeddings_are_the_same_alone_and_among_others(small_model: Model, three_pictures):
+def test_embeddings_are_the_same_alone_and_among_others(small_model: OmniBridge, three_pictures):
     for given in ({"texts": TEXTS}, {"images": three_pictures}):
         together = small_model.embed(**given)
         ((name, items),) = given.items()
@@ -62,19 +62,19 @@ def test_embeddings_are_the_same_alone_and_among_others(small_model: Model, thre
 # --- seeds ---------------------------------------------------------------------------------------
 
 
-def test_a_seed_decides_the_picture(small_model: Model):
+def test_a_seed_decides_the_picture(small_model: OmniBridge):
     first = small_model.generate(TEXTS[0], seed=1, steps=STEPS)
     torch.manual_seed(7)
     assert np.array_equal(small_model.generate(TEXTS[0], seed=1, steps=STEPS), first)
     assert not near(small_model.generate(TEXTS[0], seed=2, steps=STEPS), first)
 
 
-def test_item_i_of_a_list_uses_the_seed_plus_i(small_model: Model):
+def test_item_i_of_a_list_uses_the_seed_plus_i(small_model: OmniBridge):
     listed = small_model.generate([TEXTS[0]] * 2, seed=1, steps=STEPS)
     assert near(listed[1], small_model.generate(TEXTS[0], seed=2, steps=STEPS)) and not near(*listed)
 
 
-def test_a_rewriting_is_sampled_by_its_seed(small_model: Model):
+def test_a_rewriting_is_sampled_by_its_seed(small_model: OmniBridge):
     written = [small_model.rewrite("a star", seed) for seed in (1, 1, 2)]
     assert written[0] == written[1] != written[2]
 
@@ -87,7 +87,9 @@ def talks() -> list[Conversation]:
 
 
 @torch.no_grad()
-def test_the_caption_reaches_the_decoder_through_the_aligner_alone(small_model: Model, monkeypatch: pytest.MonkeyPatch):
+def test_the_caption_reaches_the_decoder_through_the_aligner_alone(
+    small_model: OmniBridge, monkeypatch: pytest.MonkeyPatch
+):
     negative = small_model.text_condition([""])
     expected = small_model.generate(TEXTS[0], seed=1, steps=STEPS, rewrite=False)
 
@@ -105,7 +107,7 @@ def test_the_caption_reaches_the_decoder_through_the_aligner_alone(small_model: 
         small_model.generate(TEXTS[0], seed=1, steps=STEPS, rewrite=False, conditioning="text")
 
 
-def test_a_prompt_is_drawn_as_its_description_would_be(small_model: Model):
+def test_a_prompt_is_drawn_as_its_description_would_be(small_model: OmniBridge):
     described = small_model.rewrite(TEXTS[0], 5)
     assert described != TEXTS[0]
     expected = small_model.generate(described, seed=5, steps=STEPS, rewrite=False)
@@ -113,14 +115,14 @@ def test_a_prompt_is_drawn_as_its_description_would_be(small_model: Model):
 
 
 @torch.no_grad()
-def test_captions_change_the_query_condition(small_model: Model):
+def test_captions_change_the_query_condition(small_model: OmniBridge):
     condition = small_model.query_condition(talks())
     assert condition.shape == (3, 32, 32)
     assert (condition[0] - condition[1]).abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_the_bridge_reads_from_marker_to_marker(small_model: Model):
+def test_the_bridge_reads_from_marker_to_marker(small_model: OmniBridge):
     hidden, mask = small_model.drawing_hidden(talks())
     ids = small_model.backbone.tokenize(talks()).input_ids
     read = [small_model.backbone.tokenizer.decode(row[keep]) for row, keep in zip(ids, mask, strict=True)]
@@ -132,7 +134,7 @@ def test_the_bridge_reads_from_marker_to_marker(small_model: Model):
 
 
 @torch.no_grad()
-def test_an_initialised_aligner_repeats_the_text_encoder(small_model: Model, small_config):
+def test_an_initialised_aligner_repeats_the_text_encoder(small_model: OmniBridge, small_config):
     from latentbridge.models.checkpoint import new_model
 
     model = new_model(small_config, seed=0)
@@ -144,7 +146,7 @@ def test_an_initialised_aligner_repeats_the_text_encoder(small_model: Model, sma
     assert (small_model.aligner(inputs, model.projector(hidden), mask) - states).abs().max() > 0.1
 
 
-def test_text_ids_are_cut_or_padded_to_the_slot(small_model: Model):
+def test_text_ids_are_cut_or_padded_to_the_slot(small_model: OmniBridge):
     ids = small_model.text_ids(["", "star " * 50])
     assert ids.shape == (2, 32)
     assert (ids[0] == small_model.backbone.padding).all() and not (ids[1] == small_model.backbone.padding).any()
@@ -153,7 +155,7 @@ def test_text_ids_are_cut_or_padded_to_the_slot(small_model: Model):
 # --- editing -------------------------------------------------------------------------------------
 
 
-def test_an_edit_leaves_what_lies_outside_its_mask(small_model: Model, three_pictures):
+def test_an_edit_leaves_what_lies_outside_its_mask(small_model: OmniBridge, three_pictures):
     traces = small_model.trace_edit(three_pictures, "make the background gray", steps=STEPS)
     changed = 0
     for before, trace in zip(three_pictures, traces, strict=True):
@@ -163,7 +165,7 @@ def test_an_edit_leaves_what_lies_outside_its_mask(small_model: Model, three_pic
     assert changed
 
 
-def test_an_edit_that_changes_nothing_returns_the_picture(small_model: Model, three_pictures, monkeypatch):
+def test_an_edit_that_changes_nothing_returns_the_picture(small_model: OmniBridge, three_pictures, monkeypatch):
     twin = copy.deepcopy(small_model)
     with torch.no_grad():
         twin.projector.weight.zero_()  # an aligner that reads nothing gives both descriptions one condition
@@ -171,7 +173,7 @@ def test_an_edit_that_changes_nothing_returns_the_picture(small_model: Model, th
     assert not trace.mask.any() and np.array_equal(trace.picture, three_pictures[0])
 
 
-def test_a_reference_edit_draws_the_description_anew(small_model: Model, small_config, three_pictures):
+def test_a_reference_edit_draws_the_description_anew(small_model: OmniBridge, small_config, three_pictures):
     """With an aligner that still equals the text encoder, the release's edit is a drawing of the description."""
     twin = copy.deepcopy(small_model)
     init_from_t5(twin.aligner, twin.text_encoder)
@@ -184,8 +186,10 @@ def test_a_reference_edit_draws_the_description_anew(small_model: Model, small_c
         assert near(trace.picture, drawn) and trace.mask.all() and trace.before == ""
 
 
-def test_a_reference_edit_sees_the_picture_but_not_the_instruction(small_model: Model, three_pictures, monkeypatch):
-    patched = "latentbridge.models.omnibridge.modeling_omnibridge.replies_to"
+def test_a_reference_edit_sees_the_picture_but_not_the_instruction(
+    small_model: OmniBridge, three_pictures, monkeypatch
+):
+    patched = "latentbridge.models.omnibridge.modeling_omnibridge.generate_replies"
     monkeypatch.setattr(patched, lambda backbone, talks: ["a red star"] * len(talks))
     options = {"seed": 3, "steps": STEPS, "method": "reference"}
     first, again = (small_model.edit(three_pictures[0], text, **options) for text in TEXTS[:2])
@@ -194,7 +198,7 @@ def test_a_reference_edit_sees_the_picture_but_not_the_instruction(small_model: 
     assert near(together[0], first) and not near(*together)
 
 
-def test_an_unknown_edit_method_is_refused(small_model: Model, three_pictures):
+def test_an_unknown_edit_method_is_refused(small_model: OmniBridge, three_pictures):
     with pytest.raises(UserError, match="Unknown edit method 'maskd'; did you mean 'masked'"):
         small_model.edit(three_pictures[0], "x", method="maskd")  # pyright: ignore[reportArgumentType]
 
@@ -202,7 +206,7 @@ def test_an_unknown_edit_method_is_refused(small_model: Model, three_pictures):
 # --- what goes in and comes out -------------------------------------------------------------------
 
 
-def test_one_in_one_out_and_a_list_for_a_list(small_model: Model, three_pictures):
+def test_one_in_one_out_and_a_list_for_a_list(small_model: OmniBridge, three_pictures):
     picture = three_pictures[0]
     assert isinstance(small_model.understand(picture, "x", max_tokens=2), str)
     assert len(small_model.understand([picture], "x", max_tokens=2)) == 1
@@ -216,7 +220,7 @@ def test_one_in_one_out_and_a_list_for_a_list(small_model: Model, three_pictures
     assert small_model.embed(images=picture).shape == (16,) and small_model.embed(images=[picture]).shape == (1, 16)
 
 
-def test_lists_that_do_not_match_are_refused(small_model: Model, three_pictures):
+def test_lists_that_do_not_match_are_refused(small_model: OmniBridge, three_pictures):
     with pytest.raises(UserError, match="3 pictures but 2 texts"):
         small_model.understand(three_pictures, ["x", "y"])
     with pytest.raises(UserError, match="3 pictures but 2 texts"):

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.left_padding import IGNORE_INDEX
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import Positions, QwenVL
-from latentbridge.models.qwen_vl.sampling import replies_to
-from latentbridge.models.token_rows import IGNORED_LABEL
+from latentbridge.models.qwen_vl.sampling import generate_replies
 from latentbridge.types import Conversation
 
 FIXTURE = load_file(Path(__file__).parents[2] / "golden" / "omnibridge" / "golden.safetensors")
@@ -24,7 +24,7 @@ SIXTEEN_IMAGE_TOKENS = 16  # 64 px / (8 px patches merged 2 x 2), squared
 
 
 @pytest.fixture(scope="module")
-def backbone(small_model: Model) -> QwenVL:
+def backbone(small_model: OmniBridge) -> QwenVL:
     return small_model.backbone
 
 
@@ -130,9 +130,9 @@ def test_a_conversation_becomes_qwens_chat_text(backbone: QwenVL, three_pictures
 def test_labels_are_the_replies_and_their_ends(backbone: QwenVL):
     talks = [Conversation((("What is this?", "a star"), ("Where?", "top left"))), Conversation((("Hi", "yes"),))]
     batch = backbone.tokenize(talks)
-    chosen = [row[row != IGNORED_LABEL] for row in batch.labels]
+    chosen = [row[row != IGNORE_INDEX] for row in batch.labels]
     assert [backbone.tokenizer.decode(row) for row in chosen] == ["a star<|im_end|>top left<|im_end|>", "yes<|im_end|>"]
-    labelled = batch.labels != IGNORED_LABEL
+    labelled = batch.labels != IGNORE_INDEX
     assert torch.equal(batch.labels[labelled], batch.input_ids[labelled])
     assert not labelled[batch.attention_mask == 0].any()
 
@@ -172,8 +172,8 @@ def test_neither_padding_nor_batch_mates_move_a_hidden_state(backbone: QwenVL, t
 
 def test_replies_do_not_depend_on_batch_mates(backbone: QwenVL, three_pictures: list[np.ndarray]):
     talks = talks_of_three_lengths(three_pictures)
-    together = replies_to(backbone, talks, max_tokens=12)
-    assert together == [replies_to(backbone, [talk], max_tokens=12)[0] for talk in talks]
+    together = generate_replies(backbone, talks, max_tokens=12)
+    assert together == [generate_replies(backbone, [talk], max_tokens=12)[0] for talk in talks]
     assert len(set(together)) == 3
 
 
@@ -189,7 +189,7 @@ def test_replies_from_the_cache_equal_replies_read_anew(backbone: QwenVL, three_
         batch.image_mask = torch.cat([batch.image_mask, torch.tensor([[False]])], dim=1)
     expected = backbone.tokenizer.decode(batch.input_ids[0, start:]).partition("<|im_end|>")[0]
     assert len(expected) > 8
-    assert replies_to(backbone, [talk], max_tokens=8) == [expected]
+    assert generate_replies(backbone, [talk], max_tokens=8) == [expected]
 
 
 def test_sampled_replies_belong_to_their_generators(backbone: QwenVL, three_pictures: list[np.ndarray]):
@@ -197,7 +197,7 @@ def test_sampled_replies_belong_to_their_generators(backbone: QwenVL, three_pict
 
     def sample(chosen: list[Conversation], seeds: list[int]) -> list[str]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return replies_to(backbone, chosen, max_tokens=6, temperature=1.0, generators=generators)
+        return generate_replies(backbone, chosen, max_tokens=6, temperature=1.0, generators=generators)
 
     together = sample(talks, [1, 2, 3])
     assert together == sample(talks, [1, 2, 3]) and together != sample(talks, [4, 5, 6])
@@ -211,7 +211,7 @@ def test_in_the_language_loss_a_reply_counts_by_the_root_of_its_length(backbone:
     batch = backbone.tokenize(talks, pad=pad)
     log_probabilities = backbone.model.lm_head(backbone.hidden(batch)).log_softmax(dim=-1)
     replies = [[], [], []]
-    for row, place in (batch.labels != IGNORED_LABEL).nonzero().tolist():
+    for row, place in (batch.labels != IGNORE_INDEX).nonzero().tolist():
         second = row == 0 and len(replies[0]) == len(backbone.tokenizer.encode("yes")) + 1
         replies[2 if row else int(second)].append(-log_probabilities[row, place - 1, batch.labels[row, place]])
     assert len(replies[2]) > len(replies[0])
@@ -223,6 +223,6 @@ def test_in_the_language_loss_a_reply_counts_by_the_root_of_its_length(backbone:
 def test_picture_tokens_handed_over_change_nothing(backbone: QwenVL, three_pictures: list[np.ndarray]):
     talks = [Conversation((("Hi", "yes"),), picture) for picture in (*three_pictures[:2], None)]
     batch = backbone.tokenize(talks)
-    seen = backbone.picture_tokens(batch)
+    seen = backbone.image_embeddings(batch)
     torch.testing.assert_close(backbone.hidden(batch, seen), backbone.hidden(batch), atol=1e-6, rtol=0)
     assert not torch.allclose(backbone.hidden(batch, seen.flip(0)), backbone.hidden(batch), atol=1e-3)

@@ -4,16 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
-from latentbridge.models.qwen_vl.sampling import Replies, draw_tokens, replies_to, reply_log_probs, sample_replies
+from latentbridge.models.qwen_vl.sampling import (
+    Replies,
+    generate_replies,
+    reply_log_probs,
+    sample_replies,
+    sample_tokens,
+)
 from latentbridge.types import Conversation
 
 TEMPERATURE = 1.3
 
 
 @pytest.fixture
-def backbone(small_model: Model) -> QwenVL:
+def backbone(small_model: OmniBridge) -> QwenVL:
     return small_model.backbone
 
 
@@ -39,7 +45,7 @@ def test_copies_of_a_prompt_are_replies_of_their_own(backbone: QwenVL, talks: li
     texts = backbone.decode(many.tokens)
     assert len(texts) == 6 and len(set(texts)) > 4
     for index, text in enumerate(texts):
-        alone = replies_to(backbone, [talks[index // 2]], max_tokens=7, temperature=1.0, generators=seeded(index))
+        alone = generate_replies(backbone, [talks[index // 2]], max_tokens=7, temperature=1.0, generators=seeded(index))
         assert alone == [text]
 
 
@@ -98,7 +104,7 @@ def test_groups_padded_together_have_the_gradients_of_groups_alone(backbone: Qwe
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     likely = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
-    drawn = draw_tokens(likely.expand(20_011, -1), seeded(*range(20_011)))
+    drawn = sample_tokens(likely.expand(20_011, -1), seeded(*range(20_011)))
     often = torch.bincount(drawn, minlength=6) / 20_011
     assert (often[likely == 0] == 0).all()
     torch.testing.assert_close(often, likely, rtol=0, atol=0.014)  # four standard deviations of a share of one half
@@ -108,4 +114,4 @@ def test_what_cannot_be_is_not_drawn_at_the_ends_of_chance(monkeypatch: pytest.M
     rows = torch.tensor([[0.0, 0.7, 0.3, 0.0]])
     for number, token in ((0.0, 1), (1 - 2**-24, 2)):
         monkeypatch.setattr(torch, "rand", lambda *_, number=number, **__: torch.tensor([number]))
-        assert draw_tokens(rows, seeded(0)).tolist() == [token]
+        assert sample_tokens(rows, seeded(0)).tolist() == [token]

@@ -9,7 +9,7 @@ import torch
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.models.checkpoint import load
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
 from latentbridge.serving.engine.batch_invariance import make_batch_invariant
 
@@ -17,14 +17,14 @@ DESCRIPTION = "large red circle left, small blue star right, on white"
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
+def model() -> OmniBridge:
     model = load("tiny")
     make_batch_invariant(model)
     return model
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_a_drawing_does_not_depend_on_the_batch_size(model: Model, guidance: float):
+def test_a_drawing_does_not_depend_on_the_batch_size(model: OmniBridge, guidance: float):
     with torch.inference_mode():
         condition = model.describe_condition([DESCRIPTION], "query")
         assert isinstance(condition, torch.Tensor)
@@ -37,7 +37,7 @@ def test_a_drawing_does_not_depend_on_the_batch_size(model: Model, guidance: flo
             assert torch.equal(latents([3, 4, 5, 6, 7][:count]), many[:count])
 
 
-def test_an_embedding_does_not_depend_on_the_batch_size(model: Model):
+def test_an_embedding_does_not_depend_on_the_batch_size(model: OmniBridge):
     pictures = [render(scene) for scene in distinct_scenes("train", numpy_rng(0, "rows"), 5)]
     many = model.embed(images=pictures)
     words = ["a red star", "a blue star", "a green star", "a red circle", "a blue circle", "a green circle"]
@@ -51,7 +51,7 @@ def test_an_embedding_does_not_depend_on_the_batch_size(model: Model):
         assert np.array_equal(model.embed(texts=text), texts[row])
 
 
-def test_it_changes_results_by_rounding_only(model: Model):
+def test_it_changes_results_by_rounding_only(model: OmniBridge):
     pictures = [render(scene) for scene in distinct_scenes("train", numpy_rng(0, "rows"), 3)]
     # unit vectors in float32 whose sums are taken in another order
     np.testing.assert_allclose(load("tiny").embed(images=pictures), model.embed(images=pictures), atol=2e-6)

@@ -11,7 +11,7 @@ import pytest
 from tests.serving.engine.working import LONG, answer, counted, question, reply_text, run, running_engine, until
 
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.engine.engine import Engine, ServerBusy, ShuttingDown
 from latentbridge.serving.engine.jobs import GenerateJob, TextEmbeddingJob
 from latentbridge.serving.engine.metrics import Metrics
@@ -19,7 +19,7 @@ from latentbridge.serving.settings import Settings
 from latentbridge.types import Picture
 
 
-def test_concurrent_results_equal_sequential_results(served_model: Model, scene_picture: Picture):
+def test_concurrent_results_equal_sequential_results(served_model: OmniBridge, scene_picture: Picture):
     jobs: list[Any] = [
         question("Describe the picture.", scene_picture),
         question("What?", max_tokens=7, temperature=1.4, seed=5),
@@ -42,7 +42,7 @@ def test_concurrent_results_equal_sequential_results(served_model: Model, scene_
     run(test)
 
 
-def test_a_short_reply_does_not_wait_for_a_long_drawing(served_model: Model):
+def test_a_short_reply_does_not_wait_for_a_long_drawing(served_model: OmniBridge):
     async def test() -> None:
         async with running_engine(served_model) as engine:
             drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, LONG, 2.5)))
@@ -54,7 +54,7 @@ def test_a_short_reply_does_not_wait_for_a_long_drawing(served_model: Model):
     run(test)
 
 
-def test_a_disconnect_frees_the_slot(served_model: Model, scene_picture: Picture):
+def test_a_disconnect_frees_the_slot(served_model: OmniBridge, scene_picture: Picture):
     async def test() -> None:
         async with running_engine(served_model, slots=1) as engine:
             long = question("Is there a star? Think step by step.", scene_picture)
@@ -67,7 +67,7 @@ def test_a_disconnect_frees_the_slot(served_model: Model, scene_picture: Picture
     run(test)
 
 
-def test_a_cancelled_drawing_is_dropped(served_model: Model):
+def test_a_cancelled_drawing_is_dropped(served_model: OmniBridge):
     async def test() -> None:
         async with running_engine(served_model) as engine:
             drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, LONG, 2.5)))
@@ -80,7 +80,7 @@ def test_a_cancelled_drawing_is_dropped(served_model: Model):
     run(test)
 
 
-def test_a_full_engine_says_when_to_retry(served_model: Model):
+def test_a_full_engine_says_when_to_retry(served_model: OmniBridge):
     async def test() -> None:
         async with running_engine(served_model, max_requests=2) as engine:
             with engine.admit(), engine.admit():
@@ -93,7 +93,7 @@ def test_a_full_engine_says_when_to_retry(served_model: Model):
     run(test)
 
 
-def test_close_finishes_running_jobs_and_rejects_new_ones(served_model: Model):
+def test_close_finishes_running_jobs_and_rejects_new_ones(served_model: OmniBridge):
     async def test() -> None:
         engine = Engine(served_model, Settings(), Metrics())
         with pytest.raises(ShuttingDown), engine.admit():
@@ -111,9 +111,9 @@ def test_close_finishes_running_jobs_and_rejects_new_ones(served_model: Model):
     run(test)
 
 
-def test_an_error_reaches_its_own_request_only(served_model: Model):
+def test_an_error_reaches_its_own_request_only(served_model: OmniBridge):
     class Broken(TextEmbeddingJob):
-        def shape(self, model: Model) -> Any:
+        def shape(self, model: OmniBridge) -> Any:
             raise ZeroDivisionError
 
     async def test() -> None:

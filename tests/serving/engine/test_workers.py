@@ -14,7 +14,7 @@ import pytest
 from tests.serving.engine.working import LONG, answer, counted, question, reply_text, run, running_engine, until
 
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.engine.engine import WorkersLost
 from latentbridge.serving.engine.jobs import GenerateJob, ImageEmbeddingJob, TextEmbeddingJob
 from latentbridge.types import Picture
@@ -27,7 +27,7 @@ def worker_pids() -> set[int]:
     return {pid for pid in pids if b"worker_process import run_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
-def test_processes_give_the_results_of_a_thread_even_if_one_is_killed(served_model: Model, scene_picture: Picture):
+def test_processes_give_the_results_of_a_thread_even_if_one_is_killed(served_model: OmniBridge, scene_picture: Picture):
     reply = question("Describe the picture. Think step by step.", scene_picture, 60, temperature=1.5, seed=3)
     drawing = GenerateJob("large blue circle left, small tan ring top, on black", 2, 12, 2.5)
     jobs: list[Any] = [
@@ -65,7 +65,7 @@ def test_processes_give_the_results_of_a_thread_even_if_one_is_killed(served_mod
     run(test)
 
 
-def test_errors_of_a_process_are_those_of_a_thread(served_model: Model):
+def test_errors_of_a_process_are_those_of_a_thread(served_model: OmniBridge):
     async def test() -> None:
         async with running_engine(served_model, workers=2, context_tokens=64) as engine:
             await until(lambda: counted(engine, "workers") == 2)
@@ -79,7 +79,7 @@ def test_errors_of_a_process_are_those_of_a_thread(served_model: Model):
 
 
 @pytest.mark.slow
-def test_a_job_that_killed_two_workers_fails_and_no_other(served_model: Model):
+def test_a_job_that_killed_two_workers_fails_and_no_other(served_model: OmniBridge):
     async def test() -> None:
         async with running_engine(served_model, workers=2) as engine:
             await until(lambda: counted(engine, "workers") == 2)
@@ -96,7 +96,7 @@ def test_a_job_that_killed_two_workers_fails_and_no_other(served_model: Model):
 
 
 @pytest.mark.slow
-def test_if_no_process_becomes_ready_a_thread_computes(served_model: Model, tmp_path: Path):
+def test_if_no_process_becomes_ready_a_thread_computes(served_model: OmniBridge, tmp_path: Path):
     async def test() -> None:
         async with running_engine(served_model, workers=2, source=str(tmp_path)) as engine:
             await until(lambda: counted(engine, "workers_lost_total") >= 2 and not worker_pids())

@@ -63,7 +63,7 @@ def two_concepts(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 def test_a_fitted_view_finds_the_right_concept(two_concepts: list[np.ndarray]):
     view = AuxiliaryEmbedding(AuxiliaryEmbeddingConfig(words=4, width=1, eye_px=32))
     joining.fit_second_view(view)
-    pictures, texts = view.pictures(two_concepts), view.texts(["rose, flower", "water sea"])
+    pictures, texts = view.embed_pictures(two_concepts), view.embed_texts(["rose, flower", "water sea"])
     assert (pictures @ texts.T).argmax(dim=1).tolist() == [0] * 4 + [1] * 4
 
 
@@ -81,9 +81,11 @@ def test_a_wider_lexicon_lies_in_the_same_space(two_concepts: list[np.ndarray], 
     monkeypatch.setattr(joining, "_whitening", lambda rows, width: (rows.mean(dim=0), torch.eye(384)[:, :width]))
     joining.fit_second_view(view)
     centre = torch.stack([(table["rose"] + table["flower"]) / 2, (table["sea"] + table["water"]) / 2]).mean(dim=0)
-    for word, vector in zip(table, view.texts(list(table)), strict=True):
+    for word, vector in zip(table, view.embed_texts(list(table)), strict=True):
         assert float(torch.nn.functional.cosine_similarity(vector, (table[word] - centre)[:6], dim=0)) > 0.98
-    assert view.read("a red circle").unknown == () and view.read("a zebra").unknown == ("zebra",)
+    assert view.report_unknown_words("a red circle").unknown == () and view.report_unknown_words("a zebra").unknown == (
+        "zebra",
+    )
 
 
 def test_words_of_scenes_stay_out_of_the_lexicon():

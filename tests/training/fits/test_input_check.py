@@ -11,7 +11,7 @@ from PIL import Image
 from latentbridge.data.outside import outside_picture
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
-from latentbridge.models.input_check import Use
+from latentbridge.models.input_check import WordUse
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.input_check import fit_input_check
 
@@ -25,7 +25,7 @@ def test_a_fit_tells_scenes_from_other_pictures_and_is_the_same_again():
     outside = [outside_picture(rng) for _ in range(50)]
     assert sum(bool(check.picture_warnings(picture)) for picture in inside) <= 5
     assert sum(bool(check.picture_warnings(picture)) for picture in outside) >= 40
-    assert check.text_warnings("a red circle", Use.PROMPT) == []
+    assert check.text_warnings("a red circle", WordUse.PROMPT) == []
     assert check.text_warnings("an owl") == ['"mine" was not trained on questions with the word "owl".']
 
 
@@ -39,4 +39,4 @@ def test_data_that_is_like_any_picture_leaves_pictures_unjudged(tmp_path: Path):
     manifest.write_text("\n".join(lines))
     check = fit_input_check("mine", [str(manifest)], samples=120)
     assert check.layers == {} and check.picture_warnings(outside_picture(rng)) == []
-    assert check.text_warnings("leaf 7", Use.PROMPT) == []
+    assert check.text_warnings("leaf 7", WordUse.PROMPT) == []

@@ -1,4 +1,4 @@
-"""Which unified backbone a folder holds, how it is loaded, and what makes a network of ours one."""
+"""Loading of released checkpoints by what their folders hold, and the model a training run starts from."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from latentbridge.config import ModelConfig, NetworkConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.bagel.load_bagel import is_bagel, load_bagel
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
-from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.backbones.harmon.load_harmon import is_harmon, load_harmon
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro, is_janus
-from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import (
     ASSETS,
     BUILDERS,
     Network,
-    load,
     load_model,
     load_parts,
     model_folder,
@@ -29,79 +26,79 @@ from latentbridge.models.checkpoint import (
     outline,
     shipped,
 )
-from latentbridge.models.dual_encoder import DualEncoder
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder, is_decoder
-from latentbridge.models.omnibridge.load_omnibridge import is_released, require_fit
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, is_released, load_released
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.trainable import TrainableModel
 
 
-class Kind(NamedTuple):
-    """How folders of one backbone are told, and loaded."""
+class ReleaseKind(NamedTuple):
+    """The test for, and the loader of, the release folders of one model."""
 
     holds: Callable[[Path], bool]
-    load: Callable[[Path], Network]
+    load: Callable[[Path], TrainableModel]
 
 
-BACKBONES = (
-    Kind(is_janus, JanusPro.load),
-    Kind(is_bagel, load_bagel),
-    Kind(is_harmon, load_harmon),
+RELEASES = (
+    ReleaseKind(is_janus, JanusPro.load),
+    ReleaseKind(is_bagel, load_bagel),
+    ReleaseKind(is_harmon, load_harmon),
+    ReleaseKind(is_released, load_released),
 )
-"""Releases, in the order in which they are asked; any other folder is of ours, or an OmniBridge's release."""
-
-
+"""Kinds of release in the order in which they are tried."""
 UNIFIED = tuple(kind for kind in BUILDERS if kind != "scene")
-"""Kinds of network that understand and draw."""
+"""Config kinds of models that understand and generate."""
 
 
-def load_backbone(source: str | Path) -> UnifiedBackbone:
-    """The backbone called `source`: "tiny", a run or model folder of ours, or a released checkpoint's folder."""
-    return as_backbone(load_network(source))
+def load_release(folder: Path) -> TrainableModel | None:
+    """Return the model of a release folder, or None if the folder holds no release."""
+    return next((kind.load(folder) for kind in RELEASES if kind.holds(folder)), None)
 
 
-def load_network(source: str | Path) -> Network:
-    """What `load_backbone` loads, as it is: an OmniBridge as the whole `Model`, which can do more than the contract asks."""
+def load_network(source: str | Path, draws: bool = True) -> Network:
+    """Return the network called `source`: "tiny", a run or model folder of ours, or a release folder.
+
+    `draws=False` leaves out what an OmniBridge of ours needs for drawing alone.
+    """
     folder = shipped(source)
-    for kind in BACKBONES:
-        if kind.holds(folder):
-            return kind.load(folder)
-    return load(folder) if is_released(folder) else load_model(folder)
+    return load_release(folder) or load_model(folder, draws)
 
 
 def starting_network(config: NetworkConfig, seed: int, init: Sequence[tuple[str, Path]]) -> Network:
-    """A run's network before its first step, from (part, folder) pairs: built anew, each part read from its folder.
+    """Return a run's network before its first step: built from `config`, each part read from its folder in `init`.
 
-    A whole release is taken as it is, with its own tokenizer and in float32, in which the loop keeps what it trains; a
-    HunyuanDiT's folder is attached as the decoder. A backbone whose config fixes the size of its vocabulary reads with
-    the tokenizer of what it starts from.
+    A whole release is taken as it is, with its own tokenizer and in float32, in which the loop keeps what it trains; the folder
+    of a HunyuanDiT is attached as the decoder. A backbone whose config fixes the size of its vocabulary takes the tokenizer
+    of the checkpoint that it starts from.
     """
     folders = dict(init)
     whole = folders.get("")
-    if whole and (is_released(whole) or any(kind.holds(whole) for kind in BACKBONES)):
-        release = load_network(whole).float()
-        require_fit(outline(config), release.state_dict(), whole)
+    if whole and (release := load_release(whole)):
+        release = release.float()
+        check_state_dict(outline(config), release.state_dict(), whole)
         release.config = config  # pyright: ignore[reportAttributeAccessIssue]
-        return release
+        return release  # pyright: ignore[reportReturnType]
     source = folders.get("backbone.", whole)
     own_words = isinstance(config, ModelConfig) and config.backbone.vocab_size > 0
     words = model_folder(source) if source and own_words else ASSETS / "tokenizer"
     network = new_model(config, seed, words)
     for part, folder in init:
-        if isinstance(network, Model) and part == "decoder." and is_decoder(folder):
+        if isinstance(network, OmniBridge) and part == "decoder." and is_decoder(folder):
             attach_decoder(network, folder, torch.float32)
         else:
             load_parts(network, folder, [part])
     return network
 
 
-def as_backbone(network: Network, roundtrip_steps: int = 4, through_pixels: bool = False) -> UnifiedBackbone:
-    """A network under the contract; `roundtrip_steps` are of the denoising of whole drawings, in backbones that do it, and
-    `through_pixels` is Harmon's."""
-    if isinstance(network, DualEncoder):
-        raise UserError("A dual encoder neither answers nor draws; give the folder of another model.")
-    if isinstance(network, Model):
-        return OmniBridge(network, roundtrip_steps)
-    if isinstance(network, Bagel):
+def prepare_for_training(network: Network, roundtrip_steps: int = 4, through_pixels: bool = False) -> TrainableModel:
+    """Set how a model makes round trips, and return it; raise UserError for a network that cannot understand and generate.
+
+    `roundtrip_steps` are denoising steps of whole drawings (OmniBridge, BAGEL); `through_pixels` is Harmon's.
+    """
+    if not isinstance(network, TrainableModel):
+        raise UserError("A dual encoder neither answers nor generates; give the folder of another model.")
+    network.require("generate")
+    if isinstance(network, (OmniBridge, Bagel)):
         network.roundtrip_steps = roundtrip_steps
     if isinstance(network, Harmon):
         network.through_pixels = through_pixels

@@ -24,7 +24,7 @@ from transformers.models.t5.modeling_t5 import (
 
 from latentbridge.config import AlignerConfig
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.attention import LEAN
+from latentbridge.models.omnibridge.attention import CHUNKED
 
 LEGACY_MIX: dict[float, tuple[float, float]] = {
     0: (0.0, 0.0),
@@ -86,7 +86,7 @@ class BiTransformer(nn.Module):
     def __init__(self, config: AlignerConfig) -> None:
         super().__init__()
         self.config = config
-        t5 = t5_config(config, dropout_rate=config.dropout, attn_implementation=LEAN)
+        t5 = t5_config(config, dropout_rate=config.dropout, attn_implementation=CHUNKED)
         self.query_tokens = nn.Parameter(torch.empty(1, config.num_queries, config.d_model))
         self.block = nn.ModuleList(
             BiTransformerBlock(t5, i, crosses=i in config.cross_layers) for i in range(config.num_layers)

@@ -11,13 +11,13 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 from transformers.models.t5.modeling_t5 import eager_attention_forward
 
-LEAN = "latentbridge_lean"
-"""The name under which transformers' layers know `lean_attention`."""
+CHUNKED = "latentbridge_lean"
+"""The name under which transformers' layers know `chunked_attention`."""
 _SCORES = 1 << 21
 """Scores held at a time, of at least one sample: 8 MiB in float32."""
 
 
-def lean_attention(
+def chunked_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -43,7 +43,7 @@ def lean_attention(
     return _Lean.apply(query, key, value, position_bias), None
 
 
-AttentionInterface.register(LEAN, lean_attention)
+AttentionInterface.register(CHUNKED, chunked_attention)
 
 
 class _Lean(torch.autograd.Function):

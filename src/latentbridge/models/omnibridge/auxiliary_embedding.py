@@ -19,7 +19,7 @@ from latentbridge.config import AuxiliaryEmbeddingConfig
 from latentbridge.devices import device_of
 from latentbridge.errors import UserError
 from latentbridge.models.efficientnet import FEATURE_WIDTH, EfficientNetLite0
-from latentbridge.models.omnibridge.lexicon import (
+from latentbridge.models.omnibridge.word_vectors import (
     CODE_WIDTH,
     CODES,
     STOP_WORDS,
@@ -93,33 +93,33 @@ class AuxiliaryEmbedding(nn.Module):
             self.register_buffer("more_book", torch.zeros(width // CODE_WIDTH, CODES, CODE_WIDTH, dtype=torch.int8))
             self.register_buffer("more_scale", torch.zeros(width))
 
-    def features(self, pictures: Sequence[np.ndarray]) -> Tensor:
+    def image_features(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """The eye's view of uint8 pictures of one size, each standardised over its features: float32 [b 1280]."""
         with torch.no_grad():
             seen = self.eye(torch.from_numpy(np.stack(list(pictures))).to(device_of(self)))
         return F.layer_norm(seen, (FEATURE_WIDTH,))
 
-    def pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
+    def embed_pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Unit vectors [b w]."""
-        return F.normalize(self.joined(self.features(pictures)), dim=-1)
+        return F.normalize(self.project(self.image_features(pictures)), dim=-1)
 
-    def joined(self, features: Tensor) -> Tensor:
+    def project(self, features: Tensor) -> Tensor:
         """Features [b 1280] of pictures in the space of the words, [b w]."""
         return (features - self.centre) @ self.join.float() * self.join_scale
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors [b w], or zero."""
         return F.normalize(torch.stack([self._text(text) for text in texts]), dim=-1)
 
-    def beside(self, vectors: Tensor, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
+    def concatenate(self, vectors: Tensor, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
         """Unit vectors [b e+w]: the unit `vectors` [b e] of the same pictures or texts, with this view beside them.
 
         A cosine of two of them is the mean of both views' cosines, weighted by `share`.
         """
-        own = self.pictures(items) if kind == "image" else self.texts(items)
+        own = self.embed_pictures(items) if kind == "image" else self.embed_texts(items)
         return F.normalize(torch.cat([(1 - self.share) ** 0.5 * vectors, self.share**0.5 * own], dim=-1), dim=-1)
 
-    def read(self, text: str) -> WordReport:
+    def report_unknown_words(self, text: str) -> WordReport:
         """Return which words of a text are known, to this view or as words of the model's other worlds (`own_words`).
 
         Stop words and single letters count as neither. Without a record of the other worlds' words nothing is unknown.
@@ -145,14 +145,14 @@ class AuxiliaryEmbedding(nn.Module):
         more: dict[str, Tensor] | None = None,
         own: Iterable[str] = (),
     ) -> None:
-        """Take over the mean feature [1280], the map [1280 w] and a lexicon (`fill_words`), rounded."""
+        """Take over the mean feature [1280], the map [1280 w] and a lexicon (`fill_word_vectors`), rounded."""
         joined, join_scale = _rounded(join)
         for name, tensor in {"centre": centre, "join": joined, "join_scale": join_scale}.items():
             self.get_buffer(name).copy_(tensor)
-        self.fill_words(lexicon, more or {}, own)
+        self.fill_word_vectors(lexicon, more or {}, own)
 
     @torch.no_grad()
-    def fill_words(self, lexicon: dict[str, Tensor], more: dict[str, Tensor], own: Iterable[str]) -> None:
+    def fill_word_vectors(self, lexicon: dict[str, Tensor], more: dict[str, Tensor], own: Iterable[str]) -> None:
         """Take over the vectors [w] of `config.words` and `config.more_words` words, and the words of other worlds."""
         key = short_key if self.more_words else word_key
         words, further = sorted(lexicon, key=key), sorted(more, key=short_key)

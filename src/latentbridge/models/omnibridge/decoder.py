@@ -13,7 +13,7 @@ from transformers import BertModel
 
 from latentbridge.config import ModelConfig
 from latentbridge.devices import device_of
-from latentbridge.models.condition import Condition, Slots
+from latentbridge.models.condition import Condition, HunyuanCondition
 
 
 class Decoder(nn.Module):
@@ -21,7 +21,7 @@ class Decoder(nn.Module):
 
     Differs from the released pipeline on purpose where the condition is states alone: the CLIP slot is masked, so they
     are the only path from words to picture, and all their positions are attended, so no caption length leaks through
-    a mask. `Slots` are read as the release reads them (spec 2.2 step 7).
+    a mask. `HunyuanCondition` are read as the release reads them (spec 2.2 step 7).
     """
 
     def __init__(self, transformer: HunyuanDiT2DModel, rope_span: int):
@@ -65,7 +65,7 @@ class Decoder(nn.Module):
 
     def forward(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The prediction [b c h w] for `noisy` [b c h w] at `timesteps` [b]; a learned variance is dropped."""
-        slots = condition if isinstance(condition, Slots) else self._states_alone(condition)
+        slots = condition if isinstance(condition, HunyuanCondition) else self._states_alone(condition)
         dtype = next(self.transformer.parameters()).dtype  # its own `dtype` walks through all modules, at every step
         prediction = self.transformer(
             noisy.to(dtype),
@@ -79,10 +79,10 @@ class Decoder(nn.Module):
         )[0]
         return prediction[:, : noisy.shape[1]]
 
-    def _states_alone(self, states: Tensor) -> Slots:
+    def _states_alone(self, states: Tensor) -> HunyuanCondition:
         b, n, _ = states.shape
         length, width = self.clip_slot
-        return Slots(
+        return HunyuanCondition(
             states,
             torch.ones(b, n, dtype=torch.long, device=states.device),
             states.new_zeros(b, length, width),
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
         )
 
 
-class CaptionSlots(nn.Module):
+class CaptionEncoder(nn.Module):
     """How the release shows HunyuanDiT a caption beside the condition (spec 2.2 step 7).
 
     BERT's states of the caption stand in the CLIP slot, and of the mT5 slot only as many positions are attended as the
@@ -107,11 +107,11 @@ class CaptionSlots(nn.Module):
         self.tokenizer, self.length = tokenizer, length
         self.text_tokenizer, self.text_length = text_tokenizer, text_length
 
-    def forward(self, states: Tensor, captions: Sequence[str]) -> Slots:
+    def forward(self, states: Tensor, captions: Sequence[str]) -> HunyuanCondition:
         """The slots of a decoder that reads `states` [b n d] of any kind under `captions`."""
         ids, clip_mask = self._padded(self.tokenizer, captions, self.length)
         clip = self.encoder(input_ids=ids, attention_mask=clip_mask).last_hidden_state
-        return Slots(states.to(clip.dtype), self.text_tokens(captions)[1], clip, clip_mask)
+        return HunyuanCondition(states.to(clip.dtype), self.text_tokens(captions)[1], clip, clip_mask)
 
     def text_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """mT5's token ids and their mask, int64 [b text_length] each; the mask is 0 at padding."""

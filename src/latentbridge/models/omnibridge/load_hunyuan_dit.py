@@ -19,8 +19,8 @@ from transformers import BertModel, BertTokenizer, T5Config, T5EncoderModel, T5T
 from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.diffusion import Scheduler
-from latentbridge.models.omnibridge.decoder import CaptionSlots, Decoder
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.decoder import CaptionEncoder, Decoder
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 
 PARTS = ("text_encoder.", "decoder.", "autoencoder.", "captions.")
 """What `attach_decoder` sets; its weights stay in their own folder and are not saved with the model."""
@@ -58,7 +58,7 @@ _UNREAD = ("pooler.",)
 """Tensors a folder may hold and nothing here reads: BERT's pooler."""
 
 
-def outline_decoder(model: Model) -> None:
+def attach_meta_decoder(model: OmniBridge) -> None:
     """Sets the networks of HunyuanDiT v1.2 without weights, on the meta device: names and shapes alone (spec 2.2 step 7).
 
     BERT and tokenizers are left out; training reads neither.
@@ -76,7 +76,7 @@ def is_decoder(folder: Path) -> bool:
     return (folder / "transformer" / "config.json").is_file()
 
 
-def attach_decoder(model: Model, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+def attach_decoder(model: OmniBridge, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Let `model` draw with the HunyuanDiT v1.2 in `folder`: its bridge's output goes in the mT5 slot (spec 2.2 step 7).
 
     Weights are `dtype`, the autoencoder's float32, as in the release; bfloat16 would round timesteps to steps of four.
@@ -113,7 +113,7 @@ def attach_decoder(model: Model, folder: Path, dtype: torch.dtype = torch.float1
         raise UserError(
             f"The parts of {folder} belong to different models (widths {widths}, but {read} are read); download it again."
         )
-    model.captions = CaptionSlots(captions, tokenizers[0], config["text_len"], tokenizers[1], config["text_len_t5"])
+    model.captions = CaptionEncoder(captions, tokenizers[0], config["text_len"], tokenizers[1], config["text_len_t5"])
     model.text_encoder = text_encoder
     model.decoder = Decoder(
         transformer, rope_span=_PRETRAINING_PX // autoencoder.patch_px // config["patch_size"]

@@ -16,8 +16,8 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbeddin
 
 from latentbridge.config import OMNIBRIDGE_8B, QWEN2_VL_7B, BackboneConfig, ModelConfig
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.tokenization import load_tokenizer
 
 _RENAMES = (
     ("model.visual.", "backbone.model.model.visual."),
@@ -31,7 +31,7 @@ _RENAMES = (
 _HEADS = ("image_queries", "text_queries", "image_proj", "text_proj", "logit_scale", "fusion_alpha")
 
 
-def our_name(released: str) -> str:
+def convert_key(released: str) -> str:
     """Our state-dict name of a released tensor, in the old layout (`visual.*`, `model.*`) or that of transformers 4.52 and later."""
     for prefix, ours in _RENAMES:
         if released.startswith(prefix):
@@ -45,19 +45,19 @@ def is_released(folder: Path) -> bool:
     return path.exists() and json.loads(path.read_text()).get("model_type") == "qwen2_vl"
 
 
-def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Model:
+def load_released(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OmniBridge:
     """A Qwen2-VL, or OmniBridge on one, from sharded safetensors; every tensor must be known, present and of the right shape."""
-    stored = {our_name(name): tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
+    stored = {convert_key(name): tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
     values = json.loads((folder / "config.json").read_text())
     config = OMNIBRIDGE_8B if any(name.startswith("aligner.") for name in stored) else ModelConfig(parts=("backbone",))
     config = replace(config, backbone=_backbone_config(values))
     with torch.device("meta"):
-        model = Model(config, load_tokenizer(folder))
+        model = OmniBridge(config, load_tokenizer(folder))
     if config.backbone.tied_embeddings:
         stored.setdefault(
             "backbone.model.lm_head.weight", stored["backbone.model.model.language_model.embed_tokens.weight"]
         )
-    require_fit(model, stored, folder)
+    check_state_dict(model, stored, folder)
     model.load_state_dict(stored, assign=True)
     for module in model.modules():
         if isinstance(module, (Qwen2VLRotaryEmbedding, Qwen2VLVisionRotaryEmbedding)):
@@ -96,7 +96,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"Cannot read {path} ({error}); download it again.") from error
 
 
-def require_fit(model: nn.Module, stored: dict[str, torch.Tensor], folder: Path) -> None:
+def check_state_dict(model: nn.Module, stored: dict[str, torch.Tensor], folder: Path) -> None:
     """Refuse tensors that are not the model's, all of them and in its shapes."""
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {name: tensor.shape for name, tensor in stored.items()}

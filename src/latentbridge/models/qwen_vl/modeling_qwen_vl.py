@@ -12,11 +12,11 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from latentbridge.config import BackboneConfig
 from latentbridge.devices import device_of, to_device
+from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.packing import pack
 from latentbridge.models.qwen_vl.patches import patchify
-from latentbridge.models.token_rows import IGNORED_LABEL
-from latentbridge.models.vocabulary import encode, token_id
+from latentbridge.models.tokenization import encode, token_id
 from latentbridge.ranks import global_mean
 from latentbridge.types import Conversation, Picture
 
@@ -130,7 +130,7 @@ class QwenVL(nn.Module):
         ]
         length = max(len(ids) for ids, _ in rows)
         input_ids = torch.full((len(rows), length), self.padding)
-        labels = torch.full((len(rows), length), IGNORED_LABEL)
+        labels = torch.full((len(rows), length), IGNORE_INDEX)
         weights = torch.zeros(len(rows), length)
         attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
         for row, (ids, replies) in enumerate(rows):
@@ -150,7 +150,7 @@ class QwenVL(nn.Module):
         return pack(batch, self._position_ids(batch), self.padding)
 
     def hidden(self, batch: TokenBatch, seen: Tensor | None = None) -> Tensor:
-        """Last-layer states after the final norm: [b s d]. `seen` is `picture_tokens` of the batch, where already known."""
+        """Last-layer states after the final norm: [b s d]. `seen` is `image_embeddings` of the batch, where already known."""
         inputs = self.inputs(batch)
         if seen is not None:
             words = self.model.get_input_embeddings()(batch.input_ids)
@@ -158,11 +158,11 @@ class QwenVL(nn.Module):
             inputs = {name: inputs[name] for name in ("attention_mask", "position_ids")} | {"inputs_embeds": embeds}
         return self.model.model(**inputs, use_cache=False).last_hidden_state
 
-    def picture_tokens(self, batch: TokenBatch) -> Tensor:
+    def image_embeddings(self, batch: TokenBatch) -> Tensor:
         """What the vision tower hands to the language model for pictures of one size: [pictures tokens d]."""
-        return torch.stack(self.picture_rows(batch))
+        return torch.stack(self.image_embedding_list(batch))
 
-    def picture_rows(self, batch: TokenBatch) -> list[Tensor]:
+    def image_embedding_list(self, batch: TokenBatch) -> list[Tensor]:
         """The same picture by picture, of any sizes: [tokens d] each."""
         found = self.model.model.get_image_features(batch.pixel_values, batch.image_grid_thw)  # pyright: ignore
         return list(cast(Sequence[Tensor], found.pooler_output))  # pyright: ignore
@@ -174,7 +174,7 @@ class QwenVL(nn.Module):
         """
         hidden = self.hidden(batch, seen)[:, :-1]
         targets = batch.labels[:, 1:]
-        chosen = targets != IGNORED_LABEL
+        chosen = targets != IGNORE_INDEX
         weights = batch.weights[:, 1:][chosen]
         logits = self.model.lm_head(hidden[chosen])
         losses = nn.functional.cross_entropy(logits.float(), targets[chosen], reduction="none")

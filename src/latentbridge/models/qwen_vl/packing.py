@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.qwen_vl.batch import TokenBatch
-from latentbridge.models.token_rows import IGNORED_LABEL
 
 
 def pack(batch: TokenBatch, position_ids: Tensor, padding: int) -> TokenBatch:
@@ -37,7 +37,7 @@ def pack(batch: TokenBatch, position_ids: Tensor, padding: int) -> TokenBatch:
         input_ids=moved(batch.input_ids, padding),
         attention_mask=moved(batch.attention_mask),
         image_mask=moved(batch.image_mask),
-        labels=moved(batch.labels, IGNORED_LABEL),
+        labels=moved(batch.labels, IGNORE_INDEX),
         weights=moved(batch.weights),
         position_ids=torch.stack([moved(values) for values in (places, *position_ids)]),
         **_pictures(batch, order),

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
-from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.types import Conversation
 
 
@@ -28,7 +28,7 @@ class Replies:
     """bool [r]; whether the turn ended before the tokens ran out."""
 
 
-def replies_to(
+def generate_replies(
     backbone: QwenVL,
     conversations: Sequence[Conversation],
     *,
@@ -98,7 +98,7 @@ def reply_log_probs(backbone: QwenVL, prompts: TokenBatch, replies: Replies, tem
     copies = len(replies.tokens) // len(prompts.input_ids)
     seen = None
     if prompts.pixel_values is not None:
-        pictures = backbone.picture_rows(prompts)
+        pictures = backbone.image_embedding_list(prompts)
         seen = torch.cat([picture for picture in pictures for _ in range(copies)])
     whole = _joined(prompts, replies, copies)
     start = prompts.input_ids.shape[1] - 1
@@ -121,7 +121,7 @@ def _joined(prompts: TokenBatch, replies: Replies, copies: int) -> TokenBatch:
         input_ids=ids,
         attention_mask=beside(prompts.attention_mask, replies.mask),
         image_mask=beside(prompts.image_mask, torch.zeros_like(replies.mask)),
-        labels=torch.full_like(ids, IGNORED_LABEL),
+        labels=torch.full_like(ids, IGNORE_INDEX),
         weights=torch.zeros(ids.shape, device=ids.device),
         pixel_values=None,
         image_grid_thw=None if grid is None else grid.repeat_interleave(copies, dim=0),
@@ -134,11 +134,11 @@ def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Gener
         return logits.argmax(dim=-1), logits.new_zeros(len(logits))
     assert generators is not None, "sampling needs one generator a reply"
     probabilities = (logits / temperature).softmax(dim=-1)
-    chosen = draw_tokens(probabilities, generators)
+    chosen = sample_tokens(probabilities, generators)
     return chosen, probabilities.gather(1, chosen[:, None])[:, 0].log()
 
 
-def draw_tokens(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def sample_tokens(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """One token a row, [r v] -> int64 [r], by one number of the row's own generator, which lives on the CPU.
 
     It is the token in whose share of the row's sum the number falls. torch.multinomial draws a number for every token of the

@@ -29,11 +29,11 @@ class DualEncoderTeacher(Teacher):
 
     @torch.no_grad()
     def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
-        return self.network.pictures(pictures).cpu().numpy()
+        return self.network.embed_pictures(pictures).cpu().numpy()
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return self.network.texts(texts).cpu().numpy()
+        return self.network.embed_texts(texts).cpu().numpy()
 
 
 class _FromFolder(DualEncoderTeacher):

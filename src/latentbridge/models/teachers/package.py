@@ -30,7 +30,7 @@ class Package(Teacher):
     @torch.no_grad()
     def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
         square = [fit_square(picture, self.view.eye.size_px) for picture in pictures]
-        return self.view.pictures(square).numpy()
+        return self.view.embed_pictures(square).numpy()
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -39,8 +39,8 @@ class Package(Teacher):
                 raise UserError(
                     f"The teacher 'package' knows no word of {text!r}; leave it out or take another teacher."
                 )
-        return self.view.texts(texts).numpy()
+        return self.view.embed_texts(texts).numpy()
 
     @torch.no_grad()
     def knows(self, text: str) -> bool:
-        return bool(self.view.texts([text]).any())
+        return bool(self.view.embed_texts([text]).any())

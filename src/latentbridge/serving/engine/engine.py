@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.serving.engine.jobs import Job
+from latentbridge.models.stepwise import StepwiseModel
+from latentbridge.models.unified import UnifiedModel
+from latentbridge.serving.engine.jobs import Job, ReplyJob
 from latentbridge.serving.engine.metrics import Metrics
 from latentbridge.serving.engine.scheduler import Cancel, Results, RunBatch, StartReply
 from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
@@ -65,7 +66,7 @@ class Engine:
     `start` was called in.
     """
 
-    def __init__(self, model: Model, settings: Settings, metrics: Metrics):
+    def __init__(self, model: UnifiedModel, settings: Settings, metrics: Metrics):
         self.model = model
         self.settings = settings
         self.metrics = metrics
@@ -136,7 +137,10 @@ class Engine:
                 task.cancel()
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk]:
-        """Yield the chunks of a reply as they are generated."""
+        """Yield the chunks of a reply as they are generated; one chunk if the model is not stepwise."""
+        if not isinstance(self.model, StepwiseModel):
+            yield await self.run(ReplyJob(request))
+            return
         async with self._submitted(request) as queued:
             finish_reason = None
             while finish_reason is None:
@@ -213,7 +217,6 @@ class Engine:
     def _on_results(self, results: Results) -> None:
         chunks = sum(isinstance(result, TokenChunk) for _, result in results)
         if chunks:
-            self.metrics.tokens.inc(chunks)
             self.metrics.batch_sizes.labels("GenerationRequest").observe(chunks)
         for number, result in results:
             job = self._jobs.get(number)
@@ -222,6 +225,7 @@ class Engine:
             if isinstance(result, TokenChunk):
                 if result.reply_tokens <= job.reply_tokens:  # delivered before, by a worker that has died since
                     continue
+                self.metrics.tokens.inc(result.reply_tokens - job.reply_tokens)
                 job.reply_tokens = result.reply_tokens
             if not isinstance(result, TokenChunk) or result.finish_reason:
                 self.metrics.seconds.labels(type(job.payload).__name__).observe(time.monotonic() - job.submitted_s)

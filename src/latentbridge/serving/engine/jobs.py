@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from latentbridge.models.condition import map_condition
-from latentbridge.models.omnibridge.modeling_omnibridge import EditPlan, Model
+from latentbridge.errors import UserError
+from latentbridge.models.stepwise import StepwiseModel
+from latentbridge.models.unified import UnifiedModel
+from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk, whole_reply
 from latentbridge.types import Conversation, EditResult, Picture
 
 Steps = Generator[None, None, list[Any]]
@@ -22,12 +21,40 @@ Steps = Generator[None, None, list[Any]]
 class Job(Protocol):
     """A unit of work; jobs of one class and shape may be run as a batch."""
 
-    def shape(self, model: Model) -> Hashable:
+    def shape(self, model: UnifiedModel) -> Hashable:
         """Return what jobs must share to be computed in one pass without a change of each other's float sums."""
         ...
 
     @classmethod
-    def run_batch(cls, model: Model, jobs: Sequence[Self]) -> Steps: ...
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Steps: ...
+
+
+@dataclass(frozen=True)
+class ReplyJob:
+    """Generates a whole reply, with a model that is not stepwise."""
+
+    request: GenerationRequest
+
+    def shape(self, model: UnifiedModel) -> Hashable:
+        return id(self)  # replies are not batched, since conversations differ in length
+
+    @classmethod
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[TokenChunk]]:
+        (request,) = (job.request for job in jobs)
+        prompt_tokens = model.count_tokens(request.conversation)
+        if prompt_tokens >= model.context_length:
+            raise UserError(
+                f"The conversation has {prompt_tokens} tokens; {model.context_length - 1} are the most, so shorten it."
+            )
+        yield
+        (text,) = model.reply(
+            [request.conversation],
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            generators=[request.generator()],
+        )
+        reply_tokens = model.count_tokens(Conversation(((text, ""),)))
+        return [whole_reply(request, text, prompt_tokens, reply_tokens)]
 
 
 @dataclass(frozen=True)
@@ -39,44 +66,41 @@ class GenerateJob:
     steps: int
     guidance: float
 
-    def shape(self, model: Model) -> Hashable:
+    def shape(self, model: UnifiedModel) -> Hashable:
         return self.steps, self.guidance
 
     @classmethod
-    def run_batch(cls, model: Model, jobs: Sequence[Self]) -> Generator[None, None, list[Picture]]:
-        """Encode descriptions one by one, since they differ in length, and denoise as a batch."""
-        conditions: list[Any] = []
-        for job in jobs:
-            conditions.append(model.describe_condition([job.description], "query"))
-            yield
-        condition = map_condition(lambda *rows: torch.cat(rows), *conditions)
-        seeds = [job.seed for job in jobs]
-        latents = yield from _last(model.denoise_steps(condition, seeds, jobs[0].steps, jobs[0].guidance))
-        return model.decode_pictures(latents)
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[Picture]]:
+        descriptions, seeds = [job.description for job in jobs], [job.seed for job in jobs]
+        steps, guidance = jobs[0].steps, jobs[0].guidance
+        if isinstance(model, StepwiseModel):
+            return (yield from model.draw_steps(descriptions, seeds, steps, guidance))
+        return model.draw_descriptions(descriptions, seeds, steps=steps, guidance=guidance)
 
 
 @dataclass(frozen=True)
 class EditJob:
-    """Changes a picture from one description to another."""
+    """Edits a picture; a stepwise model needs the descriptions before and after the edit."""
 
     picture: Picture
-    before: str
-    after: str
+    instruction: str
     seed: int
     steps: int
     guidance: float
+    before: str = ""
+    after: str = ""
 
-    def shape(self, model: Model) -> Hashable:
+    def shape(self, model: UnifiedModel) -> Hashable:
         return self.steps, self.guidance
 
     @classmethod
-    def run_batch(cls, model: Model, jobs: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
-        seeds = [job.seed for job in jobs]
-        before, after = [job.before for job in jobs], [job.after for job in jobs]
-        plan: EditPlan = model.plan_edit([job.picture for job in jobs], before, after, seeds)
-        steps = model.denoise_steps(plan.condition, seeds, jobs[0].steps, jobs[0].guidance, plan.keep)
-        latents = yield from _last(steps)
-        return model.finish_edit(plan, latents)
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
+        pictures, seeds = [job.picture for job in jobs], [job.seed for job in jobs]
+        steps, guidance = jobs[0].steps, jobs[0].guidance
+        if isinstance(model, StepwiseModel):
+            before, after = [job.before for job in jobs], [job.after for job in jobs]
+            return (yield from model.edit_steps(pictures, before, after, seeds, steps, guidance))
+        return model.edit_pictures(pictures, [job.instruction for job in jobs], seeds, steps=steps, guidance=guidance)
 
 
 @dataclass(frozen=True)
@@ -93,13 +117,13 @@ class ImageEmbeddingJob:
 
     picture: Picture
 
-    def shape(self, model: Model) -> Hashable:
+    def shape(self, model: UnifiedModel) -> Hashable:
         return self.picture.shape
 
     @classmethod
-    def run_batch(cls, model: Model, jobs: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
         pictures = [job.picture for job in jobs]
-        tokens = _count_tokens(model, Conversation((("", ""),), pictures[0]))
+        tokens = model.count_tokens(Conversation((("", ""),), pictures[0]))
         yield
         return [EmbeddingOutput(vector, tokens) for vector in model.embed(images=pictures)]
 
@@ -110,24 +134,11 @@ class TextEmbeddingJob:
 
     text: str
 
-    def shape(self, model: Model) -> Hashable:
-        return _count_tokens(model, Conversation(((self.text, ""),)))
+    def shape(self, model: UnifiedModel) -> Hashable:
+        return model.count_tokens(Conversation(((self.text, ""),)))
 
     @classmethod
-    def run_batch(cls, model: Model, jobs: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
-        tokens = _count_tokens(model, Conversation(((jobs[0].text, ""),)))
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
+        tokens = model.count_tokens(Conversation(((jobs[0].text, ""),)))
         yield
         return [EmbeddingOutput(vector, tokens) for vector in model.embed(texts=[job.text for job in jobs])]
-
-
-def _count_tokens(model: Model, conversation: Conversation) -> int:
-    return model.backbone.tokenize([conversation], open_ended=True).input_ids.shape[1]
-
-
-def _last(steps: Iterator[Tensor]) -> Generator[None, None, Tensor]:
-    """Return the last of some tensors, yielding after each."""
-    newest: deque[Tensor] = deque(maxlen=1)
-    for latents in steps:
-        newest.append(latents)
-        yield
-    return newest.pop()

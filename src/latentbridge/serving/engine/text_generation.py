@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from latentbridge.models.qwen_vl.slots import SamplingParams
+import torch
+
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
 
@@ -28,16 +29,17 @@ class GenerationRequest:
     purpose: str = "chat"
     """The stream of the seed that tokens are sampled from (`rng.py`)."""
 
-    def sampling_params(self) -> SamplingParams:
-        """Return the sampling parameters, with a new generator."""
-        return SamplingParams(self.temperature, torch_rng(self.seed, self.purpose))
+    def generator(self) -> torch.Generator:
+        """Return a new generator of the reply's tokens."""
+        return torch_rng(self.seed, self.purpose)
 
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """The text that a token adds to a reply; the last chunk has a finish reason."""
+    """The text that one token, or several, add to a reply; the last chunk has a finish reason."""
 
-    token: int
+    token: int | None
+    """None for a whole reply."""
     text: str
     finish_reason: FinishReason | None
     prompt_tokens: int
@@ -63,7 +65,7 @@ class Detokenizer:
         """Return the chunk of a token; `has_room` tells whether the slot holds another one."""
         self._tokens.append(token)
         text = self._decode(self._tokens)
-        stop_at = min((start for stop in self._request.stop if (start := text.find(stop)) >= 0), default=None)
+        stop_at = _find_stop(text, self._request.stop)
         reason: FinishReason | None = None
         if token == self._end_of_turn or stop_at is not None:
             reason = "stop"
@@ -80,3 +82,15 @@ class Detokenizer:
             n for stop in self._request.stop for n in range(len(stop) - 1, 0, -1) if complete.endswith(stop[:n])
         )
         return len(text) - len(complete) + max(prefixes, default=0)
+
+
+def whole_reply(request: GenerationRequest, text: str, prompt_tokens: int, reply_tokens: int) -> TokenChunk:
+    """Return a reply as one chunk, cut at the first stop text."""
+    stop_at = _find_stop(text, request.stop)
+    reason: FinishReason = "length" if stop_at is None and reply_tokens >= request.max_tokens else "stop"
+    return TokenChunk(None, text[:stop_at], reason, prompt_tokens, max(1, reply_tokens))
+
+
+def _find_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Return the position of the first stop text, if any."""
+    return min((start for stop in stops if (start := text.find(stop)) >= 0), default=None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.unified import UnifiedModel
 from latentbridge.serving.engine.metrics import Metrics
 from latentbridge.serving.engine.scheduler import Results
 from latentbridge.serving.engine.workers import ProcessWorker, ThreadWorker, Worker
@@ -38,7 +38,7 @@ class WorkerPool:
 
     def __init__(
         self,
-        model: Model,
+        model: UnifiedModel,
         settings: Settings,
         metrics: Metrics,
         on_results: Callable[[Results], None],

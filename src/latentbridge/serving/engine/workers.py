@@ -8,7 +8,7 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from typing import Protocol
 
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.unified import UnifiedModel
 from latentbridge.processes import start_process
 from latentbridge.serving.engine.scheduler import Command, Results, Scheduler
 from latentbridge.serving.engine.worker_process import run_worker
@@ -30,7 +30,7 @@ class Worker(Protocol):
 class ThreadWorker:
     """A worker in a thread of this process, on the model given."""
 
-    def __init__(self, model: Model, settings: Settings, on_results: Callable[[Results], None]):
+    def __init__(self, model: UnifiedModel, settings: Settings, on_results: Callable[[Results], None]):
         scheduler = Scheduler(model, settings, on_results)
         self._thread = threading.Thread(target=scheduler.run, name="worker", daemon=True)
         self._thread.start()

@@ -11,7 +11,7 @@ from typing import Any
 from latentbridge.data.pictures import Fault, FilePictures, FolderPictures, picture_of
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.unified import UnifiedModel
 from latentbridge.rundir import atomic_write
 from latentbridge.serving.service import png_base64
 
@@ -45,7 +45,7 @@ class RemoteCaller:
 class LocalCaller(RemoteCaller):
     """The user who started the process: files named by a tool call are read, and only one folder is written to."""
 
-    def __init__(self, model: Model, folder: Path | None = None):
+    def __init__(self, model: UnifiedModel, folder: Path | None = None):
         self._model = model
         self._folder = folder
         self._numbers = count(1)

@@ -55,6 +55,7 @@ _EFFORTS = {
 async def chat(body: ChatCompletionRequest, request: Request, service: ServiceDep) -> Any:
     """Reply to a conversation with at most one picture, given as a data URL."""
     service.check_model(body.model)
+    service.engine.model.require("understand")
     generation = await generation_request(body, service)
     request.state.charge(generation.max_tokens)
     warnings = await chat_warnings(body, generation, service)

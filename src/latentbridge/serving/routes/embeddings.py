@@ -33,8 +33,8 @@ router = APIRouter(route_class=JsonRoute, responses=ERROR_RESPONSES)
 async def embed(body: EmbeddingRequest, request: Request, service: ServiceDep) -> EmbeddingResponse:
     """Return a unit vector for each input, in order."""
     service.check_model(body.model)
+    service.engine.model.require("embed")
     dimension = service.engine.model.embedding_size
-    service.engine.model.require("bridge", "embed")
     if body.dimensions not in (None, dimension):
         raise UserError(
             f"This model's vectors have {dimension} numbers, not {body.dimensions}; leave out `dimensions`."

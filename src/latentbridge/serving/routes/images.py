@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi import APIRouter, Form, Request
 
 from latentbridge import prompts
 from latentbridge.errors import UserError
-from latentbridge.models.input_check import Use, size_warnings
+from latentbridge.models.input_check import WordUse, size_warnings
+from latentbridge.models.stepwise import StepwiseModel
 from latentbridge.serving.engine.jobs import EditJob, GenerateJob
 from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.openapi import ERROR_RESPONSES
-from latentbridge.serving.schemas import Guidance, ImageGenerationRequest, ImageObject, ImagesResponse, NumSteps, Seed
+from latentbridge.serving.schemas import ImageEditRequest, ImageGenerationRequest, ImageObject, ImagesResponse
 from latentbridge.serving.service import Service, ServiceDep, png_base64, seed_or_random, unix_time
-from latentbridge.types import Picture
-
-_EDIT_FIELDS = ImageGenerationRequest.model_fields.keys() - {"stream"} | {"image", "image[]", "mask"}
+from latentbridge.types import EditResult, Picture, Skill
 
 router = APIRouter(route_class=JsonRoute, responses=ERROR_RESPONSES)
 
@@ -25,12 +24,8 @@ router = APIRouter(route_class=JsonRoute, responses=ERROR_RESPONSES)
 @router.post("/v1/images/generations", operation_id="draw")
 async def draw(body: ImageGenerationRequest, request: Request, service: ServiceDep) -> ImagesResponse:
     """Draw pictures of a prompt, which the model first completes to a full description."""
-    service.check_model(body.model)
-    prompts.check_text("prompt", body.prompt)
-    count, steps = body.n or 1, body.steps or 20
-    guidance = 2.5 if body.guidance is None else body.guidance
-    size, seeds = _check(service, count, body.size, steps, body.seed)
-    request.state.charge(count * steps)
+    seeds, steps, guidance = _sampling(body, "generate", service)
+    request.state.charge(len(seeds) * steps)
 
     async def work() -> list[ImageObject]:
         descriptions = await asyncio.gather(*(service.describe_prompt(body.prompt, seed) for seed in seeds))
@@ -39,77 +34,63 @@ async def draw(body: ImageGenerationRequest, request: Request, service: ServiceD
 
     images, check = await service.run(request, work), service.input_check
     missing = (each for image in images for each in check.description_warnings(body.prompt, image.revised_prompt))
-    warnings = [*check.text_warnings(body.prompt, Use.PROMPT), *dict.fromkeys(missing)]
-    return ImagesResponse(created=unix_time(), data=images, size=size, warnings=warnings)
+    warnings = [*check.text_warnings(body.prompt, WordUse.PROMPT), *dict.fromkeys(missing)]
+    return ImagesResponse(created=unix_time(), data=images, size=_size(service), warnings=warnings)
 
 
 @router.post("/v1/images/edits", operation_id="edit")
 async def edit(
-    request: Request,
-    service: ServiceDep,
-    prompt: Annotated[str, Form()],
-    image: Annotated[UploadFile | None, File(description="The picture to change.")] = None,
-    images: Annotated[list[UploadFile] | None, File(alias="image[]", description="The same, in a list of one.")] = None,
-    mask: Annotated[UploadFile | None, File(description="Rejected: the model computes its own mask.")] = None,
-    model: Annotated[str | None, Form()] = None,
-    n: Annotated[int, Form(ge=1)] = 1,
-    size: Annotated[str | None, Form()] = None,
-    seed: Annotated[Seed | None, Form()] = None,
-    steps: Annotated[NumSteps, Form()] = 20,
-    guidance: Annotated[Guidance, Form()] = 2.5,
-    response_format: Annotated[Literal["b64_json"], Form()] = "b64_json",
-    output_format: Annotated[Literal["png"], Form()] = "png",
-    background: Annotated[Literal["auto", "opaque"], Form()] = "auto",
-    quality: Annotated[Literal["auto", "standard"], Form()] = "auto",
+    body: Annotated[ImageEditRequest, Form(media_type="multipart/form-data")], request: Request, service: ServiceDep
 ) -> ImagesResponse:
     """Change a picture as instructed and keep the rest."""
-    if unknown := [name for name in await request.form() if name not in _EDIT_FIELDS]:
-        raise UserError(f"{unknown[0][:100]}: Extra inputs are not permitted")
-    service.check_model(model)
-    prompts.check_text("prompt", prompt)
-    size, seeds = _check(service, n, size, steps, seed)
-    request.state.charge(n * steps)
-    files = [*([image] if image else []), *(images or [])]
+    seeds, steps, guidance = _sampling(body, "edit", service)
+    request.state.charge(len(seeds) * steps)
+    files = [*([body.image] if body.image else []), *(body.images or [])]
     if len(files) != 1:
         raise UserError(f"There are {len(files)} pictures; send the one to change as `image`.")
-    if mask is not None:
+    if body.mask is not None:
         raise UserError("This model computes its own mask; leave out `mask`.")
+    model = service.engine.model
     source = await service.decode_full_size(await files[0].read())
-    picture = await asyncio.to_thread(service.engine.model.fit, source)
+    picture = await asyncio.to_thread(model.fit, source)
     warnings = [
         *await service.picture_warnings(picture),
-        *size_warnings(source, _size_px(service)),
-        *service.input_check.text_warnings(prompt, Use.INSTRUCTION),
+        *size_warnings(source, model.drawing_size_px or 0),
+        *service.input_check.text_warnings(body.prompt, WordUse.INSTRUCTION),
     ]
 
     async def work() -> list[ImageObject]:
-        before, after = await asyncio.gather(
-            service.ask(picture, prompts.CAPTION_REQUEST), service.ask(picture, prompts.edit_request(prompt))
-        )
+        before = after = ""
+        if isinstance(model, StepwiseModel):
+            before, after = await asyncio.gather(
+                service.ask(picture, prompts.CAPTION_REQUEST), service.ask(picture, prompts.edit_request(body.prompt))
+            )
         after = prompts.undrawable(after)
-        jobs = [EditJob(picture, before, after, job_seed, steps, guidance) for job_seed in seeds]
-        results = await service.engine.run_all(jobs)
-        return _image_objects([result.picture for result in results], [after] * len(seeds), seeds)
+        jobs = [EditJob(picture, body.prompt, seed, steps, guidance, before, after) for seed in seeds]
+        results: list[EditResult] = await service.engine.run_all(jobs)
+        return _image_objects([result.picture for result in results], [result.after for result in results], seeds)
 
     edited = await service.run(request, work)
-    return ImagesResponse(created=unix_time(), data=edited, size=size, warnings=warnings)
+    return ImagesResponse(created=unix_time(), data=edited, size=_size(service), warnings=warnings)
 
 
-def _size_px(service: Service) -> int:
-    """Return the side of the squares that the model draws."""
-    return service.engine.model.decoder.grid * service.engine.model.autoencoder.patch_px
+def _size(service: Service) -> str:
+    return f"{service.engine.model.drawing_size_px}x{service.engine.model.drawing_size_px}"
 
 
-def _check(service: Service, count: int, size: str | None, steps: int, seed: int | None) -> tuple[str, list[int]]:
-    """Return the size and the seeds of the pictures, if the request is within the limits."""
-    service.engine.model.require("decoder", "draw")
-    own_size = f"{_size_px(service)}x{_size_px(service)}"
-    if size not in (None, "auto", own_size):
-        raise UserError(f"This model draws {own_size}, not {size}; leave out `size`.")
-    service.check_limit("n", count, service.settings.max_pictures)
-    service.check_limit("steps", steps, service.settings.max_steps)
-    first = seed_or_random(seed)
-    return own_size, [first + i for i in range(count)]
+def _sampling(body: ImageGenerationRequest, skill: Skill, service: Service) -> tuple[list[int], int, float]:
+    """Return the seeds of the pictures, steps and guidance, if the model has the skill and the request is within limits."""
+    model, limits = service.engine.model, service.settings
+    service.check_model(body.model)
+    model.require(skill)
+    prompts.check_text("prompt", body.prompt)
+    if body.size not in (None, "auto", _size(service)):
+        raise UserError(f"This model draws {_size(service)}, not {body.size}; leave out `size`.")
+    count, first = body.n or 1, seed_or_random(body.seed)
+    service.check_limit("n", count, limits.max_pictures)
+    service.check_limit("steps", body.steps or 0, limits.max_steps)
+    guidance = model.default_guidance if body.guidance is None else body.guidance
+    return [first + i for i in range(count)], body.steps or model.default_steps, guidance
 
 
 def _image_objects(pictures: list[Picture], descriptions: list[str], seeds: list[int]) -> list[ImageObject]:

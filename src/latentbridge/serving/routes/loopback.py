@@ -15,8 +15,8 @@ from latentbridge.serving.service import ServiceDep, png_base64, seed_or_random
 from latentbridge.types import Picture
 
 router = APIRouter(route_class=JsonRoute, responses=ERROR_RESPONSES)
-_MAX_TOKENS, _STEPS, _GUIDANCE = 160, 20, 2.5
-"""The defaults of `Model.understand` and `Model.generate`, which `latentbridge loopback` uses."""
+_MAX_TOKENS = 160
+"""The default of `UnifiedModel.understand`, which `latentbridge loopback` uses."""
 
 
 @router.post("/v1/loopback", operation_id="loopback")
@@ -24,14 +24,15 @@ async def loopback(body: LoopbackRequest, request: Request, service: ServiceDep)
     """Return the rounds of a picture, as `latentbridge loopback` does."""
     service.check_model(body.model)
     service.check_limit("rounds", body.rounds, service.settings.max_rounds)
-    engine = service.engine
-    engine.model.require("decoder", "draw")
-    request.state.charge(body.rounds * _STEPS)
+    engine, model = service.engine, service.engine.model
+    for skill in ("understand", "generate", "embed"):
+        model.require(skill)
+    request.state.charge(body.rounds * model.default_steps)
     origin = await service.fetch_picture(body.image)
     seed = seed_or_random(body.seed)
 
     async def embed(picture: Picture) -> np.ndarray:
-        return (await engine.run(ImageEmbeddingJob(engine.model.fit(picture)))).vector
+        return (await engine.run(ImageEmbeddingJob(model.fit(picture)))).vector
 
     async def work() -> list[LoopbackRound]:
         rounds: list[LoopbackRound] = []
@@ -40,7 +41,7 @@ async def loopback(body: LoopbackRequest, request: Request, service: ServiceDep)
         for number in range(body.rounds):
             words = await service.ask(picture, prompts.CAPTION_REQUEST, _MAX_TOKENS)
             noise_seed = int(numpy_rng(seed, "loopback", number).integers(2**31))
-            picture = await engine.run(GenerateJob(words, noise_seed, _STEPS, _GUIDANCE))
+            picture = await engine.run(GenerateJob(words, noise_seed, model.default_steps, model.default_guidance))
             vector = await embed(picture)
             to_origin, to_previous = float(vector @ first), float(vector @ previous)
             rounds.append(

@@ -24,7 +24,7 @@ async def list_models(service: ServiceDep) -> ModelList:
 async def find_model(name: str, service: ServiceDep) -> ModelCard:
     """Return a model by name."""
     service.check_model(name)
-    return ModelCard(id=name, created=service.started)
+    return ModelCard(id=name, created=service.started, skills=sorted(service.engine.model.skills))
 
 
 @router.head("/healthz", include_in_schema=False)

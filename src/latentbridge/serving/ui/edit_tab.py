@@ -10,6 +10,7 @@ import gradio as gr
 from fastapi import UploadFile
 
 from latentbridge.serving.routes.images import edit
+from latentbridge.serving.schemas import ImageEditRequest
 from latentbridge.serving.ui.api_bridge import ApiBridge, decode_image
 from latentbridge.serving.ui.inputs import (
     chosen_seed,
@@ -36,8 +37,8 @@ def tab(api: ApiBridge) -> None:
             instruction = words_input("What to change", "make the circle green", settings)
             with gr.Accordion("More", open=False):
                 seed = seed_input()
-                steps = steps_input(settings)
-                guidance = guidance_input()
+                steps = steps_input(api.service)
+                guidance = guidance_input(api.service)
             go = gr.Button("Edit", variant="primary")
         with gr.Column(scale=3, min_width=280):
             comparison = gr.ImageSlider(
@@ -57,16 +58,10 @@ def tab(api: ApiBridge) -> None:
         async with api.show_errors():
             before = await api.data_url(file)
             upload = UploadFile(BytesIO(base64.b64decode(before.partition(",")[2])))
-            response = await edit(
-                api.request(visit, _PATH),
-                api.service,
-                instruction,
-                upload,
-                n=1,
-                seed=chosen_seed(seed),
-                steps=steps,
-                guidance=guidance,
+            body = ImageEditRequest(
+                prompt=instruction, image=upload, seed=chosen_seed(seed), steps=steps, guidance=guidance
             )
+            response = await edit(body, api.request(visit, _PATH), api.service)
         after = response.data[0]
         caption = f"{after.revised_prompt} (seed {after.seed})"
         return (decode_image(before), decode_image(after.b64_json)), caption, show_warnings(response.warnings)

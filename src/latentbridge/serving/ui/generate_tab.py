@@ -33,8 +33,8 @@ def tab(api: ApiBridge) -> None:
             prompt = words_input("What to draw", "a red circle left of a blue star", settings, lines=2)
             count = gr.Slider(1, settings.max_pictures, min(4, settings.max_pictures), step=1, label="Pictures")
             seed = seed_input()
-            steps = steps_input(settings)
-            guidance = guidance_input()
+            steps = steps_input(api.service)
+            guidance = guidance_input(api.service)
             go = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3, min_width=280):
             gallery = gr.Gallery(

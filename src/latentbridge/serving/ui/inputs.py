@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from latentbridge.serving.service import Service
 from latentbridge.serving.settings import Settings
 
 
@@ -34,14 +35,16 @@ def chosen_seed(seed: int | None) -> int | None:
     return None if seed is None or seed < 0 else seed
 
 
-def steps_input(settings: Settings) -> gr.Slider:
-    """Return an input for denoising steps."""
-    return gr.Slider(1, settings.max_steps, 20, step=1, label="Steps", info="More is slower and finer.")
+def steps_input(service: Service) -> gr.Slider:
+    """Return an input for sampling steps."""
+    limit, default = service.settings.max_steps, service.engine.model.default_steps
+    return gr.Slider(1, limit, min(default, limit), step=1, label="Steps", info="More is slower and finer.")
 
 
-def guidance_input() -> gr.Slider:
+def guidance_input(service: Service) -> gr.Slider:
     """Return an input for classifier-free guidance."""
-    return gr.Slider(0, 10, 2.5, step=0.1, label="Guidance", info="How strictly the words are followed.")
+    default = service.engine.model.default_guidance
+    return gr.Slider(0, 10, default, step=0.1, label="Guidance", info="How strictly the words are followed.")
 
 
 def warnings_output() -> gr.Markdown:

@@ -14,18 +14,19 @@ from latentbridge.serving.guard.rates import Rates
 from latentbridge.serving.ui import chat_tab, edit_tab, generate_tab, loopback_tab, search_tab
 from latentbridge.serving.ui.api_bridge import ApiBridge
 from latentbridge.serving.ui.theme import CSS, HEAD, ICON, ICON_PATH, theme
+from latentbridge.types import Skill
 
 PATH = "/ui"
 _CACHE_S = 3600
 """Lifetime of visitors' files on the disk."""
 _ABOUT = """The shipped model is for small scenes of coloured shapes and simple drawings. It works at 64 x 64 px, and so an
 edited picture comes back at that size."""
-_TABS: tuple[tuple[str, Callable[[ApiBridge], None]], ...] = (
-    ("Chat", chat_tab.tab),
-    ("Draw", generate_tab.tab),
-    ("Edit", edit_tab.tab),
-    ("Search", search_tab.tab),
-    ("Loopback", loopback_tab.tab),
+_TABS: tuple[tuple[str, Skill, Callable[[ApiBridge], None]], ...] = (
+    ("Chat", "understand", chat_tab.tab),
+    ("Draw", "generate", generate_tab.tab),
+    ("Edit", "edit", edit_tab.tab),
+    ("Search", "embed", search_tab.tab),
+    ("Loopback", "generate", loopback_tab.tab),
 )
 
 
@@ -55,9 +56,10 @@ def add_page(app: FastAPI, rates: Rates) -> None:
     api = ApiBridge(app, rates)
     with _Page(title="LatentBridge", analytics_enabled=False, delete_cache=(_CACHE_S, _CACHE_S)) as page:
         gr.Markdown(f"# LatentBridge\n\n{_ABOUT}" if api.service.input_check.model == "tiny" else "# LatentBridge")
-        for name, tab in _TABS:
-            with gr.Tab(name):
-                tab(api)
+        for name, skill, tab in _TABS:
+            if skill in api.service.engine.model.skills:
+                with gr.Tab(name):
+                    tab(api)
     for event in page.fns.values():
         event.api_visibility = "private"
     page.queue(api_open=False, max_size=api.service.settings.max_requests, default_concurrency_limit=None)

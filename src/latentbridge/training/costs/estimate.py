@@ -31,7 +31,7 @@ from torch import nn
 from latentbridge.config import ModelConfig, RunConfig
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import Network, outline
-from latentbridge.models.omnibridge.load_hunyuan_dit import outline_decoder
+from latentbridge.models.omnibridge.load_hunyuan_dit import attach_meta_decoder
 from latentbridge.training.costs.passes import Pass, Passes, passes
 from latentbridge.training.optim import make_optimizers
 from latentbridge.training.recompute import Recompute, blocks
@@ -131,7 +131,7 @@ def sketch(config: RunConfig) -> tuple[Network, Stage]:
         and "decoder." in dict(config.init)
         and "decoder" not in config.model.parts
     ):
-        outline_decoder(network)  # pyright: ignore[reportArgumentType]
+        attach_meta_decoder(network)  # pyright: ignore[reportArgumentType]
     if config.stage.lora_rank:
         with torch.device("meta"):
             add_adapter(network, config.stage.lora_rank)

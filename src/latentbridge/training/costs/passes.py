@@ -12,7 +12,7 @@ from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 from latentbridge.models.checkpoint import Network
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.training.stages.finetune import TALKS_PER_PAIR
 
 
@@ -34,7 +34,7 @@ Passes = tuple[Pass, ...]
 
 @dataclass(frozen=True)
 class Verbs:
-    """What a unified backbone does, in passes of one sample; the names are those of `UnifiedBackbone` where it has one."""
+    """What a unified backbone does, in passes of one sample; the names are those of `TrainableModel` where it has one."""
 
     understand: Passes
     generate: Passes
@@ -199,7 +199,7 @@ def _harmon(network: Any, text: int, picture_px: int, steps: int) -> Verbs:
 
 
 _VERBS: dict[type, Callable[[Any, int, int, int], Verbs]] = {
-    Model: _omnibridge,
+    OmniBridge: _omnibridge,
     JanusPro: _janus,
     Bagel: _bagel,
     Harmon: _harmon,

@@ -20,7 +20,7 @@ from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.models.efficientnet import EfficientNetLite0
 from latentbridge.models.omnibridge.auxiliary_embedding import AuxiliaryEmbedding
-from latentbridge.models.omnibridge.lexicon import words_of
+from latentbridge.models.omnibridge.word_vectors import words_of
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.common_words import common_words
 
@@ -120,7 +120,7 @@ def _features(view: AuxiliaryEmbedding, drawings: Drawings, chosen: list[Drawing
     """The eye's view of drawings on white: [n, 1280]."""
     rows = [show(drawings, drawing, "white") for drawing in chosen]
     starts = tqdm(range(0, len(rows), _BATCH), desc="second view", mininterval=2)
-    return torch.cat([view.features(rows[start : start + _BATCH]) for start in starts])
+    return torch.cat([view.image_features(rows[start : start + _BATCH]) for start in starts])
 
 
 def _ridge(inputs: Tensor, targets: Tensor) -> Tensor:

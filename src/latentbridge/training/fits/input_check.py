@@ -20,7 +20,7 @@ from latentbridge.config import StageConfig
 from latentbridge.data.outside import outside_picture
 from latentbridge.data.worlds import Mixture
 from latentbridge.images import fit_square
-from latentbridge.models.input_check import InputCheck, Use, picture_statistics, says, word_key, words_of
+from latentbridge.models.input_check import InputCheck, WordUse, mentions, picture_statistics, word_key, words_of
 from latentbridge.rng import numpy_rng, torch_rng
 from latentbridge.types import Conversation, Picture
 
@@ -41,30 +41,30 @@ class _Samples:
     """What was met in the training data."""
 
     pictures: list[Picture] = field(default_factory=list)
-    uses: dict[str, Use] = field(default_factory=dict)
+    uses: dict[str, WordUse] = field(default_factory=dict)
     prompted: Counter[str] = field(default_factory=Counter)
     unsaid: Counter[str] = field(default_factory=Counter)
     """Prompts that hold a word, and those whose description leaves it out."""
 
-    def add_words(self, text: str, use: Use) -> None:
+    def add_words(self, text: str, use: WordUse) -> None:
         for word in words_of(text):
-            self.uses[word] = self.uses.get(word, Use(0)) | use
+            self.uses[word] = self.uses.get(word, WordUse(0)) | use
 
     def add_conversation(self, talk: Conversation) -> None:
         if talk.picture is not None:
             self.pictures.append(talk.picture)
         for asked, reply in talk.turns:
             if asked.startswith(opening := prompts.draw_request("")):
-                self.add_words(asked, Use.PROMPT)
+                self.add_words(asked, WordUse.PROMPT)
                 description = prompts.undrawable(reply)
                 for word in words_of(asked.removeprefix(opening)):
                     self.prompted[word] += 1
-                    self.unsaid[word] += not says(description, word)
+                    self.unsaid[word] += not mentions(description, word)
             elif asked.startswith(prompts.edit_request("")):
-                self.add_words(asked, Use.INSTRUCTION)
+                self.add_words(asked, WordUse.INSTRUCTION)
             else:
-                self.add_words(asked, Use.QUESTION)
-                self.add_words(reply, Use.TEXT)
+                self.add_words(asked, WordUse.QUESTION)
+                self.add_words(reply, WordUse.TEXT)
 
 
 def fit_input_check(model: str, data: Sequence[str], *, samples: int = 12_000, seed: int = 0) -> InputCheck:
@@ -80,7 +80,7 @@ def fit_input_check(model: str, data: Sequence[str], *, samples: int = 12_000, s
     layers = _fit_pictures(found.pictures, seed)
     for word, count in found.unsaid.items():
         if count > _UNSAID * found.prompted[word]:
-            found.uses[word] |= Use.UNSAID
+            found.uses[word] |= WordUse.UNSAID
     words = sorted(found.uses, key=word_key)
     return InputCheck(
         model=model,
@@ -101,11 +101,11 @@ def _look(data: Sequence[str], samples: int, seed: int) -> _Samples:
         found.add_conversation(world.converse(rng))
         item = world.align(rng)
         found.add_conversation(item.drawing)
-        found.add_words(item.caption, Use.TEXT)
+        found.add_words(item.caption, WordUse.TEXT)
         found.pictures.append(item.picture)
     if mixture.drawings:  # rare names, and what the lexicon of the second view is made of
         for drawing in mixture.drawings.drawings.split("train"):
-            found.add_words(" ".join([drawing.label, *drawing.tags]), Use.TEXT)
+            found.add_words(" ".join([drawing.label, *drawing.tags]), WordUse.TEXT)
     return found
 
 
@@ -131,7 +131,7 @@ def _train(inside: np.ndarray, outside: np.ndarray, seed: int) -> dict[str, np.n
     network = nn.Sequential(nn.Linear(inside.shape[1], _HIDDEN), nn.Tanh(), nn.Linear(_HIDDEN, 1))
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=rng)
-    inputs = torch.from_numpy(InputCheck.cut_off(np.concatenate([inside, outside])))
+    inputs = torch.from_numpy(InputCheck.clip_statistics(np.concatenate([inside, outside])))
     wanted = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
     weights = torch.cat([torch.full((len(rows),), 0.5 / len(rows)) for rows in (inside, outside)])
     optimizer = torch.optim.AdamW(network.parameters(), _RATE, weight_decay=_DECAY)

@@ -21,7 +21,7 @@ from latentbridge.data.worlds import AlignItem, Mixture
 from latentbridge.models.checkpoint import unique_state
 from latentbridge.models.diffusion import diffusion_loss
 from latentbridge.models.omnibridge.aligner import init_from_t5
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.auxiliary_embedding import fit_second_view
@@ -75,13 +75,13 @@ class Align(Stage):
         self.worlds = Mixture(config.stage, config.seed)
         self.features: dict[str, Ragged] = {}
 
-    def prepare(self, model: Model) -> None:
+    def prepare(self, model: OmniBridge) -> None:
         if not self.config.inherits("aligner."):
             init_from_t5(model.aligner, model.text_encoder)
         if model.config.second_view.words and not self.config.inherits("second_view."):
             fit_second_view(model.second_view)
 
-    def attach(self, model: Model) -> nn.Module | None:
+    def attach(self, model: OmniBridge) -> nn.Module | None:
         key = {
             "weights": _frozen_digest(model),
             "model": to_dict(self.config.model),
@@ -102,7 +102,7 @@ class Align(Stage):
         annealed = round(ANNEALED_SHARE * self.config.steps)
         return 0 if self.config.stage.beta_schedule == "none" else min(step, annealed)
 
-    def batch(self, model: Model, step: int) -> AlignBatch:
+    def batch(self, model: OmniBridge, step: int) -> AlignBatch:
         indices = local_rows(self.order.indices(step))
         draw_, draw_mask = self._padded("draw", indices)
         image, image_mask = self._padded("image", indices)
@@ -124,7 +124,7 @@ class Align(Stage):
             identity=torch.from_numpy(self.features["identity"].padded(indices)[0][:, 0]),
         )
 
-    def loss(self, model: Model, batch: AlignBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
+    def loss(self, model: OmniBridge, batch: AlignBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
         stage = self.config.stage
         text = model.text_encoder.shared(batch.target_ids)
         inputs = mixed_inputs(stage.beta_schedule, batch.progress, text, model.aligner.query_tokens, rng)
@@ -162,7 +162,7 @@ class Align(Stage):
         return digest.hexdigest()
 
     @torch.no_grad()
-    def compute(self, model: Model, indices: range) -> dict[str, list[np.ndarray]]:
+    def compute(self, model: OmniBridge, indices: range) -> dict[str, list[np.ndarray]]:
         items = [self._item(index) for index in indices]
         descriptions = [prompts.undrawable(item.drawing.turns[-1][1]) for item in items]
         ids = model.text_ids(descriptions)
@@ -193,7 +193,7 @@ def _half(hidden: Tensor, mask: Tensor) -> list[np.ndarray]:
     return [row[keep].half().cpu().numpy() for row, keep in zip(hidden, mask, strict=True)]
 
 
-def _frozen_digest(model: Model) -> str:
+def _frozen_digest(model: OmniBridge) -> str:
     digest = sha256()
     for name, tensor in unique_state(model).items():
         if name.startswith(("backbone.", "text_encoder.", "autoencoder.")):

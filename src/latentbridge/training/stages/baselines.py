@@ -10,7 +10,7 @@ import torch
 
 from latentbridge.data.shapes.scenes import scenes
 from latentbridge.data.shapes.tasks import plan
-from latentbridge.models.backbones.contract import UnifiedBackbone
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.training.objectives.self_play import self_play_loss
 from latentbridge.training.stages.native import PairBatch, Terms, weigh
 from latentbridge.training.stages.posttrain import PostTrain
@@ -30,7 +30,7 @@ class Reca(PostTrain):
     losses, as every method's terms do, and understanding is held still in this term only.
     """
 
-    def terms(self, backbone: UnifiedBackbone, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
+    def terms(self, backbone: TrainableModel, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
         loss = backbone.reconstruction_loss(batch.pictures, rng)
         return weigh(reconstruction=(self.settings.reconstruction, loss))
 
@@ -43,7 +43,7 @@ class UniGame(PostTrain):
     and failing means that the drawing is read as something else than the latent; that needs no judge and no buffer.
     """
 
-    def terms(self, backbone: UnifiedBackbone, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
+    def terms(self, backbone: TrainableModel, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
         latents = backbone.gen_latent(batch.prompts, batch.seeds)
         loss = self_play_loss(latents, partial(backbone.roundtrip, seeds=batch.seeds), self.settings.perturbation)
         return weigh(self_play=(self.settings.self_play, loss))

@@ -14,8 +14,8 @@ from latentbridge import prompts
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import AlignItem
 from latentbridge.devices import CPU
-from latentbridge.models.backbones.omnibridge import OmniBridge
-from latentbridge.models.omnibridge.modeling_omnibridge import Model, drawing_talks
+from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge, drawing_talks
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.rng import numpy_rng
 from latentbridge.training.objectives.losses import retrieval_loss
@@ -48,13 +48,13 @@ class Finetune(Native):
 
     trains = ("omnibridge",)
     many_ranks = False
-    start: Model
+    start: OmniBridge
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.learns_pairs = self.worlds.has_own_pairs
 
-    def attach(self, model: Model) -> nn.Module | None:
+    def attach(self, model: OmniBridge) -> nn.Module | None:
         """Keep a frozen copy of the start, which is what the model is here on every resume too."""
         self.start = deepcopy(model).requires_grad_(False)
         return super().attach(model)
@@ -64,7 +64,7 @@ class Finetune(Native):
             return name.startswith("model.backbone.")
         return super().trainable(name) or name.startswith("model.retrieval.")
 
-    def batch(self, model: Model, step: int) -> FinetuneBatch:
+    def batch(self, model: OmniBridge, step: int) -> FinetuneBatch:
         rng = numpy_rng(self.config.seed, "finetune", step)
         numbers = self.config.samples(step)
         talks = [self.converse(rng, number) for number in numbers]
@@ -74,7 +74,7 @@ class Finetune(Native):
         tokens = model.backbone.tokenize(talks, device=CPU)
         return FinetuneBatch(model.backbone.pack(tokens) if self.config.stage.packed else tokens, pairs, len(own))
 
-    def loss(self, model: Model, batch: FinetuneBatch, rng: torch.Generator, heads: Any) -> LossOutputs:
+    def loss(self, model: OmniBridge, batch: FinetuneBatch, rng: torch.Generator, heads: Any) -> LossOutputs:
         stage = self.config.stage
         terms = {"understanding": (self.settings.understanding, model.backbone.language_loss(batch.talks))}
         if rehearsed := batch.pairs[batch.own :]:
@@ -85,7 +85,7 @@ class Finetune(Native):
         found = weigh(**terms)
         return LossOutputs(torch.stack(list(found.weighted.values())).sum(), found.parts, dict(found.weighted))
 
-    def _drift(self, model: Model, pairs: Sequence[AlignItem]) -> Tensor:
+    def _drift(self, model: OmniBridge, pairs: Sequence[AlignItem]) -> Tensor:
         """Return how far the conditions and embeddings of pairs are from the start's, as a share of their squared norm."""
         with torch.no_grad():
             before = _read(self.start, pairs)
@@ -96,24 +96,24 @@ class Finetune(Native):
         return torch.stack(drifts).mean()
 
     def _generation_loss(self, pairs: Sequence[AlignItem], rng: torch.Generator) -> Tensor:
-        backbone, drawn = cast(OmniBridge, self.backbone), [pair.drawn for pair in pairs]
+        backbone, drawn = cast(OmniBridgeAdapter, self.backbone), [pair.drawn for pair in pairs]
         losses = (backbone.generation_loss, backbone.text_generation_loss)
         return torch.stack([loss(_descriptions(pairs), drawn, rng) for loss in losses]).mean()
 
 
-def _read(model: Model, pairs: Sequence[AlignItem]) -> list[Tensor]:
+def _read(model: OmniBridge, pairs: Sequence[AlignItem]) -> list[Tensor]:
     """Return what pairs are drawn and found by: conditions [b n * d], and embeddings of pictures and captions [b e]."""
     descriptions = _descriptions(pairs)
     return [model.query_condition(drawing_talks(descriptions, descriptions)).flatten(1), *_embeddings(model, pairs)]
 
 
-def _retrieval_loss(model: Model, pairs: Sequence[AlignItem]) -> Tensor:
+def _retrieval_loss(model: OmniBridge, pairs: Sequence[AlignItem]) -> Tensor:
     image, text = _embeddings(model, pairs)
     identities = torch.tensor([pair.identity for pair in pairs], device=image.device)
     return retrieval_loss(image, text, identities, model.retrieval.logit_scale.exp()).total
 
 
-def _embeddings(model: Model, pairs: Sequence[AlignItem]) -> tuple[Tensor, Tensor]:
+def _embeddings(model: OmniBridge, pairs: Sequence[AlignItem]) -> tuple[Tensor, Tensor]:
     pictures = [model.fit(pair.picture) for pair in pairs]
     return model.retrieval_vectors("image", pictures), model.retrieval_vectors("text", [pair.caption for pair in pairs])
 

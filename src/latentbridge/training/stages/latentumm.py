@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
-from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.checkpoint import Network
 from latentbridge.models.latent_heads import LatentHeads
 from latentbridge.models.teachers import load_teacher
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.ranks import all_reduce_sum, global_mean_weight
 from latentbridge.training.objectives.anchors import Anchors
@@ -46,7 +46,7 @@ class LatentUMM(PostTrain):
             return LatentHeads(width, self.anchors.space.dimension if self.anchors else width)
         return nn.Linear(width, self.anchors.space.dimension) if self.anchors else None
 
-    def terms(self, backbone: UnifiedBackbone, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
+    def terms(self, backbone: TrainableModel, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
         text, image = backbone.und_latent(batch.prompts), backbone.und_latent(batch.pictures)
         if self.settings.objective == "reference":
             embedded = heads.hidden_to_embed(text), heads.hidden_to_embed(image)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture, identity_of
-from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.backbones.loading import UNIFIED, as_backbone
 from latentbridge.models.checkpoint import Network
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.items import ItemOrder
@@ -54,7 +54,7 @@ class Native(Stage):
     """The native losses of a backbone over a finite set of drawn pairs and over conversations that are new at every step.
 
     Everything is decided by (seed, step), so runs of one seed meet the same data in the same order whatever else they
-    minimise. Pairs come from the worlds of the stage config. Any `UnifiedBackbone` will do; a `Model` becomes an `OmniBridge`.
+    minimise. Pairs come from the worlds of the stage config. Any `TrainableModel` will do; a `OmniBridge` becomes an `OmniBridgeAdapter`.
     """
 
     trains = UNIFIED
@@ -67,7 +67,7 @@ class Native(Stage):
         self.settings = config.stage.posttrain
         self.worlds = Mixture(config.stage, config.seed)
         self.order = ItemOrder(config, "post-training order")
-        self.backbone: UnifiedBackbone
+        self.backbone: TrainableModel
         self.moving: frozenset[str] = frozenset()
         """What the backbone lets move, as `Objective` names it."""
 
@@ -119,6 +119,6 @@ class Native(Stage):
         weighted = native.weighted | own.weighted
         return LossOutputs(torch.stack(list(weighted.values())).sum(), native.parts | own.parts, dict(weighted))
 
-    def terms(self, backbone: UnifiedBackbone, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
+    def terms(self, backbone: TrainableModel, batch: PairBatch, rng: torch.Generator, heads: Any) -> Terms:
         """What a method adds to the native losses."""
         return weigh()

@@ -14,9 +14,9 @@ from latentbridge.data.shapes.render import patch_owners
 from latentbridge.data.shapes.scenes import COLOURS, MAX_THINGS, SHAPES, SIZES, Scene, scenes
 from latentbridge.data.shapes.tasks import converse
 from latentbridge.devices import CPU
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.left_padding import IGNORE_INDEX
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
-from latentbridge.models.token_rows import IGNORED_LABEL
 from latentbridge.ranks import global_mean, local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.parallel import local_conversations, zero_weight_indices
@@ -33,7 +33,7 @@ class WarmupBatch:
     conversations: TokenBatch
     labels: Tensor
     """int64 [3, pictures, patches]: shape, colour and size of the thing at each image token; 0 is background, and a
-    picture that another rank lent has IGNORED_LABEL."""
+    picture that another rank lent has IGNORE_INDEX."""
 
 
 class PretrainBackbone(Stage):
@@ -48,13 +48,13 @@ class PretrainBackbone(Stage):
     def __init__(self, config: RunConfig):
         self.config = config
 
-    def attach(self, model: Model) -> nn.Module | None:
+    def attach(self, model: OmniBridge) -> nn.Module | None:
         return nn.ModuleList(nn.Linear(model.backbone.width, len(names) + 1) for names in _ATTRIBUTES)
 
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.backbone.", "heads."))
 
-    def batch(self, model: Model, step: int) -> WarmupBatch:
+    def batch(self, model: OmniBridge, step: int) -> WarmupBatch:
         rng = numpy_rng(self.config.seed, "pretrain backbone", step)
         most = min(MAX_THINGS, 1 + 6 * step // self.config.steps)
         drawn: list[Scene] = []
@@ -71,13 +71,13 @@ class PretrainBackbone(Stage):
         shown = [scene for scene, talk in local_rows(list(zip(drawn, talks, strict=True))) if talk.picture is not None]
         labels = [_token_labels(scene, patch_px) for scene in shown]
         labels += [
-            np.full_like(_token_labels(drawn[index], patch_px), IGNORED_LABEL) for index in zero_weight_indices(talks)
+            np.full_like(_token_labels(drawn[index], patch_px), IGNORE_INDEX) for index in zero_weight_indices(talks)
         ]
         conversations = model.backbone.tokenize(local_conversations(talks), device=CPU)
         return WarmupBatch(conversations, torch.from_numpy(np.stack(labels, axis=1)))
 
-    def loss(self, model: Model, batch: WarmupBatch, rng: torch.Generator, heads: nn.ModuleList) -> LossOutputs:
-        tokens = model.backbone.picture_tokens(batch.conversations)
+    def loss(self, model: OmniBridge, batch: WarmupBatch, rng: torch.Generator, heads: nn.ModuleList) -> LossOutputs:
+        tokens = model.backbone.image_embeddings(batch.conversations)
         language = model.backbone.language_loss(batch.conversations, tokens)
         dense = torch.stack(
             [_label_loss(head(tokens), labels) for head, labels in zip(heads, batch.labels, strict=True)]
@@ -88,7 +88,7 @@ class PretrainBackbone(Stage):
 def _label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of logits [pictures patches n] over the labels of all ranks."""
     total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
-    return global_mean(total, (labels != IGNORED_LABEL).sum())
+    return global_mean(total, (labels != IGNORE_INDEX).sum())
 
 
 def _token_labels(scene: Scene, patch_px: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
 from latentbridge.models.diffusion import diffusion_loss
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.autoencoder import fit_autoencoder
@@ -44,7 +44,7 @@ class PretrainDecoder(Stage):
         self.config = config
         self.worlds = Mixture(config.stage, config.seed)
 
-    def prepare(self, model: Model) -> None:
+    def prepare(self, model: OmniBridge) -> None:
         if self.config.inherits("autoencoder."):
             return
         side_px = model.config.decoder.grid * model.autoencoder.patch_px
@@ -53,13 +53,13 @@ class PretrainDecoder(Stage):
     def trainable(self, name: str) -> bool:
         return name.startswith(("model.decoder.", "model.text_encoder."))
 
-    def batch(self, model: Model, step: int) -> DrawBatch:
+    def batch(self, model: OmniBridge, step: int) -> DrawBatch:
         rng = numpy_rng(self.config.seed, "pretrain decoder", step)
         samples = [self.worlds.pick(rng, number).depict(rng) for number in self.config.samples(step)]
         texts = ["" if rng.random() < UNCONDITIONAL_SHARE else text for _, text in samples]
         return DrawBatch(np.stack(local_rows([picture for picture, _ in samples])), local_rows(texts))
 
-    def loss(self, model: Model, batch: DrawBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
+    def loss(self, model: OmniBridge, batch: DrawBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
         condition = model.text_condition(batch.texts)
         clean: Tensor = model.encode_pictures(batch.pictures)
         loss = diffusion_loss(model.decoder, model.scheduler, clean, condition, rng)

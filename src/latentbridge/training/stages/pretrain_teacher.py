@@ -68,7 +68,7 @@ class PretrainTeacher(Stage):
     def loss(
         self, model: DualEncoder, batch: ContrastBatch, rng: torch.Generator, heads: nn.Module | None
     ) -> LossOutputs:
-        pictures, texts = model.pictures(batch.pictures), model.texts(batch.texts)
+        pictures, texts = model.embed_pictures(batch.pictures), model.embed_texts(batch.texts)
         with torch.autocast(pictures.device.type, enabled=False):  # bfloat16 cannot tell near misses' cosines apart
             contrast = retrieval_loss(
                 pictures, texts, batch.ids, model.model.logit_scale.exp(), text_to_text_weight=0.0
@@ -83,7 +83,10 @@ class PretrainTeacher(Stage):
     def check(self, model: DualEncoder, step: int) -> dict[str, float]:
         """Shares of validation scenes' pictures and texts that find each other among all."""
         scenes = distinct_scenes("val", numpy_rng(0, "held-out pairs"), _HELD_OUT_PAIRS)
-        cosines = model.pictures([render(scene) for scene in scenes]) @ model.texts([describe(s) for s in scenes]).T
+        cosines = (
+            model.embed_pictures([render(scene) for scene in scenes])
+            @ model.embed_texts([describe(s) for s in scenes]).T
+        )
         own = torch.arange(len(scenes), device=cosines.device)
         return {
             name: round((found.argmax(dim=-1) == own).float().mean().item(), 4)

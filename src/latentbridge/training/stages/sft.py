@@ -8,7 +8,7 @@ from torch import nn
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture
 from latentbridge.devices import CPU
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.rng import numpy_rng
 from latentbridge.training.parallel import local_conversations
@@ -28,12 +28,12 @@ class Sft(Stage):
     def trainable(self, name: str) -> bool:
         return name.startswith("model.backbone.")
 
-    def batch(self, model: Model, step: int) -> TokenBatch:
+    def batch(self, model: OmniBridge, step: int) -> TokenBatch:
         rng = numpy_rng(self.config.seed, "sft", step)
         talks = [self.worlds.pick(rng, number).converse(rng) for number in self.config.samples(step)]
         batch = model.backbone.tokenize(local_conversations(talks), device=CPU)
         return model.backbone.pack(batch) if self.config.stage.packed else batch
 
-    def loss(self, model: Model, batch: TokenBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
+    def loss(self, model: OmniBridge, batch: TokenBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
         language = model.backbone.language_loss(batch)
         return LossOutputs(language, {"language": float(language.detach())})

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
 from latentbridge.models.adapters import without_adapter
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import reply_log_probs
 from latentbridge.rng import numpy_rng
@@ -36,17 +36,17 @@ class StepGrpo(Sft):
         """The start, where all weights move; adapters are switched off instead. No part of the objective, so never saved:
         `attach` meets the start on every resume too."""
 
-    def attach(self, model: Model) -> nn.Module | None:
+    def attach(self, model: OmniBridge) -> nn.Module | None:
         if self.settings.beta and not self.config.stage.lora_rank:
             self.reference = deepcopy(model.backbone).requires_grad_(False)
         return super().attach(model)
 
-    def batch(self, model: Model, step: int) -> Rollouts:
+    def batch(self, model: OmniBridge, step: int) -> Rollouts:
         seed, rng = self.config.seed, numpy_rng(self.config.seed, "problems", step)
         problems = [self.worlds.problem(rng, number) for number in self.config.samples(step)]
         return roll_out(model.backbone, problems, self.settings, seed, step)
 
-    def loss(self, model: Model, batch: Rollouts, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
+    def loss(self, model: OmniBridge, batch: Rollouts, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
         reference = self._reference_log_probs(model, batch) if self.settings.beta else None
         log_probs = reply_log_probs(model.backbone, batch.prompts, batch.replies, self.settings.temperature)
         found = grpo_loss(
@@ -62,7 +62,7 @@ class StepGrpo(Sft):
         return LossOutputs(found.total, {"policy": float(found.total.detach()), **batch.told, **told})
 
     @torch.no_grad()
-    def _reference_log_probs(self, model: Model, batch: Rollouts) -> Tensor:
+    def _reference_log_probs(self, model: OmniBridge, batch: Rollouts) -> Tensor:
         with without_adapter(model.backbone):
             return reply_log_probs(
                 self.reference or model.backbone, batch.prompts, batch.replies, self.settings.temperature

@@ -27,9 +27,9 @@ from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder
-from latentbridge.models.omnibridge.load_omnibridge import require_fit
+from latentbridge.models.omnibridge.load_omnibridge import check_state_dict
 from latentbridge.models.tensors import read_tensors
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.rundir import read_json
 
 _LANGUAGE, _VISION = "llm_config.json", "vit_config.json"
@@ -91,7 +91,7 @@ def build_bagel_7b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
     )
 
 
-def our_name(released: str) -> str:
+def convert_key(released: str) -> str:
     """Our state-dict name of a tensor in `ema.safetensors`; a name that is not known stays as it is."""
     for prefix, ours in _RENAMES:
         if released.startswith(prefix):
@@ -116,7 +116,7 @@ def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
     for name in (_LANGUAGE, _VISION):
         if not (folder / name).exists():
             raise UserError(f"{folder} holds no BAGEL (no {name}); give the folder of the release.")
-    stored = {our_name(name): tensor for name, tensor in read_tensors(folder / "ema.safetensors", _MEND).items()}
+    stored = {convert_key(name): tensor for name, tensor in read_tensors(folder / "ema.safetensors", _MEND).items()}
     flux = read_tensors(folder / "ae.safetensors", _MEND)
     try:
         model = _empty(folder, stored, flux)
@@ -125,7 +125,7 @@ def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
         raise UserError(f"{folder} does not fit: {error.args[0]} is missing; {_MEND}.") from error
     stored = {name: tensor.to(dtype) for name, tensor in stored.items()}
     stored |= {f"autoencoder.vae.{name}": tensor.float() for name, tensor in _diffusers_names(flux, model).items()}
-    require_fit(model, stored, folder)
+    check_state_dict(model, stored, folder)
     model.load_state_dict(stored, assign=True)
     return model.eval()
 

@@ -19,10 +19,10 @@ from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers, Past, Stream, seen_before
 from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder, resized
 from latentbridge.models.backbones.bagel.rectified_flow import guided, noised, sampling_times, training_times
-from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
-from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
-from latentbridge.models.token_rows import IGNORED_LABEL, padded, reply_loss
-from latentbridge.models.vocabulary import encode, token_id
+from latentbridge.models.left_padding import IGNORE_INDEX, next_token_loss, pad_left
+from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
+from latentbridge.models.tokenization import encode, token_id
+from latentbridge.models.trainable import masked_mean, repeat_seeds
 from latentbridge.ranks import per_rank_random
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
@@ -64,7 +64,7 @@ class Context(NamedTuple):
 
 
 class Bagel(nn.Module):
-    """BAGEL under the contract of `UnifiedBackbone`.
+    """BAGEL under the contract of `TrainableModel`.
 
     The latent of generation is the generation expert's final states at the n tokens of the picture, [n * h], averaged
     over the steps of a flow from the seed's noise, each by its length. The velocity is a linear map of the state, so the
@@ -125,7 +125,7 @@ class Bagel(nn.Module):
         """Pixels [m 3 h w] in [-1, 1]."""
         states = latents.unflatten(-1, (self.latents.grid**2, -1)).to(self.latents.places.dtype)
         clean = self._noise(repeat_seeds(seeds, len(latents))) - self.latents.velocity(states)
-        return shown_levels(self._decode(clean)) / 127.5 - 1
+        return quantized_levels(self._decode(clean)) / 127.5 - 1
 
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         return self._read_drawn(self.draw(latents, seeds))
@@ -173,7 +173,7 @@ class Bagel(nn.Module):
         ]
         rows = self._padded([ids for ids, _ in talks])
         states, _ = self._states(rows, [given for given in tokens if given is not None])
-        return reply_loss(self.language_model.lm_head, states, [labels for _, labels in talks])
+        return next_token_loss(self.language_model.lm_head, states, [labels for _, labels in talks])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Mean squared error of the velocity at one time for each picture; one prompt in ten is left out."""
@@ -301,18 +301,18 @@ class Bagel(nn.Module):
         """Token ids of a conversation about a picture of `num_tokens`, or about none, and its labels; `open_ended` leaves
         out the last reply."""
         ids = self._block(num_tokens) if num_tokens else []
-        labels = [IGNORED_LABEL] * len(ids)
+        labels = [IGNORE_INDEX] * len(ids)
         for index, (user, assistant) in enumerate(conversation.turns):
             asked, reply = [*self._text(user), self._first], self._text(assistant)[1:]
             if open_ended and index == len(conversation.turns) - 1:
                 reply = []
             ids += asked + reply
-            labels += [IGNORED_LABEL] * len(asked) + (reply if conversation.counts else [IGNORED_LABEL] * len(reply))
+            labels += [IGNORE_INDEX] * len(asked) + (reply if conversation.counts else [IGNORE_INDEX] * len(reply))
         return ids, labels
 
     def _padded(self, rows: Sequence[list[int]]) -> PlacedRows:
         """Rows of token ids; a picture stands first where there is one."""
-        ids, mask = padded(rows, self._last, device_of(self))
+        ids, mask = pad_left(rows, self._last, device_of(self))
         pictured = torch.isin(ids, ids.new_tensor([self._start, self._image, self._end]))
         real = mask.bool()
         first = pictured.any(1, keepdim=True).long()

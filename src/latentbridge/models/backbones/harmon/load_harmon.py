@@ -26,8 +26,8 @@ from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.diffusion import Scheduler
-from latentbridge.models.omnibridge.load_omnibridge import read_tensors, require_fit, tensor_names
-from latentbridge.models.vocabulary import load_tokenizer
+from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, read_tensors, tensor_names
+from latentbridge.models.tokenization import load_tokenizer
 
 
 class Sizes(NamedTuple):
@@ -106,7 +106,7 @@ _RENAMES = (
 """Applied in this order, so later patterns see the names that earlier ones leave."""
 
 
-def our_name(released: str) -> str:
+def convert_key(released: str) -> str:
     """Our state-dict name of a released tensor; one that no rule knows keeps its name, and does not fit."""
     for pattern, ours in _RENAMES:
         released = re.sub(pattern, ours, released)
@@ -124,7 +124,7 @@ def load_harmon(folder: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B
 
     It draws in 64 groups of tokens, each denoised in 25 steps; the release takes 100, by chance.
     """
-    stored = {our_name(name): tensor.float() for name, tensor in read_tensors(folder).items()}
+    stored = {convert_key(name): tensor.float() for name, tensor in read_tensors(folder).items()}
     embeddings = stored.get("language_model.model.embed_tokens.weight")
     sizes = next(
         (s for s in known if embeddings is not None and s.language_model.hidden_size == embeddings.shape[1]), None
@@ -138,7 +138,7 @@ def load_harmon(folder: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B
         harmon = _build(sizes._replace(mar=mar), scheduler, load_tokenizer(folder))
     stored.setdefault("language_model.lm_head.weight", embeddings)
     stored = {name: _ours(name, tensor, mar.channels) for name, tensor in stored.items()}
-    require_fit(harmon, stored, folder)
+    check_state_dict(harmon, stored, folder)
     harmon.load_state_dict(stored, assign=True)
     harmon.language_model.tie_weights()
     rotary = harmon.language_model.model.rotary_emb

@@ -14,12 +14,19 @@ from latentbridge.config import MarConfig, ReleaseConfig, TinyHarmonConfig
 from latentbridge.devices import device_of
 from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import Autoencoder
-from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
 from latentbridge.models.diffusion import Scheduler, draw_noise, noised_loss, sample
-from latentbridge.models.pixels import shown_levels, to_pictures, to_pixels
-from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
-from latentbridge.models.vocabulary import encode, token_id
+from latentbridge.models.left_padding import (
+    IGNORE_INDEX,
+    PaddedTokens,
+    last_tokens_mask,
+    next_token_loss,
+    pad_left,
+    position_ids,
+)
+from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
+from latentbridge.models.tokenization import encode, token_id
+from latentbridge.models.trainable import masked_mean, repeat_seeds
 from latentbridge.ranks import per_rank_random
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, Picture
@@ -34,7 +41,7 @@ _UNPROMPTED = 0.1
 
 
 class Harmon(nn.Module):
-    """Masked encoder, language model and masked decoder under the contract of `UnifiedBackbone`.
+    """Masked encoder, language model and masked decoder under the contract of `TrainableModel`.
 
     A picture is n tokens, the image latents of its squares. What is known of it passes the encoder, then the language
     model after the words; the decoder adds what both say and gives every place a state, from which the head draws its
@@ -103,7 +110,7 @@ class Harmon(nn.Module):
             return states[:, : self.num_tokens].mean(1).float()
         texts = [self._encode(text) for text in cast(Sequence[str], items)]
         rows = self._padded([[*asked, *text] for text in texts])
-        words = last_tokens(rows, [len(text) for text in texts])
+        words = last_tokens_mask(rows, [len(text) for text in texts])
         return masked_mean(self._states(self._embed(rows), rows.mask), words)
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
@@ -114,7 +121,7 @@ class Harmon(nn.Module):
         states = latents.unflatten(-1, (self.num_tokens, -1))
         tokens = self._denoise(states, self._noise(repeat_seeds(seeds, len(latents))))
         if self.through_pixels:
-            tokens = self._tokens(shown_levels(self._pixels(tokens)) / 127.5 - 1)
+            tokens = self._tokens(quantized_levels(self._pixels(tokens)) / 127.5 - 1)
         return tokens
 
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
@@ -146,7 +153,7 @@ class Harmon(nn.Module):
         tokens = self._tokens_of(pictures) if pictures else drawn
         embeds = self._embed(rows, None if tokens is None else self._see(tokens))
         states = self._states(embeds, rows.mask)
-        return reply_loss(self.language_model.lm_head, states, [labels for _, labels in talks])
+        return next_token_loss(self.language_model.lm_head, states, [labels for _, labels in talks])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Diffusion loss of the head over masked tokens; one share of the places is masked in the whole batch."""
@@ -279,12 +286,12 @@ class Harmon(nn.Module):
         """As `vocabulary.encode`, by the tokenizer of this model."""
         return encode(self.tokenizer, text, special=special)
 
-    def _requests(self, prompts: Sequence[str | None]) -> Rows:
+    def _requests(self, prompts: Sequence[str | None]) -> PaddedTokens:
         """Prompts up to where the picture begins; None asks for any picture."""
         wanted = [_DRAW_ANYTHING if prompt is None else f"{_DRAW} {prompt}" for prompt in prompts]
         return self._padded([self._turn(self._encode(words)) for words in wanted])
 
-    def _requests_again(self, count: int) -> Rows:
+    def _requests_again(self, count: int) -> PaddedTokens:
         """Requests that show a picture where `_requests` have words."""
         return self._padded([self._turn([*self._encode(_DRAW), *self._placeholders])] * count)
 
@@ -308,13 +315,13 @@ class Harmon(nn.Module):
             last = index == len(conversation.turns) - 1
             reply = [] if open_ended and last else [*self._encode(assistant), self._end]
             ids += asked + reply
-            labels += [IGNORED_LABEL] * len(asked) + (reply if conversation.counts else [IGNORED_LABEL] * len(reply))
+            labels += [IGNORE_INDEX] * len(asked) + (reply if conversation.counts else [IGNORE_INDEX] * len(reply))
         return ids, labels
 
-    def _padded(self, rows: Sequence[list[int]]) -> Rows:
-        return padded(rows, self._pad, device_of(self))
+    def _padded(self, rows: Sequence[list[int]]) -> PaddedTokens:
+        return pad_left(rows, self._pad, device_of(self))
 
-    def _embed(self, rows: Rows, seen: Tensor | None = None) -> Tensor:
+    def _embed(self, rows: PaddedTokens, seen: Tensor | None = None) -> Tensor:
         """Token rows as the language model reads them, with pictures as `_see` gives them in the placeholders."""
         embeds = self.language_model.get_input_embeddings()(rows.ids)
         if seen is None:

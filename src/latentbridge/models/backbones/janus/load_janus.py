@@ -9,7 +9,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration, Qwen2Tokeni
 from latentbridge.config import ReleaseConfig
 from latentbridge.models.backbones.janus.modeling_janus import IMAGE, SPECIAL_TOKENS, JanusPro
 from latentbridge.models.backbones.janus.tiny import image_processor
-from latentbridge.models.vocabulary import token_id
+from latentbridge.models.tokenization import token_id
 
 _SIZE_PX = 384
 _WIDTH = 4096

@@ -7,7 +7,7 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 
 from latentbridge.config import TinyJanusConfig
 from latentbridge.models.backbones.janus.modeling_janus import IMAGE, SPECIAL_TOKENS, JanusPro
-from latentbridge.models.vocabulary import token_id
+from latentbridge.models.tokenization import token_id
 
 _CODE_WIDTH = 8
 """As released."""

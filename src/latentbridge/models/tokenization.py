@@ -23,7 +23,7 @@ _ENCODING = Lock()
 """Held while a tokenizer encodes: whether names of special tokens count is state of the tokenizer, which calls set."""
 
 
-def learn_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     """A Qwen2Tokenizer of at most `vocab_size` tokens, special tokens included, with Qwen2's own pre-tokenisation."""
     learner = Tokenizer(BPE())
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")

@@ -5,19 +5,23 @@ import math
 import pytest
 import torch
 
-from latentbridge.models.token_rows import IGNORED_LABEL, last_tokens, padded, position_ids, reply_loss
+from latentbridge.models.left_padding import IGNORE_INDEX, last_tokens_mask, next_token_loss, pad_left, position_ids
 
 
 def test_padding_stands_on_the_left_and_takes_no_position():
-    rows = padded([[7, 8, 9], [5]], padding=2)
+    rows = pad_left([[7, 8, 9], [5]], padding=2)
     assert rows.ids.tolist() == [[7, 8, 9], [2, 2, 5]]
     assert rows.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
     assert position_ids(rows.mask).tolist() == [[0, 1, 2], [0, 0, 0]]
 
 
 def test_the_last_tokens_of_each_row_are_found_by_their_number():
-    rows = padded([[7, 8, 9], [5], [1, 2]], padding=0)
-    assert last_tokens(rows, [1, 1, 2]).tolist() == [[False, False, True], [False, False, True], [False, True, True]]
+    rows = pad_left([[7, 8, 9], [5], [1, 2]], padding=0)
+    assert last_tokens_mask(rows, [1, 1, 2]).tolist() == [
+        [False, False, True],
+        [False, False, True],
+        [False, True, True],
+    ]
 
 
 def test_the_reply_loss_is_a_mean_over_labelled_tokens_each_foretold_by_the_one_before():
@@ -26,7 +30,7 @@ def test_the_reply_loss_is_a_mean_over_labelled_tokens_each_foretold_by_the_one_
     head = torch.nn.Linear(1, 2, bias=False)
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[math.log(3)], [0.0]]))
-    labels = [[IGNORED_LABEL, 0, IGNORED_LABEL, 1], [IGNORED_LABEL, 1]]  # the second row stands behind padding
+    labels = [[IGNORE_INDEX, 0, IGNORE_INDEX, 1], [IGNORE_INDEX, 1]]  # the second row stands behind padding
     expected = (-math.log(3 / 4) - math.log(1 / 4) + math.log(2)) / 3
-    loss = reply_loss(head, states, labels)
+    loss = next_token_loss(head, states, labels)
     assert loss.item() == pytest.approx(expected, abs=1e-6)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from threading import Thread
 
 from latentbridge.models.checkpoint import ASSETS
-from latentbridge.models.vocabulary import encode, load_tokenizer, token_id
+from latentbridge.models.tokenization import encode, load_tokenizer, token_id
 
 MARK = "<|im_end|>"
 

@@ -12,10 +12,10 @@ from torch.nn.functional import pad
 
 from latentbridge.devices import device_of
 from latentbridge.errors import UserError
+from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
-from latentbridge.models.qwen_vl.sampling import draw_tokens
-from latentbridge.models.token_rows import IGNORED_LABEL
+from latentbridge.models.qwen_vl.sampling import sample_tokens
 from latentbridge.types import Conversation
 
 _NONE = -1
@@ -37,10 +37,10 @@ class SamplingParams:
             return int(logits.argmax())
         probabilities = (logits / self.temperature).softmax(dim=-1)
         assert self.generator is not None, "sampling needs a generator"
-        return int(draw_tokens(probabilities[None], [self.generator]))
+        return int(sample_tokens(probabilities[None], [self.generator]))
 
 
-class ReplySlots:
+class ContinuousBatch:
     """A fixed number of slots, each with room for one conversation, which a backbone continues token by token.
 
     Every step is a pass of the same shape, [slots 1] over [slots length] keys, whoever sits in the slots, and the keys of
@@ -70,12 +70,12 @@ class ReplySlots:
         self._rows = torch.arange(count, device=device)
 
     @property
-    def free(self) -> int:
+    def free_slots(self) -> int:
         """Slots nobody sits in."""
         return self._choosing.count(None)
 
-    def read(self, conversation: Conversation) -> TokenBatch:
-        """A conversation as `join` takes it; raises UserError where it leaves no room for a reply."""
+    def tokenize(self, conversation: Conversation) -> TokenBatch:
+        """A conversation as `add` takes it; raises UserError where it leaves no room for a reply."""
         prompt = self.backbone.tokenize([conversation], open_ended=True)
         tokens = prompt.input_ids.shape[1]
         if tokens >= self.length:
@@ -86,12 +86,12 @@ class ReplySlots:
             input_ids=pad(prompt.input_ids, (0, missing), value=self.backbone.padding),
             attention_mask=pad(prompt.attention_mask, (0, missing)),
             image_mask=pad(prompt.image_mask, (0, missing)),
-            labels=pad(prompt.labels, (0, missing), value=IGNORED_LABEL),
+            labels=pad(prompt.labels, (0, missing), value=IGNORE_INDEX),
             weights=pad(prompt.weights, (0, missing)),
         )
 
     @torch.no_grad()
-    def join(self, prompts: Sequence[TokenBatch], sampling_params: Sequence[SamplingParams]) -> list[int]:
+    def add(self, prompts: Sequence[TokenBatch], sampling_params: Sequence[SamplingParams]) -> list[int]:
         """The slots given to prompts of one shape, which are read together; there must be as many free ones.
 
         A prompt's padding is on its right, where no real token sees it.
@@ -111,7 +111,7 @@ class ReplySlots:
             self._choosing[slot] = how
         return slots
 
-    def leave(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         """Free a slot."""
         self._choosing[slot] = None
         self._written[slot] = 0
@@ -144,7 +144,7 @@ class ReplySlots:
         self._written += moved
         self._positions += moved
 
-    def room(self, slot: int) -> bool:
+    def has_room(self, slot: int) -> bool:
         """Whether another token fits behind those that a slot holds."""
         return int(self._written[slot]) < self.length
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.models.qwen_vl.sampling import replies_to
-from latentbridge.models.qwen_vl.slots import ReplySlots, SamplingParams
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch, SamplingParams
+from latentbridge.models.qwen_vl.sampling import generate_replies
 from latentbridge.types import Conversation
 
 LENGTH, MOST = 97, 11
@@ -19,63 +19,65 @@ def talks(three_pictures: list[np.ndarray]) -> list[Conversation]:
     return [Conversation(((text, ""),), picture) for text, picture in asked]
 
 
-def write(slots: ReplySlots, talks: list[Conversation], come: dict[int, list[int]], temperature: float = 0.0):
+def write(slots: ContinuousBatch, talks: list[Conversation], come: dict[int, list[int]], temperature: float = 0.0):
     """Replies of `MOST` tokens at most, to the talks that come at each step."""
     replies: dict[int, list[int]] = {}
     seats: dict[int, int] = {}
     for step in range(max(come) + MOST + 1):
         for talk in come.get(step, ()):
             how = SamplingParams(temperature, torch.Generator().manual_seed(talk))
-            (slot,) = slots.join([slots.read(talks[talk])], [how])
+            (slot,) = slots.add([slots.tokenize(talks[talk])], [how])
             seats[slot], replies[talk] = talk, []
         for slot, token in slots.step().items():
             reply = replies[seats[slot]]
             reply.append(token)
             if token == slots.backbone.end_of_turn or len(reply) == MOST:
-                slots.leave(slot)
+                slots.release(slot)
                 del seats[slot]
-    assert not seats and slots.free == 5
+    assert not seats and slots.free_slots == 5
     return replies
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
-def test_a_reply_is_the_same_whoever_sits_beside_it(small_model: Model, talks: list[Conversation], temperature: float):
-    slots = ReplySlots(small_model.backbone, 5, LENGTH)
+def test_a_reply_is_the_same_whoever_sits_beside_it(
+    small_model: OmniBridge, talks: list[Conversation], temperature: float
+):
+    slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
     alone = {k: write(slots, talks, {0: [k]}, temperature)[k] for k in range(3)}
     assert len({tuple(reply) for reply in alone.values()}) == 3
     assert write(slots, talks, {0: [2], 1: [0], 4: [1]}, temperature) == alone
     assert write(slots, talks, {0: [1, 2, 0]}, temperature) == alone
 
 
-def test_replies_are_those_of_the_library(small_model: Model, talks: list[Conversation]):
-    slots = ReplySlots(small_model.backbone, 5, LENGTH)
+def test_replies_are_those_of_the_library(small_model: OmniBridge, talks: list[Conversation]):
+    slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
     for k, talk in enumerate(talks):
         written = small_model.backbone.decode(torch.tensor([write(slots, talks, {0: [k]})[k]]))
-        assert written == replies_to(small_model.backbone, [talk], max_tokens=MOST)
+        assert written == generate_replies(small_model.backbone, [talk], max_tokens=MOST)
 
 
-def test_prompts_of_one_shape_are_read_at_once(small_model: Model, talks: list[Conversation]):
-    slots = ReplySlots(small_model.backbone, 5, LENGTH)
+def test_prompts_of_one_shape_are_read_at_once(small_model: OmniBridge, talks: list[Conversation]):
+    slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
     pair = [Conversation((("Why is it?", ""),), talks[0].picture), talks[2]]
-    together = slots.join([slots.read(talk) for talk in pair], [SamplingParams(), SamplingParams()])
+    together = slots.add([slots.tokenize(talk) for talk in pair], [SamplingParams(), SamplingParams()])
     first = slots.step()
     for slot in together:
-        slots.leave(slot)
+        slots.release(slot)
     for slot, talk in zip(together, pair, strict=True):
-        (alone,) = slots.join([slots.read(talk)], [SamplingParams()])
+        (alone,) = slots.add([slots.tokenize(talk)], [SamplingParams()])
         assert slots.step()[alone] == first[slot]
-        slots.leave(alone)
+        slots.release(alone)
 
 
-def test_a_slot_is_full_at_its_length(small_model: Model, talks: list[Conversation]):
+def test_a_slot_is_full_at_its_length(small_model: OmniBridge, talks: list[Conversation]):
     backbone = small_model.backbone
     tokens = backbone.tokenize([talks[1]], open_ended=True).input_ids.shape[1]
-    slots = ReplySlots(backbone, 1, tokens + 2)
-    (slot,) = slots.join([slots.read(talks[1])], [SamplingParams()])
+    slots = ContinuousBatch(backbone, 1, tokens + 2)
+    (slot,) = slots.add([slots.tokenize(talks[1])], [SamplingParams()])
     room = []
     for _ in range(3):
         slots.step()
-        room.append(slots.room(slot))
+        room.append(slots.has_room(slot))
     assert room == [True, True, False]
     with pytest.raises(UserError, match=f"{tokens - 1} are the most"):
-        ReplySlots(backbone, 1, tokens).read(talks[1])
+        ContinuousBatch(backbone, 1, tokens).tokenize(talks[1])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentbridge.models.omnibridge.lexicon import (
+from latentbridge.models.omnibridge.word_vectors import (
     CODES,
     STOP_WORDS,
     forms,

@@ -1,0 +1,391 @@
+"""The contract of every model for its users: four skills over one item or a list."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, TypeVar, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latentbridge import prompts
+from latentbridge.devices import device_of
+from latentbridge.errors import UserError
+from latentbridge.images import ImageLike, fit_square, open_picture
+from latentbridge.models.input_check import InputCheck
+from latentbridge.models.tokenization import encode
+from latentbridge.rng import torch_rng
+from latentbridge.types import Conversation, EditMethod, EditResult, GenerationResult, Picture, Skill, WordReport
+
+REWRITE_TEMPERATURE = 0.3
+REWRITE_PURPOSE = "rewrite"
+"""Purpose of the generator, in `rng.torch_rng(seed, purpose)`, that samples a rewritten prompt."""
+_MODELS_WITH: dict[Skill, str] = {
+    "understand": "OmniBridge, Janus-Pro, BAGEL and Harmon",
+    "generate": "OmniBridge, Janus-Pro, BAGEL and Harmon",
+    "edit": "OmniBridge",
+    "embed": "OmniBridge, Janus-Pro, BAGEL and Harmon",
+}
+_T = TypeVar("_T")
+
+
+class UnifiedModel(nn.Module, ABC):
+    """A model with up to four skills: understand, generate, edit, embed.
+
+    Public methods take one item or a list and return one result or a list. Abstract methods take batches. The result of an
+    item does not depend on the others in its batch, and nothing draws from a global generator.
+    """
+
+    kind: ClassVar[str]
+    """Family of the model: "omnibridge", "janus", "bagel" or "harmon"."""
+    tokenizer: Any
+    """The language model's tokenizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_check = InputCheck()
+        """Record of the training data that `load_model` found beside the weights; empty otherwise."""
+
+    # --- properties ---
+
+    @property
+    def skills(self) -> frozenset[Skill]:
+        """Skills this model has."""
+        return frozenset(("understand", "generate", "embed"))
+
+    @property
+    @abstractmethod
+    def image_size_px(self) -> int | None:
+        """Side of the square that the vision encoder reads; None if it reads any size."""
+
+    @property
+    @abstractmethod
+    def drawing_size_px(self) -> int | None:
+        """Side of generated pictures; None for a model that generates none."""
+
+    @property
+    @abstractmethod
+    def context_length(self) -> int:
+        """Largest number of tokens that prompt and reply may have together."""
+
+    @property
+    @abstractmethod
+    def embedding_size(self) -> int:
+        """Length of a vector returned by `embed`."""
+
+    @property
+    @abstractmethod
+    def adapter_host(self) -> nn.Module:
+        """The library module that holds the language model, where LoRA adapters are added."""
+
+    @property
+    @abstractmethod
+    def default_steps(self) -> int:
+        """Sampling steps of a generated picture unless a call names another number."""
+
+    @property
+    @abstractmethod
+    def default_guidance(self) -> float:
+        """Classifier-free guidance of a generated picture unless a call names another scale."""
+
+    @property
+    def description_tokens(self) -> int:
+        """Largest number of tokens of a rewritten prompt; 0 for a model that draws prompts as they are."""
+        return 0
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the weights."""
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    def require(self, skill: Skill) -> None:
+        """Raise UserError if the model lacks a skill."""
+        if skill not in self.skills:
+            raise UserError(
+                f"This {self.kind} model cannot {skill}; load a model that can ({_MODELS_WITH[skill]}), such as 'tiny'."
+            )
+
+    # --- the skills ---
+
+    @overload
+    def understand(
+        self,
+        images: ImageLike,
+        questions: str = prompts.CAPTION_REQUEST,
+        *,
+        reasoning: bool = False,
+        max_tokens: int = 160,
+    ) -> str: ...
+    @overload
+    def understand(
+        self,
+        images: Sequence[ImageLike],
+        questions: str | Sequence[str] = prompts.CAPTION_REQUEST,
+        *,
+        reasoning: bool = False,
+        max_tokens: int = 160,
+    ) -> list[str]: ...
+    @overload
+    def understand(
+        self, images: ImageLike, questions: Sequence[str], *, reasoning: bool = False, max_tokens: int = 160
+    ) -> list[str]: ...
+    @torch.no_grad()
+    def understand(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        questions: str | Sequence[str] = prompts.CAPTION_REQUEST,
+        *,
+        reasoning: bool = False,
+        max_tokens: int = 160,
+    ) -> str | list[str]:
+        """Answer a question about an image, greedily; one image or question goes with a list of the other.
+
+        `reasoning` asks for a worked answer: description, numbered steps, the final answer on the last line.
+        """
+        self.require("understand")
+        pictures, texts, many = self._paired(images, questions)
+        texts = [prompts.reasoned(text) for text in texts] if reasoning else texts
+        conversations = [Conversation(((text, ""),), picture) for text, picture in zip(texts, pictures, strict=True)]
+        return _one_or_many(self.reply(conversations, max_tokens=max_tokens), many)
+
+    @overload
+    def rewrite(self, requests: str, seed: int | Sequence[int] = 0, *, temperature: float = ...) -> str: ...
+    @overload
+    def rewrite(
+        self, requests: Sequence[str], seed: int | Sequence[int] = 0, *, temperature: float = ...
+    ) -> list[str]: ...
+    @torch.no_grad()
+    def rewrite(
+        self, requests: str | Sequence[str], seed: int | Sequence[int] = 0, *, temperature: float = REWRITE_TEMPERATURE
+    ) -> str | list[str]:
+        """Complete a prompt into the full description to draw (prompt rewriting, arXiv 2509.19018).
+
+        Return the prompt itself if the model draws prompts as they are.
+        """
+        texts, many = _listed(requests)
+        if self.description_tokens:
+            generators = [torch_rng(value, REWRITE_PURPOSE) for value in expand_seeds(seed, len(texts))]
+            conversations = [rewrite_conversation(text) for text in texts]
+            limit = self.description_tokens
+            replies = self.reply(conversations, max_tokens=limit, temperature=temperature, generators=generators)
+            texts = [prompts.undrawable(reply) for reply in replies]
+        return _one_or_many(texts, many)
+
+    @overload
+    def generate(
+        self,
+        requests: str,
+        seed: int | Sequence[int] = 0,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        rewrite: bool = True,
+    ) -> GenerationResult: ...
+    @overload
+    def generate(
+        self,
+        requests: Sequence[str],
+        seed: int | Sequence[int] = 0,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        rewrite: bool = True,
+    ) -> list[GenerationResult]: ...
+    @torch.no_grad()
+    def generate(
+        self,
+        requests: str | Sequence[str],
+        seed: int | Sequence[int] = 0,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        rewrite: bool = True,
+    ) -> GenerationResult | list[GenerationResult]:
+        """Generate a picture from a prompt; item i of a list uses `seed + i`.
+
+        `rewrite` completes the prompt first; without it the prompt is taken as a full description. `steps` and `guidance`
+        default to the model's own.
+        """
+        self.require("generate")
+        texts, many = _listed(requests)
+        seeds = expand_seeds(seed, len(texts))
+        descriptions = self.rewrite(texts, seeds) if rewrite else texts
+        pictures = self.draw_descriptions(descriptions, seeds, steps=steps, guidance=guidance)
+        rows = zip(pictures, descriptions, seeds, strict=True)
+        return _one_or_many([GenerationResult(*row) for row in rows], many)
+
+    @overload
+    def edit(
+        self,
+        images: ImageLike,
+        instructions: str,
+        seed: int | Sequence[int] = 0,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        method: EditMethod = "masked",
+    ) -> EditResult: ...
+    @overload
+    def edit(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        instructions: str | Sequence[str],
+        seed: int | Sequence[int] = 0,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        method: EditMethod = "masked",
+    ) -> list[EditResult]: ...
+    @torch.no_grad()
+    def edit(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        instructions: str | Sequence[str],
+        seed: int | Sequence[int] = 0,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        method: EditMethod = "masked",
+    ) -> EditResult | list[EditResult]:
+        """Change an image by an instruction; the result has the model's own size."""
+        self.require("edit")
+        pictures, texts, many = self._paired(images, instructions)
+        seeds = expand_seeds(seed, len(pictures))
+        results = self.edit_pictures(pictures, texts, seeds, steps=steps, guidance=guidance, method=method)
+        return _one_or_many(results, many)
+
+    @torch.no_grad()
+    def embed(
+        self,
+        *,
+        images: ImageLike | Sequence[ImageLike] | None = None,
+        texts: str | Sequence[str] | None = None,
+    ) -> np.ndarray:
+        """Return unit vectors of images or of texts (give one of the two): float32 [n, e], or [e] for a single item."""
+        self.require("embed")
+        if (images is None) == (texts is None):
+            raise UserError("embed takes either images or texts.")
+        if texts is not None:
+            items, many = _listed(texts)
+            vectors = self.embedding("text", items)
+        else:
+            assert images is not None
+            opened, many = _listed_images(images)
+            vectors = self.embedding("image", [self.fit(image) for image in opened])
+        array = vectors.float().cpu().numpy()
+        return array if many else array[0]
+
+    def read_words(self, text: str) -> WordReport:
+        """Return the words of a text that the model does not know; none if it has no record of the words it knows."""
+        return WordReport((), text)
+
+    # --- batches, which each model implements ---
+
+    @abstractmethod
+    def reply(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> list[str]:
+        """Return the reply to each conversation, whose last turn has none yet.
+
+        Decoding is greedy at temperature 0, and otherwise samples with one CPU generator per conversation.
+        """
+
+    @abstractmethod
+    def draw_descriptions(
+        self,
+        descriptions: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> list[Picture]:
+        """Generate a picture from each full description."""
+
+    @abstractmethod
+    def embedding(self, kind: Literal["image", "text"], items: Sequence[Picture] | Sequence[str]) -> Tensor:
+        """Return unit vectors [b e] with gradients; pictures have been through `fit`."""
+
+    def edit_pictures(
+        self,
+        pictures: Sequence[Picture],
+        instructions: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        method: EditMethod = "masked",
+    ) -> list[EditResult]:
+        """Edit pictures that have been through `fit`; only models with the skill "edit" implement it."""
+        raise NotImplementedError
+
+    def count_tokens(self, conversation: Conversation) -> int:
+        """Return the number of text tokens of a conversation, which is at most that of the model's prompt."""
+        return sum(len(encode(self.tokenizer, text)) for turn in conversation.turns for text in turn)
+
+    def fit(self, image: ImageLike) -> Picture:
+        """Return an image at the size the model reads, on white; at its own size if the model reads any."""
+        picture = open_picture(image)
+        return fit_square(picture, self.image_size_px) if self.image_size_px else picture
+
+    def _paired(
+        self, images: ImageLike | Sequence[ImageLike], texts: str | Sequence[str]
+    ) -> tuple[list[Picture], list[str], bool]:
+        """Return pictures and texts, one for one, and whether either was a list."""
+        items, many_images = _listed_images(images)
+        words, many_texts = _listed(texts)
+        count = max(len(items), len(words))
+        items = items * count if len(items) == 1 else items
+        words = words * count if len(words) == 1 else words
+        if len(items) != len(words):
+            raise UserError(
+                f"There are {len(items)} pictures but {len(words)} texts; give one text for all or one for each."
+            )
+        return [self.fit(item) for item in items], words, many_images or many_texts
+
+
+def rewrite_conversation(prompt: str) -> Conversation:
+    """Return the conversation whose reply is the full description of a prompt."""
+    return Conversation(((prompts.draw_request(prompt), ""),))
+
+
+def expand_seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    """Return one seed per item: `seed + i`, or the given seeds, of which there must be `count`."""
+    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != count:
+        raise UserError(f"There are {len(seeds)} seeds but {count} items; give one seed for all or one for each.")
+    return seeds
+
+
+def _listed(texts: str | Sequence[str]) -> tuple[list[str], bool]:
+    """Return texts as a list, and whether they were one."""
+    if isinstance(texts, str):
+        return [texts], False
+    return _not_empty(list(texts)), True
+
+
+def _listed_images(images: ImageLike | Sequence[ImageLike]) -> tuple[list[ImageLike], bool]:
+    """Return images as a list, and whether they were one; an array [b h w 3] is a list too."""
+    if isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4):
+        return _not_empty(list(images)), True
+    return [images], False  # pyright: ignore[reportReturnType]
+
+
+def _not_empty(items: list[_T]) -> list[_T]:
+    if not items:
+        raise UserError("The list is empty; give at least one picture or text.")
+    return items
+
+
+def _one_or_many(results: list[_T], many: bool) -> _T | list[_T]:
+    return results if many else results[0]
