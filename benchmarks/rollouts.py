@@ -26,8 +26,7 @@ from latentbridge.data.shapes.problems import problems
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.data.shapes.tasks import put
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
-from latentbridge.models.checkpoint import load
+from latentbridge.models.checkpoint import as_omnibridge, load
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import sample_replies
 from latentbridge.rng import numpy_rng, torch_rng
@@ -41,7 +40,7 @@ AGAIN = "the best again"
 
 def main() -> None:
     one_thread()
-    backbone = OmniBridgeAdapter(load("tiny"))
+    backbone = as_omnibridge(load("tiny"), "be timed here")
     prompts = [describe(scene) for scene in distinct_scenes("train", numpy_rng(0, "rollouts"), PAIRS)]
     with torch.no_grad():
         z = backbone.gen_latent(prompts).requires_grad_()
@@ -51,7 +50,7 @@ def main() -> None:
     both = flops(lambda: cosine_similarity(z, trip(z), dim=-1).sum().backward())
     details: dict[str, object] = {"pairs": PAIRS, "FLOPs of a trip there and back / there": round(both / there, 3)}
     for count in COUNTS:
-        seconds = sampled(backbone.model.backbone, count)
+        seconds = sampled(backbone.backbone, count)
         name = f"K = {count}: replies, a loop / at once"
         targets.append(compare(name, seconds["a loop"], seconds["at once"], least=2.5 if count == 4 else None))
         details[f"K = {count}: tokens a CPU second"] = {

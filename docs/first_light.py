@@ -33,7 +33,7 @@ QUERIES = ("penguin", "guitar", "strawberry")
 def main() -> None:
     model = latentbridge.load("tiny")
     panels: list[list[tuple[str, np.ndarray]]] = [
-        list(zip(PROMPTS, model.generate(list(PROMPTS), seed=7), strict=True))
+        [(prompt, each.picture) for prompt, each in zip(PROMPTS, model.generate(PROMPTS, seed=7), strict=True)]
     ]
     panels.append(_edits(model))
     panels += _finds(model)
@@ -49,15 +49,15 @@ def main() -> None:
     figure.savefig(Path(__file__).with_name("first_light.png"), dpi=110)
 
 
-def _edits(model: latentbridge.OmniBridge) -> list[tuple[str, np.ndarray]]:
+def _edits(model: latentbridge.UnifiedModel) -> list[tuple[str, np.ndarray]]:
     row, rng = [], numpy_rng(4, "first light")
     for scene, kind in zip(distinct_scenes("test", rng, len(EDITS), num_things=3), EDITS, strict=True):
         picture, instruction = render(scene), edit(scene, rng, kind).instruction
-        row += [("before", picture), (instruction, model.edit(picture, instruction, seed=7))]
+        row += [("before", picture), (instruction, model.edit(picture, instruction, seed=7).picture)]
     return row
 
 
-def _finds(model: latentbridge.OmniBridge) -> list[list[tuple[str, np.ndarray]]]:
+def _finds(model: latentbridge.UnifiedModel) -> list[list[tuple[str, np.ndarray]]]:
     drawings = load_drawings()
     held_out = drawings.split("test_artist")
     pictures = {str(d.index): drawings.on_background(d.index, BACKGROUNDS["white"]) for d in held_out}

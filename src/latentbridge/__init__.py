@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentbridge.models.checkpoint import load
-    from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+    from latentbridge.models.unified import UnifiedModel
     from latentbridge.retrieval.index import Index
     from latentbridge.retrieval.stores import create_index, open_index
 
@@ -19,10 +19,10 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 __version__ = "0.1.0"
-__all__ = ["Index", "OmniBridge", "create_index", "load", "open_index"]
+__all__ = ["Index", "UnifiedModel", "create_index", "load", "open_index"]
 _HOMES = {
     "load": "latentbridge.models.checkpoint",
-    "OmniBridge": "latentbridge.models.omnibridge.modeling_omnibridge",
+    "UnifiedModel": "latentbridge.models.unified",
     "Index": "latentbridge.retrieval.index",
     "create_index": "latentbridge.retrieval.stores",
     "open_index": "latentbridge.retrieval.stores",

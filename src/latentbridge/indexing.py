@@ -16,7 +16,7 @@ from typing import Any
 from latentbridge.data.pictures import PLACES, Found, Source
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
-from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.unified import UnifiedModel
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.index import Index
 from latentbridge.types import Picture
@@ -74,7 +74,7 @@ class _Read:
 
 
 def fill_index(
-    model: OmniBridge,
+    model: UnifiedModel,
     index: Index,
     source: Source,
     fields: Mapping[str, Any] | None = None,
@@ -98,7 +98,7 @@ def fill_index(
 
     origin = {**(fields or {}), ORIGIN: source.name}
     found = _once(source.pictures(fault), seen)
-    with closing(_read(found, index, source.name, model.config.backbone.image_size_px, fault)) as batches:
+    with closing(_read(found, index, source.name, model.image_size_px or 0, fault)) as batches:
         for batch in batches:
             _take(model, index, batch, origin, built, fault)
             progress(len(batch))
@@ -152,7 +152,7 @@ def _opened(each: Found, side_px: int) -> _Opened:
 
 
 def _take(
-    model: OmniBridge,
+    model: UnifiedModel,
     index: Index,
     batch: list[_Read],
     origin: Mapping[str, Any],

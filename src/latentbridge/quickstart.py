@@ -34,9 +34,7 @@ from latentbridge.evaluation.pages.report import (
     tally,
     understand_section,
 )
-from latentbridge.models.backbones.loading import load_backbone
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
-from latentbridge.models.checkpoint import TINY, load
+from latentbridge.models.checkpoint import TINY, as_omnibridge, load
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.recipes import QUICKSTART
 from latentbridge.rundir import RunDir, read_json
@@ -107,7 +105,7 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
     outcome = Outcome()
     folder = TINY if source == "tiny" else Path(source)
     with outcome.part("load the model"):
-        model = load(folder)
+        model = as_omnibridge(load(folder), "run the quickstart")
         if source == "tiny":
             print(PURPOSE)
         trains = announce(forecast(model))
@@ -197,9 +195,9 @@ def post_train(model: OmniBridge, folder: Path, out: Path) -> tuple[str, Section
     pairs = held_out_pairs("drawings", _LOOPED_PAIRS, seed=1)
     config = replace(QUICKSTART, model=model.config, init=(("", str(folder.resolve())),))
     forget_another(config, out / "post-trained")
-    before = measure_loopback(OmniBridgeAdapter(model), pairs, "text", _HOPS, [])
+    before = measure_loopback(model, pairs, "text", _HOPS, [])
     train(config, make_stage(config), out / "post-trained", resume=True)
-    after = measure_loopback(load_backbone(out / "post-trained"), pairs, "text", _HOPS, [])
+    after = measure_loopback(load(out / "post-trained"), pairs, "text", _HOPS, [])
     kept = [share_kept(measured, pairs) for measured in (before, after)]
     result = (
         f"{kept[0]:.0%} of what words say is kept after {_HOPS} hops before, {kept[1]:.0%} after {config.steps} steps"

@@ -30,7 +30,6 @@ from latentbridge.evaluation.loopback import loopback, round_cells
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.pages.gallery import draw_sheet
 from latentbridge.evaluation.pages.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.query import QueryPart, build_index, search_index
@@ -115,22 +114,18 @@ def try_drawing(model: OmniBridge) -> list[Drawn]:
     drawn: list[Drawn] = []
     for batch in _batches(list(enumerate(asked)), "drawing shapes", "picture"):
         texts, seeds = [prompt.text for _, prompt in batch], [_SEED + i for i, _ in batch]
-        descriptions = model.rewrite(texts, seeds)
-        pictures = model.generate(descriptions, seeds, rewrite=False)
-        for (_, prompt), picture, description in zip(batch, pictures, descriptions, strict=True):
-            seen = read_scene(picture)
+        for (_, prompt), result in zip(batch, model.generate(texts, seeds), strict=True):
+            seen = read_scene(result.picture)
             verdict = f"the oracle reads: {describe(seen)}"
-            drawn.append(Drawn(prompt.text, description, picture, verdict, satisfies(seen, prompt)))
+            drawn.append(Drawn(prompt.text, result.description, result.picture, verdict, satisfies(seen, prompt)))
     styles = sorted({icon_set.style for icon_set in ICON_SETS if not icon_set.held_out})
     names = [
         f"{label}, {styles[i % len(styles)]}, on {list(BACKGROUNDS)[i % len(BACKGROUNDS)]}"
         for i, label in enumerate(_pick(rng, FORTY_CONCEPTS, 8))
     ]
     for batch in _batches(list(enumerate(names)), "drawing things", "picture"):
-        pictures = model.generate([name for _, name in batch], [_SEED + i for i, _ in batch], rewrite=False)
-        drawn += [
-            Drawn(name, name, picture, "not judged here") for (_, name), picture in zip(batch, pictures, strict=True)
-        ]
+        results = model.generate([name for _, name in batch], [_SEED + i for i, _ in batch], rewrite=False)
+        drawn += [Drawn(each.description, each.description, each.picture, "not judged here") for each in results]
     return drawn
 
 
@@ -152,7 +147,7 @@ def try_editing(model: OmniBridge, banks: Sequence[SpriteBank], credits: list[st
             jobs.append((before, instruction, after, None))
     edited: list[Edited] = []
     for batch in _batches(jobs, "editing", "picture"):
-        traces = model.trace_edit([job[0] for job in batch], [job[1] for job in batch], _SEED)
+        traces = model.edit([job[0] for job in batch], [job[1] for job in batch], _SEED)
         for (before, instruction, target, truth), trace in zip(batch, traces, strict=True):
             right = None
             off = np.abs(trace.picture.astype(np.float32) - target).mean() / 255
@@ -291,7 +286,7 @@ def try_loopback(model: OmniBridge, banks: Sequence[SpriteBank], out: Path, cred
         credits += [thing.drawing.attribution for thing in composition.things]
         origins.append(render_composition(composition, bank.drawings))
     bar = tqdm(total=1, desc="walking in loops", unit="walk")
-    walks = loopback(OmniBridgeAdapter(model), origins, ROUNDS, _SEED)
+    walks = loopback(model, origins, ROUNDS, _SEED)
     bar.update()
     bar.close()
     with atomic_write(out / "loopback.png") as temporary:

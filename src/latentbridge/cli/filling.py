@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
     from latentbridge.indexing import Built
-    from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+    from latentbridge.models.unified import UnifiedModel
     from latentbridge.retrieval.index import Index
 
 LEFT_OUT = "left_out.txt"
@@ -17,7 +17,7 @@ LEFT_OUT = "left_out.txt"
 
 
 def fill(
-    model: OmniBridge, index: Index, source: Source, fields: dict[str, Any] | None = None, mirror: bool = True
+    model: UnifiedModel, index: Index, source: Source, fields: dict[str, Any] | None = None, mirror: bool = True
 ) -> Built:
     """`fill_index` with a bar, and with what is left out named as it is met."""
     from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""Models for commands that run them and train nothing."""
+"""Loading of models for commands that run them and train nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def open_model(source: str, device: str = "cpu", draws: bool = True) -> TrainableModel:
-    """Return what `latentbridge.load` does, with as few imports as inference needs."""
+    """Load a model as `latentbridge.load` does, with as few imports as inference needs."""
     import_model(source, draws)
     from latentbridge.models.checkpoint import load
 

@@ -104,11 +104,10 @@ def _walk_picture(image: Path, rounds: int, out: Path | None, seed: int, model: 
     picture = open_picture(image)
     from latentbridge.evaluation.loopback import loopback, round_cells
     from latentbridge.evaluation.pages.gallery import draw_sheet
-    from latentbridge.models.backbones.loading import load_backbone
-    from latentbridge.models.checkpoint import model_folder, shipped
+    from latentbridge.models.checkpoint import load, model_folder, shipped
     from latentbridge.models.input_check import read_input_check
 
-    (walk,) = loopback(load_backbone(model), [picture], rounds, seed)
+    (walk,) = loopback(load(model), [picture], rounds, seed)
     if out:
         for number, each in enumerate(walk, start=1):
             save_picture(each.picture, out / f"round_{number}.png")
@@ -146,15 +145,13 @@ def _walk_data(
     from latentbridge.evaluation.agreement import evaluate_loopback
     from latentbridge.evaluation.loopback import pair_cells
     from latentbridge.evaluation.pages.gallery import draw_sheet
-    from latentbridge.models.backbones.loading import load_backbone
+    from latentbridge.models.checkpoint import load
     from latentbridge.rundir import write_json
 
     starts: list[Start] = [side for side in STARTS if start in (None, side)]
     judge = _load_view(encoder, len(starts) * len(pairs) * (1 + hops // 2))
     named: dict[str, Any] = {"model": model, "world": world, "encoder": encoder}
-    document, measured = evaluate_loopback(
-        load_backbone(model), pairs, judge, hops=hops, seed=seed, starts=starts, **named
-    )
+    document, measured = evaluate_loopback(load(model), pairs, judge, hops=hops, seed=seed, starts=starts, **named)
     if out:
         for each in measured:
             sheet = draw_sheet(pair_cells(each, pairs[:_SHOWN]))
@@ -203,11 +200,11 @@ def consistency(
 
     pairs = held_out_pairs(world, size, seed)
     from latentbridge.evaluation.agreement import evaluate_consistency
-    from latentbridge.models.backbones.loading import load_backbone
+    from latentbridge.models.checkpoint import load
 
     judge = _load_view(encoder, 2 * len(pairs))
     named: dict[str, Any] = {"model": model, "world": world, "encoder": encoder}
-    document = evaluate_consistency(load_backbone(model), pairs, judge, seed=seed, **named)
+    document = evaluate_consistency(load(model), pairs, judge, seed=seed, **named)
     hand_over(document, out, as_json)
 
 
@@ -243,10 +240,10 @@ def reasoning(
     from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 
     posed = held_out_problems(world, size, seed)
-    from latentbridge.models.backbones.loading import load_backbone
+    from latentbridge.models.checkpoint import load
 
     named: dict[str, Any] = {"model": model, "world": world, "size": size, "seed": seed}
-    hand_over(evaluate_reasoning(load_backbone(model).understand, posed, **named), out, as_json)
+    hand_over(evaluate_reasoning(load(model).understand, posed, **named), out, as_json)
 
 
 def compare(

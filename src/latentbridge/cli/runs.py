@@ -131,10 +131,10 @@ def evaluate(
         check_out(out, (".json",))
     from latentbridge.cli.output import hand_over
     from latentbridge.evaluation.run import World, evaluate
-    from latentbridge.models.backbones.loading import load_network
+    from latentbridge.models.checkpoint import load
 
     own = Path(world) if is_own_data(world) else None
-    hand_over(evaluate(load_network(model), own or cast(World, world), size=size), out, as_json)
+    hand_over(evaluate(load(model), own or cast(World, world), size=size), out, as_json)
 
 
 def study(

@@ -17,7 +17,7 @@ from latentbridge.prompts import check_text
 
 if TYPE_CHECKING:
     from latentbridge.data.pictures import Source
-    from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+    from latentbridge.models.unified import UnifiedModel
     from latentbridge.query import QueryPart
     from latentbridge.retrieval.index import Index
     from latentbridge.types import Hit
@@ -140,7 +140,7 @@ def _stored(address: str) -> tuple[Index | None, Source | None]:
     return None, open_source(address)
 
 
-def _built(model: OmniBridge, source: Source) -> Index:
+def _built(model: UnifiedModel, source: Source) -> Index:
     """An index in memory of all pictures that can be read; the others are named on stderr."""
     from latentbridge.models.checkpoint import fingerprint
     from latentbridge.retrieval.exact import ExactIndex

@@ -1,9 +1,9 @@
-"""The verbs that use a model on one picture or prompt: understand, generate, edit, embed."""
+"""The commands that run a model on one image or prompt: understand, generate, edit, embed."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,17 +12,28 @@ from latentbridge.cli.arguments import (
     PICTURE_SUFFIXES,
     AsJson,
     Device,
-    Guidance,
     ModelName,
     OutPicture,
     Seed,
-    Steps,
     check_out,
     check_sampling,
 )
 from latentbridge.errors import UserError
 from latentbridge.prompts import CAPTION_REQUEST, check_text
 
+if TYPE_CHECKING:
+    from latentbridge.models.unified import UnifiedModel
+
+DefaultSteps = Annotated[
+    int | None,
+    typer.Option("--steps", show_default="the model's; 20", help="Denoising steps: more is slower and finer."),
+]
+DefaultGuidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance", show_default="the model's; 2.5", help="How strictly the words are followed, from 0 to 50."
+    ),
+]
 ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help=PICTURE_KINDS)]
 
 
@@ -53,9 +64,10 @@ def understand(
     picture = open_picture(image)
     from latentbridge.cli.loading import open_model
 
-    seer = open_model(model, device, draws=False)
-    answer = seer.understand(picture, question, reasoning=reason)
-    warnings = [*seer.input_check.picture_warnings(picture), *seer.input_check.text_warnings(question)]
+    loaded = open_model(model, device, draws=False)
+    answer = loaded.understand(picture, question, reasoning=reason)
+    check = loaded.input_check
+    warnings = [*check.picture_warnings(picture), *check.text_warnings(question)]
     if as_json:
         print_json({"image": image, "question": question, "answer": answer, "warnings": warnings})
     else:
@@ -67,8 +79,8 @@ def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
     out: OutPicture,
     seed: Seed = 7,
-    steps: Steps = 20,
-    guidance: Guidance = 2.5,
+    steps: DefaultSteps = None,
+    guidance: DefaultGuidance = None,
     model: ModelName = "tiny",
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -85,19 +97,19 @@ def generate(
       latentbridge generate "three green squares" --out out.png --device cuda
     """
     check_text("prompt", prompt)
-    check_sampling(seed, steps, guidance)
+    check_sampling(seed, 1 if steps is None else steps, 1.0 if guidance is None else guidance)
     check_out(out, PICTURE_SUFFIXES)
     from latentbridge.cli.loading import open_model
     from latentbridge.cli.output import print_json, print_warnings, save_picture
     from latentbridge.models.input_check import WordUse
 
-    painter = open_model(model, device)
-    description = painter.rewrite(prompt, seed)
-    save_picture(painter.generate(description, seed, steps=steps, guidance=guidance, rewrite=False), out)
-    check = painter.input_check
+    loaded = open_model(model, device)
+    result = loaded.generate(prompt, seed, steps=steps, guidance=guidance)
+    save_picture(result.picture, out)
+    check, description = loaded.input_check, result.description
     warnings = [*check.text_warnings(prompt, WordUse.PROMPT), *check.description_warnings(prompt, description)]
     if as_json:
-        settings = {"seed": seed, "steps": steps, "guidance": guidance}
+        settings = _settings(loaded, seed, steps, guidance)
         print_json({"prompt": prompt, "description": description, **settings, "out": out, "warnings": warnings})
     else:
         print_warnings(warnings)
@@ -109,8 +121,8 @@ def edit(
     instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What to change.")],
     out: OutPicture,
     seed: Seed = 7,
-    steps: Steps = 20,
-    guidance: Guidance = 2.5,
+    steps: DefaultSteps = None,
+    guidance: DefaultGuidance = None,
     method: Annotated[
         str, typer.Option("--method", help='"masked", or "reference": drawn anew, as the released OmniBridge does.')
     ] = "masked",
@@ -130,7 +142,7 @@ def edit(
       latentbridge edit picture.png "remove the star" --out out.png --method reference
     """
     check_text("instruction", instruction)
-    check_sampling(seed, steps, guidance)
+    check_sampling(seed, 1 if steps is None else steps, 1.0 if guidance is None else guidance)
     check_out(out, PICTURE_SUFFIXES)
     from latentbridge.cli.output import print_json, print_warnings, save_picture
     from latentbridge.images import open_picture
@@ -139,22 +151,32 @@ def edit(
     from latentbridge.cli.loading import open_model
     from latentbridge.models.input_check import WordUse, size_warnings
 
-    how: Any = method  # a misspelt one is the model's to refuse
-    editor = open_model(model, device)
-    trace = editor.trace_edit(picture, instruction, seed, steps=steps, guidance=guidance, method=how)
-    save_picture(trace.picture, out)
+    edit_method: Any = method  # the model refuses an unknown one
+    loaded = open_model(model, device)
+    result = loaded.edit(picture, instruction, seed, steps=steps, guidance=guidance, method=edit_method)
+    save_picture(result.picture, out)
+    check = loaded.input_check
     warnings = [
-        *editor.input_check.picture_warnings(picture),
-        *size_warnings(picture, len(trace.picture)),
-        *editor.input_check.text_warnings(instruction, WordUse.INSTRUCTION),
+        *check.picture_warnings(picture),
+        *size_warnings(picture, len(result.picture)),
+        *check.text_warnings(instruction, WordUse.INSTRUCTION),
     ]
     if as_json:
-        settings = {"seed": seed, "steps": steps, "guidance": guidance}
-        words = {"before": trace.before, "after": trace.after, "changed_share": round(float(trace.mask.mean()), 4)}
+        settings = _settings(loaded, seed, steps, guidance)
+        words = {"before": result.before, "after": result.after, "changed_share": round(float(result.mask.mean()), 4)}
         print_json({"image": image, "instruction": instruction, **words, **settings, "out": out, "warnings": warnings})
     else:
         print_warnings(warnings)
-        print(f"before: {trace.before}\nafter:  {trace.after}\n{out}")
+        print(f"before: {result.before}\nafter:  {result.after}\n{out}")
+
+
+def _settings(model: UnifiedModel, seed: int, steps: int | None, guidance: float | None) -> dict[str, Any]:
+    """Return the sampling settings that a picture was generated with."""
+    return {
+        "seed": seed,
+        "steps": model.default_steps if steps is None else steps,
+        "guidance": model.default_guidance if guidance is None else guidance,
+    }
 
 
 def embed(
@@ -192,21 +214,24 @@ def embed(
     pictures = [open_picture(path) for path in images]
     from latentbridge.cli.loading import open_model
 
-    embedder = open_model(model, device, draws=False)
-    none = np.zeros((0, embedder.embedding_size), dtype=np.float32)
-    of_images = np.concatenate([none, *(embedder.embed(images=picture)[None] for picture in pictures)])
-    of_texts = np.concatenate([none, *(embedder.embed(texts=item)[None] for item in texts)])
+    loaded = open_model(model, device, draws=False)
+    loaded.require("embed")
+    empty = np.zeros((0, loaded.embedding_size), dtype=np.float32)
+    image_vectors = np.concatenate([empty, *(loaded.embed(images=picture)[None] for picture in pictures)])
+    text_vectors = np.concatenate([empty, *(loaded.embed(texts=item)[None] for item in texts)])
     names = [str(path) for path in images]
-    warnings = embedder.input_check.warnings_by_name(dict(zip(names, pictures, strict=True)), texts)
+    warnings = loaded.input_check.warnings_by_name(dict(zip(names, pictures, strict=True)), texts)
     if out:
         with atomic_write(out) as temporary, temporary.open("wb") as file:
-            np.savez(file, images=of_images, texts=of_texts, image_names=np.array(names), text_names=np.array(texts))
+            np.savez(
+                file, images=image_vectors, texts=text_vectors, image_names=np.array(names), text_names=np.array(texts)
+            )
         print_warnings(warnings)
-        print(f"{out}: {len(images)} pictures and {len(texts)} texts, {none.shape[1]} numbers each")
+        print(f"{out}: {len(images)} pictures and {len(texts)} texts, {empty.shape[1]} numbers each")
     else:
         document = {
-            "images": [{"image": n, "embedding": v.tolist()} for n, v in zip(names, of_images, strict=True)],
-            "texts": [{"text": t, "embedding": v.tolist()} for t, v in zip(texts, of_texts, strict=True)],
+            "images": [{"image": n, "embedding": v.tolist()} for n, v in zip(names, image_vectors, strict=True)],
+            "texts": [{"text": t, "embedding": v.tolist()} for t, v in zip(texts, text_vectors, strict=True)],
             "warnings": warnings,
         }
         print_json(document)

@@ -64,10 +64,14 @@ def score_forty(model: OmniBridge, drawings: Drawings, each: int, seed: int) -> 
     wanted = [label for label in FORTY_CONCEPTS for _ in range(each)]
     right: list[bool] = []
     for part in batched(wanted):
-        pictures = model.generate([with_article(label) for label in part], seed + len(right))
+        results = model.generate([with_article(label) for label in part], seed + len(right))
         right += [
             name == label
-            for name, label in zip(recogniser.name(extract_features(network, np.stack(pictures))), part, strict=True)
+            for name, label in zip(
+                recogniser.name(extract_features(network, np.stack([each.picture for each in results]))),
+                part,
+                strict=True,
+            )
         ]
     note = f"judge: EfficientNet-lite0, itself right on {accuracy:.0%} of unseen artists"
     return [share("draw", "drawings: forty concepts, by a judge", right, note=note)]

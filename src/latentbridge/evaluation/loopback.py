@@ -48,7 +48,7 @@ def walk(backbone: TrainableModel, items: Items, hops: int, seed: int = 0) -> It
         if isinstance(items[0], str):
             seeds = [int(numpy_rng(seed + i, "loopback", hop // 2).integers(2**31)) for i in range(len(items))]
             parts = zip(batched(cast(Sequence[str], items)), batched(seeds), strict=True)
-            items = [picture for texts, part in parts for picture in backbone.generate(texts, part)]
+            items = [picture for texts, part in parts for picture in backbone.draw_descriptions(texts, part)]
         else:
             parts = batched(cast(Sequence[Picture], items))
             items = [text for part in parts for text in backbone.understand(part, [CAPTION_REQUEST] * len(part))]

@@ -106,10 +106,10 @@ def _score_edits(model: OmniBridge, records: list[Record], note: str) -> list[Sc
     after: list[float] = []
     for part in batched(edits):
         made = model.edit([source for source, _, _ in part], [words for _, words, _ in part], seed=len(after))
-        for (source, _, target), picture in zip(part, made, strict=True):
+        for (source, _, target), result in zip(part, made, strict=True):
             wanted = model.fit(target)
             before.append(pixel_difference(model.fit(source), wanted))
-            after.append(pixel_difference(picture, wanted))
+            after.append(pixel_difference(result.picture, wanted))
     if not edits:
         return []
     nearer = [new < old for old, new in zip(before, after, strict=True)]

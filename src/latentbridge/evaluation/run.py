@@ -19,16 +19,15 @@ from latentbridge.evaluation import shapes as on_shapes
 from latentbridge.evaluation.manifest import score_manifest
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.skills import skill_jobs
-from latentbridge.models.backbones.loading import as_backbone
-from latentbridge.models.checkpoint import Network
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.trainable import TrainableModel
 
 World = Literal["shapes", "drawings"]
 Job = Callable[[], list[Score]]
 
 
 def evaluate(
-    model: Network, world: World | Path, *, size: int = 100, seed: int = 1, progress: bool = True
+    model: TrainableModel, world: World | Path, *, size: int = 100, seed: int = 1, progress: bool = True
 ) -> dict[str, Any]:
     """The scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware"}.
 
@@ -39,7 +38,7 @@ def evaluate(
             raise UserError(
                 f"Only an OmniBridge is scored on {world}; take --world shapes, or loopback and consistency, which take any backbone and world."
             )
-        jobs: list[Job] = skill_jobs(as_backbone(model), size, seed)
+        jobs: list[Job] = skill_jobs(model, size, seed)
     elif isinstance(world, Path):
         jobs = [partial(score_manifest, model, world, size, seed)]
     else:

@@ -46,7 +46,7 @@ class Samples(Observer):
         self.how: dict[str, Any] = {}
         """What an OmniBridge is told beside descriptions and seeds: before there is a bridge, words reach the decoder alone."""
         if is_bridge:
-            self.how = {"conditioning": "text" if learns_pictures else "query", "rewrite": False}
+            self.how = {"conditioning": "text" if learns_pictures else "query"}
         if config.model.kind == "scene" or kind in ("pretrain_squares", "pretrain_codes"):
             raise UserError(
                 f"{config.name} trains what neither answers nor draws by itself, so there is nothing to sample; leave out --sample-every."
@@ -65,7 +65,7 @@ class Samples(Observer):
         measures: dict[str, float] = {}
         if self.draws:
             scenes = sampled_scenes()
-            drawn = model.generate([describe(scene) for scene in scenes], list(range(_SHOWN)), **self.how)
+            drawn = model.draw_descriptions([describe(scene) for scene in scenes], list(range(_SHOWN)), **self.how)
             kept = [facts_kept(picture, scene) for picture, scene in zip(drawn, scenes, strict=True)]
             measures["held-out facts drawn"] = round(float(np.mean(kept)), 4)
             with atomic_write(self.run.sample(step)) as temporary:

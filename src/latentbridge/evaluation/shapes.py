@@ -24,6 +24,7 @@ from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Scene, Split, distinct_scenes, scenes
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.unified import expand_seeds
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
 
@@ -82,7 +83,9 @@ def score_drawing(model: OmniBridge, split: Split, each: int, seed: int, conditi
         wanted = [sample_prompt(rng, category, split) for _ in range(each)]
         right: list[bool] = []
         for part in batched(wanted):
-            pictures = model.generate([p.text for p in part], seed + len(right), conditioning=conditioning)
+            seeds = expand_seeds(seed + len(right), len(part))
+            descriptions = model.rewrite([p.text for p in part], seeds)
+            pictures = model.draw_descriptions(descriptions, seeds, conditioning=conditioning)
             right += [satisfies(read_scene(picture), p) for picture, p in zip(pictures, part, strict=True)]
         means.append(right)
         aim = DRAWING_AIMS[category] if (split, conditioning) == ("test", "query") else None
@@ -105,8 +108,8 @@ def score_edits(model: OmniBridge, split: Split, each: int, seed: int) -> list[S
     for part in batched(rows):
         sources = [render(scene) for scene, _ in part]
         made = model.edit(sources, [change.instruction for _, change in part], seed + len(right))
-        for (scene, change), before, after in zip(part, sources, made, strict=True):
-            grade = grade_edit(scene, change.target, after, before)
+        for (scene, change), before, result in zip(part, sources, made, strict=True):
+            grade = grade_edit(scene, change.target, result.picture, before)
             right.append(grade.right and grade.preserved)
             kept.append(grade.preserved)
     scores = [

@@ -35,7 +35,7 @@ def score_descriptions_drawn(backbone: TrainableModel, split: Split, count: int,
     drawn = [
         picture
         for part in batched(list(enumerate(chosen)))
-        for picture in backbone.generate([describe(s) for _, s in part], [seed + i for i, _ in part])
+        for picture in backbone.draw_descriptions([describe(s) for _, s in part], [seed + i for i, _ in part])
     ]
     kept = [facts_kept(picture, scene) for picture, scene in zip(drawn, chosen, strict=True)]
     exact = [

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from latentbridge.models.left_padding import IGNORE_INDEX
-from latentbridge.models.tokenization import encode
+from latentbridge.models.tokenization import encode, token_id
 from latentbridge.types import Conversation
 
 
@@ -66,7 +66,7 @@ def tokenize_chat(
 class ChatML:
     """ChatML, as Qwen2-VL and Harmon write it."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Qwen2Tokenizer
     system_prompt: str = ""
     image_suffix: str = ""
     """Text between image and question."""
@@ -74,8 +74,9 @@ class ChatML:
     """Whether names of special tokens in replies are those tokens: `<img>` and `</img>` of OmniBridge."""
 
     def begin(self, image: Sequence[int]) -> list[int]:
-        system = f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n" if self.system_prompt else ""
-        return encode(self.tokenizer, system, special=True)
+        if not self.system_prompt:
+            return []
+        return encode(self.tokenizer, f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n", special=True)
 
     def request(self, text: str, image: Sequence[int], is_first: bool) -> list[int]:
         suffix = encode(self.tokenizer, self.image_suffix) if image else []
@@ -93,7 +94,7 @@ class ChatML:
 
     def reply(self, text: str) -> list[int]:
         ids = encode(self.tokenizer, text, special=self.markers_in_replies)
-        return [*ids, *encode(self.tokenizer, "<|im_end|>", special=True)]
+        return [*ids, token_id(self.tokenizer, "<|im_end|>")]
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,6 @@ from latentbridge.rng import torch_rng
 from latentbridge.rundir import atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
-    from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
-    from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
-    from latentbridge.models.backbones.janus.modeling_janus import JanusPro
     from latentbridge.models.dual_encoder import DualEncoder
     from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
     from latentbridge.models.trainable import TrainableModel
@@ -38,8 +35,8 @@ if TYPE_CHECKING:
 ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 
-Network: TypeAlias = "OmniBridge | JanusPro | Bagel | Harmon | DualEncoder"
-"""What can be built, trained, saved and loaded; each knows its `config` and its `tokenizer`."""
+Network: TypeAlias = "TrainableModel | DualEncoder"
+"""Everything that can be built, trained, saved and loaded; each has a `config` and a `tokenizer`."""
 BUILDERS = {
     "omnibridge": "omnibridge.modeling_omnibridge:OmniBridge",
     "janus": "backbones.janus.tiny:build_janus",

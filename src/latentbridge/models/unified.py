@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Literal, TypeVar, overload
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from latentbridge import prompts
+from latentbridge.config import NetworkConfig
 from latentbridge.devices import device_of
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike, fit_square, open_picture
@@ -40,13 +42,16 @@ class UnifiedModel(nn.Module, ABC):
 
     kind: ClassVar[str]
     """Family of the model: "omnibridge", "janus", "bagel" or "harmon"."""
-    tokenizer: Any
-    """The language model's tokenizer."""
+    config: NetworkConfig | None
+    """Config that the model was built from; None for a release."""
+    tokenizer: PreTrainedTokenizerBase
 
     def __init__(self) -> None:
         super().__init__()
         self.input_check = InputCheck()
         """Record of the training data that `load_model` found beside the weights; empty otherwise."""
+        self.max_tokens = 160
+        """Longest reply of `understand` unless a call names another length."""
 
     # --- properties ---
 
@@ -120,7 +125,7 @@ class UnifiedModel(nn.Module, ABC):
         questions: str = prompts.CAPTION_REQUEST,
         *,
         reasoning: bool = False,
-        max_tokens: int = 160,
+        max_tokens: int | None = None,
     ) -> str: ...
     @overload
     def understand(
@@ -129,11 +134,11 @@ class UnifiedModel(nn.Module, ABC):
         questions: str | Sequence[str] = prompts.CAPTION_REQUEST,
         *,
         reasoning: bool = False,
-        max_tokens: int = 160,
+        max_tokens: int | None = None,
     ) -> list[str]: ...
     @overload
     def understand(
-        self, images: ImageLike, questions: Sequence[str], *, reasoning: bool = False, max_tokens: int = 160
+        self, images: ImageLike, questions: Sequence[str], *, reasoning: bool = False, max_tokens: int | None = None
     ) -> list[str]: ...
     @torch.no_grad()
     def understand(
@@ -142,7 +147,7 @@ class UnifiedModel(nn.Module, ABC):
         questions: str | Sequence[str] = prompts.CAPTION_REQUEST,
         *,
         reasoning: bool = False,
-        max_tokens: int = 160,
+        max_tokens: int | None = None,
     ) -> str | list[str]:
         """Answer a question about an image, greedily; one image or question goes with a list of the other.
 
@@ -152,7 +157,8 @@ class UnifiedModel(nn.Module, ABC):
         pictures, texts, many = self._paired(images, questions)
         texts = [prompts.reasoned(text) for text in texts] if reasoning else texts
         conversations = [Conversation(((text, ""),), picture) for text, picture in zip(texts, pictures, strict=True)]
-        return _one_or_many(self.reply(conversations, max_tokens=max_tokens), many)
+        limit = self.max_tokens if max_tokens is None else max_tokens
+        return _one_or_many(self.reply(conversations, max_tokens=limit), many)
 
     @overload
     def rewrite(self, requests: str, seed: int | Sequence[int] = 0, *, temperature: float = ...) -> str: ...

@@ -10,7 +10,7 @@ import torch
 
 from latentbridge.config import from_dict
 from latentbridge.errors import StorageError, UserError
-from latentbridge.models.backbones.loading import load_backbone
+from latentbridge.models.checkpoint import load
 from latentbridge.processes import held
 from latentbridge.rundir import RunDir, write_json
 from latentbridge.studies import Measuring
@@ -51,7 +51,7 @@ def carry_out(run: Run, out: Path, measuring: Measuring | None) -> None:
             raise
     if measuring is None or not now.missing:
         return
-    backbone, weights = load_backbone(model_folder(run.name, out)), weights_digest(run.name, out)
+    backbone, weights = load(model_folder(run.name, out)), weights_digest(run.name, out)
     for world, report in now.missing:
         print(f"measuring {world} {report}", flush=True)
         make_document(backbone, now.folder, world, report, measuring, weights)

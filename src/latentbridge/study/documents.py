@@ -12,7 +12,6 @@ from latentbridge.evaluation.compare import REPORTS
 from latentbridge.evaluation.encoders import external_view
 from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 from latentbridge.evaluation.run import World, evaluate
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from latentbridge.models.teachers import load_teacher
 from latentbridge.models.trainable import TrainableModel
 from latentbridge.rundir import read_json, write_json
@@ -58,7 +57,7 @@ def make_document(
     """Measure a model and write the document."""
     began, named = time.perf_counter(), conditions(report, measuring, weights)
     if report == SCORES:
-        document = _evaluate_skills(backbone, world, measuring)
+        document = evaluate(backbone, world, size=measuring.size, seed=measuring.seed, progress=False)
     elif report == REASONING:
         posed = held_out_problems(world, measuring.problems, measuring.seed)
         document = evaluate_reasoning(backbone.understand, posed, world=world, seed=measuring.seed)
@@ -73,8 +72,3 @@ def make_document(
             document = evaluate_consistency(backbone, pairs, judge, seed=measuring.seed, world=world, progress=False)
     seconds = round(time.perf_counter() - began, 1)
     write_json(folder / world / report, {"model": folder.name, **named, "seconds": seconds, **document})
-
-
-def _evaluate_skills(backbone: Any, world: World, measuring: Measuring) -> dict[str, Any]:
-    network = backbone.model if isinstance(backbone, OmniBridgeAdapter) else backbone
-    return evaluate(network, world, size=measuring.size, seed=measuring.seed, progress=False)

@@ -35,8 +35,8 @@ def some_tokens(rows: int = 2) -> Tensor:
 @torch.no_grad()
 def test_a_round_trip_draws_the_same_tokens_and_reads_them_whole(harmon: Harmon):
     harmon.guidance = 1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
-    drawn, _ = harmon._draw(TEXTS, [5, 9])
-    expected = harmon._redrawing_states(drawn).flatten(1)
+    drawn, _ = harmon._sample(TEXTS, [5, 9])
+    expected = harmon._reconstruction_states(drawn).flatten(1)
     latents = harmon.gen_latent(TEXTS, [5, 9])
     torch.testing.assert_close(harmon.roundtrip(latents, [5, 9]), expected, atol=1e-4, rtol=0)
     assert (harmon.roundtrip(latents, [9, 5]) - expected).abs().max() > 1e-2
@@ -45,8 +45,8 @@ def test_a_round_trip_draws_the_same_tokens_and_reads_them_whole(harmon: Harmon)
 @torch.no_grad()
 def test_through_pixels_it_reads_the_picture_a_viewer_gets(harmon: Harmon):
     harmon.guidance, harmon.through_pixels = 1.0, True
-    pictures = harmon.generate(TEXTS, [5, 9])
-    expected = harmon._redrawing_states(harmon._tokens_of(pictures)).flatten(1)
+    pictures = harmon.draw_descriptions(TEXTS, [5, 9])
+    expected = harmon._reconstruction_states(harmon._encode_pictures(pictures)).flatten(1)
     latents = harmon.gen_latent(TEXTS, [5, 9])
     returned = harmon.roundtrip(latents, [5, 9])
     torch.testing.assert_close(returned, expected, atol=5e-3, rtol=0)  # a pixel or two may tip to the next level
@@ -73,10 +73,10 @@ def test_the_gradient_of_a_round_trip_is_exact(harmon: Harmon):
 
 @torch.no_grad()
 def test_states_follow_from_the_words_and_the_known_tokens_alone(harmon: Harmon):
-    known, rows, tokens = torch.tensor([[2, 3, 11]] * 2), harmon._requests(TEXTS), some_tokens()
+    known, rows, tokens = torch.tensor([[2, 3, 11]] * 2), harmon._tokenize_prompts(TEXTS), some_tokens()
 
     def states(given: Tensor) -> Tensor:
-        return harmon._drawing_states(harmon._embed(rows), rows.mask, given, known)
+        return harmon._generation_states(harmon._embed_tokens(rows), rows.mask, given, known)
 
     unseen, seen = tokens.clone(), tokens.clone()
     unseen[:, 5] += 1
@@ -89,11 +89,11 @@ def test_states_follow_from_the_words_and_the_known_tokens_alone(harmon: Harmon)
 def test_a_drawing_is_made_of_the_states_that_it_tells(harmon: Harmon):
     """Group after group as the definition has it, written without the loop's own bookkeeping."""
     harmon.guidance, seeds = 1.0, [5, 9]
-    drawn, states = harmon._draw(TEXTS, seeds)
-    rows, order = harmon._requests(TEXTS), harmon._order(seeds)
+    drawn, states = harmon._sample(TEXTS, seeds)
+    rows, order = harmon._tokenize_prompts(TEXTS), harmon._order(seeds)
     for start, stop in [(0, 3), (3, 8), (8, 16)]:  # floor(16 cos(30 deg)) = 13 and floor(16 cos(60 deg)) = 8 masked
         known = order[:, :start].sort(1).values
-        expected = harmon._drawing_states(harmon._embed(rows), rows.mask, drawn, known)
+        expected = harmon._generation_states(harmon._embed_tokens(rows), rows.mask, drawn, known)
         group = order[:, start:stop]
         torch.testing.assert_close(pick(states, group), pick(expected, group), atol=1e-4, rtol=0)
     torch.testing.assert_close(harmon._denoise(states, harmon._noise(seeds)), drawn, atol=1e-4, rtol=0)
@@ -101,15 +101,15 @@ def test_a_drawing_is_made_of_the_states_that_it_tells(harmon: Harmon):
 
 @torch.no_grad()
 def test_guidance_goes_away_from_what_no_prompt_gives(harmon: Harmon):
-    states, bare = torch.randn(2, 2, NUM_TOKENS, 28, generator=torch_rng(0, "states"))
+    states, uncond = torch.randn(2, 2, NUM_TOKENS, 28, generator=torch_rng(0, "states"))
     noise = some_tokens()
     plain = harmon._denoise(states, noise)
     torch.testing.assert_close(harmon._denoise(states, noise, states), plain, atol=1e-4, rtol=0)
-    assert (harmon._denoise(states, noise, bare) - plain).abs().max() > 0.1
+    assert (harmon._denoise(states, noise, uncond) - plain).abs().max() > 0.1
     harmon.denoising_steps = 1  # one step is linear in the prediction
-    other, plain = harmon._denoise(bare, noise), harmon._denoise(states, noise)
+    other, plain = harmon._denoise(uncond, noise), harmon._denoise(states, noise)
     expected = other + harmon.guidance * (plain - other)
-    torch.testing.assert_close(harmon._denoise(states, noise, bare), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(harmon._denoise(states, noise, uncond), expected, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -119,9 +119,9 @@ def test_what_the_language_model_says_meets_the_state_it_is_about(harmon: Harmon
     heard: list[Tensor] = []
     monkeypatch.setattr(harmon.encoder, "forward", lambda tokens, known: encoded)
     monkeypatch.setattr(harmon.decoder, "forward", lambda states, known: states)
-    monkeypatch.setattr(harmon, "_states", lambda embeds, mask: heard.append(embeds) or embeds)
+    monkeypatch.setattr(harmon, "_hidden", lambda embeds, mask: heard.append(embeds) or embeds)
     mask = torch.ones(2, 7, dtype=torch.long)
-    merged = harmon._drawing_states(torch.zeros(2, 7, 28), mask, some_tokens(), torch.tensor([[2, 3]] * 2))
+    merged = harmon._generation_states(torch.zeros(2, 7, 28), mask, some_tokens(), torch.tensor([[2, 3]] * 2))
     assert torch.equal(merged, 2 * encoded)
     assert torch.equal(heard[0][:, 7:], torch.cat([encoded[:, NUM_BUFFERS:], encoded[:, :NUM_BUFFERS]], dim=1))
 
@@ -132,11 +132,11 @@ def test_the_head_learns_masked_tokens_of_its_own_picture(harmon: Harmon, monkey
     known: list[Tensor] = []
     clean: list[Tensor] = []
     asked: list[str | None] = []
-    requests = harmon._requests
-    monkeypatch.setattr(harmon, "_tokens_of", lambda pictures: tokens)
-    monkeypatch.setattr(harmon, "_requests", lambda prompts: asked.extend(prompts) or requests(prompts))
+    requests = harmon._tokenize_prompts
+    monkeypatch.setattr(harmon, "_encode_pictures", lambda pictures: tokens)
+    monkeypatch.setattr(harmon, "_tokenize_prompts", lambda prompts: asked.extend(prompts) or requests(prompts))
     monkeypatch.setattr(
-        harmon, "_drawing_states", lambda e, m, given, k: known.append(k) or given.mean(2, keepdim=True)
+        harmon, "_generation_states", lambda e, m, given, k: known.append(k) or given.mean(2, keepdim=True)
     )
     monkeypatch.setattr(
         harmon_module,
@@ -157,7 +157,7 @@ def test_the_head_learns_masked_tokens_of_its_own_picture(harmon: Harmon, monkey
 
 
 def test_a_picture_drawn_again_follows_a_reading_that_is_held_still(harmon: Harmon, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(harmon_module, "_LEAST_MASKED", 1.0)  # nothing is known but by the reading
+    monkeypatch.setattr(harmon_module, "_MIN_MASK_RATIO", 1.0)  # nothing is known but by the reading
     pictures = list(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8))
     loss = harmon.reconstruction_loss(pictures, torch_rng(0, "loss"))
     loss.backward()
@@ -165,7 +165,7 @@ def test_a_picture_drawn_again_follows_a_reading_that_is_held_still(harmon: Harm
     assert embed is None or not embed.any(), "tokens pass the encoder in the reading alone"
     assert harmon.encoder.buffer.grad is not None and harmon.encoder.buffer.grad.any()
 
-    tokens, drawn = harmon._tokens_of(pictures), []
+    tokens, drawn = harmon._encode_pictures(pictures), []
     monkeypatch.setattr(
         harmon_module, "noised_loss", lambda head, scheduler, clean, states, *noise: drawn.append((clean, states))
     )
@@ -173,7 +173,7 @@ def test_a_picture_drawn_again_follows_a_reading_that_is_held_still(harmon: Harm
     places = torch.rand(2, NUM_TOKENS, generator=_after_the_share("loss")).argsort(1)
     clean, states = (values.unflatten(0, (-1, 2, NUM_TOKENS))[0] for values in drawn[0])
     torch.testing.assert_close(clean[..., 0, 0], pick(tokens, places))
-    torch.testing.assert_close(states, pick(harmon._redrawing_states(tokens), places), atol=1e-5, rtol=0)
+    torch.testing.assert_close(states, pick(harmon._reconstruction_states(tokens), places), atol=1e-5, rtol=0)
 
 
 def _after_the_share(purpose: str) -> torch.Generator:
@@ -190,17 +190,19 @@ def _after_the_share(purpose: str) -> torch.Generator:
 def test_tokens_lie_row_after_row(harmon: Harmon):
     pixels = to_pixels(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8))
     latents = harmon.autoencoder.encode(pixels)
-    tokens = harmon._tokens(pixels)
+    tokens = harmon._encode_pixels(pixels)
     assert torch.equal(tokens[1, 4 * 2 + 3], latents[1, :, 2, 3])
-    torch.testing.assert_close(harmon._pixels(tokens), harmon.autoencoder.decode(latents), atol=1e-5, rtol=0)
+    torch.testing.assert_close(harmon._decode_tokens(tokens), harmon.autoencoder.decode(latents), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_pictures_are_understood_where_their_tokens_stand(harmon: Harmon, three_pictures: list[np.ndarray]):
     """The mean over the n tokens, after which buffers and words may follow unseen."""
-    words, _ = harmon._talk(Conversation((("What?", "a star"),), three_pictures[0]))
-    rows = harmon._padded([words])
-    states = harmon._states(harmon._embed(rows, harmon._see(harmon._tokens_of(three_pictures[:1]))), rows.mask)
+    words = harmon._tokenize(Conversation((("What?", "a star"),), three_pictures[0])).ids
+    rows = harmon._pad([words])
+    states = harmon._hidden(
+        harmon._embed_tokens(rows, harmon._encode_image(harmon._encode_pictures(three_pictures[:1]))), rows.mask
+    )
     first = words.index(harmon._image)
     expected = states[:, first : first + NUM_TOKENS].mean(1)
     torch.testing.assert_close(harmon.und_latent(three_pictures[:1]), expected, atol=1e-5, rtol=0)
@@ -215,9 +217,11 @@ def test_answers_do_not_depend_on_other_questions(harmon: Harmon, three_pictures
 
 def test_the_understanding_loss_is_the_librarys(harmon: Harmon, three_pictures: list[np.ndarray]):
     talk = Conversation((("What?", "a star"),), three_pictures[0])
-    ids, labels = harmon._talk(talk)
-    embeds = harmon._embed(harmon._padded([ids]), harmon._see(harmon._tokens_of(three_pictures[:1])))
-    theirs = harmon.language_model(inputs_embeds=embeds, labels=torch.tensor([labels])).loss
+    chat = harmon._tokenize(talk)
+    embeds = harmon._embed_tokens(
+        harmon._pad([chat.ids]), harmon._encode_image(harmon._encode_pictures(three_pictures[:1]))
+    )
+    theirs = harmon.language_model(inputs_embeds=embeds, labels=torch.tensor([chat.labels])).loss
     torch.testing.assert_close(harmon.understanding_loss([talk]), theirs, atol=1e-5, rtol=1e-5)
     other = Conversation(talk.turns, 255 - three_pictures[0])
     assert (harmon.understanding_loss([other]) - theirs).abs() > 1e-3
@@ -228,24 +232,24 @@ def test_the_understanding_loss_is_the_librarys(harmon: Harmon, three_pictures: 
 
 def test_conversations_are_worded_as_in_the_release(harmon: Harmon):
     picture = np.zeros((32, 32, 3), np.uint8)
-    ids, labels = harmon._talk(Conversation((("What?", "a star"), ("Sure?", "yes")), picture))
-    assert harmon.tokenizer.decode(ids) == (
+    chat = harmon._tokenize(Conversation((("What?", "a star"), ("Sure?", "yes")), picture))
+    assert harmon.tokenizer.decode(chat.ids) == (
         f"<|im_start|>user\n{IMAGE}\nWhat?<|im_end|>\n<|im_start|>assistant\na star<|im_end|>\n"
         "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>"
     )
-    assert harmon.tokenizer.decode([label for label in labels if label >= 0]) == "a star<|im_end|>yes<|im_end|>"
-    open_ended, _ = harmon._talk(Conversation((("Hi", ""),)), open_ended=True)
+    assert harmon.tokenizer.decode([label for label in chat.labels if label >= 0]) == "a star<|im_end|>yes<|im_end|>"
+    open_ended = harmon._tokenize(Conversation((("Hi", ""),)), open_ended=True).ids
     assert harmon.tokenizer.decode(open_ended) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_requests_are_worded_as_in_the_release(harmon: Harmon):
-    rows = harmon._requests(["a star", None])
+    rows = harmon._tokenize_prompts(["a star", None])
     words = [harmon.tokenizer.decode(ids[mask.bool()]) for ids, mask in zip(*rows, strict=True)]
     around = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n".format
     assert words == [around("Generate an image: a star"), around("Generate an image.")]
 
 
 def test_what_users_type_makes_no_special_tokens(harmon: Harmon):
-    ids, _ = harmon._talk(Conversation((("<|image_pad|><|im_end|>", "x"),)))
+    ids = harmon._tokenize(Conversation((("<|image_pad|><|im_end|>", "x"),))).ids
     assert ids.count(harmon._image) == 0 and ids.count(harmon._end) == 2
-    assert harmon._requests(["<|image_pad|>"]).ids.eq(harmon._image).sum() == 0
+    assert harmon._tokenize_prompts(["<|image_pad|>"]).ids.eq(harmon._image).sum() == 0

@@ -36,8 +36,8 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 def test_on_the_largest_square_it_is_the_librarys_siglip(eye: NaViTEncoder):
     pixels = to_pixels([picture(35, 35), picture(35, 35, seed=1)])
     expected = eye.connector(eye.vision(pixels).last_hidden_state) + eye.places
-    torch.testing.assert_close(eye.look(pixels), expected, atol=1e-5, rtol=0)
-    assert (eye.look(pixels.flip(0)) - expected).abs().max() > 1e-2
+    torch.testing.assert_close(eye.encode_pixels(pixels), expected, atol=1e-5, rtol=0)
+    assert (eye.encode_pixels(pixels.flip(0)) - expected).abs().max() > 1e-2
 
 
 @torch.no_grad()

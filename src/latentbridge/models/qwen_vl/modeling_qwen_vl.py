@@ -12,11 +12,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from latentbridge.config import BackboneConfig
 from latentbridge.devices import device_of, to_device
+from latentbridge.models.chat import ChatML, tokenize_chat
 from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.packing import pack
 from latentbridge.models.qwen_vl.patches import patchify
-from latentbridge.models.tokenization import encode, token_id
+from latentbridge.models.tokenization import token_id
 from latentbridge.ranks import global_mean
 from latentbridge.types import Conversation, Picture
 
@@ -124,16 +125,22 @@ class QwenVL(nn.Module):
         token_counts = iter(
             (grid.prod(dim=1) // self.image_processor.merge_size**2).tolist() if grid is not None else []
         )
+        chat = ChatML(self.tokenizer, self.system_prompt, markers_in_replies=True)
         rows = [
-            self._tokens(c, next(token_counts) if drawn is not None or c.picture is not None else 0, open_ended)
+            tokenize_chat(
+                chat,
+                c,
+                self._image_ids(next(token_counts)) if drawn is not None or c.picture is not None else (),
+                open_ended,
+            )
             for c in conversations
         ]
-        length = max(len(ids) for ids, _ in rows)
+        length = max(len(row.ids) for row in rows)
         input_ids = torch.full((len(rows), length), self.padding)
         labels = torch.full((len(rows), length), IGNORE_INDEX)
         weights = torch.zeros(len(rows), length)
         attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
-        for row, (ids, replies) in enumerate(rows):
+        for row, (ids, replies) in enumerate((row.ids, row.replies) for row in rows):
             start = 0 if pad == "right" else length - len(ids)
             input_ids[row, start : start + len(ids)] = torch.tensor(ids)
             attention_mask[row, start : start + len(ids)] = 1
@@ -215,19 +222,6 @@ class QwenVL(nn.Module):
         processed = self.image_processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
         return processed["pixel_values"], processed["image_grid_thw"]
 
-    def _tokens(self, conversation: Conversation, image_tokens: int, open_ended: bool) -> tuple[list[int], list[range]]:
-        """Token ids, and where the replies that count stand in them."""
-        ids: list[int] = []
-        replies: list[range] = []
-        before = f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n" if self.system_prompt else ""
-        image = f"<|vision_start|>{'<|image_pad|>' * image_tokens}<|vision_end|>" if image_tokens else ""
-        for index, (user, assistant) in enumerate(conversation.turns):
-            ids += encode(self.tokenizer, f"{before}<|im_start|>user\n{image}", special=True)
-            ids += encode(self.tokenizer, user)
-            ids += encode(self.tokenizer, "<|im_end|>\n<|im_start|>assistant\n", special=True)
-            if not (open_ended and index == len(conversation.turns) - 1):
-                asked = len(ids)
-                ids += [*encode(self.tokenizer, assistant, special=True), self.end_of_turn]
-                replies += [range(asked, len(ids))] if conversation.counts else []
-            before, image = "\n", ""
-        return ids, replies
+    def _image_ids(self, num_tokens: int) -> list[int]:
+        config = self.model.config
+        return [config.vision_start_token_id, *[config.image_token_id] * num_tokens, config.vision_end_token_id]

@@ -15,8 +15,6 @@ from latentbridge.serving.service import ServiceDep, png_base64, seed_or_random
 from latentbridge.types import Picture
 
 router = APIRouter(route_class=JsonRoute, responses=ERROR_RESPONSES)
-_MAX_TOKENS = 160
-"""The default of `UnifiedModel.understand`, which `latentbridge loopback` uses."""
 
 
 @router.post("/v1/loopback", operation_id="loopback")
@@ -39,7 +37,7 @@ async def loopback(body: LoopbackRequest, request: Request, service: ServiceDep)
         picture = origin
         first = previous = await embed(picture)
         for number in range(body.rounds):
-            words = await service.ask(picture, prompts.CAPTION_REQUEST, _MAX_TOKENS)
+            words = await service.ask(picture, prompts.CAPTION_REQUEST, model.max_tokens)
             noise_seed = int(numpy_rng(seed, "loopback", number).integers(2**31))
             picture = await engine.run(GenerateJob(words, noise_seed, model.default_steps, model.default_guidance))
             vector = await embed(picture)

@@ -14,8 +14,7 @@ from latentbridge import prompts
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import AlignItem
 from latentbridge.devices import CPU
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
-from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge, drawing_talks
+from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.rng import numpy_rng
 from latentbridge.training.objectives.losses import retrieval_loss
@@ -96,7 +95,7 @@ class Finetune(Native):
         return torch.stack(drifts).mean()
 
     def _generation_loss(self, pairs: Sequence[AlignItem], rng: torch.Generator) -> Tensor:
-        backbone, drawn = cast(OmniBridgeAdapter, self.backbone), [pair.drawn for pair in pairs]
+        backbone, drawn = cast(OmniBridge, self.backbone), [pair.drawn for pair in pairs]
         losses = (backbone.generation_loss, backbone.text_generation_loss)
         return torch.stack([loss(_descriptions(pairs), drawn, rng) for loss in losses]).mean()
 
@@ -104,7 +103,7 @@ class Finetune(Native):
 def _read(model: OmniBridge, pairs: Sequence[AlignItem]) -> list[Tensor]:
     """Return what pairs are drawn and found by: conditions [b n * d], and embeddings of pictures and captions [b e]."""
     descriptions = _descriptions(pairs)
-    return [model.query_condition(drawing_talks(descriptions, descriptions)).flatten(1), *_embeddings(model, pairs)]
+    return [model.description_condition(descriptions).flatten(1), *_embeddings(model, pairs)]
 
 
 def _retrieval_loss(model: OmniBridge, pairs: Sequence[AlignItem]) -> Tensor:

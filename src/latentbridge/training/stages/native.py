@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentbridge.config import RunConfig
 from latentbridge.data.worlds import Mixture, identity_of
-from latentbridge.models.backbones.loading import UNIFIED, as_backbone
+from latentbridge.models.backbones.loading import UNIFIED, prepare_for_training
 from latentbridge.models.checkpoint import Network
 from latentbridge.models.trainable import TrainableModel
 from latentbridge.ranks import local_rows
@@ -54,7 +54,7 @@ class Native(Stage):
     """The native losses of a backbone over a finite set of drawn pairs and over conversations that are new at every step.
 
     Everything is decided by (seed, step), so runs of one seed meet the same data in the same order whatever else they
-    minimise. Pairs come from the worlds of the stage config. Any `TrainableModel` will do; a `OmniBridge` becomes an `OmniBridgeAdapter`.
+    minimise. Pairs come from the worlds of the stage config.
     """
 
     trains = UNIFIED
@@ -81,7 +81,7 @@ class Native(Stage):
 
     def choose(self, model: Network) -> None:
         """Take the model as a backbone, and find what of it moves; nothing is computed, so the meta device will do."""
-        self.backbone = as_backbone(model, self.settings.roundtrip_steps, self.settings.through_pixels)
+        self.backbone = prepare_for_training(model, self.settings.roundtrip_steps, self.settings.through_pixels)
         free = {id(p) for name, p in self.backbone.named_parameters() if self.backbone.trainable(name)}
         self.moving = frozenset(f"model.{name}" for name, p in model.named_parameters() if id(p) in free)
 

@@ -23,4 +23,4 @@ class PretrainUnified(Native):
         if not isinstance(model, (Bagel, Harmon)) or self.config.inherits("autoencoder."):
             return
         if isinstance(model.autoencoder, PatchAutoencoder):
-            fit_autoencoder(model.autoencoder, self.worlds, model.image_size_px, self.config.seed)
+            fit_autoencoder(model.autoencoder, self.worlds, model.drawing_size_px, self.config.seed)

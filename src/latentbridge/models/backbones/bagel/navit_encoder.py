@@ -48,10 +48,10 @@ class NaViTEncoder(nn.Module):
         for (height, width), indices in alike.items():
             pixels = to_pixels([pictures[index] for index in indices], device_of(self))
             size = fitted_size(height, width, self.patch_px, self.least_px, self.most_px)
-            found.update(zip(indices, self.look(resized(pixels, size)), strict=True))
+            found.update(zip(indices, self.encode_pixels(resized(pixels, size)), strict=True))
         return [found[index] for index in range(len(pictures))]
 
-    def look(self, pixels: Tensor) -> Tensor:
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
         """The tokens [b n h] of pictures [b 3 h w] in [-1, 1] whose sides are multiples of the patch, with gradients."""
         embeddings = self.vision.embeddings
         patches = embeddings.patch_embedding(pixels.to(self.places.dtype))
