@@ -1,4 +1,4 @@
-"""The HTTP interface beyond OpenAI's: indexes and search, loopback, health, counters, and the OpenAPI document."""
+"""The HTTP API beyond OpenAI's: indexes and search, loopback, health, metrics, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from latentbridge.serving.settings import Settings
 from latentbridge.types import Picture
 
 load_all_checks()
-ANSWERS = CHECKS.get_by_names(
+RESPONSE_CHECKS = CHECKS.get_by_names(
     ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
 )
 
@@ -84,7 +84,7 @@ def test_pictures_are_kept_found_and_deleted(web: httpx.Client, served_model: Om
     assert [card["items"] for card in web.get("/v1/index").json()["data"]] == [2]
 
 
-def test_what_was_added_is_shown_by_a_thumbnail_that_the_index_keeps(web: httpx.Client, index_registry: Path):
+def test_the_index_keeps_a_thumbnail_of_each_item(web: httpx.Client, index_registry: Path):
     picture = np.zeros((120, 200, 3), np.uint8)
     picture[:, 100:] = (200, 30, 30)
     web.post("/v1/index", json={"name": "shown"})
@@ -99,7 +99,7 @@ def test_what_was_added_is_shown_by_a_thumbnail_that_the_index_keeps(web: httpx.
     assert abs(shown[[10, 96, 96, 180], [96, 40, 150, 96]] - [[255] * 3, [0] * 3, [200, 30, 30], [255] * 3]).max() < 12
 
 
-def test_unknown_words_of_a_query_are_told(web: httpx.Client):
+def test_unknown_words_of_a_query_are_named(web: httpx.Client):
     web.post("/v1/index", json={"name": "told"})
     items = [{"id": "one", "image": url_of(png_of(np.zeros((9, 9, 3), np.uint8)))}]
     web.post("/v1/index/told/items", json={"items": items})
@@ -125,9 +125,7 @@ def test_a_path_names_no_index(web: httpx.Client, name: str):
     assert web.post("/v1/search", json={"index": name, "query": "a star"}).status_code == 400
 
 
-def test_indexes_that_cannot_be_used_are_left_out_and_say_nothing_of_the_server(
-    web: httpx.Client, index_registry: Path
-):
+def test_unusable_indexes_are_left_out_without_details_of_the_server(web: httpx.Client, index_registry: Path):
     create_index(index_registry / "foreign", 3, "another model").close()
     (index_registry / "broken").mkdir()
     (index_registry / "broken" / FILE).write_bytes(b"no database at all, whatever its name says")
@@ -143,14 +141,14 @@ def test_indexes_that_cannot_be_used_are_left_out_and_say_nothing_of_the_server(
         shutil.rmtree(index_registry / "broken")
 
 
-def test_clients_make_so_many_indexes(served_model: OmniBridge, tmp_path: Path):
+def test_the_number_of_indexes_is_limited(served_model: OmniBridge, tmp_path: Path):
     app = create_app(served_model, Settings(indexes=tmp_path, max_indexes=2))
     with running(app, Limits()) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as few:
         made = [few.post("/v1/index", json={"name": name}).status_code for name in ("a", "b", "c", "b")]
     assert made == [201, 201, 409, 409] and sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_a_store_that_fails_is_no_fault_of_the_clients_and_stays_in_the_log(
+def test_a_failing_store_is_a_server_error_with_details_in_the_log_only(
     web: httpx.Client, index_registry: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for error, status in (
@@ -166,7 +164,7 @@ def test_a_store_that_fails_is_no_fault_of_the_clients_and_stays_in_the_log(
         assert answer.status_code == status and str(error) not in answer.text
 
 
-def test_hits_bring_thumbnails_where_asked(web: httpx.Client):
+def test_hits_have_thumbnails_if_asked_for(web: httpx.Client):
     web.post("/v1/index", json={"name": "small"})
     picture = np.full((50, 50, 3), (10, 200, 30), np.uint8)
     items = [{"id": "green", "image": url_of(png_of(picture))}]
@@ -180,7 +178,7 @@ def test_hits_bring_thumbnails_where_asked(web: httpx.Client):
     assert kind == "data:image/webp;base64" and abs(small[96, 96] - (10, 200, 30)).max() < 8
 
 
-FAULTS: dict[str, tuple[str, Any, str]] = {
+INVALID: dict[str, tuple[str, Any, str]] = {
     "no part": ("/v1/search", {"index": "mine", "query": []}, "query"),
     "a heavy part": ("/v1/search", {"index": "mine", "query": [{"text": "x", "weight": 1e300}]}, "query.0.weight"),
     "an input of nothing": ("/v1/embeddings", {"input": [{"x": 1}]}, "input.0"),
@@ -199,20 +197,20 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(("path", "asked", "param"), FAULTS.values(), ids=FAULTS.keys())
-def test_a_fault_is_told_by_where_it_is(web: httpx.Client, path: str, asked: Any, param: str):
+@pytest.mark.parametrize(("path", "asked", "param"), INVALID.values(), ids=INVALID.keys())
+def test_an_error_names_its_field(web: httpx.Client, path: str, asked: Any, param: str):
     answer = web.post(path, json=asked)
     told = answer.json()["error"]
     assert answer.status_code == 400 and told["param"].startswith(param), told
     assert told["message"].startswith(told["param"]) and "valid string" not in told["message"], told
 
 
-def test_a_body_of_another_kind_is_told_of_its_header(web: httpx.Client):
+def test_a_body_of_another_type_gets_a_message_about_its_header(web: httpx.Client):
     answer = web.post("/v1/search", content=b"{}", headers={"Content-Type": "application/x-www-form-urlencoded"})
     assert answer.status_code == 400 and "Content-Type: application/json" in answer.json()["error"]["message"]
 
 
-def test_edits_refuse_names_that_nobody_knows(web: httpx.Client, scene_picture: Picture):
+def test_edits_reject_unknown_fields(web: httpx.Client, scene_picture: Picture):
     form, file = {"prompt": "make it red", "sead": "7"}, {"image": ("a.png", png_of(scene_picture))}
     answer = web.post("/v1/images/edits", data=form, files=file)
     assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("sead")
@@ -226,14 +224,14 @@ def test_probes_may_ask_for_the_head_alone(web: httpx.Client, path: str):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_metadata_name_no_files_of_the_server(web: httpx.Client, picture_url: str, place: str):
+def test_metadata_may_not_name_files_of_the_server(web: httpx.Client, picture_url: str, place: str):
     web.post("/v1/index", json={"name": "places"})
     items = [{"id": "a", "image": picture_url, "metadata": {place: "/private.png"}}]
     answer = web.post("/v1/index/places/items", json={"items": items})
     assert answer.status_code == 400 and place in answer.json()["error"]["message"]
 
 
-def test_what_is_not_kept_is_not_found(web: httpx.Client, server: Server):
+def test_unknown_indexes_are_not_found(web: httpx.Client, server: Server):
     assert web.get("/v1/index/none").status_code == 404
     assert (
         web.post("/v1/search", json={"index": "none", "query": "a star"}).json()["error"]["code"] == "index_not_found"
@@ -242,12 +240,12 @@ def test_what_is_not_kept_is_not_found(web: httpx.Client, server: Server):
     assert without.status_code == 400 and "--indexes" in without.json()["error"]["message"]
 
 
-def test_an_address_of_nothing_leads_to_what_there_is(web: httpx.Client):
+def test_an_unknown_route_names_the_document(web: httpx.Client):
     answer = web.get("/")
     assert answer.status_code == 404 and "/openapi.json" in answer.json()["error"]["message"]
 
 
-def test_loopback_walks_as_the_library_does(web: httpx.Client, served_model: OmniBridge, scene_picture: Picture):
+def test_loopback_is_that_of_the_library(web: httpx.Client, served_model: OmniBridge, scene_picture: Picture):
     asked = {"image": url_of(png_of(scene_picture)), "rounds": 2, "seed": 3}
     answer = web.post("/v1/loopback", json=asked).json()
     (walk,) = loopback(served_model, [scene_picture], rounds=2, seed=3)
@@ -257,7 +255,7 @@ def test_loopback_walks_as_the_library_does(web: httpx.Client, served_model: Omn
     assert -1 <= answer["rounds"][0]["to_origin"] == answer["rounds"][0]["to_previous"] <= 1
 
 
-def test_answers_warn_of_what_the_model_was_not_trained_on(web: httpx.Client, picture_url: str):
+def test_responses_warn_of_inputs_unlike_the_training_data(web: httpx.Client, picture_url: str):
     photograph = (Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").read_bytes()
     url = "data:image/jpeg;base64," + base64.b64encode(photograph).decode()
 
@@ -289,7 +287,7 @@ def test_answers_warn_of_what_the_model_was_not_trained_on(web: httpx.Client, pi
     assert web.post("/v1/loopback", json={"image": url, "rounds": 1}).json()["warnings"] == told[:1]
 
 
-def test_health_readiness_and_counters(web: httpx.Client):
+def test_health_readiness_and_metrics(web: httpx.Client):
     assert web.get("/healthz").json() == web.get("/readyz").json() == {"status": "ok"}
     page = web.get("/metrics")
     assert page.headers["content-type"].startswith("text/plain")
@@ -301,7 +299,7 @@ def counter(web: httpx.Client, name: str) -> float:
     return float(line.split()[-1])
 
 
-def nobody_is_inside(web: httpx.Client) -> bool:
+def becomes_idle(web: httpx.Client) -> bool:
     until = time.monotonic() + 20
     while time.monotonic() < until:
         if counter(web, "latentbridge_requests_in_flight") == 0:
@@ -310,23 +308,23 @@ def nobody_is_inside(web: httpx.Client) -> bool:
     return False
 
 
-def test_who_hangs_up_is_gone_at_once(web: httpx.Client, picture_url: str):
+def test_a_disconnected_clients_request_is_cancelled_at_once(web: httpx.Client, picture_url: str):
     finished = 'latentbridge_job_duration_seconds_count{kind="GenerateJob"}'
     before, written = counter(web, finished), counter(web, "latentbridge_generated_tokens_total")
     with pytest.raises(httpx.ReadTimeout):
         web.post("/v1/images/generations", json={"prompt": "a star", "steps": 100, "n": 8}, timeout=0.5)
-    assert nobody_is_inside(web)
+    assert becomes_idle(web)
     content = [{"type": "text", "text": "Is there a star?"}, {"type": "image_url", "image_url": {"url": picture_url}}]
     asked = {"messages": [{"role": "user", "content": content}], "stream": True, "reasoning_effort": "low"}
     with web.stream("POST", "/v1/chat/completions", json=asked) as answer:
         assert next(answer.iter_lines()).startswith("data: ")
-    assert nobody_is_inside(web)
-    web.post("/v1/images/generations", json={"prompt": "a star", "steps": 1})  # which a drawing at work would hold up
+    assert becomes_idle(web)
+    web.post("/v1/images/generations", json={"prompt": "a star", "steps": 1})  # a running drawing would delay it
     assert counter(web, finished) == before + 1
     assert counter(web, "latentbridge_generated_tokens_total") < written + 9 * 36 + 40
 
 
-def test_what_takes_too_long_is_given_up(served_model: OmniBridge):
+def test_a_slow_request_is_cancelled(served_model: OmniBridge):
     with running(create_app(served_model, Settings(request_timeout_s=0.2)), Limits()) as server:
         late = server.post_json("/v1/images/generations", b'{"prompt": "a star", "steps": 100}')
         assert late.status == 408 and b"request_timeout" in late.body
@@ -334,8 +332,10 @@ def test_what_takes_too_long_is_given_up(served_model: OmniBridge):
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_every_answer_of_every_route_is_in_the_document(served_model: OmniBridge, tmp_path: Path, mode: GenerationMode):
-    """schemathesis makes requests of the OpenAPI document, such as fit it and such as do not."""
+def test_every_response_of_every_route_conforms_to_the_document(
+    served_model: OmniBridge, tmp_path: Path, mode: GenerationMode
+):
+    """schemathesis generates valid and invalid requests from the OpenAPI document."""
     small = Settings(
         indexes=tmp_path, max_steps=2, max_pictures=1, max_tokens=4, max_rounds=1, max_inputs=3, max_hits=3
     )
@@ -345,14 +345,14 @@ def test_every_answer_of_every_route_is_in_the_document(served_model: OmniBridge
         assert len(operations) == 16
         for operation in operations:
             if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query):
-                continue  # nothing could be wrong with it
+                continue  # it has no invalid requests
 
             @settings(
                 max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
             )
             @given(case=operation.as_strategy(generation_mode=mode))
             def ask(case: schemathesis.Case) -> None:
-                case.call_and_validate(checks=ANSWERS, timeout=60)
+                case.call_and_validate(checks=RESPONSE_CHECKS, timeout=60)
 
             ask()
         assert server.lives()

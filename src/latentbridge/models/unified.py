@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeVar, overload
+from typing import ClassVar, Literal, TypeVar, overload
 
 import numpy as np
 import torch
