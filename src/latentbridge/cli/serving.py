@@ -20,45 +20,42 @@ from latentbridge.serving.settings import Settings
 _DEFAULTS = Settings()
 _MAX_DEFAULT_WORKERS = 4
 """Each worker has its own copy of the weights."""
-Indexes = Annotated[
-    str | None,
-    typer.Option("--indexes", help="The folder, or postgres://host/database, whose indexes are searched and filled."),
+_WORKERS_HELP = f"Worker processes; 1 computes in this one. By default one per core, up to {_MAX_DEFAULT_WORKERS}."
+_INDEXES_HELP = "The folder, or postgres://host/database, whose indexes are searched and filled."
+Host = Annotated[str, typer.Option("--host", help="The address to listen on.")]
+Port = Annotated[int, typer.Option("--port", help="The port; 0 takes a free one.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="The model's name in the API; by default the last part of --model.")
 ]
+Indexes = Annotated[str | None, typer.Option("--indexes", help=_INDEXES_HELP)]
+KeyFile = Annotated[
+    Path | None, typer.Option("--keys", help='A file of "name:key" lines; keys may also stand in LATENTBRIDGE_KEYS.')
+]
+RateLimits = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="KIND=REQUESTS[,COST]", help="Rate limit of each key, per minute; repeatable."),
+]
+FetchHosts = Annotated[
+    list[str] | None, typer.Option("--fetch", metavar="HOST", help="Fetch pictures from this host; repeatable.")
+]
+MaxRequests = Annotated[int, typer.Option("--max-requests", help="Concurrent requests; further ones get a 429.")]
+TimeoutS = Annotated[float, typer.Option("--timeout", help="Seconds after which a request is cancelled.")]
+Workers = Annotated[int | None, typer.Option("--workers", help=_WORKERS_HELP)]
 
 
 def serve(
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="The port; 0 takes a free one.")] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     model: ModelName = "tiny",
-    name: Annotated[
-        str | None, typer.Option("--name", help="The model's name in the API; by default the last part of --model.")
-    ] = None,
+    name: Name = None,
     indexes: Indexes = None,
-    keys: Annotated[
-        Path | None,
-        typer.Option("--keys", help='A file of "name:key" lines; keys may also stand in LATENTBRIDGE_KEYS.'),
-    ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option("--limit", metavar="KIND=REQUESTS[,COST]", help="Rate limit of each key, per minute; repeatable."),
-    ] = None,
-    fetch: Annotated[
-        list[str] | None, typer.Option("--fetch", metavar="HOST", help="Fetch pictures from this host; repeatable.")
-    ] = None,
+    keys: KeyFile = None,
+    limit: RateLimits = None,
+    fetch: FetchHosts = None,
     ui: Annotated[bool, typer.Option("--ui", help="Serve a web page at /ui.")] = False,
-    max_requests: Annotated[
-        int, typer.Option("--max-requests", help="Concurrent requests; further ones get a 429.")
-    ] = _DEFAULTS.max_requests,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", help="Seconds after which a request is cancelled.")
-    ] = _DEFAULTS.request_timeout_s,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            help=f"Worker processes; 1 computes in this one. By default one per core, up to {_MAX_DEFAULT_WORKERS}.",
-        ),
-    ] = None,
+    max_requests: MaxRequests = _DEFAULTS.max_requests,
+    timeout_s: TimeoutS = _DEFAULTS.request_timeout_s,
+    workers: Workers = None,
 ) -> None:
     """Serve a model over HTTP, with OpenAI's API.
 
@@ -97,12 +94,7 @@ def serve(
     rates = Rates(parse_allowances(limit or [], (*KINDS.values(), OTHER)))
     check_free(host, port)
     settings = Settings(
-        name or _base_name(model),
-        model,
-        workers,
-        indexes,
-        max_requests=max_requests,
-        request_timeout_s=timeout_s,
+        name or _base_name(model), model, workers, indexes, max_requests=max_requests, request_timeout_s=timeout_s
     )
     limits = Limits()
     app = create_app(open_model(model), settings, keys=api_keys, rates=rates, limits=limits, fetching=fetching)

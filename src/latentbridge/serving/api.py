@@ -26,7 +26,7 @@ from latentbridge.serving.guard.keys import Keys
 from latentbridge.serving.guard.limits import Guard, Limits
 from latentbridge.serving.guard.rates import Rates
 from latentbridge.serving.index_registry import IndexRegistry
-from latentbridge.serving.openapi import openapi
+from latentbridge.serving.openapi import ERROR_RESPONSES, openapi
 from latentbridge.serving.routes import chat, embeddings, images, indexes, loopback, state
 from latentbridge.serving.service import Service
 from latentbridge.serving.settings import Settings
@@ -76,7 +76,7 @@ def create_app(
     )
     app.state.service = service
     for routes in (chat, images, embeddings, indexes, loopback, state):
-        app.include_router(routes.router)
+        app.include_router(routes.router, responses=ERROR_RESPONSES)
     tools = Tools(app, RemoteCaller()).server()
     app.router.routes.append(http_route(tools, limits.body_bytes))
     app.openapi = cache(partial(openapi, app))

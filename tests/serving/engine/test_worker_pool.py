@@ -47,17 +47,17 @@ def test_jobs_of_a_worker_that_cannot_be_replaced_go_to_the_others(monkeypatch: 
     async def work() -> WorkerPool:
         pool = WorkerPool(cast(Any, None), Settings(workers=2), Metrics(), lambda results: None, lost.append)
         pool.start()
-        assert len(pool.handles) == 3 and [type(handle.worker) for handle in pool.ready] == [Thread]
+        assert len(pool.workers) == 3 and [type(worker) for worker in pool.ready] == [Thread]
         for on_ready in ready_callbacks:
             on_ready()
         await asyncio.sleep(0)
-        assert [type(handle.worker) for handle in pool.ready] == [Worker, Worker]  # the startup thread is retired
+        assert [type(worker) for worker in pool.ready] == [Worker, Worker]  # the startup thread is retired
         lost.clear()
-        pool.handles[0].replies.add(3)
-        pool.handles[0].batch.add(5)
+        pool.workers[0].replies.add(3)
+        pool.workers[0].batch.add(5)
         exit_callbacks[0]()
         await asyncio.sleep(0)
         return pool
 
     pool = asyncio.run(work())
-    assert lost == [{3, 5}] and len(pool.handles) == 1
+    assert lost == [{3, 5}] and len(pool.workers) == 1

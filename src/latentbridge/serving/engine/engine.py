@@ -17,7 +17,8 @@ from latentbridge.serving.engine.jobs import Job, ReplyJob
 from latentbridge.serving.engine.metrics import Metrics
 from latentbridge.serving.engine.scheduler import Cancel, Results, RunBatch, StartReply
 from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
-from latentbridge.serving.engine.worker_pool import WorkerHandle, WorkerPool
+from latentbridge.serving.engine.worker_pool import WorkerPool
+from latentbridge.serving.engine.workers import Worker
 from latentbridge.serving.settings import Settings
 
 _MAX_ATTEMPTS = 2
@@ -49,7 +50,7 @@ class _QueuedJob:
     batch_key: Hashable
     """Jobs with equal keys may share a batch."""
     results: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
-    worker: WorkerHandle | None = None
+    worker: Worker | None = None
     """The worker that runs it; None while it is queued."""
     attempts: int = 0
     reply_tokens: int = 0
@@ -106,7 +107,7 @@ class Engine:
     @contextmanager
     def admit(self) -> Iterator[None]:
         """Count a request as running, however many jobs it submits; raises ServerBusy or ShuttingDown."""
-        if self._closing or not self._pool.handles:
+        if self._closing or not self._pool.workers:
             raise ShuttingDown
         if self._in_flight >= self.settings.max_requests:
             self.metrics.rejected.inc()
@@ -167,7 +168,7 @@ class Engine:
                 if job.worker is None:
                     self._queue_of(job).remove(job)
                 else:
-                    job.worker.worker.send(Cancel(job.number))
+                    job.worker.send(Cancel(job.number))
                 self._remove(job)
 
     def _queue_of(self, job: _QueuedJob) -> deque[_QueuedJob]:
@@ -187,30 +188,30 @@ class Engine:
     def _dispatch(self) -> None:
         """Send queued jobs to workers that have capacity."""
         ready = self._pool.ready
-        while self._reply_queue and (handle := self._least_busy(ready)) is not None:
+        while self._reply_queue and (worker := self._least_busy(ready)) is not None:
             job = self._reply_queue.popleft()
-            self._assign(job, handle, handle.replies)
+            self._assign(job, worker, worker.replies)
             assert isinstance(job.payload, GenerationRequest)
-            handle.worker.send(StartReply(job.number, job.payload))
-        idle = sorted((handle for handle in ready if not handle.batch), key=lambda handle: len(handle.replies))
+            worker.send(StartReply(job.number, job.payload))
+        idle = sorted((worker for worker in ready if not worker.batch), key=lambda worker: len(worker.replies))
         while self._batch_queue and idle:
             similar = [job for job in self._batch_queue if job.batch_key == self._batch_queue[0].batch_key]
             batch = similar[: min(self.settings.max_batch, -(-len(similar) // len(idle)))]
-            handle = idle.pop(0)
+            worker = idle.pop(0)
             for job in batch:
                 self._batch_queue.remove(job)
-                self._assign(job, handle, handle.batch)
+                self._assign(job, worker, worker.batch)
             self.metrics.batch_sizes.labels(type(batch[0].payload).__name__).observe(len(batch))
             payloads: tuple[Any, ...] = tuple(job.payload for job in batch)
-            handle.worker.send(RunBatch(tuple(job.number for job in batch), payloads))
+            worker.send(RunBatch(tuple(job.number for job in batch), payloads))
 
-    def _least_busy(self, ready: Sequence[WorkerHandle]) -> WorkerHandle | None:
+    def _least_busy(self, ready: Sequence[Worker]) -> Worker | None:
         """Return a worker with a free slot, if any: preferably one without a batch, then the one with fewest replies."""
-        free = (handle for handle in ready if len(handle.replies) < self.settings.slots)
-        return min(free, key=lambda handle: (bool(handle.batch), len(handle.replies)), default=None)
+        free = (worker for worker in ready if len(worker.replies) < self.settings.slots)
+        return min(free, key=lambda worker: (bool(worker.batch), len(worker.replies)), default=None)
 
-    def _assign(self, job: _QueuedJob, handle: WorkerHandle, jobs: set[int]) -> None:
-        job.worker = handle
+    def _assign(self, job: _QueuedJob, worker: Worker, jobs: set[int]) -> None:
+        job.worker = worker
         job.attempts += 1
         jobs.add(job.number)
 

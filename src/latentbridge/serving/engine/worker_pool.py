@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Set
-from dataclasses import dataclass, field
 from typing import Any
 
 from latentbridge.models.checkpoint import fingerprint
@@ -18,16 +17,6 @@ from latentbridge.serving.settings import Settings
 _log = logging.getLogger(__name__)
 _MAX_FAILED_STARTS = 2
 """Processes in a row that may exit before they are ready."""
-
-
-@dataclass(eq=False)
-class WorkerHandle:
-    """A worker and the numbers of its jobs."""
-
-    worker: Worker
-    is_ready: bool = False
-    replies: set[int] = field(default_factory=set)
-    batch: set[int] = field(default_factory=set)
 
 
 class WorkerPool:
@@ -44,7 +33,7 @@ class WorkerPool:
         on_results: Callable[[Results], None],
         on_jobs_lost: Callable[[Set[int]], None],
     ):
-        self.handles: list[WorkerHandle] = []
+        self.workers: list[Worker] = []
         self._model = model
         self._settings = settings
         self._metrics = metrics
@@ -52,70 +41,69 @@ class WorkerPool:
         self._on_jobs_lost = on_jobs_lost
         self._failed_starts = 0
         self._closed = False
-        self._startup_thread: WorkerHandle | None = None
+        self._startup_thread: Worker | None = None
         """A thread worker that serves until the first process is ready."""
 
     def start(self) -> None:
         """Start a thread worker, and with several workers the processes that replace it some seconds later."""
         self._loop = asyncio.get_running_loop()
-        handle = self._start_thread()
+        worker = self._start_thread()
         if self._settings.workers > 1:
-            self._startup_thread = handle
+            self._startup_thread = worker
             self._fingerprint = fingerprint(self._model)
             for _ in range(self._settings.workers):
                 self._start_process()
 
     @property
-    def ready(self) -> list[WorkerHandle]:
+    def ready(self) -> list[Worker]:
         """Workers that can run jobs."""
-        return [handle for handle in self.handles if handle.is_ready]
+        return [worker for worker in self.workers if worker.is_ready]
 
     async def shutdown(self) -> None:
         """Stop all workers; unfinished jobs are dropped."""
         self._closed = True
-        for handle in self.handles:
-            handle.worker.send(None)
-        await asyncio.gather(*(asyncio.to_thread(handle.worker.join) for handle in self.handles))
+        for worker in self.workers:
+            worker.send(None)
+        await asyncio.gather(*(asyncio.to_thread(worker.join) for worker in self.workers))
 
-    def _start_thread(self) -> WorkerHandle:
-        on_results = self._in_event_loop(self._on_results)
-        handle = WorkerHandle(ThreadWorker(self._model, self._settings, on_results), is_ready=True)
-        self.handles.append(handle)
+    def _start_thread(self) -> Worker:
+        worker = ThreadWorker(self._model, self._settings, self._in_event_loop(self._on_results))
+        worker.is_ready = True
+        self.workers.append(worker)
         self._metrics.workers.inc()
-        return handle
+        return worker
 
     def _start_process(self) -> None:
         def on_ready() -> None:
-            handle.is_ready, self._failed_starts = True, 0
+            worker.is_ready, self._failed_starts = True, 0
             if self._startup_thread is not None:  # it gets no new jobs, and finishes those it has
-                self.handles.remove(self._startup_thread)
+                self.workers.remove(self._startup_thread)
                 self._metrics.workers.dec()
                 self._startup_thread = None
             self._metrics.workers.inc()
             self._on_jobs_lost(set())
 
-        callbacks = (self._on_results, on_ready, lambda: self._replace(handle))
+        callbacks = (self._on_results, on_ready, lambda: self._replace(worker))
         worker = ProcessWorker(self._settings, self._fingerprint, *map(self._in_event_loop, callbacks))
-        handle = WorkerHandle(worker)
-        self.handles.append(handle)
+        self.workers.append(worker)
 
-    def _replace(self, handle: WorkerHandle) -> None:
+    def _replace(self, worker: Worker) -> None:
         """Replace a worker that died; if no process can be started, the others go on, or a thread of this process."""
         if self._closed:
             return
-        _log.error("A worker died while running %d jobs.", len(handle.replies | handle.batch))
+        _log.error("A worker died while running %d jobs.", len(worker.replies | worker.batch))
         self._metrics.lost.inc()
-        self._metrics.workers.dec(handle.is_ready)
-        self.handles.remove(handle)
-        self._failed_starts += not handle.is_ready
+        self._metrics.workers.dec(worker.is_ready)
+        self.workers.remove(worker)
+        self._failed_starts += not worker.is_ready
         if self._failed_starts < _MAX_FAILED_STARTS:
             try:
                 self._start_process()
             except OSError as error:
                 _log.error("No worker can be started in its place (%s).", error)
-        if not self.handles:
+        if not self.workers:
             self._start_thread()
-        self._on_jobs_lost(handle.replies | handle.batch)
+        self._on_jobs_lost(worker.replies | worker.batch)
 
     def _in_event_loop(self, callback: Callable[..., None]) -> Callable[..., None]:
         """Return a function that calls `callback` in the event loop, from any thread, unless the loop is closed."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
-from typing import Protocol
 
 from latentbridge.models.unified import UnifiedModel
 from latentbridge.processes import start_process
@@ -15,29 +15,42 @@ from latentbridge.serving.engine.worker_process import run_worker
 from latentbridge.serving.settings import Settings
 
 
-class Worker(Protocol):
-    """A scheduler that runs elsewhere and reports results through a callback."""
+class Worker(ABC):
+    """A scheduler that runs elsewhere and reports results through a callback; `WorkerPool` and `Engine` keep its state."""
 
+    def __init__(self) -> None:
+        self.is_ready = False
+        self.replies: set[int] = set()
+        """Numbers of its replies."""
+        self.batch: set[int] = set()
+        """Numbers of the jobs in its batch."""
+
+    @abstractmethod
     def send(self, command: Command) -> None:
         """Send a command; None is the last one."""
-        ...
 
+    @abstractmethod
     def join(self) -> None:
         """Block until the worker has ended, after the last command."""
-        ...
 
 
-class ThreadWorker:
+class ThreadWorker(Worker):
     """A worker in a thread of this process, on the model given."""
 
     def __init__(self, model: UnifiedModel, settings: Settings, on_results: Callable[[Results], None]):
-        scheduler = Scheduler(model, settings, on_results)
-        self._thread = threading.Thread(target=scheduler.run, name="worker", daemon=True)
+        super().__init__()
+        self._scheduler = Scheduler(model, settings, on_results)
+        self._thread = threading.Thread(target=self._scheduler.run, name="worker", daemon=True)
         self._thread.start()
-        self.send, self.join = scheduler.send, self._thread.join
+
+    def send(self, command: Command) -> None:
+        self._scheduler.send(command)
+
+    def join(self) -> None:
+        self._thread.join()
 
 
-class ProcessWorker:
+class ProcessWorker(Worker):
     """A worker in a child process, so that several compute in parallel and a crash stays inside one of them.
 
     Threads of one process would share the weights, but contend for the interpreter lock with the event loop
@@ -54,6 +67,7 @@ class ProcessWorker:
         on_ready: Callable[[], None],
         on_exit: Callable[[], None],
     ):
+        super().__init__()
         self._connection, child_end = Pipe()
         self._on_results, self._on_ready, self._on_exit = on_results, on_ready, on_exit
         self._process = start_process(run_worker, child_end.fileno(), threads=1, keep=[child_end.fileno()])
@@ -61,12 +75,10 @@ class ProcessWorker:
         threading.Thread(target=self._listen, args=(settings, fingerprint), name="results", daemon=True).start()
 
     def send(self, command: Command) -> None:
-        """See `Worker.send`; a command to a dead process is ignored."""
-        with suppress(OSError):
+        with suppress(OSError):  # a command to a dead process is ignored
             self._connection.send(command)
 
     def join(self) -> None:
-        """See `Worker.join`."""
         self._process.wait()
 
     def _listen(self, settings: Settings, fingerprint: str) -> None:

@@ -15,26 +15,14 @@ from fastapi.responses import StreamingResponse
 
 from latentbridge import prompts
 from latentbridge.errors import UserError
+from latentbridge.serving import schemas
 from latentbridge.serving.api_errors import error_document
 from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
 from latentbridge.serving.guard.json_bodies import JsonRoute
-from latentbridge.serving.openapi import ERROR_RESPONSES
-from latentbridge.serving.schemas import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatCompletionRequest,
-    Choice,
-    ChunkChoice,
-    Delta,
-    ImagePart,
-    Message,
-    ReplyMessage,
-    Usage,
-)
 from latentbridge.serving.service import Service, ServiceDep, seed_or_random, unix_time
 from latentbridge.types import Conversation
 
-router = APIRouter(route_class=JsonRoute, responses=ERROR_RESPONSES)
+router = APIRouter(route_class=JsonRoute)
 _STREAM: dict[int | str, Any] = {
     200: {
         "description": "The reply; with `stream`, events of ChatCompletionChunk that end with [DONE].",
@@ -51,8 +39,8 @@ _EFFORTS = {
 }
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_STREAM, operation_id="chat")
-async def chat(body: ChatCompletionRequest, request: Request, service: ServiceDep) -> Any:
+@router.post("/v1/chat/completions", response_model=schemas.ChatCompletion, responses=_STREAM, operation_id="chat")
+async def chat(body: schemas.ChatCompletionRequest, request: Request, service: ServiceDep) -> Any:
     """Reply to a conversation with at most one picture, given as a data URL."""
     service.check_model(body.model)
     service.engine.model.require("understand")
@@ -62,9 +50,9 @@ async def chat(body: ChatCompletionRequest, request: Request, service: ServiceDe
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": unix_time(), "model": service.settings.model_name}
     if not body.stream:
         chunks = await service.run(request, partial(service.engine.complete, generation))
-        message = ReplyMessage(content="".join(chunk.text for chunk in chunks))
-        choice = Choice(message=message, finish_reason=chunks[-1].finish_reason or "stop")
-        return ChatCompletion(**head, choices=[choice], usage=_usage(chunks[-1]), warnings=warnings)
+        message = schemas.ReplyMessage(content="".join(chunk.text for chunk in chunks))
+        choice = schemas.Choice(message=message, finish_reason=chunks[-1].finish_reason or "stop")
+        return schemas.ChatCompletion(**head, choices=[choice], usage=_usage(chunks[-1]), warnings=warnings)
     chunks = service.stream(generation)
     first = await service.cancel_on_disconnect(request, anext(chunks))  # errors up to here get a status of their own
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -76,32 +64,34 @@ async def _events(
 ) -> AsyncIterator[str]:
     """Yield the server-sent events of a reply, given its first chunk."""
 
-    def event(choices: list[ChunkChoice], usage: Usage | None = None, warnings: list[str] | None = None) -> str:
-        chunk = ChatCompletionChunk(**head, choices=choices, usage=usage, warnings=warnings or [])
+    def event(
+        choices: list[schemas.ChunkChoice], usage: schemas.Usage | None = None, warnings: list[str] | None = None
+    ) -> str:
+        chunk = schemas.ChatCompletionChunk(**head, choices=choices, usage=usage, warnings=warnings or [])
         excluded = {
             name for name, included in (("usage", include_usage), ("warnings", warnings is not None)) if not included
         }
         return f"data: {chunk.model_dump_json(exclude=excluded)}\n\n"
 
     async with aclosing(rest):
-        yield event([ChunkChoice(delta=Delta(role="assistant", content=""))])
+        yield event([schemas.ChunkChoice(delta=schemas.Delta(role="assistant", content=""))])
         if chunk.text:
-            yield event([ChunkChoice(delta=Delta(content=chunk.text))])
+            yield event([schemas.ChunkChoice(delta=schemas.Delta(content=chunk.text))])
         try:
             async for chunk in rest:
                 if chunk.text:
-                    yield event([ChunkChoice(delta=Delta(content=chunk.text))])
+                    yield event([schemas.ChunkChoice(delta=schemas.Delta(content=chunk.text))])
         except TimeoutError:
             error = error_document(408, "The reply took too long and was cancelled; ask for less.", "request_timeout")
             yield f"data: {json.dumps(error)}\n\n"
             return
-        yield event([ChunkChoice(delta=Delta(), finish_reason=chunk.finish_reason)], warnings=warnings)
+        yield event([schemas.ChunkChoice(delta=schemas.Delta(), finish_reason=chunk.finish_reason)], warnings=warnings)
         if include_usage:
             yield event([], _usage(chunk))
         yield "data: [DONE]\n\n"
 
 
-async def generation_request(body: ChatCompletionRequest, service: Service) -> GenerationRequest:
+async def generation_request(body: schemas.ChatCompletionRequest, service: Service) -> GenerationRequest:
     """Return the engine's request for a request body, within the limits."""
     limits = service.settings
     max_tokens = body.max_completion_tokens or body.max_tokens or limits.max_tokens
@@ -111,14 +101,16 @@ async def generation_request(body: ChatCompletionRequest, service: Service) -> G
     return GenerationRequest(conversation, max_tokens, body.temperature or 0.0, seed_or_random(body.seed), stop)
 
 
-async def chat_warnings(body: ChatCompletionRequest, generation: GenerationRequest, service: Service) -> list[str]:
+async def chat_warnings(
+    body: schemas.ChatCompletionRequest, generation: GenerationRequest, service: Service
+) -> list[str]:
     """Return warnings about the conversation's picture and the words of its last user message."""
     texts = [_parts(message)[0] for message in body.messages if message.role == "user"]
     text_warnings = service.input_check.text_warnings(texts[-1]) if texts else []
     return [*await service.picture_warnings(generation.conversation.picture), *text_warnings]
 
 
-async def _conversation(messages: Sequence[Message], effort: str, service: Service) -> Conversation:
+async def _conversation(messages: Sequence[schemas.Message], effort: str, service: Service) -> Conversation:
     """Return the turns of user and assistant; system messages go before the next user text, for want of a system role."""
     turns: list[tuple[str, str]] = []
     question, texts, urls = "", list[str](), list[str]()
@@ -146,16 +138,16 @@ async def _conversation(messages: Sequence[Message], effort: str, service: Servi
     return Conversation((*turns, (question, "")), await service.fetch_picture(urls[0]) if urls else None)
 
 
-def _parts(message: Message) -> tuple[str, list[str]]:
+def _parts(message: schemas.Message) -> tuple[str, list[str]]:
     """Return the text of a message and the URLs of its pictures."""
     if isinstance(message.content, str):
         return message.content, []
-    texts = [part.text for part in message.content if not isinstance(part, ImagePart)]
-    return "\n".join(texts), [part.image_url.url for part in message.content if isinstance(part, ImagePart)]
+    texts = [part.text for part in message.content if not isinstance(part, schemas.ImagePart)]
+    return "\n".join(texts), [part.image_url.url for part in message.content if isinstance(part, schemas.ImagePart)]
 
 
-def _usage(last: TokenChunk) -> Usage:
-    return Usage(
+def _usage(last: TokenChunk) -> schemas.Usage:
+    return schemas.Usage(
         prompt_tokens=last.prompt_tokens,
         completion_tokens=last.reply_tokens,
         total_tokens=last.prompt_tokens + last.reply_tokens,

@@ -13,24 +13,16 @@ from fastapi import APIRouter, Request
 from latentbridge.errors import UserError
 from latentbridge.models.input_check import InputCheck
 from latentbridge.prompts import check_text
+from latentbridge.serving import schemas
 from latentbridge.serving.engine.jobs import EmbeddingOutput, ImageEmbeddingJob, TextEmbeddingJob
 from latentbridge.serving.guard.json_bodies import JsonRoute
-from latentbridge.serving.openapi import ERROR_RESPONSES
-from latentbridge.serving.schemas import (
-    EmbeddingItem,
-    EmbeddingRequest,
-    EmbeddingResponse,
-    EmbeddingUsage,
-    PictureInput,
-    TextInput,
-)
 from latentbridge.serving.service import Service, ServiceDep
 
-router = APIRouter(route_class=JsonRoute, responses=ERROR_RESPONSES)
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/embeddings", operation_id="embed")
-async def embed(body: EmbeddingRequest, request: Request, service: ServiceDep) -> EmbeddingResponse:
+async def embed(body: schemas.EmbeddingRequest, request: Request, service: ServiceDep) -> schemas.EmbeddingResponse:
     """Return a unit vector for each input, in order."""
     service.check_model(body.model)
     service.engine.model.require("embed")
@@ -47,21 +39,23 @@ async def embed(body: EmbeddingRequest, request: Request, service: ServiceDep) -
     jobs = [await _job(item, service) for item in items]
     outputs: list[EmbeddingOutput] = await service.run(request, partial(service.engine.run_all, jobs))
     tokens = sum(output.tokens for output in outputs)
-    return EmbeddingResponse(
+    return schemas.EmbeddingResponse(
         data=[
-            EmbeddingItem(index=i, embedding=_encode(output.vector, body.encoding_format))
+            schemas.EmbeddingItem(index=i, embedding=_encode(output.vector, body.encoding_format))
             for i, output in enumerate(outputs)
         ],
         model=service.settings.model_name,
-        usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
+        usage=schemas.EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
         warnings=await asyncio.to_thread(_warnings, service.input_check, jobs),
     )
 
 
-async def _job(item: str | TextInput | PictureInput, service: Service) -> TextEmbeddingJob | ImageEmbeddingJob:
-    if isinstance(item, PictureInput):
+async def _job(
+    item: str | schemas.TextInput | schemas.PictureInput, service: Service
+) -> TextEmbeddingJob | ImageEmbeddingJob:
+    if isinstance(item, schemas.PictureInput):
         return ImageEmbeddingJob(await service.fetch_picture(item.image))
-    text = item.text if isinstance(item, TextInput) else item
+    text = item.text if isinstance(item, schemas.TextInput) else item
     check_text("text", text, service.settings.max_characters)
     return TextEmbeddingJob(text)
 

@@ -13,12 +13,11 @@ from latentbridge.models.input_check import WordUse, size_warnings
 from latentbridge.models.stepwise import StepwiseModel
 from latentbridge.serving.engine.jobs import EditJob, GenerateJob
 from latentbridge.serving.guard.json_bodies import JsonRoute
-from latentbridge.serving.openapi import ERROR_RESPONSES
 from latentbridge.serving.schemas import ImageEditRequest, ImageGenerationRequest, ImageObject, ImagesResponse
 from latentbridge.serving.service import Service, ServiceDep, png_base64, seed_or_random, unix_time
 from latentbridge.types import EditResult, Picture, Skill
 
-router = APIRouter(route_class=JsonRoute, responses=ERROR_RESPONSES)
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/images/generations", operation_id="draw")

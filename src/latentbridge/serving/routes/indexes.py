@@ -32,11 +32,11 @@ from latentbridge.serving.extension_schemas import (
 )
 from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.index_registry import IndexRegistry
-from latentbridge.serving.openapi import CONFLICT, ERROR_RESPONSES
+from latentbridge.serving.openapi import CONFLICT
 from latentbridge.serving.service import Service, ServiceDep
 from latentbridge.types import Hit
 
-router = APIRouter(route_class=JsonRoute, responses=ERROR_RESPONSES)
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.get("/v1/index", operation_id="list_indexes")

@@ -10,11 +10,10 @@ from latentbridge.rng import numpy_rng
 from latentbridge.serving.engine.jobs import GenerateJob, ImageEmbeddingJob
 from latentbridge.serving.extension_schemas import LoopbackRequest, LoopbackResponse, LoopbackRound
 from latentbridge.serving.guard.json_bodies import JsonRoute
-from latentbridge.serving.openapi import ERROR_RESPONSES
 from latentbridge.serving.service import ServiceDep, png_base64, seed_or_random
 from latentbridge.types import Picture
 
-router = APIRouter(route_class=JsonRoute, responses=ERROR_RESPONSES)
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/loopback", operation_id="loopback")

@@ -7,11 +7,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.extension_schemas import Health
-from latentbridge.serving.openapi import ERROR_RESPONSES
 from latentbridge.serving.schemas import ModelCard, ModelList
 from latentbridge.serving.service import ServiceDep
 
-router = APIRouter(responses=ERROR_RESPONSES)
+router = APIRouter()
 
 
 @router.get("/v1/models", operation_id="list_models")

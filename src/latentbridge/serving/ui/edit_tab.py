@@ -14,11 +14,9 @@ from latentbridge.serving.schemas import ImageEditRequest
 from latentbridge.serving.ui.api_bridge import ApiBridge, decode_image
 from latentbridge.serving.ui.inputs import (
     chosen_seed,
-    guidance_input,
     picture_input,
-    seed_input,
+    sampling_inputs,
     show_warnings,
-    steps_input,
     warnings_output,
     words_input,
 )
@@ -36,9 +34,7 @@ def tab(api: ApiBridge) -> None:
             picture = picture_input()
             instruction = words_input("What to change", "make the circle green", settings)
             with gr.Accordion("More", open=False):
-                seed = seed_input()
-                steps = steps_input(api.service)
-                guidance = guidance_input(api.service)
+                sampling = sampling_inputs(api.service)
             go = gr.Button("Edit", variant="primary")
         with gr.Column(scale=3, min_width=280):
             comparison = gr.ImageSlider(
@@ -66,6 +62,6 @@ def tab(api: ApiBridge) -> None:
         caption = f"{after.revised_prompt} (seed {after.seed})"
         return (decode_image(before), decode_image(after.b64_json)), caption, show_warnings(response.warnings)
 
-    inputs = [picture, instruction, seed, steps, guidance]
+    inputs = [picture, instruction, *sampling]
     gr.on([go.click, instruction.submit], answer, inputs, [comparison, description, warnings])
     position.input(None, position, comparison, js=_MOVE)

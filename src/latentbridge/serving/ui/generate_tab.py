@@ -11,10 +11,9 @@ from latentbridge.serving.schemas import ImageGenerationRequest
 from latentbridge.serving.ui.api_bridge import ApiBridge, decode_image
 from latentbridge.serving.ui.inputs import (
     chosen_seed,
-    guidance_input,
-    seed_input,
+    gallery_output,
+    sampling_inputs,
     show_warnings,
-    steps_input,
     warnings_output,
     words_input,
 )
@@ -32,20 +31,10 @@ def tab(api: ApiBridge) -> None:
         with gr.Column(scale=2, min_width=280):
             prompt = words_input("What to draw", "a red circle left of a blue star", settings, lines=2)
             count = gr.Slider(1, settings.max_pictures, min(4, settings.max_pictures), step=1, label="Pictures")
-            seed = seed_input()
-            steps = steps_input(api.service)
-            guidance = guidance_input(api.service)
+            sampling = sampling_inputs(api.service)
             go = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3, min_width=280):
-            gallery = gr.Gallery(
-                label="Drawn",
-                show_label=False,
-                columns=4,
-                height="auto",
-                format="png",
-                buttons=["download"],
-                elem_classes=["pictures", "pixels"],
-            )
+            gallery = gallery_output("Drawn", "pixels")
             warnings = warnings_output()
 
     async def answer(
@@ -60,5 +49,5 @@ def tab(api: ApiBridge) -> None:
         pictures = [*new, *earlier][:_MAX_KEPT]
         return pictures, pictures, show_warnings(response.warnings)
 
-    inputs, outputs = [prompt, count, seed, steps, guidance, kept], [gallery, kept, warnings]
+    inputs, outputs = [prompt, count, *sampling, kept], [gallery, kept, warnings]
     gr.on([go.click, prompt.submit], answer, inputs, outputs)

@@ -35,16 +35,30 @@ def chosen_seed(seed: int | None) -> int | None:
     return None if seed is None or seed < 0 else seed
 
 
-def steps_input(service: Service) -> gr.Slider:
-    """Return an input for sampling steps."""
-    limit, default = service.settings.max_steps, service.engine.model.default_steps
-    return gr.Slider(1, limit, min(default, limit), step=1, label="Steps", info="More is slower and finer.")
+def sampling_inputs(service: Service) -> list[gr.Component]:
+    """Return inputs for seed, steps and guidance."""
+    model, limit = service.engine.model, service.settings.max_steps
+    steps = min(model.default_steps, limit)
+    return [
+        seed_input(),
+        gr.Slider(1, limit, steps, step=1, label="Steps", info="More is slower and finer."),
+        gr.Slider(
+            0, 10, model.default_guidance, step=0.1, label="Guidance", info="How strictly the words are followed."
+        ),
+    ]
 
 
-def guidance_input(service: Service) -> gr.Slider:
-    """Return an input for classifier-free guidance."""
-    default = service.engine.model.default_guidance
-    return gr.Slider(0, 10, default, step=0.1, label="Guidance", info="How strictly the words are followed.")
+def gallery_output(label: str, *classes: str, buttons: Sequence[str] = ("download",)) -> gr.Gallery:
+    """Return an output for pictures with captions."""
+    return gr.Gallery(
+        label=label,
+        show_label=False,
+        columns=4,
+        height="auto",
+        format="png",
+        buttons=list(buttons),
+        elem_classes=["pictures", *classes],
+    )
 
 
 def warnings_output() -> gr.Markdown:

@@ -10,7 +10,14 @@ import pandas as pd
 from latentbridge.serving.extension_schemas import LoopbackRequest
 from latentbridge.serving.routes.loopback import loopback
 from latentbridge.serving.ui.api_bridge import ApiBridge, decode_image
-from latentbridge.serving.ui.inputs import chosen_seed, picture_input, seed_input, show_warnings, warnings_output
+from latentbridge.serving.ui.inputs import (
+    chosen_seed,
+    gallery_output,
+    picture_input,
+    seed_input,
+    show_warnings,
+    warnings_output,
+)
 
 _PATH = "/v1/loopback"
 _ORIGIN, _PREVIOUS = "to the first picture", "to the one before"
@@ -27,15 +34,7 @@ def tab(api: ApiBridge) -> None:
             seed = seed_input()
             go = gr.Button("Start", variant="primary")
         with gr.Column(scale=3, min_width=280):
-            gallery = gr.Gallery(
-                label="The chain",
-                show_label=False,
-                columns=4,
-                height="auto",
-                format="png",
-                buttons=[],
-                elem_classes=["pictures", "pixels"],
-            )
+            gallery = gallery_output("The chain", "pixels", buttons=())
             plot = gr.LinePlot(
                 x="round",
                 y="likeness",

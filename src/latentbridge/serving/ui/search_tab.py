@@ -12,7 +12,7 @@ from latentbridge.query import show_items
 from latentbridge.serving.extension_schemas import SearchHit, SearchPart, SearchRequest
 from latentbridge.serving.routes.indexes import search
 from latentbridge.serving.ui.api_bridge import ApiBridge
-from latentbridge.serving.ui.inputs import picture_input, words_input
+from latentbridge.serving.ui.inputs import gallery_output, picture_input, words_input
 
 _PATH = "/v1/search"
 _NO_INDEX = "There is no index to search; start the server with --indexes FOLDER, in which there is one."
@@ -38,15 +38,7 @@ def tab(api: ApiBridge) -> None:
             index = gr.Dropdown([], label="Index")
             go = gr.Button("Search", variant="primary")
         with gr.Column(scale=3, min_width=280):
-            gallery = gr.Gallery(
-                label="Hits",
-                show_label=False,
-                columns=4,
-                height="auto",
-                format="png",
-                buttons=["download"],
-                elem_classes="pictures",
-            )
+            gallery = gallery_output("Hits")
             more = gr.Button("More like the chosen one", interactive=False)
 
     async def run_query(
