@@ -350,7 +350,7 @@ def test_the_description_told_is_the_one_that_was_drawn(run: Callable[..., Resul
     told = json.loads(run("generate", "a star", "--out", out, "--steps", 2, "--model", model, "--json").out)
     painter = load(model)
     assert told["description"] == painter.rewrite("a star", 7)
-    assert np.array_equal(np.asarray(Image.open(out)), painter.generate("a star", 7, steps=2))
+    assert np.array_equal(np.asarray(Image.open(out)), painter.generate("a star", 7, steps=2).picture)
 
 
 def test_edit_tells_before_and_after(run: Callable[..., Result], picture: Path, model: Path):

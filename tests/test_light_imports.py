@@ -55,8 +55,8 @@ def test_commands_answer_draw_and_edit_what_the_library_does(picture: Path, tmp_
     told = subprocess.run([*command, "understand", str(picture)], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == model.understand(seen)
     for name, arguments, expected in (
-        ("drawn.png", ["generate", PROMPT, "--seed", "7"], model.generate(PROMPT, 7)),
-        ("edited.png", ["edit", str(picture), REQUEST], model.edit(seen, REQUEST, 7)),
+        ("drawn.png", ["generate", PROMPT, "--seed", "7"], model.generate(PROMPT, 7).picture),
+        ("edited.png", ["edit", str(picture), REQUEST], model.edit(seen, REQUEST, 7).picture),
     ):
         subprocess.run([*command, *arguments, "--out", str(tmp_path / name)], capture_output=True, check=True)
         off = np.abs(np.asarray(Image.open(tmp_path / name)).astype(int) - expected)

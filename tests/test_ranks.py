@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from latentbridge import ranks
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from latentbridge.models.diffusion import draw_noise, make_scheduler
-from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import torch_rng
 from latentbridge.training import parallel
 from latentbridge.training.objectives.latentumm import rollout_noise
@@ -105,7 +103,7 @@ def test_a_share_weighs_means_of_different_numbers(monkeypatch: pytest.MonkeyPat
 def test_what_drawing_costs_is_the_same_for_ranks_together(be_rank: Any, request: pytest.FixtureRequest, kind: str):
     """The mean over two ranks of each loss of drawings is that of the whole batch, prompt lengths and all."""
     model = request.getfixturevalue("small_model" if kind == "omnibridge" else f"small_{kind}")
-    backbone = OmniBridgeAdapter(model) if isinstance(model, OmniBridge) else model
+    backbone = model
     prompts = ["a star", "a large red circle left of a star", "nothing", "two squares"]
     pictures = list(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))
 

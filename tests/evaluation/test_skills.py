@@ -39,9 +39,9 @@ def test_every_drawing_has_its_own_description_and_seed():
     asked: list[tuple[str, int]] = []
 
     class Watched(Perfect):
-        def generate(self, prompts, seeds=(0,)):
+        def draw_descriptions(self, prompts, seeds=(0,)):
             asked.extend(zip(prompts, seeds, strict=True))
-            return super().generate(prompts, seeds)
+            return super().draw_descriptions(prompts, seeds)
 
     score_descriptions_drawn(Watched(), "test", 53, seed=5)  # more than one batch
     scenes = distinct_scenes("test", numpy_rng(5, "descriptions drawn test"), 53)

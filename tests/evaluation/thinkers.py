@@ -38,7 +38,7 @@ class Perfect:
             row[len(PLACES) * len(_WORDS) + list(BACKGROUNDS).index(scene.background)] = 1
         return found
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
+    def draw_descriptions(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
         return [render(self.scene(prompt)) for prompt in prompts]
 
     def understand(self, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
@@ -74,13 +74,13 @@ class Forgetful(Perfect):
 class Clumsy(Perfect):
     """Tells all but draws only half of the things."""
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
+    def draw_descriptions(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
         return [render(halved(self.scene(prompt))) for prompt in prompts]
 
 
 class Stuck(Perfect):
     """Draws the same picture whatever it is told."""
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
+    def draw_descriptions(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
         same = self.scene("large red circle top left, small blue star bottom, on white")
         return [np.array(render(same)) for _ in prompts]

@@ -29,7 +29,6 @@ from latentbridge.models.adapters import (
     merge_adapter,
     save_adapter,
 )
-from latentbridge.models.backbones.loading import as_backbone
 from latentbridge.models.checkpoint import load_model, new_model, save_model
 from latentbridge.types import Conversation
 
@@ -62,7 +61,7 @@ def tuned(network: nn.Module, seed: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def reading(network: Any) -> torch.Tensor:
-    return as_backbone(network).und_latent(["two red circles"])
+    return network.und_latent(["two red circles"])
 
 
 @kinds

@@ -11,9 +11,7 @@ import torch
 
 from latentbridge.config import MarConfig, TinyBagelConfig, TinyHarmonConfig, from_dict, to_dict
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.loading import as_backbone, load_backbone
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
-from latentbridge.models.checkpoint import Network, load, load_model, new_model, save_model, unique_state
+from latentbridge.models.checkpoint import Network, as_omnibridge, load, load_model, new_model, save_model, unique_state
 from latentbridge.rundir import read_json, write_json
 
 ATTRIBUTES_NOT_SAVED = ("max_tokens", "steps", "guidance", "drawing_steps", "denoising_steps")
@@ -49,9 +47,9 @@ def test_what_was_saved_answers_and_draws_as_before(request, tmp_path: Path, thr
     for attribute in ATTRIBUTES_NOT_SAVED:
         if hasattr(saved, attribute):
             setattr(again, attribute, getattr(saved, attribute))
-    first, second = as_backbone(saved), as_backbone(again)
+    first, second = saved, again
     words = ["a large red circle", "two stars"]
-    assert np.array_equal(first.generate(words, [3, 5]), second.generate(words, [3, 5]))
+    assert np.array_equal(first.draw_descriptions(words, [3, 5]), second.draw_descriptions(words, [3, 5]))
     assert first.understand(three_pictures, ["What?"] * 3) == second.understand(three_pictures, ["What?"] * 3)
 
 
@@ -59,17 +57,17 @@ def test_what_was_saved_answers_and_draws_as_before(request, tmp_path: Path, thr
 @torch.no_grad()
 def test_a_folder_of_ours_is_found_whatever_it_holds(request, tmp_path: Path, name: str):
     folder = save_in_a_run(network(request, name), tmp_path / "run")
-    expected = as_backbone(network(request, name)).und_latent(["a red circle"])
+    expected = network(request, name).und_latent(["a red circle"])
     for source in (folder, tmp_path / "run", str(tmp_path / "run")):
-        found = load_backbone(source)
-        assert isinstance(found, OmniBridgeAdapter) == (name == "omnibridge")
+        found = load(source)
+        assert found.kind == name
         assert torch.equal(found.und_latent(["a red circle"]), expected)
 
 
 def test_what_takes_an_omnibridge_says_so(small_harmon, tmp_path: Path):
     save_model(small_harmon, tmp_path)
-    with pytest.raises(UserError, match="holds a harmon, and this takes an OmniBridge"):
-        load(tmp_path)
+    with pytest.raises(UserError, match="This harmon model cannot be served; load an OmniBridge"):
+        as_omnibridge(load(tmp_path), "be served")
 
 
 def test_loading_is_strict(small_bagel, tmp_path: Path):
@@ -77,10 +75,10 @@ def test_loading_is_strict(small_bagel, tmp_path: Path):
     config = read_json(tmp_path / "config.json")
     write_json(tmp_path / "config.json", config | {"autoencoder": "linear"})
     with pytest.raises(UserError, match="does not fit this model"):
-        load_backbone(tmp_path)
+        load(tmp_path)
     write_json(tmp_path / "config.json", config | {"kind": "bagle"})
     with pytest.raises(UserError, match="Unknown kind of model 'bagle'; did you mean 'bagel'"):
-        load_backbone(tmp_path)
+        load(tmp_path)
 
 
 def test_a_released_model_is_not_saved_as_one_of_ours(small_janus, tmp_path: Path):
@@ -112,7 +110,7 @@ LINEAR = (
 @pytest.mark.parametrize("config", LINEAR, ids=["bagel", "harmon"])
 def test_a_linear_autoencoder_travels_with_its_fit(config, tmp_path: Path):
     model: Any = new_model(config, 0)
-    side = model.image_size_px
+    side = model.drawing_size_px
     pictures = torch.rand(40, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     model.autoencoder.fit(pictures)
     assert not list(model.autoencoder.parameters()), "nothing in it can be moved by a step"

@@ -100,13 +100,13 @@ def test_pictures_are_those_of_the_library(client: OpenAI, served_model: OmniBri
     answer = client.images.generate(model="tiny", prompt="a red circle", n=2, extra_body={"seed": 5, "steps": 3})
     assert answer.data is not None
     for item, seed in zip(answer.data, (5, 6), strict=True):
-        assert np.array_equal(decode(item.b64_json), served_model.generate("a red circle", seed, steps=3))
+        assert np.array_equal(decode(item.b64_json), served_model.generate("a red circle", seed, steps=3).picture)
         assert item.revised_prompt == served_model.rewrite("a red circle", seed)
 
 
 def test_an_edit_comes_as_a_form(client: OpenAI, served_model: OmniBridge, picture_file: bytes, scene_picture: Picture):
     arguments: dict[str, Any] = {"prompt": "make the background black", "extra_body": {"seed": 3, "steps": 3}}
-    expected = served_model.edit(scene_picture, "make the background black", seed=3, steps=3)
+    expected = served_model.edit(scene_picture, "make the background black", seed=3, steps=3).picture
     for image in (("in.png", picture_file), [("in.png", picture_file)]):
         answer = client.images.edit(model="tiny", image=image, **arguments)  # pyright: ignore
         assert answer.data is not None and np.array_equal(decode(answer.data[0].b64_json), expected)

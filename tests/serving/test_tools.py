@@ -88,12 +88,14 @@ def test_tools_over_http_do_what_the_library_does(
         told = await client.call_tool("understand", {"picture": picture_url, "question": "Describe the picture."})
         assert words(told) == served_model.understand(scene_picture, "Describe the picture.")
         drawn = await client.call_tool("draw", {"prompt": "a red circle", "seed": 7, "steps": 2})
-        assert np.array_equal(pictures(drawn)[0], served_model.generate("a red circle", seed=7, steps=2))
+        assert np.array_equal(pictures(drawn)[0], served_model.generate("a red circle", seed=7, steps=2).picture)
         assert words(drawn).startswith("seed 7: ")
         edited = await client.call_tool(
             "edit", {"picture": picture_url, "instruction": "make it red", "seed": 3, "steps": 2}
         )
-        assert np.array_equal(pictures(edited)[0], served_model.edit(scene_picture, "make it red", seed=3, steps=2))
+        assert np.array_equal(
+            pictures(edited)[0], served_model.edit(scene_picture, "make it red", seed=3, steps=2).picture
+        )
         embedded = await client.call_tool("embed", {"texts": ["a star"], "pictures": [picture_url]})
         text, picture = (np.array(row) for row in (embedded.structured_content or {})["embeddings"])
         assert np.allclose(text, served_model.embed(texts="a star"), atol=1e-6)

@@ -222,11 +222,11 @@ def test_a_seed_draws_what_the_library_draws_and_the_wall_keeps_it(visit, served
     tab = at.open("Draw")
     draw(tab, "a red circle")
     wall = tab.locator(".grid-wrap img")
-    assert (at.picture(wall.first) == served_model.generate("a red circle", seed=5, steps=2)).all()
+    assert (at.picture(wall.first) == served_model.generate("a red circle", seed=5, steps=2).picture).all()
     draw(tab, "a blue star")
     wall.nth(1).wait_for()
     at.shoot("draw")
-    assert (at.picture(wall.first) == served_model.generate("a blue star", seed=5, steps=2)).all()
+    assert (at.picture(wall.first) == served_model.generate("a blue star", seed=5, steps=2).picture).all()
     assert "seed 5" in tab.locator(".grid-wrap").inner_text()
 
 
@@ -241,7 +241,7 @@ def test_an_edit_lies_over_what_was_before_and_the_slider_parts_them(visit, serv
     tab.get_by_role("button", name="Edit", exact=True).click()
     both = tab.locator(".both img")
     both.nth(1).wait_for()
-    edited = served_model.edit(pictures[0], "make the background black", seed=5, steps=2)
+    edited = served_model.edit(pictures[0], "make the background black", seed=5, steps=2).picture
     shown = [at.picture(both.nth(number)) for number in (0, 1)]
     assert any((each == pictures[0]).all() for each in shown) and any((each == edited).all() for each in shown)
     at.shoot("edit")

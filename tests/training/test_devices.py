@@ -112,8 +112,8 @@ def skills(device: str) -> dict[str, Any]:
     picture[20:44, 20:44] = (255, 0, 0)
     asked: dict[str, Callable[[], Any]] = {
         "understand": lambda: model.understand(picture, max_tokens=9),
-        "generate": lambda: model.generate("a red circle", seed=7, steps=2).tolist(),
-        "edit": lambda: model.edit(picture, "make the square blue", seed=7, steps=2).tolist(),
+        "generate": lambda: model.generate("a red circle", seed=7, steps=2).picture.tolist(),
+        "edit": lambda: model.edit(picture, "make the square blue", seed=7, steps=2).picture.tolist(),
         "embed": lambda: [model.embed(images=picture).tolist(), model.embed(texts="a red square").tolist()],
         "slots": lambda: slot_tokens(model.backbone),
     }
@@ -123,7 +123,7 @@ def skills(device: str) -> dict[str, Any]:
         network.to(device_of(model))
         network.max_tokens = network.steps = network.drawing_steps = network.denoising_steps = 3
         asked[f"{kind} sees"] = lambda network=network: network.understand([picture], ["Is there a star?"])[0]
-        asked[f"{kind} draws"] = lambda network=network: network.generate(["a red circle"], [5])[0].tolist()
+        asked[f"{kind} draws"] = lambda network=network: network.draw_descriptions(["a red circle"], [5])[0].tolist()
     return {name: told(ask) for name, ask in asked.items()}
 
 

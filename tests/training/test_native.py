@@ -32,8 +32,8 @@ from latentbridge.models.backbones.janus.codes import (
     square_latents,
     squares_loss,
 )
-from latentbridge.models.backbones.loading import UNIFIED, load_backbone
-from latentbridge.models.checkpoint import load_model, new_model, unique_state
+from latentbridge.models.backbones.loading import UNIFIED
+from latentbridge.models.checkpoint import load, load_model, new_model, unique_state
 from latentbridge.recipes import RECIPES, recipe
 from latentbridge.rng import torch_rng
 from latentbridge.training.stages import STAGES, make_stage
@@ -97,7 +97,7 @@ def test_a_stopped_run_ends_as_a_whole_one_and_what_gives_latents_meaning_stays(
     assert frozen == ({f"autoencoder.{name}" for name in ("mean", "basis", "scale")} if fitted else set())
     free = [name for name in before if not name.startswith(FROZEN[kind])]
     assert len(moved) > 0.8 * len(free)
-    assert load_backbone(tmp_path / "whole").generate(["a star"])[0].ndim == 3
+    assert load(tmp_path / "whole").generate("a star").picture.ndim == 3
 
 
 @pytest.mark.parametrize("stage", ["pretrain_squares", "pretrain_codes"])
@@ -215,4 +215,4 @@ def test_recipes_of_other_backbones_start_from_their_pretraining():
 def test_pictures_are_drawn_at_the_size_a_recipe_names(kind: str):
     model: Any = new_model(recipe(f"pretrain-{kind}").model, 0)
     model.steps, model.drawing_steps, model.denoising_steps = 1, 1, 1
-    assert np.shape(model.generate(["a star"])[0]) == (32, 32, 3) and model.image_size_px == 32
+    assert np.shape(model.generate("a star").picture) == (32, 32, 3) and model.drawing_size_px == 32

@@ -10,7 +10,6 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from latentbridge.config import AlignerConfig
-from latentbridge.models.backbones.loading import as_backbone
 from latentbridge.models.checkpoint import new_model
 from latentbridge.models.omnibridge.aligner import BiTransformer
 from latentbridge.training.recompute import Recompute, blocks, recompute
@@ -40,7 +39,7 @@ def test_gradients_stay_bit_for_bit(kind: str, what: Recompute, request: pytest.
     found = []
     for each in ("none", what):
         network = new_model(request.getfixturevalue(f"small_{kind}").config, 3)
-        found.append(stepped(network, each, lambda: as_backbone(network).understanding_loss(TALKS))[0])  # noqa: B023
+        found.append(stepped(network, each, lambda: network.understanding_loss(TALKS))[0])  # noqa: B023
     assert len(found[0]) == len(found[1]) > 5
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 

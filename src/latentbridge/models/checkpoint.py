@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard, overload
 
 import torch
 from safetensors.torch import save_file
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
 from latentbridge.devices import device_named
@@ -106,7 +106,7 @@ def _shipped(name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float16 if name.startswith("second_view.") else dtype
 
 
-def save_tokenizer(tokenizer: Qwen2Tokenizer, folder: Path) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write the tokenizer's files, each whole or not at all."""
     with TemporaryDirectory() as staging:
         try:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentbridge.models.backbones.omnibridge import OmniBridgeAdapter
 from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
@@ -34,23 +33,25 @@ class Case:
 
 
 def omnibridge(request: pytest.FixtureRequest) -> Case:
-    eye, words = "model.backbone.model.model.visual.", "model.backbone.model.model.language_model."
-    bridge = {"model.projector.", "model.aligner."}
-    frozen = {"model.text_encoder.", "model.retrieval."}
+    model = copy.deepcopy(request.getfixturevalue("small_model"))
+    model.roundtrip_steps = 2
+    eye, words = "backbone.model.model.visual.", "backbone.model.model.language_model."
+    bridge = {"projector.", "aligner."}
+    frozen = {"text_encoder.", "retrieval."}
     return Case(
-        OmniBridgeAdapter(copy.deepcopy(request.getfixturevalue("small_model")), roundtrip_steps=2),
+        model,
         {
             "und_latent of pictures": {eye, words},
             "und_latent of texts": {words},
             "gen_latent": {words, *bridge},
-            "draw": {"model.decoder."},
-            "roundtrip": {"model.decoder.", eye, words, *bridge},
+            "draw": {"decoder."},
+            "roundtrip": {"decoder.", eye, words, *bridge},
             "understanding_loss": {eye, words},
-            "understanding_loss of drawings": {"model.decoder.", eye, words},
-            "generation_loss": {words, *bridge, "model.decoder."},
-            "reconstruction_loss": {*bridge, "model.decoder."},
+            "understanding_loss of drawings": {"decoder.", eye, words},
+            "generation_loss": {words, *bridge, "decoder."},
+            "reconstruction_loss": {*bridge, "decoder."},
         },
-        {eye, words, *bridge, "model.decoder.", *frozen},
+        {eye, words, *bridge, "decoder.", *frozen},
         frozen,
     )
 
@@ -162,7 +163,7 @@ def test_latents_are_float32_rows_and_a_round_trip_keeps_their_shape(
 
 
 def test_pictures_and_answers_come_one_for_each(backbone: TrainableModel, three_pictures):
-    drawn = backbone.generate(TEXTS[:2], SEEDS)
+    drawn = backbone.draw_descriptions(TEXTS[:2], SEEDS[:2])
     assert all(picture.dtype == np.uint8 and picture.shape[2:] == (3,) for picture in drawn) and len(drawn) == 2
     answers = backbone.understand(three_pictures[:2], ["What?", "How many objects are there?"])
     assert len(answers) == 2 and all(isinstance(answer, str) for answer in answers)
@@ -178,7 +179,7 @@ def test_seeds_and_nothing_else_decide(backbone: TrainableModel, latents: Tensor
         assert torch.equal(backbone.roundtrip(latents, [3]), first)
         assert torch.equal(backbone.gen_latent(TEXTS, SEEDS), latents)
         assert (backbone.roundtrip(latents, [4]) - first).abs().max() > 100 * ATOL
-    pictures = [backbone.generate(TEXTS[:1], [seed])[0].astype(int) for seed in (1, 1, 2)]
+    pictures = [backbone.draw_descriptions(TEXTS[:1], [seed])[0].astype(int) for seed in (1, 1, 2)]
     assert np.array_equal(pictures[0], pictures[1]) and np.abs(pictures[0] - pictures[2]).max() > 8
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.bagel.load_bagel import convert_key, load_bagel
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
-from latentbridge.models.backbones.loading import load_backbone
+from latentbridge.models.checkpoint import load
 
 PATCHES = "vit_model.vision_model.embeddings.patch_embedding.weight"
 
@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_refused_by_name(
 
 
 def test_commands_find_it_by_its_files(folder: Path):
-    assert isinstance(load_backbone(folder), Bagel)
+    assert isinstance(load(folder), Bagel)
 
 
 def test_other_folders_are_refused(folder: Path, tmp_path: Path):

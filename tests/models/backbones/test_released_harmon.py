@@ -14,8 +14,7 @@ from latentbridge.config import MarConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.harmon.load_harmon import HARMON_0_5B, HARMON_1_5B, Sizes, convert_key, load_harmon
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser
-from latentbridge.models.backbones.loading import load_backbone
-from latentbridge.models.checkpoint import ASSETS
+from latentbridge.models.checkpoint import ASSETS, load
 from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.rng import torch_rng
 
@@ -164,7 +163,7 @@ def test_a_released_folder_is_read_whole(folder: Path, released: dict[str, Tenso
     harmon.drawing_steps, harmon.denoising_steps = 2, 2
     latents = harmon.gen_latent(["a star"])
     assert latents.shape == (1, 4 * WIDTH) and harmon.roundtrip(latents).isfinite().all()
-    assert harmon.generate(["a star"])[0].shape == (32, 32, 3)
+    assert harmon.generate("a star").picture.shape == (32, 32, 3)
 
 
 def test_a_tensor_too_few_or_too_many_is_refused_by_name(folder: Path, released: dict[str, Tensor]):
@@ -181,7 +180,7 @@ def test_a_tensor_too_few_or_too_many_is_refused_by_name(folder: Path, released:
 
 def test_commands_find_it_by_its_tensors(folder: Path):
     with pytest.raises(UserError, match="holds no Harmon of 0.5 or 1.5"):  # one, but of a size that was never released
-        load_backbone(folder)
+        load(folder)
 
 
 def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path):

@@ -92,7 +92,8 @@ def near(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def draw(model: OmniBridge, texts=TEXTS, seed=SEEDS, **options):
-    return model.generate(texts, seed, steps=STEPS, guidance=GUIDANCE, rewrite=False, **options)
+    model.require("generate")
+    return model.draw_descriptions(texts, seed, steps=STEPS, guidance=GUIDANCE, **options)
 
 
 # --- against diffusers' pipeline ------------------------------------------------------------------
@@ -121,7 +122,7 @@ def pipeline_draws(pipeline: HunyuanDiTPipeline, model: OmniBridge, **condition)
         width=SIZE_PX,
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,
-        latents=torch.stack([model._noise(seed) for seed in SEEDS]),
+        latents=torch.stack([model.noise(seed) for seed in SEEDS]),
         generator=[torch_rng(seed, "sampling steps") for seed in SEEDS],
         use_resolution_binning=False,
         output_type="np",
@@ -229,10 +230,10 @@ def test_the_autoencoder_encodes_means_and_decodes_them(model: OmniBridge, folde
 
 def test_edits_both_ways(model: OmniBridge):
     wide = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    masked = model.trace_edit(wide, "make it red", 3, steps=STEPS)
+    masked = model.edit(wide, "make it red", 3, steps=STEPS)
     assert masked.picture.shape == (SIZE_PX, SIZE_PX, 3) and not masked.mask.all()
     assert np.array_equal(masked.picture[~masked.mask], fit_square(wide, SIZE_PX)[~masked.mask])
-    redrawn = model.trace_edit(wide, "make it red", 3, steps=STEPS, method="reference")
+    redrawn = model.edit(wide, "make it red", 3, steps=STEPS, method="reference")
     assert redrawn.picture.shape == (SIZE_PX, SIZE_PX, 3) and redrawn.mask.all() and redrawn.before == ""
 
 

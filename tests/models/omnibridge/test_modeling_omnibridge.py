@@ -34,16 +34,20 @@ def test_understanding_is_the_same_alone_and_among_others(small_model: OmniBridg
 
 @pytest.mark.parametrize("conditioning", ["query", "text"])
 def test_drawing_is_the_same_alone_and_among_others(small_model: OmniBridge, conditioning):
-    together = small_model.generate(TEXTS, seed=[5, 9, 2], steps=STEPS, conditioning=conditioning)
+    def draw(texts: list[str], seeds: list[int]) -> list[np.ndarray]:
+        descriptions = small_model.rewrite(texts, seeds)
+        return small_model.draw_descriptions(descriptions, seeds, steps=STEPS, conditioning=conditioning)
+
+    together = draw(TEXTS, [5, 9, 2])
     for text, seed, picture in zip(TEXTS, [5, 9, 2], together, strict=True):
-        assert near(small_model.generate(text, seed=seed, steps=STEPS, conditioning=conditioning), picture)
+        assert near(draw([text], [seed])[0], picture)
     assert all(not near(a, b) for a, b in pairwise(together))
 
 
 def test_editing_is_the_same_alone_and_among_others(small_model: OmniBridge, three_pictures):
-    together = small_model.trace_edit(three_pictures, TEXTS, seed=3, steps=STEPS)
+    together = small_model.edit(three_pictures, TEXTS, seed=3, steps=STEPS)
     for index, trace in enumerate(together):
-        alone = small_model.trace_edit(three_pictures[index], TEXTS[index], seed=3 + index, steps=STEPS)
+        alone = small_model.edit(three_pictures[index], TEXTS[index], seed=3 + index, steps=STEPS)
         assert (alone.before, alone.after) == (trace.before, trace.after)
         assert np.array_equal(alone.mask, trace.mask) and near(alone.picture, trace.picture)
 
@@ -63,15 +67,18 @@ def test_embeddings_are_the_same_alone_and_among_others(small_model: OmniBridge,
 
 
 def test_a_seed_decides_the_picture(small_model: OmniBridge):
-    first = small_model.generate(TEXTS[0], seed=1, steps=STEPS)
+    first = small_model.generate(TEXTS[0], seed=1, steps=STEPS).picture
     torch.manual_seed(7)
-    assert np.array_equal(small_model.generate(TEXTS[0], seed=1, steps=STEPS), first)
-    assert not near(small_model.generate(TEXTS[0], seed=2, steps=STEPS), first)
+    assert np.array_equal(small_model.generate(TEXTS[0], seed=1, steps=STEPS).picture, first)
+    assert not near(small_model.generate(TEXTS[0], seed=2, steps=STEPS).picture, first)
 
 
 def test_item_i_of_a_list_uses_the_seed_plus_i(small_model: OmniBridge):
-    listed = small_model.generate([TEXTS[0]] * 2, seed=1, steps=STEPS)
-    assert near(listed[1], small_model.generate(TEXTS[0], seed=2, steps=STEPS)) and not near(*listed)
+    results = small_model.generate([TEXTS[0]] * 2, seed=1, steps=STEPS)
+    listed = [result.picture for result in results]
+    alone = small_model.generate(TEXTS[0], seed=2, steps=STEPS)
+    assert near(listed[1], alone.picture) and not near(*listed)
+    assert (results[1].description, results[1].seed) == (alone.description, 2)
 
 
 def test_a_rewriting_is_sampled_by_its_seed(small_model: OmniBridge):
@@ -91,7 +98,7 @@ def test_the_caption_reaches_the_decoder_through_the_aligner_alone(
     small_model: OmniBridge, monkeypatch: pytest.MonkeyPatch
 ):
     negative = small_model.text_condition([""])
-    expected = small_model.generate(TEXTS[0], seed=1, steps=STEPS, rewrite=False)
+    expected = small_model.draw_descriptions(TEXTS[:1], [1], steps=STEPS)
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("the text encoder read a caption")
@@ -102,16 +109,18 @@ def test_the_caption_reaches_the_decoder_through_the_aligner_alone(
 
     monkeypatch.setattr(small_model.text_encoder, "forward", refuse)
     monkeypatch.setattr(small_model, "text_condition", only_nothing)
-    assert np.array_equal(small_model.generate(TEXTS[0], seed=1, steps=STEPS, rewrite=False), expected)
+    assert np.array_equal(small_model.draw_descriptions(TEXTS[:1], [1], steps=STEPS), expected)
     with pytest.raises(AssertionError):
-        small_model.generate(TEXTS[0], seed=1, steps=STEPS, rewrite=False, conditioning="text")
+        small_model.draw_descriptions(TEXTS[:1], [1], steps=STEPS, conditioning="text")
 
 
 def test_a_prompt_is_drawn_as_its_description_would_be(small_model: OmniBridge):
     described = small_model.rewrite(TEXTS[0], 5)
     assert described != TEXTS[0]
     expected = small_model.generate(described, seed=5, steps=STEPS, rewrite=False)
-    assert np.array_equal(small_model.generate(TEXTS[0], seed=5, steps=STEPS), expected)
+    result = small_model.generate(TEXTS[0], seed=5, steps=STEPS)
+    assert result.description == expected.description == described
+    assert np.array_equal(result.picture, expected.picture)
 
 
 @torch.no_grad()
@@ -156,7 +165,7 @@ def test_text_ids_are_cut_or_padded_to_the_slot(small_model: OmniBridge):
 
 
 def test_an_edit_leaves_what_lies_outside_its_mask(small_model: OmniBridge, three_pictures):
-    traces = small_model.trace_edit(three_pictures, "make the background gray", steps=STEPS)
+    traces = small_model.edit(three_pictures, "make the background gray", steps=STEPS)
     changed = 0
     for before, trace in zip(three_pictures, traces, strict=True):
         assert trace.mask.shape == (64, 64) and trace.mask.dtype == bool
@@ -169,7 +178,7 @@ def test_an_edit_that_changes_nothing_returns_the_picture(small_model: OmniBridg
     twin = copy.deepcopy(small_model)
     with torch.no_grad():
         twin.projector.weight.zero_()  # an aligner that reads nothing gives both descriptions one condition
-    trace = twin.trace_edit(three_pictures[0], "remove the star", steps=STEPS, conditioning="query")
+    (trace,) = twin.edit_pictures(three_pictures[:1], ["remove the star"], [0], steps=STEPS, conditioning="query")
     assert not trace.mask.any() and np.array_equal(trace.picture, three_pictures[0])
 
 
@@ -180,9 +189,9 @@ def test_a_reference_edit_draws_the_description_anew(small_model: OmniBridge, sm
     for module in twin.aligner.block:
         if module.crosses:
             torch.nn.init.zeros_(module.layer[1].EncDecAttention.o.weight)
-    traces = twin.trace_edit(three_pictures[:2], TEXTS[:2], seed=3, steps=STEPS, method="reference")
+    traces = twin.edit(three_pictures[:2], TEXTS[:2], seed=3, steps=STEPS, method="reference")
     for index, trace in enumerate(traces):
-        drawn = twin.generate(trace.after, seed=3 + index, steps=STEPS, rewrite=False, conditioning="text")
+        (drawn,) = twin.draw_descriptions([trace.after], [3 + index], steps=STEPS, conditioning="text")
         assert near(trace.picture, drawn) and trace.mask.all() and trace.before == ""
 
 
@@ -190,11 +199,12 @@ def test_a_reference_edit_sees_the_picture_but_not_the_instruction(
     small_model: OmniBridge, three_pictures, monkeypatch
 ):
     patched = "latentbridge.models.omnibridge.modeling_omnibridge.generate_replies"
-    monkeypatch.setattr(patched, lambda backbone, talks: ["a red star"] * len(talks))
+    monkeypatch.setattr(patched, lambda backbone, talks, **_: ["a red star"] * len(talks))
     options = {"seed": 3, "steps": STEPS, "method": "reference"}
-    first, again = (small_model.edit(three_pictures[0], text, **options) for text in TEXTS[:2])
+    first, again = (small_model.edit(three_pictures[0], text, **options).picture for text in TEXTS[:2])
     assert np.array_equal(first, again)
-    together = small_model.edit(three_pictures[:2], TEXTS[0], **options | {"seed": [3, 3]})
+    results = small_model.edit(three_pictures[:2], TEXTS[0], **options | {"seed": [3, 3]})
+    together = [result.picture for result in results]
     assert near(together[0], first) and not near(*together)
 
 
@@ -212,9 +222,9 @@ def test_one_in_one_out_and_a_list_for_a_list(small_model: OmniBridge, three_pic
     assert len(small_model.understand([picture], "x", max_tokens=2)) == 1
     assert len(small_model.understand(picture, ["x", "y"], max_tokens=2)) == 2
     assert len(small_model.understand(np.stack(three_pictures), "x", max_tokens=2)) == 3
-    assert small_model.generate("x", steps=1).shape == (64, 64, 3)
-    assert [p.shape for p in small_model.generate(["x"], steps=1)] == [(64, 64, 3)]
-    assert small_model.edit(picture, "x", steps=1).dtype == np.uint8
+    assert small_model.generate("x", steps=1).picture.shape == (64, 64, 3)
+    assert [each.picture.shape for each in small_model.generate(["x"], steps=1)] == [(64, 64, 3)]
+    assert small_model.edit(picture, "x", steps=1).picture.dtype == np.uint8
     assert len(small_model.edit([picture], "x", steps=1)) == 1
     assert small_model.embed(texts="x").shape == (16,) and small_model.embed(texts=["x"]).shape == (1, 16)
     assert small_model.embed(images=picture).shape == (16,) and small_model.embed(images=[picture]).shape == (1, 16)

@@ -59,6 +59,8 @@ class OmniBridge(TrainableModel):
     """
 
     kind = "omnibridge"
+    config: ModelConfig
+    tokenizer: Qwen2Tokenizer
 
     def __init__(self, config: ModelConfig, tokenizer: Qwen2Tokenizer):
         super().__init__()
@@ -91,8 +93,17 @@ class OmniBridge(TrainableModel):
 
     @property
     def skills(self) -> frozenset[Skill]:
-        parts = {*self.config.parts, *(["decoder"] if self.captions is not None else [])}
-        return frozenset(skill for skill, needed in _NEEDS.items() if needed <= parts)
+        return frozenset(skill for skill, needed in _NEEDS.items() if needed <= self._parts)
+
+    @property
+    def _parts(self) -> set[str]:
+        return {*self.config.parts, *(["decoder"] if self.captions is not None else [])}
+
+    def require(self, skill: Skill) -> None:
+        for part in sorted(_NEEDS[skill] - self._parts, reverse=True):
+            raise UserError(
+                f"This model has no {part}, so it cannot {skill}; load an OmniBridge that was trained with it, such as 'tiny'."
+            )
 
     @property
     def image_size_px(self) -> int | None:

@@ -9,7 +9,7 @@ import torch
 
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square
-from latentbridge.models.checkpoint import fingerprint, load
+from latentbridge.models.checkpoint import as_omnibridge, fingerprint, load
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
 
@@ -21,7 +21,7 @@ class Package(Teacher):
     """
 
     def __init__(self, source: str = "") -> None:
-        model = load(source or "tiny")
+        model = as_omnibridge(load(source or "tiny"), "embed words of a lexicon")
         if not model.config.second_view.words:
             raise UserError(f"The model {source} has no second view; name one that has, such as 'tiny'.")
         self.view = model.second_view

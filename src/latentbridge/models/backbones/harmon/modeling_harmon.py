@@ -61,6 +61,7 @@ class Harmon(TrainableModel):
     """
 
     kind = "harmon"
+    tokenizer: Qwen2Tokenizer
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, GenerationMixin, JanusForConditionalGeneration
+from transformers import AutoTokenizer, JanusForConditionalGeneration
+from transformers.generation.utils import GenerationMixin
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from latentbridge.config import ReleaseConfig, TinyJanusConfig
@@ -56,6 +57,7 @@ class JanusPro(TrainableModel):
     """
 
     kind = "janus"
+    tokenizer: Any
 
     def __init__(
         self,
