@@ -21,7 +21,7 @@ class Settings:
     slots: int = 16
     """Replies that a worker generates in parallel."""
     context_tokens: int = 512
-    """Prompt and reply together."""
+    """Prompt and reply together, of a stepwise model; others have the model's own `context_length`."""
     max_batch: int = 8
     """Pictures drawn, or items embedded, in one pass."""
     max_requests: int = 64

@@ -85,7 +85,7 @@ class Detokenizer:
 
 
 def whole_reply(request: GenerationRequest, text: str, prompt_tokens: int, reply_tokens: int) -> TokenChunk:
-    """Return a reply as one chunk, cut at the first stop text."""
+    """Return a reply as one chunk of at least one token, cut at the first stop text."""
     stop_at = _find_stop(text, request.stop)
     reason: FinishReason = "length" if stop_at is None and reply_tokens >= request.max_tokens else "stop"
     return TokenChunk(None, text[:stop_at], reason, prompt_tokens, max(1, reply_tokens))

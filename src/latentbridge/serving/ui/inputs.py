@@ -48,7 +48,7 @@ def sampling_inputs(service: Service) -> list[gr.Component]:
     ]
 
 
-def gallery_output(label: str, *classes: str, buttons: Sequence[str] = ("download",)) -> gr.Gallery:
+def gallery_output(label: str, *classes: str, can_download: bool = True) -> gr.Gallery:
     """Return an output for pictures with captions."""
     return gr.Gallery(
         label=label,
@@ -56,7 +56,7 @@ def gallery_output(label: str, *classes: str, buttons: Sequence[str] = ("downloa
         columns=4,
         height="auto",
         format="png",
-        buttons=list(buttons),
+        buttons=["download"] if can_download else [],
         elem_classes=["pictures", *classes],
     )
 

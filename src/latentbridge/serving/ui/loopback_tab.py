@@ -34,7 +34,7 @@ def tab(api: ApiBridge) -> None:
             seed = seed_input()
             go = gr.Button("Start", variant="primary")
         with gr.Column(scale=3, min_width=280):
-            gallery = gallery_output("The chain", "pixels", buttons=())
+            gallery = gallery_output("The chain", "pixels", can_download=False)
             plot = gr.LinePlot(
                 x="round",
                 y="likeness",
