@@ -1,4 +1,4 @@
-"""LatentBridge: one model that understands, draws, edits and finds pictures."""
+"""LatentBridge: unified multimodal models that understand, generate, edit and embed images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from latentbridge.retrieval.index import Index
     from latentbridge.retrieval.stores import create_index, open_index
 
-# OpenMP's threads sleep while they wait, after a look of some 30 microseconds: beside other processes threads that spin take
-# ten times as long. OpenMP reads this when torch loads, so it has no effect where torch was imported before.
+# OpenMP's threads sleep while they wait, after spinning for some 30 microseconds: beside other processes, spinning threads
+# take ten times as long. OpenMP reads this when torch loads, so it has no effect if torch was imported before.
 SPIN_COUNT = "10000"
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -20,7 +20,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 __version__ = "0.1.0"
 __all__ = ["Index", "UnifiedModel", "create_index", "load", "open_index"]
-_HOMES = {
+_MODULES = {
     "load": "latentbridge.models.checkpoint",
     "UnifiedModel": "latentbridge.models.unified",
     "Index": "latentbridge.retrieval.index",
@@ -30,9 +30,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Public names, imported when first used, so that `import latentbridge` stays instant."""
+    """Import public names on first use, so that `import latentbridge` is instant."""
     from importlib import import_module
 
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'latentbridge' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -15,7 +15,7 @@ from typing import Any
 
 from latentbridge.data.pictures import PLACES, Found, Source
 from latentbridge.errors import UserError
-from latentbridge.images import fit_square, open_picture
+from latentbridge.images import open_picture
 from latentbridge.models.unified import UnifiedModel
 from latentbridge.retrieval.filters import Condition
 from latentbridge.retrieval.index import Index
@@ -98,7 +98,7 @@ def fill_index(
 
     origin = {**(fields or {}), ORIGIN: source.name}
     found = _once(source.pictures(fault), seen)
-    with closing(_read(found, index, source.name, model.image_size_px or 0, fault)) as batches:
+    with closing(_read(found, index, source.name, model.fit, fault)) as batches:
         for batch in batches:
             _take(model, index, batch, origin, built, fault)
             progress(len(batch))
@@ -110,7 +110,7 @@ def fill_index(
 
 
 def _read(
-    found: Iterator[Found], index: Index, source: str, side_px: int, fault: Callable[[str], None]
+    found: Iterator[Found], index: Index, source: str, fit: Callable[[Picture], Picture], fault: Callable[[str], None]
 ) -> Generator[list[_Read]]:
     """Batches in their order, `_AHEAD` more of which are being opened."""
     coming: deque[list[_Read]] = deque()
@@ -126,7 +126,7 @@ def _read(
             return None
         if said is not None and same and said.get(STAMP) == each.stamp:
             return _Read(each, said, None)
-        return _Read(each, None, openers.submit(_opened, each, side_px))
+        return _Read(each, None, openers.submit(_opened, each, fit))
 
     try:
         while True:
@@ -146,9 +146,9 @@ def _is_there(said: dict[str, Any]) -> bool:
     return "file" not in said or Path(said["file"]).exists()
 
 
-def _opened(each: Found, side_px: int) -> _Opened:
+def _opened(each: Found, fit: Callable[[Picture], Picture]) -> _Opened:
     picture = open_picture(each.image)
-    return _Opened(fit_square(picture, side_px), *picture.shape[:2])
+    return _Opened(fit(picture), *picture.shape[:2])
 
 
 def _take(

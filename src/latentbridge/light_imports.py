@@ -2,8 +2,8 @@
 
 Importing Qwen2-VL's classes takes 3.1 times as long as importing torch, and HunyuanDiT's 3.9 times: they bring compilation,
 distributed training, SciPy and peft with them (transformers 5.23, diffusers 0.42). Without those it is 2.0 and 2.4 times
-(`benchmarks/first_minutes.py`). Only processes that do nothing but inference may import this way: the commands and the
-server's workers. Training, and whoever uses the library from Python, gets the real modules.
+(`benchmarks/first_minutes.py`). Only commands and server workers, which do nothing but inference, import this way.
+Training and Python users get the real modules.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ PLACEHOLDERS = (
     "torch.distributed.tensor",
     "transformers.generation.continuous_batching",
 )
-"""Packages, with all that is in them, that inference never runs."""
+"""Packages that inference never runs."""
 _MODEL_CLASSES = (
     "latentbridge.models.omnibridge.modeling_omnibridge",
     "latentbridge.models.omnibridge.decoder",
     "diffusers.schedulers.scheduling_ddim",
 )
-"""Of an OmniBridge; the first is enough for one that does not draw."""
+"""Modules of an OmniBridge; the first is enough for one that does not generate."""
 _LIBRARIES = ("transformers", "diffusers", "latentbridge.models")
 
 
@@ -55,7 +55,7 @@ def import_model(source: str, draws: bool = True) -> None:
 def holds_saved_model(folder: Path, kind: str = "") -> bool:
     """Return whether a source is "tiny" or a folder that `save_model` wrote (of that `kind`, if one is given).
 
-    The `config.json` of a release in transformers' layout names a `model_type`, and a saved one the `kind`, if any.
+    The saved config of an OmniBridge may have no `kind`.
     """
     if str(folder) == "tiny":
         return True
@@ -65,27 +65,30 @@ def holds_saved_model(folder: Path, kind: str = "") -> bool:
                 config = json.loads(path.read_text())
             except (ValueError, OSError):
                 return False
-            own = isinstance(config, dict) and ("kind" in config or "backbone" in config)
-            return own and kind in ("", config.get("kind", "omnibridge"))
+            config = (
+                config.get("model", config) if isinstance(config, dict) else None
+            )  # a run's config holds its model's
+            is_own = isinstance(config, dict) and bool(config.keys() & {"kind", "backbone", "parts"})
+            return is_own and kind in ("", config.get("kind", "omnibridge"))
     return False
 
 
 def import_for_inference(*modules: str) -> None:
-    """Import `modules` with placeholders for `PLACEHOLDERS`; afterwards importing one of those gives the real one.
+    """Import `modules` with placeholders for `PLACEHOLDERS`; importing one of those afterwards gives the real one.
 
     A placeholder has every attribute, which can be called, subclassed and used as a decorator while modules are imported; no
-    object is an instance of it, and arithmetic on it fails. Should another version of a library need one of them to be
-    imported, everything is imported in the usual way instead. Transformers leaves out its checks of tensors in this process,
-    the first of which would import SymPy (a fourth of the time that torch takes).
+    object is an instance of it, and arithmetic on it fails. If a library needs one of the packages to be real, everything is
+    imported in the usual way instead. Transformers skips its checks of tensors in this process, the first of which would
+    import SymPy (a quarter of the time that importing torch takes).
     """
     os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
     collects = gc.isenabled()
-    gc.disable()  # a tenth of the time goes to looking for garbage among classes that all stay
+    gc.disable()  # garbage collection takes a tenth of the time and frees nothing
     try:
         with _placeholders([name for name in PLACEHOLDERS if name not in sys.modules]):
             for module in modules:
                 import_module(module)
-    except Exception:  # whatever a library raises on what it did not expect
+    except Exception:  # libraries raise errors of any type here
         for name in [name for name in sys.modules if name.startswith(_LIBRARIES)]:
             del sys.modules[name]
         for module in modules:

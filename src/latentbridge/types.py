@@ -1,4 +1,4 @@
-"""The nouns that cross module borders. Axis letters: b batch, s sequence, n condition position, d width, c channel, h w grid."""
+"""Types shared by all modules. Axis letters: b batch, s sequence, n condition position, d width, c channel, h w grid."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ EditMethod = Literal["masked", "reference"]
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns of (user, assistant) text about at most one picture, which stands before the first user text."""
+    """Turns of (user, assistant) text about at most one picture, which precedes the first user text."""
 
     turns: tuple[tuple[str, str], ...]
     picture: Picture | None = None
     counts: bool = True
-    """Whether a model that trains on it learns its replies, or only reads it."""
+    """Whether training computes a loss on the replies."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class WordReport:
     """The words of a text that a model does not know."""
 
     unknown: tuple[str, ...]
-    """As they are written, each once, in the order they come."""
+    """As written, without duplicates, in order of appearance."""
     rest: str
-    """The text without them; empty where no word of it is known."""
+    """The text without the unknown words; empty if no word is known."""
 
 
 @dataclass(frozen=True)
@@ -85,49 +85,49 @@ class LossOutputs(NamedTuple):
 
 @dataclass(frozen=True)
 class EmbeddingSpace:
-    """What embeddings must share to be compared."""
+    """The properties that embeddings must share to be comparable."""
 
     model: str
-    """The model's name and, where it is known, a hash of its weights."""
+    """Name of the model and, if known, a hash of its weights."""
     dimension: int
     normalisation: Literal["unit", "none"]
 
 
 class Teacher(Protocol):
-    """A frozen embedding model that puts pictures and texts into one space."""
+    """A frozen embedding model for pictures and texts."""
 
     space: EmbeddingSpace
 
     def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
-        """float32 [b, dimension]; the pictures may differ in size."""
+        """Return float32 [b, dimension]; the pictures may differ in size."""
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [b, dimension]."""
+        """Return float32 [b, dimension]."""
         ...
 
     def knows(self, text: str) -> bool:
-        """Whether `embed_texts` has an answer to the text."""
+        """Return whether `embed_texts` can embed the text."""
         return True
 
     def cost(self, pictures: int, texts: Sequence[str]) -> str:
-        """What embedding so many pictures and these texts will cost, in one sentence; empty where it is free."""
+        """Return the cost of embedding so many pictures and these texts in one sentence; empty if it is free."""
         return ""
 
 
 class Observer(Protocol):
-    """Who looks on at a run and changes nothing in it: trackers, samples at intervals."""
+    """A read-only callback of the training loop: trackers, samples at intervals."""
 
     def begin(self, folder: Path, config: RunConfig) -> None:
-        """Before the first step of a run in `folder`, and before it goes on."""
+        """Prepare for a run in `folder`, before its first step or on resume."""
 
     def looks(self, step: int) -> bool:
-        """Whether it wants to see the model after `step` steps."""
+        """Return whether to call `look` after `step` steps."""
         return False
 
     def look(self, model: Any, step: int) -> dict[str, float]:
-        """Measures of the model after `step` steps, for the log."""
+        """Return measures of the model after `step` steps, for the log."""
         return {}
 
     def note(self, record: Mapping[str, Any]) -> None:
-        """A row of the log, once it is written."""
+        """Receive a row of the log after it is written."""

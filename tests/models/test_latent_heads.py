@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.models.packed_pooling import pool_packed
 
-from latentbridge.models.latent_heads import LatentHeads, pool_packed
+from latentbridge.models.latent_heads import LatentHeads
 
 
 def test_captions_and_pictures_are_pooled_as_released() -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.models.shared_latent import SharedLatentModel
 from torch import Tensor
 from torch.nn import functional as F
-
-from latentbridge.models.shared_latent import SharedLatentModel
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "latentumm"
 FIXTURE = np.load(GOLDEN / "fixture.npz")

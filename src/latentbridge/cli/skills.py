@@ -85,7 +85,7 @@ def generate(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Draw a picture from words.
+    """Generate a picture from a prompt.
 
     The shipped model draws scenes of one to four coloured shapes, and forty simple things such as an apple or a crown, at
     64 x 64 px; a warning tells when a prompt is outside of these.
@@ -130,7 +130,7 @@ def edit(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Change a picture as told, and keep the rest.
+    """Edit a picture by an instruction; the rest stays as it is.
 
     The picture comes back at the model's size, which is 64 x 64 px for the shipped one. That knows small scenes of coloured
     shapes and simple drawings; a warning tells when a picture or a word is outside of these.
@@ -187,7 +187,7 @@ def embed(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Turn pictures and texts into vectors.
+    """Embed pictures and texts as vectors.
 
     They are unit vectors of one space. The .npz file holds `images` and `texts` (float32, one row each) and their names.
 

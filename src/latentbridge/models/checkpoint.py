@@ -47,8 +47,8 @@ BUILDERS = {
     "bagel-7b-mot": "backbones.bagel.load_bagel:build_bagel_7b",
     "harmon-1.5b": "backbones.harmon.load_harmon:build_harmon_1_5b",
 }
-"""The module of `latentbridge.models` and the callable in it by the `kind` of a config, imported when one is built; each takes
-config and tokenizer, and draws weights from the global generator."""
+"""Module of `latentbridge.models` and builder in it by the `kind` of a config, imported on use; a builder takes config and
+tokenizer and initialises weights with the global generator."""
 
 
 @overload
@@ -56,14 +56,14 @@ def new_model(config: ModelConfig, seed: int, words: Path = ...) -> OmniBridge: 
 @overload
 def new_model(config: NetworkConfig, seed: int, words: Path = ...) -> Network: ...
 def new_model(config: NetworkConfig, seed: int, words: Path = ASSETS / "tokenizer") -> Network:
-    """A network with random weights that depend on nothing but config and seed; `words` is the folder of its tokenizer."""
+    """Build a network with random weights that depend on config and seed alone; `words` is the folder of its tokenizer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=torch_rng(seed, "weights"))))
         return _build(config, load_tokenizer(words))
 
 
 def outline(config: NetworkConfig) -> Network:
-    """The network of a config without weights, on the meta device: names and shapes alone."""
+    """Build the network of a config on the meta device, without weights."""
     with torch.device("meta"):
         return _build(config, load_tokenizer(ASSETS / "tokenizer"))
 
@@ -76,11 +76,11 @@ def _build(config: NetworkConfig, tokenizer: Qwen2Tokenizer) -> Network:
 def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write a model folder; `dtype` rounds the weights, for shipping.
 
-    The config goes first where one is and is written last, so a folder with one is whole, whenever the writer was killed.
+    The config is deleted first and written last, so a folder with a config is complete even if the writer was killed.
 
-    An attached released decoder stays in its own folder: name it again when the model is loaded. A record of training data
-    (`models/input_check.py`) is left out, and an old one in the folder deleted: what is saved has learned something else
-    since, and `latentbridge calibrate` makes another.
+    An attached released decoder is not saved: name its folder again on loading. The record of training data
+    (`models/input_check.py`) is not saved either, and an old one is deleted, since the weights have changed;
+    `latentbridge calibrate` makes a new one.
     """
     if model.config is None:
         raise UserError("A released model stays in the folder of its release; only what was built here is saved.")
@@ -92,7 +92,9 @@ def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -
     if getattr(model, "captions", None) is not None:
         from latentbridge.models.omnibridge.load_hunyuan_dit import PARTS as attached
     weights = {
-        name: (tensor.to(_shipped(name, dtype)) if dtype and tensor.is_floating_point() else tensor).contiguous().cpu()
+        name: (tensor.to(_saved_dtype(name, dtype)) if dtype and tensor.is_floating_point() else tensor)
+        .contiguous()
+        .cpu()
         for name, tensor in unique_state(model).items()
         if not name.startswith(attached)
     }
@@ -101,17 +103,17 @@ def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -
     write_json(folder / "config.json", to_dict(model.config))
 
 
-def _shipped(name: str, dtype: torch.dtype) -> torch.dtype:
-    """`dtype`, but no less than float16's ten bits of mantissa for the eye, which loses sight in bfloat16 (`models/efficientnet.py`)."""
+def _saved_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """Return `dtype`, but float16 for the auxiliary embedding, which needs ten bits of mantissa (`models/efficientnet.py`)."""
     return torch.float16 if name.startswith("second_view.") else dtype
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the tokenizer's files, each whole or not at all."""
+    """Write the tokenizer's files, each atomically."""
     with TemporaryDirectory() as staging:
         try:
             tokenizer.save_pretrained(staging)
-        except Exception as error:  # what its library raises where a disk is full has no type of its own
+        except Exception as error:  # the library raises no type of its own on a full disk
             raise StorageError(f"Cannot write {staging} ({error}); free some space there.") from error
         for file in Path(staging).iterdir():
             with atomic_write(folder / file.name) as temporary:
@@ -174,14 +176,14 @@ def _is_trainable(model: torch.nn.Module) -> TypeGuard[TrainableModel]:
 
 
 def shipped(source: str | Path) -> Path:
-    """The folder of a shipped model called by its name; any other source is a folder already."""
+    """Return the folder of a model: the shipped one for "tiny", otherwise the source itself."""
     return TINY if str(source) == "tiny" else Path(source)
 
 
 def load_model(folder: Path, draws: bool = True) -> Network:
-    """Return the network saved in a folder (or in a run folder's `model/`), an OmniBridge without its decoder unless it `draws`.
+    """Load the network saved in a folder or in a run folder's `model/`; without `draws`, an OmniBridge gets no decoder.
 
-    Raises UserError where anything is missing or does not fit.
+    Raise UserError if anything is missing or does not fit.
     """
     folder = model_folder(folder)
     if not (folder / "config.json").exists():
@@ -200,31 +202,33 @@ def load_model(folder: Path, draws: bool = True) -> Network:
 
 
 def load_parts(model: torch.nn.Module, folder: Path, parts: Sequence[str]) -> None:
-    """Copy the tensors whose names start with one of `parts` from a model folder; every tensor of those parts must be there and fit."""
+    """Copy the tensors whose names start with one of `parts` from a model folder; raise UserError unless all exist and fit."""
     folder = model_folder(folder)
     path = folder / "model.safetensors"
     stored = read_tensors(path, "train or download the model again")
-    wanted = {name: tensor for name, tensor in unique_state(model).items() if name.startswith(tuple(parts))}
+    expected = {name: tensor for name, tensor in unique_state(model).items() if name.startswith(tuple(parts))}
     stored = {name: tensor for name, tensor in stored.items() if name.startswith(tuple(parts))}
-    if not wanted:
+    if not expected:
         raise UserError(f"No tensor of the model belongs to {', '.join(parts)}; name parts such as 'backbone.'.")
-    odd = sorted(wanted.keys() ^ stored.keys()) or [name for name in wanted if wanted[name].shape != stored[name].shape]
+    odd = sorted(expected.keys() ^ stored.keys()) or [
+        name for name in expected if expected[name].shape != stored[name].shape
+    ]
     if odd:
         raise UserError(
             f"{path} does not fit this model: {len(odd)} tensors are missing, unexpected or of another shape (first: {odd[0]})."
         )
     with torch.no_grad():
-        for name, tensor in wanted.items():
+        for name, tensor in expected.items():
             tensor.copy_(stored[name])
 
 
 def model_folder(folder: Path) -> Path:
-    """The `model/` of a run folder; any other folder is one already."""
+    """Return the `model/` of a run folder; any other folder is returned as it is."""
     return folder / "model" if (folder / "model" / "config.json").exists() else folder
 
 
 def unique_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict with each tied tensor once, under its first name."""
+    """Return the state dict with each tied tensor once, under its first name."""
     seen: set[int] = set()
     state: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -236,7 +240,7 @@ def unique_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """A hash of a model's weights, which tells whether what was made with it (`Index.maker`) and the model belong together."""
+    """Return a hash of a model's weights, stored with indexes that the model made (`Index.maker`)."""
     digest = sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.cpu().contiguous().view(-1).numpy().data)

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.models.packed_pooling import pool_packed
+from tests.models.shared_latent import SharedLatentModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentbridge.config import LatentUMMWeights
 from latentbridge.errors import UserError
-from latentbridge.models.latent_heads import LatentHeads, pool_packed
-from latentbridge.models.shared_latent import SharedLatentModel
+from latentbridge.models.latent_heads import LatentHeads
 from latentbridge.recipes import RELEASED_WEIGHTS
 from latentbridge.rng import torch_rng
 from latentbridge.training.objectives.collapse import CollapseGuard, CollapseMeasures, measure_collapse

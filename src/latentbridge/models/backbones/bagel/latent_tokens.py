@@ -1,4 +1,4 @@
-"""Image latents as tokens of a language model: in with their time and place, out as velocities."""
+"""Image latents as input tokens of a language model, and its output states as velocities."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from latentbridge.models.time_embedding import TimeEmbedding
 class LatentTokens(nn.Module):
     """Squares of `patch` x `patch` image latents as tokens: `grid` x `grid` of them make a picture.
 
-    A token is the projected latents plus an embedding of the time plus a fixed 2-D sine-cosine embedding of the place;
-    what the language model makes of it is projected to the velocity. Time enters its sinusoids as it is, from 0 to 1.
+    A token is the projected latents plus a time embedding plus a fixed 2-D sine-cosine position embedding; the language
+    model's output state is projected to the velocity. Times from 0 to 1 enter the sinusoids unscaled.
     """
 
     places: Tensor
@@ -28,27 +28,27 @@ class LatentTokens(nn.Module):
         self.register_buffer("places", place_table(grid, width))
 
     def enter(self, noisy: Tensor, t: Tensor) -> Tensor:
-        """Tokens [b n h] of noisy latents [b n c] at times `t` [b]."""
+        """Return the tokens [b n h] of noisy latents [b n c] at times `t` [b]."""
         latents = self.proj_in(noisy.to(self.proj_in.weight.dtype))
         return latents + self.time_embedder(t)[:, None] + self.places
 
     def velocity(self, states: Tensor) -> Tensor:
-        """Velocities, float32 [b n c], that states [b n h] of the generation expert stand for."""
+        """Return velocities, float32 [b n c], from the generation expert's states [b n h]."""
         return self.proj_out(states).float()
 
     def split(self, latents: Tensor) -> Tensor:
-        """Image latents [b c h w] as numbers of tokens [b n p * p * c]; channels are innermost, as in the release."""
+        """Return image latents [b c h w] as tokens [b n p * p * c]; channels are innermost, as in the release."""
         p = self.patch
         squares = latents.unflatten(3, (-1, p)).unflatten(2, (-1, p))
         return squares.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
     def join(self, tokens: Tensor) -> Tensor:
-        """The inverse of `split`."""
+        """Return the image latents [b c h w] of tokens: the inverse of `split`."""
         p, grid = self.patch, self.grid
         squares = tokens.view(-1, grid, grid, p, p, self.channels)
         return squares.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.channels, grid * p, grid * p)
 
 
 def place_table(side: int, width: int) -> Tensor:
-    """Fixed sine-cosine embeddings of the squares of a grid, row after row, float32 [side * side, width] (arXiv 2111.06377)."""
+    """Return fixed sine-cosine position embeddings of a grid, row-major, float32 [side * side, width] (arXiv 2111.06377)."""
     return get_2d_sincos_pos_embed(width, side, base_size=side).to(torch.float32)

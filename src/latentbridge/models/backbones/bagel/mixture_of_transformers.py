@@ -1,4 +1,4 @@
-"""Two experts in every layer, one attention over the tokens of both: BAGEL's language model (arXiv 2505.14683, section 2)."""
+"""BAGEL's language model: two experts per layer with shared attention (arXiv 2505.14683, section 2)."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from transformers.models.qwen2.modeling_qwen2 import (
 )
 
 Past = Sequence[tuple[Tensor, Tensor]]
-"""Keys and values [b heads s d] of each layer, positions turned in."""
+"""Keys and values [b heads s d] of each layer, after the rotary embedding."""
 
 
 class Stream(NamedTuple):
-    """The tokens one expert takes."""
+    """The input tokens of one expert."""
 
     states: Tensor
     """[b s h]."""
     positions: Tensor
-    """int64 [b s]; the tokens of one picture share theirs."""
+    """int64 [b s]; the tokens of one picture share a position."""
 
 
 def seen_before(positions: Tensor, real: Tensor) -> Tensor:
-    """Which tokens see which, bool [b s s], from their positions [b s]: those at their own or before.
+    """Return the attention mask, bool [b s s], from positions [b s]: tokens attend to the same and earlier positions.
 
-    Words each have a position of their own, so they see what precedes them; the tokens of a picture share one, so they
-    see each other. Padding, where `real` [b s] is False, is seen by padding alone.
+    Text tokens have a position each, so attention is causal; the tokens of a picture share one, so they attend to each
+    other. Padding, where `real` [b s] is False, is attended to by padding alone.
     """
     ordered = positions[:, None, :] <= positions[:, :, None]
     return ordered & (real[:, None, :] == real[:, :, None])
 
 
 class ExpertLayer(nn.Module):
-    """One expert's share of a layer: norms, projections and MLP of Qwen2, with QK-norm; the attention itself is shared."""
+    """One expert's part of a layer: norms, projections and MLP of Qwen2, with QK-norm; the attention itself is shared."""
 
     def __init__(self, config: Qwen2Config):
         super().__init__()
         sizes: Any = config
         width, self.head_dim = sizes.hidden_size, sizes.hidden_size // sizes.num_attention_heads
-        queried, kept = width, sizes.num_key_value_heads * self.head_dim
+        kv_width = sizes.num_key_value_heads * self.head_dim
         self.input_layernorm = Qwen2RMSNorm(width, sizes.rms_norm_eps)
-        self.q_proj = nn.Linear(width, queried)
-        self.k_proj = nn.Linear(width, kept)
-        self.v_proj = nn.Linear(width, kept)
-        self.o_proj = nn.Linear(queried, width, bias=False)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, kv_width)
+        self.v_proj = nn.Linear(width, kv_width)
+        self.o_proj = nn.Linear(width, width, bias=False)
         self.q_norm = Qwen2RMSNorm(self.head_dim, sizes.rms_norm_eps)
         self.k_norm = Qwen2RMSNorm(self.head_dim, sizes.rms_norm_eps)
         self.post_attention_layernorm = Qwen2RMSNorm(width, sizes.rms_norm_eps)
         self.mlp = Qwen2MLP(config)
 
     def project(self, states: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [b heads s d] of states [b s h]."""
+        """Return queries, keys and values [b heads s d] of states [b s h]."""
         normed = self.input_layernorm(states)
         queries, keys, values = (
             projection(normed).unflatten(-1, (-1, self.head_dim))
@@ -67,14 +67,14 @@ class ExpertLayer(nn.Module):
         queries, keys = self.q_norm(queries).transpose(1, 2), self.k_norm(keys).transpose(1, 2)
         return *apply_rotary_pos_emb(queries, keys, *rotary), values.transpose(1, 2)
 
-    def absorb(self, states: Tensor, attended: Tensor) -> Tensor:
-        """The next states [b s h], after what was attended to [b heads s d] and the MLP."""
+    def update(self, states: Tensor, attended: Tensor) -> Tensor:
+        """Return the next states [b s h] from the attention output [b heads s d]."""
         states = states + self.o_proj(attended.transpose(1, 2).flatten(2))
         return states + self.mlp(self.post_attention_layernorm(states))
 
 
 class Expert(nn.Module):
-    """All layers of one expert, and its final norm."""
+    """The layers of one expert and its final norm."""
 
     def __init__(self, config: Qwen2Config):
         super().__init__()
@@ -83,10 +83,10 @@ class Expert(nn.Module):
 
 
 class MixtureOfTransformers(nn.Module):
-    """An understanding expert for words and pictures read, a generation expert for pictures drawn, of one size.
+    """An understanding expert for text and input images, and a generation expert of the same size for generated images.
 
-    Each takes the tokens of its own stream, and in every layer a token attends to those of both. How tokens lie in
-    streams says nothing of their order: positions and `visible` do.
+    Each expert has a stream of tokens, and in every layer tokens attend to those of both streams. Order is given by
+    positions and `visible`, not by the streams.
     """
 
     def __init__(self, config: Qwen2Config):
@@ -101,10 +101,10 @@ class MixtureOfTransformers(nn.Module):
             self.lm_head.weight = self.embed_tokens.weight
 
     def forward(self, streams: Sequence[Stream], visible: Tensor, past: Past = ()) -> tuple[list[Tensor], Past]:
-        """The final states [b s h] of each stream, and what later tokens may attend to.
+        """Return the final states [b s h] of each stream, and keys and values for later tokens.
 
-        The first stream is the understanding expert's, the second, where there is one, the generation expert's.
-        `visible` bool [b q k]: which of the k tokens (those of `past`, then the streams') each of the streams' q sees.
+        The first stream is the understanding expert's, the second, if any, the generation expert's. `visible` is the
+        attention mask, bool [b q k], of the q tokens of the streams over the k tokens of `past` and of the streams.
         """
         experts = (self.und, self.gen)[: len(streams)]
         states = [stream.states for stream in streams]
@@ -123,5 +123,5 @@ class MixtureOfTransformers(nn.Module):
             attended = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=visible[:, None], enable_gqa=True
             ).split(lengths, dim=2)
-            states = [layer.absorb(state, part) for layer, state, part in zip(layers, states, attended, strict=True)]
+            states = [layer.update(state, part) for layer, state, part in zip(layers, states, attended, strict=True)]
         return [expert.norm(state) for expert, state in zip(experts, states, strict=True)], present

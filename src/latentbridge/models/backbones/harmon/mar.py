@@ -1,7 +1,6 @@
-"""Masked autoregression over image latents (MAR, arXiv 2406.11838): an encoder of what is known, a decoder that completes
-it, and a head that draws each missing latent by diffusion.
+"""Masked autoregression over image latents (MAR, arXiv 2406.11838): encoder, decoder and diffusion head.
 
-Axis letters: n places of the grid, row after row; k of them known; c channels. A token is the image latent of one place.
+Axis letters: n positions of the grid, row-major; k of them known; c channels. A token is the image latent of one position.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from latentbridge.config import MarConfig
 from latentbridge.models.time_embedding import TimeEmbedding
 
 _NORM_EPS = 1e-6
-_INIT_SPREAD = 0.02
+_INIT_STD = 0.02
 
 
 class MaskedEncoder(nn.Module):
-    """What is known of a picture as states that all attend to each other, buffers first: [b buffers + k d].
+    """The transformer over the known tokens of a picture and a few buffer tokens, which come first: [b buffers + k d].
 
-    Masked places take no part; buffers do always, so that there are states even of a picture of which nothing is known.
-    They start alike in every picture (MAR puts the class there, Harmon one learned vector).
+    Masked tokens are left out; buffers are always there, so that a picture with no known token has states too. All buffers
+    of all pictures start as one learned vector (MAR puts the class there).
     """
 
     def __init__(self, config: MarConfig) -> None:
@@ -36,12 +35,12 @@ class MaskedEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=_NORM_EPS)
 
     def forward(self, tokens: Tensor, known: Tensor) -> Tensor:
-        """`tokens` [b n c], of which only those at the places `known`, int64 [b k] in ascending order, are read."""
-        seen = torch.cat(
+        """Return states of `tokens` [b n c] at the positions `known`, int64 [b k] in ascending order."""
+        inputs = torch.cat(
             [self.buffer.expand(len(tokens), self.num_buffers, -1), self.embed(pick(tokens, known))], dim=1
         )
         states = self.input_norm(
-            seen + pick(self.positions.expand(len(tokens), -1, -1), _slots(known, self.num_buffers))
+            inputs + pick(self.positions.expand(len(tokens), -1, -1), _buffer_and_known(known, self.num_buffers))
         )
         for block in self.blocks:
             states = block(states)
@@ -49,9 +48,9 @@ class MaskedEncoder(nn.Module):
 
 
 class MaskedDecoder(nn.Module):
-    """States of all places [b n d], from each of which the head can draw the token of its place.
+    """The transformer over all positions, whose states [b n d] condition the diffusion head.
 
-    Known places stand as the encoder's states, the others as one learned mask token with their position.
+    Known positions enter as the encoder's states, all others as one learned mask token; each gets its position embedding.
     """
 
     def __init__(self, config: MarConfig) -> None:
@@ -65,21 +64,21 @@ class MaskedDecoder(nn.Module):
         self.head_positions = _learned(config.grid**2, config.width)
 
     def forward(self, encoded: Tensor, known: Tensor) -> Tensor:
-        """`encoded` [b buffers + k d] and `known` as the encoder gives and takes them."""
+        """Return states [b n d] from the encoder's output [b buffers + k d] at the positions `known` [b k]."""
         embedded = self.embed(encoded)
         masked = self.mask.to(embedded.dtype).expand(len(encoded), len(self.positions), -1)
-        slots = _slots(known, self.num_buffers)
-        states = masked.scatter(1, slots[..., None].expand_as(embedded), embedded) + self.positions
+        indices = _buffer_and_known(known, self.num_buffers)
+        states = masked.scatter(1, indices[..., None].expand_as(embedded), embedded) + self.positions
         for block in self.blocks:
             states = block(states)
         return self.norm(states)[:, self.num_buffers :] + self.head_positions
 
 
 class TokenDenoiser(nn.Module):
-    """The diffusion head: a residual MLP that reads one noisy token, its time and the state of its place.
+    """The diffusion head: a residual MLP over one noisy token, conditioned on its timestep and the state of its position.
 
-    A token is a picture of one pixel to it, [m c 1 1], so that `models/diffusion.py` trains it and samples from it. The
-    state and the time scale, shift and gate every block (adaLN, arXiv 2212.09748); gates start closed.
+    A token has the shape of a one-pixel picture, [m c 1 1], as `models/diffusion.py` takes it. State and timestep scale, shift
+    and gate every block (adaLN, arXiv 2212.09748); gates are initialised to zero.
     Source: MAR section 3.2; its head also predicts variances, which only its own sampler reads.
     """
 
@@ -91,11 +90,11 @@ class TokenDenoiser(nn.Module):
         self.embed_time = TimeEmbedding(width)
         self.blocks = nn.ModuleList(_Modulated(width) for _ in range(config.head_layers))
         self.norm = nn.LayerNorm(width, eps=_NORM_EPS, elementwise_affine=False)
-        self.modulation = _closed(width, 2 * width)
-        self.out = _closed(width, config.channels)
+        self.modulation = _zero_linear(width, 2 * width)
+        self.out = _zero_linear(width, config.channels)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
-        """`noisy` [m c 1 1] at `timesteps` [m] under `states` [m d]; what is predicted is the scheduler's affair."""
+        """Return the prediction (in the scheduler's parametrisation) for `noisy` [m c 1 1] at `timesteps` [m] given `states` [m d]."""
         hidden = self.embed(noisy.flatten(1))
         condition = nn.functional.silu(self.embed_time(timesteps) + self.embed_state(states))
         for block in self.blocks:
@@ -105,12 +104,12 @@ class TokenDenoiser(nn.Module):
 
 
 class _Modulated(nn.Module):
-    """A residual MLP block whose norm and gate follow the condition."""
+    """A residual MLP block with adaLN modulation."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=_NORM_EPS)
-        self.modulation = _closed(width, 3 * width)
+        self.modulation = _zero_linear(width, 3 * width)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
@@ -119,9 +118,9 @@ class _Modulated(nn.Module):
 
 
 def known_counts(num_tokens: int, steps: int) -> list[int]:
-    """How many tokens are known before each step of drawing and after the last: from 0 to `num_tokens`, at least one more a step.
+    """Return the number of known tokens before each generation step and after the last: from 0 to `num_tokens`, rising.
 
-    What stays masked after step s of S is floor(n cos(pi s / 2 S)), so that few come first (MAR).
+    floor(n cos(pi s / 2 S)) tokens stay masked after step s of S, so that few come first (MAR).
     """
     counts = [0]
     for step in range(1, steps):
@@ -130,23 +129,23 @@ def known_counts(num_tokens: int, steps: int) -> list[int]:
     return [count for count in counts if count < num_tokens] + [num_tokens]
 
 
-def pick(values: Tensor, places: Tensor) -> Tensor:
-    """The rows [b k d] of `values` [b n d] at `places` [b k]."""
-    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
+def pick(values: Tensor, positions: Tensor) -> Tensor:
+    """Return the rows [b k d] of `values` [b n d] at `positions` [b k]."""
+    return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _slots(known: Tensor, num_buffers: int) -> Tensor:
-    """Where buffers and the known places stand among buffers and all places: [b buffers + k]."""
+def _buffer_and_known(known: Tensor, num_buffers: int) -> Tensor:
+    """Return the indices of buffers and known positions among buffers and all positions: [b buffers + k]."""
     buffers = torch.arange(num_buffers, device=known.device)
     return torch.cat([buffers.expand(len(known), -1), known + num_buffers], dim=1)
 
 
 def _learned(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(*shape) * _INIT_SPREAD)
+    return nn.Parameter(torch.randn(*shape) * _INIT_STD)
 
 
-def _closed(width_in: int, width_out: int) -> nn.Linear:
-    """A layer that gives zero until it is trained."""
+def _zero_linear(width_in: int, width_out: int) -> nn.Linear:
+    """Return a linear layer initialised to zero."""
     layer = nn.Linear(width_in, width_out)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -154,7 +153,7 @@ def _closed(width_in: int, width_out: int) -> nn.Linear:
 
 
 def _blocks(config: MarConfig) -> nn.ModuleList:
-    """Blocks of a vision transformer: norm, attention, norm, MLP of four times the width."""
+    """Return pre-norm vision transformer blocks with an MLP of four times the width."""
     return nn.ModuleList(
         nn.TransformerEncoderLayer(
             config.width,

@@ -1,4 +1,4 @@
-"""A Harmon built from nothing at any size, with the tiny tokenizer."""
+"""Randomly initialised Harmon models of any size, with the tiny tokenizer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _TRAIN_TIMESTEPS = 1000
 
 
 def build_harmon(config: TinyHarmonConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
-    """A Harmon with random weights.
+    """Build a Harmon with random weights.
 
-    Its head predicts velocities under the tiny model's schedule, which few steps of denoising need; the release's
+    Its head predicts velocities under the tiny model's noise schedule, which needs few denoising steps; the release's head
     predicts noise.
     """
     sizes = Qwen2Config(

@@ -145,11 +145,11 @@ class JanusPro(TrainableModel):
     ) -> list[str]:
         tokens = self._pad([self._tokenize(conversation, open_ended=True).ids for conversation in conversations])
         pictures = [c.picture for c in conversations if c.picture is not None]
-        replies = GenerationMixin.generate(  # its override in the library drops logits processors
-            cast(Any, self.model),
+        replies = cast(Any, GenerationMixin).generate(  # its override in the library drops logits processors
+            self.model,
             tokens.ids,
             attention_mask=tokens.mask,
-            pixel_values=self.pixel_values(pictures) if pictures else None,
+            **({"pixel_values": self.pixel_values(pictures)} if pictures else {}),
             logits_processor=sampling_processors(temperature, generators),
             max_new_tokens=max_tokens,
             do_sample=False,

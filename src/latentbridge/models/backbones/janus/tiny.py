@@ -1,4 +1,4 @@
-"""A Janus-Pro built from nothing: the library's own class at any size, with the tiny tokenizer."""
+"""Randomly initialised Janus-Pro models of any size, with the tiny tokenizer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from latentbridge.models.backbones.janus.modeling_janus import IMAGE, SPECIAL_TO
 from latentbridge.models.tokenization import token_id
 
 _CODE_WIDTH = 8
-"""As released."""
+"""Width of a codebook entry, as in the release."""
 
 
 def build_janus(config: TinyJanusConfig, tokenizer: Qwen2Tokenizer) -> JanusPro:
-    """A Janus-Pro with random weights; its pixels are in [-1, 1] as in the release. The tokenizer is given its special tokens.
+    """Build a Janus-Pro with random weights and add its special tokens to the tokenizer; pixels are in [-1, 1] as in the release.
 
-    The VQ model is random too; train its codes before the model learns to draw them (the stage "pretrain_codes").
+    The VQ model is random too; train its codes first (the stage "pretrain_codes").
     """
     tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
     tokenizer.bos_token, tokenizer.eos_token = "<|im_start|>", "<|im_end|>"
@@ -57,5 +57,5 @@ def build_janus(config: TinyJanusConfig, tokenizer: Qwen2Tokenizer) -> JanusPro:
 
 
 def image_processor(size_px: int) -> JanusImageProcessorPil:
-    """Pictures of `size_px` squared as the release reads them, in [-1, 1]."""
+    """Return the release's image processor for squares of `size_px`, with outputs in [-1, 1]."""
     return JanusImageProcessorPil(size={"height": size_px, "width": size_px}, image_mean=[0.5] * 3, image_std=[0.5] * 3)

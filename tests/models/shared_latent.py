@@ -1,6 +1,6 @@
-"""Stage 1 of LatentUMM as released: one small transformer maps stored text and image embeddings into one latent space.
+"""Stage 1 of LatentUMM as released, for parity tests: a transformer that maps text and image embeddings into one latent space.
 
-It never sees a model that draws: its "generator" is an MLP. Here for parity and for cheap trials of objectives.
+Its "generator" is an MLP, not a model that generates images.
 Source: TorchUMM@083395e, spec LatentUMM 1.2; key layout of the released `stage1_shared_latent_model.pt`.
 """
 
@@ -41,11 +41,11 @@ class SharedLatentModel(nn.Module):
         self._output_is_image = output_width == image_width
 
     def reencode(self, generated: Tensor) -> Tensor:
-        """The latents [b d] of what `generator` made."""
+        """Return the latents [b d] of the outputs of `generator`."""
         return self.aligner.encode("image", generated) if self._output_is_image else self.embedding_model(generated)
 
     def roundtrip(self, z: Tensor) -> Tensor:
-        """z [b d] to what comes back after generating and encoding again [b d]."""
+        """Return the latents [b d] of z [b d] after generating and encoding again."""
         return self.reencode(self.generator(z))
 
 
@@ -81,12 +81,12 @@ class LatentAligner(nn.Module):
         )
 
     def encode(self, kind: Literal["text", "image"], embedding: Tensor) -> Tensor:
-        """The latent [b d] of a caption or of a picture alone; both leave by the same linear map."""
+        """Return the latent [b d] of a caption or of a picture alone, through the same output layer."""
         token = self._text(embedding) if kind == "text" else self._image(embedding)
         return self.single_to_latent(self.norm(self.backbone(token[:, None]))[:, 0])
 
     def encode_pair(self, text: Tensor, image: Tensor) -> Tensor:
-        """The fused latent [b d] of a caption and its picture, which attend to each other."""
+        """Return the fused latent [b d] of a caption and its picture, which attend to each other."""
         tokens = torch.stack([self._text(text), self._image(image)], dim=1)
         return self.fuse(self.norm(self.backbone(tokens)).flatten(1))
 
