@@ -68,17 +68,17 @@ def test_pictures_are_kept_found_and_deleted(web: httpx.Client, served_model: Om
     ]
     assert web.post("/v1/index/mine/items", json={"items": items}).json() == {"index": "mine", "added": 3, "items": 3}
 
-    def found(query: Any, **more: Any) -> list[str]:
-        answer = web.post("/v1/search", json={"index": "mine", "query": query, **more})
-        assert answer.status_code == 200, answer.text
-        scores = [hit["score"] for hit in answer.json()["data"]]
+    def search(query: Any, **more: Any) -> list[str]:
+        response = web.post("/v1/search", json={"index": "mine", "query": query, **more})
+        assert response.status_code == 200, response.text
+        scores = [hit["score"] for hit in response.json()["data"]]
         assert scores == sorted(scores, reverse=True)
-        return [hit["id"] for hit in answer.json()["data"]]
+        return [hit["id"] for hit in response.json()["data"]]
 
-    assert found([{"image": items[1]["image"]}], k=1) == ["p/1"]
-    assert "p/2" not in found([{"item": "p/2"}]) and len(found("a star")) == 3
-    assert found("a star", where=["n>=1", "n!=2"]) == ["p/1"]
-    assert set(found([{"text": "a star"}, {"item": "p/0", "weight": -0.5}])) == {"p/1", "p/2"}
+    assert search([{"image": items[1]["image"]}], k=1) == ["p/1"]
+    assert "p/2" not in search([{"item": "p/2"}]) and len(search("a star")) == 3
+    assert search("a star", where=["n>=1", "n!=2"]) == ["p/1"]
+    assert set(search([{"text": "a star"}, {"item": "p/0", "weight": -0.5}])) == {"p/1", "p/2"}
     gone = web.delete("/v1/index/mine/items", params={"id": ["p/1", "p/9"]})
     assert gone.json() == {"index": "mine", "deleted": 1, "items": 2}
     assert [card["items"] for card in web.get("/v1/index").json()["data"]] == [2]
@@ -91,29 +91,29 @@ def test_the_index_keeps_a_thumbnail_of_each_item(web: httpx.Client, index_regis
     items = [{"id": "halves", "image": url_of(png_of(picture))}]
     assert web.post("/v1/index/shown/items", json={"items": items}).status_code == 200
     index = open_index(index_registry / "shown")
-    (kept,), (metadata,) = index.thumbnails(["halves"]), index.metadata(["halves"])
+    (stored,), (metadata,) = index.thumbnails(["halves"]), index.metadata(["halves"])
     index.close()
-    assert metadata == {} and kept is not None
-    shown = thumbnail(metadata, 192, kept).astype(int)
+    assert metadata == {} and stored is not None
+    shown = thumbnail(metadata, 192, stored).astype(int)
     # 200 by 120 in a square of 192: 38 white rows above and below, black on the left and red on the right
     assert abs(shown[[10, 96, 96, 180], [96, 40, 150, 96]] - [[255] * 3, [0] * 3, [200, 30, 30], [255] * 3]).max() < 12
 
 
 def test_unknown_words_of_a_query_are_named(web: httpx.Client):
-    web.post("/v1/index", json={"name": "told"})
+    web.post("/v1/index", json={"name": "words"})
     items = [{"id": "one", "image": url_of(png_of(np.zeros((9, 9, 3), np.uint8)))}]
-    web.post("/v1/index/told/items", json={"items": items})
+    web.post("/v1/index/words/items", json={"items": items})
 
     def ask(query: Any, **more: Any) -> dict[str, Any]:
-        answer = web.post("/v1/search", json={"index": "told", "query": query, **more})
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        response = web.post("/v1/search", json={"index": "words", "query": query, **more})
+        assert response.status_code == 200, response.text
+        return response.json()
 
-    known, partly, none = ask("a guitar"), ask("a zxqv guitar"), ask("zxqv 猫")
+    known, partly, unknown = ask("a guitar"), ask("a zxqv guitar"), ask("zxqv 猫")
     assert known["warnings"] == known["unknown_words"] == []
     assert partly["data"] == known["data"] and partly["unknown_words"] == ["zxqv"]
     assert partly["warnings"] == ['The model does not know "zxqv"; ranked by the rest.']
-    assert none["data"] == [] and none["unknown_words"] == ["zxqv", "猫"] and "no word" in none["warnings"][0]
+    assert unknown["data"] == [] and unknown["unknown_words"] == ["zxqv", "猫"] and "no word" in unknown["warnings"][0]
     assert len(ask("zxqv 猫", allow_unknown=True)["data"]) == 1
     beside = ask([{"text": "zxqv"}, {"image": items[0]["image"]}])
     assert beside["data"][0]["score"] == pytest.approx(1, abs=1e-5) and beside["unknown_words"] == ["zxqv"]
@@ -133,9 +133,9 @@ def test_unusable_indexes_are_left_out_without_details_of_the_server(web: httpx.
         listed = web.get("/v1/index")
         assert listed.status_code == 200 and not {"foreign", "broken"} & {card["id"] for card in listed.json()["data"]}
         for name in ("foreign", "broken"):
-            answer = web.post("/v1/search", json={"index": name, "query": "a star"})
-            assert answer.status_code == 400 and answer.json()["error"]["code"] == "index_unusable"
-            assert str(index_registry) not in answer.text
+            response = web.post("/v1/search", json={"index": name, "query": "a star"})
+            assert response.status_code == 400 and response.json()["error"]["code"] == "index_unusable"
+            assert str(index_registry) not in response.text
     finally:
         shutil.rmtree(index_registry / "foreign")
         shutil.rmtree(index_registry / "broken")
@@ -160,8 +160,8 @@ def test_a_failing_store_is_a_server_error_with_details_in_the_log_only(
             raise error
 
         monkeypatch.setattr("latentbridge.serving.index_registry.names_in", fail)
-        answer = web.get("/v1/index")
-        assert answer.status_code == status and str(error) not in answer.text
+        response = web.get("/v1/index")
+        assert response.status_code == status and str(error) not in response.text
 
 
 def test_hits_have_thumbnails_if_asked_for(web: httpx.Client):
@@ -169,10 +169,10 @@ def test_hits_have_thumbnails_if_asked_for(web: httpx.Client):
     picture = np.full((50, 50, 3), (10, 200, 30), np.uint8)
     items = [{"id": "green", "image": url_of(png_of(picture))}]
     web.post("/v1/index/small/items", json={"items": items})
-    asked = {"index": "small", "query": "green"}
-    (hit,) = web.post("/v1/search", json=asked).json()["data"]
+    body = {"index": "small", "query": "green"}
+    (hit,) = web.post("/v1/search", json=body).json()["data"]
     assert hit["thumbnail"] is None
-    (hit,) = web.post("/v1/search", json=asked | {"thumbnails": True}).json()["data"]
+    (hit,) = web.post("/v1/search", json=body | {"thumbnails": True}).json()["data"]
     kind, _, body = hit["thumbnail"].partition(",")
     small = np.asarray(Image.open(BytesIO(base64.b64decode(body))).convert("RGB")).astype(int)
     assert kind == "data:image/webp;base64" and abs(small[96, 96] - (10, 200, 30)).max() < 8
@@ -197,25 +197,25 @@ INVALID: dict[str, tuple[str, Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(("path", "asked", "param"), INVALID.values(), ids=INVALID.keys())
-def test_an_error_names_its_field(web: httpx.Client, path: str, asked: Any, param: str):
-    answer = web.post(path, json=asked)
-    told = answer.json()["error"]
-    assert answer.status_code == 400 and told["param"].startswith(param), told
-    assert told["message"].startswith(told["param"]) and "valid string" not in told["message"], told
+@pytest.mark.parametrize(("path", "body", "param"), INVALID.values(), ids=INVALID.keys())
+def test_an_error_names_its_field(web: httpx.Client, path: str, body: Any, param: str):
+    response = web.post(path, json=body)
+    error = response.json()["error"]
+    assert response.status_code == 400 and error["param"].startswith(param), error
+    assert error["message"].startswith(error["param"]) and "valid string" not in error["message"], error
 
 
 def test_a_body_of_another_type_gets_a_message_about_its_header(web: httpx.Client):
-    answer = web.post("/v1/search", content=b"{}", headers={"Content-Type": "application/x-www-form-urlencoded"})
-    assert answer.status_code == 400 and "Content-Type: application/json" in answer.json()["error"]["message"]
+    response = web.post("/v1/search", content=b"{}", headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert response.status_code == 400 and "Content-Type: application/json" in response.json()["error"]["message"]
 
 
 def test_edits_reject_unknown_fields(web: httpx.Client, scene_picture: Picture):
     form, file = {"prompt": "make it red", "sead": "7"}, {"image": ("a.png", png_of(scene_picture))}
-    answer = web.post("/v1/images/edits", data=form, files=file)
-    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("sead")
-    answer = web.post("/v1/images/edits", data={"prompt": "make it red", "image": "a.png"})
-    assert answer.json()["error"]["message"] == "image: Input should be a file"
+    response = web.post("/v1/images/edits", data=form, files=file)
+    assert response.status_code == 400 and response.json()["error"]["message"].startswith("sead")
+    response = web.post("/v1/images/edits", data={"prompt": "make it red", "image": "a.png"})
+    assert response.json()["error"]["message"] == "image: Input should be a file"
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
@@ -227,8 +227,8 @@ def test_probes_may_ask_for_the_head_alone(web: httpx.Client, path: str):
 def test_metadata_may_not_name_files_of_the_server(web: httpx.Client, picture_url: str, place: str):
     web.post("/v1/index", json={"name": "places"})
     items = [{"id": "a", "image": picture_url, "metadata": {place: "/private.png"}}]
-    answer = web.post("/v1/index/places/items", json={"items": items})
-    assert answer.status_code == 400 and place in answer.json()["error"]["message"]
+    response = web.post("/v1/index/places/items", json={"items": items})
+    assert response.status_code == 400 and place in response.json()["error"]["message"]
 
 
 def test_unknown_indexes_are_not_found(web: httpx.Client, server: Server):
@@ -241,18 +241,18 @@ def test_unknown_indexes_are_not_found(web: httpx.Client, server: Server):
 
 
 def test_an_unknown_route_names_the_document(web: httpx.Client):
-    answer = web.get("/")
-    assert answer.status_code == 404 and "/openapi.json" in answer.json()["error"]["message"]
+    response = web.get("/")
+    assert response.status_code == 404 and "/openapi.json" in response.json()["error"]["message"]
 
 
 def test_loopback_is_that_of_the_library(web: httpx.Client, served_model: OmniBridge, scene_picture: Picture):
-    asked = {"image": url_of(png_of(scene_picture)), "rounds": 2, "seed": 3}
-    answer = web.post("/v1/loopback", json=asked).json()
+    body = {"image": url_of(png_of(scene_picture)), "rounds": 2, "seed": 3}
+    response = web.post("/v1/loopback", json=body).json()
     (walk,) = loopback(served_model, [scene_picture], rounds=2, seed=3)
-    for told, expected in zip(answer["rounds"], walk, strict=True):
-        drawn = np.asarray(Image.open(BytesIO(base64.b64decode(told["b64_json"]))))
-        assert told["words"] == expected.words and np.array_equal(drawn, expected.picture)
-    assert -1 <= answer["rounds"][0]["to_origin"] == answer["rounds"][0]["to_previous"] <= 1
+    for actual, expected in zip(response["rounds"], walk, strict=True):
+        drawn = np.asarray(Image.open(BytesIO(base64.b64decode(actual["b64_json"]))))
+        assert actual["words"] == expected.words and np.array_equal(drawn, expected.picture)
+    assert -1 <= response["rounds"][0]["to_origin"] == response["rounds"][0]["to_previous"] <= 1
 
 
 def test_responses_warn_of_inputs_unlike_the_training_data(web: httpx.Client, picture_url: str):
@@ -263,12 +263,12 @@ def test_responses_warn_of_inputs_unlike_the_training_data(web: httpx.Client, pi
         parts = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question}]
         return {"messages": [{"role": "user", "content": parts}], "max_tokens": 2, **more}
 
-    told = web.post("/v1/chat/completions", json=chat(url, "How many people are there?")).json()["warnings"]
-    assert told[0].startswith("this picture is unlike the coloured shapes and simple drawings")
-    assert told[1:] == ['"tiny" was not trained on questions with the word "people".']
+    warnings = web.post("/v1/chat/completions", json=chat(url, "How many people are there?")).json()["warnings"]
+    assert warnings[0].startswith("this picture is unlike the coloured shapes and simple drawings")
+    assert warnings[1:] == ['"tiny" was not trained on questions with the word "people".']
     streamed = web.post("/v1/chat/completions", json=chat(url, "How many people are there?", stream=True)).text
     chunks = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
-    assert [chunk.get("warnings") for chunk in chunks] == [None] * (len(chunks) - 1) + [told]
+    assert [chunk.get("warnings") for chunk in chunks] == [None] * (len(chunks) - 1) + [warnings]
     known = chat(picture_url, "How many objects are there?", reasoning_effort="high")
     assert web.post("/v1/chat/completions", json=known).json()["warnings"] == []
 
@@ -277,14 +277,14 @@ def test_responses_warn_of_inputs_unlike_the_training_data(web: httpx.Client, pi
     change = {"prompt": "make the retina blue", "steps": "1"}
     edited = web.post("/v1/images/edits", data=change, files={"image": ("a.jpg", photograph)}).json()["warnings"]
     assert edited == [
-        told[0],
+        warnings[0],
         "the picture comes back at 64 x 64 px.",
         '"tiny" was not trained on instructions with the word "retina".',
     ]
     inputs = ["a red circle", {"image": picture_url}, {"image": url}]
     embedded = web.post("/v1/embeddings", json={"input": inputs}).json()["warnings"]
-    assert embedded == [f"input 2: {told[0]}"]
-    assert web.post("/v1/loopback", json={"image": url, "rounds": 1}).json()["warnings"] == told[:1]
+    assert embedded == [f"input 2: {warnings[0]}"]
+    assert web.post("/v1/loopback", json={"image": url, "rounds": 1}).json()["warnings"] == warnings[:1]
 
 
 def test_health_readiness_and_metrics(web: httpx.Client):
@@ -315,9 +315,9 @@ def test_a_disconnected_clients_request_is_cancelled_at_once(web: httpx.Client, 
         web.post("/v1/images/generations", json={"prompt": "a star", "steps": 100, "n": 8}, timeout=0.5)
     assert becomes_idle(web)
     content = [{"type": "text", "text": "Is there a star?"}, {"type": "image_url", "image_url": {"url": picture_url}}]
-    asked = {"messages": [{"role": "user", "content": content}], "stream": True, "reasoning_effort": "low"}
-    with web.stream("POST", "/v1/chat/completions", json=asked) as answer:
-        assert next(answer.iter_lines()).startswith("data: ")
+    body = {"messages": [{"role": "user", "content": content}], "stream": True, "reasoning_effort": "low"}
+    with web.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert next(response.iter_lines()).startswith("data: ")
     assert becomes_idle(web)
     web.post("/v1/images/generations", json={"prompt": "a star", "steps": 1})  # a running drawing would delay it
     assert counter(web, finished) == before + 1

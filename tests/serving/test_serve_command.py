@@ -78,8 +78,8 @@ def lives(address: str) -> bool:
 
 
 def children(pid: int) -> set[int]:
-    found = (file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children"))
-    return {int(child) for each in found for child in each}
+    lines = (file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children"))
+    return {int(child) for line in lines for child in line}
 
 
 @pytest.mark.slow
@@ -89,9 +89,9 @@ def test_a_signal_ends_it_after_running_requests(picture_file: bytes, workers: s
     with served("--workers", workers) as (process, url):
         worker_pids = children(process.pid)
         assert len(worker_pids) == (2 if workers == "2" else 0)
-        asked = {"prompt": "a red circle", "steps": 60, "seed": 1}
+        drawing = {"prompt": "a red circle", "steps": 60, "seed": 1}
         body = {"image": url_of(picture_file), "rounds": 1}
-        calls = [("/v1/images/generations", asked), ("/v1/loopback", body)]
+        calls = [("/v1/images/generations", drawing), ("/v1/loopback", body)]
         threads = [
             threading.Thread(target=lambda c=call: answers.append(httpx.post(url + c[0], json=c[1], timeout=100)))
             for call in calls
@@ -113,15 +113,15 @@ def test_a_signal_ends_it_after_running_requests(picture_file: bytes, workers: s
 @pytest.mark.slow
 def test_killed_workers_are_replaced_without_a_failed_request():
     """One of two workers is killed five times while requests are running."""
-    asked = {"prompt": "a red circle", "steps": 20, "seed": 1}
+    drawing = {"prompt": "a red circle", "steps": 20, "seed": 1}
     with served("--workers", "2") as (process, url):
-        expected = httpx.post(f"{url}/v1/images/generations", json=asked, timeout=100).json()["data"]
+        expected = httpx.post(f"{url}/v1/images/generations", json=drawing, timeout=100).json()["data"]
         for _ in range(5):
             while "latentbridge_workers 2.0" not in httpx.get(f"{url}/metrics").text:
                 time.sleep(0.05)
             with ThreadPoolExecutor(6) as senders:
                 calls = [
-                    senders.submit(httpx.post, f"{url}/v1/images/generations", json=asked, timeout=100)
+                    senders.submit(httpx.post, f"{url}/v1/images/generations", json=drawing, timeout=100)
                     for _ in range(6)
                 ]
                 while httpx.get(f"{url}/metrics").text.find("latentbridge_requests_in_flight 6.0") < 0:

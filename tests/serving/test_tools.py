@@ -85,8 +85,8 @@ def test_tools_over_http_do_what_the_library_does(
     async def talk(client: Client) -> None:
         tools = (await client.list_tools()).tools
         assert [tool.name for tool in tools] == TOOLS and all(tool.description for tool in tools)
-        told = await client.call_tool("understand", {"picture": picture_url, "question": "Describe the picture."})
-        assert words(told) == served_model.understand(scene_picture, "Describe the picture.")
+        reply = await client.call_tool("understand", {"picture": picture_url, "question": "Describe the picture."})
+        assert words(reply) == served_model.understand(scene_picture, "Describe the picture.")
         drawn = await client.call_tool("draw", {"prompt": "a red circle", "seed": 7, "steps": 2})
         assert np.array_equal(pictures(drawn)[0], served_model.generate("a red circle", seed=7, steps=2).picture)
         assert words(drawn).startswith("seed 7: ")
@@ -105,7 +105,7 @@ def test_tools_over_http_do_what_the_library_does(
 
 
 @pytest.mark.parametrize(
-    ("tool", "arguments", "told"),
+    ("tool", "arguments", "message"),
     [
         ("understand", {}, "Invalid arguments of understand: picture: Field required."),
         ("understand", {"picture": 5}, "Invalid arguments of understand: picture: Input should be a valid string."),
@@ -117,10 +117,12 @@ def test_tools_over_http_do_what_the_library_does(
         ),
     ],
 )
-def test_invalid_arguments_are_rejected_in_one_sentence(keyed: Server, tool: str, arguments: dict[str, Any], told: str):
+def test_invalid_arguments_are_rejected_in_one_sentence(
+    keyed: Server, tool: str, arguments: dict[str, Any], message: str
+):
     async def talk(client: Client) -> None:
-        said = error_of(await client.call_tool(tool, arguments))
-        assert told in said and "\n" not in said and "pydantic" not in said
+        error = error_of(await client.call_tool(tool, arguments))
+        assert message in error and "\n" not in error and "pydantic" not in error
 
     over_http(keyed, KEYS["ada"], talk)
 
@@ -154,9 +156,9 @@ def test_a_tool_counts_against_the_rate_of_its_callers_key(keyed: Server, pictur
         walk = {"picture": picture_url, "rounds": 99}  # too many, which the route rejects after the rate was counted
         return [await client.call_tool("loopback", walk) for _ in range(3)]
 
-    said = [error_of(result) for result in over_http(keyed, KEYS["ada"], thrice)]
-    assert all("99" in words for words in said[:2])
-    assert "Retry in" in said[2] and "loopback" in said[2]
+    errors = [error_of(result) for result in over_http(keyed, KEYS["ada"], thrice)]
+    assert all("99" in error for error in errors[:2])
+    assert "Retry in" in errors[2] and "loopback" in errors[2]
     assert "99" in error_of(over_http(keyed, KEYS["bob"], thrice)[0])
 
 
@@ -165,12 +167,12 @@ def test_over_http_no_file_is_read_or_written(keyed: Server, tmp_path: Path, sce
     path.write_bytes(png_of(scene_picture))
 
     async def talk(client: Client) -> None:
-        for place in (str(path), path.as_uri(), "here.png"):
-            assert "data URL" in error_of(await client.call_tool("understand", {"picture": place}))
+        for path_text in (str(path), path.as_uri(), "here.png"):
+            assert "data URL" in error_of(await client.call_tool("understand", {"picture": path_text}))
             assert "data URL" in error_of(
-                await client.call_tool("edit", {"picture": place, "instruction": "make it red"})
+                await client.call_tool("edit", {"picture": path_text, "instruction": "make it red"})
             )
-            assert "data URL" in error_of(await client.call_tool("index", {"name": "stolen", "add": [place]}))
+            assert "data URL" in error_of(await client.call_tool("index", {"name": "stolen", "add": [path_text]}))
         drawn = await client.call_tool("draw", {"prompt": "a star", "seed": 1, "steps": 1})
         assert "saved" not in words(drawn)
 
@@ -206,9 +208,9 @@ def test_pictures_are_indexed_found_and_deleted_over_http(keyed: Server, three_p
         added = await client.call_tool("index", {"name": "scenes", "add": urls})
         ids = (added.structured_content or {})["added"]
         assert len(set(ids)) == 3 and "scenes: 3 items" in words(await client.call_tool("index", {}))
-        found = await client.call_tool("search", {"index": "scenes", "picture": urls[1], "k": 2})
-        assert [line.split()[1] for line in words(found).splitlines()][0] == ids[1]
-        assert words(found).startswith("1.000") and not pictures(found)
+        hits = await client.call_tool("search", {"index": "scenes", "picture": urls[1], "k": 2})
+        assert [line.split()[1] for line in words(hits).splitlines()][0] == ids[1]
+        assert words(hits).startswith("1.000") and not pictures(hits)
         more = await client.call_tool("search", {"index": "scenes", "like": [ids[1]], "words": "a star", "k": 3})
         assert ids[1] not in words(more) and len(words(more).splitlines()) == 2
         await client.call_tool("index", {"name": "scenes", "remove": ids[:2]})
@@ -216,11 +218,11 @@ def test_pictures_are_indexed_found_and_deleted_over_http(keyed: Server, three_p
         assert [hit["id"] for hit in (left.structured_content or {})["hits"]] == ids[2:]
         partly = await client.call_tool("search", {"index": "scenes", "words": "a zxqv star"})
         assert words(partly) == f'The model does not know "zxqv"; ranked by the rest.\n{words(left)}'
-        asked = {"index": "scenes", "words": "zxqv"}
-        none = await client.call_tool("search", asked)
-        assert "no word" in words(none) and words(none).endswith("Nothing was found.")
-        assert (none.structured_content or {})["unknown_words"] == ["zxqv"]
-        guess = await client.call_tool("search", asked | {"allow_unknown": True})
+        query = {"index": "scenes", "words": "zxqv"}
+        unknown = await client.call_tool("search", query)
+        assert "no word" in words(unknown) and words(unknown).endswith("Nothing was found.")
+        assert (unknown.structured_content or {})["unknown_words"] == ["zxqv"]
+        guess = await client.call_tool("search", query | {"allow_unknown": True})
         assert [hit["id"] for hit in (guess.structured_content or {})["hits"]] == ids[2:]
         for name in ("../scenes", "/etc", "a b", ""):
             assert error_of(await client.call_tool("index", {"name": name, "add": urls}))
@@ -250,8 +252,8 @@ def test_over_stdio_an_assistant_works_with_files(
     async def talk() -> None:
         async with Client(process) as client:
             assert [tool.name for tool in (await client.list_tools()).tools] == TOOLS
-            told = await client.call_tool("understand", {"picture": str(shown), "question": "Describe the picture."})
-            assert words(told) == served_model.understand(scene_picture, "Describe the picture.")
+            reply = await client.call_tool("understand", {"picture": str(shown), "question": "Describe the picture."})
+            assert words(reply) == served_model.understand(scene_picture, "Describe the picture.")
             drawn = await client.call_tool("draw", {"prompt": "a red circle", "seed": 7, "steps": 2})
             saved = out / "picture-2.png"
             assert words(drawn).endswith(f"saved as {saved}") and (out / "picture-1.png").read_bytes() == b"mine"
@@ -263,8 +265,8 @@ def test_over_stdio_an_assistant_works_with_files(
             added = await client.call_tool("index", {"name": "album", "add": [str(album)]})
             assert (added.structured_content or {})["items"] == 3 and "left out: " in words(added)
             query = {"index": "album", "picture": str(album / "2.png"), "k": 1}
-            found = await client.call_tool("search", query)
-            assert words(found) == f"1.000  {album / '2.png'}" and pictures(found)[0].shape == (160, 160, 3)
+            hits = await client.call_tool("search", query)
+            assert words(hits) == f"1.000  {album / '2.png'}" and pictures(hits)[0].shape == (160, 160, 3)
             assert "no picture" in error_of(
                 await client.call_tool("understand", {"picture": str(tmp_path / "none.png")})
             )

@@ -52,7 +52,7 @@ class Visit:
     page: playwright.Page
     shots: Path
     host: str
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     def open(self, name: str) -> playwright.Locator:
@@ -90,7 +90,7 @@ def files(pictures: list[Picture], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def served(served_model: OmniBridge, files: list[Path], pictures: list[Picture], tmp_path_factory) -> Iterator[Server]:
     """The server with its page and one index of five pictures."""
-    index_registry = tmp_path_factory.mktemp("shelf")
+    index_registry = tmp_path_factory.mktemp("indexes")
     index = create_index(index_registry / "scenes", served_model.embedding_size, fingerprint(served_model))
     places = [{"file": str(file)} for file in files]
     index.add([file.name for file in files], served_model.embed(images=pictures), places)
@@ -130,7 +130,7 @@ def visit(browser: playwright.Browser, tmp_path: Path) -> Iterator[Callable[...,
         page = browser.new_page(viewport={"width": size[0], "height": size[1]}, **options)
         page.set_default_timeout(TIMEOUT_MS)
         new = Visit(page, tmp_path, f"127.0.0.1:{server.port}")
-        page.on("request", lambda request: new.asked.append(request.url))
+        page.on("request", lambda request: new.requests.append(request.url))
         page.on("console", lambda line: line.type == "error" and new.errors.append(_describe(line)))
         page.on("pageerror", lambda error: new.errors.append(str(error)))
         page.goto(f"http://{new.host}/")
@@ -141,7 +141,7 @@ def visit(browser: playwright.Browser, tmp_path: Path) -> Iterator[Callable[...,
     yield go
     for each in visits:
         each.page.close()
-        addresses = [urlsplit(url) for url in each.asked]
+        addresses = [urlsplit(url) for url in each.requests]
         assert {address.netloc for address in addresses if address.scheme not in ("data", "blob")} == {each.host}
         assert each.errors == []
 
@@ -160,9 +160,9 @@ def drop_picture(visit: Visit, tab: playwright.Locator, file: Path) -> None:
         }""",
         list(file.read_bytes()),
     )
-    place = tab.get_by_role("button", name="Drop").first
+    element = tab.get_by_role("button", name="Drop").first
     for event in ("dragenter", "dragover", "drop"):
-        place.dispatch_event(event, {"dataTransfer": transfer})
+        element.dispatch_event(event, {"dataTransfer": transfer})
     tab.locator("[data-testid=image] img").wait_for()
 
 
@@ -256,11 +256,11 @@ def test_a_slider_compares_an_edit_with_its_source(visit, served, served_model, 
 def test_search_by_words_by_a_dropped_picture_and_by_both(visit, served, served_model, files):
     at = visit(served)
     tab = at.open("Search")
-    found, words = tab.locator(".grid-wrap img"), tab.get_by_role("textbox", name="Words", exact=True)
+    hits, words = tab.locator(".grid-wrap img"), tab.get_by_role("textbox", name="Words", exact=True)
     playwright.expect(tab.get_by_label("Index")).to_have_value("scenes")
     words.fill("a picture")
     tab.get_by_role("button", name="Search", exact=True).click()
-    playwright.expect(found).to_have_count(PICTURES)
+    playwright.expect(hits).to_have_count(PICTURES)
     words.fill("")
     drop_picture(at, tab, files[3])
     tab.get_by_role("button", name="Search", exact=True).click()
@@ -268,7 +268,7 @@ def test_search_by_words_by_a_dropped_picture_and_by_both(visit, served, served_
     words.fill("on black")
     tab.get_by_role("button", name="Search", exact=True).click()
     tab.get_by_text("1.000 3.png").wait_for(state="hidden")
-    playwright.expect(found).to_have_count(PICTURES)
+    playwright.expect(hits).to_have_count(PICTURES)
     at.shoot("search")
 
     words.fill("zxqv")
@@ -280,7 +280,7 @@ def test_search_by_words_by_a_dropped_picture_and_by_both(visit, served, served_
     more = tab.get_by_role("button", name="More like the chosen one")
     playwright.expect(more).to_be_enabled()
     more.click()
-    playwright.expect(found).to_have_count(PICTURES - 1)
+    playwright.expect(hits).to_have_count(PICTURES - 1)
 
 
 def test_a_loopback_has_pictures_and_a_plot(visit, served, files):
@@ -320,29 +320,29 @@ class Keyboard:
 
     page: playwright.Page
 
-    def go_to(self, place: playwright.Locator) -> playwright.Locator:
+    def go_to(self, element: playwright.Locator) -> playwright.Locator:
         """Press Tab until the element has the focus."""
-        place.wait_for()
+        element.wait_for()
         for _ in range(80):
-            if place.evaluate("place => place === document.activeElement"):
-                return place
+            if element.evaluate("element => element === document.activeElement"):
+                return element
             self.page.keyboard.press("Tab")
-        raise AssertionError(f"{place} cannot be reached by the Tab key")
+        raise AssertionError(f"{element} cannot be reached by the Tab key")
 
-    def press(self, place: playwright.Locator) -> None:
-        self.go_to(place)
+    def press(self, element: playwright.Locator) -> None:
+        self.go_to(element)
         self.page.keyboard.press("Enter")
 
-    def fill(self, place: playwright.Locator, text: str) -> None:
+    def fill(self, element: playwright.Locator, text: str) -> None:
         """Replace the text of an input by typing."""
-        self.go_to(place)
+        self.go_to(element)
         self.page.keyboard.press("Control+a")
         self.page.keyboard.type(text)
 
-    def choose(self, place: playwright.Locator, file: Path) -> None:
+    def choose(self, element: playwright.Locator, file: Path) -> None:
         """Choose a file in the browser's dialogue."""
         with self.page.expect_file_chooser() as dialogue:
-            self.press(place)
+            self.press(element)
         dialogue.value.set_files(str(file))
 
     def open(self, name: str) -> playwright.Locator:
@@ -392,11 +392,11 @@ def test_by_keyboard_pictures_are_found_and_more_like_one(visit, served):
     playwright.expect(tab.get_by_label("Index")).to_have_value("scenes")
     keys.fill(tab.get_by_role("textbox", name="Words", exact=True), "a picture")
     keys.page.keyboard.press("Enter")
-    found = tab.locator(".grid-wrap img")
-    playwright.expect(found).to_have_count(PICTURES)
+    hits = tab.locator(".grid-wrap img")
+    playwright.expect(hits).to_have_count(PICTURES)
     keys.press(tab.locator(".grid-wrap button").nth(1))
     keys.press(tab.get_by_role("button", name="More like the chosen one"))
-    playwright.expect(found).to_have_count(PICTURES - 1)
+    playwright.expect(hits).to_have_count(PICTURES - 1)
 
 
 def test_by_keyboard_a_loopback_is_started(visit, served, files):
@@ -438,8 +438,8 @@ def test_a_url_in_an_event_is_not_fetched(served_model):
     asks = next(event for event in page.fns.values() if event.inputs and isinstance(event.inputs[0], gradio.Image))
     file = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
     with ThreadPoolExecutor() as aside, pytest.raises(gradio.Error, match="Pictures come as files"):
-        asked = page.preprocess_data(asks, [file, *[None] * (len(asks.inputs) - 1)], None)
-        aside.submit(asyncio.run, asked).result()  # this thread has Playwright's loop
+        preprocessing = page.preprocess_data(asks, [file, *[None] * (len(asks.inputs) - 1)], None)
+        aside.submit(asyncio.run, preprocessing).result()  # this thread has Playwright's loop
 
 
 def test_a_key_opens_the_page_with_its_rate_limits(visit, guarded):

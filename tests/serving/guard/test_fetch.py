@@ -89,12 +89,12 @@ class Internet:
 
     async def resolve(self, host: str, port: int, **_: Any) -> list[tuple]:
         self.resolved.append(host)
-        known = self.names.get(host)
-        if isinstance(known, OSError):
-            raise known
-        if known is None:  # as the machine itself would: addresses in all of their spellings
+        addresses = self.names.get(host)
+        if isinstance(addresses, OSError):
+            raise addresses
+        if addresses is None:  # as the machine itself would: addresses in all of their spellings
             return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in known]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.read(65_536)
@@ -116,8 +116,8 @@ def ok(body: bytes, *headers: str) -> bytes:
     return lines.encode() + body
 
 
-def leads_to(place: str, status: int = 302) -> bytes:
-    return f"HTTP/1.1 {status} Moved\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n".encode()
+def leads_to(location: str, status: int = 302) -> bytes:
+    return f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 @pytest.fixture
@@ -248,10 +248,10 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
-@pytest.mark.parametrize("way", ["asked", "redirected"])
+@pytest.mark.parametrize("way", ["direct", "redirected"])
 def test_no_spelling_reaches_a_private_address(internet: Internet, host: str, way: str):
     internet.names |= {"localhost": ["127.0.0.1"], "127.0.0.1.": ["127.0.0.1"]}
-    if way == "asked":
+    if way == "direct":
         refusal(f"http://{host}/")
     elif host and host.isascii():
         internet.answers["/"] = leads_to(f"http://{host}/inside")
@@ -260,7 +260,7 @@ def test_no_spelling_reaches_a_private_address(internet: Internet, host: str, wa
 
 
 @pytest.mark.parametrize(
-    "place",
+    "location",
     [
         "http://localhost/",
         "//169.254.169.254/latest/meta-data/",
@@ -270,9 +270,9 @@ def test_no_spelling_reaches_a_private_address(internet: Internet, host: str, wa
         "\x01",
     ],
 )
-def test_a_redirect_to_a_private_address_or_another_protocol_is_not_followed(internet: Internet, place: str):
+def test_a_redirect_to_a_private_address_or_another_protocol_is_not_followed(internet: Internet, location: str):
     internet.names["localhost"] = ["127.0.0.1"]
-    internet.answers["/"] = leads_to(place)
+    internet.answers["/"] = leads_to(location)
     refusal("http://pictures.example/")
     assert internet.dialled == [PUBLIC]
 

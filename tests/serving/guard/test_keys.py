@@ -46,8 +46,8 @@ def test_every_key_is_compared_even_after_one_has_matched(monkeypatch: pytest.Mo
     compared = []
     compare = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(len(a)) or compare(a, b))
-    for asked in (ADA, BOB, "neither"):
-        keys.owner(asked)
+    for key in (ADA, BOB, "neither"):
+        keys.owner(key)
     assert compared == [32] * 6
 
 
