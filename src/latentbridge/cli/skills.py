@@ -26,13 +26,11 @@ if TYPE_CHECKING:
 
 DefaultSteps = Annotated[
     int | None,
-    typer.Option("--steps", show_default="the model's; 20", help="Denoising steps: more is slower and finer."),
+    typer.Option("--steps", show_default="20 for tiny", help="Denoising steps: more is slower and finer."),
 ]
 DefaultGuidance = Annotated[
     float | None,
-    typer.Option(
-        "--guidance", show_default="the model's; 2.5", help="How strictly the words are followed, from 0 to 50."
-    ),
+    typer.Option("--guidance", show_default="2.5 for tiny", help="How strictly the words are followed, from 0 to 50."),
 ]
 ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help=PICTURE_KINDS)]
 

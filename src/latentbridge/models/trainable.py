@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from latentbridge.models.unified import UnifiedModel
 from latentbridge.types import Conversation, Picture
@@ -21,6 +23,9 @@ class TrainableModel(UnifiedModel):
     The mean of a loss over ranks equals the loss of the global batch: a mean over tokens is `ranks.global_mean`, and values
     drawn per row from a loss's `rng` come from `ranks.per_rank_random`.
     """
+
+    def embedding(self, kind: Literal["image", "text"], items: Sequence[Picture] | Sequence[str]) -> Tensor:
+        return F.normalize(self.und_latent(items), dim=-1)
 
     @abstractmethod
     def und_latent(self, items: Sequence[Picture] | Sequence[str]) -> Tensor:

@@ -45,6 +45,14 @@ class UnifiedModel(nn.Module, ABC):
     config: NetworkConfig | None
     """Config that the model was built from; None for a release."""
     tokenizer: PreTrainedTokenizerBase
+    image_size_px: int | None
+    """Side of the square that the vision encoder reads; None if it reads any size."""
+    drawing_size_px: int | None
+    """Side of generated pictures; None for a model that generates none."""
+    context_length: int
+    """Largest number of tokens that prompt and reply may have together."""
+    embedding_size: int
+    """Length of a vector returned by `embed`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,26 +67,6 @@ class UnifiedModel(nn.Module, ABC):
     def skills(self) -> frozenset[Skill]:
         """Skills this model has."""
         return frozenset(("understand", "generate", "embed"))
-
-    @property
-    @abstractmethod
-    def image_size_px(self) -> int | None:
-        """Side of the square that the vision encoder reads; None if it reads any size."""
-
-    @property
-    @abstractmethod
-    def drawing_size_px(self) -> int | None:
-        """Side of generated pictures; None for a model that generates none."""
-
-    @property
-    @abstractmethod
-    def context_length(self) -> int:
-        """Largest number of tokens that prompt and reply may have together."""
-
-    @property
-    @abstractmethod
-    def embedding_size(self) -> int:
-        """Length of a vector returned by `embed`."""
 
     @property
     @abstractmethod

@@ -1,1 +1,1 @@
-"""The unified backbones that post-training and the measures know, behind one contract."""
+"""Models beside OmniBridge that fulfil the same contract: Janus-Pro, BAGEL, Harmon; loading of releases."""

@@ -1,10 +1,10 @@
-"""BAGEL's released weights under their own names: two experts, eye and flow in `ema.safetensors`, Flux's VAE in `ae.safetensors`.
+"""Loading of BAGEL's release: experts, SigLIP and flow in `ema.safetensors`, Flux's VAE in `ae.safetensors`.
 
 Written without the weights at hand, from the paper, spec LatentUMM 6 and what is publicly known of the files. The tests
-check it against a folder they write in this layout; not verified against the release are the names outside the language
+check it against a folder they write in this layout. Not verified against the release: the names outside the language
 model, the order of numbers inside a patch (row, column, channel), the range of the time embedding (0 to 1), the shortest
-side the eye reads, and whether `vit_config.json` still counts SigLIP's last layer, which BAGEL leaves out. A name or a
-shape that is otherwise is refused, none is guessed.
+side of input images, and whether `vit_config.json` still counts SigLIP's last layer, which BAGEL leaves out. Unexpected
+names and shapes are refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from latentbridge.rundir import read_json
 
 _LANGUAGE, _VISION = "llm_config.json", "vit_config.json"
 _EXPERTS, _GENERATION = "language_model.model.", "_moe_gen"
-"""What the names of both experts' weights start with, and what those of the generation expert's carry besides."""
+"""Prefix of both experts' weights, and the mark in those of the generation expert."""
 _RENAMES = (
     ("language_model.model.embed_tokens.", "language_model.embed_tokens."),
     ("vit_model.vision_model.", "eye.vision."),
@@ -47,11 +47,11 @@ _RENAMES = (
     ("llm2vae.", "latents.proj_out."),
 )
 _PATCHES = "eye.vision.embeddings.patch_embedding.weight"
-_MEND = "download it again"
+_FIX = "download it again"
 _LEAST_PX = 224
-"""The shortest side of pictures read; the longest is SigLIP's own, 980."""
+"""Shortest side of input images; the longest is SigLIP's own, 980."""
 _FLUX_SCALE, _FLUX_SHIFT = 0.3611, 0.1159
-"""Of image latents, as in diffusers' Flux pipelines; the file does not say."""
+"""Scale and shift of image latents, as in diffusers' Flux pipelines; the file does not hold them."""
 
 
 _LANGUAGE_7B: dict[str, Any] = {
@@ -79,7 +79,7 @@ _FLUX_WIDTHS, _FLUX_LAYERS = [128, 256, 512, 512], 2
 
 
 def build_bagel_7b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
-    """BAGEL-7B-MoT with random weights."""
+    """Build BAGEL-7B-MoT with random weights."""
     width = _LANGUAGE_7B["hidden_size"]
     return Bagel(
         MixtureOfTransformers(Qwen2Config.from_dict(_LANGUAGE_7B)),
@@ -92,7 +92,7 @@ def build_bagel_7b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
 
 
 def convert_key(released: str) -> str:
-    """Our state-dict name of a tensor in `ema.safetensors`; a name that is not known stays as it is."""
+    """Return our state-dict name of a tensor in `ema.safetensors`, or the name itself if it is unknown."""
     for prefix, ours in _RENAMES:
         if released.startswith(prefix):
             return ours + released.removeprefix(prefix)
@@ -104,25 +104,25 @@ def convert_key(released: str) -> str:
 
 
 def is_bagel(folder: Path) -> bool:
-    """Whether a folder has the config that only BAGEL's releases have."""
+    """Return whether a folder has the config that only BAGEL's releases have."""
     return (folder / _LANGUAGE).is_file()
 
 
 def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
-    """BAGEL-7B-MoT from the folder of its release; every tensor must be known, present and of the right shape.
+    """Load BAGEL-7B-MoT from the folder of its release; every tensor must be known, present and of the right shape.
 
     Weights are `dtype`, the autoencoder's float32.
     """
     for name in (_LANGUAGE, _VISION):
         if not (folder / name).exists():
             raise UserError(f"{folder} holds no BAGEL (no {name}); give the folder of the release.")
-    stored = {convert_key(name): tensor for name, tensor in read_tensors(folder / "ema.safetensors", _MEND).items()}
-    flux = read_tensors(folder / "ae.safetensors", _MEND)
+    stored = {convert_key(name): tensor for name, tensor in read_tensors(folder / "ema.safetensors", _FIX).items()}
+    flux = read_tensors(folder / "ae.safetensors", _FIX)
     try:
-        model = _empty(folder, stored, flux)
-        stored[_PATCHES] = _convolution(stored[_PATCHES], model.eye.patch_px)
+        model = _build_on_meta(folder, stored, flux)
+        stored[_PATCHES] = _as_convolution(stored[_PATCHES], model.eye.patch_px)
     except KeyError as error:
-        raise UserError(f"{folder} does not fit: {error.args[0]} is missing; {_MEND}.") from error
+        raise UserError(f"{folder} does not fit: {error.args[0]} is missing; {_FIX}.") from error
     stored = {name: tensor.to(dtype) for name, tensor in stored.items()}
     stored |= {f"autoencoder.vae.{name}": tensor.float() for name, tensor in _diffusers_names(flux, model).items()}
     check_state_dict(model, stored, folder)
@@ -131,16 +131,16 @@ def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
 
 
 def _diffusers_names(flux: dict[str, Tensor], model: Bagel) -> dict[str, Tensor]:
-    """The tensors of Flux's VAE under diffusers' names; those that it does not know keep theirs, so that they are refused."""
+    """Return the tensors of Flux's VAE under diffusers' names; unknown ones keep theirs and are refused later."""
     vae = cast(KLAutoencoder, model.autoencoder).vae
     renamed = convert_ldm_vae_checkpoint(flux, dict(vae.config))
     known = {name: tensor for name, tensor in renamed.items() if tensor is not None}
-    taken = {tensor.data_ptr() for tensor in known.values()}
-    return known | {name: tensor for name, tensor in flux.items() if tensor.data_ptr() not in taken}
+    converted = {tensor.data_ptr() for tensor in known.values()}
+    return known | {name: tensor for name, tensor in flux.items() if tensor.data_ptr() not in converted}
 
 
-def _empty(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tensor]) -> Bagel:
-    """The model without weights, of the sizes its configs and tensors tell; raises KeyError for a missing tensor."""
+def _build_on_meta(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tensor]) -> Bagel:
+    """Build the model on the meta device, sized by its configs and tensors; raise KeyError for a missing tensor."""
     language = Qwen2Config.from_dict(read_json(folder / _LANGUAGE))
     vision: Any = SiglipVisionConfig.from_dict(_siglip_sizes(folder / _VISION))
     width, token_size = stored["latents.proj_in.weight"].shape
@@ -154,27 +154,27 @@ def _empty(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tensor]) -> 
             KLAutoencoder(_flux_autoencoder(flux)),
             load_tokenizer(folder),
         )
-    model.language_model.rotary_emb = Qwen2RotaryEmbedding(language)  # its frequencies are no weights
+    model.language_model.rotary_emb = Qwen2RotaryEmbedding(language)  # frequencies are not in the checkpoint
     positions = torch.arange(vision.image_size**2 // vision.patch_size**2)
-    model.eye.vision.embeddings.register_buffer("position_ids", positions[None], persistent=False)  # nor are these
+    model.eye.vision.embeddings.register_buffer("position_ids", positions[None], persistent=False)  # nor are positions
     return model
 
 
-def _convolution(weight: Tensor, patch_px: int) -> Tensor:
-    """The patch embedding as the library keeps it, [h 3 p p], where it is a matrix over the numbers of a patch."""
+def _as_convolution(weight: Tensor, patch_px: int) -> Tensor:
+    """Return the patch embedding as a convolution [h 3 p p]; the release may hold a matrix over a patch's numbers."""
     if weight.shape[1:] != (3 * patch_px**2,):
         return weight
     return weight.unflatten(1, (patch_px, patch_px, 3)).permute(0, 3, 1, 2).contiguous()
 
 
 def _siglip_sizes(path: Path) -> dict[str, Any]:
-    """SigLIP's config without its last layer and its head, which BAGEL leaves out (spec LatentUMM 6)."""
+    """Return SigLIP's config without its last layer and its head, which BAGEL leaves out (spec LatentUMM 6)."""
     sizes = read_json(path)
     return {**sizes, "num_hidden_layers": sizes["num_hidden_layers"] - 1, "vision_use_head": False}
 
 
 def _flux_autoencoder(flux: dict[str, Tensor]) -> AutoencoderKL:
-    """Flux's VAE of the sizes its tensors tell."""
+    """Build Flux's VAE, sized by its tensors."""
     blocks = [name.split(".") for name in flux if name.startswith("encoder.down.") and name.endswith("conv1.weight")]
     levels, layers = (1 + max(int(parts[place]) for parts in blocks) for place in (2, 4))
     widths = [len(flux[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)]

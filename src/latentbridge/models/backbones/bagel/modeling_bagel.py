@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,7 @@ class Bagel(TrainableModel):
     """
 
     kind = "bagel"
+    drawing_size_px: int
 
     def __init__(
         self,
@@ -94,28 +95,16 @@ class Bagel(TrainableModel):
         self.steps = steps
         self.guidance = guidance
         self.config = config
+        self.image_size_px = None  # NaViT reads any size
+        self.drawing_size_px = latents.grid * latents.patch * autoencoder.patch_px
+        self.context_length = language_model.config.max_position_embeddings
+        self.embedding_size = language_model.config.hidden_size
         self._bos, self._eos, self._image, self._image_start, self._image_end = (
             token_id(tokenizer, token) for token in (FIRST, LAST, IMAGE, IMAGE_START, IMAGE_END)
         )
         self.chat = BagelChat(tokenizer, self._bos, self._eos)
 
     # --- properties of the contract ---
-
-    @property
-    def image_size_px(self) -> None:
-        """None: NaViT reads any size."""
-
-    @property
-    def drawing_size_px(self) -> int:
-        return self.latents.grid * self.latents.patch * self.autoencoder.patch_px
-
-    @property
-    def context_length(self) -> int:
-        return self.language_model.config.max_position_embeddings
-
-    @property
-    def embedding_size(self) -> int:
-        return self.language_model.config.hidden_size
 
     @property
     def adapter_host(self) -> nn.Module:
@@ -176,9 +165,6 @@ class Bagel(TrainableModel):
         steps, guidance = self.steps if steps is None else steps, self.guidance if guidance is None else guidance
         clean, _ = self._sample(descriptions, repeat_seeds(seeds, len(descriptions)), steps, guidance)
         return to_pictures(self._decode_latents(clean))
-
-    def embedding(self, kind: Literal["image", "text"], items: Sequence[Picture] | Sequence[str]) -> Tensor:
-        return F.normalize(self.und_latent(items), dim=-1)
 
     # --- latents and losses ---
 

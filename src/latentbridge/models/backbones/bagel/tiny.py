@@ -1,4 +1,4 @@
-"""A BAGEL built from nothing: its parts at any size, with the tiny tokenizer."""
+"""Randomly initialised BAGEL models of any size, with the tiny tokenizer."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder
 
 _LATENT_CHANNELS, _LATENT_PATCH = 16, 2
-"""As released."""
-_INITIAL_SPREAD = 0.02
-"""Of fresh matrices, as Qwen2's."""
+"""Channels and patch size of image latents, as in the release."""
+_INIT_STD = 0.02
+"""Standard deviation of new weight matrices, as in Qwen2."""
 
 
 def build_bagel(config: TinyBagelConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
-    """A BAGEL with random weights whose velocities are zero.
+    """Build a BAGEL with random weights and zero velocities.
 
-    The autoencoder has learned nothing either; fit or train it before the model learns to draw.
+    The autoencoder is random too; fit or train it before the model is trained to generate.
     """
     language = Qwen2Config(
         hidden_size=config.width,
@@ -67,6 +67,6 @@ def _autoencoder(config: TinyBagelConfig) -> Autoencoder:
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=_INITIAL_SPREAD)
+        nn.init.normal_(module.weight, std=_INIT_STD)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -1,10 +1,10 @@
-"""Harmon's released weights under their own key names.
+"""Loading of Harmon's releases.
 
 No released file was at hand. The groups `llm`, `mar`, `proj_in`, `proj_out` and the sizes follow the papers and spec
 LatentUMM section 6. Unverified, from memory of the public code: every name inside `mar`; that the autoencoder lies
 beside them as `vae`, as MAR publishes it (KL-16 in the names of latent diffusion, `_VAE_SCALE`, attention at its
-coarsest level); the wording of requests in `models/backbones/harmon/modeling_harmon.py`. Loading is strict, so a wrong name is told, not guessed
-around.
+coarsest level); the wording of prompts in `models/backbones/harmon/modeling_harmon.py`. Loading is strict, so a wrong
+name is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from latentbridge.models.tokenization import load_tokenizer
 
 
 class Sizes(NamedTuple):
-    """Sizes of one released Harmon; its grid is read from its positions."""
+    """Sizes of one released Harmon; the grid follows from its position embeddings."""
 
     language_model: Qwen2Config
     mar: MarConfig
@@ -59,10 +59,10 @@ HARMON_1_5B = Sizes(
     _qwen2_5(1536, 28, 12, 8960),
     MarConfig(width=1280, num_layers=20, num_heads=16, num_buffers=64, head_width=1536, head_layers=12),
 )
-"""MAR-B and MAR-H under Qwen2.5 of 0.5 and 1.5 billion parameters."""
+"""Qwen2.5 of 1.5 billion parameters with MAR-H (0.5 billion with MAR-B above)."""
 
 _GRID = 32
-"""Of image latents: 512 px in squares of 16."""
+"""Side of the grid of image latents: 512 px in squares of 16."""
 _VAE_SCALE = 0.2325
 _VAE_LEVELS = 5
 _RENAMES = (
@@ -94,7 +94,7 @@ _RENAMES = (
     (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
     (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
     (r"\.encoder\.down\.(\d)\.", r".encoder.down_blocks.\1."),
-    (r"\.decoder\.up\.(\d)\.", lambda found: f".decoder.up_blocks.{_VAE_LEVELS - 1 - int(found[1])}."),
+    (r"\.decoder\.up\.(\d)\.", lambda match: f".decoder.up_blocks.{_VAE_LEVELS - 1 - int(match[1])}."),
     (r"\.(down|up)sample\.", r".\1samplers.0."),
     (r"_blocks\.(\d)\.block\.", r"_blocks.\1.resnets."),
     (r"_blocks\.(\d)\.attn\.", r"_blocks.\1.attentions."),
@@ -103,26 +103,26 @@ _RENAMES = (
     (r"(\.attentions\.\d)\.([qkv])\.", r"\1.to_\2."),
     (r"(\.attentions\.\d)\.proj_out\.", r"\1.to_out.0."),
 )
-"""Applied in this order, so later patterns see the names that earlier ones leave."""
+"""Applied in this order: later patterns see the results of earlier ones."""
 
 
 def convert_key(released: str) -> str:
-    """Our state-dict name of a released tensor; one that no rule knows keeps its name, and does not fit."""
+    """Return our state-dict name of a released tensor, or the name itself if no rule matches."""
     for pattern, ours in _RENAMES:
         released = re.sub(pattern, ours, released)
     return released
 
 
 def is_harmon(folder: Path) -> bool:
-    """Whether the tensors in a folder are a language model's and a MAR's together; their names are all that tells."""
+    """Return whether the tensor names in a folder are those of a language model and a MAR."""
     groups = {name.partition(".")[0] for name in tensor_names(folder)}
     return {"llm", "mar"} <= groups
 
 
 def load_harmon(folder: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B)) -> Harmon:
-    """A released Harmon in float32 from a folder of safetensors and its tokenizer; every tensor must be known and present.
+    """Load a released Harmon in float32 from safetensors and its tokenizer; every tensor must be known and present.
 
-    It draws in 64 groups of tokens, each denoised in 25 steps; the release takes 100, by chance.
+    It generates 64 groups of tokens, each denoised in 25 deterministic steps; the release takes 100 stochastic ones.
     """
     stored = {convert_key(name): tensor.float() for name, tensor in read_tensors(folder).items()}
     embeddings = stored.get("language_model.model.embed_tokens.weight")
@@ -131,23 +131,23 @@ def load_harmon(folder: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B
     )
     if embeddings is None or sizes is None or "encoder.positions" not in stored:
         raise UserError(f"{folder} holds no Harmon of 0.5 or 1.5 billion parameters; give the folder of one.")
-    places = stored["encoder.positions"].shape[-2] - sizes.mar.num_buffers
-    mar = replace(sizes.mar, grid=math.isqrt(max(places, 1)))
-    scheduler = _scheduler()  # its schedule is tensors, but no weights
+    num_positions = stored["encoder.positions"].shape[-2] - sizes.mar.num_buffers
+    mar = replace(sizes.mar, grid=math.isqrt(max(num_positions, 1)))
+    scheduler = _scheduler()  # built outside the meta device: its schedule is not in the checkpoint
     with torch.device("meta"):
         harmon = _build(sizes._replace(mar=mar), scheduler, load_tokenizer(folder))
     stored.setdefault("language_model.lm_head.weight", embeddings)
-    stored = {name: _ours(name, tensor, mar.channels) for name, tensor in stored.items()}
+    stored = {name: _convert_tensor(name, tensor, mar.channels) for name, tensor in stored.items()}
     check_state_dict(harmon, stored, folder)
     harmon.load_state_dict(stored, assign=True)
     harmon.language_model.tie_weights()
     rotary = harmon.language_model.model.rotary_emb
-    rotary.__init__(rotary.config)  # its frequencies are no weights, so they are still on the meta device
+    rotary.__init__(rotary.config)  # frequencies are not in the checkpoint, so they are still on the meta device
     return harmon.eval()
 
 
 def build_harmon_1_5b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
-    """Harmon-1.5B with random weights, drawing at 512 px."""
+    """Build Harmon-1.5B with random weights, for pictures of 512 px."""
     sizes = HARMON_1_5B._replace(mar=replace(HARMON_1_5B.mar, grid=_GRID))
     return _build(sizes, _scheduler(), tokenizer, config)
 
@@ -167,11 +167,11 @@ def _build(
     )
 
 
-def _ours(name: str, tensor: Tensor, channels: int) -> Tensor:
-    """A released tensor in our shape.
+def _convert_tensor(name: str, tensor: Tensor, channels: int) -> Tensor:
+    """Return a released tensor in our shape.
 
-    Learned positions and tokens lose their leading ones, the autoencoder's attention is a linear layer instead of a
-    convolution, and the head keeps what predicts noise, without the variances that only the release's sampler reads.
+    Learned positions and tokens lose their leading dimensions of size 1, the autoencoder's attention is a linear layer
+    instead of a convolution, and the head drops the variances that only the release's sampler reads.
     """
     if name.startswith("head.out."):
         return tensor[:channels]
@@ -188,7 +188,7 @@ def _kl16(channels: int, latent_channels: int) -> AutoencoderKL:
 
 
 def _scheduler() -> Scheduler:
-    """The noise of MAR's head (arXiv 2406.11838): a cosine schedule of 1000 steps, and noise predicted."""
+    """Return the scheduler of MAR's head (arXiv 2406.11838): a cosine schedule of 1000 steps, noise prediction."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from latentbridge.config import MarConfig, ReleaseConfig, TinyHarmonConfig
@@ -61,6 +60,8 @@ class Harmon(TrainableModel):
     """
 
     kind = "harmon"
+    image_size_px: int
+    drawing_size_px: int
     tokenizer: Qwen2Tokenizer
 
     def __init__(
@@ -96,6 +97,9 @@ class Harmon(TrainableModel):
         self.through_pixels = through_pixels
         self.config = config
         self.grid = mar.grid
+        self.image_size_px = self.drawing_size_px = mar.grid * autoencoder.patch_px
+        self.context_length = language_model.config.max_position_embeddings
+        self.embedding_size = width
         self.num_tokens, self.num_buffers = mar.grid**2, mar.num_buffers
         self.chat = ChatML(tokenizer, image_suffix="\n")
         self._image, self._end, self._padding = (
@@ -103,22 +107,6 @@ class Harmon(TrainableModel):
         )
 
     # --- properties of the contract ---
-
-    @property
-    def image_size_px(self) -> int:
-        return self.grid * self.autoencoder.patch_px
-
-    @property
-    def drawing_size_px(self) -> int:
-        return self.image_size_px
-
-    @property
-    def context_length(self) -> int:
-        return self.language_model.config.max_position_embeddings
-
-    @property
-    def embedding_size(self) -> int:
-        return self.language_model.config.hidden_size
 
     @property
     def adapter_host(self) -> nn.Module:
@@ -168,9 +156,6 @@ class Harmon(TrainableModel):
     ) -> list[Picture]:
         tokens, _ = self._sample(descriptions, repeat_seeds(seeds, len(descriptions)), steps, guidance)
         return to_pictures(self._decode_tokens(tokens))
-
-    def embedding(self, kind: Literal["image", "text"], items: Sequence[Picture] | Sequence[str]) -> Tensor:
-        return F.normalize(self.und_latent(items), dim=-1)
 
     # --- latents and losses ---
 

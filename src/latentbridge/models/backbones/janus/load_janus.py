@@ -1,4 +1,4 @@
-"""Janus-Pro-7B at its released sizes (arXiv 2501.17811; spec LatentUMM 6); its weights are read by the library."""
+"""Janus-Pro-7B at its released sizes (arXiv 2501.17811; spec LatentUMM 6); transformers loads its weights."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _JANUS_PRO_7B: Any = {
 
 
 def build_janus_pro_7b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> JanusPro:
-    """Janus-Pro-7B with random weights; a tokenizer that is not the release's is given its special tokens."""
+    """Build Janus-Pro-7B with random weights, and add its special tokens to the tokenizer if they are missing."""
     tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
     sizes = JanusConfig(**_JANUS_PRO_7B, image_token_id=token_id(tokenizer, IMAGE), tie_word_embeddings=False)
     return JanusPro(JanusForConditionalGeneration(sizes), tokenizer, image_processor(_SIZE_PX), config=config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,8 @@ class JanusPro(TrainableModel):
     """
 
     kind = "janus"
+    image_size_px: int
+    drawing_size_px: int
     tokenizer: Any
 
     def __init__(
@@ -79,6 +81,9 @@ class JanusPro(TrainableModel):
         self.num_codes: int = sizes.vision_config.num_image_tokens
         self.codebook_size: int = sizes.vq_config.num_embeddings
         self.width: int = sizes.text_config.hidden_size
+        self.image_size_px = self.drawing_size_px = sizes.vision_config.image_size
+        self.context_length = sizes.text_config.max_position_embeddings
+        self.embedding_size = self.width
         self.chat = JanusChat(tokenizer)
         self._image, self._image_start, self._image_end = (
             tokenizer.convert_tokens_to_ids(token) for token in (IMAGE, IMAGE_START, IMAGE_END)
@@ -96,24 +101,6 @@ class JanusPro(TrainableModel):
         return cls(model.eval(), tokenizer, JanusImageProcessorPil.from_pretrained(folder, local_files_only=True))
 
     # --- properties of the contract ---
-
-    @property
-    def image_size_px(self) -> int:
-        sizes: Any = self.model.config
-        return sizes.vision_config.image_size
-
-    @property
-    def drawing_size_px(self) -> int:
-        return self.image_size_px
-
-    @property
-    def context_length(self) -> int:
-        sizes: Any = self.model.config
-        return sizes.text_config.max_position_embeddings
-
-    @property
-    def embedding_size(self) -> int:
-        return self.width
 
     @property
     def adapter_host(self) -> nn.Module:
@@ -170,9 +157,6 @@ class JanusPro(TrainableModel):
     ) -> list[Picture]:
         codes = self._sample_codes(descriptions, repeat_seeds(seeds, len(descriptions)), guidance)
         return to_pictures(self.model.model.vqmodel.decode(codes))  # pyright: ignore[reportArgumentType]
-
-    def embedding(self, kind: Literal["image", "text"], items: Sequence[Picture] | Sequence[str]) -> Tensor:
-        return F.normalize(self.und_latent(items), dim=-1)
 
     # --- latents and losses ---
 
