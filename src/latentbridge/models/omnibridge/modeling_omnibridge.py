@@ -20,7 +20,7 @@ from latentbridge.models.autoencoder import PatchAutoencoder
 from latentbridge.models.condition import Condition, map_condition
 from latentbridge.models.omnibridge.aligner import BiTransformer
 from latentbridge.models.omnibridge.auxiliary_embedding import AuxiliaryEmbedding
-from latentbridge.models.omnibridge.editing import Conditioning, edit_in_mask, edit_like_release, finish_edit, plan_edit
+from latentbridge.models.omnibridge.editing import Conditioning, edit_in_mask, edit_in_mask_by_steps, edit_like_release
 from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
 from latentbridge.models.omnibridge.text_encoder import new_text_encoder
 from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
@@ -389,18 +389,7 @@ class OmniBridge(TrainableModel):
         condition = map_condition(lambda *rows: torch.cat(rows), *conditions)
         return self.decode_pictures((yield from last_of(self.denoise_steps(condition, seeds, steps, guidance))))
 
-    def edit_steps(
-        self,
-        pictures: Sequence[Picture],
-        before: Sequence[str],
-        after: Sequence[str],
-        seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-    ) -> Generator[None, None, list[EditResult]]:
-        plan = plan_edit(self, pictures, before, after, seeds)
-        latents = yield from last_of(self.denoise_steps(plan.condition, seeds, steps, guidance, plan.keep))
-        return finish_edit(self, plan, latents)
+    edit_steps = edit_in_mask_by_steps
 
 
 def _between(ids: Tensor, start: int, end: int) -> Tensor:
