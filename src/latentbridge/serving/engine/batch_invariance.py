@@ -38,8 +38,7 @@ def make_batch_invariant(model: nn.Module) -> None:
     torch.set_num_threads(1)
     for module in model.modules():
         for kind, name, wrapper in _WRAPPERS:
-            method = getattr(module, name, None)
-            if isinstance(module, kind) and not isinstance(method, partial):  # not wrapped yet
+            if isinstance(module, kind) and not isinstance(method := getattr(module, name), partial):  # not wrapped yet
                 setattr(module, name, partial(wrapper, method))
     if not linears_agree(model):
         _log.warning(
@@ -91,6 +90,6 @@ _WRAPPERS: tuple[tuple[type[nn.Module], str, Callable[..., Tensor]], ...] = (
     (EfficientNetLite0, "forward", _one_by_one),
     (HunyuanDiTAttentionPool, "forward", _pad_batch),
     (RetrievalHead, "forward", _pad_batch),
-    (AuxiliaryEmbedding, "joined", _pad_batch),
+    (AuxiliaryEmbedding, "project", _pad_batch),
 )
 """Wrappers by class and method; modules with matrix products outside `nn.Linear` are wrapped as a whole."""
