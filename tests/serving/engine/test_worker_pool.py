@@ -10,14 +10,21 @@ import pytest
 
 from latentbridge.serving.engine import worker_pool as module
 from latentbridge.serving.engine.metrics import Metrics
+from latentbridge.serving.engine.scheduler import Command
 from latentbridge.serving.engine.worker_pool import WorkerPool
+from latentbridge.serving.engine.workers import Worker
 from latentbridge.serving.settings import Settings
 
 
-class Thread:
-    """A fake thread worker."""
+class FakeWorker(Worker):
+    def send(self, command: Command) -> None: ...
 
-    def __init__(self, model: Any, settings: Settings, on_results: Any) -> None: ...
+    def join(self) -> None: ...
+
+
+class Thread(FakeWorker):
+    def __init__(self, model: Any, settings: Settings, on_results: Any) -> None:
+        super().__init__()
 
 
 def test_jobs_of_a_worker_that_cannot_be_replaced_go_to_the_others(monkeypatch: pytest.MonkeyPatch):
@@ -25,7 +32,7 @@ def test_jobs_of_a_worker_that_cannot_be_replaced_go_to_the_others(monkeypatch: 
     exit_callbacks: list[Callable[[], None]] = []
     ready_callbacks: list[Callable[[], None]] = []
 
-    class Worker:
+    class Process(FakeWorker):
         def __init__(
             self,
             settings: Settings,
@@ -34,12 +41,13 @@ def test_jobs_of_a_worker_that_cannot_be_replaced_go_to_the_others(monkeypatch: 
             on_ready: Callable[[], None],
             on_exit: Callable[[], None],
         ) -> None:
+            super().__init__()
             if len(exit_callbacks) == 2:
                 raise OSError(12, "Cannot allocate memory")
             ready_callbacks.append(on_ready)
             exit_callbacks.append(on_exit)
 
-    monkeypatch.setattr(module, "ProcessWorker", Worker)
+    monkeypatch.setattr(module, "ProcessWorker", Process)
     monkeypatch.setattr(module, "ThreadWorker", Thread)
     monkeypatch.setattr(module, "fingerprint", lambda model: "")
     lost: list[Set[int]] = []
@@ -51,7 +59,7 @@ def test_jobs_of_a_worker_that_cannot_be_replaced_go_to_the_others(monkeypatch: 
         for on_ready in ready_callbacks:
             on_ready()
         await asyncio.sleep(0)
-        assert [type(worker) for worker in pool.ready] == [Worker, Worker]  # the startup thread is retired
+        assert [type(worker) for worker in pool.ready] == [Process, Process]  # the startup thread is retired
         lost.clear()
         pool.workers[0].replies.add(3)
         pool.workers[0].batch.add(5)
