@@ -81,8 +81,8 @@ def test_pictures_are_those_of_the_library(client: OpenAI, model: UnifiedModel):
     sampling = {"seed": 5, "steps": 2, "guidance": 1.5}
     response = client.images.generate(model=model.kind, prompt="a red circle", n=2, extra_body=sampling)
     expected = model.generate(["a red circle"] * 2, seed=5, steps=2, guidance=1.5)
-    assert response.data and response.model_extra
-    assert response.model_extra["size"] == f"{model.drawing_size_px}x{model.drawing_size_px}"
+    assert response.data
+    assert response.size == f"{model.drawing_size_px}x{model.drawing_size_px}"
     for item, result in zip(response.data, expected, strict=True):
         picture = np.asarray(Image.open(BytesIO(base64.b64decode(item.b64_json or ""))))
         assert np.array_equal(picture, result.picture) and item.revised_prompt == result.description
