@@ -126,7 +126,7 @@ def loopback(tab: Locator, scene: Path) -> None:
     choose_picture(tab, scene)
     tab.get_by_label("Seed").fill("7")
     tab.get_by_role("spinbutton", name="Rounds").fill("3")
-    tab.get_by_role("button", name="Go round").click()
+    tab.get_by_role("button", name="Start").click()
     expect(tab.locator(".grid-wrap img")).to_have_count(4)
     tab.locator(".vega-embed svg").wait_for()
 

@@ -1,4 +1,4 @@
-"""A client that speaks ASGI to an application in this process, message by message."""
+"""A client that calls an ASGI app in this process, message by message."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def ask(
     pause_s: float = 0.0,
     kind: str = "http",
 ) -> list[Message]:
-    """What the application sends on a request whose body comes in `chunks`, with a pause before each; the last one is
-    repeated for ever where it is not empty."""
+    """Return the messages of the app for a request with a body in `chunks`, with a pause before each; a last chunk that is
+    not empty is repeated forever."""
     scope: dict[str, Any] = {
         "type": kind,
         "path": path,
@@ -45,10 +45,10 @@ def ask(
 
 
 def status(sent: Sequence[Message]) -> int:
-    """The status of an answer."""
+    """Return the status of a response."""
     return sent[0]["status"]
 
 
 def header(sent: Sequence[Message], name: str) -> str | None:
-    """A header of an answer."""
+    """Return a header of a response."""
     return {key.decode().lower(): value.decode() for key, value in sent[0]["headers"]}.get(name)

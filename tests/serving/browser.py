@@ -1,4 +1,4 @@
-"""A headless Chromium on the page for people: what its tests and docs/ui.py do alike."""
+"""A headless Chromium on the web page, for its tests and docs/ui.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 
 
 def launch(driver: Playwright) -> Browser:
-    """The machine's Chromium, or the one that Playwright fetched; raises FileNotFoundError where there is neither."""
+    """Launch the machine's Chromium or Playwright's own; raises FileNotFoundError if there is neither."""
     path = next(filter(None, map(shutil.which, _NAMES)), driver.chromium.executable_path)
     if not Path(path).exists():
         raise FileNotFoundError(
@@ -22,7 +22,7 @@ def launch(driver: Playwright) -> Browser:
 
 
 def open_tab(page: Page, name: str) -> Locator:
-    """The panel of the tab of that name, chosen; on a narrow screen it may be in a menu."""
+    """Open a tab, which may be in a menu on a narrow screen, and return its panel."""
     page.get_by_role("tab").first.wait_for()
     tab = page.get_by_role("tab", name=name, exact=True)
     if tab.is_visible():
@@ -34,6 +34,6 @@ def open_tab(page: Page, name: str) -> Locator:
 
 
 def choose_picture(tab: Locator, file: Path) -> None:
-    """A picture by the file chooser; returns once it is shown."""
+    """Choose a picture by the file input; return once it is shown."""
     tab.locator("input[type=file]").first.set_input_files(str(file))
     tab.locator("img[src*='file=']").first.wait_for()

@@ -23,7 +23,7 @@ from latentbridge.types import Picture
 
 @pytest.fixture(scope="session")
 def served_model() -> OmniBridge:
-    """The shipped model; an engine takes it over, so it is no one else's."""
+    """The shipped model, loaded for the servers alone, since an engine modifies it."""
     return load("tiny")
 
 
@@ -39,7 +39,7 @@ def client(server: Server) -> OpenAI:
 
 
 def client_of(server: Server, key: str = "none") -> OpenAI:
-    """OpenAI's own client, which shall not try twice."""
+    """Return OpenAI's own client, without retries."""
     return OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key=key, max_retries=0, timeout=120)
 
 

@@ -1,4 +1,4 @@
-"""A real server on loopback, in a thread of this process, and a client without manners."""
+"""A real server on loopback, in a thread of this process, and a raw socket client."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from latentbridge.serving.guard.deadline import protocol_with_deadline
-from latentbridge.serving.guard.limits import Limits, WithoutQueries
+from latentbridge.serving.guard.limits import Limits, QueryStringFilter
 
-PATIENCE_S = 60.0
-"""What a client waits at most; far above every limit of the servers under test."""
+TIMEOUT_S = 60.0
+"""Timeout of the client; far above every limit of the servers under test."""
 
 
 @dataclass
 class Answer:
-    """What came back until the server closed or the answer was whole."""
+    """The bytes received until the server closed or the response was complete."""
 
     raw: bytes
     seconds: float
 
     @property
     def status(self) -> int:
-        """0 where the connection ended without a word."""
+        """Return the status; 0 if the connection closed without a response."""
         return int(self.raw[9:12]) if self.raw.startswith(b"HTTP/1.1 ") else 0
 
     @property
@@ -43,41 +43,41 @@ class Server:
     port: int
     log: StringIO
     headers: tuple[str, ...] = field(default=())
-    """Lines that every request brings, such as a key."""
+    """Header lines of every request, such as a key."""
 
     def connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT_S)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
     def send(self, pieces: Iterable[bytes], pause_s: float = 0.0, cut: bool = False) -> Answer:
-        """The answer to the pieces, sent one after another until the server answers or closes; `cut` ends the sending."""
+        """Send the pieces one by one until the server responds or closes; `cut` closes the sending side at the end."""
         began = time.monotonic()
         with self.connect() as connection:
             connection.settimeout(pause_s or 0.0001)
             raw = b""
             try:
                 for piece in pieces:
-                    connection.settimeout(PATIENCE_S)
+                    connection.settimeout(TIMEOUT_S)
                     connection.sendall(piece)
                     connection.settimeout(pause_s or 0.0001)
-                    if raw := _heard(connection):
+                    if raw := _receive(connection):
                         break
-                    assert time.monotonic() - began < PATIENCE_S, "the server takes this for ever"
+                    assert time.monotonic() - began < TIMEOUT_S, "the server accepts this forever"
             except (ConnectionError, TimeoutError):
                 pass
-            connection.settimeout(PATIENCE_S)
+            connection.settimeout(TIMEOUT_S)
             try:
                 if cut:
                     connection.shutdown(socket.SHUT_WR)
-                while not _whole(raw) and (more := connection.recv(65_536)):
+                while not _is_complete(raw) and (more := connection.recv(65_536)):
                     raw += more
             except (ConnectionError, TimeoutError):
                 pass
         return Answer(raw, time.monotonic() - began)
 
     def request(self, method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
-        """The bytes of a request."""
+        """Return the bytes of a request."""
         lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *self.headers, *headers]
         return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
@@ -91,15 +91,15 @@ class Server:
         return self.ask("GET", "/healthz").status == 200
 
 
-def _heard(connection: socket.socket) -> bytes:
+def _receive(connection: socket.socket) -> bytes:
     try:
         return connection.recv(65_536)
     except TimeoutError:
         return b""
 
 
-def _whole(raw: bytes) -> bool:
-    """Whether an answer is here with all of its body."""
+def _is_complete(raw: bytes) -> bool:
+    """Return whether a response is complete."""
     head, blank, body = raw.partition(b"\r\n\r\n")
     lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     return bool(blank) and bool(lengths) and len(body) >= int(lengths[0])
@@ -107,7 +107,7 @@ def _whole(raw: bytes) -> bool:
 
 @contextmanager
 def running(app: ASGIApp, limits: Limits, headers: tuple[str, ...] = ()) -> Iterator[Server]:
-    """The application behind uvicorn as `latentbridge serve` starts it; all that is logged, at every level, is kept."""
+    """Run an app behind uvicorn as `latentbridge serve` does, with all log messages kept."""
     log = StringIO()
     handler = logging.StreamHandler(log)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -118,9 +118,9 @@ def running(app: ASGIApp, limits: Limits, headers: tuple[str, ...] = ()) -> Iter
             log_config=None,
         )
         root, access = logging.getLogger(), logging.getLogger("uvicorn.access")
-        level, without_queries = root.level, WithoutQueries()
+        level, query_filter = root.level, QueryStringFilter()
         root.addHandler(handler)
-        access.addFilter(without_queries)
+        access.addFilter(query_filter)
         access.setLevel("INFO")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -131,7 +131,7 @@ def running(app: ASGIApp, limits: Limits, headers: tuple[str, ...] = ()) -> Iter
             yield Server(listener.getsockname()[1], log, headers)
         finally:
             server.should_exit = True
-            thread.join(PATIENCE_S)
+            thread.join(TIMEOUT_S)
             root.removeHandler(handler)
             root.setLevel(level)
-            access.removeFilter(without_queries)
+            access.removeFilter(query_filter)

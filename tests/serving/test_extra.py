@@ -17,11 +17,11 @@ from latentbridge.cli import main
 ROOT = Path(__file__).parent.parent.parent
 SERVING = ROOT / "src/latentbridge/serving"
 OWN_EXTRA = SERVING / "ui"
-"""What an extra of its own brings."""
+"""Modules with an extra of their own."""
 
 
 def _brought(requirements: list[str]) -> set[str]:
-    """The distributions that come with some requirements, those that they require included."""
+    """Return the distributions of some requirements and of their dependencies."""
     brought, waiting = set[str](), [Requirement(text) for text in requirements]
     while waiting:
         wanted = waiting.pop()
@@ -37,7 +37,7 @@ def _brought(requirements: list[str]) -> set[str]:
 
 
 def _imported(path: Path) -> set[str]:
-    """The packages that a module imports, by their first names."""
+    """Return the top-level packages that a module imports."""
     names = set[str]()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -29,11 +29,11 @@ def question(text: str, url: str | None = None) -> list[Any]:
     return [{"role": "user", "content": [{"type": "text", "text": text}, *picture]}]
 
 
-def opened(answer: str | None) -> Picture:
-    return np.asarray(Image.open(BytesIO(base64.b64decode(answer or ""))))
+def decode(png: str | None) -> Picture:
+    return np.asarray(Image.open(BytesIO(base64.b64decode(png or ""))))
 
 
-def test_chat_says_what_the_library_says(
+def test_chat_replies_as_the_library(
     client: OpenAI, served_model: OmniBridge, picture_url: str, scene_picture: Picture
 ):
     answer = client.chat.completions.create(model="tiny", messages=question(FACTS, picture_url))
@@ -41,15 +41,15 @@ def test_chat_says_what_the_library_says(
     assert choice.message.content == served_model.understand(scene_picture, FACTS)
     assert choice.finish_reason == "stop" and choice.message.role == "assistant"
     assert answer.usage is not None
-    told = served_model.tokenizer.encode(choice.message.content or "", add_special_tokens=False)
-    assert answer.usage.completion_tokens == len(told) + 1  # the end of the turn
+    tokens = served_model.tokenizer.encode(choice.message.content or "", add_special_tokens=False)
+    assert answer.usage.completion_tokens == len(tokens) + 1  # the end of the turn
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
 def test_a_stream_adds_up_to_the_whole_and_ends_with_its_usage(client: OpenAI, picture_url: str):
-    asked: dict[str, Any] = {"model": "tiny", "messages": question(FACTS, picture_url)}
-    whole = client.chat.completions.create(**asked)
-    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    arguments: dict[str, Any] = {"model": "tiny", "messages": question(FACTS, picture_url)}
+    whole = client.chat.completions.create(**arguments)
+    chunks = list(client.chat.completions.create(**arguments, stream=True, stream_options={"include_usage": True}))
     texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(texts) == whole.choices[0].message.content and len([text for text in texts if text]) > 5
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
@@ -57,35 +57,35 @@ def test_a_stream_adds_up_to_the_whole_and_ends_with_its_usage(client: OpenAI, p
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_a_stream_without_options_tells_no_usage(client: OpenAI):
+def test_a_stream_without_options_has_no_usage(client: OpenAI):
     chunks = list(client.chat.completions.create(model="tiny", messages=question("Draw: a star"), stream=True))
     assert all(chunk.choices and chunk.usage is None for chunk in chunks)
 
 
 def test_stop_and_max_tokens_cut_a_reply(client: OpenAI, picture_url: str):
-    asked: dict[str, Any] = {"model": "tiny", "messages": question(FACTS, picture_url)}
-    whole = client.chat.completions.create(**asked).choices[0].message.content or ""
+    arguments: dict[str, Any] = {"model": "tiny", "messages": question(FACTS, picture_url)}
+    whole = client.chat.completions.create(**arguments).choices[0].message.content or ""
     word = whole.split()[2]
     before = whole[: whole.index(word)]
-    cut = client.chat.completions.create(**asked, stop=[word, "never said"]).choices[0]
+    cut = client.chat.completions.create(**arguments, stop=[word, "never said"]).choices[0]
     assert (cut.message.content, cut.finish_reason) == (before, "stop")
-    streamed = client.chat.completions.create(**asked, stop=word, stream=True)
+    streamed = client.chat.completions.create(**arguments, stop=word, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == before
-    short = client.chat.completions.create(**asked, max_completion_tokens=3)
+    short = client.chat.completions.create(**arguments, max_completion_tokens=3)
     assert short.choices[0].finish_reason == "length" and short.usage and short.usage.completion_tokens == 3
     assert whole.startswith(short.choices[0].message.content or "?")
 
 
 def test_a_seed_repeats_a_sampled_reply(client: OpenAI):
-    asked: dict[str, Any] = {"model": "tiny", "messages": question("Draw: two stars"), "temperature": 1.5}
-    replies = [client.chat.completions.create(**asked, seed=n).choices[0].message.content for n in (1, 1, 2, 3, 4)]
+    arguments: dict[str, Any] = {"model": "tiny", "messages": question("Draw: two stars"), "temperature": 1.5}
+    replies = [client.chat.completions.create(**arguments, seed=n).choices[0].message.content for n in (1, 1, 2, 3, 4)]
     assert replies[0] == replies[1] and len(set(replies)) > 1
 
 
 def test_reasoning_effort_asks_for_steps(client: OpenAI, picture_url: str):
-    asked: dict[str, Any] = {"model": "tiny", "messages": question("Is there a star?", picture_url)}
-    short = client.chat.completions.create(**asked, reasoning_effort="none").choices[0].message.content or ""
-    worked = client.chat.completions.create(**asked, reasoning_effort="low").choices[0].message.content or ""
+    arguments: dict[str, Any] = {"model": "tiny", "messages": question("Is there a star?", picture_url)}
+    short = client.chat.completions.create(**arguments, reasoning_effort="none").choices[0].message.content or ""
+    worked = client.chat.completions.create(**arguments, reasoning_effort="low").choices[0].message.content or ""
     assert short in ("yes", "no") and "Step 1" in worked
 
 
@@ -96,20 +96,20 @@ def test_earlier_turns_are_read(client: OpenAI, picture_url: str):
     assert first.usage and later.usage and later.usage.prompt_tokens > first.usage.prompt_tokens
 
 
-def test_pictures_are_drawn_as_the_library_draws_them(client: OpenAI, served_model: OmniBridge):
+def test_pictures_are_those_of_the_library(client: OpenAI, served_model: OmniBridge):
     answer = client.images.generate(model="tiny", prompt="a red circle", n=2, extra_body={"seed": 5, "steps": 3})
     assert answer.data is not None
     for item, seed in zip(answer.data, (5, 6), strict=True):
-        assert np.array_equal(opened(item.b64_json), served_model.generate("a red circle", seed, steps=3).picture)
+        assert np.array_equal(decode(item.b64_json), served_model.generate("a red circle", seed, steps=3).picture)
         assert item.revised_prompt == served_model.rewrite("a red circle", seed)
 
 
 def test_an_edit_comes_as_a_form(client: OpenAI, served_model: OmniBridge, picture_file: bytes, scene_picture: Picture):
-    asked: dict[str, Any] = {"prompt": "make the background black", "extra_body": {"seed": 3, "steps": 3}}
+    arguments: dict[str, Any] = {"prompt": "make the background black", "extra_body": {"seed": 3, "steps": 3}}
     expected = served_model.edit(scene_picture, "make the background black", seed=3, steps=3).picture
     for image in (("in.png", picture_file), [("in.png", picture_file)]):
-        answer = client.images.edit(model="tiny", image=image, **asked)  # pyright: ignore
-        assert answer.data is not None and np.array_equal(opened(answer.data[0].b64_json), expected)
+        answer = client.images.edit(model="tiny", image=image, **arguments)  # pyright: ignore
+        assert answer.data is not None and np.array_equal(decode(answer.data[0].b64_json), expected)
 
 
 def test_embeddings_of_texts_and_pictures(
@@ -134,10 +134,10 @@ def test_models_are_listed_and_found(client: OpenAI):
     assert client.models.retrieve("tiny").owned_by == "latentbridge"
 
 
-def test_mistakes_are_bad_requests_that_name_the_mend(client: OpenAI, picture_url: str):
+def test_invalid_requests_get_a_message_with_the_fix(client: OpenAI, picture_url: str):
     calls: dict[str, Any] = {
         "leave out `size`": lambda: client.images.generate(prompt="a star", size="512x512"),
-        "is the most": lambda: client.images.generate(prompt="a star", n=9),
+        "the most this server accepts": lambda: client.images.generate(prompt="a star", n=9),
         "messages": lambda: client.chat.completions.create(model="tiny", messages=[]),
         "looks at one": lambda: client.chat.completions.create(
             model="tiny",
@@ -158,7 +158,7 @@ def test_mistakes_are_bad_requests_that_name_the_mend(client: OpenAI, picture_ur
         assert caught.value.type == "invalid_request_error"
 
 
-def test_what_is_not_there_is_not_found(client: OpenAI):
+def test_unknown_models_and_routes_are_not_found(client: OpenAI):
     for call in (
         lambda: client.chat.completions.create(model="gpt-9", messages=question("a")),
         lambda: client.models.retrieve("gpt-9"),
@@ -168,7 +168,7 @@ def test_what_is_not_there_is_not_found(client: OpenAI):
             call()
 
 
-def test_keys_and_rates_are_told_as_openai_tells_them(served_model: OmniBridge):
+def test_keys_and_rates_have_openais_errors(served_model: OmniBridge):
     key = "k" * 20
     rates = Rates({"embed": Allowance(requests=1)})
     app = create_app(served_model, keys=read_keys(None, {ENVIRONMENT: f"ada:{key}"}), rates=rates)

@@ -1,4 +1,4 @@
-"""A thousand mixed requests at random concurrency, and the same one by one: token for token, pixel for pixel."""
+"""Mixed requests at random concurrency get the same responses as one by one: token for token, pixel for pixel."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCENES = 48
 
 
 def mixed_requests(count: int) -> list[Request]:
-    """Chat with and without pictures, greedy and sampled; embeddings of texts and pictures; drawings."""
+    """Return requests for chat with and without pictures, greedy and sampled, for embeddings, and for drawings."""
     rng = numpy_rng(0, "mixed requests")
     scenes = distinct_scenes("train", rng, SCENES)
     pictures = [url_of(png_of(render(scene))) for scene in scenes]
@@ -41,12 +41,12 @@ def mixed_requests(count: int) -> list[Request]:
     requests: list[Request] = []
     for number in range(count):
         picture, text = pictures[rng.integers(SCENES)], words[rng.integers(SCENES)]
-        kind = rng.choice(["look", "look", "talk", "embed text", "embed picture", "draw"])
-        if kind == "look":
+        kind = rng.choice(["ask", "ask", "chat", "embed text", "embed picture", "draw"])
+        if kind == "ask":
             question = {"type": "text", "text": str(rng.choice(QUESTIONS))}
             content = [question, {"type": "image_url", "image_url": {"url": picture}}]
             requests.append(("chat/completions", {"messages": [{"role": "user", "content": content}]}))
-        elif kind == "talk":
+        elif kind == "chat":
             messages = [{"role": "user", "content": f"Draw: {text}"}]
             sampled = {
                 "temperature": float(rng.choice([0.5, 1.5])),
@@ -62,51 +62,52 @@ def mixed_requests(count: int) -> list[Request]:
     return requests
 
 
-async def answers(server: Server, requests: Sequence[Request], concurrency: Sequence[int]) -> list[dict[str, Any]]:
-    """The answers in order; requests are sent in waves, `concurrency` says how many may be under way in each."""
-    found: dict[int, dict[str, Any]] = {}
+async def send_all(server: Server, requests: Sequence[Request], concurrency: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the responses in order; requests are sent in waves, with the concurrency of each."""
+    responses: dict[int, dict[str, Any]] = {}
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}/v1/", timeout=300) as client:
 
-        async def ask(place: int, gate: asyncio.Semaphore) -> None:
-            async with gate:
-                path, body = requests[place]
-                answer = await client.post(path, json=body)
-                assert answer.status_code == 200, answer.text
-                found[place] = {key: value for key, value in answer.json().items() if key not in VARYING}
+        async def send(index: int, semaphore: asyncio.Semaphore) -> None:
+            async with semaphore:
+                path, body = requests[index]
+                response = await client.post(path, json=body)
+                assert response.status_code == 200, response.text
+                responses[index] = {key: value for key, value in response.json().items() if key not in VARYING}
 
         waves = np.array_split(np.arange(len(requests)), len(concurrency))
-        for wave, most in zip(waves, concurrency, strict=True):
-            gate = asyncio.Semaphore(most)
-            await asyncio.gather(*(ask(int(place), gate) for place in wave))
-    return [found[place] for place in range(len(requests))]
+        for wave, limit in zip(waves, concurrency, strict=True):
+            semaphore = asyncio.Semaphore(limit)
+            await asyncio.gather(*(send(int(index), semaphore) for index in wave))
+    return [responses[index] for index in range(len(requests))]
 
 
 def check(server: Server, count: int, waves: int, other: Server | None = None) -> None:
-    """Requests one by one against the same ones at once, from another server if given."""
+    """Compare requests one by one with the same ones concurrently, to another server if given."""
     requests = mixed_requests(count)
-    alone = asyncio.run(answers(server, requests, [1]))
+    sequential = asyncio.run(send_all(server, requests, [1]))
     rng = numpy_rng(1, "concurrency")
     order = rng.permutation(count)
-    at_once = asyncio.run(answers(other or server, [requests[i] for i in order], rng.integers(2, 33, waves).tolist()))
-    differing = [(requests[i], alone[i], at_once[place]) for place, i in enumerate(order) if at_once[place] != alone[i]]
+    concurrent = asyncio.run(
+        send_all(other or server, [requests[i] for i in order], rng.integers(2, 33, waves).tolist())
+    )
+    pairs = [(requests[i], sequential[i], concurrent[position]) for position, i in enumerate(order)]
+    differing = [pair for pair in pairs if pair[1] != pair[2]]
     assert not differing
-    assert len({str(answer) for answer in alone}) > count // 3
+    assert len({str(response) for response in sequential}) > count // 3
 
 
-def test_forty_requests_at_once_are_answered_as_one_by_one(server: Server):
+def test_forty_concurrent_requests_get_the_responses_of_sequential_ones(server: Server):
     check(server, 40, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_thousand_requests_at_random_concurrency_are_answered_as_one_by_one(server: Server):
+def test_a_thousand_concurrent_requests_get_the_responses_of_sequential_ones(server: Server):
     check(server, 1_000, 20)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_thousand_requests_to_two_workers_are_answered_as_one_by_one_in_a_thread(
-    served_model: OmniBridge, server: Server
-):
+def test_two_workers_give_the_responses_of_a_thread_to_a_thousand_requests(served_model: OmniBridge, server: Server):
     with running(create_app(served_model, Settings(workers=2)), Limits()) as other:
         check(server, 1_000, 20, other)

@@ -1,4 +1,4 @@
-"""`latentbridge serve` as people run it: a process of its own, and its end."""
+"""`latentbridge serve` as a process of its own, and its shutdown."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ START_S = 120
         (("--model", "/nowhere"), "holds no model"),
     ],
 )
-def test_what_cannot_be_served_is_refused_in_a_sentence(
+def test_invalid_options_are_rejected_in_one_sentence(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ):
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--port", "0", *arguments])
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and words in told and told.count("\n") == 1, told
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and words in error and error.count("\n") == 1, error
 
 
-def test_an_address_that_is_taken_is_refused_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]):
+def test_an_address_in_use_is_rejected_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
         main(["serve", "--port", str(taken.getsockname()[1]), "--model", "/nowhere"])
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and "address already in use" in told and told.count("\n") == 1, told
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and "address already in use" in error and error.count("\n") == 1, error
 
 
 @contextmanager
 def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The process of a server that is ready, and its address."""
+    """Run a server until it is ready; yield the process and the URL."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen([sys.executable, "-m", "latentbridge", "serve", "--port", str(port), *arguments])
@@ -70,7 +70,7 @@ def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 
 
 def lives(address: str) -> bool:
-    """Whether something is there that says so."""
+    """Return whether a GET of the address succeeds."""
     try:
         return httpx.get(address).status_code == 200
     except httpx.HTTPError:
@@ -78,62 +78,62 @@ def lives(address: str) -> bool:
 
 
 def children(pid: int) -> set[int]:
-    found = (file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children"))
-    return {int(child) for each in found for child in each}
+    lines = (file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children"))
+    return {int(child) for line in lines for child in line}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_signal_ends_it_once_what_was_begun_is_finished(picture_file: bytes, workers: str):
+def test_a_signal_ends_it_after_running_requests(picture_file: bytes, workers: str):
     answers = []
     with served("--workers", workers) as (process, url):
-        computing = children(process.pid)
-        assert len(computing) == (2 if workers == "2" else 0)
-        asked = {"prompt": "a red circle", "steps": 60, "seed": 1}
+        worker_pids = children(process.pid)
+        assert len(worker_pids) == (2 if workers == "2" else 0)
+        drawing = {"prompt": "a red circle", "steps": 60, "seed": 1}
         body = {"image": url_of(picture_file), "rounds": 1}
-        calls = [("/v1/images/generations", asked), ("/v1/loopback", body)]
+        calls = [("/v1/images/generations", drawing), ("/v1/loopback", body)]
         threads = [
             threading.Thread(target=lambda c=call: answers.append(httpx.post(url + c[0], json=c[1], timeout=100)))
             for call in calls
         ]
         for thread in threads:
             thread.start()
-        while httpx.get(f"{url}/metrics").text.find("latentbridge_requests_inside 2.0") < 0:
+        while httpx.get(f"{url}/metrics").text.find("latentbridge_requests_in_flight 2.0") < 0:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()
         assert [answer.status_code for answer in answers] == [200, 200]
-        assert process.wait(30) == -signal.SIGTERM  # uvicorn ends by the signal it was sent, once all is done
-        assert not any(Path(f"/proc/{pid}").exists() for pid in computing)
+        assert process.wait(30) == -signal.SIGTERM  # uvicorn re-raises the signal after shutdown
+        assert not any(Path(f"/proc/{pid}").exists() for pid in worker_pids)
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"{url}/healthz")
 
 
 @pytest.mark.slow
-def test_workers_that_are_killed_are_replaced_and_nobody_is_told():
-    """Five times one of two is killed while requests are under way."""
-    asked = {"prompt": "a red circle", "steps": 20, "seed": 1}
+def test_killed_workers_are_replaced_without_a_failed_request():
+    """One of two workers is killed five times while requests are running."""
+    drawing = {"prompt": "a red circle", "steps": 20, "seed": 1}
     with served("--workers", "2") as (process, url):
-        expected = httpx.post(f"{url}/v1/images/generations", json=asked, timeout=100).json()["data"]
+        expected = httpx.post(f"{url}/v1/images/generations", json=drawing, timeout=100).json()["data"]
         for _ in range(5):
             while "latentbridge_workers 2.0" not in httpx.get(f"{url}/metrics").text:
                 time.sleep(0.05)
             with ThreadPoolExecutor(6) as senders:
                 calls = [
-                    senders.submit(httpx.post, f"{url}/v1/images/generations", json=asked, timeout=100)
+                    senders.submit(httpx.post, f"{url}/v1/images/generations", json=drawing, timeout=100)
                     for _ in range(6)
                 ]
-                while httpx.get(f"{url}/metrics").text.find("latentbridge_requests_inside 6.0") < 0:
+                while httpx.get(f"{url}/metrics").text.find("latentbridge_requests_in_flight 6.0") < 0:
                     time.sleep(0.005)
                 os.kill(max(children(process.pid)), signal.SIGKILL)
                 for call in calls:
                     answer = call.result()
                     assert answer.status_code == 200 and answer.json()["data"] == expected
         assert "latentbridge_workers_lost_total 5.0" in httpx.get(f"{url}/metrics").text
-        computing = children(process.pid)
-        process.kill()  # without a word to the workers, who end all the same
+        worker_pids = children(process.pid)
+        process.kill()  # the workers get no command, and exit nevertheless
         until = time.monotonic() + 60
-        while any(Path(f"/proc/{pid}").exists() for pid in computing):
+        while any(Path(f"/proc/{pid}").exists() for pid in worker_pids):
             assert time.monotonic() < until
             time.sleep(0.05)

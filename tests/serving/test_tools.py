@@ -1,4 +1,4 @@
-"""The tools as assistants use them: the protocol's own client, over HTTP to a real server and over stdio to a real process."""
+"""The MCP tools through the protocol's own client: over HTTP to a real server, over stdio to a real process."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from latentbridge.serving.guard.rates import Allowance, Rates
 from latentbridge.serving.settings import Settings
 from latentbridge.types import Picture
 
-VERBS = ["understand", "draw", "edit", "embed", "search", "index", "loopback"]
+TOOLS = ["understand", "draw", "edit", "embed", "search", "index", "loopback"]
 KEYS = {"ada": "ada-" + "k" * 20, "bob": "bob-" + "k" * 20}
 Talk = Callable[[Client], Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
 def keyed(served_model: OmniBridge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that asks for keys, keeps indexes, and lets a key go round twice a minute."""
+    """A server with keys, indexes, and a limit of two loopbacks a minute."""
     keys = read_keys(None, {ENVIRONMENT: ",".join(f"{name}:{key}" for name, key in KEYS.items())})
     settings = Settings(indexes=tmp_path_factory.mktemp("indexes"))
     app = create_app(served_model, settings, keys=keys, rates=Rates({"loopback": Allowance(requests=2)}))
@@ -70,7 +70,7 @@ def pictures(result: CallToolResult) -> list[Picture]:
     return [open_picture(base64.b64decode(block.data)) for block in blocks]
 
 
-def refusal(result: CallToolResult) -> str:
+def error_of(result: CallToolResult) -> str:
     block = result.content[0]
     assert result.is_error and isinstance(block, TextContent), result.content
     return block.text
@@ -84,9 +84,9 @@ def test_tools_over_http_do_what_the_library_does(
 ):
     async def talk(client: Client) -> None:
         tools = (await client.list_tools()).tools
-        assert [tool.name for tool in tools] == VERBS and all(tool.description for tool in tools)
-        told = await client.call_tool("understand", {"picture": picture_url, "question": "Describe the picture."})
-        assert words(told) == served_model.understand(scene_picture, "Describe the picture.")
+        assert [tool.name for tool in tools] == TOOLS and all(tool.description for tool in tools)
+        reply = await client.call_tool("understand", {"picture": picture_url, "question": "Describe the picture."})
+        assert words(reply) == served_model.understand(scene_picture, "Describe the picture.")
         drawn = await client.call_tool("draw", {"prompt": "a red circle", "seed": 7, "steps": 2})
         assert np.array_equal(pictures(drawn)[0], served_model.generate("a red circle", seed=7, steps=2).picture)
         assert words(drawn).startswith("seed 7: ")
@@ -105,10 +105,10 @@ def test_tools_over_http_do_what_the_library_does(
 
 
 @pytest.mark.parametrize(
-    ("tool", "arguments", "told"),
+    ("tool", "arguments", "message"),
     [
-        ("understand", {}, "understand cannot be called so: picture: Field required."),
-        ("understand", {"picture": 5}, "understand cannot be called so: picture: Input should be a valid string."),
+        ("understand", {}, "Invalid arguments of understand: picture: Field required."),
+        ("understand", {"picture": 5}, "Invalid arguments of understand: picture: Input should be a valid string."),
         ("understand", {"picture": "x", "bogus": 1}, "Unknown argument of understand 'bogus'; choose one of: effort,"),
         (
             "index",
@@ -117,12 +117,12 @@ def test_tools_over_http_do_what_the_library_does(
         ),
     ],
 )
-def test_arguments_that_a_tool_does_not_take_are_refused_in_one_sentence(
-    keyed: Server, tool: str, arguments: dict[str, Any], told: str
+def test_invalid_arguments_are_rejected_in_one_sentence(
+    keyed: Server, tool: str, arguments: dict[str, Any], message: str
 ):
     async def talk(client: Client) -> None:
-        said = refusal(await client.call_tool(tool, arguments))
-        assert told in said and "\n" not in said and "pydantic" not in said
+        error = error_of(await client.call_tool(tool, arguments))
+        assert message in error and "\n" not in error and "pydantic" not in error
 
     over_http(keyed, KEYS["ada"], talk)
 
@@ -138,9 +138,9 @@ def test_without_the_key_there_are_no_tools(keyed: Server):
     assert keyed.ask("POST", "/mcp", b"{}", "Content-Type: application/json").status == 401
 
 
-def test_assistants_of_the_older_protocol_are_served_and_asked_for_their_key_too(keyed: Server):
+def test_the_older_protocol_is_served_behind_keys_too(keyed: Server):
     async def talk(client: Client) -> None:
-        assert [tool.name for tool in (await client.list_tools()).tools] == VERBS
+        assert [tool.name for tool in (await client.list_tools()).tools] == TOOLS
         assert "picture 1" not in words(await client.call_tool("embed", {"texts": ["a star", "a circle"]}))
 
     over_http(keyed, KEYS["bob"], talk, mode="legacy")
@@ -151,15 +151,15 @@ def _all_words(error: BaseException) -> str:
     return " ".join([repr(error), *map(_all_words, inner)])
 
 
-def test_a_tool_spends_what_its_callers_key_may_ask(keyed: Server, picture_url: str):
+def test_a_tool_counts_against_the_rate_of_its_callers_key(keyed: Server, picture_url: str):
     async def thrice(client: Client) -> list[CallToolResult]:
-        walk = {"picture": picture_url, "rounds": 99}  # too many, which is refused by the route, after the rate
+        walk = {"picture": picture_url, "rounds": 99}  # too many, which the route rejects after the rate was counted
         return [await client.call_tool("loopback", walk) for _ in range(3)]
 
-    said = [refusal(result) for result in over_http(keyed, KEYS["ada"], thrice)]
-    assert all("99" in words for words in said[:2])
-    assert "Come back in" in said[2] and "loopback" in said[2]
-    assert "99" in refusal(over_http(keyed, KEYS["bob"], thrice)[0])
+    errors = [error_of(result) for result in over_http(keyed, KEYS["ada"], thrice)]
+    assert all("99" in error for error in errors[:2])
+    assert "Retry in" in errors[2] and "loopback" in errors[2]
+    assert "99" in error_of(over_http(keyed, KEYS["bob"], thrice)[0])
 
 
 def test_over_http_no_file_is_read_or_written(keyed: Server, tmp_path: Path, scene_picture: Picture):
@@ -167,12 +167,12 @@ def test_over_http_no_file_is_read_or_written(keyed: Server, tmp_path: Path, sce
     path.write_bytes(png_of(scene_picture))
 
     async def talk(client: Client) -> None:
-        for place in (str(path), path.as_uri(), "here.png"):
-            assert "data URL" in refusal(await client.call_tool("understand", {"picture": place}))
-            assert "data URL" in refusal(
-                await client.call_tool("edit", {"picture": place, "instruction": "make it red"})
+        for path_text in (str(path), path.as_uri(), "here.png"):
+            assert "data URL" in error_of(await client.call_tool("understand", {"picture": path_text}))
+            assert "data URL" in error_of(
+                await client.call_tool("edit", {"picture": path_text, "instruction": "make it red"})
             )
-            assert "data URL" in refusal(await client.call_tool("index", {"name": "stolen", "add": [place]}))
+            assert "data URL" in error_of(await client.call_tool("index", {"name": "stolen", "add": [path_text]}))
         drawn = await client.call_tool("draw", {"prompt": "a star", "seed": 1, "steps": 1})
         assert "saved" not in words(drawn)
 
@@ -193,7 +193,7 @@ def test_over_http_no_file_is_read_or_written(keyed: Server, tmp_path: Path, sce
     ],
     ids=["empty", "cut", "nan", "deep", "list", "no-method", "open", "binary"],
 )
-def test_what_is_no_message_is_refused(keyed: Server, body: bytes):
+def test_an_invalid_message_is_rejected(keyed: Server, body: bytes):
     accepted = "Accept: application/json, text/event-stream"
     key = f"Authorization: Bearer {KEYS['ada']}"
     assert 400 <= keyed.ask("POST", "/mcp", body, "Content-Type: application/json", accepted, key).status < 500
@@ -201,16 +201,16 @@ def test_what_is_no_message_is_refused(keyed: Server, body: bytes):
     assert keyed.lives()
 
 
-def test_pictures_are_indexed_found_and_taken_out_over_http(keyed: Server, three_pictures: list[Picture]):
+def test_pictures_are_indexed_found_and_deleted_over_http(keyed: Server, three_pictures: list[Picture]):
     urls = ["data:image/png;base64," + base64.b64encode(png_of(picture)).decode() for picture in three_pictures]
 
     async def talk(client: Client) -> None:
         added = await client.call_tool("index", {"name": "scenes", "add": urls})
         ids = (added.structured_content or {})["added"]
         assert len(set(ids)) == 3 and "scenes: 3 items" in words(await client.call_tool("index", {}))
-        found = await client.call_tool("search", {"index": "scenes", "picture": urls[1], "k": 2})
-        assert [line.split()[1] for line in words(found).splitlines()][0] == ids[1]
-        assert words(found).startswith("1.000") and not pictures(found)
+        hits = await client.call_tool("search", {"index": "scenes", "picture": urls[1], "k": 2})
+        assert [line.split()[1] for line in words(hits).splitlines()][0] == ids[1]
+        assert words(hits).startswith("1.000") and not pictures(hits)
         more = await client.call_tool("search", {"index": "scenes", "like": [ids[1]], "words": "a star", "k": 3})
         assert ids[1] not in words(more) and len(words(more).splitlines()) == 2
         await client.call_tool("index", {"name": "scenes", "remove": ids[:2]})
@@ -218,16 +218,16 @@ def test_pictures_are_indexed_found_and_taken_out_over_http(keyed: Server, three
         assert [hit["id"] for hit in (left.structured_content or {})["hits"]] == ids[2:]
         partly = await client.call_tool("search", {"index": "scenes", "words": "a zxqv star"})
         assert words(partly) == f'The model does not know "zxqv"; ranked by the rest.\n{words(left)}'
-        asked = {"index": "scenes", "words": "zxqv"}
-        none = await client.call_tool("search", asked)
-        assert "no word" in words(none) and words(none).endswith("Nothing was found.")
-        assert (none.structured_content or {})["unknown_words"] == ["zxqv"]
-        guess = await client.call_tool("search", asked | {"allow_unknown": True})
+        query = {"index": "scenes", "words": "zxqv"}
+        unknown = await client.call_tool("search", query)
+        assert "no word" in words(unknown) and words(unknown).endswith("Nothing was found.")
+        assert (unknown.structured_content or {})["unknown_words"] == ["zxqv"]
+        guess = await client.call_tool("search", query | {"allow_unknown": True})
         assert [hit["id"] for hit in (guess.structured_content or {})["hits"]] == ids[2:]
         for name in ("../scenes", "/etc", "a b", ""):
-            assert refusal(await client.call_tool("index", {"name": name, "add": urls}))
-            assert refusal(await client.call_tool("search", {"index": name, "words": "a star"}))
-        assert "words" in refusal(await client.call_tool("search", {"index": "scenes", "avoid": ["a star"]}))
+            assert error_of(await client.call_tool("index", {"name": name, "add": urls}))
+            assert error_of(await client.call_tool("search", {"index": name, "words": "a star"}))
+        assert "words" in error_of(await client.call_tool("search", {"index": "scenes", "avoid": ["a star"]}))
 
     over_http(keyed, KEYS["ada"], talk)
 
@@ -251,9 +251,9 @@ def test_over_stdio_an_assistant_works_with_files(
 
     async def talk() -> None:
         async with Client(process) as client:
-            assert [tool.name for tool in (await client.list_tools()).tools] == VERBS
-            told = await client.call_tool("understand", {"picture": str(shown), "question": "Describe the picture."})
-            assert words(told) == served_model.understand(scene_picture, "Describe the picture.")
+            assert [tool.name for tool in (await client.list_tools()).tools] == TOOLS
+            reply = await client.call_tool("understand", {"picture": str(shown), "question": "Describe the picture."})
+            assert words(reply) == served_model.understand(scene_picture, "Describe the picture.")
             drawn = await client.call_tool("draw", {"prompt": "a red circle", "seed": 7, "steps": 2})
             saved = out / "picture-2.png"
             assert words(drawn).endswith(f"saved as {saved}") and (out / "picture-1.png").read_bytes() == b"mine"
@@ -265,17 +265,17 @@ def test_over_stdio_an_assistant_works_with_files(
             added = await client.call_tool("index", {"name": "album", "add": [str(album)]})
             assert (added.structured_content or {})["items"] == 3 and "left out: " in words(added)
             query = {"index": "album", "picture": str(album / "2.png"), "k": 1}
-            found = await client.call_tool("search", query)
-            assert words(found) == f"1.000  {album / '2.png'}" and pictures(found)[0].shape == (160, 160, 3)
-            assert "no picture" in refusal(
+            hits = await client.call_tool("search", query)
+            assert words(hits) == f"1.000  {album / '2.png'}" and pictures(hits)[0].shape == (160, 160, 3)
+            assert "no picture" in error_of(
                 await client.call_tool("understand", {"picture": str(tmp_path / "none.png")})
             )
-            assert "empty" in refusal(await client.call_tool("draw", {"prompt": " "}))
+            assert "empty" in error_of(await client.call_tool("draw", {"prompt": " "}))
 
     asyncio.run(talk())
 
 
-# --- the verb ---
+# --- the command ---
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(

@@ -1,4 +1,4 @@
-"""The page for people in a headless Chromium: what a person would do, on wide and narrow screens, by mouse and by keys."""
+"""The web page in a headless Chromium, on wide and narrow screens, by mouse and by keyboard."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.serving.browser import choose_picture, launch, open_tab  # noqa: E402
 from latentbridge.serving.ui.page import PATH, add_page  # noqa: E402
 
 pytestmark = pytest.mark.browser
-PATIENCE_MS = 60_000
+TIMEOUT_MS = 60_000
 KEY = "k" * 20
 WIDE, NARROW = (1200, 900), (390, 844)
 PICTURES = 5
@@ -47,30 +47,30 @@ FACTS = "Describe the picture."
 
 @dataclass
 class Visit:
-    """A page in a browser, and what it asked for and complained of."""
+    """A page in a browser, with its requests and console errors."""
 
     page: playwright.Page
     shots: Path
     host: str
-    asked: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def open(self, name: str) -> playwright.Locator:
-        """The tab of that name, chosen."""
+        """Open a tab and return its panel."""
         return open_tab(self.page, name)
 
     def shoot(self, name: str) -> None:
         self.page.screenshot(path=str(self.shots / f"{name}.png"), full_page=True)
 
     def picture(self, image: playwright.Locator) -> Picture:
-        """The very pixels an image element shows."""
+        """Return the pixels of an image element."""
         image.wait_for()
         address = image.get_attribute("src")
         assert address is not None
         return np.asarray(Image.open(BytesIO(self.page.request.get(address).body())).convert("RGB"))
 
     def notice(self) -> str:
-        """What the page says went wrong."""
+        """Return the text of the error notice."""
         return self.page.get_by_test_id("toast-body").inner_text()
 
 
@@ -90,7 +90,7 @@ def files(pictures: list[Picture], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def served(served_model: OmniBridge, files: list[Path], pictures: list[Picture], tmp_path_factory) -> Iterator[Server]:
     """The server with its page and one index of five pictures."""
-    index_registry = tmp_path_factory.mktemp("shelf")
+    index_registry = tmp_path_factory.mktemp("indexes")
     index = create_index(index_registry / "scenes", served_model.embedding_size, fingerprint(served_model))
     places = [{"file": str(file)} for file in files]
     index.add([file.name for file in files], served_model.embed(images=pictures), places)
@@ -103,7 +103,7 @@ def served(served_model: OmniBridge, files: list[Path], pictures: list[Picture],
 
 @pytest.fixture(scope="module")
 def guarded(served_model: OmniBridge) -> Iterator[Server]:
-    """A server that asks for a key and lets it draw once a minute."""
+    """A server with a key that may draw once a minute."""
     keys, rates = read_keys(None, {ENVIRONMENT: f"ada:{KEY}"}), Rates({"draw": Allowance(1)})
     app = create_app(served_model, keys=keys, rates=rates)
     add_page(app, rates)
@@ -113,7 +113,7 @@ def guarded(served_model: OmniBridge) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[playwright.Browser]:
-    playwright.expect.set_options(timeout=PATIENCE_MS)
+    playwright.expect.set_options(timeout=TIMEOUT_MS)
     with playwright.sync_playwright() as driver:
         try:
             yield launch(driver)
@@ -123,16 +123,16 @@ def browser() -> Iterator[playwright.Browser]:
 
 @pytest.fixture
 def visit(browser: playwright.Browser, tmp_path: Path) -> Iterator[Callable[..., Visit]]:
-    """Opens the page of a server; in the end nothing may have come from elsewhere, and nothing an error."""
+    """Open the page of a server; at the end there must be no request to another host and no console error."""
     visits: list[Visit] = []
 
     def go(server: Server, size: tuple[int, int] = WIDE, **options) -> Visit:
         page = browser.new_page(viewport={"width": size[0], "height": size[1]}, **options)
-        page.set_default_timeout(PATIENCE_MS)
+        page.set_default_timeout(TIMEOUT_MS)
         new = Visit(page, tmp_path, f"127.0.0.1:{server.port}")
-        page.on("request", lambda request: new.asked.append(request.url))
-        page.on("console", lambda line: line.type == "error" and new.complaints.append(_told(line)))
-        page.on("pageerror", lambda error: new.complaints.append(str(error)))
+        page.on("request", lambda request: new.requests.append(request.url))
+        page.on("console", lambda line: line.type == "error" and new.errors.append(_describe(line)))
+        page.on("pageerror", lambda error: new.errors.append(str(error)))
         page.goto(f"http://{new.host}/")
         page.get_by_role("tab", name="Chat", exact=True).wait_for()
         visits.append(new)
@@ -141,17 +141,17 @@ def visit(browser: playwright.Browser, tmp_path: Path) -> Iterator[Callable[...,
     yield go
     for each in visits:
         each.page.close()
-        addresses = [urlsplit(url) for url in each.asked]
+        addresses = [urlsplit(url) for url in each.requests]
         assert {address.netloc for address in addresses if address.scheme not in ("data", "blob")} == {each.host}
-        assert each.complaints == []
+        assert each.errors == []
 
 
-def _told(line: playwright.ConsoleMessage) -> str:
+def _describe(line: playwright.ConsoleMessage) -> str:
     return f"{line.text} ({line.location['url']})"
 
 
 def drop_picture(visit: Visit, tab: playwright.Locator, file: Path) -> None:
-    """A picture dragged in from elsewhere."""
+    """Drag a picture into the page."""
     transfer = visit.page.evaluate_handle(
         """(bytes) => {
             const transfer = new DataTransfer();
@@ -160,14 +160,14 @@ def drop_picture(visit: Visit, tab: playwright.Locator, file: Path) -> None:
         }""",
         list(file.read_bytes()),
     )
-    place = tab.get_by_role("button", name="Drop").first
+    element = tab.get_by_role("button", name="Drop").first
     for event in ("dragenter", "dragover", "drop"):
-        place.dispatch_event(event, {"dataTransfer": transfer})
+        element.dispatch_event(event, {"dataTransfer": transfer})
     tab.locator("[data-testid=image] img").wait_for()
 
 
 def draw(tab: playwright.Locator, prompt: str, steps: int = 2) -> None:
-    """One picture, with seed 5 and few steps."""
+    """Draw one picture, with seed 5 and few steps."""
     tab.get_by_label("What to draw").fill(prompt)
     tab.get_by_label("Seed").fill("5")
     tab.get_by_role("spinbutton", name="Pictures").fill("1")
@@ -176,7 +176,7 @@ def draw(tab: playwright.Locator, prompt: str, steps: int = 2) -> None:
 
 
 def wait_until_before_has(share: float, after: playwright.Locator) -> None:
-    """Until the slider hides that share of the later picture, a square in the middle of its element."""
+    """Wait until the slider hides that share of the later picture, a square in the middle of its element."""
     box = after.bounding_box()
     assert box is not None
     margin = (1 - box["height"] / box["width"]) / 2
@@ -189,7 +189,7 @@ def wait_until_before_has(share: float, after: playwright.Locator) -> None:
     )
 
 
-def test_a_question_about_a_picture_is_answered_word_by_word(visit, served, served_model, pictures, files):
+def test_a_reply_is_streamed(visit, served, served_model, pictures, files):
     at = visit(served)
     tab = at.open("Chat")
     choose_picture(tab, files[0])
@@ -217,7 +217,7 @@ def test_a_question_about_a_picture_is_answered_word_by_word(visit, served, serv
     assert tab.locator(BOT).count() == 0
 
 
-def test_a_seed_draws_what_the_library_draws_and_the_wall_keeps_it(visit, served, served_model):
+def test_a_drawing_is_that_of_the_library_and_stays_in_the_gallery(visit, served, served_model):
     at = visit(served)
     tab = at.open("Draw")
     draw(tab, "a red circle")
@@ -230,15 +230,15 @@ def test_a_seed_draws_what_the_library_draws_and_the_wall_keeps_it(visit, served
     assert "seed 5" in tab.locator(".grid-wrap").inner_text()
 
 
-def test_an_edit_lies_over_what_was_before_and_the_slider_parts_them(visit, served, served_model, pictures, files):
+def test_a_slider_compares_an_edit_with_its_source(visit, served, served_model, pictures, files):
     at = visit(served)
-    tab = at.open("EditJob")
+    tab = at.open("Edit")
     choose_picture(tab, files[0])
     tab.get_by_label("What to change").fill("make the background black")
     tab.get_by_role("button", name="More").click()
     tab.get_by_label("Seed").fill("5")
     tab.get_by_role("spinbutton", name="Steps").fill("2")
-    tab.get_by_role("button", name="EditJob", exact=True).click()
+    tab.get_by_role("button", name="Edit", exact=True).click()
     both = tab.locator(".both img")
     both.nth(1).wait_for()
     edited = served_model.edit(pictures[0], "make the background black", seed=5, steps=2).picture
@@ -253,14 +253,14 @@ def test_an_edit_lies_over_what_was_before_and_the_slider_parts_them(visit, serv
         wait_until_before_has(share, both.nth(1))
 
 
-def test_words_a_dropped_picture_and_both_find_pictures(visit, served, served_model, files):
+def test_search_by_words_by_a_dropped_picture_and_by_both(visit, served, served_model, files):
     at = visit(served)
     tab = at.open("Search")
-    found, words = tab.locator(".grid-wrap img"), tab.get_by_role("textbox", name="Words", exact=True)
+    hits, words = tab.locator(".grid-wrap img"), tab.get_by_role("textbox", name="Words", exact=True)
     playwright.expect(tab.get_by_label("Index")).to_have_value("scenes")
     words.fill("a picture")
     tab.get_by_role("button", name="Search", exact=True).click()
-    playwright.expect(found).to_have_count(PICTURES)
+    playwright.expect(hits).to_have_count(PICTURES)
     words.fill("")
     drop_picture(at, tab, files[3])
     tab.get_by_role("button", name="Search", exact=True).click()
@@ -268,7 +268,7 @@ def test_words_a_dropped_picture_and_both_find_pictures(visit, served, served_mo
     words.fill("on black")
     tab.get_by_role("button", name="Search", exact=True).click()
     tab.get_by_text("1.000 3.png").wait_for(state="hidden")
-    playwright.expect(found).to_have_count(PICTURES)
+    playwright.expect(hits).to_have_count(PICTURES)
     at.shoot("search")
 
     words.fill("zxqv")
@@ -280,22 +280,22 @@ def test_words_a_dropped_picture_and_both_find_pictures(visit, served, served_mo
     more = tab.get_by_role("button", name="More like the chosen one")
     playwright.expect(more).to_be_enabled()
     more.click()
-    playwright.expect(found).to_have_count(PICTURES - 1)
+    playwright.expect(hits).to_have_count(PICTURES - 1)
 
 
-def test_a_walk_is_a_strip_of_pictures_with_its_curve(visit, served, files):
+def test_a_loopback_has_pictures_and_a_plot(visit, served, files):
     at = visit(served)
     tab = at.open("Loopback")
     choose_picture(tab, files[1])
     tab.get_by_role("spinbutton", name="Rounds").fill("2")
-    tab.get_by_role("button", name="Go round").click()
+    tab.get_by_role("button", name="Start").click()
     playwright.expect(tab.locator(".grid-wrap img")).to_have_count(3)
     tab.locator(".vega-embed svg, .vega-embed canvas").first.wait_for()
     at.shoot("loopback")
 
 
-@pytest.mark.parametrize("name", ["Chat", "Draw", "EditJob", "Search", "Loopback"])
-def test_a_narrow_screen_needs_no_scrolling_sideways(visit, served, name):
+@pytest.mark.parametrize("name", ["Chat", "Draw", "Edit", "Search", "Loopback"])
+def test_a_narrow_screen_has_no_horizontal_scrolling(visit, served, name):
     at = visit(served, NARROW)
     tab = at.open(name)
     at.shoot(f"narrow-{name.lower()}")
@@ -316,42 +316,42 @@ def test_a_drawing_on_a_narrow_screen(visit, served):
 
 @dataclass
 class Keyboard:
-    """A visitor who has no mouse."""
+    """A visitor without a mouse."""
 
     page: playwright.Page
 
-    def go_to(self, place: playwright.Locator) -> playwright.Locator:
-        """On by the Tab key, until the place has the focus."""
-        place.wait_for()
+    def go_to(self, element: playwright.Locator) -> playwright.Locator:
+        """Press Tab until the element has the focus."""
+        element.wait_for()
         for _ in range(80):
-            if place.evaluate("place => place === document.activeElement"):
-                return place
+            if element.evaluate("element => element === document.activeElement"):
+                return element
             self.page.keyboard.press("Tab")
-        raise AssertionError(f"{place} cannot be reached by the Tab key")
+        raise AssertionError(f"{element} cannot be reached by the Tab key")
 
-    def press(self, place: playwright.Locator) -> None:
-        self.go_to(place)
+    def press(self, element: playwright.Locator) -> None:
+        self.go_to(element)
         self.page.keyboard.press("Enter")
 
-    def fill(self, place: playwright.Locator, text: str) -> None:
-        """As typed: what stands there is marked and written over."""
-        self.go_to(place)
+    def fill(self, element: playwright.Locator, text: str) -> None:
+        """Replace the text of an input by typing."""
+        self.go_to(element)
         self.page.keyboard.press("Control+a")
         self.page.keyboard.type(text)
 
-    def choose(self, place: playwright.Locator, file: Path) -> None:
-        """A picture, by the browser's own dialogue."""
+    def choose(self, element: playwright.Locator, file: Path) -> None:
+        """Choose a file in the browser's dialogue."""
         with self.page.expect_file_chooser() as dialogue:
-            self.press(place)
+            self.press(element)
         dialogue.value.set_files(str(file))
 
     def open(self, name: str) -> playwright.Locator:
-        """The tab of that name; tabs are gone through by the arrows."""
+        """Open a tab; arrows move between tabs."""
         self.press(self.page.get_by_role("tab", name=name, exact=True))
         return self.page.get_by_role("tabpanel")
 
 
-def test_by_keys_a_picture_is_asked_about_and_the_talk_begun_anew(visit, served, served_model, pictures, files):
+def test_by_keyboard_a_picture_is_asked_about_and_the_conversation_reset(visit, served, served_model, pictures, files):
     keys = Keyboard(visit(served).page)
     tab = keys.open("Chat")
     keys.choose(tab.get_by_role("button", name="Upload"), files[0])
@@ -363,7 +363,7 @@ def test_by_keys_a_picture_is_asked_about_and_the_talk_begun_anew(visit, served,
     tab.get_by_text("begins a new conversation").wait_for()
 
 
-def test_by_keys_a_drawing_is_asked_for(visit, served):
+def test_by_keyboard_pictures_are_drawn(visit, served):
     keys = Keyboard(visit(served).page)
     tab = keys.open("Draw")
     keys.fill(tab.get_by_label("What to draw"), "a red circle")
@@ -372,9 +372,9 @@ def test_by_keys_a_drawing_is_asked_for(visit, served):
     playwright.expect(tab.locator(".grid-wrap img")).to_have_count(2)
 
 
-def test_by_keys_a_picture_is_edited_and_compared(visit, served, files):
+def test_by_keyboard_a_picture_is_edited_and_compared(visit, served, files):
     keys = Keyboard(visit(served).page)
-    tab = keys.open("EditJob")
+    tab = keys.open("Edit")
     keys.choose(tab.get_by_role("button", name="Drop").first, files[0])
     tab.locator("[data-testid=image] img").wait_for()
     keys.fill(tab.get_by_label("What to change"), "make the background white")
@@ -386,20 +386,20 @@ def test_by_keys_a_picture_is_edited_and_compared(visit, served, files):
     wait_until_before_has(0.0, after)
 
 
-def test_by_keys_pictures_are_found_and_more_like_one(visit, served):
+def test_by_keyboard_pictures_are_found_and_more_like_one(visit, served):
     keys = Keyboard(visit(served).page)
     tab = keys.open("Search")
     playwright.expect(tab.get_by_label("Index")).to_have_value("scenes")
     keys.fill(tab.get_by_role("textbox", name="Words", exact=True), "a picture")
     keys.page.keyboard.press("Enter")
-    found = tab.locator(".grid-wrap img")
-    playwright.expect(found).to_have_count(PICTURES)
+    hits = tab.locator(".grid-wrap img")
+    playwright.expect(hits).to_have_count(PICTURES)
     keys.press(tab.locator(".grid-wrap button").nth(1))
     keys.press(tab.get_by_role("button", name="More like the chosen one"))
-    playwright.expect(found).to_have_count(PICTURES - 1)
+    playwright.expect(hits).to_have_count(PICTURES - 1)
 
 
-def test_by_keys_a_walk_is_begun(visit, served, files):
+def test_by_keyboard_a_loopback_is_started(visit, served, files):
     keys = Keyboard(visit(served).page)
     tab = keys.open("Loopback")
     keys.choose(tab.get_by_role("button", name="Drop").first, files[1])
@@ -407,19 +407,19 @@ def test_by_keys_a_walk_is_begun(visit, served, files):
     keys.go_to(tab.get_by_role("slider", name="Rounds"))
     for _ in range(3):
         keys.page.keyboard.press("ArrowLeft")
-    keys.press(tab.get_by_role("button", name="Go round"))
+    keys.press(tab.get_by_role("button", name="Start"))
     playwright.expect(tab.locator(".grid-wrap img")).to_have_count(2)
 
 
 @pytest.mark.parametrize("path", ["/", PATH])
-def test_its_addresses_lead_to_the_page(served, path):
+def test_the_root_redirects_to_the_page(served, path):
     assert b"location: /ui/\r\n" in served.ask("GET", path).raw.lower()
 
 
-def test_what_the_api_refuses_the_page_says_in_its_words(visit, served, tmp_path):
+def test_the_page_shows_the_errors_of_the_api(visit, served, tmp_path):
     at = visit(served)
-    tab = at.open("EditJob")
-    tab.get_by_role("button", name="EditJob", exact=True).click()
+    tab = at.open("Edit")
+    tab.get_by_role("button", name="Edit", exact=True).click()
     assert "drop one on the page" in at.notice()
     at.shoot("notice")
     at.page.get_by_test_id("toast-close").click()
@@ -427,22 +427,22 @@ def test_what_the_api_refuses_the_page_says_in_its_words(visit, served, tmp_path
     tab.locator("input[type=file]").first.set_input_files(str(tmp_path / "no.png"))
     tab.locator("[data-testid=image] img").wait_for(state="attached")
     tab.get_by_label("What to change").fill("make the circle green")
-    tab.get_by_role("button", name="EditJob", exact=True).click()
+    tab.get_by_role("button", name="Edit", exact=True).click()
     assert "picture" in at.notice()
 
 
-def test_an_address_in_an_event_is_not_asked(served_model):
+def test_a_url_in_an_event_is_not_fetched(served_model):
     app = create_app(served_model)
     add_page(app, Rates())
     page = next(route.app for route in app.routes if getattr(route, "path", "") == PATH).get_blocks()
     asks = next(event for event in page.fns.values() if event.inputs and isinstance(event.inputs[0], gradio.Image))
     file = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
     with ThreadPoolExecutor() as aside, pytest.raises(gradio.Error, match="Pictures come as files"):
-        asked = page.preprocess_data(asks, [file, *[None] * (len(asks.inputs) - 1)], None)
-        aside.submit(asyncio.run, asked).result()  # this thread has Playwright's loop
+        preprocessing = page.preprocess_data(asks, [file, *[None] * (len(asks.inputs) - 1)], None)
+        aside.submit(asyncio.run, preprocessing).result()  # this thread has Playwright's loop
 
 
-def test_a_key_opens_the_page_and_its_limits_hold(visit, guarded):
+def test_a_key_opens_the_page_with_its_rate_limits(visit, guarded):
     at = visit(guarded, http_credentials={"username": "ada", "password": KEY})
     tab = at.open("Draw")
     draw(tab, "a red circle", steps=1)
@@ -452,5 +452,5 @@ def test_a_key_opens_the_page_and_its_limits_hold(visit, guarded):
 
 
 @pytest.mark.parametrize("path", ["/", "/ui/", "/ui/config", "/ui/gradio_api/info", "/ui/gradio_api/queue/data"])
-def test_nothing_of_the_page_is_for_strangers(guarded, path):
+def test_the_page_needs_a_key(guarded, path):
     assert guarded.ask("GET", path).status == 401

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from latentbridge.light_imports import import_model
 
 if TYPE_CHECKING:
-    from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
     from latentbridge.models.trainable import TrainableModel
 
 
@@ -17,10 +16,3 @@ def open_model(source: str, device: str = "cpu", draws: bool = True) -> Trainabl
     from latentbridge.models.checkpoint import load
 
     return load(source, device=device, draws=draws)
-
-
-def open_omnibridge(source: str, verb: str) -> OmniBridge:
-    """Load an OmniBridge; raise UserError for another model, saying that it cannot do what `verb` says."""
-    from latentbridge.models.checkpoint import as_omnibridge
-
-    return as_omnibridge(open_model(source), verb)

@@ -1,4 +1,4 @@
-"""The verbs that serve the model: over HTTP, and to an assistant on this machine."""
+"""The commands that serve a model: `serve` over HTTP, `mcp` to an assistant on this machine."""
 
 from __future__ import annotations
 
@@ -11,55 +11,53 @@ from typing import Annotated
 import typer
 
 from latentbridge.cli.arguments import ModelName, check_at_least, check_folder
-from latentbridge.cli.loading import open_omnibridge
+from latentbridge.cli.loading import open_model
 from latentbridge.errors import UserError
 from latentbridge.light_imports import import_model
 from latentbridge.processes import cores
 from latentbridge.serving.settings import Settings
 
 _DEFAULTS = Settings()
-_MOST = 4
-"""Workers started unasked: each has weights and memory of its own."""
-Indexes = Annotated[
-    str | None,
-    typer.Option("--indexes", help="The folder, or postgres://host/database, whose indexes are searched and filled."),
+_MAX_DEFAULT_WORKERS = 4
+"""Each worker has its own copy of the weights."""
+_WORKERS_HELP = f"Worker processes; 1 computes in this one. By default one per core, up to {_MAX_DEFAULT_WORKERS}."
+_INDEXES_HELP = "The folder, or postgres://host/database, whose indexes are searched and filled."
+Host = Annotated[str, typer.Option("--host", help="The address to listen on.")]
+Port = Annotated[int, typer.Option("--port", help="The port; 0 takes a free one.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="The model's name in the API; by default the last part of --model.")
 ]
+Indexes = Annotated[str | None, typer.Option("--indexes", help=_INDEXES_HELP)]
+KeyFile = Annotated[
+    Path | None, typer.Option("--keys", help='A file of "name:key" lines; keys may also stand in LATENTBRIDGE_KEYS.')
+]
+RateLimits = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="KIND=REQUESTS[,COST]", help="Rate limit of each key, per minute; repeatable."),
+]
+FetchHosts = Annotated[
+    list[str] | None, typer.Option("--fetch", metavar="HOST", help="Fetch pictures from this host; repeatable.")
+]
+MaxRequests = Annotated[int, typer.Option("--max-requests", help="Concurrent requests; further ones get a 429.")]
+TimeoutS = Annotated[float, typer.Option("--timeout", help="Seconds after which a request is cancelled.")]
+Workers = Annotated[int | None, typer.Option("--workers", help=_WORKERS_HELP)]
 
 
 def serve(
-    host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="The port; 0 takes a free one.")] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     model: ModelName = "tiny",
-    name: Annotated[
-        str | None, typer.Option("--name", help="What clients call the model; the end of --model unless given.")
-    ] = None,
+    name: Name = None,
     indexes: Indexes = None,
-    keys: Annotated[
-        Path | None,
-        typer.Option("--keys", help='A file of "name:key" lines; keys may also stand in LATENTBRIDGE_KEYS.'),
-    ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option("--limit", metavar="KIND=REQUESTS[,COST]", help="What each key may ask in a minute; repeatable."),
-    ] = None,
-    fetch: Annotated[
-        list[str] | None, typer.Option("--fetch", metavar="HOST", help="Fetch pictures from this host; repeatable.")
-    ] = None,
-    ui: Annotated[bool, typer.Option("--ui", help="Show a page for people at /ui.")] = False,
-    max_requests: Annotated[
-        int, typer.Option("--max-requests", help="Requests taken in at a time; the next ones are told to come back.")
-    ] = _DEFAULTS.max_requests,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", help="Seconds after which an answer is given up.")
-    ] = _DEFAULTS.request_timeout_s,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers", help=f"Processes that compute; 1 stays in this one. A core each unless given, up to {_MOST}."
-        ),
-    ] = None,
+    keys: KeyFile = None,
+    limit: RateLimits = None,
+    fetch: FetchHosts = None,
+    ui: Annotated[bool, typer.Option("--ui", help="Serve a web page at /ui.")] = False,
+    max_requests: MaxRequests = _DEFAULTS.max_requests,
+    timeout_s: TimeoutS = _DEFAULTS.request_timeout_s,
+    workers: Workers = None,
 ) -> None:
-    """Serve the model over HTTP, for OpenAI's clients and others.
+    """Serve a model over HTTP, with OpenAI's API.
 
     \b
     Examples:
@@ -69,9 +67,9 @@ def serve(
       latentbridge serve --host 0.0.0.0 --keys keys --limit chat=60,6000
       curl http://127.0.0.1:8000/v1/models
     """
-    _be_strict()
+    _set_strict_mkl()
     check_at_least("--max-requests", max_requests, 1)
-    workers = min(cores(), _MOST) if workers is None else workers
+    workers = min(cores(), _MAX_DEFAULT_WORKERS) if workers is None else workers
     check_at_least("--workers", workers, 1)
     if not 0 <= port <= 65_535:
         raise UserError(f"--port {port} is no port; give a number from 0 to 65535, such as 8000.")
@@ -79,10 +77,10 @@ def serve(
         raise UserError(f"--timeout {timeout_s} is out of range; give seconds, such as 120.")
     from latentbridge.serving.guard.keys import check_bind, read_keys
 
-    known = read_keys(keys)
-    check_bind(host, known)
+    api_keys = read_keys(keys)
+    check_bind(host, api_keys)
     import_model(model)
-    with _needed("serve,ui" if ui else "serve"):
+    with _requiring("serve,ui" if ui else "serve"):
         from latentbridge.serving.api import create_app
         from latentbridge.serving.guard.fetch import Fetching
         from latentbridge.serving.guard.limits import KINDS, OTHER, Limits
@@ -96,17 +94,10 @@ def serve(
     rates = Rates(parse_allowances(limit or [], (*KINDS.values(), OTHER)))
     check_free(host, port)
     settings = Settings(
-        name or _last_name(model),
-        model,
-        workers,
-        indexes,
-        max_requests=max_requests,
-        request_timeout_s=timeout_s,
+        name or _base_name(model), model, workers, indexes, max_requests=max_requests, request_timeout_s=timeout_s
     )
     limits = Limits()
-    app = create_app(
-        open_omnibridge(model, "be served"), settings, keys=known, rates=rates, limits=limits, fetching=fetching
-    )
+    app = create_app(open_model(model), settings, keys=api_keys, rates=rates, limits=limits, fetching=fetching)
     if ui:
         add_page(app, rates)
     listen(app, host, port, limits)
@@ -116,54 +107,50 @@ def mcp(
     model: ModelName = "tiny",
     indexes: Indexes = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="A folder to save pictures in, so that tools can go on with them.")
+        Path | None, typer.Option("--out", help="A folder to save pictures in, so that other tools can use them.")
     ] = None,
 ) -> None:
-    """Be tools for an assistant on this machine: MCP over stdin and stdout.
+    """Serve tools to an assistant on this machine: MCP over stdin and stdout.
 
-    An assistant starts it; docs/mcp.md has what to paste into its settings. `latentbridge serve` has the same tools at /mcp.
+    An assistant starts it; docs/mcp.md has the settings to paste. `latentbridge serve` has the same tools at /mcp.
 
     \b
     Examples:
       latentbridge mcp
       latentbridge mcp --indexes my_indexes --out drawings
     """
-    _be_strict()
+    _set_strict_mkl()
     if out is not None:
         check_folder(out)
     _check_indexes(indexes)
     import_model(model)
-    with _needed("serve"):
+    with _requiring("serve"):
         from latentbridge.serving.api import create_app
         from latentbridge.serving.tools import serve_stdio
     import asyncio
 
-    asyncio.run(
-        serve_stdio(
-            create_app(open_omnibridge(model, "be served"), Settings(_last_name(model), model, indexes=indexes)), out
-        )
-    )
+    asyncio.run(serve_stdio(create_app(open_model(model), Settings(_base_name(model), model, indexes=indexes)), out))
 
 
-def _check_indexes(shelf: str | None) -> None:
-    """Refuses a place that can hold none, before a model is loaded for them."""
-    if shelf is not None:
+def _check_indexes(location: str | None) -> None:
+    """Raise UserError if the location cannot hold indexes, before a model is loaded."""
+    if location is not None:
         from latentbridge.retrieval.index_factory import list_index_names
 
-        list_index_names(shelf)
+        list_index_names(location)
 
 
-def _be_strict() -> None:
-    """On Intel's processors a row of a product then has the same result whatever the rows beside it (serving/engine/batch_invariance.py).
+def _set_strict_mkl() -> None:
+    """Set MKL's strict mode, which `serving/engine/batch_invariance.py` needs on Intel processors.
 
-    MKL looks for it at its first product, so it must be said before; workers inherit it. Elsewhere it means nothing.
+    MKL reads the variable at its first product, and worker processes inherit it; other libraries ignore it.
     """
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 @contextmanager
-def _needed(extras: str) -> Iterator[None]:
-    """Names the extras to install where a package is missing."""
+def _requiring(extras: str) -> Iterator[None]:
+    """Turn an ImportError inside into a UserError that names the extras to install."""
     try:
         yield
     except ImportError as missing:
@@ -173,6 +160,5 @@ def _needed(extras: str) -> Iterator[None]:
         ) from missing
 
 
-def _last_name(model: str) -> str:
-    """What a model is called by whoever asks for it."""
+def _base_name(model: str) -> str:
     return model.rstrip("/").rpartition("/")[2]

@@ -17,6 +17,7 @@ from latentbridge.devices import device_of
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike, fit_square, open_picture
 from latentbridge.models.input_check import InputCheck
+from latentbridge.models.tokenization import encode
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, EditMethod, EditResult, GenerationResult, Picture, Skill, WordReport
 
@@ -321,6 +322,10 @@ class UnifiedModel(nn.Module, ABC):
     ) -> list[EditResult]:
         """Edit pictures that have been through `fit`; only models with the skill "edit" implement it."""
         raise NotImplementedError
+
+    def count_tokens(self, conversation: Conversation) -> int:
+        """Return the number of text tokens of a conversation, which is at most that of the model's prompt."""
+        return sum(len(encode(self.tokenizer, text)) for turn in conversation.turns for text in turn)
 
     def fit(self, image: ImageLike) -> Picture:
         """Return an image at the size the model reads, on white; at its own size if the model reads any."""

@@ -1,4 +1,4 @@
-"""The HTTP interface: `create_app` puts routes, errors and the engine together."""
+"""The HTTP API: `create_app` assembles routes, error handlers, middleware and the engine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import latentbridge
 from latentbridge.errors import StorageError, Unreachable, UserError
-from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
-from latentbridge.serving.api_errors import ApiError, error_document, too_fast
+from latentbridge.models.unified import UnifiedModel
+from latentbridge.serving.api_errors import ApiError, error_document, rate_limited
 from latentbridge.serving.engine.engine import Engine, ServerBusy, ShuttingDown
 from latentbridge.serving.engine.metrics import Metrics
 from latentbridge.serving.guard.callers import RemoteCaller
@@ -26,19 +26,18 @@ from latentbridge.serving.guard.keys import Keys
 from latentbridge.serving.guard.limits import Guard, Limits
 from latentbridge.serving.guard.rates import Rates
 from latentbridge.serving.index_registry import IndexRegistry
-from latentbridge.serving.openapi import openapi
-from latentbridge.serving.routes import chat, embeddings, loopback, state
-from latentbridge.serving.routes import images as pictures
-from latentbridge.serving.routes import indexes as search
+from latentbridge.serving.openapi import ERROR_RESPONSES, openapi
+from latentbridge.serving.routes import chat, embeddings, images, indexes, loopback, state
 from latentbridge.serving.service import Service
 from latentbridge.serving.settings import Settings
 from latentbridge.serving.tools import Tools, http_route
 
 _log = logging.getLogger(__name__)
+Handler = Callable[[Request, Any], Awaitable[JSONResponse]]
 
 
 def create_app(
-    model: OmniBridge,
+    model: UnifiedModel,
     settings: Settings | None = None,
     *,
     keys: Keys | None = None,
@@ -46,9 +45,9 @@ def create_app(
     limits: Limits | None = None,
     fetching: Fetching | None = None,
 ) -> FastAPI:
-    """The server's app over a model, which it takes over (`Engine`); it works from its start-up to its shutdown.
+    """Return the server's app for a model, which the engine modifies (`make_batch_invariant`).
 
-    `app.state.service` is what routes share. What stands before them all is `Guard`, and `CountRequests` sees its refusals too.
+    `app.state.service` is shared by the routes. `Guard` runs before them, and `CountResponses` counts its rejections too.
     """
     settings, limits, metrics = settings or Settings(), limits or Limits(), Metrics()
     index_registry = IndexRegistry(settings.indexes, model, settings.max_indexes)
@@ -76,119 +75,108 @@ def create_app(
         },
     )
     app.state.service = service
-    for routes in (chat, pictures, embeddings, search, loopback, state):
-        app.include_router(routes.router)
+    for routes in (chat, images, embeddings, indexes, loopback, state):
+        app.include_router(routes.router, responses=ERROR_RESPONSES)
     tools = Tools(app, RemoteCaller()).server()
     app.router.routes.append(http_route(tools, limits.body_bytes))
     app.openapi = cache(partial(openapi, app))
-    for kind, answer in _ANSWERS.items():
-        app.add_exception_handler(kind, answer)
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
     app.add_middleware(Guard, keys=keys or Keys(), rates=rates or Rates(), limits=limits)
-    app.add_middleware(CountRequests, metrics=metrics)  # the last added is asked first
+    app.add_middleware(CountResponses, metrics=metrics)  # the last one added is the outermost
     return app
 
 
-# --- errors --------------------------------------------------------------------------------------
+# --- error handlers ------------------------------------------------------------------------------
 
 
-_NO_ROUTE = (
-    "There is nothing at this address; /openapi.json tells what there is, and `serve --ui` has a page for people."
-)
+def _fixed(status: int, message: str, code: str, log: bool = False) -> Handler:
+    """Return a handler whose message does not depend on the error; `log` writes the error to the log."""
+
+    async def handle(_: Request, error: Exception) -> JSONResponse:
+        if log:
+            _log.error("%s", error)
+        return ApiError(status, message, code).response()
+
+    return handle
 
 
-async def _refused(_: Request, error: Any) -> JSONResponse:
+async def _api_error(_: Request, error: ApiError) -> JSONResponse:
     return error.response()
 
 
-async def _user_error(_: Request, error: Exception) -> JSONResponse:
+async def _user_error(_: Request, error: UserError) -> JSONResponse:
     return JSONResponse(error_document(400, str(error)), 400)
 
 
-async def _not_kept(_: Request, error: StorageError) -> JSONResponse:
-    """What is wrong with a store tells where it is, which is for the log."""
-    _log.error("%s", error)
-    if isinstance(error, Unreachable):
-        return ApiError(
-            503, "The store of the indexes does not answer; ask again later.", "store_unreachable"
-        ).response()
-    return ApiError(
-        507, "The server cannot write to its disk, as its log tells; nothing was changed.", "disk"
-    ).response()
+async def _server_busy(_: Request, error: ServerBusy) -> JSONResponse:
+    return rate_limited(str(error), error.retry_after_s).response()
 
 
-async def _invalid(_: Request, error: Any) -> JSONResponse:
-    """What pydantic found, by the name of its field; what was sent is not repeated.
+async def _http_error(_: Request, error: HTTPException) -> JSONResponse:
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = "There is no such route; /openapi.json lists the routes, and `serve --ui` adds a web page."
+    return JSONResponse(error_document(error.status_code, message), error.status_code, error.headers)
 
-    Of a field that may be one thing or another, it finds fault with both: what tells most is what fails deepest, and by
-    more than its type.
+
+async def _unexpected(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse(error_document(500, "Something went wrong in the server; its log has the reason."), 500)
+
+
+async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    """Return one of pydantic's errors under the name of its field, without the input.
+
+    For a union pydantic reports errors of every member; the most informative is the deepest that is no type error.
     """
-    found = max(error.errors(), key=lambda each: (not each["type"].endswith("_type"), len(each["loc"])))
-    param = ".".join(_path_of(found, error.body))[:100] or None
-    message = "Input should be a file" if "UploadFile" in found["msg"] else found["msg"]
-    if param is None and found["type"] == "model_attributes_type":
+    worst = max(error.errors(), key=lambda each: (not each["type"].endswith("_type"), len(each["loc"])))
+    param = ".".join(_field_path(worst, error.body))[:100] or None
+    message = "Input should be a file" if "UploadFile" in worst["msg"] else worst["msg"]
+    if param is None and worst["type"] == "model_attributes_type":
         message = "The body is no JSON object; send one, with Content-Type: application/json."
-    return JSONResponse(error_document(400, f"{param}: {message}" if param else message, found["type"], param), 400)
+    return JSONResponse(error_document(400, f"{param}: {message}" if param else message, worst["type"], param), 400)
 
 
-def _path_of(found: dict[str, Any], body: Any) -> Iterator[str]:
-    """The names that lead to a fault in what was sent, without pydantic's own for the things a field may be."""
-    names = [name for name in found["loc"] if name != "body"]
-    for place, name in enumerate(names):
+def _field_path(error: dict[str, Any], body: Any) -> Iterator[str]:
+    """Yield the names that lead to the error in the body, without the names that pydantic gives to members of unions."""
+    names = [name for name in error["loc"] if name != "body"]
+    for depth, name in enumerate(names):
         try:
             body = None if body is None else body[name]
         except (KeyError, IndexError, TypeError):
-            if found["type"] != "missing" or place < len(names) - 1:
+            if error["type"] != "missing" or depth < len(names) - 1:
                 continue
         yield str(name)
 
 
-async def _http(_: Request, error: Any) -> JSONResponse:
-    message = _NO_ROUTE if error.status_code == 404 else str(error.detail)
-    return JSONResponse(error_document(error.status_code, message), error.status_code, error.headers)
-
-
-async def _busy(_: Request, error: Any) -> JSONResponse:
-    return too_fast(str(error), error.retry_after_s).response()
-
-
-async def _closing(_: Request, error: Exception) -> JSONResponse:
-    return ApiError(503, "The server is shutting down; ask again once it is back.", "shutting_down").response()
-
-
-async def _too_long(_: Request, error: Exception) -> JSONResponse:
-    return ApiError(408, "The answer took too long and was given up; ask for less.", "request_timeout").response()
-
-
-async def _unexpected(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse(error_document(500, "Something went wrong in the server; its log says what."), 500)
-
-
-_ANSWERS: dict[type[Exception], Callable[[Request, Any], Awaitable[JSONResponse]]] = {
-    ApiError: _refused,
-    StorageError: _not_kept,
+_HANDLERS: dict[type[Exception], Handler] = {
+    ApiError: _api_error,
+    Unreachable: _fixed(503, "The store of the indexes does not answer; retry later.", "store_unreachable", log=True),
+    StorageError: _fixed(
+        507, "The server cannot write to its disk, see its log; nothing was changed.", "disk", log=True
+    ),
     UserError: _user_error,
     RequestValidationError: _invalid,
-    HTTPException: _http,
-    ServerBusy: _busy,
-    ShuttingDown: _closing,
-    TimeoutError: _too_long,
+    HTTPException: _http_error,
+    ServerBusy: _server_busy,
+    ShuttingDown: _fixed(503, "The server is shutting down; retry once it is back.", "shutting_down"),
+    TimeoutError: _fixed(408, "The response took too long and was cancelled; ask for less.", "request_timeout"),
     Exception: _unexpected,
 }
 
 
-class CountRequests:
-    """Middleware that counts answers by the route that gave them."""
+class CountResponses:
+    """ASGI middleware that counts responses by route and status."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics):
         self.app = app
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def counted(message: Message) -> None:
+        async def counting_send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = scope.get("route")
-                path = getattr(route, "path", "other")
-                self.metrics.answers.labels(path, str(message["status"])).inc()
+                path = getattr(scope.get("route"), "path", "other")
+                self.metrics.responses.labels(path, str(message["status"])).inc()
             await send(message)
 
-        await self.app(scope, receive, counted)
+        await self.app(scope, receive, counting_send)

@@ -1,4 +1,4 @@
-"""What a server says to a request it does not serve, in OpenAI's shape."""
+"""Error responses in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from starlette.responses import JSONResponse
 
 
 class ApiError(HTTPException):
-    """A request that is not served: the status, one sentence that names the mend, and OpenAI's code for it."""
+    """A rejected request: the status, one sentence that says how to fix it, and OpenAI's code."""
 
     def __init__(self, status: int, message: str, code: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, message, headers)
         self.code = code
 
     def response(self) -> JSONResponse:
-        """The refusal as an answer."""
+        """Return the error as a response."""
         return JSONResponse(error_document(self.status_code, self.detail, self.code), self.status_code, self.headers)
 
 
-def too_fast(message: str, wait_s: float) -> ApiError:
-    """A 429 that says when to come back, in whole seconds, as Retry-After has it."""
+def rate_limited(message: str, wait_s: float) -> ApiError:
+    """Return a 429 with a Retry-After header, in whole seconds."""
     return ApiError(429, message, "rate_limit_exceeded", {"Retry-After": str(max(1, math.ceil(wait_s)))})
 
 
 def error_document(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """The body of an error as OpenAI's clients read it."""
+    """Return the body of an error in the format of OpenAI's API."""
     kind = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}

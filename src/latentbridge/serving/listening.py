@@ -1,4 +1,4 @@
-"""The server's process: an app behind uvicorn, which ends in good order."""
+"""The uvicorn server: port check, configuration and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from fastapi import FastAPI
 
 from latentbridge.errors import UserError
 from latentbridge.serving.guard.deadline import protocol_with_deadline
-from latentbridge.serving.guard.limits import Limits, WithoutQueries
+from latentbridge.serving.guard.limits import Limits, QueryStringFilter
 
-_FILES = 65_536
-"""Open at a time, where the system lets us: connections and indexes hold some each."""
+_MAX_OPEN_FILES = 65_536
+"""The limit of file descriptors to set, if the system allows; connections and indexes hold some each."""
 
 
 def check_free(host: str, port: int) -> None:
-    """Refuses an address that cannot be listened at, before a model is loaded for it."""
+    """Raise UserError if the address cannot be bound; to be called before a model is loaded."""
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0].lower()
-        raise UserError(f"{host}:{port} cannot be listened at ({reason}); choose another --port or --host.") from error
+        raise UserError(
+            f"The server cannot listen on {host}:{port} ({reason}); choose another --port or --host."
+        ) from error
 
 
 def listen(app: FastAPI, host: str, port: int, limits: Limits) -> None:
-    """Serve until a signal ends it: what was begun is finished, and nothing new is taken."""
+    """Serve until a signal arrives; then finish running requests and accept no new ones."""
     config = uvicorn.Config(
         app,
         host=host,
@@ -36,7 +38,7 @@ def listen(app: FastAPI, host: str, port: int, limits: Limits) -> None:
         h11_max_incomplete_event_size=limits.header_bytes,
         server_header=False,
     )
-    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, min(most, _FILES)), most))
-    logging.getLogger("uvicorn.access").addFilter(WithoutQueries())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MAX_OPEN_FILES)), hard))
+    logging.getLogger("uvicorn.access").addFilter(QueryStringFilter())
     uvicorn.Server(config).run()

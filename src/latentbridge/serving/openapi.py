@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it says of refusals, which any route may give."""
+"""The OpenAPI document and the error responses that every route declares."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from latentbridge.serving.schemas import ErrorAnswer
+from latentbridge.serving.schemas import ErrorResponse
 
-_MEANINGS = {
-    400: "The request is not as it should be; the message names the mend.",
+_DESCRIPTIONS = {
+    400: "The request is invalid; the message says how to fix it.",
     401: "The key is missing or wrong.",
-    403: "A page of another site, or another name of the server's, sent this.",
-    404: "There is no such thing.",
-    405: "The path takes another method.",
-    408: "The request came too slowly, or its answer took too long.",
+    403: "The request came from a page of another site, or under a foreign host name.",
+    404: "Not found.",
+    405: "The path does not support the method.",
+    408: "The request or its response took too long.",
     413: "The body is too large.",
-    415: "The body is of a kind that is not read.",
-    429: "Too many requests; Retry-After says when to come back.",
+    415: "The encoding of the body is not supported.",
+    429: "Too many requests; Retry-After says when to retry.",
     431: "The headers are too large.",
     500: "Something went wrong in the server.",
     503: "The server is shutting down, or the store of its indexes does not answer.",
     507: "The server cannot write to its disk.",
 }
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer, "description": meaning} for status, meaning in _MEANINGS.items()
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": description} for status, description in _DESCRIPTIONS.items()
 }
-TAKEN: dict[int | str, dict[str, Any]] = {
-    409: {"model": ErrorAnswer, "description": "The name is taken, or there are too many."}
+CONFLICT: dict[int | str, dict[str, Any]] = {
+    409: {"model": ErrorResponse, "description": "The name is taken, or there are too many."}
 }
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
-    """The document of an app, without the 422 that FastAPI puts everywhere: what is not as it should be gets a 400."""
+    """Return the document of an app without FastAPI's 422 responses: invalid requests get a 400 here."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     for path in document["paths"].values():
         for operation in path.values():

@@ -1,36 +1,48 @@
-"""Requests and answers by OpenAI's names.
+"""Requests and responses of OpenAI's API.
 
-What OpenAI's API has and this model cannot do is refused unless it is asked for by its neutral value; what only concerns
-OpenAI's own house (`user`, `store`) is taken and left alone; any other name is refused, as OpenAI does.
+A parameter of OpenAI's API that these models do not support is accepted at its neutral value and rejected otherwise.
+Parameters that concern OpenAI's own service (`user`, `store`) are ignored; unknown names are rejected, as OpenAI does.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-Seed = Annotated[int, Field(ge=0, lt=2**63, description="Same seed, same answer; one is made up where there is none.")]
-NumSteps = Annotated[int, Field(ge=1, description="Denoising steps: more is slower and finer.")]
-Guidance = Annotated[float, Field(ge=0, le=50, description="How strictly the words are followed.")]
-Neutral = Annotated[float, Field(ge=0, le=0)]
+from latentbridge.types import Skill
+
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="The same seed gives the same answer; random by default.")]
+NumSteps = Annotated[
+    int, Field(ge=1, description="Sampling steps: more is slower and finer; the model's own number by default.")
+]
+Guidance = Annotated[
+    float, Field(ge=0, le=50, description="Scale of classifier-free guidance; the model's own by default.")
+]
+Zero = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
 Warnings = Annotated[
-    list[str], Field(description="What to doubt: a picture or words unlike what the model was trained on, a line each.")
+    list[str], Field(description="Reasons for doubt: a picture or words unlike the training data, one sentence each.")
 ]
 Stop = Annotated[str, Field(min_length=1, max_length=100, description="A text that ends the reply.")]
+IGNORED = "Accepted and ignored."
 
 
-class AnyRequest(BaseModel):
-    """What every request may name."""
+class StrictModel(BaseModel):
+    """A model that rejects unknown names."""
 
     model_config = ConfigDict(extra="forbid")
 
+
+class BaseRequest(StrictModel):
+    """The fields that every request may have."""
+
     model: str | None = Field(
-        default=None, max_length=200, description="The name at /v1/models; the only model there is if left out."
+        default=None, max_length=200, description="A name from /v1/models; the server's only model by default."
     )
-    user: str | None = Field(default=None, description="Taken and left alone.")
-    safety_identifier: str | None = Field(default=None, description="Taken and left alone.")
+    user: str | None = Field(default=None, description=IGNORED)
+    safety_identifier: str | None = Field(default=None, description=IGNORED)
 
 
 class ErrorDetail(BaseModel):
@@ -40,9 +52,7 @@ class ErrorDetail(BaseModel):
     code: str | None
 
 
-class ErrorAnswer(BaseModel):
-    """What every refusal looks like."""
-
+class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
@@ -73,12 +83,10 @@ class ImagePart(BaseModel):
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
-class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Message(StrictModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
-    name: str | None = Field(default=None, description="Taken and left alone.")
+    name: str | None = Field(default=None, description=IGNORED)
 
 
 class StreamOptions(BaseModel):
@@ -89,31 +97,29 @@ class ResponseFormat(BaseModel):
     type: Literal["text"]
 
 
-class ChatRequest(AnyRequest):
+class ChatCompletionRequest(BaseRequest):
     messages: list[Message] = Field(min_length=1, max_length=200)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(
-        default=None, ge=0, le=2, description="0, the default here, is the likeliest reply."
-    )
+    temperature: float | None = Field(default=None, ge=0, le=2, description="0, the default here, is greedy decoding.")
     seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
         default=None,
-        description="low and medium ask for the steps before the answer, high and xhigh for a long chain of them.",
+        description="low and medium ask for steps before the answer, high and xhigh for a long chain of them.",
     )
     n: Literal[1] | None = 1
     top_p: One | None = 1
-    frequency_penalty: Neutral | None = 0
-    presence_penalty: Neutral | None = 0
+    frequency_penalty: Zero | None = 0
+    presence_penalty: Zero | None = 0
     logprobs: Literal[False] | None = False
     response_format: ResponseFormat | None = None
-    metadata: dict[str, JsonValue] | None = Field(default=None, description="Taken and left alone.")
-    store: bool | None = Field(default=None, description="Taken and left alone.")
-    service_tier: str | None = Field(default=None, description="Taken and left alone.")
-    prompt_cache_key: str | None = Field(default=None, description="Taken and left alone.")
+    metadata: dict[str, JsonValue] | None = Field(default=None, description=IGNORED)
+    store: bool | None = Field(default=None, description=IGNORED)
+    service_tier: str | None = Field(default=None, description=IGNORED)
+    prompt_cache_key: str | None = Field(default=None, description=IGNORED)
 
 
 class ReplyMessage(BaseModel):
@@ -129,7 +135,7 @@ class Choice(BaseModel):
     logprobs: None = None
 
 
-class ChatAnswer(BaseModel):
+class ChatCompletion(BaseModel):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -151,7 +157,7 @@ class ChunkChoice(BaseModel):
     logprobs: None = None
 
 
-class ChatChunk(BaseModel):
+class ChatCompletionChunk(BaseModel):
     """One event of a streamed reply."""
 
     id: str
@@ -160,37 +166,45 @@ class ChatChunk(BaseModel):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
-    warnings: Warnings = Field([], description="In the chunk with the finish reason alone.")
+    warnings: Warnings = Field([], description="Only in the chunk with the finish reason.")
 
 
-# --- pictures ------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------
 
 
-class DrawRequest(AnyRequest):
+class ImageGenerationRequest(BaseRequest):
     prompt: str
     n: int | None = Field(default=1, ge=1)
-    size: str | None = Field(default=None, description='"auto" or the size the model draws.')
-    seed: Seed | None = Field(default=None, description="Of the first picture; the next ones count up from it.")
-    steps: NumSteps | None = 20
-    guidance: Guidance | None = 2.5
+    size: str | None = Field(default=None, description='"auto" or the model\'s own size.')
+    seed: Seed | None = Field(default=None, description="The first picture's seed; the others count up from it.")
+    steps: NumSteps | None = None
+    guidance: Guidance | None = None
     response_format: Literal["b64_json"] | None = "b64_json"
     output_format: Literal["png"] | None = "png"
     background: Literal["auto", "opaque"] | None = "auto"
     quality: Literal["auto", "standard"] | None = "auto"
-    style: Literal["vivid", "natural"] | None = Field(default=None, description="Taken and left alone.")
-    moderation: Literal["auto", "low"] | None = Field(default=None, description="Taken and left alone.")
+    style: Literal["vivid", "natural"] | None = Field(default=None, description=IGNORED)
+    moderation: Literal["auto", "low"] | None = Field(default=None, description=IGNORED)
     stream: Literal[False] | None = False
 
 
-class PictureAnswer(BaseModel):
+class ImageEditRequest(ImageGenerationRequest):
+    """A form, as in OpenAI's API."""
+
+    image: UploadFile | None = Field(default=None, description="The picture to change.")
+    images: list[UploadFile] | None = Field(default=None, alias="image[]", description="The same, in a list of one.")
+    mask: UploadFile | None = Field(default=None, description="Rejected: the model computes its own mask.")
+
+
+class ImageObject(BaseModel):
     b64_json: str = Field(description="A PNG.")
     revised_prompt: str = Field(description="The full description that was drawn.")
     seed: int
 
 
-class PicturesAnswer(BaseModel):
+class ImagesResponse(BaseModel):
     created: int
-    data: list[PictureAnswer]
+    data: list[ImageObject]
     output_format: Literal["png"] = "png"
     size: str
     warnings: Warnings = []
@@ -199,24 +213,20 @@ class PicturesAnswer(BaseModel):
 # --- embeddings ----------------------------------------------------------------------------------
 
 
-class TextInput(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class TextInput(StrictModel):
     text: str
 
 
-class PictureInput(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class PictureInput(StrictModel):
     image: str = Field(description="A data URL of a picture.")
 
 
-class EmbeddingRequest(AnyRequest):
+class EmbeddingRequest(BaseRequest):
     input: str | list[str | TextInput | PictureInput] = Field(
-        description='OpenAI takes texts; here {"image": "data:..."} and {"text": "..."} may stand among them.',
+        description='Texts, as in OpenAI\'s API, {"image": "data:..."} and {"text": "..."}.',
     )
     encoding_format: Literal["float", "base64"] | None = "float"
-    dimensions: int | None = Field(default=None, ge=1, description="The model's own number, if any.")
+    dimensions: int | None = Field(default=None, ge=1, description="The dimension of the model's vectors.")
 
 
 class EmbeddingItem(BaseModel):
@@ -230,7 +240,7 @@ class EmbeddingUsage(BaseModel):
     total_tokens: int
 
 
-class EmbeddingAnswer(BaseModel):
+class EmbeddingResponse(BaseModel):
     object: Literal["list"] = "list"
     data: list[EmbeddingItem]
     model: str
@@ -246,6 +256,7 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "latentbridge"
+    skills: list[Skill] = Field(description="The skills of the model; requests for others get a 400.")
 
 
 class ModelList(BaseModel):

@@ -1,4 +1,4 @@
-"""What all routes share: the engine, the limits, and how requests become work."""
+"""The service that all routes share: engine, limits, indexes, and the steps from a request to its response."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from latentbridge.data.picture_sources import encode_thumbnail
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
 from latentbridge.models.input_check import InputCheck
+from latentbridge.models.unified import REWRITE_PURPOSE, REWRITE_TEMPERATURE, rewrite_conversation
 from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.engine.engine import Engine
-from latentbridge.serving.engine.jobs import GenerateJob
 from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
 from latentbridge.serving.guard.fetch import Fetching, picture_bytes
 from latentbridge.serving.index_registry import IndexRegistry
@@ -40,129 +40,132 @@ class Service:
     settings: Settings
     fetching: Fetching
     index_registry: IndexRegistry
-    started: int = field(default_factory=lambda: now())
+    started: int = field(default_factory=lambda: unix_time())
 
     # --- checks ---
 
     def check_model(self, name: str | None) -> None:
-        """Refuses the name of a model that is not here."""
+        """Raise a 404 if the name is not that of the model."""
         if name not in (None, self.settings.model_name):
             raise ApiError(
                 404, f"There is no model {name!r}; this server has {self.settings.model_name!r}.", "model_not_found"
             )
 
-    def check_most(self, name: str, value: int, most: int) -> None:
-        """Refuses a number above its limit."""
-        if value > most:
-            raise UserError(f"{name} is {value}; {most} is the most this server takes on for one request.")
+    def check_limit(self, name: str, value: int, maximum: int) -> None:
+        """Raise UserError if a number is above its limit."""
+        if value > maximum:
+            raise UserError(f"{name} is {value}; the most this server accepts in one request is {maximum}.")
 
     @property
     def input_check(self) -> InputCheck:
-        """What tells inputs unlike the model's training data; it needs no weights, so it waits for no worker."""
+        """The check for inputs unlike the training data; it needs no weights, so no worker."""
         return self.engine.model.input_check
 
     async def picture_warnings(self, picture: Picture | None) -> list[str]:
-        """Warnings about a picture, if there is one."""
+        """Return warnings about a picture, if there is one."""
         return [] if picture is None else await asyncio.to_thread(self.input_check.picture_warnings, picture)
 
-    # --- from requests to what the model takes ---
+    # --- pictures ---
 
-    async def picture(self, url: str) -> Picture:
-        """The picture in a data URL, or at an address where those may be asked, at the model's size."""
-        return await self.opened(await picture_bytes(url, self.fetching))
+    async def fetch_picture(self, url: str) -> Picture:
+        """Return the picture of a data URL, or of an address from which fetching is allowed, at the model's size."""
+        return await self.decode_picture(await picture_bytes(url, self.fetching))
 
-    async def picture_to_keep(self, url: str) -> tuple[Picture, bytes]:
-        """The same picture, and a thumbnail of it for an index."""
+    async def fetch_with_thumbnail(self, url: str) -> tuple[Picture, bytes]:
+        """Return the picture of a URL at the model's size, and its thumbnail for an index."""
 
-        def both() -> tuple[Picture, bytes]:
+        def decode() -> tuple[Picture, bytes]:
             picture = open_picture(data, self.settings.max_megapixels)
             return self.engine.model.fit(picture), encode_thumbnail(picture)
 
         data = await picture_bytes(url, self.fetching)
-        return await asyncio.to_thread(both)
+        return await asyncio.to_thread(decode)
 
-    async def opened(self, data: bytes) -> Picture:
-        """The picture in a file's bytes, at the model's size."""
-        return await asyncio.to_thread(self.engine.model.fit, await self.source(data))
+    async def decode_picture(self, data: bytes) -> Picture:
+        """Return the picture in a file's bytes, at the model's size."""
+        return await asyncio.to_thread(self.engine.model.fit, await self.decode_full_size(data))
 
-    async def source(self, data: bytes) -> Picture:
-        """The picture in a file's bytes, at its own size."""
+    async def decode_full_size(self, data: bytes) -> Picture:
+        """Return the picture in a file's bytes, at its own size."""
         return await asyncio.to_thread(open_picture, data, self.settings.max_megapixels)
 
-    async def description(self, prompt: str, seed: int) -> str:
-        """The full description the model draws for a prompt; `OmniBridge.rewrite` for one of many."""
-        limit = self.engine.model.config.text_length + 4
-        talk = Conversation(((prompts.draw_request(prompt), ""),))
-        reply = await self.engine.reply(GenerationRequest(talk, limit, temperature=0.3, seed=seed, purpose="rewrite"))
-        return prompts.unwrap_description(reply)
+    # --- text ---
 
-    async def told(self, picture: Picture, request: str, max_tokens: int = 128) -> str:
-        """What the model says of a picture, greedy."""
-        return await self.engine.reply(GenerationRequest(Conversation(((request, ""),), picture), max_tokens))
+    async def describe_prompt(self, prompt: str, seed: int) -> str:
+        """Return the full description that the model draws for a prompt; see `UnifiedModel.rewrite`."""
+        limit = self.engine.model.description_tokens
+        if not limit:
+            return prompt
+        conversation = rewrite_conversation(prompt)
+        request = GenerationRequest(conversation, limit, REWRITE_TEMPERATURE, seed, purpose=REWRITE_PURPOSE)
+        return prompts.unwrap_description(await self._text(request))
 
-    async def drawn(self, description: str, seed: int, steps: int, guidance: float = 2.5) -> Picture:
-        """A picture of a full description."""
-        return await self.engine.do(GenerateJob(description, seed, steps, guidance))
+    async def ask(self, picture: Picture, question: str, max_tokens: int = 128) -> str:
+        """Return the greedy reply to a question about a picture."""
+        return await self._text(GenerationRequest(Conversation(((question, ""),), picture), max_tokens))
 
-    # --- while a request is in the service ---
+    async def _text(self, request: GenerationRequest) -> str:
+        return "".join(chunk.text for chunk in await self.engine.complete(request))
 
-    async def answer(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of work that has a place in the engine, within the time limit; dropped once the client hangs up."""
-        with self.engine.place():
+    # --- the lifetime of a request ---
+
+    async def run(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of work counted as one request; limited in time, and cancelled if the client disconnects."""
+        with self.engine.admit():
             async with asyncio.timeout(self.settings.request_timeout_s):
-                return await self.unless_gone(request, work())
+                return await self.cancel_on_disconnect(request, work())
 
-    async def unless_gone(self, request: Request, work: Awaitable[T]) -> T:
-        """The result of work that is dropped as soon as the client hangs up; the request's body has been read."""
+    async def cancel_on_disconnect(self, request: Request, work: Awaitable[T]) -> T:
+        """Return the result of work, cancelled if the client disconnects; the request's body must have been read."""
         task = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(_hung_up(request))
+        disconnect = asyncio.ensure_future(_disconnected(request))
         try:
-            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise ApiError(499, "The client hung up.", "client_closed_request")
+                raise ApiError(499, "The client closed the connection.", "client_closed_request")
             return task.result()
         finally:
             task.cancel()
-            gone.cancel()
+            disconnect.cancel()
 
-    async def pieces(self, ask: GenerationRequest) -> AsyncGenerator[TokenChunk]:
-        """A reply as it is written, with a place in the engine; raises TimeoutError once it has taken too long."""
-        until = time.monotonic() + self.settings.request_timeout_s
-        with self.engine.place():
-            async with aclosing(self.engine.pieces(ask)) as pieces:
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk]:
+        """Yield the chunks of a reply, counted as one request; raises TimeoutError after the time limit."""
+        deadline = time.monotonic() + self.settings.request_timeout_s
+        with self.engine.admit():
+            async with aclosing(self.engine.stream(request)) as chunks:
                 while True:
                     try:
-                        piece = await asyncio.wait_for(anext(pieces), until - time.monotonic())
+                        chunk = await asyncio.wait_for(anext(chunks), deadline - time.monotonic())
                     except StopAsyncIteration:
                         return
-                    yield piece
+                    yield chunk
 
 
-async def _hung_up(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def service_of(request: Request) -> Service:
-    """The service of the app that serves a request; async, for FastAPI would start a thread's work to call another."""
+async def get_service(request: Request) -> Service:
+    """Return the service of the app; async, since FastAPI would call a plain function in a thread."""
     return request.app.state.service
 
 
-TheService = Annotated[Service, Depends(service_of)]
+ServiceDep = Annotated[Service, Depends(get_service)]
 
 
-def new_seed() -> int:
-    """A seed for who brings none; answers tell it."""
-    return secrets.randbits(31)
+def seed_or_random(seed: int | None) -> int:
+    """Return the seed of a request, a new one if it has none."""
+    return secrets.randbits(31) if seed is None else seed
 
 
-def png(picture: Picture) -> str:
-    """A picture as base64 of a PNG."""
+def png_base64(picture: Picture) -> str:
+    """Return a picture as base64 of a PNG."""
     file = BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
-def now() -> int:
-    """Seconds since 1970, as OpenAI stamps answers."""
+def unix_time() -> int:
+    """Return the seconds since 1970, the unit of OpenAI's timestamps."""
     return int(time.time())

@@ -1,4 +1,4 @@
-"""Every knob of the server; the standard library only."""
+"""Settings of the server; the standard library only."""
 
 from __future__ import annotations
 
@@ -8,40 +8,39 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    """What the server takes on at a time, and how much one request may ask for."""
+    """Capacity of the server, and limits of one request."""
 
     model_name: str = "tiny"
-    """What clients call the model."""
+    """The model's name in the API."""
     source: str = "tiny"
-    """What `load` takes; where worker processes have their models from."""
+    """The argument of `load` that worker processes load the model with."""
     workers: int = 1
-    """Who computes: with 1 a thread of the server's process, with more so many processes beside it."""
+    """1 computes in a thread of the server's process, more in that many child processes."""
     indexes: str | Path | None = None
-    """The folder of the indexes, or the address of their database; there are none without."""
+    """The folder of the indexes, or the address of their database; None for a server without indexes."""
     slots: int = 16
-    """Replies that a worker writes side by side."""
+    """Replies that a worker generates in parallel."""
     context_tokens: int = 512
-    """Prompt and reply together."""
+    """Prompt and reply together, of a stepwise model; others have the model's own `context_length`."""
     max_batch: int = 8
     """Pictures drawn, or items embedded, in one pass."""
     max_requests: int = 64
-    """Requests in the service, waiting or at work; the next one is told to come back."""
+    """Requests queued or running; further ones get a 429."""
     request_timeout_s: float = 120.0
-    """What takes longer is given up."""
     max_megapixels: float = 16.0
-    """Of a picture sent, before it is scaled to the model's size."""
+    """Size of an uploaded picture, before it is scaled to the model's size."""
     max_characters: int = 4_000
-    """Of a conversation, or of a text to embed; prompts are bounded everywhere (`prompts.py`)."""
+    """Length of a conversation, or of a text to embed; `prompts.py` limits prompts."""
     max_tokens: int = 256
-    """Of a reply, and what a request gets that names no number."""
+    """Tokens of a reply; also the default."""
     max_pictures: int = 8
-    """Drawn for one request."""
+    """Pictures drawn for one request."""
     max_steps: int = 100
     max_inputs: int = 256
     """Texts and pictures embedded for one request."""
     max_rounds: int = 16
-    """Of a walk through words and pictures."""
+    """Rounds of a loopback."""
     max_hits: int = 100
-    """Returned by one search."""
+    """Hits of one search."""
     max_indexes: int = 64
-    """Made by clients; each that is open holds some files."""
+    """Indexes that clients may create; each open one holds some file descriptors."""

@@ -1,7 +1,7 @@
-"""The verbs as tools of the Model Context Protocol, for assistants that look, draw, edit and search.
+"""The skills as tools of the Model Context Protocol (MCP).
 
-A tool asks the routes of its own app, inside the process and with the key its caller brought. So no verb is written twice,
-keys, rates and limits count for tools as for every other client, and what is refused is refused in the same words.
+A tool calls the routes of its own app in-process, with its caller's key. So no skill is implemented twice; keys, rates and
+limits apply to tools as to all clients, and errors have the same messages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import getdoc
-from itertools import chain, islice
+from itertools import chain, combinations, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -35,117 +35,115 @@ from latentbridge.serving.guard.callers import LocalCaller, RemoteCaller
 from latentbridge.serving.guard.fetch import picture_bytes
 
 PATH = "/mcp"
-"""Where tools are served over HTTP."""
+"""The path of the tools over HTTP."""
 
 _BATCH = 64
-"""Items added to an index at a time."""
+"""Items added to an index per request."""
 
-PictureGiven = Annotated[str, Field(description="A picture, as the server's instructions say it is given.")]
-SeedGiven = Annotated[int | None, Field(description="Same seed, same answer; one is made up where there is none.")]
-Steps = Annotated[int, Field(description="Denoising steps: more is slower and finer.")]
-Guidance = Annotated[float, Field(description="How strictly the words are followed, from 0 to 50.")]
+PictureArgument = Annotated[str, Field(description="A picture, in a form that the server's instructions name.")]
+SeedArgument = Annotated[int | None, Field(description="The same seed gives the same answer; random by default.")]
+Steps = Annotated[
+    int | None, Field(description="Denoising steps: more is slower and finer; the model's own by default.")
+]
+Guidance = Annotated[float | None, Field(description="Guidance scale, 0 to 50; the model's own by default.")]
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The tools of an app. Their signatures and docstrings are what assistants read."""
+    """The tools of an app; assistants read their signatures and docstrings."""
 
     app: FastAPI
     caller: RemoteCaller
 
     def server(self) -> MCPServer:
-        """The protocol's side of it; one server for one transport."""
+        """Return an MCP server of the tools, for one transport."""
         server = _Server(
             "latentbridge",
             version=latentbridge.__version__,
-            instructions=self.caller.told,
+            instructions=self.caller.instructions,
             log_level="WARNING",
             subscriptions=False,
         )
-        for verb in (self.understand, self.draw, self.edit, self.embed, self.search, self.index, self.loopback):
-            hints = ToolAnnotations(read_only_hint=verb != self.index, open_world_hint=False)
-            server.add_tool(verb, description=getdoc(verb), annotations=hints)
+        for tool in (self.understand, self.draw, self.edit, self.embed, self.search, self.index, self.loopback):
+            hints = ToolAnnotations(read_only_hint=tool != self.index, open_world_hint=False)
+            server.add_tool(tool, description=getdoc(tool), annotations=hints)
         return server
 
     async def understand(
         self,
         ctx: Context,
-        picture: PictureGiven,
-        question: Annotated[str | None, Field(description="What to tell; a description unless given.")] = None,
+        picture: PictureArgument,
+        question: Annotated[str | None, Field(description="A question; by default the picture is described.")] = None,
         effort: Annotated[
             Literal["none", "low", "high"],
-            Field(description="low asks for the steps before the answer, high for a long chain of them."),
+            Field(description="low asks for steps before the answer, high for a long chain of them."),
         ] = "none",
     ) -> CallToolResult:
         """Answer a question about a picture, or describe it."""
         parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": self._url(picture)}}]
         if question is not None:
             parts.append({"type": "text", "text": question})
-        asked = {"messages": [{"role": "user", "content": parts}], "reasoning_effort": effort}
-        answer = await self._ask(ctx, "/v1/chat/completions", json=asked)
-        return _result(answer["choices"][0]["message"]["content"], *_warnings(answer))
+        body = {"messages": [{"role": "user", "content": parts}], "reasoning_effort": effort}
+        response = await self._request(ctx, "/v1/chat/completions", json=body)
+        return _result(response["choices"][0]["message"]["content"], *_warnings(response))
 
     async def draw(
         self,
         ctx: Context,
         prompt: Annotated[str, Field(description="What to draw, in words.")],
-        n: Annotated[int, Field(description="How many pictures, each of its own seed.")] = 1,
-        seed: SeedGiven = None,
-        steps: Steps = 20,
-        guidance: Guidance = 2.5,
+        n: Annotated[int, Field(description="Number of pictures, each with its own seed.")] = 1,
+        seed: SeedArgument = None,
+        steps: Steps = None,
+        guidance: Guidance = None,
     ) -> CallToolResult:
         """Draw pictures of a prompt. The text beside each is its seed and the full description that was drawn."""
-        asked = {"prompt": prompt, "n": n, "seed": seed, "steps": steps, "guidance": guidance}
-        return self._pictures(await self._ask(ctx, "/v1/images/generations", json=asked))
+        body = {"prompt": prompt, "n": n, "seed": seed, "steps": steps, "guidance": guidance}
+        return self._pictures(await self._request(ctx, "/v1/images/generations", json=body))
 
     async def edit(
         self,
         ctx: Context,
-        picture: PictureGiven,
+        picture: PictureArgument,
         instruction: Annotated[str, Field(description='What to change, such as "make the circle green".')],
-        seed: SeedGiven = None,
-        steps: Steps = 20,
-        guidance: Guidance = 2.5,
+        seed: SeedArgument = None,
+        steps: Steps = None,
+        guidance: Guidance = None,
     ) -> CallToolResult:
-        """Change a picture as told and keep the rest. The text is the seed and the description of what was drawn."""
-        asked = {"prompt": instruction, "steps": str(steps), "guidance": str(guidance)}
-        if seed is not None:
-            asked["seed"] = str(seed)
-        with _told():
+        """Change a picture as instructed and keep the rest. The text is the seed and the description of what was drawn."""
+        fields = {"prompt": instruction, "seed": seed, "steps": steps, "guidance": guidance}
+        form = {name: str(value) for name, value in fields.items() if value is not None}
+        with _tool_errors():
             file = await picture_bytes(self._url(picture), self.app.state.service.fetching)
-        return self._pictures(await self._ask(ctx, "/v1/images/edits", data=asked, files={"image": ("picture", file)}))
+        files = {"image": ("picture", file)}
+        return self._pictures(await self._request(ctx, "/v1/images/edits", data=form, files=files))
 
     async def embed(
         self,
         ctx: Context,
         texts: Annotated[Sequence[str], Field(description="Texts to embed.")] = (),
-        pictures: Annotated[Sequence[str], Field(description="Pictures to embed, given as everywhere.")] = (),
+        pictures: Annotated[Sequence[str], Field(description="Pictures to embed, in the same form as elsewhere.")] = (),
     ) -> CallToolResult:
-        """Turn texts and pictures into unit vectors of one space. The text tells every two's cosine; the vectors are the
-        structured content, texts first."""
+        """Embed texts and pictures as unit vectors of one space. The text has the cosine of every pair; the vectors are
+        the structured content, texts first."""
         inputs = [{"text": text} for text in texts] + [{"image": self._url(picture)} for picture in pictures]
-        answer = await self._ask(ctx, "/v1/embeddings", json={"input": inputs})
-        vectors = np.array([item["embedding"] for item in answer["data"]])
+        response = await self._request(ctx, "/v1/embeddings", json={"input": inputs})
+        vectors = np.array([item["embedding"] for item in response["data"]])
         names = [f"text {i + 1}" for i in range(len(texts))] + [f"picture {i + 1}" for i in range(len(pictures))]
-        cosines = vectors @ vectors.T
-        lines = [
-            f"{names[i]} and {names[j]}: {cosines[i, j]:.3f}"
-            for i in range(len(names))
-            for j in range(i + 1, len(names))
-        ]
-        told = "\n".join(lines) or f"A vector of {vectors.shape[1]} numbers."
-        return _result(told, *_warnings(answer), structured={"embeddings": vectors.tolist()})
+        named = zip(names, vectors, strict=True)
+        lines = [f"{a} and {b}: {u @ v:.3f}" for (a, u), (b, v) in combinations(named, 2)]
+        text = "\n".join(lines) or f"A vector of {vectors.shape[1]} numbers."
+        return _result(text, *_warnings(response), structured={"embeddings": vectors.tolist()})
 
     async def search(
         self,
         ctx: Context,
         index: Annotated[str, Field(description="The name of the index to search.")],
         words: Annotated[str | None, Field(description="What to look for.")] = None,
-        picture: Annotated[str | None, Field(description="A picture to look for the like of.")] = None,
+        picture: Annotated[str | None, Field(description="A picture to find similar ones to.")] = None,
         like: Annotated[Sequence[str], Field(description="Ids of items to find more like.")] = (),
         avoid: Annotated[Sequence[str], Field(description="Words for what a hit should not be like.")] = (),
         where: Annotated[Sequence[str], Field(description="Conditions, such as kind=png or width>=640.")] = (),
-        k: Annotated[int, Field(description="How many hits.")] = 10,
+        k: Annotated[int, Field(description="Number of hits.")] = 10,
         allow_unknown: Annotated[
             bool, Field(description="Whether to rank by words of which the model knows none: a guess.")
         ] = False,
@@ -158,9 +156,9 @@ class Tools:
             query.append({"text": words})
         if picture is not None:
             query.append({"image": self._url(picture)})
-        asked = {"index": index, "query": query, "where": list(where), "k": k, "allow_unknown": allow_unknown}
-        answer = await self._ask(ctx, "/v1/search", json=asked)
-        hits, warnings = answer["data"], answer["warnings"]
+        body = {"index": index, "query": query, "where": list(where), "k": k, "allow_unknown": allow_unknown}
+        response = await self._request(ctx, "/v1/search", json=body)
+        hits, warnings = response["data"], response["warnings"]
         parts: list[str | ContentBlock] = list(warnings)
         for hit in hits:
             parts.append(f"{hit['score']:.3f}  {hit['id']}")
@@ -168,120 +166,126 @@ class Tools:
                 parts.append(_image(thumbnail))
         if not hits:
             parts.append("Nothing was found.")
-        told = {"hits": hits, "warnings": warnings, "unknown_words": answer["unknown_words"]}
-        return _result(*parts, structured=told)
+        structured = {"hits": hits, "warnings": warnings, "unknown_words": response["unknown_words"]}
+        return _result(*parts, structured=structured)
 
     async def index(
         self,
         ctx: Context,
         name: Annotated[
-            str | None, Field(description="Small letters, digits, - and _; all are listed without.")
+            str | None, Field(description="Lower-case letters, digits, - and _; without it all are listed.")
         ] = None,
-        add: Annotated[Sequence[str], Field(description="Pictures to add, given as everywhere.")] = (),
-        remove: Annotated[Sequence[str], Field(description="Ids of items to take out.")] = (),
+        add: Annotated[Sequence[str], Field(description="Pictures to add, in the same form as elsewhere.")] = (),
+        remove: Annotated[Sequence[str], Field(description="Ids of items to delete.")] = (),
     ) -> CallToolResult:
-        """List the indexes, or add pictures to one, which is made where there is none, and take items out."""
-        cards = {card["id"]: card["items"] for card in (await self._ask(ctx, "/v1/index", "GET"))["data"]}
+        """List the indexes, or add pictures to one, which is created if it does not exist, and delete items."""
+        cards = {card["id"]: card["items"] for card in (await self._request(ctx, "/v1/index", "GET"))["data"]}
         if name is None:
-            return _result("\n".join(f"{each}: {items} items" for each, items in cards.items()) or "There is no index.")
+            lines = "\n".join(f"{index_name}: {items} items" for index_name, items in cards.items())
+            return _result(lines or "There is no index.")
+        path = f"/v1/index/{quote(name)}"
         if add and name not in cards:
-            await self._ask(ctx, "/v1/index", json={"name": name})
-        ids, left_out = list[str](), list[str]()
-        items = self.caller.items(add, left_out.append)
+            await self._request(ctx, "/v1/index", json={"name": name})
+        ids, faults = list[str](), list[str]()
+        items = self.caller.items(add, faults.append)
         while batch := await asyncio.to_thread(lambda: list(islice(items, _BATCH))):
-            await self._ask(ctx, f"/v1/index/{quote(name)}/items", json={"items": batch})
+            await self._request(ctx, f"{path}/items", json={"items": batch})
             ids += [item["id"] for item in batch]
             await ctx.report_progress(len(ids), message=f"{len(ids)} pictures added")
         if remove:
-            await self._ask(ctx, f"/v1/index/{quote(name)}/items", "DELETE", params={"id": list(remove)})
-        card = await self._ask(ctx, f"/v1/index/{quote(name)}", "GET")
-        told = [f"{name} has {card['items']} items; {len(ids)} were added.", *(f"left out: {why}" for why in left_out)]
-        return _result("\n".join(told), structured={"added": ids, "items": card["items"]})
+            await self._request(ctx, f"{path}/items", "DELETE", params={"id": list(remove)})
+        card = await self._request(ctx, path, "GET")
+        lines = [
+            f"{name} has {card['items']} items; {len(ids)} were added.",
+            *(f"left out: {fault}" for fault in faults),
+        ]
+        return _result("\n".join(lines), structured={"added": ids, "items": card["items"]})
 
     async def loopback(
         self,
         ctx: Context,
-        picture: PictureGiven,
-        rounds: Annotated[int, Field(description="How often to go round.")] = 4,
-        seed: SeedGiven = None,
+        picture: PictureArgument,
+        rounds: Annotated[int, Field(description="Number of rounds.")] = 4,
+        seed: SeedArgument = None,
     ) -> CallToolResult:
-        """Put a picture into words, draw the words, and again; see how far it drifts. The text beside each picture is the
-        words it was drawn from and its likeness (cosine) to the first."""
-        asked = {"image": self._url(picture), "rounds": rounds, "seed": seed}
-        answer = await self._ask(ctx, "/v1/loopback", json=asked)
-        shown = (
-            self._shown(each["b64_json"], f"round {number}, likeness {each['to_origin']:.3f}: {each['words']}")
-            for number, each in enumerate(answer["rounds"], 1)
+        """Describe a picture, draw the description, and repeat, to see how far it drifts. The text beside each picture is
+        the description it was drawn from and its likeness (cosine) to the first."""
+        body = {"image": self._url(picture), "rounds": rounds, "seed": seed}
+        response = await self._request(ctx, "/v1/loopback", json=body)
+        parts = (
+            self._picture(each["b64_json"], f"round {number}, likeness {each['to_origin']:.3f}: {each['words']}")
+            for number, each in enumerate(response["rounds"], 1)
         )
-        return _result(*chain.from_iterable(shown), *_warnings(answer))
+        return _result(*chain.from_iterable(parts), *_warnings(response))
 
-    # --- between tools and routes ---
+    # --- requests to routes, and results ---
 
-    async def _ask(self, ctx: Context, path: str, method: str = "POST", **body: Any) -> Any:
-        """What a route answers; a refusal is a ToolError in the route's words."""
+    async def _request(self, ctx: Context, path: str, method: str = "POST", **body: Any) -> Any:
+        """Return a route's response; raises ToolError with the message of an error response."""
         key = (ctx.headers or {}).get("authorization")
         transport = httpx2.ASGITransport(self.app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(
             transport=transport, base_url="http://localhost", timeout=None, trust_env=False
         ) as client:
-            answer = await client.request(method, path, headers={"Authorization": key} if key else {}, **body)
-        if answer.status_code < 400:
-            return answer.json()
-        wait = answer.headers.get("retry-after")
-        raise ToolError(answer.json()["error"]["message"] + (f" Come back in {wait} s." if wait else ""))
+            response = await client.request(method, path, headers={"Authorization": key} if key else {}, **body)
+        if response.status_code < 400:
+            return response.json()
+        wait = response.headers.get("retry-after")
+        raise ToolError(response.json()["error"]["message"] + (f" Retry in {wait} s." if wait else ""))
 
     def _url(self, picture: str) -> str:
-        with _told():
+        with _tool_errors():
             return self.caller.url(picture)
 
-    def _pictures(self, answer: Any) -> CallToolResult:
-        shown = (
-            self._shown(each["b64_json"], f"seed {each['seed']}: {each['revised_prompt']}") for each in answer["data"]
+    def _pictures(self, response: Any) -> CallToolResult:
+        parts = (
+            self._picture(each["b64_json"], f"seed {each['seed']}: {each['revised_prompt']}")
+            for each in response["data"]
         )
-        return _result(*chain.from_iterable(shown), *_warnings(answer))
+        return _result(*chain.from_iterable(parts), *_warnings(response))
 
-    def _shown(self, picture: str, told: str) -> tuple[ContentBlock, str]:
-        """A picture (base64 of a PNG) and what is told of it."""
-        with _told():
-            path = self.caller.keep(base64.b64decode(picture))
-        return _image(picture), f"{told}\nsaved as {path}" if path else told
+    def _picture(self, png: str, caption: str) -> tuple[ContentBlock, str]:
+        """Return a picture, base64 of a PNG, and its caption, with the path if the caller saves pictures."""
+        with _tool_errors():
+            path = self.caller.save(base64.b64decode(png))
+        return _image(png), f"{caption}\nsaved as {path}" if path else caption
 
 
 class _Server(MCPServer):
-    """The library's, which passes over arguments that nobody knows and tells of wrong ones in a dump of several lines."""
+    """The library's server with strict arguments: it ignores unknown ones, and reports invalid ones in several lines."""
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
-        """As the library does it; raises ToolError with one sentence for arguments that a tool does not take."""
-        known = {tool.name: tool.input_schema["properties"] for tool in await self.list_tools()}
-        with _told():
-            for argument in arguments if name in known else ():
-                if argument not in known[name]:
-                    raise unknown_name(f"argument of {name}", argument, known[name])
+        """See `MCPServer.call_tool`; raises ToolError with one sentence for unknown or invalid arguments."""
+        parameters = {tool.name: tool.input_schema["properties"] for tool in await self.list_tools()}
+        with _tool_errors():
+            for argument in arguments if name in parameters else ():
+                if argument not in parameters[name]:
+                    raise unknown_name(f"argument of {name}", argument, parameters[name])
         try:
             return await super().call_tool(name, arguments, context)
         except ToolError as error:
             if not isinstance(error.__cause__, ValidationError):
                 raise
-            found = error.__cause__.errors()[0]
-            where = ".".join(str(part) for part in found["loc"])
-            raise ToolError(f"{name} cannot be called so: {where}: {found['msg']}.") from None
+            fault = error.__cause__.errors()[0]
+            path = ".".join(str(part) for part in fault["loc"])
+            raise ToolError(f"Invalid arguments of {name}: {path}: {fault['msg']}.") from None
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A user's mistake inside becomes what the assistant is told of it."""
+def _tool_errors() -> Iterator[None]:
+    """Turn a UserError inside into a ToolError."""
     try:
         yield
     except UserError as error:
         raise ToolError(str(error)) from None
 
 
-def _image(picture: str) -> ImageContent:
-    return ImageContent(type="image", data=picture, mime_type="image/png")
+def _image(png: str) -> ImageContent:
+    return ImageContent(type="image", data=png, mime_type="image/png")
 
 
-def _warnings(answer: Any) -> list[str]:
-    return [f"warning: {each}" for each in answer["warnings"]]
+def _warnings(response: Any) -> list[str]:
+    return [f"warning: {warning}" for warning in response["warnings"]]
 
 
 def _result(*parts: str | ContentBlock, structured: Any = None) -> CallToolResult:
@@ -290,17 +294,17 @@ def _result(*parts: str | ContentBlock, structured: Any = None) -> CallToolResul
 
 
 def http_route(server: MCPServer, body_bytes: int) -> Route:
-    """The route of the tools over HTTP, to be served while `server.session_manager.run()` does.
+    """Return the route of the tools over HTTP; `server.session_manager.run()` must be active while it is served.
 
-    Without sessions: a request is all a caller has, so nothing is kept between two, nobody can take over another's, and
-    there is nothing to wait for by GET. Foreign pages and hosts are refused by `Guard`, as for all routes.
+    It is stateless: no data is kept between requests, no session can be hijacked, and GET has nothing to stream. `Guard`
+    rejects foreign origins and hosts, as for all routes.
     """
-    theirs = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    server.streamable_http_app(stateless_http=True, max_request_body_size=body_bytes, transport_security=theirs)
+    security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    server.streamable_http_app(stateless_http=True, max_request_body_size=body_bytes, transport_security=security)
     return Route(PATH, StreamableHTTPASGIApp(server.session_manager), methods=["POST"])
 
 
 async def serve_stdio(app: FastAPI, folder: Path | None) -> None:
-    """Serve the tools to the process that started this one, until it ends the conversation; the app is not listening."""
+    """Serve the tools over stdin and stdout until they close; the app itself does not listen."""
     async with app.router.lifespan_context(app):
         await Tools(app, LocalCaller(app.state.service.engine.model, folder)).server().run_stdio_async()

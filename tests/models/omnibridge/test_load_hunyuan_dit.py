@@ -181,7 +181,7 @@ def test_a_seed_determines_the_picture_in_any_batch(model: OmniBridge):
     together = draw(model)
     torch.manual_seed(7)
     for text, seed, picture in zip(TEXTS, SEEDS, together, strict=True):
-        alone = draw(model, text, seed)
+        (alone,) = draw(model, [text], [seed])
         assert alone.shape == (SIZE_PX, SIZE_PX, 3) and near(alone, picture)
         assert np.array_equal(draw(model, text, seed), alone)
     assert not near(draw(model, TEXTS[0], SEEDS[0] + 1), together[0])

@@ -1,4 +1,4 @@
-"""What `make_batch_invariant` promises, on the shipped model: to the last bit."""
+"""Bitwise batch invariance of the shipped model after `make_batch_invariant`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def model() -> OmniBridge:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_a_drawing_does_not_know_how_many_are_drawn(model: OmniBridge, guidance: float):
+def test_a_drawing_does_not_depend_on_the_batch_size(model: OmniBridge, guidance: float):
     with torch.inference_mode():
         condition = model.describe_condition([DESCRIPTION], "query")
         assert isinstance(condition, torch.Tensor)
@@ -37,7 +37,7 @@ def test_a_drawing_does_not_know_how_many_are_drawn(model: OmniBridge, guidance:
             assert torch.equal(latents([3, 4, 5, 6, 7][:count]), many[:count])
 
 
-def test_an_embedding_does_not_know_how_many_are_made(model: OmniBridge):
+def test_an_embedding_does_not_depend_on_the_batch_size(model: OmniBridge):
     pictures = [render(scene) for scene in distinct_scenes("train", numpy_rng(0, "rows"), 5)]
     many = model.embed(images=pictures)
     words = ["a red star", "a blue star", "a green star", "a red circle", "a blue circle", "a green circle"]
@@ -51,20 +51,20 @@ def test_an_embedding_does_not_know_how_many_are_made(model: OmniBridge):
         assert np.array_equal(model.embed(texts=text), texts[row])
 
 
-def test_it_changes_no_result_by_more_than_rounding(model: OmniBridge):
+def test_it_changes_results_by_rounding_only(model: OmniBridge):
     pictures = [render(scene) for scene in distinct_scenes("train", numpy_rng(0, "rows"), 3)]
     # unit vectors in float32 whose sums are taken in another order
     np.testing.assert_allclose(load("tiny").embed(images=pictures), model.embed(images=pictures), atol=2e-6)
 
 
 class RowCounter(torch.nn.Linear):
-    """What it computes depends on how many rows there are."""
+    """A layer whose result depends on the number of rows."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return super().forward(input) + len(input)
 
 
-def test_a_processor_that_breaks_the_promise_is_told_of(caplog: pytest.LogCaptureFixture):
+def test_a_processor_without_batch_invariance_is_logged(caplog: pytest.LogCaptureFixture):
     make_batch_invariant(torch.nn.Sequential(torch.nn.Linear(29, 31), torch.nn.Linear(31, 37)))
     assert not caplog.records
     make_batch_invariant(torch.nn.Sequential(torch.nn.Linear(29, 31), RowCounter(31, 37)))

@@ -1,4 +1,4 @@
-"""The engine by itself: turns, places, what is given up, and its end."""
+"""The engine sequential: interleaving, admission, cancellation and shutdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.serving.engine.working import LONG, all_of, answer, asked, counted, run, until, working
+from tests.serving.engine.working import LONG, answer, counted, question, reply_text, run, running_engine, until
 
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
@@ -19,11 +19,11 @@ from latentbridge.serving.settings import Settings
 from latentbridge.types import Picture
 
 
-def test_answers_at_once_are_the_answers_one_by_one(served_model: OmniBridge, scene_picture: Picture):
-    works: list[Any] = [
-        asked("Describe the picture.", scene_picture),
-        asked("What?", max_tokens=7, temperature=1.4, seed=5),
-        asked("Is there a star? Think step by step.", scene_picture),
+def test_concurrent_results_equal_sequential_results(served_model: OmniBridge, scene_picture: Picture):
+    jobs: list[Any] = [
+        question("Describe the picture.", scene_picture),
+        question("What?", max_tokens=7, temperature=1.4, seed=5),
+        question("Is there a star? Think step by step.", scene_picture),
         TextEmbeddingJob("a red star"),
         TextEmbeddingJob("a tan star"),
         GenerateJob("small red star top, on white", 1, 3, 2.5),
@@ -31,11 +31,11 @@ def test_answers_at_once_are_the_answers_one_by_one(served_model: OmniBridge, sc
     ]
 
     async def test() -> None:
-        async with working(served_model) as engine:
-            alone = [await answer(engine, work) for work in works]
-            for order in (works, works[::-1]):
-                at_once = await asyncio.gather(*(answer(engine, work) for work in order))
-                for one, other in zip(alone, at_once if order is works else at_once[::-1], strict=True):
+        async with running_engine(served_model) as engine:
+            sequential = [await answer(engine, job) for job in jobs]
+            for order in (jobs, jobs[::-1]):
+                concurrent = await asyncio.gather(*(answer(engine, job) for job in order))
+                for one, other in zip(sequential, concurrent if order is jobs else concurrent[::-1], strict=True):
                     assert np.array_equal(one, other)
             assert counted(engine, "batch_size_count", kind="GenerateJob") < 6
 
@@ -44,90 +44,89 @@ def test_answers_at_once_are_the_answers_one_by_one(served_model: OmniBridge, sc
 
 def test_a_short_reply_does_not_wait_for_a_long_drawing(served_model: OmniBridge):
     async def test() -> None:
-        async with working(served_model) as engine:
-            drawing = asyncio.ensure_future(engine.do(GenerateJob("red star, on white", 1, LONG, 2.5)))
+        async with running_engine(served_model) as engine:
+            drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, LONG, 2.5)))
             await until(lambda: counted(engine, "batch_size_count", kind="GenerateJob") == 1)
-            assert await engine.reply(asked("Draw: a star", max_tokens=3))
+            assert await reply_text(engine, question("Draw: a star", max_tokens=3))
             assert not drawing.done()
             drawing.cancel()
 
     run(test)
 
 
-def test_who_hangs_up_frees_the_slot(served_model: OmniBridge, scene_picture: Picture):
+def test_a_disconnect_frees_the_slot(served_model: OmniBridge, scene_picture: Picture):
     async def test() -> None:
-        async with working(served_model, slots=1) as engine:
-            question = asked("Is there a star? Think step by step.", scene_picture)
-            async with aclosing(engine.pieces(question)) as pieces:
-                await anext(pieces)
+        async with running_engine(served_model, slots=1) as engine:
+            long = question("Is there a star? Think step by step.", scene_picture)
+            async with aclosing(engine.stream(long)) as chunks:
+                await anext(chunks)
             # the one slot is free again, long before the reply would have ended
-            assert len(await all_of(engine, asked("What?", max_tokens=2))) == 2
-            written = counted(engine, "tokens_total")
-            assert written < 10
+            assert len(await engine.complete(question("What?", max_tokens=2))) == 2
+            assert counted(engine, "generated_tokens_total") < 10
 
     run(test)
 
 
-def test_a_drawing_nobody_waits_for_is_dropped(served_model: OmniBridge):
+def test_a_cancelled_drawing_is_dropped(served_model: OmniBridge):
     async def test() -> None:
-        async with working(served_model) as engine:
-            drawing = asyncio.ensure_future(engine.do(GenerateJob("red star, on white", 1, LONG, 2.5)))
+        async with running_engine(served_model) as engine:
+            drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, LONG, 2.5)))
             await until(lambda: counted(engine, "batch_size_count", kind="GenerateJob") == 1)
             drawing.cancel()
-            done = await engine.do(GenerateJob("red star, on white", 1, 1, 2.5))
+            done = await engine.run(GenerateJob("red star, on white", 1, 1, 2.5))
             assert done.shape == (64, 64, 3)
-            assert counted(engine, "work_seconds_count", kind="GenerateJob") == 1  # the long one never ended
+            assert counted(engine, "job_duration_seconds_count", kind="GenerateJob") == 1  # the long one never ended
 
     run(test)
 
 
-def test_a_full_engine_says_when_to_come_back(served_model: OmniBridge):
+def test_a_full_engine_says_when_to_retry(served_model: OmniBridge):
     async def test() -> None:
-        async with working(served_model, max_requests=2) as engine:
-            with engine.place(), engine.place():
-                with pytest.raises(ServerBusy) as caught, engine.place():
+        async with running_engine(served_model, max_requests=2) as engine:
+            with engine.admit(), engine.admit():
+                with pytest.raises(ServerBusy) as caught, engine.admit():
                     pass
                 assert caught.value.retry_after_s >= 1
-            with engine.place():
-                assert counted(engine, "requests_inside") == 1 and counted(engine, "refused_total") == 1
+            with engine.admit():
+                assert counted(engine, "requests_in_flight") == 1 and counted(engine, "requests_rejected_total") == 1
 
     run(test)
 
 
-def test_the_end_waits_for_what_was_begun_and_takes_nothing_new(served_model: OmniBridge):
+def test_close_finishes_running_jobs_and_rejects_new_ones(served_model: OmniBridge):
     async def test() -> None:
         engine = Engine(served_model, Settings(), Metrics())
-        with pytest.raises(ShuttingDown), engine.place():
+        with pytest.raises(ShuttingDown), engine.admit():
             pass
         engine.start()
-        reply = asyncio.ensure_future(engine.reply(asked("Draw: a star")))
-        drawing = asyncio.ensure_future(engine.do(GenerateJob("red star, on white", 1, 5, 2.5)))
+        reply = asyncio.ensure_future(reply_text(engine, question("Draw: a star")))
+        drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, 5, 2.5)))
         await asyncio.sleep(0)
         await engine.close()
         assert not engine.ready
         assert await reply and (await drawing).shape == (64, 64, 3)
-        with pytest.raises(ShuttingDown), engine.place():
+        with pytest.raises(ShuttingDown), engine.admit():
             pass
 
     run(test)
 
 
-def test_a_mistake_is_told_to_who_made_it_and_to_nobody_else(served_model: OmniBridge):
+def test_an_error_reaches_its_own_request_only(served_model: OmniBridge):
     class Broken(TextEmbeddingJob):
         def shape(self, model: OmniBridge) -> Any:
             raise ZeroDivisionError
 
     async def test() -> None:
-        async with working(served_model, context_tokens=64) as engine:
+        async with running_engine(served_model, context_tokens=64) as engine:
             fine, long, broken = await asyncio.gather(
-                engine.reply(asked("Draw: a star", max_tokens=3)),
-                engine.reply(asked("star " * 99)),
-                engine.do(Broken("a star")),
+                reply_text(engine, question("Draw: a star", max_tokens=3)),
+                reply_text(engine, question("star " * 99)),
+                engine.run(Broken("a star")),
                 return_exceptions=True,
             )
             assert isinstance(fine, str) and fine
             assert isinstance(long, UserError) and "shorten" in str(long)
             assert isinstance(broken, ZeroDivisionError)
-            assert (await engine.do(TextEmbeddingJob("a star"))).tokens > 1
+            assert (await engine.run(TextEmbeddingJob("a star"))).tokens > 1
 
     run(test)

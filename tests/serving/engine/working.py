@@ -1,16 +1,15 @@
-"""An engine at work, and what tests ask of it."""
+"""A running engine, and helpers to send it work."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
-from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.engine.engine import Engine
 from latentbridge.serving.engine.metrics import Metrics
-from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
+from latentbridge.serving.engine.text_generation import GenerationRequest
 from latentbridge.serving.settings import Settings
 from latentbridge.types import Conversation, Picture
 
@@ -19,7 +18,7 @@ LONG = 400
 
 
 @asynccontextmanager
-async def working(model: OmniBridge, **settings: Any) -> AsyncIterator[Engine]:
+async def running_engine(model: Any, **settings: Any) -> AsyncIterator[Engine]:
     engine = Engine(model, Settings(**settings), Metrics())
     engine.start()
     try:
@@ -28,26 +27,25 @@ async def working(model: OmniBridge, **settings: Any) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-def asked(text: str, picture: Picture | None = None, max_tokens: int = 40, **how: Any) -> GenerationRequest:
-    return GenerationRequest(Conversation(((text, ""),), picture), max_tokens, **how)
+def question(text: str, picture: Picture | None = None, max_tokens: int = 40, **options: Any) -> GenerationRequest:
+    return GenerationRequest(Conversation(((text, ""),), picture), max_tokens, **options)
 
 
-async def all_of(engine: Engine, ask: GenerationRequest) -> list[TokenChunk]:
-    async with aclosing(engine.pieces(ask)) as pieces:
-        return [piece async for piece in pieces]
+async def reply_text(engine: Engine, request: GenerationRequest) -> str:
+    return "".join(chunk.text for chunk in await engine.complete(request))
 
 
 async def answer(engine: Engine, work: Any) -> Any:
-    """The tokens of a reply, a vector, or a picture."""
+    """Return the tokens of a reply, a vector, or a picture."""
     if isinstance(work, GenerationRequest):
-        return [piece.token for piece in await all_of(engine, work)]
-    result = await engine.do(work)
+        return [chunk.token for chunk in await engine.complete(work)]
+    result = await engine.run(work)
     return getattr(result, "vector", result)
 
 
-async def until(holds: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(120):
-        while not holds():
+        while not condition():
             await asyncio.sleep(0.01)
 
 

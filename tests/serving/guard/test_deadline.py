@@ -1,4 +1,4 @@
-"""Who asks and does not read, on a real connection; who sends too slowly is in `test_attacks.py`."""
+"""Clients that do not read the response, on a real connection; slow senders are in `test_attacks.py`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.serving.server import running
 
 from latentbridge.serving.guard.limits import Limits
 
-PIECE = b"x" * 65_536
+CHUNK = b"x" * 65_536
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's timer is Linux'")
 
 
-class Talker:
-    """Answers with so many pieces, and notes that it has ended."""
+class ChunkApp:
+    """An app that responds with `pieces` chunks, and sets an event at the end."""
 
     def __init__(self, pieces: int) -> None:
         self.pieces = pieces
@@ -29,7 +29,7 @@ class Talker:
             return
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(self.pieces):
-            await send({"type": "http.response.body", "body": PIECE, "more_body": True})
+            await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
         self.left.set()
 
@@ -43,8 +43,8 @@ def ask(port: int) -> socket.socket:
 
 
 @pytest.mark.timeout(60)
-def test_who_does_not_read_loses_the_connection_and_the_writer_goes_on():
-    app = Talker(pieces=1000)
+def test_a_client_that_does_not_read_is_disconnected():
+    app = ChunkApp(pieces=1000)
     with running(app, Limits(receive_s=1.0)) as server:
         began, connection = time.monotonic(), ask(server.port)
         assert app.left.wait(30) and time.monotonic() - began > 1
@@ -53,11 +53,11 @@ def test_who_does_not_read_loses_the_connection_and_the_writer_goes_on():
 
 
 @pytest.mark.timeout(60)
-def test_who_reads_with_pauses_has_it_all():
-    app = Talker(pieces=100)
+def test_a_client_that_reads_with_pauses_gets_everything():
+    app = ChunkApp(pieces=100)
     with running(app, Limits(receive_s=1.0)) as server, ask(server.port) as connection:
         read = 0
-        while piece := connection.recv(len(PIECE)):
+        while piece := connection.recv(len(CHUNK)):
             time.sleep(1.2 if read == 0 else 0)
             read += len(piece)
-    assert read > 100 * len(PIECE)
+    assert read > 100 * len(CHUNK)

@@ -1,5 +1,4 @@
-"""Addresses: which are public, and what a server of ours can be led to. Names resolve as the test says, and whatever would
-be dialled on the public internet is answered on loopback."""
+"""Public addresses, and the addresses that the server can be made to fetch from, with a fake DNS and no internet."""
 
 from __future__ import annotations
 
@@ -78,7 +77,7 @@ OPEN = [
 
 
 class Internet:
-    """What names resolve to, and what was dialled; a server on loopback stands for all of the rest."""
+    """A fake DNS that records connections; a server on loopback answers for all public addresses."""
 
     def __init__(self) -> None:
         self.names: dict[str, list[str] | OSError] = {}
@@ -86,16 +85,16 @@ class Internet:
         self.dialled: list[str] = []
         self.requests: list[bytes] = []
         self.answers: dict[str, Any] = {}
-        """By path: the bytes to send, or a coroutine function that is given the writer."""
+        """By path: the bytes to send, or a coroutine function of the writer."""
 
     async def resolve(self, host: str, port: int, **_: Any) -> list[tuple]:
         self.resolved.append(host)
-        known = self.names.get(host)
-        if isinstance(known, OSError):
-            raise known
-        if known is None:  # as the machine itself would: addresses in all of their spellings
+        addresses = self.names.get(host)
+        if isinstance(addresses, OSError):
+            raise addresses
+        if addresses is None:  # as the machine itself would: addresses in all of their spellings
             return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in known]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.read(65_536)
@@ -117,8 +116,8 @@ def ok(body: bytes, *headers: str) -> bytes:
     return lines.encode() + body
 
 
-def leads_to(place: str, status: int = 302) -> bytes:
-    return f"HTTP/1.1 {status} Moved\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n".encode()
+def leads_to(location: str, status: int = 302) -> bytes:
+    return f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 @pytest.fixture
@@ -154,17 +153,17 @@ def refusal(url: str, fetching: Fetching = ANYWHERE) -> str:
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_what_is_special_is_not_public(address: str):
+def test_special_purpose_addresses_are_not_public(address: str):
     assert not is_public(ip_address(address))
 
 
 @pytest.mark.parametrize("address", OPEN)
-def test_what_is_routed_is_public(address: str):
+def test_routed_addresses_are_public(address: str):
     assert is_public(ip_address(address))
 
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6), st.ip_addresses(network="2000::/3")))
-def test_nothing_that_python_knows_to_be_special_is_public(address: IPv4Address | IPv6Address):
+def test_no_address_special_to_python_is_public(address: IPv4Address | IPv6Address):
     if is_public(address):
         assert address.is_global and not (address.is_multicast or address.is_reserved or address.is_private)
 
@@ -172,7 +171,7 @@ def test_nothing_that_python_knows_to_be_special_is_public(address: IPv4Address 
 # --- over the network ---
 
 
-def test_a_picture_is_fetched_from_the_address_that_was_checked_under_its_own_name(internet: Internet):
+def test_a_picture_is_fetched_from_the_checked_address_under_its_host_name(internet: Internet):
     assert fetch("http://pictures.example/a/b.png?size=3") == b"picture"
     assert (internet.resolved, internet.dialled) == (["pictures.example"], [PUBLIC])
     request = internet.requests[0]
@@ -181,14 +180,14 @@ def test_a_picture_is_fetched_from_the_address_that_was_checked_under_its_own_na
     assert b"Authorization" not in request and b"Cookie" not in request
 
 
-def test_tls_asks_for_the_name_and_not_for_the_address(internet: Internet):
+def test_tls_uses_the_host_name(internet: Internet):
     internet.answers[""] = b"no TLS"
     assert "no public address" in refusal("https://pictures.example/")
     assert internet.dialled == [PUBLIC]
     assert internet.requests[0].startswith(b"\x16\x03") and b"pictures.example" in internet.requests[0]
 
 
-def test_a_name_that_resolves_anew_each_time_is_asked_once(internet: Internet):
+def test_a_name_is_resolved_once(internet: Internet):
     answers = iter([[PUBLIC], ["127.0.0.1"], ["127.0.0.1"]])
 
     class Rebinding(dict):
@@ -201,7 +200,7 @@ def test_a_name_that_resolves_anew_each_time_is_asked_once(internet: Internet):
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_a_name_of_a_special_address_is_never_dialled(internet: Internet, address: str):
+def test_a_name_of_a_special_address_is_never_connected_to(internet: Internet, address: str):
     internet.names["inside.example"] = [PUBLIC, address]
     assert "no public address" in refusal("http://inside.example/")
     assert internet.dialled == []
@@ -249,10 +248,10 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
-@pytest.mark.parametrize("way", ["asked", "redirected"])
-def test_no_spelling_leads_inside(internet: Internet, host: str, way: str):
+@pytest.mark.parametrize("way", ["direct", "redirected"])
+def test_no_spelling_reaches_a_private_address(internet: Internet, host: str, way: str):
     internet.names |= {"localhost": ["127.0.0.1"], "127.0.0.1.": ["127.0.0.1"]}
-    if way == "asked":
+    if way == "direct":
         refusal(f"http://{host}/")
     elif host and host.isascii():
         internet.answers["/"] = leads_to(f"http://{host}/inside")
@@ -261,7 +260,7 @@ def test_no_spelling_leads_inside(internet: Internet, host: str, way: str):
 
 
 @pytest.mark.parametrize(
-    "place",
+    "location",
     [
         "http://localhost/",
         "//169.254.169.254/latest/meta-data/",
@@ -271,15 +270,15 @@ def test_no_spelling_leads_inside(internet: Internet, host: str, way: str):
         "\x01",
     ],
 )
-def test_a_redirect_inside_or_to_another_protocol_is_not_followed(internet: Internet, place: str):
+def test_a_redirect_to_a_private_address_or_another_protocol_is_not_followed(internet: Internet, location: str):
     internet.names["localhost"] = ["127.0.0.1"]
-    internet.answers["/"] = leads_to(place)
+    internet.answers["/"] = leads_to(location)
     refusal("http://pictures.example/")
     assert internet.dialled == [PUBLIC]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_outside_is_followed_and_resolved_like_the_first(internet: Internet, status: int):
+def test_a_redirect_to_a_public_address_is_followed_and_checked(internet: Internet, status: int):
     internet.names["cdn.example"] = ["8.8.8.8"]
     internet.answers |= {"/": leads_to("/b", status), "/b": leads_to("http://cdn.example/c", status)}
     assert fetch("http://pictures.example/") == b"picture"
@@ -293,7 +292,7 @@ def test_three_redirects_are_followed_and_no_more(internet: Internet):
     assert fetch("http://pictures.example/6") == b"picture"
 
 
-def test_only_hosts_that_are_set_are_asked_and_redirects_do_not_leave_them(internet: Internet):
+def test_only_allowed_hosts_are_asked_also_after_redirects(internet: Internet):
     internet.names["cdn.example"] = ["8.8.8.8"]
     few = Fetching(hosts=("pictures.example",), timeout_s=2)
     assert fetch("http://PICTURES.example/", few) == b"picture"
@@ -304,7 +303,7 @@ def test_only_hosts_that_are_set_are_asked_and_redirects_do_not_leave_them(inter
     assert set(internet.dialled) == {PUBLIC}
 
 
-def test_nothing_is_fetched_unless_it_is_set(internet: Internet):
+def test_nothing_is_fetched_by_default(internet: Internet):
     assert "fetches nothing" in refusal("http://pictures.example/", Fetching())
     assert internet.resolved == []
 
@@ -325,7 +324,7 @@ def test_nothing_is_fetched_unless_it_is_set(internet: Internet):
         leads_to("http://[::1"),
     ],
 )
-def test_an_answer_that_is_no_whole_picture_is_refused(internet: Internet, answer: bytes):
+def test_a_response_that_is_no_complete_picture_is_rejected(internet: Internet, answer: bytes):
     internet.answers["/"] = answer
     refusal("http://pictures.example/")
 
@@ -343,12 +342,12 @@ async def _silence(writer: asyncio.StreamWriter) -> None:
 
 
 @pytest.mark.parametrize("answer", [_drip, _silence])
-def test_a_slow_answer_is_given_up(internet: Internet, answer: Callable):
+def test_a_slow_response_times_out(internet: Internet, answer: Callable):
     internet.answers["/"] = answer
     assert "0.3 s" in refusal("http://pictures.example/", Fetching(("*",), timeout_s=0.3))
 
 
-def test_what_does_not_exist_and_what_is_private_read_alike(internet: Internet):
+def test_unknown_and_private_hosts_get_the_same_message(internet: Internet):
     internet.names |= {"none.example": socket.gaierror(-2, "unknown"), "inside.example": ["10.0.0.1"]}
     assert refusal("http://none.example/").replace("none", "inside") == refusal("http://inside.example/")
 
@@ -356,7 +355,7 @@ def test_what_does_not_exist_and_what_is_private_read_alike(internet: Internet):
 # --- data URLs ---
 
 
-def test_a_data_url_gives_its_bytes():
+def test_a_data_url_is_decoded():
     assert fetch("data:image/png;base64,AAEC/w==", Fetching()) == b"\0\1\2\xff"
     assert fetch("DATA:image/JPEG;base64,AAEC", Fetching()) == b"\0\1\2"
 
@@ -386,7 +385,7 @@ def test_a_data_url_gives_its_bytes():
         *("data:image/png;base64,AA-_", "data:image/png;base64,AAEC\n"),
     ],
 )
-def test_other_types_and_bad_base64_are_refused(url: str):
+def test_other_media_types_and_bad_base64_are_rejected(url: str):
     assert "data URL" in refusal(url, Fetching())
 
 
@@ -398,6 +397,6 @@ def test_a_data_url_is_measured_before_it_is_decoded():
 @pytest.mark.parametrize(
     "url", ["", "x", "/etc/passwd", "file:///etc/passwd", "http://", "http:", "javascript:1", "\0", "http://a\r\nb/"]
 )
-def test_what_is_no_address_is_refused(internet: Internet, url: str):
+def test_an_invalid_address_is_rejected(internet: Internet, url: str):
     refusal(url)
     assert internet.dialled == []

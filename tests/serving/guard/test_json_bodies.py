@@ -1,4 +1,4 @@
-"""JSON that ordinary parsers let pass."""
+"""Strict parsing of JSON bodies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.guard.json_bodies import parse_json
 
 
-def test_ordinary_json_is_what_it_says():
+def test_ordinary_json_is_parsed():
     assert parse_json(b'{"a": [1, 2.5, null, true], "b": {"a": "\\u00e9"}}') == {
         "a": [1, 2.5, None, True],
         "b": {"a": "é"},
@@ -39,7 +39,7 @@ def test_ordinary_json_is_what_it_says():
     ],
     ids=lambda body: body[:12].decode("latin-1"),
 )
-def test_what_is_not_json_is_refused_and_not_repeated(body: bytes):
+def test_invalid_json_is_rejected_and_not_quoted(body: bytes):
     with pytest.raises(ApiError) as caught:
         parse_json(body)
     assert caught.value.status_code == 400

@@ -1,4 +1,4 @@
-"""Keys: who owns one, where they are read from, and what never shows."""
+"""Keys: owners, files and environment, and no leaks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refusal(file: Path | None, environment: dict[str, str]) -> str:
     return message
 
 
-def test_a_key_names_its_owner_wherever_it_stands(tmp_path: Path):
+def test_a_key_has_an_owner_in_file_and_environment(tmp_path: Path):
     file = key_file(tmp_path, f"# who\n\n  ada:{ADA}  \n")
     keys = read_keys(file, {ENVIRONMENT: f"bob:{BOB},"})
     assert len(keys) == 2
@@ -37,7 +37,7 @@ def test_a_key_names_its_owner_wherever_it_stands(tmp_path: Path):
 
 
 @pytest.mark.parametrize("wrong", ["", ADA[:-1], ADA + "k", ADA.upper(), f"ada:{ADA}", "ключ", "\udcff", "\0"])
-def test_anything_else_is_nobodys(wrong: str):
+def test_other_keys_have_no_owner(wrong: str):
     assert read_keys(None, {ENVIRONMENT: f"ada:{ADA}"}).owner(wrong) is None
 
 
@@ -46,23 +46,23 @@ def test_every_key_is_compared_even_after_one_has_matched(monkeypatch: pytest.Mo
     compared = []
     compare = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(len(a)) or compare(a, b))
-    for asked in (ADA, BOB, "neither"):
-        keys.owner(asked)
+    for key in (ADA, BOB, "neither"):
+        keys.owner(key)
     assert compared == [32] * 6
 
 
-def test_no_keys_are_no_keys():
+def test_without_keys_there_are_none():
     assert not read_keys(None, {})
     assert not Keys()
 
 
-def test_a_key_never_shows(tmp_path: Path):
+def test_no_key_is_in_a_repr(tmp_path: Path):
     keys = read_keys(None, {ENVIRONMENT: f"ada:{ADA}"})
     assert ADA not in repr(keys) and ADA not in repr(keys.digests)
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
-def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int):
+def test_a_file_that_others_may_read_is_rejected(tmp_path: Path, mode: int):
     assert "chmod 600" in refusal(key_file(tmp_path, f"ada:{ADA}\n", mode), {})
 
 
@@ -79,14 +79,14 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int):
         ("ada:" + "k" * 12 + " " + "k" * 12, "no blanks"),
     ],
 )
-def test_a_line_that_is_no_key_is_named_by_its_number(tmp_path: Path, line: str, words: str):
+def test_an_invalid_line_is_named_by_its_number(tmp_path: Path, line: str, words: str):
     file = key_file(tmp_path, f"bob:{BOB}\n{line}\n")
     if line == f"bob:{ADA}":
         assert "(bob)" in refusal(file, {})
     assert words in refusal(file, {})
 
 
-def test_a_missing_an_empty_and_a_binary_file_are_told_apart(tmp_path: Path):
+def test_missing_empty_and_binary_files_have_their_own_messages(tmp_path: Path):
     assert "cannot be read" in refusal(tmp_path / "none", {})
     assert "holds no keys" in refusal(key_file(tmp_path, "# nobody yet\n"), {})
     binary = key_file(tmp_path, "")

@@ -1,4 +1,4 @@
-"""The guard before a small application that reads what it is sent."""
+"""The guard in front of a small app that reads request bodies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from tests.serving.asgi import ask, header, status
 
 from latentbridge.serving.guard.keys import ENVIRONMENT, read_keys
-from latentbridge.serving.guard.limits import Guard, Limits, WithoutQueries, kind_of
+from latentbridge.serving.guard.limits import Guard, Limits, QueryStringFilter, kind_of
 from latentbridge.serving.guard.rates import Allowance, Rates
 
 KEY = "ada-" + "k" * 20
@@ -21,7 +21,7 @@ KEYS = read_keys(None, {ENVIRONMENT: f"ada:{KEY}"})
 
 
 class Reader:
-    """Reads a body to its end, then tells its length; remembers what it saw."""
+    """An app that reads a body and responds with its length, and records scopes."""
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = []
@@ -65,7 +65,7 @@ def test_the_key_may_come_as_bearer_or_as_a_browsers_password(value: str):
 
 
 @pytest.mark.parametrize("value", ["", KEY, f"Bearer {KEY}x", "Bearer", "Basic !!", "Basic /////w==", f"Digest {KEY}"])
-def test_without_the_key_nothing_is_read(value: str):
+def test_without_a_key_the_body_is_not_read(value: str):
     reader = Reader()
     sent = ask(Guard(reader, KEYS), headers=[HOST, ("Authorization", value)])
     assert (status(sent), error(sent)["code"], reader.scopes) == (401, "invalid_api_key", [])
@@ -79,7 +79,7 @@ def test_health_needs_no_key_and_a_websocket_does():
     assert ask(Guard(Reader(), KEYS), kind="websocket", headers=[HOST, BEARER])[0]["type"] == "websocket.accept"
 
 
-def test_haste_is_refused_by_key_and_kind_and_says_when_to_come_back():
+def test_rates_are_limited_by_key_and_kind_with_retry_after():
     rates = Rates({"embed": Allowance(requests=2), "draw": Allowance(cost=10)}, clock=lambda: 0.0)
     guard = Guard(Reader(), KEYS, rates)
     answers = [ask(guard, "/v1/embeddings", headers=[HOST, BEARER]) for _ in range(3)]
@@ -91,7 +91,7 @@ def test_haste_is_refused_by_key_and_kind_and_says_when_to_come_back():
     assert [status(sent) for sent in draws] == [200, 429]
 
 
-def test_strangers_do_not_spend_what_a_key_may():
+def test_unauthenticated_requests_do_not_count_against_a_key():
     guard = Guard(Reader(), KEYS, Rates({"chat": Allowance(requests=1)}, clock=lambda: 0.0))
     for _ in range(3):
         assert status(ask(guard, "/v1/chat/completions")) == 401
@@ -102,11 +102,11 @@ def test_strangers_do_not_spend_what_a_key_may():
     ("path", "kind"),
     [("/v1/chat/completions", "chat"), ("/v1/index/cats/items", "index"), ("/v1/indexes", "other"), ("/", "other")],
 )
-def test_a_path_has_a_kind_of_work(path: str, kind: str):
+def test_a_path_has_a_kind_of_request(path: str, kind: str):
     assert kind_of(path) == kind
 
 
-def test_a_body_is_refused_by_what_it_says_it_has_and_by_what_it_has():
+def test_a_body_is_rejected_by_its_declared_and_by_its_actual_length():
     guard = Guard(Reader(), limits=Limits(body_bytes=100))
     assert status(ask(guard, chunks=[b"x" * 100, b""])) == 200
     assert status(ask(guard, headers=[HOST, ("Content-Length", "101")])) == 413
@@ -114,7 +114,7 @@ def test_a_body_is_refused_by_what_it_says_it_has_and_by_what_it_has():
     assert status(ask(guard, headers=[HOST, ("Content-Length", "1")], chunks=[b"x"])) == 413  # without end
 
 
-def test_a_body_that_drips_is_refused_in_time():
+def test_a_slow_body_is_rejected_in_time():
     sent = ask(Guard(Reader(), limits=Limits(receive_s=0.2)), chunks=[b"x"], pause_s=0.02)
     assert (status(sent), error(sent)["code"], header(sent, "connection")) == (408, "request_timeout", "close")
 
@@ -129,11 +129,11 @@ def test_waiting_after_the_body_has_no_limit():
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
-def test_compressed_bodies_are_not_unfolded(encoding: str):
+def test_compressed_bodies_are_rejected(encoding: str):
     assert status(ask(Guard(Reader()), headers=[HOST, ("Content-Encoding", encoding)])) == 415
 
 
-def test_many_and_long_headers_are_refused():
+def test_many_and_long_headers_are_rejected():
     guard = Guard(Reader(), limits=Limits(headers=5, header_bytes=200))
     assert status(ask(guard, headers=[HOST, *[("A", "b")] * 4])) == 200
     assert status(ask(guard, headers=[HOST, *[("A", "b")] * 5])) == 431
@@ -157,11 +157,11 @@ def test_many_and_long_headers_are_refused():
         ([("Host", "[::1")], 403),
     ],
 )
-def test_pages_of_other_sites_are_refused(headers: list[tuple[str, str]], expected: int):
+def test_foreign_origins_and_hosts_are_rejected(headers: list[tuple[str, str]], expected: int):
     assert status(ask(Guard(Reader()), headers=headers)) == expected
 
 
-def test_with_keys_any_name_of_the_server_will_do():
+def test_with_keys_any_host_name_is_accepted():
     assert status(ask(Guard(Reader(), KEYS), headers=[("Host", "pictures.example"), BEARER])) == 200
 
 
@@ -169,7 +169,7 @@ def test_a_link_from_another_site_may_be_followed():
     assert status(ask(Guard(Reader()), method="GET", headers=[HOST, ("Sec-Fetch-Site", "cross-site")])) == 200
 
 
-def test_a_failure_after_the_answer_began_is_not_hidden():
+def test_an_error_after_the_response_started_is_raised():
     async def late(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while True:
@@ -179,7 +179,7 @@ def test_a_failure_after_the_answer_began_is_not_hidden():
         ask(Guard(late, limits=Limits(body_bytes=10)), chunks=[b"x" * 6])
 
 
-def test_the_access_log_forgets_what_stands_behind_a_question_mark():
+def test_the_access_log_has_no_query_strings():
     record = logging.LogRecord("", 20, "", 0, '%s "%s %s" %d', ("1.2.3.4", "GET", f"/v1/models?key={KEY}", 200), None)
-    assert WithoutQueries().filter(record)
+    assert QueryStringFilter().filter(record)
     assert record.getMessage() == '1.2.3.4 "GET /v1/models" 200'

@@ -1,4 +1,4 @@
-"""Token buckets, with a clock that the test turns."""
+"""Token buckets with a fake clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def refusal(ask, *arguments) -> ApiError:
     return caught.value
 
 
-def test_a_minutes_worth_may_come_at_once_and_then_one_by_one():
+def test_a_full_bucket_allows_a_burst():
     clock = Clock()
     rates = Rates({"chat": Allowance(requests=6)}, clock)
     for _ in range(6):
@@ -36,7 +36,7 @@ def test_a_minutes_worth_may_come_at_once_and_then_one_by_one():
     assert refusal(rates.request, "ada", "chat").status_code == 429
 
 
-def test_waiting_as_long_as_was_said_is_enough():
+def test_retry_after_is_long_enough():
     clock = Clock()
     rates = Rates({"draw": Allowance(cost=700)}, clock)
     rates.charge("ada", "draw", 650)
@@ -46,7 +46,7 @@ def test_waiting_as_long_as_was_said_is_enough():
     rates.charge("ada", "draw", 190)
 
 
-def test_a_refused_request_costs_nothing_and_a_long_pause_fills_no_more_than_the_bucket():
+def test_a_rejected_request_costs_nothing_and_a_bucket_does_not_overflow():
     clock = Clock()
     rates = Rates({"draw": Allowance(cost=100)}, clock)
     rates.charge("ada", "draw", 60)
@@ -70,13 +70,13 @@ def test_keys_kinds_and_units_have_buckets_of_their_own():
     assert "draw" in refusal(rates.charge, "ada", "draw", 1).detail
 
 
-def test_what_could_never_be_afforded_is_a_mistake_and_not_haste():
+def test_a_cost_above_the_bucket_is_a_bad_request():
     rates = Rates({"draw": Allowance(cost=100)}, Clock())
     assert refusal(rates.charge, "ada", "draw", 101).status_code == 400
     rates.charge("ada", "draw", 100)
 
 
-def test_allowances_are_read_from_the_command_line():
+def test_allowances_are_parsed():
     kinds = ("draw", "chat")
     assert parse_allowances(["draw=30,1200", "chat=7"], kinds) == {"draw": Allowance(30, 1_200), "chat": Allowance(7)}
     assert parse_allowances([], kinds) == {}
@@ -85,6 +85,6 @@ def test_allowances_are_read_from_the_command_line():
 @pytest.mark.parametrize(
     "setting", ["paint=3", "draw", "draw=", "draw=x", "draw=0", "draw=-1", "draw=nan", "draw=inf", "draw=1,2,3"]
 )
-def test_what_is_no_allowance_is_refused(setting: str):
+def test_invalid_allowances_are_rejected(setting: str):
     with pytest.raises(UserError):
         parse_allowances([setting], ("draw", "chat"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +14,7 @@ from latentbridge import prompts
 from latentbridge.images import fit_square
 from latentbridge.models import diffusion
 from latentbridge.models.condition import Condition
+from latentbridge.models.stepwise import last_of
 from latentbridge.types import Conversation, EditResult, Picture
 
 if TYPE_CHECKING:
@@ -62,6 +63,21 @@ def edit_in_mask(
     before = model.reply(captions, max_tokens=_DESCRIPTION_TOKENS)
     plan = plan_edit(model, pictures, before, after, seeds, conditioning)
     return finish_edit(model, plan, model.denoise(plan.condition, seeds, steps, guidance, keep=plan.keep))
+
+
+def edit_in_mask_by_steps(
+    model: OmniBridge,
+    pictures: Sequence[Picture],
+    before: Sequence[str],
+    after: Sequence[str],
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+) -> Generator[None, None, list[EditResult]]:
+    """Edit pictures as `edit_in_mask` does, given their descriptions before and after the edit; yield after each step."""
+    plan = plan_edit(model, pictures, before, after, seeds)
+    latents = yield from last_of(model.denoise_steps(plan.condition, seeds, steps, guidance, plan.keep))
+    return finish_edit(model, plan, latents)
 
 
 def edit_like_release(

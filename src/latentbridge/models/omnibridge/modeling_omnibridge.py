@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -20,12 +20,14 @@ from latentbridge.models.autoencoder import PatchAutoencoder
 from latentbridge.models.condition import Condition, map_condition
 from latentbridge.models.omnibridge.aligner import BiTransformer
 from latentbridge.models.omnibridge.auxiliary_embedding import AuxiliaryEmbedding
-from latentbridge.models.omnibridge.editing import Conditioning, edit_in_mask, edit_like_release
+from latentbridge.models.omnibridge.editing import Conditioning, edit_in_mask, edit_in_mask_by_steps, edit_like_release
 from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
 from latentbridge.models.omnibridge.text_encoder import new_text_encoder
 from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
+from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import generate_replies
+from latentbridge.models.stepwise import last_of
 from latentbridge.models.tokenization import encode, token_id
 from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
 from latentbridge.rng import torch_rng
@@ -75,9 +77,7 @@ class OmniBridge(TrainableModel):
             if config.second_view.words:
                 self.second_view = AuxiliaryEmbedding(config.second_view)
         if "decoder" in config.parts:
-            from latentbridge.models.omnibridge.decoder import (
-                Decoder,
-            )  # diffusers is slow to import; replies do not need it
+            from latentbridge.models.omnibridge.decoder import Decoder  # diffusers loads slowly; replies do not need it
 
             self.text_encoder = new_text_encoder(config.aligner, len(tokenizer))
             self.decoder = Decoder.from_config(config)
@@ -189,6 +189,9 @@ class OmniBridge(TrainableModel):
             return edit_like_release(self, pictures, instructions, seeds, steps, guidance)
         return edit_in_mask(self, pictures, instructions, seeds, steps, guidance, conditioning)
 
+    def count_tokens(self, conversation: Conversation) -> int:
+        return self.backbone.tokenize([conversation], open_ended=True).input_ids.shape[1]
+
     def embedding(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
         vectors = self.retrieval_vectors(kind, items)
         return self.second_view.concatenate(vectors, kind, items) if self.config.second_view.words else vectors
@@ -203,9 +206,8 @@ class OmniBridge(TrainableModel):
 
         Case and regular inflection do not count, and stop words are never reported.
         """
-        return (
-            self.second_view.report_unknown_words(text) if self.config.second_view.words else super().read_words(text)
-        )
+        report = self.second_view.report_unknown_words if self.config.second_view.words else super().read_words
+        return report(text)
 
     # --- latents and losses ---
 
@@ -373,6 +375,21 @@ class OmniBridge(TrainableModel):
     def decode_pictures(self, image_latents: Tensor) -> list[Picture]:
         """Return the pictures of image latents [b c h w]."""
         return to_pictures(self.autoencoder.decode(image_latents))
+
+    def new_reply_batch(self, slots: int, length: int) -> ContinuousBatch:
+        return ContinuousBatch(self.backbone, slots, length)
+
+    def draw_steps(
+        self, descriptions: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
+    ) -> Generator[None, None, list[Picture]]:
+        conditions: list[Condition] = []  # one by one, since descriptions differ in length
+        for description in descriptions:
+            conditions.append(self.describe_condition([description], "query"))
+            yield
+        condition = map_condition(lambda *rows: torch.cat(rows), *conditions)
+        return self.decode_pictures((yield from last_of(self.denoise_steps(condition, seeds, steps, guidance))))
+
+    edit_steps = edit_in_mask_by_steps
 
 
 def _between(ids: Tensor, start: int, end: int) -> Tensor:

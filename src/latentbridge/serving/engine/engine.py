@@ -1,4 +1,4 @@
-"""The engine: one queue for all requests, and workers that take from it what they have room for."""
+"""The engine: a job queue in front of a pool of workers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
-from latentbridge.serving.engine.jobs import Job
+from latentbridge.models.stepwise import StepwiseModel
+from latentbridge.models.unified import UnifiedModel
+from latentbridge.serving.engine.jobs import Job, ReplyJob
 from latentbridge.serving.engine.metrics import Metrics
 from latentbridge.serving.engine.scheduler import Cancel, Results, RunBatch, StartReply
 from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
-from latentbridge.serving.engine.worker_pool import WorkerHandle, WorkerPool
+from latentbridge.serving.engine.worker_pool import WorkerPool
+from latentbridge.serving.engine.workers import Worker
 from latentbridge.serving.settings import Settings
 
-_TRIES = 2
-"""How often a job is begun; what outlives no worker may be what kills them."""
+_MAX_ATTEMPTS = 2
+"""Workers that may die while running one job; the job itself may be the cause."""
 
 
 class ServerBusy(Exception):
-    """There is no room for another request; `retry_after_s` is when to come back."""
+    """The limit of concurrent requests is reached; retry after `retry_after_s`."""
 
     def __init__(self, retry_after_s: int):
         super().__init__("The server is full; send the request again a little later.")
@@ -32,216 +34,219 @@ class ServerBusy(Exception):
 
 
 class ShuttingDown(Exception):
-    """The server finishes what it started and takes nothing new."""
+    """The server finishes running requests and accepts no new ones."""
 
 
 class WorkersLost(Exception):
-    """The workers that did something died of it, or beside it."""
+    """Every worker that ran the job died."""
 
 
 @dataclass(eq=False)
 class _QueuedJob:
-    """Something to do and where its results go: the pieces of a reply, one result of other work, or an exception."""
+    """A job and the queue of its results: token chunks, or one result, or an exception."""
 
     number: int
-    work: GenerationRequest | Job
-    shape: Hashable
-    """What works must share to be done together."""
+    payload: GenerationRequest | Job
+    batch_key: Hashable
+    """Jobs with equal keys may share a batch."""
     results: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
-    handle: WorkerHandle | None = None
-    """Who is at it; nobody while it waits."""
-    begun: int = 0
-    written: int = 0
-    """Tokens of a reply that were handed out."""
-    came: float = field(default_factory=time.monotonic)
+    worker: Worker | None = None
+    """The worker that runs it; None while it is queued."""
+    attempts: int = 0
+    reply_tokens: int = 0
+    """Tokens of a reply already delivered."""
+    submitted_s: float = field(default_factory=time.monotonic)
 
 
 class Engine:
-    """Requests come in from an event loop, workers do them, many at a time, and their results come back.
+    """A job queue in front of a pool of workers.
 
-    What comes in waits in one queue. A conversation goes to a worker with a free slot (`_least_busy`); works of one kind
-    and shape go together to a worker that does no others, and are shared out where several do none. What a worker had
-    begun when it died is begun once more elsewhere: an answer depends on the request alone (`turns.py`), so a reply goes
-    on where it stopped. All of this happens in the event loop that `start` was called in.
+    A reply goes to a worker with a free slot (`_least_busy`). Other jobs of one kind and shape go as a batch to a worker
+    that runs no batch, split evenly over the idle ones. A job whose worker dies is retried once elsewhere: results depend on
+    the request alone (`scheduler.py`), so a stream resumes where it stopped. Everything here runs in the event loop that
+    `start` was called in.
     """
 
-    def __init__(self, model: OmniBridge, settings: Settings, metrics: Metrics):
+    def __init__(self, model: UnifiedModel, settings: Settings, metrics: Metrics):
         self.model = model
         self.settings = settings
         self.metrics = metrics
-        self._inside = 0
-        self._recent_s = 1.0
-        """How long a request took of late, a running mean."""
+        self._in_flight = 0
+        self._mean_request_s = 1.0
+        """Running mean of request durations."""
         self._numbers = count()
         self._jobs: dict[int, _QueuedJob] = {}
-        """All that is not done, by number."""
-        self._asks: deque[_QueuedJob] = deque()
-        self._works: deque[_QueuedJob] = deque()
-        self._crew = WorkerPool(model, settings, metrics, self._told, self._begin_again)
+        """All unfinished jobs, by number."""
+        self._reply_queue: deque[_QueuedJob] = deque()
+        self._batch_queue: deque[_QueuedJob] = deque()
+        self._pool = WorkerPool(model, settings, metrics, self._on_results, self._on_jobs_lost)
         self._closing = False
-        self._done = asyncio.Event()
-        """Set whenever less is left to do."""
+        self._progress = asyncio.Event()
+        """Set whenever a job or request ends."""
 
     def start(self) -> None:
-        """Begin to work; worker processes are at hand some seconds later, and what comes before waits for them."""
+        """Start the workers; jobs submitted before one is ready wait in the queue."""
         self._loop = asyncio.get_running_loop()
-        self._crew.start()
+        self._pool.start()
 
     async def close(self) -> None:
-        """Take nothing new, finish what was taken, and end; a request may have jobs yet to come."""
+        """Reject new requests, finish the running ones, whose jobs may still be to come, and shut the workers down."""
         self._closing = True
-        while self._jobs or self._inside:
-            self._done.clear()
-            await self._done.wait()
-        await self._crew.shutdown()
+        while self._jobs or self._in_flight:
+            self._progress.clear()
+            await self._progress.wait()
+        await self._pool.shutdown()
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken and done."""
-        return not self._closing and bool(self._crew.ready)
+        """Return whether requests are accepted and a worker can run them."""
+        return not self._closing and bool(self._pool.ready)
 
-    # --- for requests ---
+    # --- requests ---
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place for one request, however many jobs it makes; raises Busy where there is none, and Closing at the end."""
-        if self._closing or not self._crew.handles:
+    def admit(self) -> Iterator[None]:
+        """Count a request as running, however many jobs it submits; raises ServerBusy or ShuttingDown."""
+        if self._closing or not self._pool.workers:
             raise ShuttingDown
-        if self._inside >= self.settings.max_requests:
-            self.metrics.refused.inc()
-            raise ServerBusy(max(1, round(self._recent_s)))
-        self._inside += 1
-        self.metrics.inside.set(self._inside)
-        began = time.monotonic()
+        if self._in_flight >= self.settings.max_requests:
+            self.metrics.rejected.inc()
+            raise ServerBusy(max(1, round(self._mean_request_s)))
+        self._in_flight += 1
+        self.metrics.in_flight.set(self._in_flight)
+        start_s = time.monotonic()
         try:
             yield
         finally:
-            self._inside -= 1
-            self.metrics.inside.set(self._inside)
-            self._recent_s += 0.1 * (time.monotonic() - began - self._recent_s)
-            self._done.set()
+            self._in_flight -= 1
+            self.metrics.in_flight.set(self._in_flight)
+            self._mean_request_s += 0.1 * (time.monotonic() - start_s - self._mean_request_s)
+            self._progress.set()
 
-    async def do(self, work: Job) -> Any:
-        """The result of one piece of work."""
-        async with self._sent(work, work.shape(self.model)) as job:
-            return _unless_failed(await job.results.get())
+    async def run(self, job: Job) -> Any:
+        """Return the result of a job."""
+        async with self._submitted(job, job.shape(self.model)) as queued:
+            return _raise_if_error(await queued.results.get())
 
-    async def do_all(self, works: Sequence[Job]) -> list[Any]:
-        """The results of several pieces of work, in order; where one fails, the others are dropped."""
-        tasks = [asyncio.ensure_future(self.do(work)) for work in works]
+    async def run_all(self, jobs: Sequence[Job]) -> list[Any]:
+        """Return the results of jobs in order; if one fails, the others are cancelled."""
+        tasks = [asyncio.ensure_future(self.run(job)) for job in jobs]
         try:
             return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def pieces(self, ask: GenerationRequest) -> AsyncGenerator[TokenChunk]:
-        """A reply as it is written."""
-        async with self._sent(ask) as job:
-            reason = None
-            while reason is None:
-                piece: TokenChunk = _unless_failed(await job.results.get())
-                reason = piece.finish_reason
-                yield piece
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk]:
+        """Yield the chunks of a reply as they are generated; one chunk if the model is not stepwise."""
+        if not isinstance(self.model, StepwiseModel):
+            yield await self.run(ReplyJob(request))
+            return
+        async with self._submitted(request) as queued:
+            finish_reason = None
+            while finish_reason is None:
+                chunk: TokenChunk = _raise_if_error(await queued.results.get())
+                finish_reason = chunk.finish_reason
+                yield chunk
 
-    async def reply(self, ask: GenerationRequest) -> str:
-        """The text of a reply."""
-        async with aclosing(self.pieces(ask)) as pieces:
-            return "".join([piece.text async for piece in pieces])
+    async def complete(self, request: GenerationRequest) -> list[TokenChunk]:
+        """Return all chunks of a reply."""
+        async with aclosing(self.stream(request)) as chunks:
+            return [chunk async for chunk in chunks]
 
     @asynccontextmanager
-    async def _sent(self, work: GenerationRequest | Job, shape: Hashable = None) -> AsyncIterator[_QueuedJob]:
-        job = _QueuedJob(next(self._numbers), work, (type(work), shape))
+    async def _submitted(self, payload: GenerationRequest | Job, shape: Hashable = None) -> AsyncIterator[_QueuedJob]:
+        """Queue a job, and cancel it at the end unless it has finished."""
+        job = _QueuedJob(next(self._numbers), payload, (type(payload), shape))
         self._jobs[job.number] = job
         self._queue_of(job).append(job)
-        self._loop.call_soon(self._hand_out)  # not at once, so that what comes together goes together
+        self._loop.call_soon(self._dispatch)  # not at once, so that jobs submitted together are batched
         try:
             yield job
         finally:
-            if job.number in self._jobs:  # nobody waits for it any more
-                if job.handle is None:
+            if job.number in self._jobs:
+                if job.worker is None:
                     self._queue_of(job).remove(job)
                 else:
-                    job.handle.worker.send(Cancel(job.number))
-                self._forget(job)
+                    job.worker.send(Cancel(job.number))
+                self._remove(job)
 
     def _queue_of(self, job: _QueuedJob) -> deque[_QueuedJob]:
-        return self._asks if isinstance(job.work, GenerationRequest) else self._works
+        return self._reply_queue if isinstance(job.payload, GenerationRequest) else self._batch_queue
 
-    def _forget(self, job: _QueuedJob) -> None:
-        """A job is done with, and its worker has room again."""
+    def _remove(self, job: _QueuedJob) -> None:
+        """Remove a finished or cancelled job and give its worker the next one."""
         del self._jobs[job.number]
-        if job.handle is not None:
-            job.handle.replies.discard(job.number)
-            job.handle.batch.discard(job.number)
-        self._loop.call_soon(self._hand_out)
-        self._done.set()
+        if job.worker is not None:
+            job.worker.replies.discard(job.number)
+            job.worker.batch.discard(job.number)
+        self._loop.call_soon(self._dispatch)
+        self._progress.set()
 
-    # --- between the queue and the workers ---
+    # --- workers ---
 
-    def _hand_out(self) -> None:
-        """Give what waits to workers that have room for it."""
-        ready = self._crew.ready
-        while self._asks and (handle := self._least_busy(ready)) is not None:
-            job = self._asks.popleft()
-            self._begin(job, handle, handle.replies)
-            assert isinstance(job.work, GenerationRequest), "only conversations wait there"
-            handle.worker.send(StartReply(job.number, job.work))
-        idle = sorted((handle for handle in ready if not handle.batch), key=lambda handle: len(handle.replies))
-        while self._works and idle:
-            alike = [job for job in self._works if job.shape == self._works[0].shape]
-            jobs = alike[: min(self.settings.max_batch, -(-len(alike) // len(idle)))]
-            handle = idle.pop(0)
-            for job in jobs:
-                self._works.remove(job)
-                self._begin(job, handle, handle.batch)
-            self.metrics.batch_sizes.labels(type(jobs[0].work).__name__).observe(len(jobs))
-            works: tuple[Any, ...] = tuple(job.work for job in jobs)
-            handle.worker.send(RunBatch(tuple(job.number for job in jobs), works))
+    def _dispatch(self) -> None:
+        """Send queued jobs to workers that have capacity."""
+        ready = self._pool.ready
+        while self._reply_queue and (worker := self._least_busy(ready)) is not None:
+            job = self._reply_queue.popleft()
+            self._assign(job, worker, worker.replies)
+            assert isinstance(job.payload, GenerationRequest)
+            worker.send(StartReply(job.number, job.payload))
+        idle = sorted((worker for worker in ready if not worker.batch), key=lambda worker: len(worker.replies))
+        while self._batch_queue and idle:
+            similar = [job for job in self._batch_queue if job.batch_key == self._batch_queue[0].batch_key]
+            batch = similar[: min(self.settings.max_batch, -(-len(similar) // len(idle)))]
+            worker = idle.pop(0)
+            for job in batch:
+                self._batch_queue.remove(job)
+                self._assign(job, worker, worker.batch)
+            self.metrics.batch_sizes.labels(type(batch[0].payload).__name__).observe(len(batch))
+            payloads: tuple[Any, ...] = tuple(job.payload for job in batch)
+            worker.send(RunBatch(tuple(job.number for job in batch), payloads))
 
-    def _least_busy(self, ready: Sequence[WorkerHandle]) -> WorkerHandle | None:
-        """The worker with a free slot that has the least to do: rather one without a batch, then the one with fewest replies."""
-        free = (handle for handle in ready if len(handle.replies) < self.settings.slots)
-        return min(free, key=lambda handle: (bool(handle.batch), len(handle.replies)), default=None)
+    def _least_busy(self, ready: Sequence[Worker]) -> Worker | None:
+        """Return a worker with a free slot, if any: preferably one without a batch, then the one with fewest replies."""
+        free = (worker for worker in ready if len(worker.replies) < self.settings.slots)
+        return min(free, key=lambda worker: (bool(worker.batch), len(worker.replies)), default=None)
 
-    def _begin(self, job: _QueuedJob, handle: WorkerHandle, jobs: set[int]) -> None:
-        job.handle = handle
-        job.begun += 1
+    def _assign(self, job: _QueuedJob, worker: Worker, jobs: set[int]) -> None:
+        job.worker = worker
+        job.attempts += 1
         jobs.add(job.number)
 
-    def _told(self, results: Results) -> None:
-        """What a worker did goes to those who wait for it."""
-        pieces = [result for _, result in results if isinstance(result, TokenChunk)]
-        if pieces:
-            self.metrics.tokens.inc(len(pieces))
-            self.metrics.batch_sizes.labels("GenerationRequest").observe(len(pieces))
+    def _on_results(self, results: Results) -> None:
+        chunks = sum(isinstance(result, TokenChunk) for _, result in results)
+        if chunks:
+            self.metrics.batch_sizes.labels("GenerationRequest").observe(chunks)
         for number, result in results:
             job = self._jobs.get(number)
             if job is None:
                 continue
             if isinstance(result, TokenChunk):
-                if result.reply_tokens <= job.written:  # written before, by a worker that died since
+                if result.reply_tokens <= job.reply_tokens:  # delivered before, by a worker that has died since
                     continue
-                job.written = result.reply_tokens
+                self.metrics.tokens.inc(result.reply_tokens - job.reply_tokens)
+                job.reply_tokens = result.reply_tokens
             if not isinstance(result, TokenChunk) or result.finish_reason:
-                self.metrics.seconds.labels(type(job.work).__name__).observe(time.monotonic() - job.came)
-                self._forget(job)
+                self.metrics.seconds.labels(type(job.payload).__name__).observe(time.monotonic() - job.submitted_s)
+                self._remove(job)
             job.results.put_nowait(result)
 
-    def _begin_again(self, lost: Set[int]) -> None:
-        """What a dead worker was at waits again, before all else."""
-        for number in sorted(lost, reverse=True):
+    def _on_jobs_lost(self, numbers: Set[int]) -> None:
+        """Put the jobs of a dead worker at the front of the queue, or fail them after `_MAX_ATTEMPTS`."""
+        for number in sorted(numbers, reverse=True):
             job = self._jobs[number]
-            job.handle = None
-            if job.begun < _TRIES:
+            job.worker = None
+            if job.attempts < _MAX_ATTEMPTS:
                 self._queue_of(job).appendleft(job)
             else:
-                self._forget(job)
-                job.results.put_nowait(WorkersLost(f"{job.begun} workers died over it"))
-        self._hand_out()
+                self._remove(job)
+                job.results.put_nowait(WorkersLost(f"{job.attempts} workers died while running it"))
+        self._dispatch()
 
 
-def _unless_failed(result: Any) -> Any:
+def _raise_if_error(result: Any) -> Any:
     if isinstance(result, Exception):
         raise result
     return result

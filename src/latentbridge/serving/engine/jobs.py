@@ -1,88 +1,111 @@
-"""The kinds of work that are done in batches. A batch is a generator: it rests after every step, so that others get their turn."""
+"""Batch jobs. `run_batch` is a generator that yields after every step, so that the scheduler can interleave other work."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from latentbridge.models.condition import map_condition
-from latentbridge.models.omnibridge.editing import finish_edit, plan_edit
-from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.errors import UserError
+from latentbridge.models.stepwise import StepwiseModel
+from latentbridge.models.unified import UnifiedModel
+from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk, whole_reply
 from latentbridge.types import Conversation, EditResult, Picture
 
 Steps = Generator[None, None, list[Any]]
-"""Rests between steps, and returns a result for each work of the batch."""
+"""Yields between steps and returns a result for each job of the batch."""
 
 
 class Job(Protocol):
-    """One item of work; `run_batch` does those of one class and `shape`."""
+    """A unit of work; jobs of one class and shape may be run as a batch."""
 
-    def shape(self, model: OmniBridge) -> Hashable:
-        """What works must share to be computed in one pass without moving each other's float sums."""
+    def shape(self, model: UnifiedModel) -> Hashable:
+        """Return what jobs must share to be computed in one pass without a change of each other's float sums."""
         ...
 
     @classmethod
-    def run_batch(cls, model: OmniBridge, works: Sequence[Self]) -> Steps: ...
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Steps: ...
+
+
+@dataclass(frozen=True)
+class ReplyJob:
+    """Generates a whole reply, with a model that is not stepwise."""
+
+    request: GenerationRequest
+
+    def shape(self, model: UnifiedModel) -> Hashable:
+        return id(self)  # replies are not batched, since conversations differ in length
+
+    @classmethod
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[TokenChunk]]:
+        (request,) = (job.request for job in jobs)
+        prompt_tokens = model.count_tokens(request.conversation)
+        if prompt_tokens >= model.context_length:
+            raise UserError(
+                f"The conversation has {prompt_tokens} tokens; {model.context_length - 1} are the most, so shorten it."
+            )
+        yield
+        (text,) = model.reply(
+            [request.conversation],
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            generators=[request.generator()],
+        )
+        reply_tokens = model.count_tokens(Conversation(((text, ""),)))
+        return [whole_reply(request, text, prompt_tokens, reply_tokens)]
 
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """A picture of a full description."""
+    """Draws a picture of a full description."""
 
     description: str
     seed: int
     steps: int
     guidance: float
 
-    def shape(self, model: OmniBridge) -> Hashable:
+    def shape(self, model: UnifiedModel) -> Hashable:
         return self.steps, self.guidance
 
     @classmethod
-    def run_batch(cls, model: OmniBridge, works: Sequence[Self]) -> Generator[None, None, list[Picture]]:
-        """Descriptions differ in length, so each is read alone; denoising, which takes long, is done at once."""
-        conditions: list[Any] = []
-        for work in works:
-            conditions.append(model.describe_condition([work.description], "query"))
-            yield
-        condition = map_condition(lambda *rows: torch.cat(rows), *conditions)
-        seeds = [work.seed for work in works]
-        latents = yield from _resting(model.denoise_steps(condition, seeds, works[0].steps, works[0].guidance))
-        return model.decode_pictures(latents)
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[Picture]]:
+        descriptions, seeds = [job.description for job in jobs], [job.seed for job in jobs]
+        steps, guidance = jobs[0].steps, jobs[0].guidance
+        if isinstance(model, StepwiseModel):
+            return (yield from model.draw_steps(descriptions, seeds, steps, guidance))
+        return model.draw_descriptions(descriptions, seeds, steps=steps, guidance=guidance)
 
 
 @dataclass(frozen=True)
 class EditJob:
-    """A picture changed from one description to another."""
+    """Edits a picture; a stepwise model needs the descriptions before and after the edit."""
 
     picture: Picture
-    before: str
-    after: str
+    instruction: str
     seed: int
     steps: int
     guidance: float
+    before: str = ""
+    after: str = ""
 
-    def shape(self, model: OmniBridge) -> Hashable:
+    def shape(self, model: UnifiedModel) -> Hashable:
         return self.steps, self.guidance
 
     @classmethod
-    def run_batch(cls, model: OmniBridge, works: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
-        seeds = [work.seed for work in works]
-        before, after = [w.before for w in works], [w.after for w in works]
-        plan = plan_edit(model, [w.picture for w in works], before, after, seeds)
-        steps = model.denoise_steps(plan.condition, seeds, works[0].steps, works[0].guidance, plan.keep)
-        latents = yield from _resting(steps)
-        return finish_edit(model, plan, latents)
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
+        pictures, seeds = [job.picture for job in jobs], [job.seed for job in jobs]
+        steps, guidance = jobs[0].steps, jobs[0].guidance
+        if isinstance(model, StepwiseModel):
+            before, after = [job.before for job in jobs], [job.after for job in jobs]
+            return (yield from model.edit_steps(pictures, before, after, seeds, steps, guidance))
+        return model.edit_pictures(pictures, [job.instruction for job in jobs], seeds, steps=steps, guidance=guidance)
 
 
 @dataclass(frozen=True)
 class EmbeddingOutput:
-    """A unit vector, float32 [e], and how many tokens were read for it."""
+    """A unit vector, float32 [e], and the number of tokens it was computed from."""
 
     vector: np.ndarray
     tokens: int
@@ -90,45 +113,32 @@ class EmbeddingOutput:
 
 @dataclass(frozen=True)
 class ImageEmbeddingJob:
-    """The unit vector of a picture that has the model's size."""
+    """Embeds a picture of the model's size."""
 
     picture: Picture
 
-    def shape(self, model: OmniBridge) -> Hashable:
+    def shape(self, model: UnifiedModel) -> Hashable:
         return self.picture.shape
 
     @classmethod
-    def run_batch(cls, model: OmniBridge, works: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
-        pictures = [work.picture for work in works]
-        tokens = _tokens(model, Conversation((("", ""),), pictures[0]))
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
+        pictures = [job.picture for job in jobs]
+        tokens = model.count_tokens(Conversation((("", ""),), pictures[0]))
         yield
         return [EmbeddingOutput(vector, tokens) for vector in model.embed(images=pictures)]
 
 
 @dataclass(frozen=True)
 class TextEmbeddingJob:
-    """The unit vector of a text."""
+    """Embeds a text."""
 
     text: str
 
-    def shape(self, model: OmniBridge) -> Hashable:
-        return _tokens(model, Conversation(((self.text, ""),)))
+    def shape(self, model: UnifiedModel) -> Hashable:
+        return model.count_tokens(Conversation(((self.text, ""),)))
 
     @classmethod
-    def run_batch(cls, model: OmniBridge, works: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
-        tokens = _tokens(model, Conversation(((works[0].text, ""),)))
+    def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
+        tokens = model.count_tokens(Conversation(((jobs[0].text, ""),)))
         yield
-        return [EmbeddingOutput(vector, tokens) for vector in model.embed(texts=[work.text for work in works])]
-
-
-def _tokens(model: OmniBridge, conversation: Conversation) -> int:
-    return model.backbone.tokenize([conversation], open_ended=True).input_ids.shape[1]
-
-
-def _resting(steps: Iterator[Tensor]) -> Generator[None, None, Tensor]:
-    """The last of some steps, with a rest after each."""
-    newest: deque[Tensor] = deque(maxlen=1)
-    for latents in steps:
-        newest.append(latents)
-        yield
-    return newest.pop()
+        return [EmbeddingOutput(vector, tokens) for vector in model.embed(texts=[job.text for job in jobs])]

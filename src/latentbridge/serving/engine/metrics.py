@@ -1,6 +1,8 @@
-"""What the server counts, for Prometheus; a registry of its own for every app, so that tests do not add up."""
+"""Prometheus metrics of the server, in a registry per app."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -9,28 +11,22 @@ _SIZES = (1, 2, 4, 8, 16, 32)
 
 
 class Metrics:
-    """Requests and work, by kind."""
+    """Counters, gauges and histograms of one app."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        name = "latentbridge_{}".format
-        self.answers = Counter(name("answers"), "Answers by path and status", ["path", "status"], registry=registry)
-        self.refused = Counter(name("refused"), "Requests refused because the server was full", registry=registry)
-        self.inside = Gauge(name("requests_inside"), "Requests waiting or at work", registry=registry)
-        self.workers = Gauge(name("workers"), "Workers that can work", registry=registry)
-        self.lost = Counter(name("workers_lost"), "Worker processes that died", registry=registry)
-        self.tokens = Counter(name("tokens"), "Tokens written", registry=registry)
-        self.batch_sizes = Histogram(
-            name("batch_size"), "Items computed in one pass", ["kind"], buckets=_SIZES, registry=registry
-        )
+        self.registry = CollectorRegistry()
+        options: Any = {"namespace": "latentbridge", "registry": self.registry}
+        self.responses = Counter("responses", "Responses by path and status", ["path", "status"], **options)
+        self.rejected = Counter("requests_rejected", "Requests rejected because the server was full", **options)
+        self.in_flight = Gauge("requests_in_flight", "Requests queued or running", **options)
+        self.workers = Gauge("workers", "Workers ready to run jobs", **options)
+        self.lost = Counter("workers_lost", "Worker processes that died", **options)
+        self.tokens = Counter("generated_tokens", "Tokens generated", **options)
+        self.batch_sizes = Histogram("batch_size", "Items computed in one pass", ["kind"], buckets=_SIZES, **options)
         self.seconds = Histogram(
-            name("work_seconds"),
-            "Seconds from coming in to the last result",
-            ["kind"],
-            buckets=_SECONDS,
-            registry=registry,
+            "job_duration_seconds", "From submission to the last result", ["kind"], buckets=_SECONDS, **options
         )
 
     def page(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""A reply while it is written: tokens in, text out, and when to stop."""
+"""Requests for a reply, the chunks of a reply, and the detokenizer that turns tokens into chunks."""
 
 from __future__ import annotations
 
@@ -6,74 +6,91 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from latentbridge.models.qwen_vl.continuous_batching import SamplingParams
+import torch
+
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
 
 FinishReason = Literal["stop", "length"]
-_UNFINISHED = "\ufffd"
-"""What a character decodes to of which not all bytes are there."""
+_REPLACEMENT = "\ufffd"
+"""The character that an incomplete UTF-8 sequence decodes to."""
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What to reply to, and how."""
+    """A conversation to reply to, with its sampling parameters."""
 
     conversation: Conversation
     max_tokens: int
     temperature: float = 0.0
     seed: int = 0
     stop: tuple[str, ...] = ()
-    """Texts that end the reply, and are not part of it."""
+    """Texts that end the reply and are left out of it."""
     purpose: str = "chat"
-    """Which stream of the seed the tokens are drawn from (`rng.py`)."""
+    """The stream of the seed that tokens are sampled from (`rng.py`)."""
 
-    def sampling_params(self) -> SamplingParams:
-        """How its tokens are chosen."""
-        return SamplingParams(self.temperature, torch_rng(self.seed, self.purpose))
+    def generator(self) -> torch.Generator:
+        """Return a new generator of the reply's tokens."""
+        return torch_rng(self.seed, self.purpose)
 
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """What a token added to a reply; the last piece says why it is the last."""
+    """The text that one token, or several, add to a reply; the last chunk has a finish reason."""
 
-    token: int
+    token: int | None
+    """None for a whole reply."""
     text: str
     finish_reason: FinishReason | None
     prompt_tokens: int
     reply_tokens: int
-    """So far, the end of the turn included."""
+    """Tokens generated so far, the end of the turn included."""
 
 
 class Detokenizer:
-    """Text of a reply, given out as soon as it is certain: no half characters, nothing that may become a stop text."""
+    """An incremental decoder that holds back incomplete characters and text that may become a stop text."""
 
     def __init__(
-        self, ask: GenerationRequest, prompt_tokens: int, end_of_turn: int, decode: Callable[[Sequence[int]], str]
+        self, request: GenerationRequest, prompt_tokens: int, end_of_turn: int, decode: Callable[[Sequence[int]], str]
     ):
-        self._ask = ask
+        self._request = request
         self._prompt_tokens = prompt_tokens
         self._end_of_turn = end_of_turn
         self._decode = decode
         self._tokens: list[int] = []
-        self._given = 0
+        self._sent = 0
+        """Characters already in a chunk."""
 
-    def add(self, token: int, room: bool) -> TokenChunk:
-        """The piece of a token; `room` tells whether another one fits."""
+    def add(self, token: int, has_room: bool) -> TokenChunk:
+        """Return the chunk of a token; `has_room` tells whether the slot holds another one."""
         self._tokens.append(token)
         text = self._decode(self._tokens)
-        stopped = min((found for stop in self._ask.stop if (found := text.find(stop)) >= 0), default=None)
+        stop_at = _find_stop(text, self._request.stop)
         reason: FinishReason | None = None
-        if token == self._end_of_turn or stopped is not None:
+        if token == self._end_of_turn or stop_at is not None:
             reason = "stop"
-        elif len(self._tokens) == self._ask.max_tokens or not room:
+        elif len(self._tokens) == self._request.max_tokens or not has_room:
             reason = "length"
-        certain = text[:stopped] if reason else text[: len(text) - self._doubtful(text)]
-        new, self._given = certain[self._given :], max(self._given, len(certain))
+        final = text[:stop_at] if reason else text[: len(text) - self._pending(text)]
+        new, self._sent = final[self._sent :], max(self._sent, len(final))
         return TokenChunk(token, new, reason, self._prompt_tokens, len(self._tokens))
 
-    def _doubtful(self, text: str) -> int:
-        """How many characters at the end may still change or turn out to be a stop text."""
-        whole = text.rstrip(_UNFINISHED)
-        begun = (n for stop in self._ask.stop for n in range(len(stop) - 1, 0, -1) if whole.endswith(stop[:n]))
-        return len(text) - len(whole) + max(begun, default=0)
+    def _pending(self, text: str) -> int:
+        """Return how many characters at the end may still change or become a stop text."""
+        complete = text.rstrip(_REPLACEMENT)
+        prefixes = (
+            n for stop in self._request.stop for n in range(len(stop) - 1, 0, -1) if complete.endswith(stop[:n])
+        )
+        return len(text) - len(complete) + max(prefixes, default=0)
+
+
+def whole_reply(request: GenerationRequest, text: str, prompt_tokens: int, reply_tokens: int) -> TokenChunk:
+    """Return a reply as one chunk of at least one token, cut at the first stop text."""
+    stop_at = _find_stop(text, request.stop)
+    reason: FinishReason = "length" if stop_at is None and reply_tokens >= request.max_tokens else "stop"
+    return TokenChunk(None, text[:stop_at], reason, prompt_tokens, max(1, reply_tokens))
+
+
+def _find_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Return the position of the first stop text, if any."""
+    return min((start for stop in stops if (start := text.find(stop)) >= 0), default=None)

@@ -1,132 +1,115 @@
-"""The workers of an engine: hired, replaced when they die, and sent home."""
+"""The pool of workers: starts them, replaces those that die, and shuts them down."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Set
-from dataclasses import dataclass, field
 from typing import Any
 
 from latentbridge.models.checkpoint import fingerprint
-from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.unified import UnifiedModel
 from latentbridge.serving.engine.metrics import Metrics
 from latentbridge.serving.engine.scheduler import Results
 from latentbridge.serving.engine.workers import ProcessWorker, ThreadWorker, Worker
 from latentbridge.serving.settings import Settings
 
 _log = logging.getLogger(__name__)
-_TRIES = 2
-"""Processes in a row that may end before they are ready."""
-
-
-@dataclass(eq=False)
-class WorkerHandle:
-    """A worker and the jobs it is at, by number."""
-
-    worker: Worker
-    is_ready: bool = False
-    replies: set[int] = field(default_factory=set)
-    batch: set[int] = field(default_factory=set)
+_MAX_FAILED_STARTS = 2
+"""Processes in a row that may exit before they are ready."""
 
 
 class WorkerPool:
-    """As many workers as the settings say; it lives in the event loop that `start` was called in.
+    """`Settings.workers` workers, managed in the event loop that `start` was called in.
 
-    `told` hears their results, and `changed` the jobs that one of them died over, or of none when one got ready.
+    `on_jobs_lost` gets the jobs of a worker that died, and an empty set when a worker becomes ready.
     """
 
     def __init__(
         self,
-        model: OmniBridge,
+        model: UnifiedModel,
         settings: Settings,
         metrics: Metrics,
-        told: Callable[[Results], None],
-        changed: Callable[[Set[int]], None],
+        on_results: Callable[[Results], None],
+        on_jobs_lost: Callable[[Set[int]], None],
     ):
-        self.handles: list[WorkerHandle] = []
+        self.workers: list[Worker] = []
         self._model = model
         self._settings = settings
         self._metrics = metrics
-        self._told = told
-        self._changed = changed
-        self._unready = 0
-        self._ended = False
-        self._stand_in: WorkerHandle | None = None
-        """A thread that works until the first process is ready."""
+        self._on_results = on_results
+        self._on_jobs_lost = on_jobs_lost
+        self._failed_starts = 0
+        self._closed = False
+        self._startup_thread: Worker | None = None
+        """A thread worker that serves until the first process is ready."""
 
     def start(self) -> None:
-        """Start the workers: a thread at once, processes beside it, which replace it some seconds later."""
+        """Start a thread worker, and with several workers the processes that replace it some seconds later."""
         self._loop = asyncio.get_running_loop()
-        stand_in = self._hire_thread()
+        worker = self._start_thread()
         if self._settings.workers > 1:
-            self._stand_in = stand_in
-            self._maker = fingerprint(self._model)
+            self._startup_thread = worker
+            self._fingerprint = fingerprint(self._model)
             for _ in range(self._settings.workers):
-                self._hire_process()
+                self._start_process()
 
     @property
-    def ready(self) -> list[WorkerHandle]:
-        """Who can work."""
-        return [handle for handle in self.handles if handle.is_ready]
+    def ready(self) -> list[Worker]:
+        """Workers that can run jobs."""
+        return [worker for worker in self.workers if worker.is_ready]
 
     async def shutdown(self) -> None:
-        """End all workers; what they are at is left."""
-        self._ended = True
-        for handle in self.handles:
-            handle.worker.send(None)
-        await asyncio.gather(*(asyncio.to_thread(handle.worker.join) for handle in self.handles))
+        """Stop all workers; unfinished jobs are dropped."""
+        self._closed = True
+        for worker in self.workers:
+            worker.send(None)
+        await asyncio.gather(*(asyncio.to_thread(worker.join) for worker in self.workers))
 
-    def _hire_thread(self) -> WorkerHandle:
-        handle = WorkerHandle(ThreadWorker(self._model, self._settings, self._heard(self._told)), is_ready=True)
-        self.handles.append(handle)
+    def _start_thread(self) -> Worker:
+        worker = ThreadWorker(self._model, self._settings, self._in_event_loop(self._on_results))
+        worker.is_ready = True
+        self.workers.append(worker)
         self._metrics.workers.inc()
-        return handle
+        return worker
 
-    def _dismiss_stand_in(self) -> None:
-        """Give the thread nothing new; what it has begun it finishes."""
-        if self._stand_in is not None:
-            self.handles.remove(self._stand_in)
-            self._metrics.workers.dec()
-            self._stand_in = None
-
-    def _hire_process(self) -> None:
-        def got_ready() -> None:
-            handle.is_ready, self._unready = True, 0
-            self._dismiss_stand_in()
+    def _start_process(self) -> None:
+        def on_ready() -> None:
+            worker.is_ready, self._failed_starts = True, 0
+            if self._startup_thread is not None:  # it gets no new jobs, and finishes those it has
+                self.workers.remove(self._startup_thread)
+                self._metrics.workers.dec()
+                self._startup_thread = None
             self._metrics.workers.inc()
-            self._changed(set())
+            self._on_jobs_lost(set())
 
-        def died() -> None:
-            self._replace(handle)
+        callbacks = (self._on_results, on_ready, lambda: self._replace(worker))
+        worker = ProcessWorker(self._settings, self._fingerprint, *map(self._in_event_loop, callbacks))
+        self.workers.append(worker)
 
-        told, ready, lost = (self._heard(answer) for answer in (self._told, got_ready, died))
-        handle = WorkerHandle(ProcessWorker(self._settings, self._maker, told, ready, lost))
-        self.handles.append(handle)
-
-    def _replace(self, handle: WorkerHandle) -> None:
-        """Another worker for one that died. Where none gets ready, the others go on, or else a thread of this process does."""
-        if self._ended:
+    def _replace(self, worker: Worker) -> None:
+        """Replace a worker that died; if no process can be started, the others go on, or a thread of this process."""
+        if self._closed:
             return
-        _log.error("A worker died over %d jobs.", len(handle.replies | handle.batch))
+        _log.error("A worker died while running %d jobs.", len(worker.replies | worker.batch))
         self._metrics.lost.inc()
-        self._metrics.workers.dec(handle.is_ready)
-        self.handles.remove(handle)
-        self._unready += not handle.is_ready
-        if self._unready < _TRIES:
+        self._metrics.workers.dec(worker.is_ready)
+        self.workers.remove(worker)
+        self._failed_starts += not worker.is_ready
+        if self._failed_starts < _MAX_FAILED_STARTS:
             try:
-                self._hire_process()
+                self._start_process()
             except OSError as error:
                 _log.error("No worker can be started in its place (%s).", error)
-        if not self.handles:
-            self._hire_thread()
-        self._changed(handle.replies | handle.batch)
+        if not self.workers:
+            self._start_thread()
+        self._on_jobs_lost(worker.replies | worker.batch)
 
-    def _heard(self, answer: Callable[..., None]) -> Callable[..., None]:
-        """What calls `answer` in the event loop, from any thread; a loop that has ended hears nothing."""
+    def _in_event_loop(self, callback: Callable[..., None]) -> Callable[..., None]:
+        """Return a function that calls `callback` in the event loop, from any thread, unless the loop is closed."""
 
         def call(*arguments: Any) -> None:
             if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(answer, *arguments)
+                self._loop.call_soon_threadsafe(callback, *arguments)
 
         return call

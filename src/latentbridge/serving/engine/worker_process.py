@@ -1,4 +1,4 @@
-"""The body of a worker's process, which imports no more than inference needs."""
+"""The main function of a worker process, which imports no more than inference needs."""
 
 from __future__ import annotations
 
@@ -17,46 +17,48 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def work(handle: int) -> None:
-    """Follow the orders that come in over a connection; end with the last one, or with the server.
+def run_worker(connection_fd: int) -> None:
+    """Run a scheduler on the commands of a connection until the last one, or until the server closes its end.
 
-    Signals are the server's: it ends its workers when all is done.
+    Signals are ignored: the server shuts its workers down after the last job.
     """
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    line = Connection(handle)
-    settings, maker = line.recv()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    connection = Connection(connection_fd)
+    settings, expected_fingerprint = connection.recv()
     import_model(settings.source)
-    from latentbridge.models.checkpoint import as_omnibridge, fingerprint, load
+    from latentbridge.models.checkpoint import fingerprint, load
     from latentbridge.serving.engine.scheduler import Scheduler
 
     try:
-        model = as_omnibridge(load(settings.source), "be served")
-        if fingerprint(model) != maker:
+        model = load(settings.source)
+        if fingerprint(model) != expected_fingerprint:
             raise UserError(f"{settings.source} holds another model than the server does; start the server again.")
     except UserError as error:
         _log.error("%s", error)
         return
-    turns = Scheduler(model, settings, lambda results: line.send([(job, _portable(result)) for job, result in results]))
-    threading.Thread(target=_pass_on, args=(line, turns), name="server's line", daemon=True).start()
-    line.send("ready")
-    turns.run()
+    scheduler = Scheduler(
+        model, settings, lambda results: connection.send([(job, _picklable(result)) for job, result in results])
+    )
+    threading.Thread(target=_forward_commands, args=(connection, scheduler), name="commands", daemon=True).start()
+    connection.send("ready")
+    scheduler.run()
 
 
-def _portable(result: Any) -> Any:
-    """A result as it may travel; errors that are no user's are in the log here, and some cannot be put together again."""
+def _picklable(result: Any) -> Any:
+    """Return a result with exceptions other than UserError, which may not unpickle, replaced by a RuntimeError."""
     if isinstance(result, Exception) and not isinstance(result, UserError):
         return RuntimeError(f"{type(result).__name__} in a worker: {result}")
     return result
 
 
-def _pass_on(line: Connection, turns: Scheduler) -> None:
-    order: Command = None
+def _forward_commands(connection: Connection, scheduler: Scheduler) -> None:
+    command: Command = None
     while True:
         try:
-            order = line.recv()
+            command = connection.recv()
         except (EOFError, OSError):
-            order = None
-        turns.send(order)
-        if order is None:
+            command = None
+        scheduler.send(command)
+        if command is None:
             return

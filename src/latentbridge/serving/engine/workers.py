@@ -1,89 +1,96 @@
-"""Who takes turns: a thread of this process, or a process beside it with weights of its own."""
+"""Workers: a scheduler in a thread of this process, or in a child process with its own copy of the weights."""
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
-from typing import Protocol
 
-from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.unified import UnifiedModel
 from latentbridge.processes import start_process
 from latentbridge.serving.engine.scheduler import Command, Results, Scheduler
-from latentbridge.serving.engine.worker_process import work
+from latentbridge.serving.engine.worker_process import run_worker
 from latentbridge.serving.settings import Settings
 
 
-class Worker(Protocol):
-    """Follows orders (`turns.py`), and tells results to the one who made it."""
+class Worker(ABC):
+    """A scheduler that runs elsewhere and reports results through a callback; `WorkerPool` and `Engine` keep its state."""
 
-    def send(self, order: Command) -> None:
-        """Give an order; the last one is None."""
-        ...
+    def __init__(self) -> None:
+        self.is_ready = False
+        self.replies: set[int] = set()
+        """Numbers of its replies."""
+        self.batch: set[int] = set()
+        """Numbers of the jobs in its batch."""
+
+    @abstractmethod
+    def send(self, command: Command) -> None:
+        """Send a command; None is the last one."""
+
+    @abstractmethod
+    def join(self) -> None:
+        """Block until the worker has ended, after the last command."""
+
+
+class ThreadWorker(Worker):
+    """A worker in a thread of this process, on the model given."""
+
+    def __init__(self, model: UnifiedModel, settings: Settings, on_results: Callable[[Results], None]):
+        super().__init__()
+        self._scheduler = Scheduler(model, settings, on_results)
+        self._thread = threading.Thread(target=self._scheduler.run, name="worker", daemon=True)
+        self._thread.start()
+
+    def send(self, command: Command) -> None:
+        self._scheduler.send(command)
 
     def join(self) -> None:
-        """Wait for the end, after the last order."""
-        ...
+        self._thread.join()
 
 
-class ThreadWorker:
-    """Works in a thread of this process, with the model that is here."""
+class ProcessWorker(Worker):
+    """A worker in a child process, so that several compute in parallel and a crash stays inside one of them.
 
-    def __init__(self, model: OmniBridge, settings: Settings, tell: Callable[[Results], None]):
-        turns = Scheduler(model, settings, tell)
-        self._thread = threading.Thread(target=turns.run, name="worker", daemon=True)
-        self._thread.start()
-        self.send, self.join = turns.send, self._thread.join
-
-
-class ProcessWorker:
-    """Works in a process of its own, so that several compute at once and one that dies takes nobody along.
-
-    Threads of one process would share the weights, but take turns at the interpreter's lock, beside the event loop
-    (docs/decisions/0011-worker-processes.md). The process loads `Settings.source` by itself. `told` hears its results, `is_ready` once that
-    it can work, and `is_lost` that it has ended, whatever ended it; all three are called in another thread. A process
-    whose weights are not those of `maker`, because the folder was written to, ends before it is ready.
+    Threads of one process would share the weights, but contend for the interpreter lock with the event loop
+    (docs/decisions/0011-worker-processes.md). The process loads `Settings.source`; it exits before it is ready if the
+    weights do not have the expected `fingerprint`, because the folder has been written to. All callbacks are called in
+    another thread: `on_ready` once, `on_exit` after the process has ended for any reason.
     """
 
     def __init__(
         self,
         settings: Settings,
-        maker: str,
-        told: Callable[[Results], None],
-        is_ready: Callable[[], None],
-        is_lost: Callable[[], None],
+        fingerprint: str,
+        on_results: Callable[[Results], None],
+        on_ready: Callable[[], None],
+        on_exit: Callable[[], None],
     ):
-        self._line, theirs = Pipe()
-        self._told, self._is_ready, self._is_lost = told, is_ready, is_lost
-        self._process = start_process(work, theirs.fileno(), threads=1, keep=[theirs.fileno()])
-        theirs.close()  # the process has the only one now, so its end is the end of the line
-        threading.Thread(target=self._listen, args=(settings, maker), name="worker's line", daemon=True).start()
+        super().__init__()
+        self._connection, child_end = Pipe()
+        self._on_results, self._on_ready, self._on_exit = on_results, on_ready, on_exit
+        self._process = start_process(run_worker, child_end.fileno(), threads=1, keep=[child_end.fileno()])
+        child_end.close()  # the process has the only copy now, so its exit closes the connection
+        threading.Thread(target=self._listen, args=(settings, fingerprint), name="results", daemon=True).start()
 
-    @property
-    def pid(self) -> int:
-        """The number of the process."""
-        return self._process.pid
-
-    def send(self, order: Command) -> None:
-        """See `Worker.send`; what is sent to a process that died is lost with it."""
-        with suppress(OSError):
-            self._line.send(order)
+    def send(self, command: Command) -> None:
+        with suppress(OSError):  # a command to a dead process is ignored
+            self._connection.send(command)
 
     def join(self) -> None:
-        """See `Worker.join`."""
         self._process.wait()
 
-    def _listen(self, settings: Settings, maker: str) -> None:
+    def _listen(self, settings: Settings, fingerprint: str) -> None:
         try:
-            self._line.send((settings, maker))
-            self._line.recv()
-            self._is_ready()
+            self._connection.send((settings, fingerprint))
+            self._connection.recv()
+            self._on_ready()
             while True:
-                self._told(self._line.recv())
+                self._on_results(self._connection.recv())
         except (EOFError, OSError):
             pass
         finally:
             self._process.kill()
             self._process.wait()
-            self._is_lost()
+            self._on_exit()

@@ -1,4 +1,4 @@
-"""Whom the tools work for: strangers at the other end of a network, or the user of this machine."""
+"""Callers of the MCP tools: clients across a network, or the user of this machine."""
 
 from __future__ import annotations
 
@@ -11,68 +11,72 @@ from typing import Any
 from latentbridge.data.picture_sources import FaultHandler, FilePictures, FolderPictures, open_located_picture
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
-from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.unified import UnifiedModel
 from latentbridge.rundir import atomic_write
-from latentbridge.serving.service import png
+from latentbridge.serving.service import png_base64
 
 _THUMB_PX = 160
 
 
 class RemoteCaller:
-    """Someone who gets nothing from this machine's files and leaves nothing among them."""
+    """A client across a network, for which no file of this machine is read or written."""
 
-    told = "Pictures are given as data URLs (data:image/png;base64,...) and come back as image content."
-    """What assistants are told of pictures."""
+    instructions = "Pictures are given as data URLs (data:image/png;base64,...) and come back as image content."
+    """The server's instructions to assistants."""
 
     def url(self, picture: str) -> str:
-        """A picture as routes take it."""
+        """Return a picture as routes accept it."""
         return picture
 
-    def items(self, pictures: Iterable[str], fault: FaultHandler) -> Iterator[dict[str, Any]]:
-        """Pictures as items of an index, named after what they hold; what cannot be read is told to `fault`."""
+    def items(self, pictures: Iterable[str], on_fault: FaultHandler) -> Iterator[dict[str, Any]]:
+        """Yield pictures as items of an index, with ids from their content; unreadable ones are reported to `on_fault`."""
         for picture in pictures:
             yield {"id": f"picture-{sha256(picture.encode()).hexdigest()[:16]}", "image": self.url(picture)}
 
-    def keep(self, picture: bytes) -> Path | None:
-        """Where a PNG that was made is saved, if it is."""
+    def save(self, picture: bytes) -> Path | None:
+        """Save a generated PNG and return its path, or return None."""
         return None
 
     def thumbnail(self, hit: dict[str, Any]) -> str | None:
-        """Base64 of a small PNG of what was found, where its picture may be shown."""
+        """Return a thumbnail of a hit as base64 of a PNG, or None if its picture may not be shown."""
         return None
 
 
 class LocalCaller(RemoteCaller):
-    """Whoever started the process: files are read where a tool names them, and written into one folder alone."""
+    """The user who started the process: files named by a tool call are read, and only one folder is written to."""
 
-    def __init__(self, model: OmniBridge, folder: Path | None = None):
+    def __init__(self, model: UnifiedModel, folder: Path | None = None):
         self._model = model
         self._folder = folder
         self._numbers = count(1)
-        self.told = "Pictures are given as paths on this machine or as data URLs, and come back as image content."
+        self.instructions = (
+            "Pictures are given as paths on this machine or as data URLs, and come back as image content."
+        )
         if folder is not None:
-            self.told += " Each one made is also saved; the text beside it tells the path, which other tools take."
+            self.instructions += (
+                " Generated pictures are also saved; the text beside each has the path, for other tools."
+            )
 
     def url(self, picture: str) -> str:
         """See `RemoteCaller.url`; a path is read here."""
-        return picture if _is_address(picture) else self._read(Path(picture).expanduser())
+        return picture if _is_url(picture) else self._read(Path(picture).expanduser())
 
-    def items(self, pictures: Iterable[str], fault: FaultHandler) -> Iterator[dict[str, Any]]:
-        """See `RemoteCaller.items`; a path may be a folder's, and the id of a file's item is its path, which other tools take."""
+    def items(self, pictures: Iterable[str], on_fault: FaultHandler) -> Iterator[dict[str, Any]]:
+        """See `RemoteCaller.items`; a path may be a folder, and the id of a file is its path, for other tools."""
         for picture in pictures:
-            if _is_address(picture):
-                yield from super().items([picture], fault)
+            if _is_url(picture):
+                yield from super().items([picture], on_fault)
                 continue
             path = Path(picture).expanduser()
-            for found in (FolderPictures(path) if path.is_dir() else FilePictures([path])).pictures(fault):
-                said = dict(found.metadata)
+            for found in (FolderPictures(path) if path.is_dir() else FilePictures([path])).pictures(on_fault):
+                metadata = dict(found.metadata)
                 try:
-                    yield {"id": said.pop("file"), "image": self._read(found.image), "metadata": said}
+                    yield {"id": metadata.pop("file"), "image": self._read(found.image), "metadata": metadata}
                 except UserError as error:
-                    fault(str(error))
+                    on_fault(str(error))
 
-    def keep(self, picture: bytes) -> Path | None:
-        """See `RemoteCaller.keep`; the name is one that is free."""
+    def save(self, picture: bytes) -> Path | None:
+        """See `RemoteCaller.save`; existing files are kept."""
         if self._folder is None:
             return None
         path = next(path for n in self._numbers if not (path := self._folder / f"picture-{n}.png").exists())
@@ -81,18 +85,17 @@ class LocalCaller(RemoteCaller):
         return path
 
     def thumbnail(self, hit: dict[str, Any]) -> str | None:
-        """See `RemoteCaller.thumbnail`; what `items` made is named after its file, other items tell its place."""
-        said = hit["metadata"]
+        """See `RemoteCaller.thumbnail`; the metadata has the picture's location, or the id, of items made by `items`."""
+        metadata = hit["metadata"]
+        location = metadata if "shard" in metadata else {"file": hit["id"], **metadata}
         try:
-            return png(
-                fit_square(open_located_picture(said if "shard" in said else {"file": hit["id"], **said}), _THUMB_PX)
-            )
+            return png_base64(fit_square(open_located_picture(location), _THUMB_PX))
         except UserError:
             return None
 
     def _read(self, picture: Path | bytes) -> str:
-        return f"data:image/png;base64,{png(self._model.fit(open_picture(picture)))}"
+        return f"data:image/png;base64,{png_base64(self._model.fit(open_picture(picture)))}"
 
 
-def _is_address(picture: str) -> bool:
+def _is_url(picture: str) -> bool:
     return picture.startswith("data:") or "://" in picture

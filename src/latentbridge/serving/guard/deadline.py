@@ -1,9 +1,9 @@
-"""Connections that send nothing, or a byte now and then, are ended; and those that do not read what they asked for.
+"""Timeouts of connections: for requests that arrive slowly or not at all, and for clients that do not read the response.
 
-uvicorn times only the pause between two requests, and its timer stops at the first byte of the next; an application hears
-of a request once its headers are whole. So a head that never ends, or a client that goes on sending after it was refused,
-would hold its connection for ever. And an answer that nobody reads fills all buffers, and then whoever writes it waits, with
-its place in the engine: the kernel ends a connection whose window has been shut for so long.
+uvicorn limits only the pause between two requests, and stops its timer at the first byte of the next; an application sees a
+request once its headers are complete. So headers without end, or a client that keeps sending after a rejection, would hold
+the connection forever. A response that nobody reads fills all buffers and blocks the sender, which counts as a running
+request in the engine: `TCP_USER_TIMEOUT` makes the kernel close a connection whose window stays shut.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import socket
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_ARRIVING = (h11.IDLE, h11.SEND_BODY)
+_RECEIVING = (h11.IDLE, h11.SEND_BODY)
 
 
 class _Deadline(H11Protocol):
-    """uvicorn's protocol with a deadline for each request, from the first byte, or from the connection, to the last, and for
-    each pause in which the client takes nothing of the answer (on Linux)."""
+    """uvicorn's protocol with a deadline for each request, counted from its first byte or from the connection, and (on
+    Linux) for each pause in which the client reads nothing of the response."""
 
     receive_s: float
     _timer: asyncio.TimerHandle | None = None
@@ -29,35 +29,35 @@ class _Deadline(H11Protocol):
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             connection: socket.socket = transport.get_extra_info("socket")
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * self.receive_s))
-        self._watch()
+        self._update_timer()
 
     def data_received(self, data: bytes) -> None:
         if self.timeout_keep_alive_task is not None:
-            self._unwatch()  # the first byte after a pause: a new request, with all of its time
+            self._stop_timer()  # the first byte of a new request
         super().data_received(data)
-        self._watch()
+        self._update_timer()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._watch()
+        self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unwatch()
+        self._stop_timer()
         super().connection_lost(exc)
 
-    def _watch(self) -> None:
-        """Starts the timer where a request is on its way and stops it where it is here; bytes do not start it anew."""
-        if self.conn.their_state not in _ARRIVING or self.transport.is_closing():
-            self._unwatch()
+    def _update_timer(self) -> None:
+        """Run the timer while a request is incomplete; further bytes do not restart it."""
+        if self.conn.their_state not in _RECEIVING or self.transport.is_closing():
+            self._stop_timer()
         elif self._timer is None:
-            self._timer = self.loop.call_later(self.receive_s, self._give_up)
+            self._timer = self.loop.call_later(self.receive_s, self._on_timeout)
 
-    def _unwatch(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _give_up(self) -> None:
+    def _on_timeout(self) -> None:
         if self.transport.is_closing():
             return
         if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
@@ -67,9 +67,9 @@ class _Deadline(H11Protocol):
 
 
 def protocol_with_deadline(receive_s: float) -> type[asyncio.Protocol]:
-    """What `uvicorn.Config(http=...)` takes; a head that is late gets a 408, and every late connection is closed.
+    """Return a protocol for `uvicorn.Config(http=...)`; late headers get a 408, and every late connection is closed.
 
-    The same time is the longest pause in which nothing of an answer is read. Give it a little more than `Limits.receive_s`,
-    so that a late body is answered first by `Guard`, in OpenAI's shape.
+    The same time is the longest pause in which nothing of a response is read. It should be a little longer than
+    `Limits.receive_s`, so that `Guard` answers a late body first, in OpenAI's format.
     """
     return type("Deadline", (_Deadline,), {"receive_s": receive_s})

@@ -1,10 +1,9 @@
-"""Pictures by address: as data in the address itself, or, from hosts a setting names, over the network.
+"""Pictures by URL: data URLs, and, from allowed hosts, downloads with protection against SSRF.
 
-Whatever a name resolves to is checked where the connection is made, and the connection goes to the very address that was
-checked, so neither spellings (0x7f.1, [::ffff:127.0.0.1]), redirects nor a name that resolves anew each time lead inside.
-httpcore hands over exactly that step (its network backend); Host and TLS name stay the ones of the URL. Of the libraries
-for this, httpx-secure connects before it checks, safehttpx lets NAT64 and 6to4 pass and asks a third party's DNS, and
-drawbridge is one alpha release.
+Addresses are checked when the connection is made, and the connection goes to the address that was checked, so neither
+spellings (0x7f.1, [::ffff:127.0.0.1]), redirects nor DNS rebinding reach private networks. httpcore exposes that step as
+its network backend; Host header and TLS name stay those of the URL. Of the libraries for this, httpx-secure connects before
+it checks, safehttpx allows NAT64 and 6to4 and asks a third party's DNS, and drawbridge has one alpha release.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ import httpx2
 
 from latentbridge.errors import UserError
 
-_DATA_URL = re.compile(r"data:(?P<kind>[a-z]+/[a-z0-9.+-]+);base64", re.IGNORECASE)
-_KINDS = ("image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif", "image/bmp", "image/tiff")
+_DATA_URL = re.compile(r"data:(?P<type>[a-z]+/[a-z0-9.+-]+);base64", re.IGNORECASE)
+_MEDIA_TYPES = ("image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif", "image/bmp", "image/tiff")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[?[0-9a-f:]+\]?", re.IGNORECASE)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
@@ -35,24 +34,24 @@ _NOT_PUBLIC = tuple(
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
         *("192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24"),
         *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-        "168.63.129.16/32",  # public by number, yet a cloud's own service for its machines
+        "168.63.129.16/32",  # a public address, used by Azure for a service to its machines
         *("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"),  # Teredo and 6to4 among them
     )
 )
-"""The special-purpose registries of IANA (RFC 6890), written out since `ipaddress` knows another part in every release."""
+"""IANA's special-purpose registries (RFC 6890), written out since `ipaddress` covers a different part in every release."""
 _UNICAST = ip_network("2000::/3")
-"""All of IPv6 that is routed; loopback, link-local, unique local, multicast, IPv4-mapped and NAT64 lie outside."""
+"""All routed IPv6 addresses; loopback, link-local, unique local, multicast, IPv4-mapped and NAT64 are outside."""
 
 
 @dataclass(frozen=True)
 class Fetching:
-    """Where pictures may be fetched from, and how much of one."""
+    """The hosts that pictures may be fetched from, with limits."""
 
     hosts: tuple[str, ...] = ()
-    """Names of hosts, or `*` for every public one; none, and nothing is fetched."""
+    """Host names, or `*` for all public ones; nothing is fetched if it is empty."""
     max_bytes: int = 20 << 20
     timeout_s: float = 10.0
-    """For names, connections, redirects and the picture together."""
+    """For name resolution, connections, redirects and the picture together."""
     max_redirects: int = 3
 
     def __post_init__(self) -> None:
@@ -62,9 +61,9 @@ class Fetching:
 
 
 async def picture_bytes(url: str, fetching: Fetching) -> bytes:
-    """The encoded picture that a `data:` URL holds or an address leads to; raises UserError where it may not be had."""
+    """Return the encoded picture of a data URL or a web address; raises UserError if it is invalid or not allowed."""
     if url[:5].lower() == "data:":
-        return _data(url, fetching.max_bytes)
+        return _decode_data_url(url, fetching.max_bytes)
     if not fetching.hosts:
         raise UserError(
             "This server fetches nothing from addresses; send the picture as a data URL (data:image/png;base64,...)."
@@ -79,17 +78,19 @@ async def picture_bytes(url: str, fetching: Fetching) -> bytes:
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether the address is one of the public internet, where anyone could ask for the picture."""
+    """Return whether an address belongs to the public internet."""
     if address.version == 6 and address not in _UNICAST:
         return False
     return not any(address.version == network.version and address in network for network in _NOT_PUBLIC)
 
 
-def _data(url: str, max_bytes: int) -> bytes:
+def _decode_data_url(url: str, max_bytes: int) -> bytes:
     head, comma, body = url.partition(",")
-    kind = _DATA_URL.fullmatch(head) if comma else None
-    if kind is None or kind["kind"].lower() not in _KINDS:
-        raise UserError(f"A picture's data URL begins with data:TYPE;base64, where TYPE is one of {', '.join(_KINDS)}.")
+    match = _DATA_URL.fullmatch(head) if comma else None
+    if match is None or match["type"].lower() not in _MEDIA_TYPES:
+        raise UserError(
+            f"A picture's data URL begins with data:TYPE;base64, where TYPE is one of {', '.join(_MEDIA_TYPES)}."
+        )
     if len(body) * 3 // 4 > max_bytes:
         raise UserError(f"The picture has more than {max_bytes:,} bytes; send a smaller one.")
     try:
@@ -101,39 +102,41 @@ def _data(url: str, max_bytes: int) -> bytes:
 async def _fetch(url: str, fetching: Fetching) -> bytes:
     async with httpcore2.AsyncConnectionPool(network_backend=_PublicNetwork(), max_keepalive_connections=0) as pool:
         for _ in range(fetching.max_redirects + 1):
-            place = _allowed(url, fetching)
-            target = httpcore2.URL(scheme=place.raw_scheme, host=place.raw_host, port=place.port, target=place.raw_path)
-            headers = [(b"Host", place.netloc), (b"Accept", b"image/*"), (b"Accept-Encoding", b"identity")]
+            parsed = _parse_allowed(url, fetching)
+            target = httpcore2.URL(
+                scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path
+            )
+            headers = [(b"Host", parsed.netloc), (b"Accept", b"image/*"), (b"Accept-Encoding", b"identity")]
             try:
-                async with pool.stream("GET", target, headers=headers) as answer:
-                    found = {name.lower(): value for name, value in answer.headers}
-                    if answer.status in _REDIRECTS and b"location" in found:
-                        url = str(place.join(found[b"location"].decode("latin-1")))
+                async with pool.stream("GET", target, headers=headers) as response:
+                    fields = {name.lower(): value for name, value in response.headers}
+                    if response.status in _REDIRECTS and b"location" in fields:
+                        url = str(parsed.join(fields[b"location"].decode("latin-1")))
                         continue
-                    if answer.status != 200 or b"content-encoding" in found:
+                    if response.status != 200 or b"content-encoding" in fields:
                         raise UserError("The picture's address does not answer with a picture; check it in a browser.")
-                    return await _body(answer, fetching.max_bytes)
+                    return await _read_body(response, fetching.max_bytes)
             except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, httpx2.InvalidURL):
-                raise _unreachable(place.host) from None
-        raise UserError(f"The picture's address leads on more than {fetching.max_redirects} times; give the last one.")
+                raise _unreachable(parsed.host) from None
+        raise UserError(f"The picture's address redirects more than {fetching.max_redirects} times; give the last one.")
 
 
-def _allowed(url: str, fetching: Fetching) -> httpx2.URL:
-    """The address, where its host is one of those set and it is plain http or https on its own port."""
+def _parse_allowed(url: str, fetching: Fetching) -> httpx2.URL:
+    """Return the parsed URL; raises UserError unless its host is allowed and it is plain http or https on its own port."""
     try:
-        place = httpx2.URL(url)
+        parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, UnicodeError):
         raise UserError("The picture's address is no URL; check how it is spelt.") from None
-    if place.scheme not in _PORTS or place.port not in (None, _PORTS[place.scheme]) or place.userinfo:
+    if parsed.scheme not in _PORTS or parsed.port not in (None, _PORTS[parsed.scheme]) or parsed.userinfo:
         raise UserError("A picture's address begins with http:// or https:// and names neither a port nor a user.")
-    if "*" not in fetching.hosts and place.host.lower() not in fetching.hosts:
+    if "*" not in fetching.hosts and parsed.host.lower() not in fetching.hosts:
         raise UserError(f"This server fetches pictures from {', '.join(fetching.hosts)} only; send a data URL.")
-    return place
+    return parsed
 
 
-async def _body(answer: httpcore2.Response, max_bytes: int) -> bytes:
+async def _read_body(response: httpcore2.Response, max_bytes: int) -> bytes:
     body = bytearray()
-    async for chunk in answer.aiter_stream():
+    async for chunk in response.aiter_stream():
         body += chunk
         if len(body) > max_bytes:
             raise UserError(f"The picture has more than {max_bytes:,} bytes; give the address of a smaller one.")
@@ -141,7 +144,7 @@ async def _body(answer: httpcore2.Response, max_bytes: int) -> bytes:
 
 
 class _PublicNetwork(httpcore2.AsyncNetworkBackend):
-    """Connections to public addresses only, each resolved once; a name with one private address is refused altogether."""
+    """Connections to public addresses only, each name resolved once; a name with any private address is rejected."""
 
     def __init__(self) -> None:
         self._network = cast(httpcore2.AsyncNetworkBackend, httpcore2.AnyIOBackend())
@@ -163,17 +166,17 @@ class _PublicNetwork(httpcore2.AsyncNetworkBackend):
 
 
 async def _resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host; raises UserError unless all are public."""
+    """Return the addresses of a host; raises UserError unless all are public."""
     try:
-        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise _unreachable(host) from None
-    addresses = [str(entry[4][0]) for entry in found]
+    addresses = [str(entry[4][0]) for entry in entries]
     if not all(is_public(ip_address(address)) for address in addresses):
         raise _unreachable(host)
     return addresses
 
 
 def _unreachable(host: str) -> UserError:
-    """One sentence for what is private, does not exist or does not answer, so that nobody maps a network with it."""
+    """Return one error for hosts that are private, unknown or silent, so that it reveals nothing about a network."""
     return UserError(f"{host} is no public address that answers; check it, or send the picture as a data URL.")

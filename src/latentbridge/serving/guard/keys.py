@@ -1,4 +1,4 @@
-"""Who may ask: named keys, compared in constant time; of a key itself nothing is kept, shown or logged."""
+"""API keys: named, compared in constant time, and neither stored, shown nor logged in plain text."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 from latentbridge.errors import UserError
 
 ENVIRONMENT = "LATENTBRIDGE_KEYS"
-"""The environment variable that holds keys, `name:key`, with commas between them."""
+"""The environment variable of keys, `name:key`, separated by commas."""
 MIN_CHARACTERS = 20
-"""What a key has at least: 20 letters of `openssl rand -base64` are 120 bits, too many to guess over a network."""
-_NAMED = re.compile(r"(?P<name>[a-z0-9][a-z0-9_-]{0,31}):(?P<key>[\x21-\x7e]+)")
+"""Shortest key: 20 characters of `openssl rand -base64` are 120 bits, too many to guess over a network."""
+_ENTRY = re.compile(r"(?P<name>[a-z0-9][a-z0-9_-]{0,31}):(?P<key>[\x21-\x7e]+)")
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of a server, as digests by the names of their owners; none stand for a server that asks for none."""
+    """The SHA-256 digests of a server's keys by the names of their owners; empty for a server without keys."""
 
     digests: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
@@ -31,35 +31,37 @@ class Keys:
         return len(self.digests)
 
     def owner(self, key: str) -> str | None:
-        """Whose key it is. Every key is looked at whatever the others said, so the time tells nothing."""
-        asked, found = _digest(key), None
-        for name, digest in self.digests.items():
-            if hmac.compare_digest(asked, digest):
-                found = name
-        return found
+        """Return the owner of a key, if any; all keys are compared, so the time reveals nothing."""
+        digest, owner = _digest(key), None
+        for name, expected in self.digests.items():
+            if hmac.compare_digest(digest, expected):
+                owner = name
+        return owner
 
 
 def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) -> Keys:
-    """The keys in `file`, `name:key` on each line, and in the environment; a `#` begins a line that is a remark.
+    """Return the keys of `file`, one `name:key` per line with `#` for comments, and of the environment.
 
-    A file that others may read is refused, and so are short keys and two of one name. No message tells a key.
+    Raises UserError, without quoting a key, if others may read the file, a key is short, or a name or key is repeated.
     """
     entries = [(line, f"Line {number} of {file}") for number, line in enumerate(_lines(file), 1)]
     entries += [(entry, f"An entry of {ENVIRONMENT}") for entry in environment.get(ENVIRONMENT, "").split(",")]
     digests: dict[str, bytes] = {}
-    for entry, place in entries:
+    for entry, source in entries:
         if not entry.strip() or entry.lstrip().startswith("#"):
             continue
-        named = _NAMED.fullmatch(entry.strip())
-        if named is None:
-            raise UserError(f'{place} is no "name:key"; a name has small letters and digits, a key no blanks.')
-        name, key = named["name"], named["key"]
+        match = _ENTRY.fullmatch(entry.strip())
+        if match is None:
+            raise UserError(f'{source} is no "name:key"; a name has small letters and digits, a key no blanks.')
+        name, key = match["name"], match["key"]
         if len(key) < MIN_CHARACTERS:
             raise UserError(
-                f"{place} has a key of fewer than {MIN_CHARACTERS} characters; make one: openssl rand -hex 32."
+                f"{source} has a key of fewer than {MIN_CHARACTERS} characters; make one: openssl rand -hex 32."
             )
         if name in digests or _digest(key) in digests.values():
-            raise UserError(f"{place} has a name or a key that is there already ({name}); give every key its own name.")
+            raise UserError(
+                f"{source} has a name or a key that is there already ({name}); give every key its own name."
+            )
         digests[name] = _digest(key)
     if file is not None and not digests:
         raise UserError(f'{file} holds no keys; write "name:key" on a line of it.')
@@ -67,16 +69,16 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
 
 
 def check_bind(host: str, keys: Keys) -> None:
-    """Refuses to listen where other machines can reach a server that asks for no key."""
+    """Raise UserError if a server without keys would listen on an address that other machines reach."""
     if not keys and not is_loopback(host):
         raise UserError(
-            f"{host or 'An empty host'} can be reached from other machines and there is no key to ask for; "
+            f"{host or 'An empty host'} can be reached from other machines, and the server has no keys; "
             f"set {ENVIRONMENT}=name:key or give a file of keys, or listen on 127.0.0.1."
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on `host`; a name other than localhost is taken for public."""
+    """Return whether only this machine reaches `host`; of all names only localhost counts as loopback."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

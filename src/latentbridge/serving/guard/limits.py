@@ -1,7 +1,7 @@
-"""What stands before every route: who asks, from where, how often, how much and how slowly.
+"""The middleware in front of all routes: authentication, origin checks, rate limits, and limits of size and time.
 
-Plain ASGI, since Starlette's BaseHTTPMiddleware holds back streams; and before the routes, so that a stranger's upload is
-refused unread. A route sees only requests that passed, with `request.state.owner` and `request.state.charge(cost)`.
+Plain ASGI, since Starlette's BaseHTTPMiddleware buffers streams, and in front of the routes, so that an upload without a
+key is rejected unread. Routes find `request.state.owner` and `request.state.charge(cost)`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.guard.keys import Keys, is_loopback
 from latentbridge.serving.guard.rates import Rates
 
-NOBODY = "nobody"
-"""Who asks where there are no keys."""
+ANONYMOUS = "nobody"
+"""The owner of requests to a server without keys."""
 OPEN_PATHS = ("/healthz", "/readyz")
-"""What answers without a key: whoever starts the server asks there whether it lives."""
+"""Paths that need no key, for health probes."""
 KINDS = {
     "/v1/chat/completions": "chat",
     "/v1/images/generations": "draw",
@@ -35,29 +35,29 @@ KINDS = {
     "/v1/index": "index",
     "/v1/loopback": "loopback",
 }
-"""The kind of work behind a path and what lies under it; all else is `OTHER`."""
+"""Kinds of request by path prefix; all others are `OTHER`."""
 OTHER = "other"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most a request may be."""
+    """Limits of one request."""
 
     body_bytes: int = 32 << 20
     receive_s: float = 30.0
-    """From its first byte until it is here whole, however slowly it comes."""
+    """From the first byte to the last."""
     headers: int = 64
     header_bytes: int = 16 << 10
-    """Names and values of all headers and the path together."""
+    """Names and values of all headers, and the path."""
     form_fields: int = 32
     form_files: int = 64
-    """Their sizes are bounded by the body they come in."""
+    """The size of the body limits theirs."""
     form_field_bytes: int = 64 << 10
 
 
 @dataclass
 class Guard:
-    """The middleware. Each of `_checks` raises a Refusal or lets the request pass; the body is counted and timed on its way."""
+    """The middleware. Each of `_CHECKS` raises an ApiError or passes; the body is limited while it is received."""
 
     app: ASGIApp
     keys: Keys = field(default_factory=Keys)
@@ -69,7 +69,7 @@ class Guard:
             return await self.app(scope, receive, send)
         started = False
 
-        async def noting_start(message: Message) -> None:
+        async def tracking_send(message: Message) -> None:
             nonlocal started
             started = started or message["type"] in ("http.response.start", "websocket.accept")
             await send(message)
@@ -77,50 +77,50 @@ class Guard:
         try:
             for check in _CHECKS:
                 check(self, scope, Headers(scope=scope))
-            await self.app(scope, self._bounded(receive), noting_start)
-        except ApiError as refusal:
+            await self.app(scope, self._limited(receive), tracking_send)
+        except ApiError as error:
             if started:
                 raise
             if scope["type"] == "http":
-                await refusal.response()(scope, receive, send)
+                await error.response()(scope, receive, send)
             else:
-                await send({"type": "websocket.close", "code": 1008, "reason": refusal.detail})
+                await send({"type": "websocket.close", "code": 1008, "reason": error.detail})
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """`receive`, for as many bytes and seconds as a body may take; after the body it waits for as long as it must."""
+    def _limited(self, receive: Receive) -> Receive:
+        """Return `receive` with limits on the size and time of the body; it waits without limit after the body."""
         loop = asyncio.get_running_loop()
-        until, total, whole = loop.time() + self.limits.receive_s, 0, False
+        deadline, total, complete = loop.time() + self.limits.receive_s, 0, False
 
-        async def bounded() -> Message:
-            nonlocal total, whole
+        async def limited() -> Message:
+            nonlocal total, complete
             try:
-                async with asyncio.timeout_at(None if whole else until):
+                async with asyncio.timeout_at(None if complete else deadline):
                     message = await receive()
             except TimeoutError:
-                slow = f"The body was not here whole after {self.limits.receive_s:g} s; send it faster, or less."
+                slow = f"The body was not complete after {self.limits.receive_s:g} s; send it faster, or less."
                 raise ApiError(408, slow, "request_timeout", {"Connection": "close"}) from None
-            whole = whole or message["type"] != "http.request" or not message.get("more_body", False)
+            complete = complete or message["type"] != "http.request" or not message.get("more_body", False)
             total += len(message.get("body", b""))
             if total > self.limits.body_bytes:
                 raise self.too_large()
             return message
 
-        return bounded
+        return limited
 
     def too_large(self) -> ApiError:
-        """The refusal of a body above the limit."""
+        """Return the error for a body above the limit."""
         return ApiError(413, f"The body has more than {self.limits.body_bytes:,} bytes; send less.", "body_too_large")
 
 
-def _refuse_flood(guard: Guard, scope: Scope, headers: Headers) -> None:
+def _check_headers(guard: Guard, scope: Scope, headers: Headers) -> None:
     size = len(scope.get("raw_path", b"")) + len(scope["query_string"]) + sum(len(k) + len(v) for k, v in headers.raw)
     if len(headers) > guard.limits.headers or size > guard.limits.header_bytes:
-        most = f"{guard.limits.headers} headers and {guard.limits.header_bytes:,} bytes of them"
-        raise ApiError(431, f"{most} are the most; send fewer.", "headers_too_large")
+        limit = f"{guard.limits.headers} headers and {guard.limits.header_bytes:,} bytes of them"
+        raise ApiError(431, f"{limit} are the limit; send fewer.", "headers_too_large")
 
 
-def _refuse_foreign_pages(guard: Guard, scope: Scope, headers: Headers) -> None:
-    """A page that a browser on this machine shows must not use the server, nor reach it by a name of its own (DNS rebinding)."""
+def _check_origin(guard: Guard, scope: Scope, headers: Headers) -> None:
+    """Reject requests of other sites' pages in a local browser, and those under a foreign host name (DNS rebinding)."""
     host = headers.get("host", "")
     origin = headers.get("origin", "")
     writes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
@@ -130,54 +130,53 @@ def _refuse_foreign_pages(guard: Guard, scope: Scope, headers: Headers) -> None:
         raise ApiError(403, "A server without keys answers to 127.0.0.1 and localhost only; set a key.", "foreign_host")
 
 
-def _refuse_strangers(guard: Guard, scope: Scope, headers: Headers) -> None:
-    owner = guard.keys.owner(_presented(headers)) if guard.keys else NOBODY
+def _authenticate(guard: Guard, scope: Scope, headers: Headers) -> None:
+    owner = guard.keys.owner(_key(headers)) if guard.keys else ANONYMOUS
     if owner is None and scope["path"] not in OPEN_PATHS:
-        # Basic alone: Chromium overlooks it beside another way, and asks nobody for the key.
-        ways = {"WWW-Authenticate": 'Basic realm="LatentBridge"'}
-        raise ApiError(
-            401, "The key is missing or wrong; send it as Authorization: Bearer KEY.", "invalid_api_key", ways
-        )
-    scope.setdefault("state", {})["owner"] = owner or NOBODY
+        # only Basic: beside another scheme Chromium ignores it, and shows no login dialogue
+        challenge = {"WWW-Authenticate": 'Basic realm="LatentBridge"'}
+        message = "The key is missing or wrong; send it as Authorization: Bearer KEY."
+        raise ApiError(401, message, "invalid_api_key", challenge)
+    scope.setdefault("state", {})["owner"] = owner or ANONYMOUS
 
 
-def _refuse_haste(guard: Guard, scope: Scope, headers: Headers) -> None:
+def _limit_rate(guard: Guard, scope: Scope, headers: Headers) -> None:
     owner, kind = scope["state"]["owner"], kind_of(scope["path"])
     guard.rates.request(owner, kind)
     scope["state"]["charge"] = partial(guard.rates.charge, owner, kind)
 
 
-def _refuse_bodies(guard: Guard, scope: Scope, headers: Headers) -> None:
+def _check_body(guard: Guard, scope: Scope, headers: Headers) -> None:
     if headers.get("content-encoding", "identity") != "identity":
-        raise ApiError(415, "The body is compressed; send it as it is.", "compressed_body")
+        raise ApiError(415, "The body is compressed; send it uncompressed.", "compressed_body")
     if int(headers.get("content-length", "0")) > guard.limits.body_bytes:
         raise guard.too_large()
 
 
 _CHECKS: tuple[Callable[[Guard, Scope, Headers], None], ...] = (
-    _refuse_flood,
-    _refuse_foreign_pages,
-    _refuse_strangers,
-    _refuse_haste,
-    _refuse_bodies,
+    _check_headers,
+    _check_origin,
+    _authenticate,
+    _limit_rate,
+    _check_body,
 )
 
 
 def kind_of(path: str) -> str:
-    """The kind of work that a path asks for."""
-    return next((kind for start, kind in KINDS.items() if path == start or path.startswith(f"{start}/")), OTHER)
+    """Return the kind of request of a path."""
+    return next((kind for prefix, kind in KINDS.items() if path == prefix or path.startswith(f"{prefix}/")), OTHER)
 
 
 def _hostname(host: str) -> str:
-    """A Host header without its port; empty where it is none."""
+    """Return a Host header without its port; empty if it is malformed."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
 
 
-def _presented(headers: Headers) -> str:
-    """The key a request brings: as OpenAI's clients do, or as the password that a browser asks for."""
+def _key(headers: Headers) -> str:
+    """Return the key of a request: a bearer token, as OpenAI's clients send it, or the password of a browser's login."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
@@ -189,11 +188,11 @@ def _presented(headers: Headers) -> str:
     return ""
 
 
-class WithoutQueries(logging.Filter):
-    """Keeps what stands behind a `?` out of uvicorn's access log, for people put keys there."""
+class QueryStringFilter(logging.Filter):
+    """A filter that removes query strings from uvicorn's access log, since people put keys there."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Lets every record pass, cut."""
+        """Return True for every record, after cutting it."""
         if isinstance(record.args, tuple):
             record.args = tuple(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args)
         return True

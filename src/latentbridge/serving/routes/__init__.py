@@ -1,1 +1,1 @@
-"""The routes, a file for each skill; each takes a request apart, asks the engine, and puts the answer together."""
+"""The routes, one file per skill: each checks a request, runs jobs in the engine, and builds the response."""

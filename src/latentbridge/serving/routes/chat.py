@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: questions about a picture, or talk without one; whole or streamed."""
+"""POST /v1/chat/completions: replies to conversations with at most one picture, whole or streamed."""
 
 from __future__ import annotations
 
@@ -15,35 +15,23 @@ from fastapi.responses import StreamingResponse
 
 from latentbridge import prompts
 from latentbridge.errors import UserError
+from latentbridge.serving import schemas
 from latentbridge.serving.api_errors import error_document
 from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
 from latentbridge.serving.guard.json_bodies import JsonRoute
-from latentbridge.serving.openapi import REFUSALS
-from latentbridge.serving.schemas import (
-    ChatAnswer,
-    ChatChunk,
-    ChatRequest,
-    Choice,
-    ChunkChoice,
-    Delta,
-    ImagePart,
-    Message,
-    ReplyMessage,
-    Usage,
-)
-from latentbridge.serving.service import Service, TheService, new_seed, now
+from latentbridge.serving.service import Service, ServiceDep, seed_or_random, unix_time
 from latentbridge.types import Conversation
 
-router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
+router = APIRouter(route_class=JsonRoute)
 _STREAM: dict[int | str, Any] = {
     200: {
-        "description": "The reply; with `stream`, events of ChatChunk that end with [DONE].",
+        "description": "The reply; with `stream`, events of ChatCompletionChunk that end with [DONE].",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
-_MARKS = re.compile(r"<\|[a-z_]+\|>")
-"""Special tokens of the language model; users' words never become one, but replies are read as they were written."""
-_REASONED = {
+_SPECIAL_TOKEN = re.compile(r"<\|[a-z_]+\|>")
+"""Special tokens of the language model; user text is never tokenized to one, but an assistant message is."""
+_EFFORTS = {
     "low": prompts.with_reasoning,
     "medium": prompts.with_reasoning,
     "high": prompts.with_long_reasoning,
@@ -51,116 +39,115 @@ _REASONED = {
 }
 
 
-@router.post("/v1/chat/completions", response_model=ChatAnswer, responses=_STREAM, operation_id="chat")
-async def chat(asked: ChatRequest, request: Request, service: TheService) -> Any:
-    """A reply to a conversation with at most one picture, given as a data URL."""
-    service.check_model(asked.model)
-    ask = await ask_of(asked, service)
-    request.state.charge(ask.max_tokens)
-    warnings = await warnings_of(asked, ask, service)
-    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": service.settings.model_name}
-    if not asked.stream:
-        pieces = await service.answer(request, partial(_all, service, ask))
-        text = ReplyMessage(content="".join(piece.text for piece in pieces))
-        choice = Choice(message=text, finish_reason=pieces[-1].finish_reason or "stop")
-        return ChatAnswer(**head, choices=[choice], usage=_usage(pieces[-1]), warnings=warnings)
-    pieces = service.pieces(ask)
-    first = await service.unless_gone(request, anext(pieces))  # what is refused is refused before the stream begins
-    wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-    return StreamingResponse(_events(head, first, pieces, wants_usage, warnings), media_type="text/event-stream")
-
-
-async def _all(service: Service, ask: GenerationRequest) -> list[TokenChunk]:
-    async with aclosing(service.engine.pieces(ask)) as pieces:
-        return [piece async for piece in pieces]
+@router.post("/v1/chat/completions", response_model=schemas.ChatCompletion, responses=_STREAM, operation_id="chat")
+async def chat(body: schemas.ChatCompletionRequest, request: Request, service: ServiceDep) -> Any:
+    """Reply to a conversation with at most one picture, given as a data URL."""
+    service.check_model(body.model)
+    service.engine.model.require("understand")
+    generation = await generation_request(body, service)
+    request.state.charge(generation.max_tokens)
+    warnings = await chat_warnings(body, generation, service)
+    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": unix_time(), "model": service.settings.model_name}
+    if not body.stream:
+        chunks = await service.run(request, partial(service.engine.complete, generation))
+        message = schemas.ReplyMessage(content="".join(chunk.text for chunk in chunks))
+        choice = schemas.Choice(message=message, finish_reason=chunks[-1].finish_reason or "stop")
+        return schemas.ChatCompletion(**head, choices=[choice], usage=_usage(chunks[-1]), warnings=warnings)
+    chunks = service.stream(generation)
+    first = await service.cancel_on_disconnect(request, anext(chunks))  # errors up to here get a status of their own
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
+    return StreamingResponse(_events(head, first, chunks, include_usage, warnings), media_type="text/event-stream")
 
 
 async def _events(
-    head: dict[str, Any], piece: TokenChunk, rest: AsyncGenerator[TokenChunk], wants_usage: bool, warnings: list[str]
+    head: dict[str, Any], chunk: TokenChunk, rest: AsyncGenerator[TokenChunk], include_usage: bool, warnings: list[str]
 ) -> AsyncIterator[str]:
-    """Server-sent events of a reply whose first piece is there."""
+    """Yield the server-sent events of a reply, given its first chunk."""
 
-    def event(choices: list[ChunkChoice], usage: Usage | None = None, warnings: list[str] | None = None) -> str:
-        chunk = ChatChunk(**head, choices=choices, usage=usage, warnings=warnings or [])
-        left_out = {
-            name for name, is_told in (("usage", wants_usage), ("warnings", warnings is not None)) if not is_told
+    def event(
+        choices: list[schemas.ChunkChoice], usage: schemas.Usage | None = None, warnings: list[str] | None = None
+    ) -> str:
+        chunk = schemas.ChatCompletionChunk(**head, choices=choices, usage=usage, warnings=warnings or [])
+        excluded = {
+            name for name, included in (("usage", include_usage), ("warnings", warnings is not None)) if not included
         }
-        return f"data: {chunk.model_dump_json(exclude=left_out)}\n\n"
+        return f"data: {chunk.model_dump_json(exclude=excluded)}\n\n"
 
     async with aclosing(rest):
-        yield event([ChunkChoice(delta=Delta(role="assistant", content=""))])
-        if piece.text:
-            yield event([ChunkChoice(delta=Delta(content=piece.text))])
+        yield event([schemas.ChunkChoice(delta=schemas.Delta(role="assistant", content=""))])
+        if chunk.text:
+            yield event([schemas.ChunkChoice(delta=schemas.Delta(content=chunk.text))])
         try:
-            async for piece in rest:
-                if piece.text:
-                    yield event([ChunkChoice(delta=Delta(content=piece.text))])
+            async for chunk in rest:
+                if chunk.text:
+                    yield event([schemas.ChunkChoice(delta=schemas.Delta(content=chunk.text))])
         except TimeoutError:
-            late = error_document(408, "The reply took too long and was given up; ask for less.", "request_timeout")
-            yield f"data: {json.dumps(late)}\n\n"
+            error = error_document(408, "The reply took too long and was cancelled; ask for less.", "request_timeout")
+            yield f"data: {json.dumps(error)}\n\n"
             return
-        yield event([ChunkChoice(delta=Delta(), finish_reason=piece.finish_reason)], warnings=warnings)
-        if wants_usage:
-            yield event([], _usage(piece))
+        yield event([schemas.ChunkChoice(delta=schemas.Delta(), finish_reason=chunk.finish_reason)], warnings=warnings)
+        if include_usage:
+            yield event([], _usage(chunk))
         yield "data: [DONE]\n\n"
 
 
-async def ask_of(asked: ChatRequest, service: Service) -> GenerationRequest:
-    """What a request asks of the engine, within the limits."""
+async def generation_request(body: schemas.ChatCompletionRequest, service: Service) -> GenerationRequest:
+    """Return the engine's request for a request body, within the limits."""
     limits = service.settings
-    max_tokens = asked.max_completion_tokens or asked.max_tokens or limits.max_tokens
-    service.check_most("max_tokens", max_tokens, limits.max_tokens)
-    stop = tuple([asked.stop] if isinstance(asked.stop, str) else asked.stop or ())
-    talk = await _conversation(asked.messages, asked.reasoning_effort or "none", service)
-    seed = new_seed() if asked.seed is None else asked.seed
-    return GenerationRequest(talk, max_tokens, asked.temperature or 0.0, seed, stop)
+    max_tokens = body.max_completion_tokens or body.max_tokens or limits.max_tokens
+    service.check_limit("max_tokens", max_tokens, limits.max_tokens)
+    stop = tuple([body.stop] if isinstance(body.stop, str) else body.stop or ())
+    conversation = await _conversation(body.messages, body.reasoning_effort or "none", service)
+    return GenerationRequest(conversation, max_tokens, body.temperature or 0.0, seed_or_random(body.seed), stop)
 
 
-async def warnings_of(asked: ChatRequest, ask: GenerationRequest, service: Service) -> list[str]:
-    """What to doubt about the conversation's picture and the words of its last user message."""
-    said = [_parts(message)[0] for message in asked.messages if message.role == "user"]
-    about_words = service.input_check.text_warnings(said[-1]) if said else []
-    return [*await service.picture_warnings(ask.conversation.picture), *about_words]
+async def chat_warnings(
+    body: schemas.ChatCompletionRequest, generation: GenerationRequest, service: Service
+) -> list[str]:
+    """Return warnings about the conversation's picture and the words of its last user message."""
+    texts = [_parts(message)[0] for message in body.messages if message.role == "user"]
+    text_warnings = service.input_check.text_warnings(texts[-1]) if texts else []
+    return [*await service.picture_warnings(generation.conversation.picture), *text_warnings]
 
 
-async def _conversation(messages: Sequence[Message], effort: str, service: Service) -> Conversation:
-    """Turns of user and assistant. What the system says goes before the first user text, since the model knows no system."""
+async def _conversation(messages: Sequence[schemas.Message], effort: str, service: Service) -> Conversation:
+    """Return the turns of user and assistant; system messages go before the next user text, for want of a system role."""
     turns: list[tuple[str, str]] = []
-    asked, texts, urls = "", list[str](), list[str]()
+    question, texts, urls = "", list[str](), list[str]()
     for message in messages:
-        text, pictures = _parts(message)
+        text, picture_urls = _parts(message)
         texts.append(text)
-        urls += pictures
+        urls += picture_urls
         if message.role != "assistant":
-            asked = f"{asked}\n{text}" if asked else text
-        elif marks := _MARKS.search(text):
-            raise UserError(f"An assistant's message holds {marks[0]}, which only the model writes; leave it out.")
-        elif asked:
-            turns.append((asked, text))
-            asked = ""
+            question = f"{question}\n{text}" if question else text
+        elif token := _SPECIAL_TOKEN.search(text):
+            raise UserError(f"An assistant's message contains {token[0]}, a special token of the model; leave it out.")
+        elif question:
+            turns.append((question, text))
+            question = ""
         else:
             raise UserError("An assistant's message answers nothing; put a user's message before it.")
-    if not asked and not urls:
-        raise UserError("There is nothing to reply to; end with a user's message that holds words or a picture.")
+    if not question and not urls:
+        raise UserError("There is nothing to reply to; end with a user's message that has text or a picture.")
     if len(urls) > 1:
         raise UserError(f"The conversation has {len(urls)} pictures; this model looks at one.")
     prompts.check_text(
         "conversation", "\n".join(texts).strip() or prompts.CAPTION_REQUEST, service.settings.max_characters
     )
-    asked = _REASONED.get(effort, str)(asked or prompts.CAPTION_REQUEST)
-    return Conversation((*turns, (asked, "")), await service.picture(urls[0]) if urls else None)
+    question = _EFFORTS.get(effort, str)(question or prompts.CAPTION_REQUEST)
+    return Conversation((*turns, (question, "")), await service.fetch_picture(urls[0]) if urls else None)
 
 
-def _parts(message: Message) -> tuple[str, list[str]]:
-    """The text of a message, and the addresses of its pictures."""
+def _parts(message: schemas.Message) -> tuple[str, list[str]]:
+    """Return the text of a message and the URLs of its pictures."""
     if isinstance(message.content, str):
         return message.content, []
-    texts = [part.text for part in message.content if not isinstance(part, ImagePart)]
-    return "\n".join(texts), [part.image_url.url for part in message.content if isinstance(part, ImagePart)]
+    texts = [part.text for part in message.content if not isinstance(part, schemas.ImagePart)]
+    return "\n".join(texts), [part.image_url.url for part in message.content if isinstance(part, schemas.ImagePart)]
 
 
-def _usage(last: TokenChunk) -> Usage:
-    return Usage(
+def _usage(last: TokenChunk) -> schemas.Usage:
+    return schemas.Usage(
         prompt_tokens=last.prompt_tokens,
         completion_tokens=last.reply_tokens,
         total_tokens=last.prompt_tokens + last.reply_tokens,

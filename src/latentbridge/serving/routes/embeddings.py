@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: unit vectors of texts and, beyond OpenAI's API, of pictures, all in one space."""
+"""POST /v1/embeddings: unit vectors of texts and, beyond OpenAI's API, of pictures, in one space."""
 
 from __future__ import annotations
 
@@ -13,65 +13,59 @@ from fastapi import APIRouter, Request
 from latentbridge.errors import UserError
 from latentbridge.models.input_check import InputCheck
 from latentbridge.prompts import check_text
+from latentbridge.serving import schemas
 from latentbridge.serving.engine.jobs import EmbeddingOutput, ImageEmbeddingJob, TextEmbeddingJob
 from latentbridge.serving.guard.json_bodies import JsonRoute
-from latentbridge.serving.openapi import REFUSALS
-from latentbridge.serving.schemas import (
-    EmbeddingAnswer,
-    EmbeddingItem,
-    EmbeddingRequest,
-    EmbeddingUsage,
-    PictureInput,
-    TextInput,
-)
-from latentbridge.serving.service import Service, TheService
+from latentbridge.serving.service import Service, ServiceDep
 
-router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/embeddings", operation_id="embed")
-async def embed(asked: EmbeddingRequest, request: Request, service: TheService) -> EmbeddingAnswer:
-    """A unit vector for each input, in order."""
-    service.check_model(asked.model)
-    own = service.engine.model.embedding_size
+async def embed(body: schemas.EmbeddingRequest, request: Request, service: ServiceDep) -> schemas.EmbeddingResponse:
+    """Return a unit vector for each input, in order."""
+    service.check_model(body.model)
     service.engine.model.require("embed")
-    if asked.dimensions not in (None, own):
-        raise UserError(f"This model's vectors have {own} numbers, not {asked.dimensions}; leave out `dimensions`.")
-    items = [asked.input] if isinstance(asked.input, str) else asked.input
+    dimension = service.engine.model.embedding_size
+    if body.dimensions not in (None, dimension):
+        raise UserError(
+            f"This model's vectors have {dimension} numbers, not {body.dimensions}; leave out `dimensions`."
+        )
+    items = [body.input] if isinstance(body.input, str) else body.input
     if not items:
         raise UserError("There is nothing to embed; give at least one text or picture.")
-    service.check_most("The number of inputs", len(items), service.settings.max_inputs)
+    service.check_limit("The number of inputs", len(items), service.settings.max_inputs)
     request.state.charge(len(items))
-    works = [await _work(item, service) for item in items]
-    found: list[EmbeddingOutput] = await service.answer(request, partial(service.engine.do_all, works))
-    tokens = sum(each.tokens for each in found)
-    warnings = await asyncio.to_thread(_warnings, service.input_check, works)
-    return EmbeddingAnswer(
+    jobs = [await _job(item, service) for item in items]
+    outputs: list[EmbeddingOutput] = await service.run(request, partial(service.engine.run_all, jobs))
+    tokens = sum(output.tokens for output in outputs)
+    return schemas.EmbeddingResponse(
         data=[
-            EmbeddingItem(index=i, embedding=_written(each.vector, asked.encoding_format))
-            for i, each in enumerate(found)
+            schemas.EmbeddingItem(index=i, embedding=_encode(output.vector, body.encoding_format))
+            for i, output in enumerate(outputs)
         ],
         model=service.settings.model_name,
-        usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
-        warnings=warnings,
+        usage=schemas.EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
+        warnings=await asyncio.to_thread(_warnings, service.input_check, jobs),
     )
 
 
-async def _work(item: str | TextInput | PictureInput, service: Service) -> TextEmbeddingJob | ImageEmbeddingJob:
-    if isinstance(item, PictureInput):
-        return ImageEmbeddingJob(await service.picture(item.image))
-    text = item.text if isinstance(item, TextInput) else item
+async def _job(
+    item: str | schemas.TextInput | schemas.PictureInput, service: Service
+) -> TextEmbeddingJob | ImageEmbeddingJob:
+    if isinstance(item, schemas.PictureInput):
+        return ImageEmbeddingJob(await service.fetch_picture(item.image))
+    text = item.text if isinstance(item, schemas.TextInput) else item
     check_text("text", text, service.settings.max_characters)
     return TextEmbeddingJob(text)
 
 
-def _warnings(check: InputCheck, works: Sequence[TextEmbeddingJob | ImageEmbeddingJob]) -> list[str]:
-    """What to doubt, after the number of the input that it is about."""
-    pictures = {f"input {n}": work.picture for n, work in enumerate(works) if isinstance(work, ImageEmbeddingJob)}
-    return check.warnings_by_name(pictures, [work.text for work in works if isinstance(work, TextEmbeddingJob)])
+def _warnings(check: InputCheck, jobs: Sequence[TextEmbeddingJob | ImageEmbeddingJob]) -> list[str]:
+    pictures = {f"input {n}": job.picture for n, job in enumerate(jobs) if isinstance(job, ImageEmbeddingJob)}
+    return check.warnings_by_name(pictures, [job.text for job in jobs if isinstance(job, TextEmbeddingJob)])
 
 
-def _written(vector: np.ndarray, encoding: str | None) -> list[float] | str:
-    if encoding == "base64":
+def _encode(vector: np.ndarray, encoding_format: str | None) -> list[float] | str:
+    if encoding_format == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
     return vector.tolist()

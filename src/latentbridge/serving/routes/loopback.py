@@ -1,4 +1,4 @@
-"""POST /v1/loopback: a picture put into words, the words drawn, and again; how far it drifts."""
+"""POST /v1/loopback: a picture is described, the description drawn, and so on, with the drift of each round."""
 
 from __future__ import annotations
 
@@ -7,46 +7,45 @@ from fastapi import APIRouter, Request
 
 from latentbridge import prompts
 from latentbridge.rng import numpy_rng
-from latentbridge.serving.engine.jobs import ImageEmbeddingJob
-from latentbridge.serving.extension_schemas import LoopbackAnswer, LoopbackRequest, LoopbackRound
+from latentbridge.serving.engine.jobs import GenerateJob, ImageEmbeddingJob
+from latentbridge.serving.extension_schemas import LoopbackRequest, LoopbackResponse, LoopbackRound
 from latentbridge.serving.guard.json_bodies import JsonRoute
-from latentbridge.serving.openapi import REFUSALS
-from latentbridge.serving.service import TheService, new_seed, png
+from latentbridge.serving.service import ServiceDep, png_base64, seed_or_random
 from latentbridge.types import Picture
 
-router = APIRouter(route_class=JsonRoute, responses=REFUSALS)
-_MAX_TOKENS, _STEPS = 160, 20
-"""As in `OmniBridge.understand` and `OmniBridge.generate`, which `latentbridge loopback` uses."""
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/loopback", operation_id="loopback")
-async def loopback(asked: LoopbackRequest, request: Request, service: TheService) -> LoopbackAnswer:
-    """The rounds of a picture, as `latentbridge loopback` walks them."""
-    service.check_model(asked.model)
-    service.check_most("rounds", asked.rounds, service.settings.max_rounds)
-    service.engine.model.require("generate")
-    request.state.charge(asked.rounds * _STEPS)
-    picture = await service.picture(asked.image)
-    seed = new_seed() if asked.seed is None else asked.seed
+async def loopback(body: LoopbackRequest, request: Request, service: ServiceDep) -> LoopbackResponse:
+    """Return the rounds of a picture, as `latentbridge loopback` does."""
+    service.check_model(body.model)
+    service.check_limit("rounds", body.rounds, service.settings.max_rounds)
+    engine, model = service.engine, service.engine.model
+    for skill in ("understand", "generate", "embed"):
+        model.require(skill)
+    request.state.charge(body.rounds * model.default_steps)
+    origin = await service.fetch_picture(body.image)
+    seed = seed_or_random(body.seed)
 
-    async def seen(picture: Picture) -> np.ndarray:
-        return (await service.engine.do(ImageEmbeddingJob(service.engine.model.fit(picture)))).vector
+    async def embed(picture: Picture) -> np.ndarray:
+        return (await engine.run(ImageEmbeddingJob(model.fit(picture)))).vector
 
     async def work() -> list[LoopbackRound]:
         rounds: list[LoopbackRound] = []
-        shown, first = picture, await seen(picture)
-        before = first
-        for number in range(asked.rounds):
-            words = await service.told(shown, prompts.CAPTION_REQUEST, _MAX_TOKENS)
-            noise = int(numpy_rng(seed, "loopback", number).integers(2**31))
-            shown = await service.drawn(words, noise, _STEPS)
-            vector = await seen(shown)
-            likeness = float(vector @ first), float(vector @ before)
+        picture = origin
+        first = previous = await embed(picture)
+        for number in range(body.rounds):
+            words = await service.ask(picture, prompts.CAPTION_REQUEST, model.max_tokens)
+            noise_seed = int(numpy_rng(seed, "loopback", number).integers(2**31))
+            picture = await engine.run(GenerateJob(words, noise_seed, model.default_steps, model.default_guidance))
+            vector = await embed(picture)
+            to_origin, to_previous = float(vector @ first), float(vector @ previous)
             rounds.append(
-                LoopbackRound(words=words, b64_json=png(shown), to_origin=likeness[0], to_previous=likeness[1])
+                LoopbackRound(words=words, b64_json=png_base64(picture), to_origin=to_origin, to_previous=to_previous)
             )
-            before = vector
+            previous = vector
         return rounds
 
-    rounds = await service.answer(request, work)
-    return LoopbackAnswer(seed=seed, rounds=rounds, warnings=await service.picture_warnings(picture))
+    rounds = await service.run(request, work)
+    return LoopbackResponse(seed=seed, rounds=rounds, warnings=await service.picture_warnings(origin))

@@ -1,1 +1,1 @@
-"""The page for people, at /ui: a tab for each verb, over the functions that answer the API."""
+"""The web page at /ui: one tab per skill, over the functions of the API's routes."""

@@ -1,4 +1,4 @@
-"""Where the page meets the routes: it asks them by function call, under the visitor's key, within the same limits."""
+"""The bridge from the page to the routes: it calls their functions under the visitor's key and limits."""
 
 from __future__ import annotations
 
@@ -23,55 +23,56 @@ from starlette.types import Message
 from latentbridge.errors import UserError
 from latentbridge.serving.guard.limits import kind_of
 from latentbridge.serving.guard.rates import Rates
-from latentbridge.serving.service import Service, png
+from latentbridge.serving.service import Service, png_base64
 
 
 @dataclass(frozen=True)
 class ApiBridge:
-    """What all tabs share."""
+    """The app and the rate limits, shared by all tabs."""
 
     app: FastAPI
     rates: Rates
 
     @property
     def service(self) -> Service:
-        """The service of the app that the page belongs to."""
+        """The app's service."""
         return self.app.state.service
 
     def request(self, visit: gr.Request, path: str) -> Request:
-        """What an API client would have sent to `path`, counted as that; raises Refusal where it is too much."""
+        """Return a request to `path` under the visitor's key, counted like an API client's; raises ApiError above a limit."""
         owner, kind = visit.state.owner, kind_of(path)
         self.rates.request(owner, kind)
         state = {"owner": owner, "charge": partial(self.rates.charge, owner, kind)}
         scope = {"type": "http", "method": "POST", "path": path, "headers": [], "state": state, "app": self.app}
-        return Request(scope, _stays)
+        return Request(scope, _never_disconnect)
 
     @asynccontextmanager
-    async def telling(self) -> AsyncIterator[None]:
-        """What the API would answer to an error inside, as a notice on the page."""
+    async def show_errors(self) -> AsyncIterator[None]:
+        """Show an error inside as a notice on the page, with the API's message."""
         try:
             yield
         except Exception as error:
             if isinstance(error, ValidationError):
                 error = RequestValidationError(error.errors())
-            answers: dict[Any, Any] = self.app.exception_handlers
-            answer = next(answers[kind] for kind in type(error).__mro__ if kind in answers)
-            said = json.loads((await answer(None, error)).body)["error"]["message"]
-            raise gr.Error(said, title="This did not work", print_exception=answer is answers[Exception]) from error
+            handlers: dict[Any, Any] = self.app.exception_handlers
+            handler = next(handlers[kind] for kind in type(error).__mro__ if kind in handlers)
+            message = json.loads((await handler(None, error)).body)["error"]["message"]
+            unexpected = handler is handlers[Exception]
+            raise gr.Error(message, title="This did not work", print_exception=unexpected) from error
 
     async def data_url(self, file: str | None) -> str:
-        """The picture in a file that was dropped on the page, checked and at the model's size."""
+        """Return an uploaded picture as a data URL, checked and at the model's size."""
         if file is None:
             raise UserError("There is no picture yet; drop one on the page, or choose a file.")
-        picture = await self.service.opened(await asyncio.to_thread(Path(file).read_bytes))
-        return "data:image/png;base64," + png(picture)
+        picture = await self.service.decode_picture(await asyncio.to_thread(Path(file).read_bytes))
+        return "data:image/png;base64," + png_base64(picture)
 
 
-def shown(picture: str) -> Image.Image:
-    """A picture in an answer, a PNG as base64 or as a data URL, for the page."""
-    return Image.open(BytesIO(base64.b64decode(picture.rpartition(",")[2])))
+def decode_image(png: str) -> Image.Image:
+    """Return the image of a PNG in base64 or in a data URL."""
+    return Image.open(BytesIO(base64.b64decode(png.rpartition(",")[2])))
 
 
-async def _stays() -> Message:
-    """The page's next message, which never comes: a visitor who leaves is noticed by Gradio."""
+async def _never_disconnect() -> Message:
+    """Wait forever: Gradio notices visitors who leave."""
     return await asyncio.Future()

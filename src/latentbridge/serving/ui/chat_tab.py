@@ -1,4 +1,4 @@
-"""Talk about a picture; the reply comes word by word."""
+"""The tab for conversations about a picture, with streamed replies."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 import gradio as gr
 
-from latentbridge.serving.routes.chat import ask_of, warnings_of
-from latentbridge.serving.schemas import ChatRequest, ImagePart, ImageUrl, Message, TextPart
+from latentbridge.serving.routes.chat import chat_warnings, generation_request
+from latentbridge.serving.schemas import ChatCompletionRequest, ImagePart, ImageUrl, Message, TextPart
 from latentbridge.serving.ui.api_bridge import ApiBridge
-from latentbridge.serving.ui.inputs import note, note_output
+from latentbridge.serving.ui.inputs import show_warnings, warnings_output
 
 _PATH = "/v1/chat/completions"
 
 
 def tab(api: ApiBridge) -> None:
-    """A conversation about one picture; another picture begins another conversation."""
-    messages, lines = gr.State([], time_to_live=3600), gr.State([], time_to_live=3600)
-    talk = gr.Chatbot(
+    """Build the tab; a new picture begins a new conversation."""
+    messages, history = gr.State([], time_to_live=3600), gr.State([], time_to_live=3600)
+    chatbot = gr.Chatbot(
         label="Conversation",
         height=520,
         buttons=["copy"],
@@ -28,8 +28,8 @@ def tab(api: ApiBridge) -> None:
         elem_classes="talk",
         placeholder="Add a picture below and ask about it.\n\nA new picture begins a new conversation.",
     )
-    doubts = note_output()
-    said = gr.MultimodalTextbox(
+    warnings = warnings_output()
+    textbox = gr.MultimodalTextbox(
         label="Your message",
         show_label=False,
         placeholder="What is in the picture?",
@@ -40,38 +40,38 @@ def tab(api: ApiBridge) -> None:
     with gr.Row():
         in_steps = gr.Checkbox(label="Answer in steps", min_width=160)
         stop = gr.Button("Stop", min_width=120, interactive=False)
-        anew = gr.Button("New conversation", min_width=120)
+        reset = gr.Button("New conversation", min_width=120)
 
     async def reply(
-        given: dict[str, Any], earlier: list[Message], shown: list[Any], in_steps: bool, visit: gr.Request
+        entry: dict[str, Any], earlier: list[Message], lines: list[Any], in_steps: bool, visit: gr.Request
     ) -> AsyncIterator[tuple[Any, ...]]:
-        async with api.telling():
+        async with api.show_errors():
             request = api.request(visit, _PATH)
-            files, text = given["files"], given["text"].strip()
+            files, text = entry["files"], entry["text"].strip()
             if files:
-                earlier, shown = [], [_line("user", {"path": files[0], "alt_text": "Your picture"})]
+                earlier, lines = [], [_line("user", {"path": files[0], "alt_text": "Your picture"})]
             part = [ImagePart(type="image_url", image_url=ImageUrl(url=await api.data_url(files[0])))] if files else []
-            asked = [*earlier, Message(role="user", content=[TextPart(type="text", text=text), *part])]
-            effort = "low" if in_steps else "none"
-            chat = ChatRequest(messages=asked, reasoning_effort=effort)
-            ask = await ask_of(chat, api.service)
-            warnings = await warnings_of(chat, ask, api.service)
-            request.state.charge(ask.max_tokens)
-            shown = [*shown, _line("user", text)] if text else shown
-            yield None, asked, shown, shown, gr.Button(interactive=True), note(warnings)
+            sent = [*earlier, Message(role="user", content=[TextPart(type="text", text=text), *part])]
+            body = ChatCompletionRequest(messages=sent, reasoning_effort="low" if in_steps else "none")
+            generation = await generation_request(body, api.service)
+            doubts = await chat_warnings(body, generation, api.service)
+            request.state.charge(generation.max_tokens)
+            lines = [*lines, _line("user", text)] if text else lines
+            yield None, sent, lines, lines, gr.Button(interactive=True), show_warnings(doubts)
             answer = ""
-            async with aclosing(api.service.pieces(ask)) as pieces:
-                async for piece in pieces:
-                    answer += piece.text
-                    told = [*shown, _line("assistant", answer)]
-                    yield None, [*asked, Message(role="assistant", content=answer)], told, told, gr.skip(), gr.skip()
+            async with aclosing(api.service.stream(generation)) as chunks:
+                async for chunk in chunks:
+                    answer += chunk.text
+                    shown = [*lines, _line("assistant", answer)]
+                    yield None, [*sent, Message(role="assistant", content=answer)], shown, shown, gr.skip(), gr.skip()
 
-    outputs = [said, messages, lines, talk, stop, doubts]
-    sending = said.submit(reply, [said, messages, lines, in_steps], outputs, show_progress="hidden")
+    outputs = [textbox, messages, history, chatbot, stop, warnings]
+    sending = textbox.submit(reply, [textbox, messages, history, in_steps], outputs, show_progress="hidden")
     idle = gr.update(interactive=False)
     sending.then(lambda: idle, None, stop, show_progress="hidden")
     stop.click(lambda: idle, None, stop, cancels=[sending], show_progress="hidden")
-    gr.on([anew.click, talk.clear], lambda: (None, [], [], [], idle, note([])), None, outputs, cancels=[sending])
+    cleared = (None, [], [], [], idle, show_warnings([]))
+    gr.on([reset.click, chatbot.clear], lambda: cleared, None, outputs, cancels=[sending])
 
 
 def _line(role: str, content: Any) -> dict[str, Any]:

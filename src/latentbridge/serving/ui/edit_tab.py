@@ -1,4 +1,4 @@
-"""Change a picture as told, and look at both under a slider."""
+"""The tab for edits, with a slider between the picture before and after."""
 
 from __future__ import annotations
 
@@ -10,67 +10,58 @@ import gradio as gr
 from fastapi import UploadFile
 
 from latentbridge.serving.routes.images import edit
-from latentbridge.serving.ui.api_bridge import ApiBridge, shown
+from latentbridge.serving.schemas import ImageEditRequest
+from latentbridge.serving.ui.api_bridge import ApiBridge, decode_image
 from latentbridge.serving.ui.inputs import (
     chosen_seed,
-    guidance_input,
-    note,
-    note_output,
     picture_input,
-    seed_input,
-    steps_input,
+    sampling_inputs,
+    show_warnings,
+    warnings_output,
     words_input,
 )
 
 _PATH = "/v1/images/edits"
 _MOVE = "(share) => ({slider_position: share, __type__: 'update'})"
-"""Gradio's before and after obeys the mouse alone; a slider beside it obeys keys and screen readers too."""
+"""Gradio's image slider obeys the mouse only; the plain slider beside it is for keyboards and screen readers."""
 
 
 def tab(api: ApiBridge) -> None:
-    """A picture and what to change; before and after."""
+    """Build the tab."""
     settings = api.service.settings
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             picture = picture_input()
-            change = words_input("What to change", "make the circle green", settings)
+            instruction = words_input("What to change", "make the circle green", settings)
             with gr.Accordion("More", open=False):
-                seed = seed_input()
-                steps = steps_input(settings)
-                guidance = guidance_input()
-            go = gr.Button("EditJob", variant="primary")
+                sampling = sampling_inputs(api.service)
+            go = gr.Button("Edit", variant="primary")
         with gr.Column(scale=3, min_width=280):
-            both = gr.ImageSlider(
+            comparison = gr.ImageSlider(
                 label="Before and after",
                 show_label=False,
                 format="png",
                 elem_classes=["pixels", "both"],
                 max_height=420,
             )
-            share = gr.Slider(0, 100, 50, step=1, label="Before | after")
-            after = gr.Textbox(label="What was drawn", interactive=False)
-            doubts = note_output()
+            position = gr.Slider(0, 100, 50, step=1, label="Before | after")
+            description = gr.Textbox(label="What was drawn", interactive=False)
+            warnings = warnings_output()
 
     async def answer(
-        file: str | None, change: str, seed: int | None, steps: int, guidance: float, visit: gr.Request
+        file: str | None, instruction: str, seed: int | None, steps: int, guidance: float, visit: gr.Request
     ) -> tuple[Any, ...]:
-        async with api.telling():
+        async with api.show_errors():
             before = await api.data_url(file)
             upload = UploadFile(BytesIO(base64.b64decode(before.partition(",")[2])))
-            edited = await edit(
-                api.request(visit, _PATH),
-                api.service,
-                change,
-                upload,
-                n=1,
-                seed=chosen_seed(seed),
-                steps=steps,
-                guidance=guidance,
+            body = ImageEditRequest(
+                prompt=instruction, image=upload, seed=chosen_seed(seed), steps=steps, guidance=guidance
             )
-        drawn = edited.data[0]
-        told = f"{drawn.revised_prompt} (seed {drawn.seed})"
-        return (shown(before), shown(drawn.b64_json)), told, note(edited.warnings)
+            response = await edit(body, api.request(visit, _PATH), api.service)
+        after = response.data[0]
+        caption = f"{after.revised_prompt} (seed {after.seed})"
+        return (decode_image(before), decode_image(after.b64_json)), caption, show_warnings(response.warnings)
 
-    inputs = [picture, change, seed, steps, guidance]
-    gr.on([go.click, change.submit], answer, inputs, [both, after, doubts])
-    share.input(None, share, both, js=_MOVE)
+    inputs = [picture, instruction, *sampling]
+    gr.on([go.click, instruction.submit], answer, inputs, [comparison, description, warnings])
+    position.input(None, position, comparison, js=_MOVE)

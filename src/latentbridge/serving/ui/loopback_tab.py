@@ -1,4 +1,4 @@
-"""A picture told in words, drawn from them, and again: the chain, and how far it drifts."""
+"""The tab for loopback: pictures and descriptions in turn, with a plot of their drift."""
 
 from __future__ import annotations
 
@@ -9,38 +9,37 @@ import pandas as pd
 
 from latentbridge.serving.extension_schemas import LoopbackRequest
 from latentbridge.serving.routes.loopback import loopback
-from latentbridge.serving.ui.api_bridge import ApiBridge, shown
-from latentbridge.serving.ui.inputs import chosen_seed, note, note_output, picture_input, seed_input
+from latentbridge.serving.ui.api_bridge import ApiBridge, decode_image
+from latentbridge.serving.ui.inputs import (
+    chosen_seed,
+    gallery_output,
+    picture_input,
+    seed_input,
+    show_warnings,
+    warnings_output,
+)
 
 _PATH = "/v1/loopback"
-_FIRST, _BEFORE = "to the first picture", "to the one before"
-"""What a picture is held against."""
+_ORIGIN, _PREVIOUS = "to the first picture", "to the one before"
+"""Names of the two curves."""
 
 
 def tab(api: ApiBridge) -> None:
-    """A picture and how often to go round; the strip and its curve."""
-    most = api.service.settings.max_rounds
+    """Build the tab."""
+    max_rounds = api.service.settings.max_rounds
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             picture = picture_input("First picture")
-            rounds = gr.Slider(1, most, min(4, most), step=1, label="Rounds")
+            rounds = gr.Slider(1, max_rounds, min(4, max_rounds), step=1, label="Rounds")
             seed = seed_input()
-            go = gr.Button("Go round", variant="primary")
+            go = gr.Button("Start", variant="primary")
         with gr.Column(scale=3, min_width=280):
-            strip = gr.Gallery(
-                label="The chain",
-                show_label=False,
-                columns=4,
-                height="auto",
-                format="png",
-                buttons=[],
-                elem_classes=["pictures", "pixels"],
-            )
-            curve = gr.LinePlot(
+            gallery = gallery_output("The chain", "pixels", can_download=False)
+            plot = gr.LinePlot(
                 x="round",
                 y="likeness",
                 color="to",
-                sort=[str(number) for number in range(most + 1)],
+                sort=[str(number) for number in range(max_rounds + 1)],
                 y_lim=[0, 1],
                 x_title="Round",
                 y_title="Likeness (cosine)",
@@ -50,19 +49,18 @@ def tab(api: ApiBridge) -> None:
                 height=340,
                 buttons=[],
             )
-            doubts = note_output()
+            warnings = warnings_output()
 
     async def answer(file: str | None, rounds: int, seed: int | None, visit: gr.Request) -> tuple[Any, ...]:
-        async with api.telling():
-            start = await api.data_url(file)
-            asked = LoopbackRequest(image=start, rounds=rounds, seed=chosen_seed(seed))
-            answered = await loopback(asked, api.request(visit, _PATH), api.service)
-        walked = answered.rounds
-        chain = [(shown(start), "The first picture")]
-        chain += [(shown(each.b64_json), f"{n}. {each.words}") for n, each in enumerate(walked, 1)]
-        likeness = [("0", _FIRST, 1.0), ("0", _BEFORE, 1.0)]
-        likeness += [(str(n), _FIRST, each.to_origin) for n, each in enumerate(walked, 1)]
-        likeness += [(str(n), _BEFORE, each.to_previous) for n, each in enumerate(walked, 1)]
-        return chain, pd.DataFrame(likeness, columns=["round", "to", "likeness"]), note(answered.warnings)
+        async with api.show_errors():
+            url = await api.data_url(file)
+            body = LoopbackRequest(image=url, rounds=rounds, seed=chosen_seed(seed))
+            response = await loopback(body, api.request(visit, _PATH), api.service)
+        pictures = [(decode_image(url), "The first picture")]
+        rows = [("0", _ORIGIN, 1.0), ("0", _PREVIOUS, 1.0)]
+        for number, each in enumerate(response.rounds, 1):
+            pictures.append((decode_image(each.b64_json), f"{number}. {each.words}"))
+            rows += [(str(number), _ORIGIN, each.to_origin), (str(number), _PREVIOUS, each.to_previous)]
+        return pictures, pd.DataFrame(rows, columns=["round", "to", "likeness"]), show_warnings(response.warnings)
 
-    go.click(answer, [picture, rounds, seed], [strip, curve, doubts])
+    go.click(answer, [picture, rounds, seed], [gallery, plot, warnings])

@@ -1,4 +1,4 @@
-"""The page, put together from its tabs and mounted on the server."""
+"""The page, assembled from its tabs and mounted on the app."""
 
 from __future__ import annotations
 
@@ -11,61 +11,59 @@ from gradio_client import utils as payloads
 from starlette.responses import RedirectResponse, Response
 
 from latentbridge.serving.guard.rates import Rates
-from latentbridge.serving.ui import chat_tab as chat
-from latentbridge.serving.ui import edit_tab as edit
-from latentbridge.serving.ui import generate_tab as draw
-from latentbridge.serving.ui import loopback_tab as loopback
-from latentbridge.serving.ui import search_tab as search
+from latentbridge.serving.ui import chat_tab, edit_tab, generate_tab, loopback_tab, search_tab
 from latentbridge.serving.ui.api_bridge import ApiBridge
 from latentbridge.serving.ui.theme import CSS, HEAD, ICON, ICON_PATH, theme
+from latentbridge.types import Skill
 
 PATH = "/ui"
-_KEPT_S = 3600
-"""How long files of visitors stay on the disk."""
+_CACHE_S = 3600
+"""Lifetime of visitors' files on the disk."""
 _ABOUT = """The shipped model is for small scenes of coloured shapes and simple drawings. It works at 64 x 64 px, and so an
 edited picture comes back at that size."""
-_TABS: tuple[tuple[str, Callable[[ApiBridge], None]], ...] = (
-    ("Chat", chat.tab),
-    ("Draw", draw.tab),
-    ("EditJob", edit.tab),
-    ("Search", search.tab),
-    ("Loopback", loopback.tab),
+_TABS: tuple[tuple[str, Skill, Callable[[ApiBridge], None]], ...] = (
+    ("Chat", "understand", chat_tab.tab),
+    ("Draw", "generate", generate_tab.tab),
+    ("Edit", "edit", edit_tab.tab),
+    ("Search", "embed", search_tab.tab),
+    ("Loopback", "generate", loopback_tab.tab),
 )
 
 
 class _Page(gr.Blocks):
-    """Gradio's blocks, which fetch nothing: a file in an event may only be one that was uploaded."""
+    """Gradio's blocks without fetching: a file in an event must have been uploaded."""
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **named: Any) -> Any:
-        """As Gradio does it, but without addresses, which it would ask for the visitor."""
-        payloads.traverse(inputs, _refuse_addresses, payloads.is_file_obj_with_meta)
+        """See `gr.Blocks.preprocess_data`; URLs, which Gradio would download, are rejected."""
+        payloads.traverse(inputs, _reject_url, payloads.is_file_obj_with_meta)
         return await super().preprocess_data(block_fn, inputs, *rest, **named)
 
 
-def _refuse_addresses(file: Any) -> Any:
+def _reject_url(file: Any) -> Any:
     if payloads.is_http_url_like(file["path"]):
         raise gr.Error("Pictures come as files here; save this one and drop it on the page.")
     return file
 
 
-async def _uploaded() -> Response:
-    """No progress of uploads, which are small: Gradio's own route answers 404, an error in the browser's console, where an
-    upload was quicker than the question about it."""
+async def _upload_progress() -> Response:
+    """Report an upload as done: Gradio's own route answers 404, an error in the browser's console, if the upload has
+    finished before the browser asks."""
     return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
 
 def add_page(app: FastAPI, rates: Rates) -> None:
-    """Give an app of `create_app` the page, at /ui and from /, behind the same keys and limits as its routes."""
+    """Add the page to an app of `create_app`, at /ui and redirected from /, behind the same keys and limits."""
     api = ApiBridge(app, rates)
-    with _Page(title="LatentBridge", analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)) as page:
+    with _Page(title="LatentBridge", analytics_enabled=False, delete_cache=(_CACHE_S, _CACHE_S)) as page:
         gr.Markdown(f"# LatentBridge\n\n{_ABOUT}" if api.service.input_check.model == "tiny" else "# LatentBridge")
-        for name, tab in _TABS:
-            with gr.Tab(name):
-                tab(api)
+        for name, skill, tab in _TABS:
+            if skill in api.service.engine.model.skills:
+                with gr.Tab(name):
+                    tab(api)
     for event in page.fns.values():
         event.api_visibility = "private"
     page.queue(api_open=False, max_size=api.service.settings.max_requests, default_concurrency_limit=None)
-    app.add_api_route(f"{PATH}/gradio_api/upload_progress", _uploaded, include_in_schema=False)
+    app.add_api_route(f"{PATH}/gradio_api/upload_progress", _upload_progress, include_in_schema=False)
     gr.mount_gradio_app(
         app,
         page,

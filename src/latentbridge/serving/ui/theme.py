@@ -1,4 +1,4 @@
-"""How the page looks."""
+"""Theme, styles and icon of the page."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ CSS = """
 @media (max-width: 480px) { .tab-container button { padding-inline: 8px !important; } }
 .talk button[aria-label="Share"] { display: none; }
 """
-"""Pictures of the shipped model have 64 px; they are shown larger, with clean edges, and what they show is told in full.
-Those of visitors may be photographs, which keep the browser's way. Sharing would send a picture to a site elsewhere."""
+"""Pictures of the shipped model have 64 px, so they are scaled with sharp edges, and captions are shown in full; visitors'
+pictures may be photographs and are scaled smoothly. The Share button is hidden, since it sends a picture to another site."""
 ICON_PATH = "/favicon.ico"
-"""Where browsers look for an icon before they have read which one a page names."""
+"""The path at which browsers look for an icon by default."""
 ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
 <circle cx="5" cy="8" r="5" fill="#4f46e5"/><circle cx="11" cy="8" r="5" fill="#f59e0b" fill-opacity=".8"/>
 </svg>"""
@@ -33,9 +33,9 @@ HEAD = f'<link rel="icon" type="image/svg+xml" href="{ICON_PATH}">'
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's own look, with the visitor's fonts, for none is loaded, and greys that can be read: 4.5 to 1 at least."""
-    look = gr.themes.Default(primary_hue="indigo", font=_SANS, font_mono=_MONO)
-    return look.set(
+    """Return Gradio's default theme with system fonts, so that none is loaded, and a text contrast of at least 4.5 to 1."""
+    base = gr.themes.Default(primary_hue="indigo", font=_SANS, font_mono=_MONO)
+    return base.set(
         body_text_color_subdued="*neutral_500",
         body_text_color_subdued_dark="*neutral_400",
         input_placeholder_color="*neutral_500",

@@ -1,0 +1,50 @@
+"""The contract of models that generate step by step, so that a server can interleave requests and batch each step."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
+
+from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch
+from latentbridge.types import EditResult, Picture
+
+_T = TypeVar("_T")
+
+
+@runtime_checkable
+class StepwiseModel(Protocol):
+    """A model whose replies are batched continuously and whose pictures are drawn by generators that yield after each step.
+
+    Results do not depend on the other items of a batch if all have the same steps and guidance.
+    """
+
+    def new_reply_batch(self, slots: int, length: int) -> ContinuousBatch:
+        """Return an empty batch of replies; `length` is the number of tokens of a prompt and its reply."""
+        ...
+
+    def draw_steps(
+        self, descriptions: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
+    ) -> Generator[None, None, list[Picture]]:
+        """Draw full descriptions."""
+        ...
+
+    def edit_steps(
+        self,
+        pictures: Sequence[Picture],
+        before: Sequence[str],
+        after: Sequence[str],
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+    ) -> Generator[None, None, list[EditResult]]:
+        """Edit pictures from one description to another."""
+        ...
+
+
+def last_of(items: Iterator[_T]) -> Generator[None, None, _T]:
+    """Yield after each item, and return the last one."""
+    newest: list[_T] = []
+    for item in items:
+        newest[:] = [item]
+        yield
+    return newest[0]
