@@ -183,8 +183,8 @@ def test_a_seed_determines_the_picture_in_any_batch(model: OmniBridge):
     for text, seed, picture in zip(TEXTS, SEEDS, together, strict=True):
         (alone,) = draw(model, [text], [seed])
         assert alone.shape == (SIZE_PX, SIZE_PX, 3) and near(alone, picture)
-        assert np.array_equal(draw(model, text, seed), alone)
-    assert not near(draw(model, TEXTS[0], SEEDS[0] + 1), together[0])
+        assert np.array_equal(draw(model, [text], [seed])[0], alone)
+    assert not near(draw(model, TEXTS[:1], [SEEDS[0] + 1])[0], together[0])
 
 
 @pytest.mark.parametrize(
