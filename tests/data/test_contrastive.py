@@ -23,7 +23,7 @@ def sampler(toy_drawings: Drawings, monkeypatch: pytest.MonkeyPatch) -> Contrast
     drawings = toy_drawings.split("train")
     labels = sorted({drawing.label for drawing in drawings})[:3]
     monkeypatch.setattr(worlds, "load_drawings", lambda: toy_drawings)
-    monkeypatch.setattr(worlds, "drawable_drawings", lambda drawings: [d for d in drawings if d.label in labels])
+    monkeypatch.setattr(worlds, "drawable_drawings", lambda _: [d for d in drawings if d.label in labels])
     return ContrastiveSampler(PretrainTeacherConfig(sources=(("drawings", 1.0),)))
 
 
