@@ -37,7 +37,7 @@ from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.exact_index import ExactIndex
 from latentbridge.retrieval.index_factory import create_index
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import atomic_write
+from latentbridge.files import atomic_write
 from latentbridge.types import Hit, Picture
 
 NUM_INDEXED = 600

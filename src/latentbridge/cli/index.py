@@ -309,7 +309,7 @@ def _print_result(address: str, index: Index, result: IndexingResult, as_json: b
 
 
 def _write_left_out(folder: Path, sentences: list[str]) -> None:
-    from latentbridge.rundir import atomic_write
+    from latentbridge.files import atomic_write
 
     if not sentences:
         (folder / _LEFT_OUT_FILE).unlink(missing_ok=True)

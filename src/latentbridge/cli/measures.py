@@ -134,7 +134,7 @@ def _loopback_data(
     from latentbridge.evaluation.loopback import pair_cells
     from latentbridge.evaluation.pages.gallery import draw_sheet
     from latentbridge.models.checkpoint import load
-    from latentbridge.rundir import write_json
+    from latentbridge.files import write_json
 
     starts: list[Start] = [side for side in STARTS if start in (None, side)]
     judge = _load_view(encoder, len(starts) * len(pairs) * (1 + hops // 2))

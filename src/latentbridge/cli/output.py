@@ -35,7 +35,7 @@ def print_warnings(warnings: Sequence[str]) -> None:
 
 def output_scores(document: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
     """Write a document of scores to a file, if one is given, and print it as JSON or as lines."""
-    from latentbridge.rundir import write_json
+    from latentbridge.files import write_json
 
     if out:
         write_json(out, document)
@@ -49,7 +49,7 @@ def save_picture(picture: Picture, path: Path) -> None:
     """Write a picture atomically, in the format of the suffix."""
     from PIL import Image
 
-    from latentbridge.rundir import atomic_write
+    from latentbridge.files import atomic_write
 
     with atomic_write(path) as temporary:
         Image.fromarray(picture).save(temporary)

@@ -82,8 +82,8 @@ def train(
 def _train(config: RunConfig, folder: Path, resume: bool, track: list[str], sample_every: int) -> Path:
     from latentbridge.evaluation.pages.run_report import write_run_report
     from latentbridge.evaluation.samples import Samples
-    from latentbridge.rundir import RunDir
-    from latentbridge.training.divergence import Diverged
+    from latentbridge.run_folder import RunFolder
+    from latentbridge.training.divergence import DivergenceError
     from latentbridge.training.loop import train
     from latentbridge.training.stages import make_stage
     from latentbridge.training.trackers import Tracker
@@ -93,9 +93,9 @@ def _train(config: RunConfig, folder: Path, resume: bool, track: list[str], samp
         tracked = [trackers.enter_context(Tracker(tracker)) for tracker in track]
         try:
             return train(config, make_stage(config), folder, resume=resume, observers=[*samples, *tracked])
-        except Diverged:
-            if RunDir(folder).metrics():
-                write_run_report([folder], RunDir(folder).report)
+        except DivergenceError:
+            if RunFolder(folder).metrics():
+                write_run_report([folder], RunFolder(folder).report)
             raise
 
 

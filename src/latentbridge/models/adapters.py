@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from latentbridge.errors import UserError
 from latentbridge.models.tensors import describe_mismatch, mismatched_tensors, read_tensors
-from latentbridge.rundir import atomic_write, read_json
+from latentbridge.files import atomic_write, read_json
 
 if TYPE_CHECKING:
     from peft import LoraConfig

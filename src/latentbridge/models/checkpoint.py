@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
-from latentbridge.devices import device_named
+from latentbridge.devices import resolve_device
 from latentbridge.errors import StorageError, UserError
 from latentbridge.light_imports import holds_saved_model
 from latentbridge.models.input_check import FILE as INPUT_CHECK
@@ -25,7 +25,7 @@ from latentbridge.models.input_check import InputCheck, read_input_check
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import atomic_write, read_json, write_json
+from latentbridge.files import atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
     from latentbridge.models.dual_encoder import DualEncoder
@@ -135,7 +135,7 @@ def load(
     "auto" for an accelerator if there is one. `draws=False` leaves out decoder, text encoder and autoencoder of an OmniBridge
     that only understands and embeds: it loads in half the time.
     """
-    torch_device = device_named(device)
+    torch_device = resolve_device(device)
     folder = shipped(source)
     model: Network | None = None
     if not holds_saved_model(folder):

@@ -19,7 +19,7 @@ import numpy as np
 from latentbridge.errors import UserError
 from latentbridge.retrieval.filters import Condition, Scalar, scalar_type
 from latentbridge.retrieval.sqlite_connections import SqliteConnections, translate_errors
-from latentbridge.rundir import atomic_write
+from latentbridge.files import atomic_write
 
 _FORMAT = "3"
 _PAGE_ROWS = 8192

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from latentbridge.rundir import atomic_write
+from latentbridge.files import atomic_write
 
 SAMPLES_PER_CENTROID = 40
 """Training vectors per centroid; faiss warns below 39."""

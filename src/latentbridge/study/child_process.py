@@ -11,8 +11,9 @@ import torch
 from latentbridge.config import from_dict
 from latentbridge.errors import StorageError, UserError
 from latentbridge.models.checkpoint import load
-from latentbridge.processes import held
-from latentbridge.rundir import RunDir, write_json
+from latentbridge.processes import folder_lock
+from latentbridge.files import write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.studies import Measuring
 from latentbridge.study.documents import make_document
 from latentbridge.study.plan import FAILURE, STARTS, Run, model_folder, standing, start_digests, weights_digest
@@ -25,7 +26,7 @@ def work(run: tuple[Any, ...], out: str, measuring: dict[str, Any] | None) -> No
     torch.set_num_threads(1)
     named = Run(*run)
     try:
-        with held(Path(out) / named.name, wait=False):  # a process may outlive the study that started it
+        with folder_lock(Path(out) / named.name, wait=False):  # a process may outlive the study that started it
             carry_out(named, Path(out), from_dict(Measuring, measuring) if measuring else None)
     except UserError as error:
         print(f"error: {_one_line(error)}", flush=True)
@@ -46,7 +47,7 @@ def carry_out(run: Run, out: Path, measuring: Measuring | None) -> None:
         except StorageError:
             raise
         except UserError as error:
-            if RunDir(now.folder).metrics():
+            if RunFolder(now.folder).metrics():
                 write_json(now.folder / FAILURE, {"reason": _one_line(error)})
             raise
     if measuring is None or not now.missing:

@@ -14,7 +14,7 @@ from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_probl
 from latentbridge.evaluation.run import World, evaluate
 from latentbridge.models.teachers import load_teacher
 from latentbridge.models.trainable import TrainableModel
-from latentbridge.rundir import read_json, write_json
+from latentbridge.files import read_json, write_json
 from latentbridge.studies import Measuring
 
 SCORES, CONSISTENCY, LOOPBACK, REASONING = REPORTS

@@ -70,7 +70,7 @@ def roll_out(
         "reward": float(rewards.mean()),
         **means,
         "reply tokens": tokens / len(texts),
-        "unfinished": 1 - float(replies.ended.float().mean()),
+        "staging_path": 1 - float(replies.ended.float().mean()),
         "groups of equals": float((rewards.amax(dim=1) == rewards.amin(dim=1)).float().mean()),
         "tokens per second": tokens / seconds,
     }

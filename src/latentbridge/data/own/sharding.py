@@ -25,7 +25,7 @@ from latentbridge.data.own.shards import (
 )
 from latentbridge.errors import UserError
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import atomic_write
+from latentbridge.files import atomic_write
 
 _SHARD_BYTES = 64 << 20
 """Shard size: large for an object store, but a few fit into memory."""

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from latentbridge.errors import StorageError, UserError
-from latentbridge.rundir import write_json
+from latentbridge.files import write_json
 
 Batch = dict[str, list[np.ndarray]]
 """For each name, one array [rows, ...] per item; arrays of a name have one dtype and row shape."""

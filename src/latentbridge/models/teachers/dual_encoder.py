@@ -16,7 +16,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import fingerprint, load_model
 from latentbridge.models.dual_encoder import SIGLIP_TOKENS, DualEncoder
-from latentbridge.rundir import file_digest
+from latentbridge.files import file_digest
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
 _DIGEST_SUFFIXES = (".safetensors", ".json", ".txt", ".model")

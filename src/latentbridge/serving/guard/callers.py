@@ -12,7 +12,7 @@ from latentbridge.data.picture_sources import FaultHandler, FilePictures, Folder
 from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.models.unified import UnifiedModel
-from latentbridge.rundir import atomic_write
+from latentbridge.files import atomic_write
 from latentbridge.serving.service import png_base64
 
 _THUMB_PX = 160

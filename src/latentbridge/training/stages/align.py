@@ -24,7 +24,7 @@ from latentbridge.models.omnibridge.aligner import init_from_t5
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
-from latentbridge.training.fits.auxiliary_embedding import fit_second_view
+from latentbridge.training.fits.auxiliary_embedding import fit_auxiliary_embedding
 from latentbridge.training.items import ItemOrder
 from latentbridge.training.objectives.annealing import ANNEALED_SHARE, mix_text_and_queries
 from latentbridge.training.objectives.losses import distillation_loss, retrieval_loss
@@ -78,7 +78,7 @@ class Align(DataStage):
         if not self.config.inherits("aligner."):
             init_from_t5(model.aligner, model.text_encoder)
         if model.config.second_view.words and not self.config.inherits("second_view."):
-            fit_second_view(model.second_view)
+            fit_auxiliary_embedding(model.second_view)
 
     def setup(self, model: OmniBridge) -> None:
         """Load the frozen features of all items; those that are not cached yet are computed now."""

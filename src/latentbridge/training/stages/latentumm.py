@@ -15,7 +15,7 @@ from latentbridge.models.teachers import load_teacher
 from latentbridge.models.trainable import TrainableModel
 from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.ranks import all_reduce_sum, global_mean_weight
-from latentbridge.training.objectives.anchors import Anchors
+from latentbridge.training.objectives.teacher_embeddings import TeacherEmbeddings
 from latentbridge.training.objectives.latentumm import LatentPairs, centre, latentumm_loss, rollout_noise
 from latentbridge.training.stages.native import PairBatch, Terms
 from latentbridge.training.stages.posttrain import PostTrain
@@ -35,12 +35,12 @@ class LatentUMM(PostTrain):
 
     settings: LatentUMMConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     latent_size: int
-    anchors: Anchors | None = None
+    anchors: TeacherEmbeddings | None = None
 
     def setup(self, model: Network) -> None:
         super().setup(model)
         if self.settings.teacher != "none":
-            self.anchors = Anchors(load_teacher(self.settings.teacher, self.runs), self.items())
+            self.anchors = TeacherEmbeddings(load_teacher(self.settings.teacher, self.runs), self.items())
         with torch.no_grad():
             self.latent_size = self.backbone.und_latent(["a picture"]).shape[1]
 

@@ -30,7 +30,7 @@ from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.tokenization import load_tokenizer
-from latentbridge.rundir import read_json
+from latentbridge.files import read_json
 
 _LANGUAGE, _VISION = "llm_config.json", "vit_config.json"
 _EXPERTS, _GENERATION = "language_model.model.", "_moe_gen"

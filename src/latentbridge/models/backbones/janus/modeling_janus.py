@@ -31,7 +31,7 @@ from latentbridge.models.pixels import quantized_levels, to_pictures
 from latentbridge.models.tokenization import encode
 from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import read_json
+from latentbridge.files import read_json
 from latentbridge.types import Conversation, Picture
 
 USER, ASSISTANT = "<|User|>", "<|Assistant|>"
