@@ -60,7 +60,7 @@ def step(optimizer):
     from latentbridge.models.backbones.loading import starting_network
     from latentbridge.models.checkpoint import TINY
     from latentbridge.recipes import POST_SFT
-    from latentbridge.rundir import RunDir
+    from latentbridge.run_folder import RunFolder
     from latentbridge.training import learner
     from latentbridge.training.stages import make_stage
     config = replace(POST_SFT, stage=replace(POST_SFT.stage, drawings=0.0, items=64))
@@ -69,7 +69,7 @@ def step(optimizer):
     if optimizer == "torch":
         learner.multiplies_bfloat16 = lambda device: True
     stage, model = make_stage(config), starting_network(config.model, 0, [("", TINY)])
-    learns = learner.Learner(model, stage, config, RunDir(Path(tempfile.mkdtemp())), None)
+    learns = learner.Learner(model, stage, config, RunFolder(Path(tempfile.mkdtemp())), None)
     batches = iter([stage.batch(model, number) for number in range(8)])
     return lambda: learns.learn(next(batches), logged=False)
 

@@ -31,7 +31,7 @@ from latentbridge.models.checkpoint import load, save_model, shipped
 from latentbridge.prompts import deliberated
 from latentbridge.recipes import recipe
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.loop import train
 from latentbridge.training.objectives.rewards import REWARDS
 from latentbridge.training.stages import make_stage
@@ -68,7 +68,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         here = Path(folder)
         model = load(start)
-        save_model(model, RunDir(here / "start").model)
+        save_model(model, RunFolder(here / "start").model)
         model.backbone.model.save_pretrained(here / "hub")
         sides: dict[str, Any] = {"ours": Ours(here), "trl": Trl(here, model)}
         paces = {name: Pace([], []) for name in sides}
@@ -134,7 +134,7 @@ class Ours:
         stage.batch = batch
         train(self.config, stage, folder, progress=False)
         replies = PROBLEMS * GENERATIONS
-        return pace(clock, [record["reply tokens"] * replies for record in RunDir(folder).metrics()])
+        return pace(clock, [record["reply tokens"] * replies for record in RunFolder(folder).metrics()])
 
     def resumes_exactly(self, folder: Path) -> bool:
         config = replace(self.config, steps=3, checkpoint_every=2, stage=_short(self.config.stage))

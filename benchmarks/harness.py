@@ -17,7 +17,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from latentbridge.evaluation.statistics import bootstrap_interval, wilson_interval
-from latentbridge.rundir import instruction_sets, processor, read_json, write_json
+from latentbridge.files import read_json, write_json
+from latentbridge.run_folder import instruction_sets, processor
 
 SMOKE = "--smoke" in sys.argv
 """Whether to run at toy sizes, to see that the script works; nothing is kept then."""

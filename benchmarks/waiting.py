@@ -17,7 +17,7 @@ from harness import SMOKE, Target, compare, held, keep, one_thread
 
 from latentbridge.config import RunConfig
 from latentbridge.recipes import recipe
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.loop import train
 from latentbridge.training.stages import make_stage
 
@@ -77,7 +77,7 @@ def once(config: RunConfig, ahead: bool) -> tuple[list[float], float]:
     stage.rollouts = not ahead
     with TemporaryDirectory() as folder:
         train(config, stage, Path(folder) / "run", progress=False)
-        first, *lines, _ = RunDir(Path(folder) / "run").metrics()
+        first, *lines, _ = RunFolder(Path(folder) / "run").metrics()
     return [line["waiting"] for line in lines], (lines[-1]["seconds"] - first["seconds"]) / (LINES * STEPS_A_LINE)
 
 

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
-from latentbridge.rundir import atomic_write, read_json
+from latentbridge.files import atomic_write, read_json
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"

@@ -7,14 +7,15 @@ from importlib.resources import files
 from pathlib import Path
 
 from latentbridge.evaluation.pages.curves import SAMPLES, TIME, show_gradient, show_pace, show_values
-from latentbridge.rundir import RunDir, atomic_write
+from latentbridge.files import atomic_write
+from latentbridge.run_folder import RunFolder
 
 WIDTH_PX, HEIGHT_PX, TITLE_PX, GAP_PX = 360, 172, 22, 16
 
 
 def main() -> None:
     assets = files("latentbridge").joinpath("assets")
-    runs = {"align": RunDir(str(assets.joinpath("tiny/training/align"))).metrics()}
+    runs = {"align": RunFolder(str(assets.joinpath("tiny/training/align"))).metrics()}
     cards = [show_values(name, runs, SAMPLES) for name in ("distillation", "retrieval")]
     cards += [show_gradient(runs, TIME), show_pace(runs, TIME)]
     style = assets.joinpath("report.css").read_text(encoding="utf-8")

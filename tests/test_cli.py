@@ -429,7 +429,7 @@ def test_reasoning_is_one_document(run: Callable[..., Result], tmp_path: Path, m
 def test_compare_says_better_worse_and_noise(run: Callable[..., Result], tmp_path: Path):
     from latentbridge.evaluation.metrics import share
     from latentbridge.evaluation.run import tabulate
-    from latentbridge.rundir import write_json
+    from latentbridge.files import write_json
 
     for name, flip in (("a", False), ("b", True)):
         marks = {"gained": [flip] * 11, "lost": [not flip] * 11, "kept": [True, False] * 5}

@@ -34,12 +34,13 @@ from latentbridge.evaluation.pages.report import (
     tally,
     understand_section,
 )
+from latentbridge.files import read_json
 from latentbridge.models.backbones.loading import load_backbone
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import TINY, load
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.recipes import QUICKSTART
-from latentbridge.rundir import RunDir, read_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.tour import try_drawing, try_editing, try_finding, try_loopback, try_understanding
 from latentbridge.training.loop import train
 from latentbridge.training.stages import make_stage
@@ -251,7 +252,7 @@ def read_records(folder: Path) -> list[Section]:
     found: list[Section] = []
     if (folder / "scores.json").exists():
         found.append(scores_section(json.loads((folder / "scores.json").read_text())))
-    curves = {path.name: RunDir(path).metrics() for path in sorted(folder.glob("training/*"))}
+    curves = {path.name: RunFolder(path).metrics() for path in sorted(folder.glob("training/*"))}
     if any(curves.values()):
         found.append(training_section({name: records for name, records in curves.items() if records}))
     return found

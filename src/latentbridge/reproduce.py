@@ -11,9 +11,10 @@ import torch
 from latentbridge.data.drawings.catalogue import build_drawings, load_drawings
 from latentbridge.errors import UserError
 from latentbridge.evaluation.run import evaluate
+from latentbridge.files import atomic_write, write_json
 from latentbridge.models.checkpoint import TINY, load, save_model
 from latentbridge.processes import start_process
-from latentbridge.rundir import RunDir, atomic_write, write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.fits.input_check import fit_input_check
 
 _WAVES = ((("pretrain-decoder",), ("pretrain-backbone", "sft")), (("sft-binding", "sft-edits"),), (("align",),))
@@ -22,7 +23,7 @@ _WAVES = ((("pretrain-decoder",), ("pretrain-backbone", "sft")), (("sft-binding"
 
 def stored_hours(source: Path = TINY) -> float | None:
     """How long the shipped model's own training took, in hours: the longest lane of each wave; None if not all is stored."""
-    seconds = {path.name: RunDir(path).metrics()[-1]["seconds"] for path in source.glob("training/*")}
+    seconds = {path.name: RunFolder(path).metrics()[-1]["seconds"] for path in source.glob("training/*")}
     if any(name not in seconds for wave in _WAVES for lane in wave for name in lane):
         return None
     return sum(max(sum(seconds[name] for name in lane) for lane in wave) for wave in _WAVES) / 3600

@@ -30,6 +30,7 @@ from latentbridge.evaluation.loopback import loopback, round_cells
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.pages.gallery import draw_sheet
 from latentbridge.evaluation.pages.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
+from latentbridge.files import atomic_write
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
@@ -38,7 +39,6 @@ from latentbridge.retrieval.exact import ExactIndex
 from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.stores import create_index
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import atomic_write
 from latentbridge.types import Hit, Picture
 
 NUM_INDEXED = 600

@@ -11,7 +11,7 @@ from latentbridge.errors import UserError
 from latentbridge.evaluation.compare import Difference, compare
 from latentbridge.evaluation.metrics import Score, average, share
 from latentbridge.evaluation.run import tabulate
-from latentbridge.rundir import write_json
+from latentbridge.files import write_json
 
 
 def right(metric: str, outcomes: str) -> Score:

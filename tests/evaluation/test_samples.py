@@ -15,8 +15,9 @@ from latentbridge.config import ModelConfig, OptimConfig, PostTrainConfig, RunCo
 from latentbridge.errors import UserError
 from latentbridge.evaluation import samples
 from latentbridge.evaluation.samples import Samples, sampled_scenes
+from latentbridge.files import read_json
 from latentbridge.recipes import recipe
-from latentbridge.rundir import RunDir, read_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.loop import train
 from latentbridge.training.stages import make_stage
 
@@ -52,7 +53,7 @@ def test_a_sampled_run_ends_as_one_that_nobody_looks_at(small_config: ModelConfi
         for name, observers in (("plain", []), ("seen", [observer]))
     ]  # fmt: skip
     assert weights[0] == weights[1]
-    run = RunDir(tmp_path / "seen")
+    run = RunFolder(tmp_path / "seen")
     assert list(run.samples()) == [2, 3]
     assert not (tmp_path / "plain" / "samples").exists()
     assert len(read_json(run.prompts)) == 3
@@ -69,7 +70,7 @@ def test_the_same_weights_are_drawn_alike(small_model, small_config: ModelConfig
     observer.begin(tmp_path, config)
     assert not observer.looks(4)
     assert observer.look(small_model, 5) == observer.look(small_model, 3)  # the last of the run is sampled, too
-    sheets = [path.read_bytes() for path in RunDir(tmp_path).samples().values()]
+    sheets = [path.read_bytes() for path in RunFolder(tmp_path).samples().values()]
     assert sheets[0] == sheets[1]
 
 

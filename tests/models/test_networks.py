@@ -11,10 +11,10 @@ import torch
 
 from latentbridge.config import MarConfig, TinyBagelConfig, TinyHarmonConfig, from_dict, to_dict
 from latentbridge.errors import UserError
+from latentbridge.files import read_json, write_json
 from latentbridge.models.backbones.loading import as_backbone, load_backbone
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import Network, load, load_model, new_model, save_model, unique_state
-from latentbridge.rundir import read_json, write_json
 
 ATTRIBUTES_NOT_SAVED = ("max_tokens", "steps", "guidance", "drawing_steps", "denoising_steps")
 """How long answers and drawings take is said anew by whoever loads a model."""

@@ -12,7 +12,8 @@ from latentbridge import recipes
 from latentbridge.config import ModelConfig, RunConfig, StageConfig, to_dict
 from latentbridge.evaluation.metrics import average, share
 from latentbridge.evaluation.run import tabulate
-from latentbridge.rundir import RunDir, write_json
+from latentbridge.files import write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.studies import Arm, Measuring, Study
 from latentbridge.study.documents import CONSISTENCY, LOOPBACK, SCORES, conditions
 from latentbridge.study.plan import STARTS, Run, start_digests, weights_digest
@@ -52,14 +53,14 @@ def finish(tmp_path: Path, toy: Study) -> Finish:
 
     def write(run: Run, right: Sequence[bool], kept: Sequence[float], weights: bytes = b"weights") -> None:
         folder = tmp_path / run.name
-        write_json(RunDir(folder).model / "config.json", {})
-        (RunDir(folder).model / "model.safetensors").write_bytes(weights + run.name.encode())
+        write_json(RunFolder(folder).model / "config.json", {})
+        (RunFolder(folder).model / "model.safetensors").write_bytes(weights + run.name.encode())
         if run.config and not run.is_base:
             write_json(folder / "config.json", to_dict(run.config))
             write_json(folder / STARTS, start_digests(run, tmp_path))
-            write_json(RunDir(folder).size, {"moving": 4321, "peak_mib": 1300 + run.config.seed})
-        RunDir(folder).log({"step": 1, "seconds": 900.0, "reply tokens": 17.0})
-        RunDir(folder).log(
+            write_json(RunFolder(folder).size, {"moving": 4321, "peak_mib": 1300 + run.config.seed})
+        RunFolder(folder).log({"step": 1, "seconds": 900.0, "reply tokens": 17.0})
+        RunFolder(folder).log(
             {
                 "step": 2,
                 "reply tokens": 19.0,

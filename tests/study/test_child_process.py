@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from latentbridge.errors import UserError
+from latentbridge.files import read_json
 from latentbridge.models.checkpoint import save_model
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.rundir import RunDir, read_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.studies import Study
 from latentbridge.study.child_process import carry_out
 from latentbridge.study.plan import FAILURE, arm_run, base_run, planned_runs, standing
@@ -18,7 +19,7 @@ from latentbridge.study.table import tabulate_study
 
 
 def test_a_run_that_bursts_keeps_its_reason(tmp_path: Path, toy: Study, small_model: Model) -> None:
-    save_model(small_model, RunDir(tmp_path / "toy-base").model)
+    save_model(small_model, RunFolder(tmp_path / "toy-base").model)
     run = arm_run(toy.arms[1], 0)
     with pytest.raises(UserError, match="loss of toy-sft became"):
         carry_out(run, tmp_path, None)
@@ -34,20 +35,20 @@ def test_a_run_that_cannot_begin_keeps_nothing(tmp_path: Path, toy: Study) -> No
 
 
 def test_a_run_that_the_disk_stopped_goes_on(tmp_path: Path, toy: Study, small_model: Model) -> None:
-    save_model(small_model, RunDir(tmp_path / "toy-base").model)
+    save_model(small_model, RunFolder(tmp_path / "toy-base").model)
     run = arm_run(toy.arms[0], 0)
     (tmp_path / run.name).mkdir()
-    RunDir(tmp_path / run.name).model.write_text("in the way")
+    RunFolder(tmp_path / run.name).model.write_text("in the way")
     with pytest.raises(UserError, match="Cannot write to .*model"):
         carry_out(run, tmp_path, None)
-    RunDir(tmp_path / run.name).model.unlink()
+    RunFolder(tmp_path / run.name).model.unlink()
     carry_out(run, tmp_path, None)
     assert standing(run, tmp_path, toy.measuring).trained
 
 
 @pytest.mark.slow
 def test_a_toy_study_is_carried_out_once(tmp_path: Path, toy: Study, small_model: Model) -> None:
-    save_model(small_model, RunDir(tmp_path / "toy-base").model)
+    save_model(small_model, RunFolder(tmp_path / "toy-base").model)
     runs = [run for run in planned_runs(toy, "sft") if run.is_base or "seed=0" in run.name]
     for run in runs:
         carry_out(run, tmp_path, toy.measuring)

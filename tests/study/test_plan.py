@@ -10,7 +10,8 @@ import pytest
 
 from latentbridge import recipes
 from latentbridge.errors import UserError
-from latentbridge.rundir import RunDir, write_json
+from latentbridge.files import write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.studies import ABLATIONS, LORA, METHODS, Arm, Study
 from latentbridge.study.plan import FAILURE, arm_run, arms_by_base, base_run, estimate, planned_runs, standing
 
@@ -67,13 +68,13 @@ def test_a_finished_run_is_left_alone(tmp_path: Path, toy: Study, finish: Any) -
     # of another size only loopback and consistency are to be made again
     other = standing(run, tmp_path, replace(toy.measuring, pairs=7))
     assert other.missing == (("shapes", "consistency.json"), ("shapes", "loopback.json"))
-    (RunDir(tmp_path / run.name).model / "model.safetensors").write_bytes(b"trained anew")
+    (RunFolder(tmp_path / run.name).model / "model.safetensors").write_bytes(b"trained anew")
     assert len(standing(run, tmp_path, toy.measuring).missing) == 3
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path, toy: Study) -> None:
     run = arm_run(toy.arms[0], 0)
-    write_json(RunDir(tmp_path / run.name).checkpoint(1) / "state.json", {"step": 1})
+    write_json(RunFolder(tmp_path / run.name).checkpoint(1) / "state.json", {"step": 1})
     assert standing(run, tmp_path, toy.measuring).steps_left == 1
 
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from latentbridge.rundir import write_json
+from latentbridge.files import write_json
 from latentbridge.studies import Study
 from latentbridge.study.plan import FAILURE, arm_run, base_run
 from latentbridge.study.results import render, write_results

@@ -17,7 +17,8 @@ from tests.training.test_loop import run_config
 
 from latentbridge.config import ModelConfig, RunConfig
 from latentbridge.errors import UserError
-from latentbridge.rundir import RunDir, read_json, unfinished
+from latentbridge.files import read_json, unfinished
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.checkpoints import newest_good
 
 
@@ -62,7 +63,7 @@ def cut_short(file: Path) -> None:
 def test_damage_of_any_kind_is_told_and_the_newest_good_checkpoint_goes_on(
     config: RunConfig, whole: bytes, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    kept = RunDir(stopped).checkpoints()
+    kept = RunFolder(stopped).checkpoints()
     assert [folder.name for folder in kept] == ["step_0000006", "step_0000004"]
     names = sorted(file.name for file in kept[0].iterdir())
     assert len(names) == 2 and names[1] == "state.json" and names[0].endswith(".safetensors")
@@ -77,7 +78,7 @@ def test_damage_of_any_kind_is_told_and_the_newest_good_checkpoint_goes_on(
     for damage, damaging in damages.items():
         shutil.copytree(stopped, tmp_path / damage)
         damaging(tmp_path / damage / "checkpoints" / "step_0000006")
-        assert newest_good(RunDir(tmp_path / damage)) == RunDir(tmp_path / damage).checkpoint(4), damage
+        assert newest_good(RunFolder(tmp_path / damage)) == RunFolder(tmp_path / damage).checkpoint(4), damage
         told = capsys.readouterr().err
         assert told.count("\n") == 1 and "step_0000006 is damaged" in told and "going on from what is before it" in told
     went_on = run(config, tmp_path / "a flipped bit", resume=True)
@@ -95,13 +96,13 @@ def test_checkpoints_below_damaged_ones_are_kept(config: RunConfig, whole: bytes
     for file in stopped.glob("checkpoints/*/*.safetensors"):
         flip(file)
     run_until(config, stopped, last=3, resume=True)
-    kept = RunDir(stopped)
+    kept = RunFolder(stopped)
     assert newest_good(kept) == kept.checkpoint(2)
     assert run(config, stopped, resume=True) == whole
 
 
 def test_what_a_killed_writer_left_is_not_taken_for_a_checkpoint(config: RunConfig, whole: bytes, stopped: Path):
-    kept = RunDir(stopped)
+    kept = RunFolder(stopped)
     kept.checkpoint(6).rename(unfinished(kept.checkpoint(6)))
     assert newest_good(kept) == kept.checkpoint(4)
     assert run(config, stopped, resume=True) == whole
@@ -109,7 +110,7 @@ def test_what_a_killed_writer_left_is_not_taken_for_a_checkpoint(config: RunConf
 
 
 def test_a_checkpoint_holds_every_tensor_once_and_its_files_checksums(cut_off: Path):
-    folder = RunDir(cut_off).checkpoint(4)
+    folder = RunFolder(cut_off).checkpoint(4)
     state = read_json(folder / "state.json")
     (name,) = state["sha256"]
     assert state["step"] == 4
@@ -136,7 +137,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_once_there_is_room(
     config: RunConfig, whole: bytes, stopped: Path, tmp_path: Path, request: pytest.FixtureRequest
 ):
-    shutil.rmtree(RunDir(stopped).checkpoint(6))
+    shutil.rmtree(RunFolder(stopped).checkpoint(6))
     request.getfixturevalue("full_disk")
     with pytest.raises(UserError, match=r"^Cannot write .*step_0000006 \(File too large\); free some space") as trouble:
         run(config, stopped, resume=True)

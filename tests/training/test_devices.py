@@ -44,6 +44,7 @@ import latentbridge as lb
 from latentbridge.config import ModelConfig, RunConfig, StageConfig, from_dict, to_dict
 from latentbridge.devices import CPU, device_named, device_of, to_device
 from latentbridge.errors import UserError
+from latentbridge.files import read_json, write_json
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import load_model, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
@@ -52,7 +53,7 @@ from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies
 from latentbridge.models.qwen_vl.slots import ReplySlots, SamplingParams
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import RunDir, read_json, write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.learner import Learner
 from latentbridge.training.rollouts import Rollouts
 from latentbridge.training.stages import STAGES, make_stage
@@ -85,7 +86,7 @@ def steps(config: RunConfig, home_folder: Path, device: torch.device, stage: Any
     stage = stage or make_stage(config)
     stage.runs = home_folder
     model = starting_network(config.model, config.seed, [(part, home_folder / source) for part, source in config.init])
-    learner = Learner(model, stage, config, RunDir(home_folder / "run"), None, device)
+    learner = Learner(model, stage, config, RunFolder(home_folder / "run"), None, device)
     assert device_of(learner.objective).type == device.type
     losses = []
     for step in range(STEPS):
@@ -178,7 +179,7 @@ def work(folder: Path) -> None:
 def tried(folder: Path, configs: dict[str, RunConfig], small_model: Model) -> dict[str, Any]:
     for name, config in configs.items():
         if config.init:
-            save_model(start_of(config, small_model), RunDir(folder / name / "start").model)
+            save_model(start_of(config, small_model), RunFolder(folder / name / "start").model)
     write_json(folder / "runs.json", {name: to_dict(config) for name, config in configs.items()})
     command = [sys.executable, "-m", "tests.training.test_devices", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -311,7 +312,7 @@ def test_a_stage_trains_on_the_accelerator(
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
     config = run_config(small_config, name, STAGES_TRIED[name])
     if config.init:
-        save_model(start_of(config, small_model), RunDir(tmp_path / "start").model)
+        save_model(start_of(config, small_model), RunFolder(tmp_path / "start").model)
     found = steps(config, tmp_path, device_named("auto"))
     assert np.isfinite(found["weights"]) and all(
         np.isfinite(list(parts.values())).all() for _, parts in found["losses"]
@@ -341,7 +342,7 @@ def test_the_accelerator_ends_where_the_cpu_does_and_either_goes_on_from_the_oth
     way = distance(wanted, unique_state(new_model(here.model, here.seed)))
     for folder in ("there", "cpu then auto", "auto then cpu", "auto then auto"):
         assert distance(wanted, weights(tmp_path / folder)) < SAME_WEIGHTS * way, folder
-    logs = [RunDir(tmp_path / folder).metrics() for folder in ("here", "there")]
+    logs = [RunFolder(tmp_path / folder).metrics() for folder in ("here", "there")]
     for alone, other in zip(*logs, strict=True):
         named = {each for each in alone if each not in TIMES and not each.endswith(" share")}
         expected = pytest.approx({each: alone[each] for each in named}, rel=SAME_LOSS, abs=SAME_LOSS)

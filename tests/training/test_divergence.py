@@ -14,10 +14,11 @@ from tests.training.runs import run
 from torch import Tensor, nn
 
 from latentbridge.config import OptimConfig, RunConfig, StageConfig
+from latentbridge.files import read_json
 from latentbridge.models.checkpoint import TINY, Network, read_tensors
 from latentbridge.recipes import recipe
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import RunDir, read_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.divergence import Diverged, DivergenceGuard, first_not_finite, has_risen, usual
 from latentbridge.training.loop import train
 from latentbridge.training.stage import Stage
@@ -83,7 +84,7 @@ def test_falls_and_slow_rises_are_no_divergence() -> None:
 @pytest.mark.parametrize("path", sorted(TINY.glob("training/*/metrics.jsonl")), ids=lambda path: path.parent.name)
 def test_the_runs_that_made_the_shipped_model_would_not_have_been_stopped(path: Path) -> None:
     """Every twentieth step of them is kept; each part of a loss is noisier than the whole."""
-    records, stage = RunDir(path.parent).metrics(), stage_of(path.parent.name)
+    records, stage = RunFolder(path.parent).metrics(), stage_of(path.parent.name)
     for part in (name for name in records[0] if name not in SKIPPED and not name.endswith(" share")):
         phases = [stage.phase(record["step"] - 1) for record in records]
         last = [record[part] for record, phase in zip(records, phases, strict=True) if phase == phases[-1]]
@@ -174,7 +175,7 @@ def test_what_is_no_number_names_its_part_and_keeps_the_checkpoint(config: RunCo
         train(config, Toy({47: float("nan")}), tmp_path, progress=False)
     assert finite_checkpoints(tmp_path) == ["step_0000020", "step_0000040"]
     assert not (tmp_path / "model").exists()
-    assert [record["step"] for record in RunDir(tmp_path).metrics()][-1] == 47
+    assert [record["step"] for record in RunFolder(tmp_path).metrics()][-1] == 47
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(config: RunConfig, tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_a_real_run_at_far_too_high_a_rate_is_stopped(config: RunConfig, tmp_pat
 
 
 def test_the_guard_forgives_what_was_stopped_and_the_warm_up(config: RunConfig, tmp_path: Path) -> None:
-    folder = RunDir(tmp_path)
+    folder = RunFolder(tmp_path)
     assert DivergenceGuard(folder, config).forgiven == 1
     folder.stopped.write_text('{"step": 80, "reason": "x"}')
     assert DivergenceGuard(folder, config).forgiven == 180

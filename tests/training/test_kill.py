@@ -34,7 +34,7 @@ from latentbridge.config import (
 )
 from latentbridge.data.stores.embeddings import EmbeddingStore, text_digest
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.loop import train
 from latentbridge.training.stages import STAGES, make_stage
 from latentbridge.types import EmbeddingSpace
@@ -159,7 +159,7 @@ def outcome(folder: Path) -> bytes | list[Any]:
         return (
             EmbeddingStore(folder / "store", SlowTeacher.space).vectors([text_digest(text) for text in TEXTS]).tolist()
         )
-    run = RunDir(folder / "run")
+    run = RunFolder(folder / "run")
     assert [record["step"] for record in run.metrics()] == list(range(1, STEPS + 1))
     found = {path.name for path in run.path.iterdir() if not path.name.startswith(".")}
     assert found == {"config.json", "environment.json", "metrics.jsonl", "size.json", "model"}

@@ -17,10 +17,11 @@ from tests.training.runs import run, run_until
 
 from latentbridge.config import GrpoConfig, ModelConfig, OptimConfig, PostTrainConfig, RunConfig, StageConfig, to_dict
 from latentbridge.errors import UserError
+from latentbridge.files import read_json
 from latentbridge.models.adapters import attach_adapter, merge_adapter
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import RunDir, read_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.loop import train
 from latentbridge.training.stages import STAGES, make_stage
 
@@ -110,9 +111,9 @@ def test_a_stopped_run_ends_as_a_whole_one_and_only_what_a_stage_names_moves(sma
     config = run_config(small_config, kind)
     whole = run(config, tmp_path / "whole")
     run_until(config, tmp_path / "stopped", last=5)
-    assert RunDir(tmp_path / "stopped").newest_checkpoint() == tmp_path / "stopped" / "checkpoints" / "step_0000004"
+    assert RunFolder(tmp_path / "stopped").newest_checkpoint() == tmp_path / "stopped" / "checkpoints" / "step_0000004"
     assert run(config, tmp_path / "stopped", resume=True) == whole
-    assert [record["step"] for record in RunDir(tmp_path / "stopped").metrics()] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in RunFolder(tmp_path / "stopped").metrics()] == [1, 2, 3, 4, 5, 6]
     assert not (tmp_path / "stopped" / "checkpoints").exists()
 
     before = unique_state(new_model(small_config, config.seed))
@@ -129,7 +130,7 @@ def test_bfloat16_is_used_only_where_it_is_fast_and_a_run_records_which(small_co
         for module in ("learner", "loop"):
             monkeypatch.setattr(f"latentbridge.training.{module}.multiplies_bfloat16", lambda device, fast=fast: fast)
         ended[fast] = run(run_config(small_config, "sft", bf16=True, steps=2), tmp_path / str(fast))
-        assert read_json(RunDir(tmp_path / str(fast)).environment)["bfloat16"] is fast
+        assert read_json(RunFolder(tmp_path / str(fast)).environment)["bfloat16"] is fast
     monkeypatch.setattr("latentbridge.training.learner.multiplies_bfloat16", lambda device: False)
     assert ended[False] == run(run_config(small_config, "sft", steps=2), tmp_path / "float32") != ended[True]
     assert capsys.readouterr().err == ""
@@ -157,7 +158,7 @@ def test_threads_unless_given_are_those_of_idle_cores_and_stay_so_when_resumed(s
             run(config, tmp_path / "run", resume=True)
         else:
             run_until(config, tmp_path / "run", last=3)
-        assert torch.get_num_threads() == read_json(RunDir(tmp_path / "run").environment)["threads"] == 1
+        assert torch.get_num_threads() == read_json(RunFolder(tmp_path / "run").environment)["threads"] == 1
 
 
 def test_a_run_in_bfloat16_stopped_right_after_a_checkpoint_ends_as_a_whole_one(small_config, tmp_path, monkeypatch):
@@ -340,7 +341,7 @@ def run_and_kill(config: RunConfig, folder: Path, awaited: Path, lines: int = 0)
 def test_a_killed_run_ends_as_a_whole_one(small_config, tmp_path):
     config = run_config(small_config, "sft", steps=30, checkpoint_every=3)
     run_and_kill(config, tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl", lines=8)
-    assert RunDir(tmp_path / "killed").newest_checkpoint()
+    assert RunFolder(tmp_path / "killed").newest_checkpoint()
     assert run(config, tmp_path / "killed", resume=True) == run(config, tmp_path / "whole")
 
 

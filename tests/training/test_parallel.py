@@ -39,6 +39,7 @@ from latentbridge.config import (
     to_dict,
 )
 from latentbridge.errors import UserError
+from latentbridge.files import read_json, write_json
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import ASSETS, Network, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
@@ -48,7 +49,7 @@ from latentbridge.models.teachers import TEACHERS
 from latentbridge.models.vocabulary import load_tokenizer, token_id
 from latentbridge.ranks import all_reduce_sum, global_mean, local_rows, rank, world_size
 from latentbridge.rng import numpy_rng, torch_rng
-from latentbridge.rundir import RunDir, read_json, write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training import parallel
 from latentbridge.training.fits import autoencoder as autoencoder_fit
 from latentbridge.training.loop import train
@@ -254,7 +255,7 @@ def both_ways(
         make_quick(patch)
         for name, config in configs.items():
             if config.init:
-                save_model(start_of(config, small_model), RunDir(folder / name / "start").model)
+                save_model(start_of(config, small_model), RunFolder(folder / name / "start").model)
             run_until(config, folder / name / "one then two", last=3)
         write_json(folder / "runs.json", {name: to_dict(config) for name, config in configs.items()})
         ranks = start_ranks(folder)
@@ -275,7 +276,7 @@ def fast(tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig) ->
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(RunDir(folder).model / "model.safetensors")
+    return load_file(RunFolder(folder).model / "model.safetensors")
 
 
 def furthest(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
@@ -295,7 +296,7 @@ def check(folder: Path, config: RunConfig) -> None:
     apart = {name: distance(one, weights(folder / name)) / way for name in ("two", "one then two", "two then one")}
     assert max(apart.values()) < SAME_WEIGHTS * (5 if config.bf16 else 1), apart
     assert furthest(weights(folder / "two"), weights(folder / "two then two")) == 0
-    logs = [RunDir(folder / name).metrics() for name in ("one", "two")]
+    logs = [RunFolder(folder / name).metrics() for name in ("one", "two")]
     rounding = 20 if config.bf16 else 1
     for alone, together in zip(*logs, strict=True):
         named = {name for name in alone if name not in TIMES and not name.endswith(" share")}

@@ -27,7 +27,7 @@ from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.models.teachers import TEACHERS
 from latentbridge.recipes import POST_SFT, RECIPES
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.gradient_norms import gradient_norm_shares
 from latentbridge.training.loop import train
 from latentbridge.training.stage import Objective
@@ -254,7 +254,7 @@ def test_a_run_that_collapses_stops_and_keeps_what_passed(small_model: Model, tm
     )
     with pytest.raises(UserError, match="The latents collapsed by step 4: "):
         train(config, make_stage(config), tmp_path / "run", progress=False)
-    run = RunDir(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     assert run.newest_checkpoint() == run.checkpoint(2) and not run.model.exists()
     assert [record["step"] for record in run.metrics()] == [1, 2, 3]
 
@@ -268,7 +268,7 @@ def test_a_healthy_run_logs_measures_and_shares(small_model: Model, tmp_path: Pa
         log_every=2,
     )
     train(config, make_stage(config), tmp_path / "run", progress=False)
-    records = RunDir(tmp_path / "run").metrics()
+    records = RunFolder(tmp_path / "run").metrics()
     assert [record["step"] for record in records] == [2, 3]
     stage: Any = objective(small_model, "latentumm").stage
     expected = stage.check(small_model, step=3)  # three steps at that rate change nothing

@@ -21,7 +21,7 @@ from latentbridge.data.own import sharding
 from latentbridge.data.own.sharding import shard_manifest
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.loop import train
 from latentbridge.training.prefetch import Prefetcher
 from latentbridge.training.stages import make_stage
@@ -135,4 +135,4 @@ def test_a_damaged_shard_stops_a_run_that_then_goes_on_as_if_nothing_had_been(sm
         train(config, make_stage(config), tmp_path / "stopped", progress=False)
     damaged.write_bytes(content)
     assert run(config, tmp_path / "stopped", resume=True) == whole
-    assert all(0 <= record["waiting"] <= 1 for record in RunDir(tmp_path / "whole").metrics())
+    assert all(0 <= record["waiting"] <= 1 for record in RunFolder(tmp_path / "whole").metrics())

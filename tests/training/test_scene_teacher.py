@@ -13,7 +13,7 @@ from latentbridge.data.shapes.language import parse_description
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.recipes import recipe
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.stages import make_stage
 
 SMALL = RunConfig(
@@ -56,7 +56,7 @@ def test_training_teaches_which_text_belongs_to_which_picture(tmp_path: Path):
     first = stage.check(new_model(config.model, config.seed), 0)
     with torch.enable_grad():
         run(config, tmp_path)
-    last = RunDir(tmp_path).metrics()[-1]
+    last = RunFolder(tmp_path).metrics()[-1]
     assert all(last[way] >= first[way] + 0.1 for way in ("image to text", "text to image")), (first, last)
 
 
@@ -74,7 +74,7 @@ def test_a_run_learns_from_the_teacher_trained_beside_it_or_says_how_to_train_on
         run(config, runs / "pupil")
     run(replace(SMALL, steps=1), runs / "scene-teacher")
     run(config, runs / "pupil")
-    logged = RunDir(runs / "pupil").metrics()[-1]
+    logged = RunFolder(runs / "pupil").metrics()[-1]
     assert logged["anchor"] > 0 and (tmp_path / "cache" / "embeddings").is_dir()
 
 

@@ -19,7 +19,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model, save_model
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.objectives.rewards import REWARDS
 from latentbridge.training.rollouts import roll_out
 from latentbridge.training.stages import make_stage
@@ -43,7 +43,7 @@ def start(small_model: Model, tmp_path: Path) -> Model:
     model = deepcopy(small_model)
     with torch.no_grad():
         model.backbone.model.lm_head.weight[model.backbone.end_of_turn] *= 2
-    save_model(model, RunDir(tmp_path / "start").model)
+    save_model(model, RunFolder(tmp_path / "start").model)
     return model
 
 
@@ -68,8 +68,8 @@ def test_a_run_cut_off_between_rollouts_ends_as_a_whole_one(
     whole = run(config, tmp_path / "whole")
     run_until(config, tmp_path / "stopped", last=3)
     assert run(config, tmp_path / "stopped", resume=True) == whole
-    records = RunDir(tmp_path / "whole").metrics()
-    resumed = RunDir(tmp_path / "stopped").metrics()
+    records = RunFolder(tmp_path / "whole").metrics()
+    resumed = RunFolder(tmp_path / "stopped").metrics()
     for name in ("reward", "KL", "policy", "grad_norm", "reply tokens"):
         assert [record[name] for record in resumed] == [record[name] for record in records]
     # against the start itself the first step has nothing to lose; later ones have, also after a resume
@@ -109,7 +109,7 @@ def test_reward_rises_on_a_task_that_can_be_learned(small_config, tmp_path: Path
         optim=OptimConfig(lr=1e-2, muon_lr=1e-2, warmup_steps=1, decay_fraction=0.0),
     )
     run(config, tmp_path / "run")
-    rewards = [record["reward"] for record in RunDir(tmp_path / "run").metrics()]
+    rewards = [record["reward"] for record in RunFolder(tmp_path / "run").metrics()]
     assert np.mean(rewards[-6:]) > np.mean(rewards[:6]) + 0.15
 
 

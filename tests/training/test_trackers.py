@@ -14,14 +14,15 @@ from PIL import Image
 
 from latentbridge.config import RunConfig, StageConfig
 from latentbridge.errors import UserError
-from latentbridge.rundir import RunDir, read_json
+from latentbridge.files import read_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training import trackers
 from latentbridge.training.trackers import Tracker
 
 CONFIG = RunConfig("toy", StageConfig("sft"), steps=5, batch_size=1)
 
 
-def log(run: RunDir, step: int) -> dict[str, Any]:
+def log(run: RunFolder, step: int) -> dict[str, Any]:
     """A row of the log: the loss is 1 over the step, and step 3 has a picture."""
     if step == 3:
         run.sample(3).parent.mkdir(exist_ok=True)
@@ -33,7 +34,7 @@ def log(run: RunDir, step: int) -> dict[str, Any]:
 
 def tell(name: str, folder: Path, steps: range) -> None:
     """What a process of a run does with a tracker."""
-    run = RunDir(folder)
+    run = RunFolder(folder)
     with Tracker(name) as tracker:
         tracker.begin(folder, CONFIG)
         for step in steps:
@@ -42,7 +43,7 @@ def tell(name: str, folder: Path, steps: range) -> None:
 
 def told_twice(name: str, folder: Path) -> None:
     """A run whose first row nobody heard, killed after step 3 and resumed from a checkpoint at step 2."""
-    log(RunDir(folder), 1)
+    log(RunFolder(folder), 1)
     tell(name, folder, range(2, 4))
     tell(name, folder, range(3, 6))
 

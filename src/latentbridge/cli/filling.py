@@ -47,7 +47,7 @@ def tell(place: str, index: Index, built: Built, as_json: bool) -> None:
 
 def list_left_out(folder: Path, sentences: list[str]) -> None:
     """The list beside the index, where there is anything to list."""
-    from latentbridge.rundir import atomic_write
+    from latentbridge.files import atomic_write
 
     if not sentences:
         (folder / LEFT_OUT).unlink(missing_ok=True)

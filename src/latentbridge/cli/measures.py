@@ -146,8 +146,8 @@ def _walk_data(
     from latentbridge.evaluation.agreement import evaluate_loopback
     from latentbridge.evaluation.loopback import pair_cells
     from latentbridge.evaluation.pages.gallery import draw_sheet
+    from latentbridge.files import write_json
     from latentbridge.models.backbones.loading import load_backbone
-    from latentbridge.rundir import write_json
 
     starts: list[Start] = [side for side in STARTS if start in (None, side)]
     judge = _load_view(encoder, len(starts) * len(pairs) * (1 + hops // 2))

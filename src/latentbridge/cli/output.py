@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from latentbridge.evaluation.metrics import format_score
-from latentbridge.rundir import atomic_write, write_json
+from latentbridge.files import atomic_write, write_json
 from latentbridge.types import Picture
 
 

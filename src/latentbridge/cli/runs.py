@@ -74,7 +74,7 @@ def train(
     check_at_least("--sample-every", sample_every, 0)
     from latentbridge.evaluation.pages.run_report import write_run_report
     from latentbridge.evaluation.samples import Samples
-    from latentbridge.rundir import RunDir
+    from latentbridge.run_folder import RunFolder
     from latentbridge.training.divergence import Diverged
     from latentbridge.training.loop import train
     from latentbridge.training.parallel import is_rank_zero
@@ -87,8 +87,8 @@ def train(
         try:
             model = train(config, make_stage(config), folder, resume=resume, observers=[*samples, *told])
         except Diverged:
-            if RunDir(folder).metrics():
-                write_run_report([folder], RunDir(folder).report)
+            if RunFolder(folder).metrics():
+                write_run_report([folder], RunFolder(folder).report)
             raise
     if is_rank_zero():
         answers = not isinstance(config.model, SceneConfig)

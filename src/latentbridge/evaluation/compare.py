@@ -10,7 +10,7 @@ from typing import Any, Literal
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Unit, outcome_values
 from latentbridge.evaluation.statistics import fisher_exact, holm, mcnemar, permutation_test
-from latentbridge.rundir import read_json
+from latentbridge.files import read_json
 
 REPORTS = ("scores.json", "consistency.json", "loopback.json", "reasoning.json")
 """What `eval`, `consistency`, `loopback` and `reasoning` write, in the order it is shown in."""

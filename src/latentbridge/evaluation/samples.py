@@ -15,8 +15,9 @@ from latentbridge.errors import UserError
 from latentbridge.evaluation.loopback import facts_kept
 from latentbridge.evaluation.pages.gallery import draw_grid
 from latentbridge.evaluation.shapes import score_answers
+from latentbridge.files import atomic_write, write_json
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import RunDir, atomic_write, write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.types import Observer
 
 _SHOWN, _COLUMNS = 12, 6
@@ -53,7 +54,7 @@ class Samples(Observer):
             )
 
     def begin(self, folder: Path, config: RunConfig) -> None:
-        self.run = RunDir(folder)
+        self.run = RunFolder(folder)
         if self.draws:
             write_json(self.run.prompts, [describe(scene) for scene in sampled_scenes()])
 

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentbridge.errors import UserError
+from latentbridge.files import atomic_write, read_json
 from latentbridge.models.tensors import read_tensors
-from latentbridge.rundir import atomic_write, read_json
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -19,12 +19,12 @@ from transformers import Qwen2Tokenizer
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
 from latentbridge.devices import device_named
 from latentbridge.errors import StorageError, UserError
+from latentbridge.files import atomic_write, read_json, write_json
 from latentbridge.models.input_check import FILE as INPUT_CHECK
 from latentbridge.models.input_check import InputCheck, read_input_check
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.vocabulary import load_tokenizer
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
     from latentbridge.models.backbones.bagel.modeling_bagel import Bagel

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from latentbridge.errors import UserError
+from latentbridge.files import atomic_write
 from latentbridge.retrieval.connections import Connections, translate_errors
 from latentbridge.retrieval.filters import Condition, Plain, kind_of
-from latentbridge.rundir import atomic_write
 
 _FORMAT = "3"
 _READ_ROWS = 8192

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from latentbridge.rundir import atomic_write
+from latentbridge.files import atomic_write
 
 PER_CENTRE = 40
 """Vectors a centre is learned from; faiss warns below 39."""

@@ -10,9 +10,10 @@ import torch
 
 from latentbridge.config import from_dict
 from latentbridge.errors import StorageError, UserError
+from latentbridge.files import write_json
 from latentbridge.models.backbones.loading import load_backbone
 from latentbridge.processes import held
-from latentbridge.rundir import RunDir, write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.studies import Measuring
 from latentbridge.study.documents import make_document
 from latentbridge.study.plan import FAILURE, STARTS, Run, model_folder, standing, start_digests, weights_digest
@@ -46,7 +47,7 @@ def carry_out(run: Run, out: Path, measuring: Measuring | None) -> None:
         except StorageError:
             raise
         except UserError as error:
-            if RunDir(now.folder).metrics():
+            if RunFolder(now.folder).metrics():
                 write_json(now.folder / FAILURE, {"reason": _one_line(error)})
             raise
     if measuring is None or not now.missing:

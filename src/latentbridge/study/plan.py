@@ -11,9 +11,10 @@ from latentbridge.config import RunConfig, from_dict, with_overrides
 from latentbridge.errors import UserError
 from latentbridge.evaluation.compare import REPORTS
 from latentbridge.evaluation.run import World
+from latentbridge.files import file_digest, read_json
 from latentbridge.models.checkpoint import shipped
 from latentbridge.recipes import RECIPES, recipe
-from latentbridge.rundir import RunDir, file_digest, read_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.studies import Arm, Measuring, Study
 from latentbridge.study.documents import conditions, reports, stored_document
 
@@ -131,8 +132,8 @@ def standing(run: Run, out: Path, measuring: Measuring | None) -> Standing:
     if config and not run.is_base:
         _check_same_training(run, config, out)
     trained, steps_left = True, 0
-    if config and not (RunDir(folder).model / "config.json").is_file():
-        newest = RunDir(folder).newest_checkpoint()
+    if config and not (RunFolder(folder).model / "config.json").is_file():
+        newest = RunFolder(folder).newest_checkpoint()
         trained, steps_left = False, config.steps - (read_json(newest / "state.json")["step"] if newest else 0)
     if trained and measuring:
         weights = weights_digest(run.name, out)
@@ -146,7 +147,7 @@ def standing(run: Run, out: Path, measuring: Measuring | None) -> Standing:
 
 def model_folder(name: str, out: Path) -> Path:
     """Where the finished model of a run under `out` lies, or the shipped one of that name."""
-    return shipped(name) if name == _SHIPPED else RunDir(out / name).model
+    return shipped(name) if name == _SHIPPED else RunFolder(out / name).model
 
 
 def weights_digest(name: str, out: Path) -> str:
@@ -199,7 +200,7 @@ def estimate(standings: Sequence[Standing]) -> Estimate:
     paces: dict[str | tuple[str, ...], list[float]] = {}
     times: dict[tuple[str, str], list[float]] = {}
     for each in standings:
-        if records := RunDir(each.folder).metrics():
+        if records := RunFolder(each.folder).metrics():
             for kind in (each.run.recipe, each.run.variant):
                 paces.setdefault(kind, []).append(records[-1]["seconds"] / records[-1]["step"])
         for path in (path for report in REPORTS for path in each.folder.glob(f"*/{report}")):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latentbridge.evaluation.metrics import format_score
-from latentbridge.rundir import atomic_write, read_json, write_json
+from latentbridge.files import atomic_write, read_json, write_json
 from latentbridge.studies import STUDIES
 from latentbridge.study.figures import draw_curves, draw_lines, draw_shares
 

@@ -13,7 +13,8 @@ from latentbridge.config import to_dict
 from latentbridge.evaluation.compare import verdict
 from latentbridge.evaluation.run import World
 from latentbridge.evaluation.statistics import bootstrap_interval, holm, permutation_test
-from latentbridge.rundir import RunDir, read_json
+from latentbridge.files import read_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.studies import Arm, Measuring, Study
 from latentbridge.study.documents import LOOPBACK, conditions, reports, stored_document
 from latentbridge.study.headlines import Documents, Measure, Outcomes, headlines, read_outcomes
@@ -85,7 +86,9 @@ def tabulate_study(study: Study, out: Path) -> dict[str, Any] | None:
         found = [(row, group["measures"][row["measure"]]["better"]) for group in groups for row in group[rows]]
         judge([row for row, _ in found], [better for _, better in found])
     made = [report for documents in everything for report in documents.values()]
-    trained = [records[-1]["seconds"] for run in planned_runs(study) if (records := RunDir(out / run.name).metrics())]
+    trained = [
+        records[-1]["seconds"] for run in planned_runs(study) if (records := RunFolder(out / run.name).metrics())
+    ]
     return _rounded(
         {
             "name": study.name,
@@ -173,7 +176,7 @@ def _arm(treated: Treated, measures: Mapping[str, Measure], measuring: Measuring
     for name, measure in measures.items():
         if by_seed := [float(each.items.mean()) for each in treated.outcomes(measure)]:
             values[name] = {"mean": float(np.mean(by_seed)), "lowest": min(by_seed), "highest": max(by_seed)}
-    logs = [RunDir(out / run.name).metrics() for run in treated.documents]
+    logs = [RunFolder(out / run.name).metrics() for run in treated.documents]
     shares = [{k: v for k, v in record.items() if k.endswith(" share")} for log in logs for record in log]
     terms = dict.fromkeys(term for record in shares for term in record)
     return {
@@ -195,8 +198,8 @@ def _arm(treated: Treated, measures: Mapping[str, Measure], measuring: Measuring
 
 
 def _size(runs: Sequence[Path]) -> dict[str, float]:
-    """What moved, and the most memory a process held, of the runs that tell (`RunDir.size`); the largest of several seeds."""
-    told = [read_json(path) for run in runs if (path := RunDir(run).size).exists()]
+    """What moved, and the most memory a process held, of the runs that tell (`RunFolder.size`); the largest of several seeds."""
+    told = [read_json(path) for run in runs if (path := RunFolder(run).size).exists()]
     return {name: max(each[name] for each in told) for name in (told[0] if told else ())}
 
 

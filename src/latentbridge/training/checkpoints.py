@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from latentbridge.errors import UserError
-from latentbridge.rundir import RunDir, atomic_folder, file_digest, read_json, unfinished, write_json
+from latentbridge.files import atomic_folder, file_digest, read_json, unfinished, write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.optim import ExponentialMovingAverage
 from latentbridge.training.parallel import broadcast_from_rank_zero, is_rank_zero
 
@@ -28,7 +29,7 @@ _KEPT = 2
 
 
 def save_checkpoint(
-    run: RunDir,
+    run: RunFolder,
     step: int,
     objective: nn.Module,
     optimizers: list[torch.optim.Optimizer],
@@ -55,7 +56,7 @@ def save_checkpoint(
             shutil.rmtree(old)
 
 
-def newest_good(run: RunDir) -> Path | None:
+def newest_good(run: RunFolder) -> Path | None:
     """The latest checkpoint whose files are what was written; each damaged one is named on stderr."""
     good = 0
     if is_rank_zero():
@@ -82,7 +83,7 @@ def restore(
     return int(read_json(folder / "state.json")["step"])
 
 
-def forget_checkpoints(run: RunDir) -> None:
+def forget_checkpoints(run: RunFolder) -> None:
     """Take all away: the run has its model."""
     if is_rank_zero():
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)

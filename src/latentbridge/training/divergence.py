@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from latentbridge.config import RunConfig
 from latentbridge.errors import UserError
+from latentbridge.files import read_json, write_json
 from latentbridge.ranks import all_reduce_sum
-from latentbridge.rundir import RunDir, read_json, write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training import parallel
 from latentbridge.types import LossOutputs
 
@@ -82,7 +83,7 @@ class DivergenceGuard:
     held against it again.
     """
 
-    def __init__(self, run: RunDir, config: RunConfig):
+    def __init__(self, run: RunFolder, config: RunConfig):
         self.run, self.config = run, config
         self.losses: deque[float] = deque(maxlen=_WINDOW + _PATIENCE)
         self.parts: deque[Mapping[str, float]] = deque(maxlen=_WINDOW + _PATIENCE)

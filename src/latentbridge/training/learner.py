@@ -17,7 +17,7 @@ from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import Network
 from latentbridge.ranks import all_reduce_sum, world_size
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training import parallel
 from latentbridge.training.checkpoints import restore, save_checkpoint
 from latentbridge.training.divergence import DivergenceGuard
@@ -36,7 +36,7 @@ class Learner:
         model: Network,
         stage: Stage,
         config: RunConfig,
-        run: RunDir,
+        run: RunFolder,
         checkpoint: Path | None,
         device: torch.device = CPU,
     ):

@@ -18,13 +18,14 @@ from tqdm import tqdm
 from latentbridge.config import RunConfig, from_dict, to_dict
 from latentbridge.devices import device_named, multiplies_bfloat16
 from latentbridge.errors import UserError
+from latentbridge.files import read_json, write_json
 from latentbridge.models.adapters import merge_adapter, save_adapter
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import save_model, shipped
 from latentbridge.processes import idle_cores
 from latentbridge.ranks import world_size
 from latentbridge.recipes.real import RELEASES
-from latentbridge.rundir import RunDir, describe_environment, read_json, write_json
+from latentbridge.run_folder import RunFolder, describe_environment
 from latentbridge.training import parallel
 from latentbridge.training.checkpoints import forget_checkpoints, newest_good
 from latentbridge.training.learner import Learner
@@ -51,13 +52,13 @@ def train(
     """
     device = device_named(config.device)
     with torch.accelerator.device_index(device.index), parallel.process_group(device):
-        return _train(config, stage, RunDir(folder), device, resume, progress and parallel.is_rank_zero(), observers)
+        return _train(config, stage, RunFolder(folder), device, resume, progress and parallel.is_rank_zero(), observers)
 
 
 def _train(
     config: RunConfig,
     stage: Stage,
-    run: RunDir,
+    run: RunFolder,
     device: torch.device,
     resume: bool,
     progress: bool,
@@ -125,7 +126,7 @@ def _train(
     return run.model
 
 
-def _record_environment(run: RunDir, device: torch.device, threads: int, recorded: dict[str, Any]) -> None:
+def _record_environment(run: RunFolder, device: torch.device, threads: int, recorded: dict[str, Any]) -> None:
     """Write `environment.json`; tell the user where a resumed run goes on in another precision than was `recorded`."""
     fast = multiplies_bfloat16(device)
     began = recorded.get("bfloat16", fast)
@@ -138,7 +139,7 @@ def _record_environment(run: RunDir, device: torch.device, threads: int, recorde
     write_json(run.environment, describe_environment() | {"device": str(device), "threads": threads, "bfloat16": fast})
 
 
-def _check_folder(config: RunConfig, run: RunDir, resume: bool) -> None:
+def _check_folder(config: RunConfig, run: RunFolder, resume: bool) -> None:
     """Raises UserError where the folder holds a run that is not to be gone on with, or another one."""
     if (run.newest_checkpoint() or (run.model / "config.json").exists()) and not resume:
         raise UserError(f"{run.path} already holds a run; add --resume to go on with it or choose another folder.")
@@ -150,7 +151,7 @@ def _check_folder(config: RunConfig, run: RunDir, resume: bool) -> None:
             )
 
 
-def _starts(config: RunConfig, run: RunDir) -> list[tuple[str, Path]]:
+def _starts(config: RunConfig, run: RunFolder) -> list[tuple[str, Path]]:
     """(part, folder it starts from); raises UserError where there is no such folder, saying what puts it there."""
     beside = run.path.parent
     for _, source in config.init:

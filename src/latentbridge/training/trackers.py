@@ -17,7 +17,8 @@ from PIL import Image
 
 from latentbridge.config import RunConfig, to_dict
 from latentbridge.errors import UserError, unknown_name
-from latentbridge.rundir import RunDir, read_json, write_json
+from latentbridge.files import read_json, write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.types import Observer
 
 _PROJECT = "latentbridge"
@@ -57,7 +58,7 @@ class Tracker(Observer):
         self._board: Board | None = None
 
     def begin(self, folder: Path, config: RunConfig) -> None:
-        self._run = RunDir(folder)
+        self._run = RunFolder(folder)
         stored = self._stored()
         self._state = stored.get(self.name) or {"id": uuid4().hex[:8], "told": 0}
         self._board = TRACKERS[self.name][1](self._library, folder, self._state["id"], to_dict(config))

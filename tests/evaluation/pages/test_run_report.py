@@ -17,7 +17,8 @@ from tests.evaluation.pages.checker import check
 from latentbridge.errors import UserError
 from latentbridge.evaluation.pages.curves import elapsed, loss_names, measure_names, share_names
 from latentbridge.evaluation.pages.run_report import describe_run, write_run_report
-from latentbridge.rundir import RunDir, write_json
+from latentbridge.files import write_json
+from latentbridge.run_folder import RunFolder
 
 HOSTILE = "<script>alert('1 & 2')</script>"
 
@@ -29,9 +30,9 @@ def row(step: int, **more: float) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path) -> RunFolder:
     """30 of 90 rows, 20 steps apart, with two terms, a measure every third row, and one sheet."""
-    run = RunDir(tmp_path / "trial")
+    run = RunFolder(tmp_path / "trial")
     write_json(run.path / "config.json", {"name": HOSTILE, "steps": 1800, "optim": {"lr": 0.001}})
     write_json(run.path / "environment.json", {"python": "3.11.9", "packages": {"torch": "2.9"}})
     for index in range(1, 31):
@@ -44,18 +45,18 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
-def page_of(*runs: RunDir) -> Any:
+def page_of(*runs: RunFolder) -> Any:
     return check(write_run_report([run.path for run in runs], runs[0].path / "report.html"))
 
 
-def test_what_a_log_holds_is_told_apart(run: RunDir) -> None:
+def test_what_a_log_holds_is_told_apart(run: RunFolder) -> None:
     records = run.metrics()
     assert loss_names([records]) == ["drawing", "telling"]
     assert measure_names([records]) == ["held-out facts drawn", "spread"]
     assert share_names(records) == ["drawing share", "telling share"]
 
 
-def test_an_unfinished_run_says_how_long_is_left(run: RunDir) -> None:
+def test_an_unfinished_run_says_how_long_is_left(run: RunFolder) -> None:
     found = describe_run(run.path)
     assert (found["state"], found["step"], found["steps"], found["samples"]) == ("running", 600, 1800, 19_200)
     assert found["seconds_left"] == 2400  # 1200 steps of 2 s
@@ -66,7 +67,7 @@ def test_an_unfinished_run_says_how_long_is_left(run: RunDir) -> None:
     assert describe_run(run.path)["state"] == "interrupted"
 
 
-def test_a_finished_and_a_stopped_run_have_nothing_left(run: RunDir) -> None:
+def test_a_finished_and_a_stopped_run_have_nothing_left(run: RunFolder) -> None:
     write_json(run.stopped, {"step": 610, "reason": "The loss rose"})
     found = describe_run(run.path)
     assert (found["state"], found["reason"], found["seconds_left"]) == ("stopped", "The loss rose", None)
@@ -77,7 +78,7 @@ def test_a_finished_and_a_stopped_run_have_nothing_left(run: RunDir) -> None:
     assert describe_run(run.path)["state"] == "finished"
 
 
-def test_the_page_of_a_run_is_whole_and_hostile_names_stay_text(run: RunDir) -> None:
+def test_the_page_of_a_run_is_whole_and_hostile_names_stay_text(run: RunFolder) -> None:
     page = page_of(run)
     assert page.text.count(HOSTILE) == 4  # the name twice in titles, once among the settings, and a prompt
     assert "Under way: 600 of 1800 steps, 19,200 samples, 20 min. About 40 min are left." in page.text
@@ -91,8 +92,8 @@ def test_the_page_of_a_run_is_whole_and_hostile_names_stay_text(run: RunDir) -> 
     assert page.seen["input"] == 2
 
 
-def test_runs_lie_over_each_other_in_their_colours(run: RunDir, tmp_path: Path) -> None:
-    other = RunDir(tmp_path / "other")
+def test_runs_lie_over_each_other_in_their_colours(run: RunFolder, tmp_path: Path) -> None:
+    other = RunFolder(tmp_path / "other")
     write_json(other.path / "config.json", {"name": HOSTILE, "steps": 1800, "optim": {"lr": 0.01}})
     for index in range(1, 11):
         other.log(row(20 * index, answer=1.0))
@@ -103,8 +104,8 @@ def test_runs_lie_over_each_other_in_their_colours(run: RunDir, tmp_path: Path) 
     assert re.search(r"optim\.lr0\.0010\.01", table) and "steps = 1800" in table
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths(run: RunDir, tmp_path: Path) -> None:
-    other = RunDir(tmp_path / "again" / "trial")
+def test_runs_of_one_name_are_told_apart_by_their_paths(run: RunFolder, tmp_path: Path) -> None:
+    other = RunFolder(tmp_path / "again" / "trial")
     other.log(row(1))
     other.log(row(2))
     assert str(other.path) in page_of(run, other).text
@@ -117,18 +118,18 @@ def test_a_run_without_a_log_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_of_one_row_has_a_page(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     run.log(row(1))
     assert "1 steps" in page_of(run).text and describe_run(tmp_path)["seconds_left"] is None
 
 
 def test_a_clock_that_began_anew_makes_no_negative_time(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     for step, seconds in ((20, 50.0), (40, 100.0), (60, 10.0), (80, 60.0)):
         run.log({**row(step), "seconds": seconds})
     assert elapsed(run.metrics()) == [50.0, 100.0, 110.0, 160.0]
     assert "-" not in "".join(re.findall(r"([-\d.]+) s at the end", page_of(run).text))
 
 
-def test_a_page_can_be_told_as_json(run: RunDir) -> None:
+def test_a_page_can_be_told_as_json(run: RunFolder) -> None:
     assert json.loads(json.dumps(describe_run(run.path)))["config"]["optim"] == {"lr": 0.001}

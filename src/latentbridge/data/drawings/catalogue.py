@@ -33,7 +33,7 @@ from latentbridge.data.drawings.packages import EMOJIBASE, fetch, has_npm
 from latentbridge.data.drawings.palette import CHROMATIC, measure_colours
 from latentbridge.data.shapes.language import with_article as prefix_article
 from latentbridge.errors import UserError, unknown_name
-from latentbridge.rundir import atomic_write
+from latentbridge.files import atomic_write
 
 DrawingSplit = Literal["train", "val", "test_artist", "val_concept", "test_concept", "test_both"]
 DRAWING_SPLITS: tuple[DrawingSplit, ...] = get_args(DrawingSplit)

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from latentbridge.errors import UserError
-from latentbridge.rundir import file_digest
+from latentbridge.files import file_digest
 
 FETCH_TIMEOUT_S = 300
 _LARGEST_MEMBER_BYTES = 128 << 20

@@ -24,8 +24,8 @@ from latentbridge.data.own.shards import (
     write_index,
 )
 from latentbridge.errors import UserError
+from latentbridge.files import atomic_write
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import atomic_write
 
 _SHARD_BYTES = 64 << 20
 """Large enough for an object store, small enough that a few fit into memory."""

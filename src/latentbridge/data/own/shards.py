@@ -24,7 +24,7 @@ from typing import Any
 
 from latentbridge.data.own.manifest import FIELDS, SPLITS, Record, check_fields, record_of
 from latentbridge.errors import UserError
-from latentbridge.rundir import write_json
+from latentbridge.files import write_json
 
 INDEX = "index.json"
 KINDS = (".tar", ".parquet")

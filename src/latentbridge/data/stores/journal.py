@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from latentbridge.errors import StorageError, UserError
-from latentbridge.rundir import write_json
+from latentbridge.files import write_json
 
 Batch = dict[str, list[np.ndarray]]
 """For each name, one array [rows, ...] an item; all arrays of a name agree in dtype and row shape."""

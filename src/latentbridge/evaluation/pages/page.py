@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from latentbridge.rundir import atomic_write
+from latentbridge.files import atomic_write
 from latentbridge.types import Picture
 
 

@@ -16,7 +16,8 @@ from latentbridge.errors import UserError
 from latentbridge.evaluation.pages.charts import COLOURS, in_time
 from latentbridge.evaluation.pages.curves import Records, curves_section, elapsed, loss_names, measure_names
 from latentbridge.evaluation.pages.page import Section, show_figure, write_page
-from latentbridge.rundir import RunDir, read_json
+from latentbridge.files import read_json
+from latentbridge.run_folder import RunFolder
 
 _RECENT = 5
 """Rows of the log from which the time left is told."""
@@ -31,7 +32,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
 
     "losses" and "measures" are those logged last. Raises UserError for a run that has logged nothing yet.
     """
-    run = RunDir(folder)
+    run = RunFolder(folder)
     records, config = _log(run), _settings(run)
     last, clock = records[-1], elapsed(records)
     stop = read_json(run.stopped) if run.stopped.exists() else None
@@ -68,23 +69,23 @@ def write_run_report(folders: Sequence[Path], page: Path) -> Path:
     """The page about one run or several side by side; raises UserError for a run that has logged nothing yet."""
     described = [describe_run(folder) for folder in folders]
     names = _told_apart(folders)
-    logs = {name: _log(RunDir(folder)) for name, folder in zip(names, folders, strict=True)}
+    logs = {name: _log(RunFolder(folder)) for name, folder in zip(names, folders, strict=True)}
     sections = [_standing_section(names, described), curves_section(logs)]
     sections += [
-        s for name, folder in zip(names, folders, strict=True) if (s := _samples_section(name, RunDir(folder)))
+        s for name, folder in zip(names, folders, strict=True) if (s := _samples_section(name, RunFolder(folder)))
     ]
     sections.append(_settings_section(names, described))
     title = f"Training run {described[0]['name']}" if len(folders) == 1 else f"{len(folders)} training runs"
     return write_page(page, title, _lead(described), sections)
 
 
-def _log(run: RunDir) -> Records:
+def _log(run: RunFolder) -> Records:
     if records := run.metrics():
         return records
     raise UserError(f"{run.path} holds no metrics yet; give the folder of a run that has logged a step.")
 
 
-def _settings(run: RunDir) -> dict[str, Any]:
+def _settings(run: RunFolder) -> dict[str, Any]:
     path = run.path / "config.json"
     return read_json(path) if path.exists() else {}
 
@@ -136,7 +137,7 @@ def _standing_section(names: Sequence[str], described: Sequence[Mapping[str, Any
     return Section("standing", "Where it stands", "As of its last logged step.", table)
 
 
-def _samples_section(name: str, run: RunDir) -> Section | None:
+def _samples_section(name: str, run: RunFolder) -> Section | None:
     """The sheets over time; the prompts, which are the same in all, once."""
     if not (sheets := run.samples()):
         return None

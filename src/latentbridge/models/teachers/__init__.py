@@ -10,7 +10,7 @@ from latentbridge.models.teachers.dual_encoder import Clip, Siglip
 from latentbridge.models.teachers.gemini import Gemini
 from latentbridge.models.teachers.package import Package
 from latentbridge.models.teachers.scene import Scene
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.types import Teacher
 
 TEACHERS: dict[str, Callable[[str], Teacher]] = {
@@ -34,7 +34,7 @@ def load_teacher(name: str, runs: Path = Path("runs")) -> Teacher:
         raise unknown_name("teacher", kind, TEACHERS)
     if kind in TRAINED and not source:
         source = str(runs / TRAINED[kind])
-        if not (RunDir(source).model / "config.json").exists():
+        if not (RunFolder(source).model / "config.json").exists():
             raise UserError(
                 f"The teacher {kind!r} is too large to ship, and {source} holds no finished run; train it first: "
                 f"latentbridge train {TRAINED[kind]} --out {source} --resume"

@@ -14,8 +14,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from latentbridge.errors import UserError
+from latentbridge.files import file_digest
 from latentbridge.models.dual_encoder import SIGLIP_TOKENS, DualEncoder
-from latentbridge.rundir import file_digest
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
 _WHAT_COUNTS = (".safetensors", ".json", ".txt", ".model")

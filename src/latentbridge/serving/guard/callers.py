@@ -10,9 +10,9 @@ from typing import Any
 
 from latentbridge.data.pictures import Fault, FilePictures, FolderPictures, picture_of
 from latentbridge.errors import UserError
+from latentbridge.files import atomic_write
 from latentbridge.images import fit_square, open_picture
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.rundir import atomic_write
 from latentbridge.serving.service import png
 
 _THUMB_PX = 160

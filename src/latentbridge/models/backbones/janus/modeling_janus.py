@@ -15,13 +15,13 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 from latentbridge.config import ReleaseConfig, TinyJanusConfig
 from latentbridge.devices import device_of
 from latentbridge.errors import UserError
+from latentbridge.files import read_json
 from latentbridge.models.backbones.contract import masked_mean, repeat_seeds
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
 from latentbridge.models.pixels import shown_levels, to_pictures
 from latentbridge.models.token_rows import IGNORED_LABEL, Rows, last_tokens, padded, position_ids, reply_loss
 from latentbridge.models.vocabulary import encode
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import read_json
 from latentbridge.types import Conversation, Picture
 
 USER, ASSISTANT = "<|User|>", "<|Assistant|>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from latentbridge.errors import UserError
-from latentbridge.rundir import RunDir, atomic_folder, atomic_write, unfinished, write_json
+from latentbridge.files import atomic_folder, atomic_write, unfinished, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -92,7 +91,7 @@ FULL_DISK = """
     import resource, signal, sys
     from pathlib import Path
     from latentbridge.errors import UserError
-    from latentbridge.rundir import atomic_write
+    from latentbridge.files import atomic_write
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -122,34 +121,3 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, w
     assert result.stdout.startswith("Cannot write") and "free some space" in result.stdout
     assert target.read_bytes() == b"old"
     assert names(tmp_path) == ["a.npy"]
-
-
-def test_metrics_count_each_step_once_and_skip_a_torn_line(tmp_path: Path):
-    run = RunDir(tmp_path / "run")
-    assert run.metrics() == []
-    run.log({"step": 1, "loss": 3.0})
-    run.log({"step": 2, "loss": 2.0})
-    run.log({"step": 2, "loss": 1.5})
-    with open(run.path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 3, "lo')
-    assert run.metrics() == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.5}]
-
-
-def test_a_record_after_a_torn_line_is_not_lost(tmp_path: Path):
-    run = RunDir(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
-    run.log({"step": 3})
-    assert [record["step"] for record in run.metrics()] == [1, 3]
-
-
-def test_only_whole_checkpoints_count(tmp_path: Path):
-    run = RunDir(tmp_path)
-    assert run.newest_checkpoint() is None
-    for step in (200, 1_000):
-        write_json(run.checkpoint(step) / "state.json", {"step": step})
-    run.checkpoint(9_000).mkdir()
-    (run.path / "checkpoints" / ".step_0009999.unfinished").mkdir()
-    assert run.checkpoints() == [run.checkpoint(1_000), run.checkpoint(200)]
-    newest = run.newest_checkpoint()
-    assert newest == run.checkpoint(1_000)
-    assert json.loads((newest / "state.json").read_text()) == {"step": 1_000}
