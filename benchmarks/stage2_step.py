@@ -31,7 +31,7 @@ from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.recipes import ALIGN
 from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2
 from latentbridge.rng import torch_rng
-from latentbridge.training.costs.estimate import pass_flops, sketch
+from latentbridge.training.costs.estimate import build_on_meta, pass_flops
 from latentbridge.training.costs.passes import Pass, passes
 from latentbridge.training.stages.align import Align
 
@@ -111,7 +111,7 @@ def rewrite(model: Model, config: RunConfig) -> None:
 def at_full_size() -> dict[str, float]:
     """Of a sample of the recipe for the 8B model: the store's step in 10^12 FLOPs, and how many times that the others are."""
     config = OMNIBRIDGE_8B_STAGE2
-    network, stage = sketch(config)
+    network, stage = build_on_meta(config)
     named = {f"model.{name}": p for name, p in network.named_parameters() if stage.trainable(f"model.{name}")}
 
     def flops(*found: Pass) -> float:

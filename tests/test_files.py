@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from latentbridge.errors import UserError
-from latentbridge.files import atomic_folder, atomic_write, unfinished, write_json
+from latentbridge.files import atomic_folder, atomic_write, staging_path, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -42,8 +42,8 @@ def test_a_folder_takes_the_place_of_an_older_one_whole(tmp_path: Path):
 )
 def test_trouble_leaves_the_old_folder_and_nothing_else(tmp_path: Path, trouble: type[BaseException]):
     (tmp_path / "folder").mkdir()
-    unfinished(tmp_path / "folder").mkdir()  # as a killed writer leaves it
-    (unfinished(tmp_path / "folder") / "stray").touch()
+    staging_path(tmp_path / "folder").mkdir()  # as a killed writer leaves it
+    (staging_path(tmp_path / "folder") / "stray").touch()
     with (
         pytest.raises(UserError if isinstance(trouble, OSError) else trouble),
         atomic_folder(tmp_path / "folder") as new,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from latentbridge.processes import cores, idle_cores, quota, start_process
+from latentbridge.processes import cgroup_cpu_quota, cores, idle_cores, start_process
 
 
 def greet(handle: int, name: str) -> None:
@@ -50,11 +50,11 @@ def test_a_quota_of_cgroups_version_2_is_the_least_on_the_way_up(tmp_path: Path)
     membership, root = tmp_path / "cgroup", tmp_path / "fs"
     membership.write_text("0::/pod/container\n")
     write(root / "pod/container/cpu.max", "max 100000\n")
-    assert quota(root, membership) == float("inf")
+    assert cgroup_cpu_quota(root, membership) == float("inf")
     write(root / "pod/cpu.max", "250000 100000\n")
-    assert quota(root, membership) == 2.5
+    assert cgroup_cpu_quota(root, membership) == 2.5
     write(root / "cpu.max", "70000 100000\n")
-    assert quota(root, membership) == 0.7
+    assert cgroup_cpu_quota(root, membership) == 0.7
 
 
 def test_a_quota_of_cgroups_version_1_counts_and_minus_one_is_none(tmp_path: Path):
@@ -62,13 +62,13 @@ def test_a_quota_of_cgroups_version_1_counts_and_minus_one_is_none(tmp_path: Pat
     membership.write_text("4:memory:/job\n3:cpu,cpuacct:/job\n")
     write(root / "cpu,cpuacct/job/cpu.cfs_period_us", "100000\n")
     write(root / "cpu,cpuacct/job/cpu.cfs_quota_us", "-1\n")
-    assert quota(root, membership) == float("inf")
+    assert cgroup_cpu_quota(root, membership) == float("inf")
     write(root / "cpu,cpuacct/job/cpu.cfs_quota_us", "150000\n")
-    assert quota(root, membership) == 1.5
+    assert cgroup_cpu_quota(root, membership) == 1.5
 
 
 def test_without_cgroups_there_is_no_quota(tmp_path: Path):
-    assert quota(tmp_path, tmp_path / "missing") == float("inf")
+    assert cgroup_cpu_quota(tmp_path, tmp_path / "missing") == float("inf")
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not say how busy it is")

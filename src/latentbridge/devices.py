@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 _PROBE_SIZE, _PROBE_TRIES = 192, 4
 
 
-def device_named(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """The device called "cpu", "cuda", "cuda:1" and so on; "auto" is the accelerator where there is one, else the CPU.
 
     An accelerator without a number is this process's own: of those that `torchrun` starts on a machine each has another.
@@ -48,7 +48,7 @@ def device_named(name: str) -> torch.device:
 
 
 @cache
-def multiplies_bfloat16(device: torch.device = CPU) -> bool:
+def has_fast_bfloat16(device: torch.device = CPU) -> bool:
     """Return whether a device multiplies matrices faster in bfloat16 than in float32.
 
     A CPU is timed, once a process and in 40 ms at most: processors without bfloat16 units take 12 to 80 times as long as in

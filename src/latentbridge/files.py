@@ -56,7 +56,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     All of it is on the disk before it has its name, so that even a power cut leaves the old folder, none, or the whole new
     one. What a killed writer left behind is cleared away; one process at a time may write a folder.
     """
-    staging = unfinished(path)
+    staging = staging_path(path)
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -79,7 +79,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def unfinished(path: Path) -> Path:
+def staging_path(path: Path) -> Path:
     """Where a folder stands while it is written."""
     return path.with_name(f".{path.name}.unfinished")
 

@@ -52,7 +52,7 @@ def cores() -> int:
     count = len(usable)
     if siblings.exists():
         count = len({Path(str(siblings).replace("cpu0", f"cpu{each}")).read_text() for each in usable})
-    return max(1, int(min(count, quota())))
+    return max(1, int(min(count, cgroup_cpu_quota())))
 
 
 def idle_cores() -> int:
@@ -69,7 +69,7 @@ def idle_cores() -> int:
     return max(1, min(cores(), round(idle / (time.perf_counter() - began))))
 
 
-def quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
+def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
     """Return the least quota, in cores, of this process's cgroup and those above it; infinity where there is none.
 
     Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`) of cgroups.
@@ -107,7 +107,7 @@ def _idle_s() -> dict[int, float]:
 
 
 @contextmanager
-def held(folder: Path, wait: bool = True) -> Iterator[None]:
+def folder_lock(folder: Path, wait: bool = True) -> Iterator[None]:
     """What one process at a time does with a folder; another one waits, or is refused."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:

@@ -21,7 +21,7 @@ _WAVES = ((("pretrain-decoder",), ("pretrain-backbone", "sft")), (("sft-binding"
 """Waves of lanes: the lanes of a wave need nothing of each other and share the cores."""
 
 
-def stored_hours(source: Path = TINY) -> float | None:
+def training_hours(source: Path = TINY) -> float | None:
     """How long the shipped model's own training took, in hours: the longest lane of each wave; None if not all is stored."""
     seconds = {path.name: RunFolder(path).metrics()[-1]["seconds"] for path in source.glob("training/*")}
     if any(name not in seconds for wave in _WAVES for lane in wave for name in lane):
@@ -31,12 +31,12 @@ def stored_hours(source: Path = TINY) -> float | None:
 
 def reproduce(out: Path) -> Path:
     """Train all stages under `out`, resuming what was begun, and leave the scored model in `out/tiny`."""
-    hours = stored_hours()
+    hours = training_hours()
     duration = f"about {hours:.1f} hours" if hours else "some hours"
     print(f"Training takes {duration} on 2 CPU cores; interrupted, the same command goes on.", file=sys.stderr)
     build_drawings()
     for wave in _WAVES:
-        lanes = [start_process(train_lane, lane, str(out)) for lane in wave]
+        lanes = [start_process(train_recipes, lane, str(out)) for lane in wave]
         if any([lane.wait() for lane in lanes]):
             raise UserError(f"A run stopped early; its message is above, and the same command goes on from {out}.")
     folder = ship(out, out / "tiny")
@@ -68,7 +68,7 @@ def score(folder: Path) -> None:
     write_json(folder / "scores.json", scores)
 
 
-def train_lane(names: tuple[str, ...], out: str) -> None:
+def train_recipes(names: tuple[str, ...], out: str) -> None:
     """Train recipes in turn, each resuming where it stands; for the processes `reproduce` starts."""
     from latentbridge.recipes import recipe
     from latentbridge.training.loop import train

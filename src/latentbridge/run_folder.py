@@ -82,7 +82,7 @@ class RunFolder:
         return self.path / "stopped.json"
 
     @property
-    def tracked(self) -> Path:
+    def tracker_state(self) -> Path:
         """Where trackers keep how far they have been told."""
         return self.path / "tracked.json"
 

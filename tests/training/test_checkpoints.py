@@ -17,9 +17,9 @@ from tests.training.test_loop import run_config
 
 from latentbridge.config import ModelConfig, RunConfig
 from latentbridge.errors import UserError
-from latentbridge.files import read_json, unfinished
+from latentbridge.files import read_json, staging_path
 from latentbridge.run_folder import RunFolder
-from latentbridge.training.checkpoints import newest_good
+from latentbridge.training.checkpoints import newest_intact_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,9 @@ def test_damage_of_any_kind_is_told_and_the_newest_good_checkpoint_goes_on(
     for damage, damaging in damages.items():
         shutil.copytree(stopped, tmp_path / damage)
         damaging(tmp_path / damage / "checkpoints" / "step_0000006")
-        assert newest_good(RunFolder(tmp_path / damage)) == RunFolder(tmp_path / damage).checkpoint(4), damage
+        assert newest_intact_checkpoint(RunFolder(tmp_path / damage)) == RunFolder(tmp_path / damage).checkpoint(4), (
+            damage
+        )
         told = capsys.readouterr().err
         assert told.count("\n") == 1 and "step_0000006 is damaged" in told and "going on from what is before it" in told
     went_on = run(config, tmp_path / "a flipped bit", resume=True)
@@ -97,14 +99,14 @@ def test_checkpoints_below_damaged_ones_are_kept(config: RunConfig, whole: bytes
         flip(file)
     run_until(config, stopped, last=3, resume=True)
     kept = RunFolder(stopped)
-    assert newest_good(kept) == kept.checkpoint(2)
+    assert newest_intact_checkpoint(kept) == kept.checkpoint(2)
     assert run(config, stopped, resume=True) == whole
 
 
 def test_what_a_killed_writer_left_is_not_taken_for_a_checkpoint(config: RunConfig, whole: bytes, stopped: Path):
     kept = RunFolder(stopped)
-    kept.checkpoint(6).rename(unfinished(kept.checkpoint(6)))
-    assert newest_good(kept) == kept.checkpoint(4)
+    kept.checkpoint(6).rename(staging_path(kept.checkpoint(6)))
+    assert newest_intact_checkpoint(kept) == kept.checkpoint(4)
     assert run(config, stopped, resume=True) == whole
     assert not (stopped / "checkpoints").exists()
 

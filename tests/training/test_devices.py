@@ -42,7 +42,7 @@ from tests.training.test_parallel import (
 
 import latentbridge as lb
 from latentbridge.config import ModelConfig, RunConfig, StageConfig, from_dict, to_dict
-from latentbridge.devices import CPU, device_named, device_of, to_device
+from latentbridge.devices import CPU, device_of, resolve_device, to_device
 from latentbridge.errors import UserError
 from latentbridge.files import read_json, write_json
 from latentbridge.models.backbones.loading import starting_network
@@ -90,7 +90,7 @@ def steps(config: RunConfig, home_folder: Path, device: torch.device, stage: Any
     assert device_of(learner.objective).type == device.type
     losses = []
     for step in range(STEPS):
-        losses.append(learner.learn(stage.batch(model, step), logged=True))
+        losses.append(learner.train_step(stage.batch(model, step), logged=True))
     measures = learner.check()
     learner.finish()
     total = sum(float(tensor.double().abs().sum()) for tensor in unique_state(model).values())
@@ -153,7 +153,7 @@ def work(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         make_quick(patch)
         computes = pretend_device.begin()
-        there = device_named("auto")
+        there = resolve_device("auto")
         for place in (CPU, there):
             patch.setenv("LATENTBRIDGE_CACHE", str(folder / f"cache of {place.type}"))
             with nullcontext() if place == CPU else computes:
@@ -167,9 +167,9 @@ def work(folder: Path) -> None:
                 found["resumed"] = told(partial(resumed, sft, folder / "sft"))
                 found["forgetful"] = told(partial(steps, config, folder, there, Forgetful(config)))
             found["named"] = str(there)
-            found["refused"] = told(partial(device_named, "cuda"))
+            found["refused"] = told(partial(resolve_device, "cuda"))
             patch.setenv("LOCAL_RANK", "1")
-            found["crowded"] = told(partial(device_named, "auto"))
+            found["crowded"] = told(partial(resolve_device, "auto"))
     write_json(folder / "found.json", found)
 
 
@@ -273,10 +273,10 @@ def test_a_process_takes_its_own_accelerator_and_is_told_which_there_are(found: 
 
 def test_without_an_accelerator_everything_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
-    assert device_named("auto") == device_named("cpu") == CPU
+    assert resolve_device("auto") == resolve_device("cpu") == CPU
     for name in ("cuda", "cuda:1", "gpu"):
         with pytest.raises(UserError, match="There is no device .* here; set device to one of auto, cpu"):
-            device_named(name)
+            resolve_device(name)
 
 
 def test_a_batch_moves_with_all_that_is_in_it():
@@ -313,7 +313,7 @@ def test_a_stage_trains_on_the_accelerator(
     config = run_config(small_config, name, STAGES_TRIED[name])
     if config.init:
         save_model(start_of(config, small_model), RunFolder(tmp_path / "start").model)
-    found = steps(config, tmp_path, device_named("auto"))
+    found = steps(config, tmp_path, resolve_device("auto"))
     assert np.isfinite(found["weights"]) and all(
         np.isfinite(list(parts.values())).all() for _, parts in found["losses"]
     )

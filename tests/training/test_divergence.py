@@ -19,7 +19,13 @@ from latentbridge.models.checkpoint import TINY, Network, read_tensors
 from latentbridge.recipes import recipe
 from latentbridge.rng import numpy_rng
 from latentbridge.run_folder import RunFolder
-from latentbridge.training.divergence import Diverged, DivergenceGuard, first_not_finite, has_risen, usual
+from latentbridge.training.divergence import (
+    DivergenceError,
+    DivergenceGuard,
+    first_nonfinite_gradient,
+    has_diverged,
+    loss_statistics,
+)
 from latentbridge.training.loop import train
 from latentbridge.training.stage import Stage
 from latentbridge.training.stages import make_stage
@@ -54,31 +60,31 @@ def noisy(count: int, level: float = 1.0) -> list[float]:
 
 def test_the_usual_level_by_hand() -> None:
     # median 3, deviations 2 1 0 1 97, of which the median is 1
-    assert usual([1.0, 2.0, 3.0, 4.0, 100.0]) == (3.0, 1.4826)
-    assert usual([2.0] * 7) == (2.0, 0.2)  # nothing moved, so a tenth of the level
-    assert usual([2.0] * 7).distance(5.0) == pytest.approx(15.0)
-    assert usual([-2.0] * 7).deviation == 0.2  # losses of post-training may be negative
-    assert usual([0.0] * 7).distance(0.0) == 0.0
+    assert loss_statistics([1.0, 2.0, 3.0, 4.0, 100.0]) == (3.0, 1.4826)
+    assert loss_statistics([2.0] * 7) == (2.0, 0.2)  # nothing moved, so a tenth of the level
+    assert loss_statistics([2.0] * 7).distance(5.0) == pytest.approx(15.0)
+    assert loss_statistics([-2.0] * 7).deviation == 0.2  # losses of post-training may be negative
+    assert loss_statistics([0.0] * 7).distance(0.0) == 0.0
 
 
 def test_a_loss_that_rises_and_stays_up_is_told_from_what_heals() -> None:
     healthy = noisy(131)
-    assert not has_risen(healthy)
-    assert has_risen([*healthy, *[9.0] * 10])
-    assert not has_risen([*healthy, *[9.0] * 9]), "nine steps may still be a spike that heals"
-    assert not has_risen([*healthy, *[9.0] * 9, 1.0])
-    assert not has_risen([*healthy, *[9.0] * 4, 1.0, *[9.0] * 5])
-    assert not has_risen([*noisy(29), *[9.0] * 10]), "too few to know what is usual"
-    assert has_risen([*noisy(30), *[9.0] * 10])
-    assert has_risen([*[-3.0] * 50, *[1.0] * 10]), "from below 0 as well"
-    assert not has_risen([*[0.0] * 50, *[4e-7] * 10]), "as GRPO's are before its first signal"
+    assert not has_diverged(healthy)
+    assert has_diverged([*healthy, *[9.0] * 10])
+    assert not has_diverged([*healthy, *[9.0] * 9]), "nine steps may still be a spike that heals"
+    assert not has_diverged([*healthy, *[9.0] * 9, 1.0])
+    assert not has_diverged([*healthy, *[9.0] * 4, 1.0, *[9.0] * 5])
+    assert not has_diverged([*noisy(29), *[9.0] * 10]), "too few to know what is usual"
+    assert has_diverged([*noisy(30), *[9.0] * 10])
+    assert has_diverged([*[-3.0] * 50, *[1.0] * 10]), "from below 0 as well"
+    assert not has_diverged([*[0.0] * 50, *[4e-7] * 10]), "as GRPO's are before its first signal"
 
 
 def test_falls_and_slow_rises_are_no_divergence() -> None:
     falls = list(np.geomspace(10, 0.01, 400))
     doubles = list(1 + np.linspace(0, 1, 400) + 0.02 * numpy_rng(1, "losses").standard_normal(400))
     for losses in (falls, doubles, falls[::-1][:0]):
-        assert not any(has_risen(losses[:end]) for end in range(len(losses) + 1))
+        assert not any(has_diverged(losses[:end]) for end in range(len(losses) + 1))
 
 
 @pytest.mark.parametrize("path", sorted(TINY.glob("training/*/metrics.jsonl")), ids=lambda path: path.parent.name)
@@ -89,10 +95,10 @@ def test_the_runs_that_made_the_shipped_model_would_not_have_been_stopped(path: 
         phases = [stage.phase(record["step"] - 1) for record in records]
         last = [record[part] for record, phase in zip(records, phases, strict=True) if phase == phases[-1]]
         assert len(last) > 40
-        assert not any(has_risen(last[:end]) for end in range(len(last) + 1)), part
+        assert not any(has_diverged(last[:end]) for end in range(len(last) + 1)), part
     if path.parent.name == "align":  # the test can fail: while text gives way to queries the loss rises from 0
         distillation = [record["distillation"] for record in records]
-        assert any(has_risen(distillation[:end]) for end in range(len(distillation) + 1))
+        assert any(has_diverged(distillation[:end]) for end in range(len(distillation) + 1))
 
 
 def test_harder_parts_of_a_curriculum_are_phases() -> None:
@@ -107,9 +113,9 @@ def test_harder_parts_of_a_curriculum_are_phases() -> None:
 def test_the_first_gradient_that_is_not_finite_is_the_one_nearest_the_loss() -> None:
     first, middle, last = (nn.Parameter(torch.tensor(2.0)) for _ in range(3))
     named = {"first": first, "middle": middle, "last": last}
-    assert first_not_finite(lambda: last * middle * first, named) is None
+    assert first_nonfinite_gradient(lambda: last * middle * first, named) is None
     # the square root of 0 has an endless slope, which reaches what lies behind it and not what lies before
-    assert first_not_finite(lambda: last * (middle * (first - 2.0)).sqrt(), named) == "middle"
+    assert first_nonfinite_gradient(lambda: last * (middle * (first - 2.0)).sqrt(), named) == "middle"
     assert not any(p._backward_hooks for p in named.values())
 
 
@@ -150,7 +156,7 @@ def finite_checkpoints(folder: Path) -> list[str]:
 
 def test_a_loss_that_stays_up_stops_the_run_and_may_be_forgiven(config: RunConfig, tmp_path: Path) -> None:
     story = {step: 50.0 for step in range(75, 120)}
-    with pytest.raises(Diverged) as stopped:
+    with pytest.raises(DivergenceError) as stopped:
         train(config, Toy(story), tmp_path, progress=False)
     for words in (
         "The loss of toy rose from 2 to 51 and stayed up for 10 steps, in jump, at step 85",
@@ -170,7 +176,7 @@ def test_one_phase_is_not_held_against_another(config: RunConfig, tmp_path: Path
 
 def test_what_is_no_number_names_its_part_and_keeps_the_checkpoint(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(
-        Diverged, match=r"loss of toy became nan, in jump, at step 48.*step_0000040 is kept.*lower optim.lr"
+        DivergenceError, match=r"loss of toy became nan, in jump, at step 48.*step_0000040 is kept.*lower optim.lr"
     ):
         train(config, Toy({47: float("nan")}), tmp_path, progress=False)
     assert finite_checkpoints(tmp_path) == ["step_0000020", "step_0000040"]
@@ -185,7 +191,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(config: RunConf
             return LossOutputs((weight - weight.detach() + batch - 1.0).abs().sqrt() + 1.0, {"steep": 1.0})
 
     steep = Steep({step: 2.0 for step in range(120) if step != 20})
-    with pytest.raises(Diverged, match="first that of model.retrieval.logit_scale on the way back.*at step 21"):
+    with pytest.raises(DivergenceError, match="first that of model.retrieval.logit_scale on the way back.*at step 21"):
         train(config, steep, tmp_path, progress=False)
     assert finite_checkpoints(tmp_path) == ["step_0000020"]
 
@@ -197,14 +203,16 @@ def test_weights_that_are_not_finite_are_never_saved(config: RunConfig, tmp_path
             weight.data.fill_(batch)  # stands for an optimizer whose step leaves the range of the weights
             return LossOutputs(1.0 + 0.0 * weight.nan_to_num())
 
-    with pytest.raises(Diverged, match="weights model.retrieval.logit_scale of toy are no longer finite at step 40,"):
+    with pytest.raises(
+        DivergenceError, match="weights model.retrieval.logit_scale of toy are no longer finite at step 40,"
+    ):
         train(config, Overflowing({39: float("inf")}), tmp_path, progress=False)
     assert finite_checkpoints(tmp_path) == ["step_0000020"]
 
 
 def test_a_real_run_at_far_too_high_a_rate_is_stopped(config: RunConfig, tmp_path: Path) -> None:
     wild = replace(config, batch_size=2, steps=60, optim=OptimConfig(lr=1e30, muon_lr=0.0, warmup_steps=1))
-    with pytest.raises(Diverged, match="became|no longer finite"):
+    with pytest.raises(DivergenceError, match="became|no longer finite"):
         run(wild, tmp_path)
     assert json.loads((tmp_path / "stopped.json").read_text())["step"] < 60
 

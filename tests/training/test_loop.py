@@ -131,7 +131,7 @@ def test_bfloat16_is_used_only_where_it_is_fast_and_a_run_records_which(small_co
             monkeypatch.setattr(f"latentbridge.training.{module}.multiplies_bfloat16", lambda device, fast=fast: fast)
         ended[fast] = run(run_config(small_config, "sft", bf16=True, steps=2), tmp_path / str(fast))
         assert read_json(RunFolder(tmp_path / str(fast)).environment)["bfloat16"] is fast
-    monkeypatch.setattr("latentbridge.training.learner.multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr("latentbridge.training.learner.has_fast_bfloat16", lambda device: False)
     assert ended[False] == run(run_config(small_config, "sft", steps=2), tmp_path / "float32") != ended[True]
     assert capsys.readouterr().err == ""
 
@@ -140,10 +140,10 @@ def test_a_run_resumed_on_another_kind_of_processor_says_that_weights_will_diffe
     small_config, tmp_path, monkeypatch, capsys
 ):
     config = run_config(small_config, "sft")
-    monkeypatch.setattr("latentbridge.training.loop.multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr("latentbridge.training.loop.has_fast_bfloat16", lambda device: True)
     run_until(config, tmp_path / "run", last=3)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("latentbridge.training.loop.multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr("latentbridge.training.loop.has_fast_bfloat16", lambda device: False)
     run(config, tmp_path / "run", resume=True)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "fast, and here they are slow: its weights will differ by rounding" in said
@@ -162,7 +162,7 @@ def test_threads_unless_given_are_those_of_idle_cores_and_stay_so_when_resumed(s
 
 
 def test_a_run_in_bfloat16_stopped_right_after_a_checkpoint_ends_as_a_whole_one(small_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("latentbridge.training.learner.multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr("latentbridge.training.learner.has_fast_bfloat16", lambda device: True)
     config = run_config(small_config, "sft", bf16=True)
     whole = run(config, tmp_path / "whole")
     run_until(config, tmp_path / "stopped", last=4)

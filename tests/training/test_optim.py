@@ -6,18 +6,24 @@ from torch import nn
 
 from latentbridge.config import OptimConfig
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
-from latentbridge.training.optim import ExponentialMovingAverage, Float32Muon, _orthogonalize, make_optimizers, schedule
+from latentbridge.training.optim import (
+    ExponentialMovingAverage,
+    Float32Muon,
+    _orthogonalize,
+    lr_factor,
+    make_optimizers,
+)
 
 
 def test_the_schedule_warms_up_holds_and_falls():
     config = OptimConfig(warmup_steps=4, decay_fraction=0.5)
-    shares = [schedule(step, 10, config) for step in range(10)]
+    shares = [lr_factor(step, 10, config) for step in range(10)]
     assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
 
 
 def test_a_schedule_without_ends_is_constant():
     config = OptimConfig(warmup_steps=0, decay_fraction=0.0)
-    assert [schedule(step, 3, config) for step in range(3)] == [1, 1, 1]
+    assert [lr_factor(step, 3, config) for step in range(3)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("shape", [(7, 11), (11, 7), (13, 5), (5, 31)])  # the last two by their Gram matrix

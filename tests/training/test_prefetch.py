@@ -91,13 +91,13 @@ def test_the_share_of_waiting_is_measured():
     slow = Prefetcher(Maker(pause_s=0.1), range(4), ahead=False)
     for _ in slow:
         pass
-    assert slow.waiting_share() > 0.8
+    assert slow.wait_fraction() > 0.8
     slept, quick = 0, Prefetcher(Maker(pause_s=0.1), range(4), ahead=True)
     for _ in quick:
         time.sleep(0.5)
         slept += 1
-    assert slept == 4 and 0.0 < quick.waiting_share() < 0.4
-    assert quick.waiting_share() == 0.0
+    assert slept == 4 and 0.0 < quick.wait_fraction() < 0.4
+    assert quick.wait_fraction() == 0.0
 
 
 @pytest.mark.parametrize("kind", ["pretrain_decoder", "pretrain_backbone", "sft", "posttrain_sft"])

@@ -140,7 +140,7 @@ def embed(
         raise UserError(f"The recipe {name} has no teacher; name one with --teacher, such as package.")
     from latentbridge.cli.output import print_json
     from latentbridge.models.teachers import load_teacher
-    from latentbridge.training.objectives.anchors import Anchors
+    from latentbridge.training.objectives.teacher_embeddings import TeacherEmbeddings
     from latentbridge.training.stages import STAGES
     from latentbridge.training.stages.posttrain import PostTrain
 
@@ -150,7 +150,7 @@ def embed(
             f"The recipe {name} has no teacher to ask; choose one of post-training, such as post-latentumm."
         )
     asked, stage = load_teacher(teacher), kind(config)
-    anchors = Anchors(asked, stage.items(), announce=partial(print, file=sys.stderr))
+    anchors = TeacherEmbeddings(asked, stage.items(), announce=partial(print, file=sys.stderr))
     document = {
         "teacher": asked.space.model,
         "store": str(anchors.store.folder),

@@ -75,7 +75,7 @@ def train(
     from latentbridge.evaluation.pages.run_report import write_run_report
     from latentbridge.evaluation.samples import Samples
     from latentbridge.run_folder import RunFolder
-    from latentbridge.training.divergence import Diverged
+    from latentbridge.training.divergence import DivergenceError
     from latentbridge.training.loop import train
     from latentbridge.training.parallel import is_rank_zero
     from latentbridge.training.stages import make_stage
@@ -86,7 +86,7 @@ def train(
         told = [trackers.enter_context(Tracker(each)) for each in track or []]
         try:
             model = train(config, make_stage(config), folder, resume=resume, observers=[*samples, *told])
-        except Diverged:
+        except DivergenceError:
             if RunFolder(folder).metrics():
                 write_run_report([folder], RunFolder(folder).report)
             raise

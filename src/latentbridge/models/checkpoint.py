@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from transformers import Qwen2Tokenizer
 
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
-from latentbridge.devices import device_named
+from latentbridge.devices import resolve_device
 from latentbridge.errors import StorageError, UserError
 from latentbridge.files import atomic_write, read_json, write_json
 from latentbridge.models.input_check import FILE as INPUT_CHECK
@@ -137,7 +137,7 @@ def load(
     from latentbridge.models.omnibridge.load_omnibridge import is_released, load_released
     from latentbridge.models.omnibridge.modeling_omnibridge import Model
 
-    place = device_named(device)
+    place = resolve_device(device)
     folder = shipped(source)
     released = is_released(folder)
     model = load_released(folder) if released else load_model(folder, draws)

@@ -12,7 +12,7 @@ from latentbridge.config import from_dict
 from latentbridge.errors import StorageError, UserError
 from latentbridge.files import write_json
 from latentbridge.models.backbones.loading import load_backbone
-from latentbridge.processes import held
+from latentbridge.processes import folder_lock
 from latentbridge.run_folder import RunFolder
 from latentbridge.studies import Measuring
 from latentbridge.study.documents import make_document
@@ -26,7 +26,7 @@ def work(run: tuple[Any, ...], out: str, measuring: dict[str, Any] | None) -> No
     torch.set_num_threads(1)
     named = Run(*run)
     try:
-        with held(Path(out) / named.name, wait=False):  # a process may outlive the study that started it
+        with folder_lock(Path(out) / named.name, wait=False):  # a process may outlive the study that started it
             carry_out(named, Path(out), from_dict(Measuring, measuring) if measuring else None)
     except UserError as error:
         print(f"error: {_one_line(error)}", flush=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from latentbridge.errors import UserError
-from latentbridge.files import atomic_folder, file_digest, read_json, unfinished, write_json
+from latentbridge.files import atomic_folder, file_digest, read_json, staging_path, write_json
 from latentbridge.run_folder import RunFolder
 from latentbridge.training.optim import ExponentialMovingAverage
 from latentbridge.training.parallel import broadcast_from_rank_zero, is_rank_zero
@@ -40,7 +40,7 @@ def save_checkpoint(
     Raises UserError where it cannot be written; the checkpoints before it stand.
     """
     folder = run.checkpoint(step)
-    with atomic_folder(folder) if is_rank_zero() else nullcontext(unfinished(folder)) as staging:
+    with atomic_folder(folder) if is_rank_zero() else nullcontext(staging_path(folder)) as staging:
         tensors = {name: tensor.contiguous() for name, tensor in _state(objective, optimizers, average).items()}
         with _plain_errors():
             dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(staging), save_distributed=True))
@@ -56,7 +56,7 @@ def save_checkpoint(
             shutil.rmtree(old)
 
 
-def newest_good(run: RunFolder) -> Path | None:
+def newest_intact_checkpoint(run: RunFolder) -> Path | None:
     """The latest checkpoint whose files are what was written; each damaged one is named on stderr."""
     good = 0
     if is_rank_zero():
@@ -70,7 +70,7 @@ def newest_good(run: RunFolder) -> Path | None:
     return run.checkpoint(step) if step else None
 
 
-def restore(
+def load_checkpoint(
     folder: Path, objective: nn.Module, optimizers: list[torch.optim.Optimizer], average: ExponentialMovingAverage
 ) -> int:
     """Put a checkpoint's tensors where they belong and return its step; every rank calls it, however many wrote it."""
@@ -83,7 +83,7 @@ def restore(
     return int(read_json(folder / "state.json")["step"])
 
 
-def forget_checkpoints(run: RunFolder) -> None:
+def delete_checkpoints(run: RunFolder) -> None:
     """Take all away: the run has its model."""
     if is_rank_zero():
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)

@@ -29,11 +29,11 @@ _REACH = 10.0
 """How many deviations are too high. The highest single loss of this repository's healthy runs stands 2.1 above (docs/LOG.md, 2026-11-23)."""
 
 
-class Diverged(UserError):
+class DivergenceError(UserError):
     """A run that has no use going on; what it leaves behind is good up to its last checkpoint."""
 
 
-class Usual(NamedTuple):
+class LossStatistics(NamedTuple):
     """What losses were before the latest ones."""
 
     median: float
@@ -46,19 +46,21 @@ class Usual(NamedTuple):
         return (value - self.median) / self.deviation if self.deviation else 0.0
 
 
-def usual(losses: Sequence[float]) -> Usual:
+def loss_statistics(losses: Sequence[float]) -> LossStatistics:
     """The median of at least one loss, and how far the others lie from it."""
     median = float(np.median(losses))
-    return Usual(median, max(1.4826 * float(np.median(np.abs(np.subtract(losses, median)))), 0.1 * abs(median)))
+    return LossStatistics(
+        median, max(1.4826 * float(np.median(np.abs(np.subtract(losses, median)))), 0.1 * abs(median))
+    )
 
 
-def has_risen(losses: Sequence[float]) -> bool:
+def has_diverged(losses: Sequence[float]) -> bool:
     """Whether the last losses all stand far above those before them, and there are enough to tell."""
     before, latest = losses[-_WINDOW - _PATIENCE : -_PATIENCE], losses[-_PATIENCE:]
-    return len(before) >= _LEAST and usual(before).distance(min(latest)) > _REACH
+    return len(before) >= _LEAST and loss_statistics(before).distance(min(latest)) > _REACH
 
 
-def first_not_finite(loss: Callable[[], Tensor], named: Mapping[str, nn.Parameter]) -> str | None:
+def first_nonfinite_gradient(loss: Callable[[], Tensor], named: Mapping[str, nn.Parameter]) -> str | None:
     """The parameter whose gradient is the first to be not finite on the way back from the loss, which is computed anew."""
     found: list[str] = []
 
@@ -104,8 +106,8 @@ class DivergenceGuard:
         self.losses.append(loss)
         self.parts.append(outputs.parts)
         losses = list(self.losses)
-        if step >= self.forgiven and has_risen(losses):
-            level = usual(losses[:-_PATIENCE]).median
+        if step >= self.forgiven and has_diverged(losses):
+            level = loss_statistics(losses[:-_PATIENCE]).median
             story = f"rose from {level:.4g} to {loss:.4g} and stayed up for {_PATIENCE} steps{_within([self._risen_part()])}"
             self._stop(step, f"The loss of {self.config.name} {story}", since=step - _PATIENCE + 1)
 
@@ -114,7 +116,7 @@ class DivergenceGuard:
     ) -> None:
         """After the backward pass of `step`, before the optimizers; `loss` computes it anew."""
         if not math.isfinite(norm):
-            where = first_not_finite(loss, named)
+            where = first_nonfinite_gradient(loss, named)
             first = f", first that of {where} on the way back from the loss" if where else ""
             self._stop(step, f"The gradient of {self.config.name} became {norm}{first}")
 
@@ -132,7 +134,7 @@ class DivergenceGuard:
         distances: dict[str, float] = {}
         for name, value in self.parts[-1].items():
             before = [parts[name] for parts in list(self.parts)[:-_PATIENCE] if name in parts]
-            distances[name] = usual(before).distance(value) if before else 0.0
+            distances[name] = loss_statistics(before).distance(value) if before else 0.0
         return max(distances, key=lambda name: distances[name], default="")
 
     def _stop(self, step: int, story: str, since: int | None = None) -> NoReturn:
@@ -148,7 +150,7 @@ class DivergenceGuard:
         )
         if parallel.is_rank_zero():
             write_json(self.run.stopped, {"step": step + 1, "reason": reason})
-        raise Diverged(reason)
+        raise DivergenceError(reason)
 
 
 def _within(names: Sequence[str]) -> str:

@@ -12,17 +12,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from latentbridge.config import RunConfig
-from latentbridge.devices import CPU, multiplies_bfloat16, to_device
+from latentbridge.devices import CPU, has_fast_bfloat16, to_device
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import Network
 from latentbridge.ranks import all_reduce_sum, world_size
 from latentbridge.rng import torch_rng
 from latentbridge.run_folder import RunFolder
 from latentbridge.training import parallel
-from latentbridge.training.checkpoints import restore, save_checkpoint
+from latentbridge.training.checkpoints import load_checkpoint, save_checkpoint
 from latentbridge.training.divergence import DivergenceGuard
 from latentbridge.training.gradient_norms import gradient_norm_shares
-from latentbridge.training.optim import ExponentialMovingAverage, make_optimizers, schedule
+from latentbridge.training.optim import ExponentialMovingAverage, lr_factor, make_optimizers
 from latentbridge.training.recompute import recompute
 from latentbridge.training.stage import Objective, Stage, moving
 from latentbridge.types import LossOutputs
@@ -54,7 +54,7 @@ class Learner:
             if config.stage.lora_rank:
                 add_adapter(model, config.stage.lora_rank)
             self.objective = Objective(model.to(device), stage).to(device)
-        fast = bool(parallel.broadcast_from_rank_zero(multiplies_bfloat16(device)))
+        fast = bool(parallel.broadcast_from_rank_zero(has_fast_bfloat16(device)))
         self.bf16 = config.bf16 and fast
         """Mixed precision is on; the same on every rank, as the leading one's device decides."""
         self.writes_out_attention = self.bf16 and device == CPU
@@ -69,15 +69,17 @@ class Learner:
         self.optimizers = make_optimizers(self.named, config.optim, muon_bf16=fast)
         self.average = ExponentialMovingAverage(self.named, config.optim.ema_decay)
         self.guard = DivergenceGuard(run, config)
-        self.steps_done = restore(checkpoint, self.objective, self.optimizers, self.average) if checkpoint else 0
+        self.steps_done = (
+            load_checkpoint(checkpoint, self.objective, self.optimizers, self.average) if checkpoint else 0
+        )
 
-    def learn(self, batch: object, *, logged: bool) -> tuple[dict[str, float], dict[str, float]]:
+    def train_step(self, batch: object, *, logged: bool) -> tuple[dict[str, float], dict[str, float]]:
         """One step; what to log of its gradient, and the parts of its loss. Raises Diverged before anything has moved.
 
         The terms' shares of the gradient are told where a step is `logged` and weights are not in shards.
         """
         step = self.steps_done
-        rate = schedule(step, self.config.steps, self.config.optim)
+        rate = lr_factor(step, self.config.steps, self.config.optim)
         outputs = self._losses(batch)
         loss = cast(Tensor, outputs.loss)
         mean = all_reduce_sum(loss).item() / world_size()  # the same on every rank, so that all stop

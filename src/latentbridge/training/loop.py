@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from latentbridge.config import RunConfig, from_dict, to_dict
-from latentbridge.devices import device_named, multiplies_bfloat16
+from latentbridge.devices import has_fast_bfloat16, resolve_device
 from latentbridge.errors import UserError
 from latentbridge.files import read_json, write_json
 from latentbridge.models.adapters import merge_adapter, save_adapter
@@ -27,7 +27,7 @@ from latentbridge.ranks import world_size
 from latentbridge.recipes.real import RELEASES
 from latentbridge.run_folder import RunFolder, describe_environment
 from latentbridge.training import parallel
-from latentbridge.training.checkpoints import forget_checkpoints, newest_good
+from latentbridge.training.checkpoints import delete_checkpoints, newest_intact_checkpoint
 from latentbridge.training.learner import Learner
 from latentbridge.training.prefetch import Prefetcher
 from latentbridge.training.stage import Stage
@@ -50,7 +50,7 @@ def train(
     them, or on another device, a run goes on all the same, but its weights differ by rounding; so they do from one time to
     the next where an accelerator adds up in no fixed order.
     """
-    device = device_named(config.device)
+    device = resolve_device(config.device)
     with torch.accelerator.device_index(device.index), parallel.process_group(device):
         return _train(config, stage, RunFolder(folder), device, resume, progress and parallel.is_rank_zero(), observers)
 
@@ -66,11 +66,11 @@ def _train(
 ) -> Path:
     _check_folder(config, run, resume)
     if (run.model / "config.json").exists():
-        forget_checkpoints(run)
+        delete_checkpoints(run)
         return run.model
     starts = _starts(config, run)
     _check_ranks(config, stage)
-    checkpoint = newest_good(run)
+    checkpoint = newest_intact_checkpoint(run)
     stage.runs = run.path.parent
     recorded = read_json(run.environment) if checkpoint and run.environment.exists() else {}
     threads = config.threads or recorded.get("threads") or min(torch.get_num_threads(), idle_cores())
@@ -97,7 +97,7 @@ def _train(
         last = step + 1 == config.steps
         logged = last or (step + 1) % config.log_every == 0
         due = last or (step + 1) % config.checkpoint_every == 0
-        gradient, parts = learner.learn(batch, logged=logged)
+        gradient, parts = learner.train_step(batch, logged=logged)
         measures = learner.check() if due else {}
         if any(observer.looks(step + 1) for observer in observers):
             with parallel.gathered_parameters(learner.objective):
@@ -106,7 +106,7 @@ def _train(
         if (logged or measures) and parallel.is_rank_zero():
             seconds = round(time.perf_counter() - began, 2)
             counts = {"step": step + 1, "seconds": seconds, "samples": (step + 1) * config.batch_size}
-            record = {**counts, **gradient, "waiting": batches.waiting_share(), **parts, **measures}
+            record = {**counts, **gradient, "waiting": batches.wait_fraction(), **parts, **measures}
             run.log(record)
             for observer in looking:
                 observer.note(record)
@@ -121,14 +121,14 @@ def _train(
             save_adapter(model, run.adapter)
             merge_adapter(model)
         save_model(model, run.model)
-    forget_checkpoints(run)
+    delete_checkpoints(run)
     parallel.barrier()
     return run.model
 
 
 def _record_environment(run: RunFolder, device: torch.device, threads: int, recorded: dict[str, Any]) -> None:
     """Write `environment.json`; tell the user where a resumed run goes on in another precision than was `recorded`."""
-    fast = multiplies_bfloat16(device)
+    fast = has_fast_bfloat16(device)
     began = recorded.get("bfloat16", fast)
     if began != fast:
         print(

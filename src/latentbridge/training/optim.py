@@ -117,7 +117,7 @@ def _filled(groups: list[dict]) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def schedule(step: int, steps: int, config: OptimConfig) -> float:
+def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
     """The share of the peak learning rate at a step: linear warm-up, constant, linear decay to zero at the end."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     left = (steps - step) / max(1.0, config.decay_fraction * steps)

@@ -36,7 +36,7 @@ class Prefetcher:
 
     def __iter__(self) -> Iterator[tuple[int, object]]:
         made = map(pickle.loads, _ahead(self._make, self._steps)) if self._is_ahead else map(self._make, self._steps)
-        self.waiting_share()
+        self.wait_fraction()
         try:
             for step in self._steps:
                 asked = time.perf_counter()
@@ -48,7 +48,7 @@ class Prefetcher:
         finally:
             del made  # an error would keep it, and the process ends at once only where nothing does
 
-    def waiting_share(self) -> float:
+    def wait_fraction(self) -> float:
         """Share of the time since this was last asked that went by in waiting for batches."""
         now = time.perf_counter()
         share = self._waited_s / (now - self._began) if self._waited_s else 0.0

@@ -73,7 +73,7 @@ class Tracker(Observer):
         values = {name: value for name, value in record.items() if name != "step" and isinstance(value, (int, float))}
         self._board.log(step, values, picture if picture.exists() else None)
         self._state["told"] = step
-        write_json(self._run.tracked, self._stored() | {self.name: self._state})
+        write_json(self._run.tracker_state, self._stored() | {self.name: self._state})
 
     def __enter__(self) -> Tracker:
         return self
@@ -83,7 +83,7 @@ class Tracker(Observer):
             self._board.finish()
 
     def _stored(self) -> dict[str, Any]:
-        return read_json(self._run.tracked) if self._run.tracked.exists() else {}
+        return read_json(self._run.tracker_state) if self._run.tracker_state.exists() else {}
 
 
 class TensorBoard:

@@ -28,7 +28,7 @@ from latentbridge.recipes import RECIPES
 from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2, REAL, RELEASES
 from latentbridge.rng import torch_rng
 from latentbridge.training.costs.counting import count_step
-from latentbridge.training.costs.estimate import GIB, Estimate, estimate, sketch
+from latentbridge.training.costs.estimate import GIB, Estimate, build_on_meta, estimate
 from latentbridge.training.stage import moving
 from latentbridge.training.stages import make_stage
 
@@ -73,7 +73,7 @@ MOVES = {
 def test_a_real_recipe_is_whole_and_names_what_moves(config: RunConfig) -> None:
     assert RECIPES[config.name] is config and from_dict(RunConfig, to_dict(config)) == config
     assert all(source in RELEASES or source in RECIPES for _, source in config.init)
-    network, stage = sketch(config)
+    network, stage = build_on_meta(config)
     assert all(p.device.type == "meta" for p in network.parameters())
     named = moving({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
     assert {next(part for part in MOVES[config.name] if name.startswith(f"model.{part}.")) for name in named} == (

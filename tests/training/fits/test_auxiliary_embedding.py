@@ -62,14 +62,14 @@ def two_concepts(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 def test_a_fitted_view_finds_the_right_concept(two_concepts: list[np.ndarray]):
     view = AuxiliaryEmbedding(AuxiliaryEmbeddingConfig(words=4, width=1, eye_px=32))
-    joining.fit_second_view(view)
+    joining.fit_auxiliary_embedding(view)
     pictures, texts = view.pictures(two_concepts), view.texts(["rose, flower", "water sea"])
     assert (pictures @ texts.T).argmax(dim=1).tolist() == [0] * 4 + [1] * 4
 
 
 def test_a_lexicon_larger_than_the_drawings_words_is_refused(two_concepts: list[np.ndarray]):
     with pytest.raises(joining.UserError, match="name 4 words; set model.second_view.words"):
-        joining.fit_second_view(AuxiliaryEmbedding(AuxiliaryEmbeddingConfig(words=5, width=1, eye_px=32)))
+        joining.fit_auxiliary_embedding(AuxiliaryEmbedding(AuxiliaryEmbeddingConfig(words=5, width=1, eye_px=32)))
 
 
 def test_a_wider_lexicon_lies_in_the_same_space(two_concepts: list[np.ndarray], monkeypatch: pytest.MonkeyPatch):
@@ -79,7 +79,7 @@ def test_a_wider_lexicon_lies_in_the_same_space(two_concepts: list[np.ndarray], 
     monkeypatch.setattr(joining, "common_words", lambda count, without, folder: ["tulip", "pond", "lake"][:count])
     view = AuxiliaryEmbedding(AuxiliaryEmbeddingConfig(words=4, more_words=3, own_words=54, width=6, eye_px=32))
     monkeypatch.setattr(joining, "_whitening", lambda rows, width: (rows.mean(dim=0), torch.eye(384)[:, :width]))
-    joining.fit_second_view(view)
+    joining.fit_auxiliary_embedding(view)
     centre = torch.stack([(table["rose"] + table["flower"]) / 2, (table["sea"] + table["water"]) / 2]).mean(dim=0)
     for word, vector in zip(table, view.texts(list(table)), strict=True):
         assert float(torch.nn.functional.cosine_similarity(vector, (table[word] - centre)[:6], dim=0)) > 0.98

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentbridge.training.objectives.annealing import ANNEALED_SHARE, beta_at, mixed_inputs
+from latentbridge.training.objectives.annealing import ANNEALED_SHARE, beta_at, mix_text_and_queries
 
 TEXT, QUERIES = torch.full((3, 40, 2), 2.0), torch.full((1, 40, 2), -2.0)
 
@@ -27,22 +27,22 @@ def test_text_gives_way_as_its_schedule_says(schedule, values):
 
 
 def test_the_mixture_is_convex():
-    quarter = mixed_inputs("linear", 0.25 * ANNEALED_SHARE, TEXT, QUERIES, rng())
+    quarter = mix_text_and_queries("linear", 0.25 * ANNEALED_SHARE, TEXT, QUERIES, rng())
     assert torch.equal(quarter, torch.full_like(TEXT, 1.0))  # 0.75 * 2 - 0.25 * 2
-    assert torch.equal(mixed_inputs("linear", 0.9, TEXT, QUERIES, rng()), QUERIES.expand(3, -1, -1))
+    assert torch.equal(mix_text_and_queries("linear", 0.9, TEXT, QUERIES, rng()), QUERIES.expand(3, -1, -1))
 
 
 def test_the_ladder_replaces_whole_positions_more_and_more():
     shares = []
     for rung in range(6):
-        mixed = mixed_inputs("ladder", (rung + 0.5) / 6 * ANNEALED_SHARE, TEXT, QUERIES, rng())
+        mixed = mix_text_and_queries("ladder", (rung + 0.5) / 6 * ANNEALED_SHARE, TEXT, QUERIES, rng())
         assert ((mixed == TEXT).all(-1) | (mixed == QUERIES).all(-1)).all()
         shares.append((mixed == QUERIES).all(-1).float().mean().item())
     assert shares[0] == 0 and shares[-1] == 1
     assert shares == sorted(shares) and shares[2] == pytest.approx(0.15, abs=0.1)  # three standard deviations of 120
-    assert mixed_inputs("ladder", 1.0, TEXT, QUERIES, rng()).eq(QUERIES).all()
+    assert mix_text_and_queries("ladder", 1.0, TEXT, QUERIES, rng()).eq(QUERIES).all()
 
 
 def test_the_ladder_repeats_with_its_generator():
-    first, again = (mixed_inputs("ladder", 0.3, TEXT, QUERIES, rng()) for _ in range(2))
+    first, again = (mix_text_and_queries("ladder", 0.3, TEXT, QUERIES, rng()) for _ in range(2))
     assert torch.equal(first, again)

@@ -24,7 +24,7 @@ from latentbridge.training.objectives.latentumm import (
     LatentUMMLoss,
     Objective,
     centre,
-    contrastive_separation,
+    contrastive_loss,
     latentumm_loss,
     mean_distance,
     mutual_distance,
@@ -464,10 +464,10 @@ def test_shrinking_the_latent_lowers_the_released_task_and_not_ours() -> None:
 
 def test_pairs_of_one_picture_are_no_negatives() -> None:
     text, image = torch.eye(2), torch.eye(2)
-    apart = contrastive_separation(text, image, torch.tensor([3, 5]), temperature=1.0)
+    apart = contrastive_loss(text, image, torch.tensor([3, 5]), temperature=1.0)
     assert apart.item() == pytest.approx(math.log(1 + math.exp(-1)))
-    assert contrastive_separation(text, image.flip(0), torch.tensor([3, 3])).item() == pytest.approx(
-        contrastive_separation(text, image, torch.tensor([3, 3])).item()
+    assert contrastive_loss(text, image.flip(0), torch.tensor([3, 3])).item() == pytest.approx(
+        contrastive_loss(text, image, torch.tensor([3, 3])).item()
     )
 
 

@@ -91,7 +91,7 @@ def estimate(
 ) -> Estimate:
     """Of a run whose samples have texts and pictures of these sizes, where a GPU sustains `tflops` 10^12 FLOPs a second at
     `price` an hour: hours = steps x FLOPs / (tflops x 10^12 x ranks x 3600), cost = hours x ranks x price."""
-    network, stage = sketch(config)
+    network, stage = build_on_meta(config)
     named = moving({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
     count, moved = sum(p.numel() for p in network.parameters()), sum(p.numel() for p in named.values())
     found = tuple(
@@ -122,7 +122,7 @@ def estimate(
     )
 
 
-def sketch(config: RunConfig) -> tuple[Network, Stage]:
+def build_on_meta(config: RunConfig) -> tuple[Network, Stage]:
     """A run's network on the meta device, with its adapter and the decoder it would be given, and its stage without its data."""
     fed_nothing = replace(config.stage, drawings=0.0, manifest="", sources=())
     stage, network = make_stage(replace(config, stage=fed_nothing)), outline(config.model)

@@ -35,7 +35,7 @@ _SCENES = 1000
 """Captions sampled for their words; of 54 words the rarest comes 54 times."""
 
 
-def fit_second_view(view: AuxiliaryEmbedding) -> None:
+def fit_auxiliary_embedding(view: AuxiliaryEmbedding) -> None:
     """Give an empty second view its eye, its lexicon and the map that joins them, from the training drawings.
 
     Lexicon: the commonest words of training labels and tags, embedded by MiniLM one by one, centred and partly whitened

@@ -34,7 +34,7 @@ def beta_at(schedule: BetaSchedule, progress: float) -> float:
     return 1.0 - done
 
 
-def mixed_inputs(
+def mix_text_and_queries(
     schedule: BetaSchedule, progress: float, text: Tensor, queries: Tensor, rng: torch.Generator
 ) -> Tensor:
     """The aligner's input [b n d]: text embeddings [b n d] and queries [1 n d], mixed as the schedule says.

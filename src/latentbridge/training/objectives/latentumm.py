@@ -112,7 +112,7 @@ def latentumm_loss(
     text, image, z = pairs.text.float(), pairs.image.float(), pairs.z.float()
     none = z.new_zeros(())
     if objective == "reference":
-        returned, scores = all_trips(z, noise, roundtrip)
+        returned, scores = roundtrip_all(z, noise, roundtrip)
         modal = F.mse_loss(text, image)
         task = F.mse_loss(z, returned)
         errors = [F.mse_loss(predicted.float(), target.float()) for predicted, target in pairs.anchors]
@@ -123,11 +123,11 @@ def latentumm_loss(
             raise UserError("Nothing keeps all latents from becoming equal; raise the contrast weight above 0.")
         returned, scores = z, z.new_zeros(0, len(z))
         if weights.task or weights.preference:
-            returned, scores = best_trips(z, noise if weights.preference else noise[:0], roundtrip)
+            returned, scores = roundtrip_best(z, noise if weights.preference else noise[:0], roundtrip)
         modal = mutual_distance(text, image, distance)
         task = mutual_distance(z, returned, distance, latent_share)
         errors = [mean_distance(predicted, target, distance) for predicted, target in pairs.anchors]
-        contrast = contrastive_separation(text, image, pairs.ids, temperature)
+        contrast = contrastive_loss(text, image, pairs.ids, temperature)
         telling = none if pairs.telling is None else pairs.telling
     anchor = pairs.anchor_share * torch.stack(errors).mean() if errors else none
     preference = preference_loss(scores, objective) if len(scores) > 1 else none
@@ -137,14 +137,14 @@ def latentumm_loss(
     return LatentUMMLoss(sum(weighted.values(), none), **terms, scores=scores.detach(), weighted=weighted)
 
 
-def all_trips(z: Tensor, noise: Tensor, roundtrip: RoundTrip) -> tuple[Tensor, Tensor]:
+def roundtrip_all(z: Tensor, noise: Tensor, roundtrip: RoundTrip) -> tuple[Tensor, Tensor]:
     """What comes back of z, and the scores of all rollouts [k b], both with gradient."""
     starts = torch.cat([z[None], z + noise])
     trips = roundtrip(starts.flatten(0, 1)).float().view_as(starts)
     return trips[0], F.cosine_similarity(z, trips[1:], dim=-1)
 
 
-def best_trips(z: Tensor, noise: Tensor, roundtrip: RoundTrip) -> tuple[Tensor, Tensor]:
+def roundtrip_best(z: Tensor, noise: Tensor, roundtrip: RoundTrip) -> tuple[Tensor, Tensor]:
     """What comes back of z, and the scores [k b] with gradient in the best of each pair."""
     if not len(noise):
         return roundtrip(z).float(), z.new_zeros(0, len(z))
@@ -185,7 +185,7 @@ def preference_loss(scores: Tensor, objective: Objective = "anchored") -> Tensor
     return -F.logsigmoid(best - (worst if objective == "reference" else worst.detach())).mean()
 
 
-def contrastive_separation(text: Tensor, image: Tensor, ids: Tensor, temperature: float = 0.07) -> Tensor:
+def contrastive_loss(text: Tensor, image: Tensor, ids: Tensor, temperature: float = 0.07) -> Tensor:
     """Symmetric InfoNCE of directions over the pairs of all ranks, with soft targets over equal `ids`; not in the paper."""
     scale = torch.tensor(1 / temperature, device=text.device)
     text, image = F.normalize(text, dim=-1), F.normalize(image, dim=-1)

@@ -24,9 +24,9 @@ from latentbridge.models.omnibridge.aligner import init_from_t5
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.ranks import local_rows
 from latentbridge.rng import numpy_rng
-from latentbridge.training.fits.auxiliary_embedding import fit_second_view
+from latentbridge.training.fits.auxiliary_embedding import fit_auxiliary_embedding
 from latentbridge.training.items import ItemOrder
-from latentbridge.training.objectives.annealing import ANNEALED_SHARE, mixed_inputs
+from latentbridge.training.objectives.annealing import ANNEALED_SHARE, mix_text_and_queries
 from latentbridge.training.objectives.losses import distillation_loss, retrieval_loss
 from latentbridge.training.stage import Stage
 from latentbridge.types import LossOutputs
@@ -79,7 +79,7 @@ class Align(Stage):
         if not self.config.inherits("aligner."):
             init_from_t5(model.aligner, model.text_encoder)
         if model.config.second_view.words and not self.config.inherits("second_view."):
-            fit_second_view(model.second_view)
+            fit_auxiliary_embedding(model.second_view)
 
     def attach(self, model: Model) -> nn.Module | None:
         key = {
@@ -127,7 +127,7 @@ class Align(Stage):
     def loss(self, model: Model, batch: AlignBatch, rng: torch.Generator, heads: nn.Module | None) -> LossOutputs:
         stage = self.config.stage
         text = model.text_encoder.shared(batch.target_ids)
-        inputs = mixed_inputs(stage.beta_schedule, batch.progress, text, model.aligner.query_tokens, rng)
+        inputs = mix_text_and_queries(stage.beta_schedule, batch.progress, text, model.aligner.query_tokens, rng)
         condition = model.aligner(inputs, model.projector(batch.draw), batch.draw_mask)
         distillation = distillation_loss(condition, batch.target)
         loss = stage.distillation_weight * distillation

@@ -15,8 +15,8 @@ from latentbridge.models.latent_heads import LatentHeads
 from latentbridge.models.teachers import load_teacher
 from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.ranks import all_reduce_sum, global_mean_weight
-from latentbridge.training.objectives.anchors import Anchors
 from latentbridge.training.objectives.latentumm import LatentPairs, centre, latentumm_loss, rollout_noise
+from latentbridge.training.objectives.teacher_embeddings import TeacherEmbeddings
 from latentbridge.training.stages.native import PairBatch, Terms
 from latentbridge.training.stages.posttrain import PostTrain
 from latentbridge.types import Conversation
@@ -34,12 +34,12 @@ class LatentUMM(PostTrain):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        self.anchors: Anchors | None = None
+        self.anchors: TeacherEmbeddings | None = None
 
     def attach(self, model: Network) -> nn.Module | None:
         super().attach(model)
         if self.settings.teacher != "none":
-            self.anchors = Anchors(load_teacher(self.settings.teacher, self.runs), self.items())
+            self.anchors = TeacherEmbeddings(load_teacher(self.settings.teacher, self.runs), self.items())
         with torch.no_grad():
             width = self.backbone.und_latent(["a picture"]).shape[1]
         if self.settings.objective == "reference":

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from latentbridge.errors import UserError
-from latentbridge.training.objectives.anchors import Anchors, Pair
+from latentbridge.training.objectives.teacher_embeddings import Pair, TeacherEmbeddings
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
 
@@ -42,7 +42,7 @@ def an_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_teacher_says_of_the_pairs_it_knows() -> None:
     pairs = [pair(10, "aab"), pair(20, "2 stars"), pair(40, "cc")]
-    anchors = Anchors(Spelling(), pairs)
+    anchors = TeacherEmbeddings(Spelling(), pairs)
     rows, text, image = anchors.of(pairs)
     assert rows.tolist() == [0, 2]
     assert text.tolist() == [[2, 1, 0], [0, 0, 2]] and image.tolist() == [[10, 10, 10], [40, 40, 40]]
@@ -53,13 +53,13 @@ def test_what_the_teacher_says_of_the_pairs_it_knows() -> None:
 
 def test_what_was_embedded_once_is_not_embedded_again() -> None:
     first, second, pairs = Spelling(), Spelling(), [pair(10, "aab"), pair(10, "cc"), pair(40, "cc")]
-    Anchors(first, pairs)
+    TeacherEmbeddings(first, pairs)
     assert first.asked == ["aab", "cc"]
-    found = Anchors(second, [*pairs, pair(7, "b")])
+    found = TeacherEmbeddings(second, [*pairs, pair(7, "b")])
     assert second.asked == ["b"]
-    assert torch.equal(found.of(pairs).text, Anchors(Spelling(), pairs).of(pairs).text)
+    assert torch.equal(found.of(pairs).text, TeacherEmbeddings(Spelling(), pairs).of(pairs).text)
 
 
 def test_a_teacher_that_knows_nothing_of_a_run_is_refused() -> None:
     with pytest.raises(UserError, match="'spelling' knows none of the run's texts; raise stage.drawings"):
-        Anchors(Spelling(), [pair(10, "2 stars")])
+        TeacherEmbeddings(Spelling(), [pair(10, "2 stars")])

@@ -14,7 +14,7 @@ from torch import Tensor
 from latentbridge.data.drawings.catalogue import default_cache
 from latentbridge.data.stores.embeddings import EmbeddingStore, picture_digest, text_digest
 from latentbridge.errors import UserError
-from latentbridge.processes import held
+from latentbridge.processes import folder_lock
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
 Pair = tuple[Picture, str]
@@ -32,7 +32,7 @@ class Targets(NamedTuple):
     """float32 [m e]."""
 
 
-class Anchors:
+class TeacherEmbeddings:
     """A teacher's embeddings of a finite set of pairs, computed once and kept on disk for all runs that meet them again.
 
     One store for each embedding space, beside the features of alignment. Pairs with a text the teacher does not know are
@@ -51,7 +51,7 @@ class Anchors:
         self.known = len(known)
         """How many of the pairs the teacher knows."""
         folder = default_cache() / "embeddings" / _folder(teacher.space)
-        with held(folder):  # runs beside each other fill one store, in turn
+        with folder_lock(folder):  # runs beside each other fill one store, in turn
             self.store = EmbeddingStore(folder, teacher.space)
             stored = len(self.store)
             self.store.fill(teacher, [picture for picture, _ in known], [text for _, text in known], announce=announce)
