@@ -121,14 +121,15 @@ def at_full_size() -> dict[str, float]:
     found = {"store (TFLOP)": round(store, 2)}
     for picture in PICTURE_TOKENS:
         hidden = flops(
-            Pass(f"{_EYE}blocks.", 4 * picture, learns=False),
-            Pass(f"{_EYE}merger.", picture, learns=False),
-            Pass(_LANGUAGE, picture, learns=False),
-            Pass(_LANGUAGE, CAPTION_TOKENS, times=2, learns=False),
-            Pass("text_encoder.", config.model.text_length, learns=False),  # pyright: ignore[reportAttributeAccessIssue]
+            Pass(f"{_EYE}blocks.", 4 * picture, with_gradient=False),
+            Pass(f"{_EYE}merger.", picture, with_gradient=False),
+            Pass(_LANGUAGE, picture, with_gradient=False),
+            Pass(_LANGUAGE, CAPTION_TOKENS, times=2, with_gradient=False),
+            Pass("text_encoder.", config.model.text_length, with_gradient=False),  # pyright: ignore[reportAttributeAccessIssue]
         )
         rewriting = flops(
-            Pass(_LANGUAGE, CAPTION_TOKENS, learns=False), Pass("backbone.model.lm_head", CAPTION_TOKENS, learns=False)
+            Pass(_LANGUAGE, CAPTION_TOKENS, with_gradient=False),
+            Pass("backbone.model.lm_head", CAPTION_TOKENS, with_gradient=False),
         )
         found[f"recomputed / store, {picture} image tokens"] = round((hidden + store) / store, 2)
         found[f"recomputed and rewritten / store, {picture} image tokens"] = round(

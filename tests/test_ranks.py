@@ -29,7 +29,7 @@ def be_rank(monkeypatch: pytest.MonkeyPatch) -> Any:
     def be(rank: int, world: int = WORLD) -> None:
         for module in (ranks, parallel):
             monkeypatch.setattr(module, "rank", lambda: rank)
-            monkeypatch.setattr(module, "world", lambda: world)
+            monkeypatch.setattr(module, "world_size", lambda: world)
 
     return be
 
@@ -93,7 +93,7 @@ def test_a_rank_that_sees_nothing_is_lent_a_picture_that_does_not_count(be_rank:
 
 def test_a_share_weighs_means_of_different_numbers(monkeypatch: pytest.MonkeyPatch, be_rank: Any):
     rows = [[2.0, 4.0, 6.0], [11.0], []]
-    monkeypatch.setattr(ranks, "summed", lambda count: torch.tensor(4.0))
+    monkeypatch.setattr(ranks, "all_reduce_sum", lambda count: torch.tensor(4.0))
     total = 0.0
     for rank, own in enumerate(rows):
         be_rank(rank)

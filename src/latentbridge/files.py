@@ -19,88 +19,69 @@ from latentbridge.errors import StorageError, UserError
 
 @contextmanager
 def atomic_write(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes `path` when the block ends well and vanishes when it does not.
+    """Yield a temporary path that becomes `path` if the block succeeds and is deleted if it fails.
 
-    Without `replace` what has that name by then stays as it is, and of several writers at once the first one's counts.
+    Without `replace` an existing file is kept, so the first of several concurrent writers wins.
+    Raises StorageError if the file cannot be written.
     """
     path = Path(path)
-    try:
+    with _prepare_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix, delete=False) as file:
             temporary = Path(file.name)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write to {path.parent} ({error.strerror}); choose a folder you may write to."
-        ) from error
     try:
-        yield temporary
-        _sync(temporary)
-        os.chmod(temporary, 0o644)
-        if replace:
-            os.replace(temporary, path)
-        else:
-            with suppress(FileExistsError):
-                os.link(temporary, path)
-        _sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StorageError(f"Cannot write {path} ({reason}); free some space or choose another folder.") from error
+        with _write_errors(path):
+            yield temporary
+            _fsync(temporary)
+            os.chmod(temporary, 0o644)
+            if replace:
+                os.replace(temporary, path)
+            else:
+                with suppress(FileExistsError):
+                    os.link(temporary, path)
+            _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` that takes its place when the block ends well and vanishes when it does not.
+    """Yield an empty folder that replaces `path` if the block succeeds and is deleted if it fails.
 
-    All of it is on the disk before it has its name, so that even a power cut leaves the old folder, none, or the whole new
-    one. What a killed writer left behind is cleared away; one process at a time may write a folder.
+    Everything is flushed to disk before the rename, so a crash leaves the old folder, none, or the complete new one.
+    Deletes what a killed writer left; only one process at a time may write a folder.
+    Raises StorageError if the folder cannot be written.
     """
     staging = staging_path(path)
-    try:
+    with _prepare_errors(path):
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write to {path.parent} ({error.strerror}); choose a folder you may write to."
-        ) from error
     try:
-        yield staging
-        for written in (*staging.rglob("*"), staging):
-            _sync(written)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(staging, path)
-        _sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StorageError(f"Cannot write {path} ({reason}); free some space or choose another folder.") from error
+        with _write_errors(path):
+            yield staging
+            for written in (*staging.rglob("*"), staging):
+                _fsync(written)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(staging, path)
+            _fsync(path.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def staging_path(path: Path) -> Path:
-    """Where a folder stands while it is written."""
+    """Return the path at which `atomic_folder` writes a folder."""
     return path.with_name(f".{path.name}.unfinished")
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file's content or a folder's list of names is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: Path, values: Any) -> None:
-    """`values` as indented JSON, written atomically."""
+    """Write `values` atomically as indented JSON."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file; raises UserError where it is damaged."""
+    """Load a JSON file; raises UserError if it is damaged."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -108,6 +89,33 @@ def read_json(path: Path) -> Any:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _prepare_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write to {path.parent} ({error.strerror}); choose a folder you may write to."
+        ) from error
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"Cannot write {path} ({reason}); free some space or choose another folder.") from error

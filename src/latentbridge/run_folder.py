@@ -18,7 +18,7 @@ _PACKAGES = ("torch", "transformers", "diffusers", "peft", "numpy")
 
 
 def describe_environment() -> dict[str, Any]:
-    """Where and how this process runs: command, time, machine, versions."""
+    """Return the command, time, machine and package versions of this process."""
     return {
         "command": shlex.join(sys.argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -31,99 +31,105 @@ def describe_environment() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the processor's model, or its architecture where the system does not say."""
-    cpus = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.+)$", cpus.read_text(), re.MULTILINE) if cpus.exists() else []
-    return names[0] if names else platform.processor()
+    """Return the processor's model name, or its architecture if the system has no /proc/cpuinfo."""
+    return _cpuinfo("model name") or platform.processor()
 
 
 def instruction_sets() -> list[str]:
-    """Return those of the processor's instruction sets that decide how fast it multiplies, as /proc/cpuinfo names them."""
-    cpus = Path("/proc/cpuinfo")
-    found = re.findall(r"^flags\s*: (.+)$", cpus.read_text(), re.MULTILINE) if cpus.exists() else []
-    return [name for name in _INSTRUCTION_SETS if found and name in found[0].split()]
+    """Return the instruction sets of the processor that matter for matrix products, as named in /proc/cpuinfo."""
+    flags = _cpuinfo("flags").split()
+    return [name for name in _INSTRUCTION_SETS if name in flags]
+
+
+def _cpuinfo(field: str) -> str:
+    path = Path("/proc/cpuinfo")
+    values = re.findall(rf"^{field}\s*: (.+)$", path.read_text(), re.MULTILINE) if path.exists() else []
+    return values[0] if values else ""
 
 
 class RunFolder:
-    """The folder of one run: `config.json`, `environment.json`, `metrics.jsonl`, `checkpoints/step_*/`, the finished
-    `model/`; where asked for, `samples/` and `report.html`; and of a run that was stopped, why (`stopped.json`)."""
+    """The folder of one run.
+
+    It holds `config.json`, `environment.json`, `metrics.jsonl`, `checkpoints/step_*/`, the finished `model/`; optionally
+    `samples/` and `report.html`; and `stopped.json` if the run diverged.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
     @property
     def model(self) -> Path:
-        """The folder the finished model is saved to."""
+        """The folder of the finished model."""
         return self.path / "model"
 
     @property
     def adapter(self) -> Path:
-        """The folder of the adapter that a run with `lora_rank` trains; `model` has it merged."""
+        """The folder of the LoRA adapter of a run with `lora_rank`; `model` has it merged."""
         return self.path / "adapter"
 
     @property
     def environment(self) -> Path:
-        """Where and how the run computes: machine, versions, threads, precision."""
+        """The JSON file with machine, versions, threads and precision."""
         return self.path / "environment.json"
 
     @property
     def report(self) -> Path:
-        """The page about the run."""
+        """The HTML report of the run."""
         return self.path / "report.html"
 
     @property
     def size(self) -> Path:
-        """Where the loop says how many parameters moved (`moving`), and the most memory it held (`peak_mib`)."""
+        """The JSON file with the number of trained parameters (`moving`) and the peak memory in MiB (`peak_mib`)."""
         return self.path / "size.json"
 
     @property
     def stopped(self) -> Path:
-        """Where the loop says at which step, and why, it would not go on."""
+        """The JSON file with the `step` and `reason` of a run that diverged."""
         return self.path / "stopped.json"
 
     @property
     def tracker_state(self) -> Path:
-        """Where trackers keep how far they have been told."""
+        """The JSON file with the run id and last logged step of each tracker."""
         return self.path / "tracked.json"
 
     def sample(self, step: int) -> Path:
-        """The picture of what the model draws after `step` steps."""
+        """Return the path of the images sampled after `step` steps."""
         return self.path / "samples" / f"step_{step:06d}.png"
 
     @property
     def prompts(self) -> Path:
-        """What those pictures were drawn from, a list."""
+        """The JSON file with the list of prompts of the samples."""
         return self.path / "samples" / "prompts.json"
 
     def samples(self) -> dict[int, Path]:
-        """All such pictures, by step."""
+        """Return the paths of all samples by step."""
         return {int(path.stem.removeprefix("step_")): path for path in sorted(self.path.glob("samples/step_*.png"))}
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append one line to `metrics.jsonl`."""
+        """Append a record to `metrics.jsonl`."""
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / "metrics.jsonl", "a+b") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a line torn by a kill; end it, so that it spoils only itself
+                if file.read(1) != b"\n":  # end a line that a killed process left incomplete
                     file.write(b"\n")
             file.write(json.dumps(record).encode() + b"\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of `metrics.jsonl`; where a step was logged twice (before and after a resume) the later counts."""
+        """Return all complete records of `metrics.jsonl`; of a step logged again after a resume, the last record."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         records = [json.loads(line) for line in lines if line.endswith("}")]
         return list({record["step"]: record for record in records}.values())
 
     def checkpoint(self, step: int) -> Path:
-        """The folder of the checkpoint taken after `step` steps."""
+        """Return the path of the checkpoint after `step` steps."""
         return self.path / "checkpoints" / f"step_{step:07d}"
 
     def checkpoints(self) -> list[Path]:
-        """The folders of finished checkpoints, newest first; each has its `state.json`."""
+        """Return the folders of complete checkpoints, which have a `state.json`, newest first."""
         return sorted((path.parent for path in self.path.glob("checkpoints/step_*/state.json")), reverse=True)
 
     def newest_checkpoint(self) -> Path | None:
-        """The latest finished checkpoint."""
+        """Return the newest complete checkpoint, if any."""
         return next(iter(self.checkpoints()), None)

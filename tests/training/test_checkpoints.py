@@ -82,7 +82,7 @@ def test_damage_of_any_kind_is_told_and_the_newest_good_checkpoint_goes_on(
             damage
         )
         told = capsys.readouterr().err
-        assert told.count("\n") == 1 and "step_0000006 is damaged" in told and "going on from what is before it" in told
+        assert told.count("\n") == 1 and "step_0000006 is damaged" in told and "using an earlier one" in told
     went_on = run(config, tmp_path / "a flipped bit", resume=True)
     assert went_on == whole
 

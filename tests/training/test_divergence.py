@@ -62,9 +62,9 @@ def test_the_usual_level_by_hand() -> None:
     # median 3, deviations 2 1 0 1 97, of which the median is 1
     assert loss_statistics([1.0, 2.0, 3.0, 4.0, 100.0]) == (3.0, 1.4826)
     assert loss_statistics([2.0] * 7) == (2.0, 0.2)  # nothing moved, so a tenth of the level
-    assert loss_statistics([2.0] * 7).distance(5.0) == pytest.approx(15.0)
+    assert loss_statistics([2.0] * 7).z_score(5.0) == pytest.approx(15.0)
     assert loss_statistics([-2.0] * 7).deviation == 0.2  # losses of post-training may be negative
-    assert loss_statistics([0.0] * 7).distance(0.0) == 0.0
+    assert loss_statistics([0.0] * 7).z_score(0.0) == 0.0
 
 
 def test_a_loss_that_rises_and_stays_up_is_told_from_what_heals() -> None:
@@ -159,8 +159,8 @@ def test_a_loss_that_stays_up_stops_the_run_and_may_be_forgiven(config: RunConfi
     with pytest.raises(DivergenceError) as stopped:
         train(config, Toy(story), tmp_path, progress=False)
     for words in (
-        "The loss of toy rose from 2 to 51 and stayed up for 10 steps, in jump, at step 85",
-        "stage.batch(model, 84) of seed 0", "step_0000060 is kept", "report.html", "--resume",
+        "The loss of toy rose from 2 to 51 and stayed high for 10 steps, in jump, at step 85",
+        "stage.batch(model, 84) of seed 0", "the last good checkpoint is step_0000060", "report.html", "--resume",
     ):  # fmt: skip
         assert words in str(stopped.value)
     assert read_json(tmp_path / "stopped.json") == {"step": 85, "reason": str(stopped.value)}
@@ -176,7 +176,8 @@ def test_one_phase_is_not_held_against_another(config: RunConfig, tmp_path: Path
 
 def test_what_is_no_number_names_its_part_and_keeps_the_checkpoint(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(
-        DivergenceError, match=r"loss of toy became nan, in jump, at step 48.*step_0000040 is kept.*lower optim.lr"
+        DivergenceError,
+        match=r"loss of toy became nan, in jump, at step 48.*checkpoint is step_0000040.*lower optim.lr",
     ):
         train(config, Toy({47: float("nan")}), tmp_path, progress=False)
     assert finite_checkpoints(tmp_path) == ["step_0000020", "step_0000040"]
@@ -191,7 +192,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(config: RunConf
             return LossOutputs((weight - weight.detach() + batch - 1.0).abs().sqrt() + 1.0, {"steep": 1.0})
 
     steep = Steep({step: 2.0 for step in range(120) if step != 20})
-    with pytest.raises(DivergenceError, match="first that of model.retrieval.logit_scale on the way back.*at step 21"):
+    with pytest.raises(DivergenceError, match="backward pass is that of model.retrieval.logit_scale at step 21"):
         train(config, steep, tmp_path, progress=False)
     assert finite_checkpoints(tmp_path) == ["step_0000020"]
 
@@ -219,6 +220,6 @@ def test_a_real_run_at_far_too_high_a_rate_is_stopped(config: RunConfig, tmp_pat
 
 def test_the_guard_forgives_what_was_stopped_and_the_warm_up(config: RunConfig, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert DivergenceGuard(folder, config).forgiven == 1
+    assert DivergenceGuard(folder, config).first_step == 1
     folder.stopped.write_text('{"step": 80, "reason": "x"}')
-    assert DivergenceGuard(folder, config).forgiven == 180
+    assert DivergenceGuard(folder, config).first_step == 180

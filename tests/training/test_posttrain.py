@@ -164,7 +164,7 @@ REACHED = {
         "task": {"backbone", "projector", "aligner", "decoder"},
         "preference": {"backbone", "projector", "aligner", "decoder"},
         "contrast": {"backbone"},
-        "telling": {"backbone", "projector", "aligner", "decoder"},
+        "cycle": {"backbone", "projector", "aligner", "decoder"},
         "anchor": {"backbone", "heads"},
     },
 }

@@ -76,7 +76,7 @@ def test_every_row_is_told_once_and_a_resume_keeps_the_name(tmp_path: Path, monk
     assert (first.steps, second.steps) == ([1, 2, 3], [4, 5])
     assert first.pictures == [3] and second.pictures == []
     assert first.id == second.id and first.finished and second.finished
-    assert read_json(tmp_path / "tracked.json") == {"wall": {"id": first.id, "told": 5}}
+    assert read_json(tmp_path / "tracked.json") == {"wall": {"id": first.id, "last_step": 5}}
 
 
 def test_words_in_a_row_are_left_to_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

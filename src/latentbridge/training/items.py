@@ -1,4 +1,4 @@
-"""The finite set of items that a stage goes through, epoch after epoch."""
+"""The order in which a stage visits its finite set of items."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from latentbridge.rng import numpy_rng
 
 
 class ItemOrder:
-    """Which items each step takes: every epoch visits each once, in its own random order; a remainder is left out."""
+    """A shuffled order of the items for each epoch; the last incomplete batch is dropped."""
 
     def __init__(self, config: RunConfig, purpose: str) -> None:
-        """`purpose` names the random stream of the order."""
+        """Shuffle with the random stream called `purpose`."""
         if config.stage.items < config.batch_size:
             raise UserError(f"stage.items is {config.stage.items}; it takes batch_size ({config.batch_size}) or more.")
         self._seed, self._purpose = config.seed, purpose
-        self._size, self._count = config.batch_size, config.stage.items
+        self._batch_size, self._count = config.batch_size, config.stage.items
 
     def indices(self, step: int) -> list[int]:
-        """The items of a step, ascending."""
-        epoch, place = divmod(step * self._size, self._count - self._count % self._size)
+        """Return the items of a step, ascending."""
+        epoch, start = divmod(step * self._batch_size, self._count - self._count % self._batch_size)
         order = numpy_rng(self._seed, self._purpose, epoch).permutation(self._count)
-        return np.sort(order[place : place + self._size]).tolist()
+        return np.sort(order[start : start + self._batch_size]).tolist()

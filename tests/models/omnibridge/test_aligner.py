@@ -15,15 +15,9 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from latentbridge.config import AlignerConfig, RetrievalConfig
 from latentbridge.errors import UserError
-from latentbridge.models.omnibridge.aligner import (
-    LEGACY_MIX,
-    BiTransformer,
-    draw_legacy_probability,
-    init_from_t5,
-    mix_bernoulli,
-    mix_convex,
-)
+from latentbridge.models.omnibridge.aligner import BiTransformer, init_from_t5
 from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
+from latentbridge.training.objectives.annealing import mix_bernoulli
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "omnibridge"
 FIXTURE = load_file(GOLDEN / "golden.safetensors")
@@ -67,7 +61,9 @@ def run_case(aligner: BiTransformer, case: str) -> Tensor:
     elif case == "mix15_seed123":
         x = mix_bernoulli(text, queries, 0.15, seeded)
     elif case == "mix15_edit_row1":
-        x = mix_bernoulli(text, queries, 0.15, seeded, keep_text_rows=torch.tensor([0, 1]))
+        x = torch.cat(
+            [mix_bernoulli(text, queries, 0.15, seeded)[:1], text[1:]]
+        )  # a row with a source image keeps its text
     else:
         x = given("retrieval_queries")
         inputs_mask = given("retrieval_query_mask") if case == "retrieval_padded_queries" else None
@@ -147,27 +143,6 @@ def test_position_bias_equals_the_authors_one() -> None:
     assert distance(aligner._self_bias(40, None), bias) <= FLOAT32_ATOL
     aligner.get_parameter(WEIGHTS[0]).data[0, 0] += 0.1
     assert distance(aligner._self_bias(40, None), bias) > FLOAT32_ATOL
-
-
-def test_seeded_mixing_draws_the_authors_mask() -> None:
-    mask = mix_bernoulli(torch.zeros(2, 40, 1), torch.ones(1, 40, 1), 0.15, torch.Generator().manual_seed(123))
-    assert torch.equal(mask[..., 0], given("mix15_mask"))
-
-
-def test_convex_mixing_follows_equation_two() -> None:
-    text, queries = torch.full((2, 3, 5), 4.0), torch.full((1, 3, 5), 8.0)
-    assert torch.equal(mix_convex(text, queries, 0.75), torch.full((2, 3, 5), 5.0))
-
-
-def test_legacy_codes_draw_from_their_range() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for code, (low, high) in LEGACY_MIX.items():
-        draws = [draw_legacy_probability(code, generator) for _ in range(50)]
-        assert low <= min(draws) and max(draws) <= high
-        assert max(draws) - min(draws) >= 0.8 * (high - low)
-    assert draw_legacy_probability(7, generator) == 1.0
-    with pytest.raises(UserError, match=r"mix code 0\.5"):
-        draw_legacy_probability(0.5, generator)
 
 
 def build_t5(family: str, **changes: object) -> T5EncoderModel | MT5EncoderModel:

@@ -43,11 +43,11 @@ def an_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_teacher_says_of_the_pairs_it_knows() -> None:
     pairs = [pair(10, "aab"), pair(20, "2 stars"), pair(40, "cc")]
     anchors = TeacherEmbeddings(Spelling(), pairs)
-    rows, text, image = anchors.of(pairs)
+    rows, text, image = anchors.lookup(pairs)
     assert rows.tolist() == [0, 2]
     assert text.tolist() == [[2, 1, 0], [0, 0, 2]] and image.tolist() == [[10, 10, 10], [40, 40, 40]]
     assert anchors.text_mean.tolist() == [1, 0.5, 1] and anchors.image_mean.tolist() == [25, 25, 25]
-    rows, text, image = anchors.of(pairs[1:2])
+    rows, text, image = anchors.lookup(pairs[1:2])
     assert len(rows) == 0 and text.shape == image.shape == (0, 3)
 
 
@@ -57,7 +57,7 @@ def test_what_was_embedded_once_is_not_embedded_again() -> None:
     assert first.asked == ["aab", "cc"]
     found = TeacherEmbeddings(second, [*pairs, pair(7, "b")])
     assert second.asked == ["b"]
-    assert torch.equal(found.of(pairs).text, TeacherEmbeddings(Spelling(), pairs).of(pairs).text)
+    assert torch.equal(found.lookup(pairs).text, TeacherEmbeddings(Spelling(), pairs).lookup(pairs).text)
 
 
 def test_a_teacher_that_knows_nothing_of_a_run_is_refused() -> None:

@@ -26,17 +26,6 @@ from latentbridge.config import AlignerConfig
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.attention import LEAN
 
-LEGACY_MIX: dict[float, tuple[float, float]] = {
-    0: (0.0, 0.0),
-    0.005: (0.005, 0.005),
-    0.15: (0.15, 0.15),
-    0.75: (0.15, 0.75),
-    0.99: (0.15, 1.0),
-    1: (0.75, 1.0),
-    2: (1.0, 1.0),
-}
-"""The released `mask_random_number` -> range of the replacement probability; any number above 1 means 2."""
-
 
 def t5_config(config: AlignerConfig, **more: Any) -> T5Config:
     """The T5 whose layers the aligner is made of, and which the tiny text encoder is."""
@@ -187,40 +176,3 @@ def init_from_t5(aligner: BiTransformer, t5: T5EncoderModel | MT5EncoderModel) -
     if target != {key: weight.shape for key, weight in source.items()}:
         raise UserError("The T5 encoder's depth, widths or gating differ from the aligner's; give both the same sizes.")
     aligner.load_state_dict(source, strict=False)
-
-
-def mix_convex(text: Tensor, queries: Tensor, beta: float) -> Tensor:
-    """beta * text + (1 - beta) * queries, [b n d]. Source: the OmniBridge paper, eq. 2."""
-    return beta * text + (1 - beta) * queries
-
-
-def mix_bernoulli(
-    text: Tensor,
-    queries: Tensor,
-    probability: float,
-    generator: torch.Generator,
-    keep_text_rows: Tensor | None = None,
-) -> Tensor:
-    """`text` [b n d] with each position replaced by its query with `probability`; this is what the release does.
-
-    `keep_text_rows` [b] marks samples that keep all their text, as samples with a source image do. `generator` lives
-    on the CPU. In expectation this is `mix_convex` with beta = 1 - probability.
-    """
-    replaced = draw_replaced(text.shape[0], text.shape[1], probability, generator).to(text.device)
-    if keep_text_rows is not None:
-        replaced = replaced & ~keep_text_rows.bool()[:, None]
-    return torch.where(replaced[..., None], queries, text)
-
-
-def draw_replaced(rows: int, positions: int, probability: float, generator: torch.Generator) -> Tensor:
-    """bool [rows, positions]: which positions `mix_bernoulli` replaces."""
-    return torch.rand((rows, positions), generator=generator) < probability
-
-
-def draw_legacy_probability(code: float, generator: torch.Generator) -> float:
-    """The replacement probability behind a released `mask_random_number`, drawn uniformly from its range."""
-    code = 2 if code > 1 else code
-    if code not in LEGACY_MIX:
-        raise UserError(f"Unknown mix code {code}; choose one of {', '.join(map(str, LEGACY_MIX))}.")
-    low, high = LEGACY_MIX[code]
-    return low + (high - low) * torch.rand((), generator=generator).item()

@@ -1,4 +1,4 @@
-"""How text conditioning gives way to learned queries over stage 2: z = beta * z_text + (1 - beta) * z_query (arXiv 2509.19018 eq. 2)."""
+"""Mixing of text embeddings and learned queries in stage 2, and its annealing schedules (OmniBridge, arXiv 2509.19018)."""
 
 from __future__ import annotations
 
@@ -8,43 +8,61 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from latentbridge.models.omnibridge.aligner import draw_legacy_probability, draw_replaced, mix_convex
-from latentbridge.ranks import local_rows, world_size
+from latentbridge.ranks import per_rank_random
 
 BetaSchedule = Literal["none", "step", "linear", "cosine", "ladder"]
-_LADDER = (0, 0.005, 0.15, 0.75, 0.99, 2)
-"""The released per-position replacement codes, in the order the paper's annealing implies (spec 3.2); each holds for a sixth of the annealing."""
-ANNEALED_SHARE = 0.2
-"""Share of the run over which text gives way; after it the queries stand alone. The paper states no schedule.
+LADDER: dict[float, tuple[float, float]] = {
+    0: (0.0, 0.0),
+    0.005: (0.005, 0.005),
+    0.15: (0.15, 0.15),
+    0.75: (0.15, 0.75),
+    0.99: (0.15, 1.0),
+    2: (1.0, 1.0),
+}
+"""Released `mask_random_number` -> range of the replacement probability, in the order of the annealing (spec 3.2).
 
-The queries learn little while text is there to copy: over a half-annealed run of 300 steps the distillation error was
-.001 until text was nearly gone, then .41, as if untrained (docs/LOG.md, 2026-11-22).
+Each is used for a sixth of the annealing. The release has another, 1: (0.75, 1.0).
+"""
+ANNEALED_SHARE = 0.2
+"""Fraction of the run over which the text is faded out; afterwards only queries are used. The paper states no schedule.
+
+The queries learn little while there is text to copy: in a run of 300 steps that annealed over half of it, the
+distillation error was .001 until the text was nearly gone, then .41, as if untrained (docs/LOG.md, 2026-11-22).
 """
 
 
 def beta_at(schedule: BetaSchedule, progress: float) -> float:
-    """The weight of the text in [0, 1] at `progress` in [0, 1] of the run; "none" uses queries alone from the start."""
-    done = min(1.0, progress / ANNEALED_SHARE)
+    """Return the weight of the text in [0, 1] at `progress` in [0, 1] of the run; 0 throughout for "none"."""
+    annealed = min(1.0, progress / ANNEALED_SHARE)
     if schedule == "none":
         return 0.0
     if schedule == "step":
-        return float(done < 1.0)
+        return float(annealed < 1.0)
     if schedule == "cosine":
-        return (1 + cos(pi * done)) / 2
-    return 1.0 - done
+        return (1 + cos(pi * annealed)) / 2
+    return 1.0 - annealed
 
 
 def mix_text_and_queries(
     schedule: BetaSchedule, progress: float, text: Tensor, queries: Tensor, rng: torch.Generator
 ) -> Tensor:
-    """The aligner's input [b n d]: text embeddings [b n d] and queries [1 n d], mixed as the schedule says.
+    """Return the aligner's input [b n d]: a mix of text embeddings [b n d] and queries [1 n d] by the schedule.
 
-    "ladder" is the released code: whole positions are replaced at random, with the released probabilities in turn. Rows
-    are this rank's, and chance is drawn for those of all.
+    "ladder" is the released code's `mix_bernoulli`, the other schedules are the paper's `mix_convex`.
     """
     if schedule == "ladder":
-        rung = min(len(_LADDER) - 1, int(len(_LADDER) * progress / ANNEALED_SHARE))
-        probability = draw_legacy_probability(_LADDER[rung], rng)
-        replaced = local_rows(draw_replaced(len(text) * world_size(), text.shape[1], probability, rng))
-        return torch.where(replaced.to(text.device)[..., None], queries, text)
+        low, high = list(LADDER.values())[min(len(LADDER) - 1, int(len(LADDER) * progress / ANNEALED_SHARE))]
+        probability = low + (high - low) * torch.rand((), generator=rng).item()
+        return mix_bernoulli(text, queries, probability, rng)
     return mix_convex(text, queries, beta_at(schedule, progress))
+
+
+def mix_convex(text: Tensor, queries: Tensor, beta: float) -> Tensor:
+    """Return beta * text + (1 - beta) * queries, [b n d]. Source: the OmniBridge paper, eq. 2."""
+    return beta * text + (1 - beta) * queries
+
+
+def mix_bernoulli(text: Tensor, queries: Tensor, probability: float, rng: torch.Generator) -> Tensor:
+    """Return `text` [b n d] with each position replaced by its query with `probability`. Source: OmniBridge, released code."""
+    replaced = per_rank_random(torch.rand, text.shape[:2], rng) < probability
+    return torch.where(replaced.to(text.device)[..., None], queries, text)

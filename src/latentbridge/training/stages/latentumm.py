@@ -73,7 +73,7 @@ class LatentUMM(PostTrain):
         what that counts beside other ranks' pairs. One that knows none of its own compares the first with nothing, at 0."""
         if self.anchors is None:
             return (), 1.0
-        rows, said, seen = self.anchors.of(list(zip(batch.pictures, batch.prompts, strict=True)))
+        rows, said, seen = self.anchors.lookup(list(zip(batch.pictures, batch.prompts, strict=True)))
         if not all_reduce_sum(torch.tensor(len(rows))):
             return (), 1.0
         share = global_mean_weight(len(rows))
