@@ -56,7 +56,7 @@ def embedding():
 
 def step(optimizer):
     from dataclasses import replace
-    from latentbridge.devices import multiplies_bfloat16
+    from latentbridge.devices import has_fast_bfloat16
     from latentbridge.models.backbones.loading import starting_network
     from latentbridge.models.checkpoint import TINY
     from latentbridge.recipes import POST_SFT
@@ -67,11 +67,11 @@ def step(optimizer):
     if optimizer == "adamw":
         config = replace(config, optim=replace(config.optim, muon_lr=0.0))
     if optimizer == "torch":
-        learner.multiplies_bfloat16 = lambda device: True
+        learner.has_fast_bfloat16 = lambda device: True
     stage, model = make_stage(config), starting_network(config.model, 0, [("", TINY)])
     learns = learner.Learner(model, stage, config, RunFolder(Path(tempfile.mkdtemp())), None)
     batches = iter([stage.batch(model, number) for number in range(8)])
-    return lambda: learns.learn(next(batches), logged=False)
+    return lambda: learns.train_step(next(batches), logged=False)
 
 work = {"drawing": drawing, "embedding": embedding, "step": lambda: step("best"), "step, AdamW": lambda: step("adamw"),
         "step, torch's Muon": lambda: step("torch")}[sys.argv[1]]()

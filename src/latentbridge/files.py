@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 
 from latentbridge.errors import StorageError, UserError
 
+_NO_SPACE = "free some space or choose another folder"
+
 
 @contextmanager
 def atomic_write(path: Path, *, replace: bool = True) -> Iterator[Path]:
@@ -25,12 +27,12 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[Path]:
     Raises StorageError if the file cannot be written.
     """
     path = Path(path)
-    with _prepare_errors(path):
+    with _storage_errors(f"to {path.parent}", "choose a folder you may write to"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix, delete=False) as file:
             temporary = Path(file.name)
     try:
-        with _write_errors(path):
+        with _storage_errors(path, _NO_SPACE):
             yield temporary
             _fsync(temporary)
             os.chmod(temporary, 0o644)
@@ -53,11 +55,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises StorageError if the folder cannot be written.
     """
     staging = staging_path(path)
-    with _prepare_errors(path):
+    with _storage_errors(f"to {path.parent}", "choose a folder you may write to"):
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     try:
-        with _write_errors(path):
+        with _storage_errors(path, _NO_SPACE):
             yield staging
             for written in (*staging.rglob("*"), staging):
                 _fsync(written)
@@ -103,19 +105,9 @@ def _fsync(path: Path) -> None:
 
 
 @contextmanager
-def _prepare_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write to {path.parent} ({error.strerror}); choose a folder you may write to."
-        ) from error
-
-
-@contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
+def _storage_errors(target: Path | str, fix: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise StorageError(f"Cannot write {path} ({reason}); free some space or choose another folder.") from error
+        raise StorageError(f"Cannot write {target} ({reason}); {fix}.") from error

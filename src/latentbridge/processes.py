@@ -6,7 +6,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,15 +52,14 @@ def cores() -> int:
 def idle_cores() -> int:
     """Return how many of `cores()` other processes leave idle right now, at least 1; takes 60 ms.
 
-    Threads synchronise at every operation, so a model runs faster on the idle cores alone. Without /proc/stat all cores
-    count as idle.
+    Threads synchronise at every operation, so a model runs faster on the idle cores alone.
     """
-    start, before = time.perf_counter(), _idle_seconds()
-    if not before:
-        return cores()
-    time.sleep(_SAMPLE_S)
-    idle = sum(after - before[cpu] for cpu, after in _idle_seconds().items() if cpu in before)
-    return max(1, min(cores(), round(idle / (time.perf_counter() - start))))
+    import psutil
+
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    busy = psutil.cpu_percent(interval=_SAMPLE_S, percpu=True)
+    idle = sum(1 - percent / 100 for cpu, percent in enumerate(busy) if usable is None or cpu in usable)
+    return max(1, min(cores(), round(idle)))
 
 
 def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
@@ -89,16 +87,6 @@ def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Pat
             if ancestor == base:
                 break
     return min(quotas)
-
-
-def _idle_seconds() -> dict[int, float]:
-    """Return the idle seconds since boot of each usable CPU, from /proc/stat; empty on other systems."""
-    stat = Path("/proc/stat")
-    if not stat.exists() or not hasattr(os, "sched_getaffinity"):
-        return {}
-    usable, tick = os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK")
-    rows = [line.split() for line in stat.read_text().splitlines() if line.startswith("cpu") and line[3].isdigit()]
-    return {int(row[0][3:]): (int(row[4]) + int(row[5])) / tick for row in rows if int(row[0][3:]) in usable}
 
 
 @contextmanager

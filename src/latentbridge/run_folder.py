@@ -55,51 +55,26 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
-
-    @property
-    def model(self) -> Path:
+        self.path = path = Path(path)
+        self.model = path / "model"
         """The folder of the finished model."""
-        return self.path / "model"
-
-    @property
-    def adapter(self) -> Path:
+        self.adapter = path / "adapter"
         """The folder of the LoRA adapter of a run with `lora_rank`; `model` has it merged."""
-        return self.path / "adapter"
-
-    @property
-    def environment(self) -> Path:
-        """The JSON file with machine, versions, threads and precision."""
-        return self.path / "environment.json"
-
-    @property
-    def report(self) -> Path:
-        """The HTML report of the run."""
-        return self.path / "report.html"
-
-    @property
-    def size(self) -> Path:
-        """The JSON file with the number of trained parameters (`moving`) and the peak memory in MiB (`peak_mib`)."""
-        return self.path / "size.json"
-
-    @property
-    def stopped(self) -> Path:
-        """The JSON file with the `step` and `reason` of a run that diverged."""
-        return self.path / "stopped.json"
-
-    @property
-    def tracker_state(self) -> Path:
-        """The JSON file with the run id and last logged step of each tracker."""
-        return self.path / "tracked.json"
+        self.environment = path / "environment.json"
+        """Machine, versions, threads and precision."""
+        self.report = path / "report.html"
+        self.size = path / "size.json"
+        """The number of trained parameters (`moving`) and the peak memory in MiB (`peak_mib`)."""
+        self.stopped = path / "stopped.json"
+        """The `step` and `reason` of a run that diverged."""
+        self.tracker_state = path / "tracked.json"
+        """The run id and last logged step of each tracker."""
+        self.prompts = path / "samples" / "prompts.json"
+        """The list of prompts of the samples."""
 
     def sample(self, step: int) -> Path:
         """Return the path of the images sampled after `step` steps."""
         return self.path / "samples" / f"step_{step:06d}.png"
-
-    @property
-    def prompts(self) -> Path:
-        """The JSON file with the list of prompts of the samples."""
-        return self.path / "samples" / "prompts.json"
 
     def samples(self) -> dict[int, Path]:
         """Return the paths of all samples by step."""

@@ -128,7 +128,7 @@ def test_bfloat16_is_used_only_where_it_is_fast_and_a_run_records_which(small_co
     ended = {}
     for fast in (False, True):
         for module in ("learner", "loop"):
-            monkeypatch.setattr(f"latentbridge.training.{module}.multiplies_bfloat16", lambda device, fast=fast: fast)
+            monkeypatch.setattr(f"latentbridge.training.{module}.has_fast_bfloat16", lambda device, fast=fast: fast)
         ended[fast] = run(run_config(small_config, "sft", bf16=True, steps=2), tmp_path / str(fast))
         assert read_json(RunFolder(tmp_path / str(fast)).environment)["bfloat16"] is fast
     monkeypatch.setattr("latentbridge.training.learner.has_fast_bfloat16", lambda device: False)

@@ -210,7 +210,7 @@ def test_the_teacher_anchors_the_pairs_it_knows(small_model: Model):
     ((text, said), (image, seen)), share = stage._targets(batch, predicted, 2 * predicted)
     assert share == 1
     assert torch.equal(text, predicted[known]) and torch.equal(image, 2 * predicted[known])
-    everything = stage.anchors.of([stage.item(index) for index in range(7)])
+    everything = stage.anchors.lookup([stage.item(index) for index in range(7)])
     expected = torch.nn.functional.normalize(
         torch.from_numpy(Grey().embed_texts([p for p in batch.prompts if Grey().knows(p)])) - everything.text.mean(0),
         dim=-1,

@@ -10,7 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -126,14 +126,12 @@ def _damaged_file(folder: Path) -> str:
         digests = read_json(folder / "state.json")["sha256"]
     except (UserError, KeyError, TypeError):
         return "state.json"
-    return next((name for name, digest in digests.items() if not _matches(folder / name, digest)), "")
-
-
-def _matches(file: Path, digest: str) -> bool:
-    try:
-        return file_digest(file) == digest
-    except OSError:
-        return False
+    for name, digest in digests.items():
+        with suppress(OSError):
+            if file_digest(folder / name) == digest:
+                continue
+        return name
+    return ""
 
 
 @contextmanager

@@ -84,8 +84,8 @@ class DivergenceGuard:
 
     def __init__(self, run: RunFolder, config: RunConfig):
         self.run, self.config = run, config
-        self.losses: deque[float] = deque(maxlen=_WINDOW + _PATIENCE)
-        self.parts: deque[Mapping[str, float]] = deque(maxlen=_WINDOW + _PATIENCE)
+        self.history: deque[tuple[float, Mapping[str, float]]] = deque(maxlen=_WINDOW + _PATIENCE)
+        """Losses of the current phase and their parts."""
         self.phase = 0
         self.first_step = (
             read_json(run.stopped)["step"] + _WINDOW if run.stopped.exists() else config.optim.warmup_steps
@@ -99,12 +99,10 @@ class DivergenceGuard:
             nonfinite = [name for name, value in values.items() if not math.isfinite(value)]
             self._stop(step, f"The loss of {self.config.name} became {loss}{_in_parts(nonfinite)}")
         if phase != self.phase:
-            self.losses.clear()
-            self.parts.clear()
+            self.history.clear()
             self.phase = phase
-        self.losses.append(loss)
-        self.parts.append(outputs.parts)
-        losses = list(self.losses)
+        self.history.append((loss, outputs.parts))
+        losses = [value for value, _ in self.history]
         if step >= self.first_step and has_diverged(losses):
             level = loss_statistics(losses[:-_PATIENCE]).median
             change = f"rose from {level:.4g} to {loss:.4g} and stayed high for {_PATIENCE} steps"
@@ -131,10 +129,11 @@ class DivergenceGuard:
 
     def _highest_part(self) -> str:
         """Return the part of the loss with the highest z-score."""
+        *before, (_, latest) = self.history
         scores: dict[str, float] = {}
-        for name, value in self.parts[-1].items():
-            before = [parts[name] for parts in list(self.parts)[:-_PATIENCE] if name in parts]
-            scores[name] = loss_statistics(before).z_score(value) if before else 0.0
+        for name, value in latest.items():
+            values = [parts[name] for _, parts in before[: 1 - _PATIENCE] if name in parts]
+            scores[name] = loss_statistics(values).z_score(value) if values else 0.0
         return max(scores, key=lambda name: scores[name], default="")
 
     def _stop(self, step: int, problem: str, since: int | None = None) -> NoReturn:
