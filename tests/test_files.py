@@ -1,4 +1,4 @@
-"""Files are whole or absent, whatever happens while they are written."""
+"""Atomic writes under errors, full disks and read-only folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_appears_whole_with_its_folder(tmp_path: Path):
+def test_atomic_write_creates_file_and_folder(tmp_path: Path):
     target = tmp_path / "new" / "deep" / "a.txt"
     with atomic_write(target) as temporary:
         assert temporary.suffix == ".txt" and temporary.parent == target.parent
@@ -28,7 +28,7 @@ def test_a_file_appears_whole_with_its_folder(tmp_path: Path):
     assert names(target.parent) == ["a.txt"]
 
 
-def test_a_folder_takes_the_place_of_an_older_one_whole(tmp_path: Path):
+def test_atomic_folder_replaces_an_existing_folder(tmp_path: Path):
     target = tmp_path / "deep" / "folder"
     for content in ("old", "new"):
         with atomic_folder(target) as staging:
@@ -38,40 +38,40 @@ def test_a_folder_takes_the_place_of_an_older_one_whole(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "trouble", [RuntimeError, KeyboardInterrupt, UserError, OSError(28, "No space left on device")]
+    "error_type", [RuntimeError, KeyboardInterrupt, UserError, OSError(28, "No space left on device")]
 )
-def test_trouble_leaves_the_old_folder_and_nothing_else(tmp_path: Path, trouble: type[BaseException]):
+def test_an_error_leaves_the_old_folder_only(tmp_path: Path, error_type: type[BaseException]):
     (tmp_path / "folder").mkdir()
     staging_path(tmp_path / "folder").mkdir()  # as a killed writer leaves it
     (staging_path(tmp_path / "folder") / "stray").touch()
     with (
-        pytest.raises(UserError if isinstance(trouble, OSError) else trouble),
+        pytest.raises(UserError if isinstance(error_type, OSError) else error_type),
         atomic_folder(tmp_path / "folder") as new,
     ):
         assert names(new) == []
         (new / "half").touch()
-        raise trouble
+        raise error_type
     assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == []
 
 
-@pytest.mark.parametrize("trouble", [RuntimeError, KeyboardInterrupt, UserError])
-def test_trouble_leaves_the_old_file_and_nothing_else(tmp_path: Path, trouble: type[BaseException]):
+@pytest.mark.parametrize("error_type", [RuntimeError, KeyboardInterrupt, UserError])
+def test_an_error_leaves_the_old_file_only(tmp_path: Path, error_type: type[BaseException]):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(trouble), atomic_write(target) as temporary:
+    with pytest.raises(error_type), atomic_write(target) as temporary:
         temporary.write_text("half")
-        raise trouble
+        raise error_type
     assert target.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path):
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot write to .*file"), atomic_write(tmp_path / "file" / "a.txt"):
         pass
 
 
-def test_a_folder_in_the_way_of_the_file_is_named(tmp_path: Path):
+def test_a_folder_in_place_of_the_file_is_an_error(tmp_path: Path):
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(UserError, match="Cannot write"):
         write_json(tmp_path / "a.txt", {})
@@ -79,7 +79,7 @@ def test_a_folder_in_the_way_of_the_file_is_named(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser writes everywhere")
-def test_a_read_only_folder_is_named(tmp_path: Path):
+def test_a_read_only_folder_is_an_error(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="Permission denied"):
         write_json(tmp_path / "a.json", {})
@@ -111,7 +111,7 @@ FULL_DISK = """
         "from safetensors.numpy import save_file; import numpy; save_file({'a': numpy.zeros(100_000)}, temporary)",
     ],
 )
-def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, write: str):
+def test_a_full_disk_is_an_error_and_leaves_no_temporary_file(tmp_path: Path, write: str):
     # No disk is filled: the process may not write files above 4 kB, which fails in the same system call.
     target = tmp_path / "a.npy"
     target.write_bytes(b"old")

@@ -7,7 +7,7 @@ from latentbridge.files import write_json
 from latentbridge.run_folder import RunFolder
 
 
-def test_metrics_count_each_step_once_and_skip_a_torn_line(tmp_path: Path):
+def test_metrics_has_each_step_once_and_skips_an_incomplete_line(tmp_path: Path):
     run = RunFolder(tmp_path / "run")
     assert run.metrics() == []
     run.log({"step": 1, "loss": 3.0})
@@ -18,14 +18,14 @@ def test_metrics_count_each_step_once_and_skip_a_torn_line(tmp_path: Path):
     assert run.metrics() == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.5}]
 
 
-def test_a_record_after_a_torn_line_is_not_lost(tmp_path: Path):
+def test_a_record_after_an_incomplete_line_is_kept(tmp_path: Path):
     run = RunFolder(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
     run.log({"step": 3})
     assert [record["step"] for record in run.metrics()] == [1, 3]
 
 
-def test_only_whole_checkpoints_count(tmp_path: Path):
+def test_checkpoints_lists_complete_ones_only(tmp_path: Path):
     run = RunFolder(tmp_path)
     assert run.newest_checkpoint() is None
     for step in (200, 1_000):

@@ -1,7 +1,7 @@
-"""Every stage on a device that is not the CPU: a pretended one everywhere, and the machine's own where it has one.
+"""Training and inference on other devices: a fake device everywhere, and the machine's accelerator if it has one.
 
-The pretended device (`tests/pretend_device.py`) belongs to a process of its own, which takes every stage through its steps and
-writes down what came of each; so each test here reads one line of that.
+The fake device (`tests/pretend_device.py`) is registered in a separate process, which runs every stage and writes the
+results to a file that the tests read.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ SKILLS = ["understand", "generate", "edit", "embed", "slots"]
 SKILLS += [f"{kind} {does}" for kind in CONFIGS for does in ("sees", "draws")]
 
 
-class Forgetful(Align):
-    """Weighs its rows by something that it makes where it stands and not where the model is."""
+class CpuTensorAlign(Align):
+    """An alignment stage with a bug: its loss creates a tensor on the CPU instead of the model's device."""
 
     def loss(self, model: Any, batch: Any, rng: Any, heads: Any) -> Any:
         weights = torch.ones(len(batch.target), 1, 1)
@@ -82,7 +82,7 @@ class Forgetful(Align):
 
 
 def steps(config: RunConfig, home_folder: Path, device: torch.device, stage: Any = None) -> dict[str, Any]:
-    """What is logged of some steps, the stage's measures, and how large the finished weights are together."""
+    """Return the metrics of some steps, the held-out metrics, and the sum of absolute final weights."""
     stage = stage or make_stage(config)
     stage.runs = home_folder
     model = starting_network(config.model, config.seed, [(part, home_folder / source) for part, source in config.init])
@@ -98,7 +98,7 @@ def steps(config: RunConfig, home_folder: Path, device: torch.device, stage: Any
 
 
 def told(do: Callable[[], Any]) -> Any:
-    """What is done comes to, or the last words of its error."""
+    """Return the result of a call, or the end of its traceback."""
     try:
         return do()
     except Exception as error:
@@ -107,7 +107,7 @@ def told(do: Callable[[], Any]) -> Any:
 
 
 def skills(device: str) -> dict[str, Any]:
-    """What the shipped model says and draws there, and a small one of each other kind, as plain numbers."""
+    """Return results of the shipped model and of a small one of each other kind on a device, as plain values."""
     model: Any = lb.load("tiny", device=device)
     picture = np.full((64, 64, 3), 255, np.uint8)
     picture[20:44, 20:44] = (255, 0, 0)
@@ -129,7 +129,7 @@ def skills(device: str) -> dict[str, Any]:
 
 
 def slot_tokens(backbone: QwenVL) -> list[int]:
-    """The first tokens of a reply in a slot."""
+    """Return the first tokens of a reply generated in a slot."""
     slots = ReplySlots(backbone, count=2, length=64)
     prompt = slots.read(Conversation((("What is there?", ""),)))
     (slot,) = slots.join([prompt], [SamplingParams(0.7, torch_rng(3, "reply"))])
@@ -137,7 +137,7 @@ def slot_tokens(backbone: QwenVL) -> list[int]:
 
 
 def resumed(config: RunConfig, folder: Path) -> bool:
-    """Whether a run that was cut off ends on the device as a whole one, bit for bit; another goes on on the CPU."""
+    """Return whether an interrupted run ends bitwise equal on the device; another is resumed on the CPU."""
     whole = run(config, folder / "whole")
     run_until(config, folder / "cut", last=3)
     shutil.copytree(folder / "cut", folder / "elsewhere")
@@ -146,7 +146,7 @@ def resumed(config: RunConfig, folder: Path) -> bool:
 
 
 def work(folder: Path) -> None:
-    """Takes every run of `runs.json` through its steps on the device and on the CPU."""
+    """Run every config of `runs.json` on the device and on the CPU."""
     runs = {name: from_dict(RunConfig, values) for name, values in read_json(folder / "runs.json").items()}
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
@@ -165,7 +165,7 @@ def work(folder: Path) -> None:
             with computes:
                 sft = replace(config, name="sft", stage=FAST["sft"])
                 found["resumed"] = told(partial(resumed, sft, folder / "sft"))
-                found["forgetful"] = told(partial(steps, config, folder, there, Forgetful(config)))
+                found["forgetful"] = told(partial(steps, config, folder, there, CpuTensorAlign(config)))
             found["named"] = str(there)
             found["refused"] = told(partial(resolve_device, "cuda"))
             patch.setenv("LOCAL_RANK", "1")
@@ -204,7 +204,7 @@ def more_found(
 
 
 def check(found: dict[str, Any], name: str) -> None:
-    """The device computes on the CPU, but by other kernels; noise drawn otherwise would be seen from the first step on."""
+    """Compare results; the fake device uses other CPU kernels, and differences in noise would be visible from the first step."""
     here, there = found[f"{name} cpu"], found[f"{name} pretend"]
     assert isinstance(here, dict), here
     assert isinstance(there, dict), there
@@ -215,13 +215,13 @@ def check(found: dict[str, Any], name: str) -> None:
 
 
 def flat(row: Any) -> dict[str, float]:
-    """What was logged of one step, without its times."""
+    """Return the metrics of one step without times."""
     parts = row if isinstance(row, dict) else row[0] | row[1]
     return {name: value for name, value in parts.items() if name not in TIMES}
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_stage_trains_and_is_measured_on_another_device_as_on_the_cpu(found: dict[str, Any], name: str):
+def test_a_stage_trains_on_another_device_as_on_the_cpu(found: dict[str, Any], name: str):
     check(found, name)
 
 
@@ -232,7 +232,7 @@ def test_more_stages_train_on_another_device_as_on_the_cpu(more_found: dict[str,
     check(more_found, name)
 
 
-def test_no_stage_is_left_out_here():
+def test_every_stage_is_tested():
     assert {stage.kind for stage in STAGES_TRIED.values()} == STAGES.keys()
 
 
@@ -240,7 +240,7 @@ def test_a_tensor_left_on_the_cpu_is_noticed(found: dict[str, Any]):
     assert "MixedDevices" in found["forgetful"]
 
 
-def test_a_run_goes_on_on_its_device_bit_for_bit_and_on_the_cpu_as_well(found: dict[str, Any]):
+def test_a_run_resumes_bitwise_on_its_device_and_on_the_cpu(found: dict[str, Any]):
     assert found["resumed"] is True, found["resumed"]
     folder = found["folder"] / "sft"
     assert read_json(folder / "whole" / "environment.json")["device"] == "pretend:0"
@@ -253,25 +253,25 @@ def test_a_run_goes_on_on_its_device_bit_for_bit_and_on_the_cpu_as_well(found: d
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("skill", SKILLS)
-def test_models_do_on_another_device_what_they_do_on_the_cpu(more_found: dict[str, Any], skill: str):
+def test_models_give_the_same_results_on_another_device(more_found: dict[str, Any], skill: str):
     alike(more_found["skills cpu"][skill], more_found["skills pretend"][skill], 1e-3)
 
 
 def alike(here: Any, there: Any, apart: float) -> None:
-    """A reply is the same, levels and embeddings are up to a mean difference."""
+    """Return whether texts are equal, and pixels and embeddings close on average."""
     if isinstance(here, str):
         assert there == here
     else:
         assert np.abs(np.subtract(there, here)).mean() < apart
 
 
-def test_a_process_takes_its_own_accelerator_and_is_told_which_there_are(found: dict[str, Any]):
+def test_local_rank_selects_the_accelerator_and_errors_list_the_devices(found: dict[str, Any]):
     assert found["named"] == "pretend:0"
     assert "There is no device cuda:0 here; set device to one of auto, cpu, pretend:0." in found["refused"]
     assert "There is no device pretend:1 here" in found["crowded"]
 
 
-def test_without_an_accelerator_everything_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch):
+def test_without_an_accelerator_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
     assert resolve_device("auto") == resolve_device("cpu") == CPU
     for name in ("cuda", "cuda:1", "gpu"):
@@ -279,7 +279,7 @@ def test_without_an_accelerator_everything_is_on_the_cpu(monkeypatch: pytest.Mon
             resolve_device(name)
 
 
-def test_a_batch_moves_with_all_that_is_in_it():
+def test_to_device_moves_nested_dataclasses():
     ones: Any = torch.ones(2, 3)
     prompts = TokenBatch(ones, ones, ones, ones, ones, None, None)
     rollouts = to_device(
@@ -322,11 +322,12 @@ def test_a_stage_trains_on_the_accelerator(
 @pytest.mark.accelerator
 @needs_one
 @pytest.mark.parametrize("name", AGREEING)
-def test_the_accelerator_ends_where_the_cpu_does_and_either_goes_on_from_the_other(
+def test_accelerator_and_cpu_train_alike_and_resume_each_others_checkpoints(
     tmp_path: Path, small_config: ModelConfig, monkeypatch: pytest.MonkeyPatch, name: str
 ):
-    """Within what two ranks may differ from one by, for the same reason: float32 sums in another order, and optimisers that
-    make all directions of a gradient equally long. TF32, with three digits less, is switched off."""
+    """Within the tolerances of two ranks against one: float32 sums are in another order, and optimizers normalize gradients.
+
+    TF32, with three digits less, is off."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
     make_quick(monkeypatch)
@@ -352,7 +353,7 @@ def test_the_accelerator_ends_where_the_cpu_does_and_either_goes_on_from_the_oth
 
 @pytest.mark.accelerator
 @needs_one
-def test_the_shipped_model_sees_and_finds_on_the_accelerator_as_on_the_cpu():
+def test_the_shipped_model_gives_the_same_results_on_the_accelerator():
     here, there = skills("cpu"), skills("auto")
     alike(here["understand"], there["understand"], 0)
     alike(here["embed"], there["embed"], 1e-3)

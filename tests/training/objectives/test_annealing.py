@@ -33,18 +33,18 @@ def rng() -> torch.Generator:
         ("cosine", (1.0, 0.853553, 0.5, 0.0, 0.0)),  # (1 + cos(pi / 4)) / 2
     ],
 )
-def test_text_gives_way_as_its_schedule_says(schedule, values):
+def test_beta_follows_the_schedule(schedule, values):
     progress = [share * ANNEALED_SHARE for share in (0, 0.25, 0.5, 1)] + [1.0]
     assert [beta_at(schedule, p) for p in progress] == pytest.approx(values, abs=1e-6)
 
 
-def test_the_mixture_is_convex():
+def test_linear_annealing_mixes_convexly():
     quarter = mix_text_and_queries("linear", 0.25 * ANNEALED_SHARE, TEXT, QUERIES, rng())
     assert torch.equal(quarter, torch.full_like(TEXT, 1.0))  # 0.75 * 2 - 0.25 * 2
     assert torch.equal(mix_text_and_queries("linear", 0.9, TEXT, QUERIES, rng()), QUERIES.expand(3, -1, -1))
 
 
-def test_the_ladder_replaces_whole_positions_more_and_more():
+def test_the_ladder_replaces_more_and_more_positions():
     shares = []
     for rung in range(6):
         mixed = mix_text_and_queries("ladder", (rung + 0.5) / 6 * ANNEALED_SHARE, TEXT, QUERIES, rng())
@@ -55,7 +55,7 @@ def test_the_ladder_replaces_whole_positions_more_and_more():
     assert mix_text_and_queries("ladder", 1.0, TEXT, QUERIES, rng()).eq(QUERIES).all()
 
 
-def test_the_ladder_repeats_with_its_generator():
+def test_the_ladder_is_deterministic():
     first, again = (mix_text_and_queries("ladder", 0.3, TEXT, QUERIES, rng()) for _ in range(2))
     assert torch.equal(first, again)
 
