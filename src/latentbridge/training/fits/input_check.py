@@ -75,18 +75,18 @@ def fit_input_check(model: str, data: Sequence[str], *, samples: int = 12_000, s
     hidden layer over `picture_statistics`, trained on augmented training images against `outside_picture`, with a false
     positive rate of `_FALSE_ALARMS` on further training images. Deterministic on one machine.
     """
-    found = _sample(data, samples, seed)
-    layers = _fit_classifier(found.pictures, seed)
-    for word, count in found.unsaid.items():
-        if count > _UNSAID * found.prompted[word]:
-            found.uses[word] |= Use.UNSAID
-    words = sorted(found.uses, key=word_key)
+    statistics = _sample(data, samples, seed)
+    layers = _fit_classifier(statistics.pictures, seed)
+    for word, count in statistics.unsaid.items():
+        if count > _UNSAID * statistics.prompted[word]:
+            statistics.uses[word] |= Use.UNSAID
+    words = sorted(statistics.uses, key=word_key)
     return InputCheck(
         model=model,
         pictures_like=" and ".join(_WORLDS.get(name, f"pictures of {Path(name).name}") for name in data),
         layers=layers,
         word_keys=np.array([word_key(word) for word in words], np.int64),
-        word_uses=np.array([int(found.uses[word]) for word in words], np.uint8),
+        word_uses=np.array([int(statistics.uses[word]) for word in words], np.uint8),
     )
 
 
