@@ -40,12 +40,12 @@ def reproduce(out: Path) -> Path:
         processes = [start_process(train_recipes, sequence, str(out)) for sequence in group]
         if any([process.wait() for process in processes]):
             raise UserError(f"A run failed; its message is above. Run the same command to resume from {out}.")
-    folder = _export(out, out / "tiny")
-    _write_scores(folder)
-    return folder
+    _export(out, out / "tiny")
+    _write_scores(out / "tiny")
+    return out / "tiny"
 
 
-def _export(runs: Path, folder: Path) -> Path:
+def _export(runs: Path, folder: Path) -> None:
     """Save the aligned model in bfloat16 with its recipes, training curves and record of training data."""
     save_model(load(runs / "align"), folder, dtype=torch.bfloat16)
     fit_input_check("tiny", ("shapes", "drawings")).save(folder)
@@ -53,7 +53,6 @@ def _export(runs: Path, folder: Path) -> Path:
         for file in ("config.json", "metrics.jsonl"):
             with atomic_write(folder / "training" / name / file) as temporary:
                 shutil.copyfile(runs / name / file, temporary)
-    return folder
 
 
 def _write_scores(folder: Path) -> None:

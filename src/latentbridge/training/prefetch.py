@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -65,7 +64,6 @@ def _data_loader(make: Callable[[int], object], steps: range) -> DataLoader[byte
         _PickledBatches(make),
         batch_size=None,
         sampler=steps,
-        collate_fn=_identity,
         num_workers=1,
         prefetch_factor=_PREFETCH_FACTOR,
         multiprocessing_context="fork",
@@ -95,7 +93,3 @@ class _PickledBatches(Dataset[bytes]):
             return pickle.dumps(self._make(step))
         except UserError as error:
             return pickle.dumps(error)
-
-
-def _identity(batch: Any) -> Any:
-    return batch
