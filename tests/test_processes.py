@@ -85,8 +85,10 @@ def test_busy_cores_are_not_idle():
 
 def test_openmp_wait_policy_is_passive_by_default_and_imports_are_light():
     code = "import sys, latentbridge, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules, 'numpy' in sys.modules)"
-    for said, policy, spins in ((None, "PASSIVE", "10000"), ("ACTIVE", "ACTIVE", "None")):
+    for setting, policy, spins in ((None, "PASSIVE", "10000"), ("ACTIVE", "ACTIVE", "None")):
         environment = {name: os.environ[name] for name in os.environ.keys() - {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}}
-        environment |= {"OMP_WAIT_POLICY": said} if said else {}
-        told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert told.stdout.split() == [policy, spins, "False", "False"]
+        environment |= {"OMP_WAIT_POLICY": setting} if setting else {}
+        result = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert result.stdout.split() == [policy, spins, "False", "False"]

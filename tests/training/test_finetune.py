@@ -23,12 +23,12 @@ def stage_for(model: Model, manifest: Path) -> Finetune:
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Path:
-    return write_manifest(tmp_path / "asked", 0, a={"question": "Who?", "answer": "me"})
+def questions(tmp_path: Path) -> Path:
+    return write_manifest(tmp_path / "questions", 0, a={"question": "Who?", "answer": "me"})
 
 
-def test_questions_train_the_backbone_only_with_all_pairs_rehearsed(small_model: Model, asked: Path):
-    stage = stage_for(small_model, asked)
+def test_questions_train_the_backbone_only_with_all_pairs_rehearsed(small_model: Model, questions: Path):
+    stage = stage_for(small_model, questions)
     moving = {name.split(".")[0] for name, _ in small_model.named_parameters() if stage.trainable(f"model.{name}")}
     assert moving == {"backbone"}
     batch = stage.batch(small_model, 0)
@@ -37,9 +37,9 @@ def test_questions_train_the_backbone_only_with_all_pairs_rehearsed(small_model:
     assert set(parts) == {"understanding", "drift"} and parts["drift"] == 0
 
 
-def test_drift_measures_the_distance_from_the_start(small_model: Model, asked: Path):
+def test_drift_measures_the_distance_from_the_start(small_model: Model, questions: Path):
     model = deepcopy(small_model)
-    stage = stage_for(model, asked)
+    stage = stage_for(model, questions)
     batch = stage.batch(model, 0)
     with torch.no_grad():
         for parameter in model.backbone.parameters():

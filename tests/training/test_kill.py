@@ -46,7 +46,7 @@ TRIALS, STEPS = 200, 4
 JANUS = TinyJanusConfig(width=32, num_layers=1, num_heads=2, image_size_px=16, patch_size_px=4, codebook_size=61)
 SCENE = SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2)
 MODELS = {"pretrain_squares": JANUS, "pretrain_codes": JANUS, "pretrain_unified": JANUS, "pretrain_teacher": SCENE}
-"""What a stage trains where that is no OmniBridge."""
+"""Models of the stages that do not train an OmniBridge."""
 POST = PostTrainConfig(roundtrip_steps=1, rollouts=2)
 TEXTS = [f"text {number}" for number in range(331)]
 

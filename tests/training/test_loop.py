@@ -287,8 +287,8 @@ def test_runs_that_differ_in_losses_only_share_features(small_config, tmp_path):
     run(replace(config, stage=replace(config.stage, beta_schedule="none", diffusion_weight=0.0)), tmp_path / "b")
     assert len(list(stores.iterdir())) == 1
     run(replace(config, seed=1), tmp_path / "c")
-    spoken = replace(small_config, backbone=replace(small_config.backbone, system_prompt="Be kind."))
-    run(replace(config, model=spoken), tmp_path / "d")
+    other_prompt = replace(small_config, backbone=replace(small_config.backbone, system_prompt="Be kind."))
+    run(replace(config, model=other_prompt), tmp_path / "d")
     assert len(list(stores.iterdir())) == 3
 
 

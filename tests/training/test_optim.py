@@ -30,15 +30,15 @@ def test_lr_factor_without_warmup_and_decay_is_constant():
 def test_float32_muon_equals_torchs_muon_up_to_bfloat16(shape: tuple[int, int]):
     """The updates are equal in exact arithmetic; torch's is rounded to bfloat16, whose 8 bits are 4e-3 of the largest entry."""
     start, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(3)]
-    ended = []
+    results = []
     for kind in (torch.optim.Muon, Float32Muon):
         parameter = nn.Parameter(start.clone())
         optimizer = kind([parameter], lr=0.1, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")
         for gradient in gradients:
             parameter.grad = gradient.clone()
             optimizer.step()
-        ended.append((parameter.detach() - start, optimizer.state_dict()["state"][0]))
-    (theirs, their_state), (ours, our_state) = ended
+        results.append((parameter.detach() - start, optimizer.state_dict()["state"][0]))
+    (theirs, their_state), (ours, our_state) = results
     assert our_state.keys() == their_state.keys()
     torch.testing.assert_close(our_state["momentum_buffer"], their_state["momentum_buffer"])
     assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()

@@ -79,7 +79,7 @@ POSTTRAINED = {
     "step_grpo": StageConfig("step_grpo", grpo=GrpoConfig(generations=3, temperature=1.0, max_tokens=9)),
     **{f"latentumm {kind}": StageConfig("latentumm", items=8, posttrain=POSTTRAIN) for kind in CONFIGS},
 }
-"""From a model whose drawings follow its latents and whose replies end: in a new one rollouts are equals."""
+"""Stages that start from a model whose drawings depend on its latents and whose replies end; those of a new one are all alike."""
 OTHERS = {
     "pretrain_squares": StageConfig("pretrain_squares"),
     "pretrain_codes": StageConfig("pretrain_codes"),
@@ -90,16 +90,16 @@ FIT_PICTURES = 64
 QUESTION = Conversation((("What is there?", ""),))
 TIMES = {"seconds", "waiting", "tokens per second"}
 SAME_GRADIENT = 1e-5
-"""Of the largest entry; float32 rounding of sums taken in another order. In bfloat16 products round, too."""
+"""Tolerance relative to the largest entry: float32 sums in another order. In bfloat16 products are rounded as well."""
 SAME_LOSS = 3e-4
-"""Relative, over all steps; .00006 was the most in any stage, a gradient's norm (2026-11-28)."""
+"""Relative tolerance over all steps; the largest difference in any stage was .00006, of a gradient norm (2026-11-28)."""
 SAME_WEIGHTS = 0.04
-"""Of the way they went; .014 was the most (2026-11-28). Muon makes all directions of a gradient equally long and AdamW all
-its entries, those that are rounding as well, so weights part sooner than losses do. In bfloat16, where more entries are
-rounding, .088 was measured and five times as much is allowed; gradients are compared in float32."""
-SLOWLY = OptimConfig(lr=1e-4, muon_lr=5e-4, warmup_steps=1)
-"""A tenth of the usual rates, at which a start moved by its last bits moved a gradient's norm by 1 % in four steps of one
-rank (`reca`): what two ranks add up in another order could not stay below that."""
+"""Tolerance relative to the norm of the update; the largest difference was .014 (2026-11-28). Muon normalizes all directions
+of a gradient and AdamW all entries, rounding included, so weights differ more than losses. In bfloat16 .088 was measured and
+five times as much is allowed; gradients are compared in float32."""
+LOW_RATES = OptimConfig(lr=1e-4, muon_lr=5e-4, warmup_steps=1)
+"""A tenth of the default rates, with which a change of the last bits of the initial weights changed a gradient norm by 1 % in
+four steps on one rank (`reca`); two ranks, which sum in another order, could not stay below that."""
 
 
 def run_config(small_config: ModelConfig, name: str, stage: StageConfig) -> RunConfig:
@@ -111,7 +111,7 @@ def run_config(small_config: ModelConfig, name: str, stage: StageConfig) -> RunC
         batch_size=4,
         init=(("", "start"),) if name in POSTTRAINED else (),
         model=models.get(stage.kind, CONFIGS.get(name.split()[-1], small_config)),
-        optim=SLOWLY,
+        optim=LOW_RATES,
         bf16=name.endswith("bfloat16"),
         log_every=1,
         checkpoint_every=2,

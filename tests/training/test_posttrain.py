@@ -207,16 +207,16 @@ def test_anchors_are_the_pairs_the_teacher_knows(small_model: Model):
     known = torch.tensor([Grey().knows(prompt) for prompt in batch.prompts])
     assert 0 < known.sum() < SIZE
     predicted = torch.eye(3)
-    ((text, said), (image, seen)), share = stage._targets(batch, predicted, 2 * predicted)
+    ((text, text_target), (image, image_target)), share = stage._targets(batch, predicted, 2 * predicted)
     assert share == 1
     assert torch.equal(text, predicted[known]) and torch.equal(image, 2 * predicted[known])
-    everything = stage.anchors.lookup([stage.item(index) for index in range(7)])
+    all_targets = stage.anchors.lookup([stage.item(index) for index in range(7)])
     expected = torch.nn.functional.normalize(
-        torch.from_numpy(Grey().embed_texts([p for p in batch.prompts if Grey().knows(p)])) - everything.text.mean(0),
+        torch.from_numpy(Grey().embed_texts([p for p in batch.prompts if Grey().knows(p)])) - all_targets.text.mean(0),
         dim=-1,
     )
-    torch.testing.assert_close(said, expected)
-    assert seen.shape == said.shape and not torch.allclose(seen, said)
+    torch.testing.assert_close(text_target, expected)
+    assert image_target.shape == text_target.shape and not torch.allclose(image_target, text_target)
     released: Any = objective(small_model, "latentumm", teacher="grey", objective="reference").stage
     ((_, raw), _), _ = released._targets(batch, predicted, predicted)
     assert raw[:, 2].tolist() == [1.0] * int(known.sum())  # as the teacher gave them

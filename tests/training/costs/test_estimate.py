@@ -154,14 +154,14 @@ def test_the_estimate_command(call: Callable[..., tuple[int, str, str]]) -> None
 
 
 def test_invalid_arguments_are_errors(call: Callable[..., tuple[int, str, str]]) -> None:
-    for arguments, said in (
+    for arguments, message in (
         (("omnibridge-8b-stage3",), "did you mean"),
         (("sft", "--ranks", "0"), "--ranks 0 is too small"),
         (("sft", "--price", "nan"), "--price nan is out of range"),
         (("post-unigame",), "No estimate is made for the stage unigame"),
     ):
         code, out, err = call("estimate", *arguments)
-        assert code == 2 and not out and said in err and len(err.splitlines()) == 1
+        assert code == 2 and not out and message in err and len(err.splitlines()) == 1
 
 
 def test_a_network_without_a_decoder_has_no_latentumm_estimate() -> None:

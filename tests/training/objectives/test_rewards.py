@@ -73,8 +73,8 @@ def test_listing_keywords_is_not_rewarded():
     for problem in sample():
         honest = worth(problem.chain, problem)
         for stuffed in (everything(problem), [" ".join(everything(problem))], [vocabulary, vocabulary + " again"]):
-            found = grade(with_steps(problem, *stuffed), problem)
-            assert found["key_steps"] <= 1 / len(problem.key_steps), stuffed
+            rewards = grade(with_steps(problem, *stuffed), problem)
+            assert rewards["key_steps"] <= 1 / len(problem.key_steps), stuffed
             assert worth(with_steps(problem, *stuffed), problem) < honest
         # one guess after the other, each in a step of its own
         guesses = [phrase for key in problem.key_steps for phrase in (*key.against[:7], key.forms[0])]
@@ -83,17 +83,17 @@ def test_listing_keywords_is_not_rewarded():
 
 def test_keywords_outside_steps_are_not_rewarded():
     for problem in sample(3):
-        said = " ".join(key.forms[0] for key in problem.key_steps)
-        assert grade(f"{said}\n### The final answer is: {problem.answer}", problem)["key_steps"] == 0
+        keywords = " ".join(key.forms[0] for key in problem.key_steps)
+        assert grade(f"{keywords}\n### The final answer is: {problem.answer}", problem)["key_steps"] == 0
 
 
 @pytest.mark.parametrize("filler", ["", "...", "so", "I think step by step"])
 def test_empty_steps_are_not_rewarded(filler: str):
     for problem in sample(3):
         empty = "\n".join(f"### Step {i}: {filler}" for i in range(1, 30))
-        bare = f"### Image Description: x\n### Rationales: x\n### Let's think step by step.\n{empty}"
-        found = grade(f"{bare}\n### The final answer is: {problem.answer}", problem)
-        assert (found["key_steps"], found["validity"]) == (0, 0)
+        empty_chain = f"### Image Description: x\n### Rationales: x\n### Let's think step by step.\n{empty}"
+        rewards = grade(f"{empty_chain}\n### The final answer is: {problem.answer}", problem)
+        assert (rewards["key_steps"], rewards["validity"]) == (0, 0)
         chain = read_chain(problem.chain)
         assert chain is not None
         padded = with_steps(problem, *chain.steps, *(f"{filler} {i}" for i in range(7)))
