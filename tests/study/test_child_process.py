@@ -29,7 +29,7 @@ def test_a_run_that_bursts_keeps_its_reason(tmp_path: Path, toy: Study, small_mo
 
 def test_a_run_that_cannot_begin_keeps_nothing(tmp_path: Path, toy: Study) -> None:
     run = arm_run(toy.arms[0], 0)
-    with pytest.raises(UserError, match="starts from the run toy-base, and there is none"):
+    with pytest.raises(UserError, match="starts from the run toy-base, which is not in"):
         carry_out(run, tmp_path, None)
     assert not (tmp_path / run.name / FAILURE).exists()
 
