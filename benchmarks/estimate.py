@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from harness import SMOKE, Target, held, keep, one_thread
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
 from latentbridge.config import AlignConfig, ModelConfig, RunConfig, SftConfig, TaskMix
 from latentbridge.models.adapters import add_adapter
 from latentbridge.models.checkpoint import new_model
 from latentbridge.recipes import PRETRAIN_BAGEL, PRETRAIN_HARMON, PRETRAIN_JANUS
 from latentbridge.rng import torch_rng
-from latentbridge.training.costs.counting import count_step
 from latentbridge.training.costs.estimate import GIB, estimate
 from latentbridge.training.stage import Objective, trainable_parameters
 from latentbridge.training.stages import make_stage
@@ -72,6 +75,24 @@ def counted(config: RunConfig) -> tuple[float, float, int]:
         parameter.requires_grad_(name in named)
     batch: Any = stage.batch(model, 0)
     return *count_step(lambda: objective(batch, torch_rng(0, "estimate")).loss, model), text_tokens(model, batch)
+
+
+def count_step(loss: Callable[[], Tensor], model: nn.Module) -> tuple[int, int]:
+    """Return the FLOPs of a forward and backward pass, and the bytes autograd saves, without weights and each storage once."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def save(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        with saved_tensors_hooks(save, lambda tensor: tensor):
+            value = loss()
+        value.backward()
+    return counter.get_total_flops(), sum(saved.values())
 
 
 def text_tokens(model: Any, batch: Any) -> int:

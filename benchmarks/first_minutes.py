@@ -71,7 +71,7 @@ def step(optimizer):
     stage, model = make_stage(config), starting_network(config.model, 0, [("", TINY)])
     learns = learner.Learner(model, stage, config, RunFolder(Path(tempfile.mkdtemp())), None)
     batches = iter([stage.batch(model, number) for number in range(8)])
-    return lambda: learns.learn(next(batches), logged=False)
+    return lambda: learns.train_step(next(batches), logged=False)
 
 work = {"drawing": drawing, "embedding": embedding, "step": lambda: step("best"), "step, AdamW": lambda: step("adamw"),
         "step, torch's Muon": lambda: step("torch")}[sys.argv[1]]()

@@ -20,8 +20,8 @@ from scipy import ndimage
 from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import SPLITS, Scene, scenes
-from latentbridge.rng import numpy_rng
 from latentbridge.files import atomic_write
+from latentbridge.rng import numpy_rng
 
 NUM_CLEAN, NUM_DEGRADED = (20, 10) if SMOKE else (10_000, 500)
 PLOT = Path(__file__).parents[1] / "docs" / "oracle_robustness.png"

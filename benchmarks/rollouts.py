@@ -30,7 +30,13 @@ from latentbridge.models.checkpoint import as_omnibridge, load
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import sample_replies
 from latentbridge.rng import numpy_rng, torch_rng
-from latentbridge.training.objectives.latentumm import RoundTrip, all_trips, best_trips, preference_loss, rollout_noise
+from latentbridge.training.objectives.latentumm import (
+    RoundTrip,
+    preference_loss,
+    rollout_noise,
+    roundtrip_all,
+    roundtrip_best,
+)
 
 PAIRS, SIGMA, ROUNDS, COUNTS = (2, 0.05, 1, (2,)) if SMOKE else (4, 0.05, 5, (2, 4, 8))
 REPLY_TOKENS, TEMPERATURE = (8, 1.2) if SMOKE else (96, 1.2)
@@ -95,8 +101,8 @@ def measure(z: Tensor, trip: RoundTrip, count: int) -> dict[str, list[float]]:
     noise = rollout_noise(z, count, SIGMA, torch_rng(0, "noise"))
     ways: dict[str, Callable[[], Tensor]] = {
         "a loop": lambda: torch.stack([cosine_similarity(z, trip(start), dim=-1) for start in (z, *(z + noise))])[1:],
-        "one pass": lambda: all_trips(z, noise, trip)[1],
-        AGAIN: lambda: best_trips(z, noise, trip)[1],
+        "one pass": lambda: roundtrip_all(z, noise, trip)[1],
+        AGAIN: lambda: roundtrip_best(z, noise, trip)[1],
     }
     return in_turns({name: partial(taught, scores) for name, scores in ways.items()}, ROUNDS)
 

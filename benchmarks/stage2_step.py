@@ -31,7 +31,7 @@ from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.recipes import ALIGN
 from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2
 from latentbridge.rng import torch_rng
-from latentbridge.training.costs.estimate import pass_flops, sketch
+from latentbridge.training.costs.estimate import build_on_meta, pass_flops
 from latentbridge.training.costs.passes import Pass, passes
 from latentbridge.training.stages.align import Align
 
@@ -115,7 +115,7 @@ def rewrite(model: OmniBridge, config: RunConfig) -> None:
 def at_full_size() -> dict[str, float]:
     """Of a sample of the recipe for the 8B model: the store's step in 10^12 FLOPs, and how many times that the others are."""
     config = OMNIBRIDGE_8B_STAGE2
-    network, stage = sketch(config)
+    network, stage = build_on_meta(config)
     named = {f"model.{name}": p for name, p in network.named_parameters() if stage.trainable(f"model.{name}")}
 
     def flops(*found: Pass) -> float:
@@ -125,14 +125,15 @@ def at_full_size() -> dict[str, float]:
     found = {"store (TFLOP)": round(store, 2)}
     for picture in PICTURE_TOKENS:
         hidden = flops(
-            Pass(f"{_EYE}blocks.", 4 * picture, learns=False),
-            Pass(f"{_EYE}merger.", picture, learns=False),
-            Pass(_LANGUAGE, picture, learns=False),
-            Pass(_LANGUAGE, CAPTION_TOKENS, times=2, learns=False),
-            Pass("text_encoder.", config.model.text_length, learns=False),  # pyright: ignore[reportAttributeAccessIssue]
+            Pass(f"{_EYE}blocks.", 4 * picture, with_gradient=False),
+            Pass(f"{_EYE}merger.", picture, with_gradient=False),
+            Pass(_LANGUAGE, picture, with_gradient=False),
+            Pass(_LANGUAGE, CAPTION_TOKENS, times=2, with_gradient=False),
+            Pass("text_encoder.", config.model.text_length, with_gradient=False),  # pyright: ignore[reportAttributeAccessIssue]
         )
         rewriting = flops(
-            Pass(_LANGUAGE, CAPTION_TOKENS, learns=False), Pass("backbone.model.lm_head", CAPTION_TOKENS, learns=False)
+            Pass(_LANGUAGE, CAPTION_TOKENS, with_gradient=False),
+            Pass("backbone.model.lm_head", CAPTION_TOKENS, with_gradient=False),
         )
         found[f"recomputed / store, {picture} image tokens"] = round((hidden + store) / store, 2)
         found[f"recomputed and rewritten / store, {picture} image tokens"] = round(

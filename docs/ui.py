@@ -23,8 +23,8 @@ from tests.serving.browser import choose_picture, launch, open_tab
 from latentbridge.data.drawings.catalogue import load_drawings
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import BACKGROUNDS, distinct_scenes
-from latentbridge.rng import numpy_rng
 from latentbridge.files import atomic_write
+from latentbridge.rng import numpy_rng
 
 WIDE, NARROW = (1280, 860), (390, 1000)
 GROUP = "animals & nature"

@@ -1,4 +1,4 @@
-"""Processes and their share of the cores."""
+"""Worker processes and CPU core counts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from latentbridge.processes import cores, idle_cores, quota, start_process
+from latentbridge.processes import cgroup_cpu_quota, cores, idle_cores, start_process
 
 
 def greet(handle: int, name: str) -> None:
-    """What the process below does."""
+    """Run in the worker process."""
     Connection(handle).send((name, os.environ["OMP_NUM_THREADS"]))
 
 
-def test_a_process_calls_a_function_with_values_and_what_it_shall_have_open():
+def test_a_process_calls_a_function_with_arguments_and_inherited_file_descriptors():
     ours, theirs = Pipe()
     process = start_process(greet, theirs.fileno(), "a 'name'", threads=3, keep=[theirs.fileno()])
     theirs.close()
@@ -31,7 +31,7 @@ def test_a_process_calls_a_function_with_values_and_what_it_shall_have_open():
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system cannot keep a process to some cores")
-def test_cores_are_those_that_a_process_may_use():
+def test_cores_respects_cpu_affinity():
     usable = os.sched_getaffinity(0)
     assert 1 <= cores() <= len(usable)
     try:
@@ -46,33 +46,33 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def test_a_quota_of_cgroups_version_2_is_the_least_on_the_way_up(tmp_path: Path):
+def test_cgroup_v2_quota_is_the_minimum_over_ancestors(tmp_path: Path):
     membership, root = tmp_path / "cgroup", tmp_path / "fs"
     membership.write_text("0::/pod/container\n")
     write(root / "pod/container/cpu.max", "max 100000\n")
-    assert quota(root, membership) == float("inf")
+    assert cgroup_cpu_quota(root, membership) == float("inf")
     write(root / "pod/cpu.max", "250000 100000\n")
-    assert quota(root, membership) == 2.5
+    assert cgroup_cpu_quota(root, membership) == 2.5
     write(root / "cpu.max", "70000 100000\n")
-    assert quota(root, membership) == 0.7
+    assert cgroup_cpu_quota(root, membership) == 0.7
 
 
-def test_a_quota_of_cgroups_version_1_counts_and_minus_one_is_none(tmp_path: Path):
+def test_cgroup_v1_quota_and_minus_one_as_unlimited(tmp_path: Path):
     membership, root = tmp_path / "cgroup", tmp_path / "fs"
     membership.write_text("4:memory:/job\n3:cpu,cpuacct:/job\n")
     write(root / "cpu,cpuacct/job/cpu.cfs_period_us", "100000\n")
     write(root / "cpu,cpuacct/job/cpu.cfs_quota_us", "-1\n")
-    assert quota(root, membership) == float("inf")
+    assert cgroup_cpu_quota(root, membership) == float("inf")
     write(root / "cpu,cpuacct/job/cpu.cfs_quota_us", "150000\n")
-    assert quota(root, membership) == 1.5
+    assert cgroup_cpu_quota(root, membership) == 1.5
 
 
 def test_without_cgroups_there_is_no_quota(tmp_path: Path):
-    assert quota(tmp_path, tmp_path / "missing") == float("inf")
+    assert cgroup_cpu_quota(tmp_path, tmp_path / "missing") == float("inf")
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not say how busy it is")
-def test_cores_that_others_keep_busy_are_not_idle():
+def test_busy_cores_are_not_idle():
     with ExitStack() as running:
         for _ in range(2 * cores()):
             busy = running.enter_context(
@@ -83,10 +83,12 @@ def test_cores_that_others_keep_busy_are_not_idle():
         assert idle_cores() == 1
 
 
-def test_openmp_threads_sleep_unless_the_user_said_otherwise_and_nothing_heavy_is_imported():
+def test_openmp_wait_policy_is_passive_by_default_and_imports_are_light():
     code = "import sys, latentbridge, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules, 'numpy' in sys.modules)"
-    for said, policy, spins in ((None, "PASSIVE", "10000"), ("ACTIVE", "ACTIVE", "None")):
+    for setting, policy, spins in ((None, "PASSIVE", "10000"), ("ACTIVE", "ACTIVE", "None")):
         environment = {name: os.environ[name] for name in os.environ.keys() - {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}}
-        environment |= {"OMP_WAIT_POLICY": said} if said else {}
-        told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert told.stdout.split() == [policy, spins, "False", "False"]
+        environment |= {"OMP_WAIT_POLICY": setting} if setting else {}
+        result = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert result.stdout.split() == [policy, spins, "False", "False"]

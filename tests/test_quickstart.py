@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from latentbridge.config import to_dict
+from latentbridge.files import write_json
 from latentbridge.quickstart import announce, describe_forecast, forecast, forget_another
 from latentbridge.recipes import QUICKSTART
-from latentbridge.files import write_json
 
 
 def test_a_run_of_other_settings_or_an_unknown_version_is_removed_and_the_same_kept(tmp_path: Path):

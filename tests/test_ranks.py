@@ -1,4 +1,4 @@
-"""What belongs to which rank, told by asking in turn for each of them in one process; `training/test_parallel.py` has real ones."""
+"""Rows, noise and means of ranks, simulated in one process; `training/test_parallel.py` starts real ranks."""
 
 from __future__ import annotations
 
@@ -22,32 +22,30 @@ PICTURE = np.zeros((4, 4, 3), np.uint8)
 
 @pytest.fixture
 def be_rank(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Takes a rank's place."""
+    """Return a function that simulates a rank of a world size."""
 
     def be(rank: int, world: int = WORLD) -> None:
         for module in (ranks, parallel):
             monkeypatch.setattr(module, "rank", lambda: rank)
-            monkeypatch.setattr(module, "world", lambda: world)
+            monkeypatch.setattr(module, "world_size", lambda: world)
 
     return be
 
 
 @pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "cpu:gloo,cuda:nccl")])
-def test_ranks_exchange_what_is_on_their_devices_and_on_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, device: str, backend: str
-):
-    asked: list[Any] = []
+def test_process_group_has_a_backend_for_device_and_cpu(monkeypatch: pytest.MonkeyPatch, device: str, backend: str):
+    calls: list[Any] = []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(
-        torch.distributed, "init_process_group", lambda *by, **how: asked.append((*by, how["device_id"]))
+        torch.distributed, "init_process_group", lambda *by, **how: calls.append((*by, how["device_id"]))
     )
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
     with parallel.process_group(torch.device(device)):
-        assert asked == [(backend, None if device == "cpu" else torch.device(device))]
+        assert calls == [(backend, None if device == "cpu" else torch.device(device))]
 
 
 @pytest.mark.parametrize("dim", [0, 1])
-def test_chance_of_ranks_together_is_that_of_one(be_rank: Any, dim: int):
+def test_random_numbers_do_not_depend_on_the_number_of_ranks(be_rank: Any, dim: int):
     shape, of_all = [5, 5], [5, 5]
     of_all[dim] *= WORLD
     alone = torch.rand(of_all, generator=torch_rng(0, "rows"))
@@ -61,7 +59,7 @@ def test_chance_of_ranks_together_is_that_of_one(be_rank: Any, dim: int):
     assert len(set(after)) == 1, "generators stay in step"
 
 
-def test_noise_and_rollouts_are_cut_like_the_batch(be_rank: Any):
+def test_noise_is_split_like_the_batch(be_rank: Any):
     z, scheduler = torch.randn(2 * WORLD, 7, generator=torch_rng(0, "z")), make_scheduler(100)
     noise, timesteps = draw_noise(scheduler, (4, 2 * WORLD, 5, 1, 1), torch_rng(0, "noise"), 1)  # [k b c h w]
     assert timesteps.shape == (4, 2 * WORLD)
@@ -76,7 +74,7 @@ def test_noise_and_rollouts_are_cut_like_the_batch(be_rank: Any):
         assert torch.equal(own[0], noise[:, rank::WORLD]) and torch.equal(own[1], timesteps[:, rank::WORLD])
 
 
-def test_a_rank_that_sees_nothing_is_lent_a_picture_that_does_not_count(be_rank: Any):
+def test_a_rank_without_images_gets_one_with_zero_weight(be_rank: Any):
     talks = [Conversation(((str(index), ""),), PICTURE if index in (2, 3) else None) for index in range(6)]
     for rank, own in enumerate([["0", "3"], ["1", "4", "2"], ["2", "5"]]):
         be_rank(rank)
@@ -85,13 +83,13 @@ def test_a_rank_that_sees_nothing_is_lent_a_picture_that_does_not_count(be_rank:
         assert [talk.counts for talk in found] == [True, True, False][: len(own)]
     be_rank(1)
     assert parallel.local_conversations([talks[0], talks[1], talks[4]]) == [talks[1]], (
-        "where nobody sees there is nothing to lend"
+        "without images there is no zero-weight conversation"
     )
 
 
-def test_a_share_weighs_means_of_different_numbers(monkeypatch: pytest.MonkeyPatch, be_rank: Any):
+def test_global_mean_weight_weighs_means_by_their_counts(monkeypatch: pytest.MonkeyPatch, be_rank: Any):
     rows = [[2.0, 4.0, 6.0], [11.0], []]
-    monkeypatch.setattr(ranks, "summed", lambda count: torch.tensor(4.0))
+    monkeypatch.setattr(ranks, "all_reduce_sum", lambda count: torch.tensor(4.0))
     total = 0.0
     for rank, own in enumerate(rows):
         be_rank(rank)
@@ -100,8 +98,10 @@ def test_a_share_weighs_means_of_different_numbers(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("kind", ["omnibridge", "janus", "bagel", "harmon"])
-def test_what_drawing_costs_is_the_same_for_ranks_together(be_rank: Any, request: pytest.FixtureRequest, kind: str):
-    """The mean over two ranks of each loss of drawings is that of the whole batch, prompt lengths and all."""
+def test_generation_losses_do_not_depend_on_the_number_of_ranks(
+    be_rank: Any, request: pytest.FixtureRequest, kind: str
+):
+    """The mean over two ranks of each loss equals that of the global batch, with prompts of different lengths."""
     model = request.getfixturevalue("small_model" if kind == "omnibridge" else f"small_{kind}")
     backbone = model
     prompts = ["a star", "a large red circle left of a star", "nothing", "two squares"]

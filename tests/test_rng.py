@@ -1,4 +1,4 @@
-"""Every stream is a function of its arguments, in this process and in any other."""
+"""Random streams depend on their arguments only, in every process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m latentbridge`, which `torchrun -m latentbridge` starts."""
+"""Entry point of `python -m latentbridge` and `torchrun -m latentbridge`."""
 
 from latentbridge.cli import main
 

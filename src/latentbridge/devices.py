@@ -1,12 +1,7 @@
-"""Where networks compute: the CPU, or an accelerator that torch knows.
+"""Devices: the CPU, or an accelerator that torch supports.
 
-Nothing but arithmetic depends on it. Data, chance and what is written know no device: batches are made on the CPU, and all
-random numbers are drawn there by the generators of `rng.py`, first weights and the noise of a step among them, and moved to
-where they are used; so one seed means the same data and the same noise on every device, and nothing of an accelerator's
-own generators has to be kept for a resumed run. What results differ by is rounding.
-
-Two things cross the border: the batch of a step, which the learner moves as a whole (`to_device`), and what a network makes of
-words, pictures and seeds, which it makes where its own weights are (`device_of`).
+Batches are made and all random numbers drawn on the CPU (`rng.py`) and then moved to the device, so one seed gives the
+same data and noise on every device, and a resumed run needs no accelerator generator state. Results differ by rounding.
 """
 
 from __future__ import annotations
@@ -23,37 +18,37 @@ from torch import Tensor, nn
 from latentbridge.errors import UserError
 
 CPU = torch.device("cpu")
-_PROBE_SIZE, _PROBE_TRIES = 192, 4
+_BENCHMARK_SIZE, _BENCHMARK_RUNS = 192, 4
 
 
-def device_named(name: str) -> torch.device:
-    """The device called "cpu", "cuda", "cuda:1" and so on; "auto" is the accelerator where there is one, else the CPU.
+def resolve_device(name: str) -> torch.device:
+    """Return the device called "cpu", "cuda", "cuda:1" and so on; "auto" is the accelerator if there is one, else the CPU.
 
-    An accelerator without a number is this process's own: of those that `torchrun` starts on a machine each has another.
-    Raises UserError where there is no such device, naming those that are.
+    An accelerator without an index gets `LOCAL_RANK`, which `torchrun` sets. Raises UserError if the device does not exist.
     """
-    own = int(os.environ.get("LOCAL_RANK", "0"))
-    there = torch.accelerator.current_accelerator(check_available=True)
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     try:
-        wanted = (there or CPU) if name == "auto" else torch.device(name)
+        device = (accelerator or CPU) if name == "auto" else torch.device(name)
     except RuntimeError:
-        wanted = None
-    if wanted == CPU:
+        device = None
+    if device == CPU:
         return CPU
-    known = [f"{there.type}:{index}" for index in range(torch.accelerator.device_count())] if there else []
-    found = f"{wanted.type}:{own if wanted.index is None else wanted.index}" if wanted else name
-    if found not in known:
-        raise UserError(f"There is no device {found} here; set device to one of {', '.join(['auto', 'cpu', *known])}.")
-    return torch.device(found)
+    count = torch.accelerator.device_count() if accelerator else 0
+    available = [f"{accelerator.type}:{index}" for index in range(count)] if accelerator else []
+    full_name = f"{device.type}:{local_rank if device.index is None else device.index}" if device else name
+    if full_name not in available:
+        choices = ", ".join(["auto", "cpu", *available])
+        raise UserError(f"There is no device {full_name} here; set device to one of {choices}.")
+    return torch.device(full_name)
 
 
 @cache
-def multiplies_bfloat16(device: torch.device = CPU) -> bool:
+def has_fast_bfloat16(device: torch.device = CPU) -> bool:
     """Return whether a device multiplies matrices faster in bfloat16 than in float32.
 
-    A CPU is timed, once a process and in 40 ms at most: processors without bfloat16 units take 12 to 80 times as long as in
-    float32, those with avx512_bf16 or AMX half as long or less, so that other work beside the probe does not change its
-    answer. What oneDNN may not use (`ONEDNN_MAX_CPU_ISA`) counts as not there.
+    A CPU is timed once per process, for up to 40 ms: without bfloat16 units it takes 12 to 80 times as long as in float32,
+    with avx512_bf16 or AMX half as long or less, so other load does not change the answer. Respects `ONEDNN_MAX_CPU_ISA`.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -61,23 +56,23 @@ def multiplies_bfloat16(device: torch.device = CPU) -> bool:
         return True
 
     def seconds(dtype: torch.dtype) -> float:
-        matrix, taken = torch.ones(_PROBE_SIZE, _PROBE_SIZE, dtype=dtype), []
-        for _ in range(_PROBE_TRIES):
-            began = time.perf_counter()
+        matrix, durations = torch.ones(_BENCHMARK_SIZE, _BENCHMARK_SIZE, dtype=dtype), []
+        for _ in range(_BENCHMARK_RUNS):
+            start = time.perf_counter()
             torch.mm(matrix, matrix)
-            taken.append(time.perf_counter() - began)
-        return min(taken)
+            durations.append(time.perf_counter() - start)
+        return min(durations)
 
     return seconds(torch.bfloat16) < seconds(torch.float32)
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network's weights are."""
+    """Return the device of a network's weights."""
     return next(network.parameters()).device
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch with all tensors of its dataclasses on a device; whatever else it holds stays as it is."""
+    """Return a tensor, or a dataclass with all its tensors, on a device; other values unchanged."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if not is_dataclass(batch) or isinstance(batch, type):

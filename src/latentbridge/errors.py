@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake."""
+"""Errors with a message for the user."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """A mistake the user can mend; its message is one sentence that names the fix. The CLI turns it into exit code 2."""
+    """A mistake the user can fix; its message is one sentence with the fix. The CLI exits with code 2."""
 
 
 class StorageError(UserError):
-    """A disk or folder that does not take what is written: no fault of what was under way, which can go on afterwards."""
+    """A disk or folder that cannot be written; the operation may be retried."""
 
 
 class Unreachable(StorageError):
-    """A store elsewhere that does not answer, for now."""
+    """A remote store that does not respond."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not among `known`, with the nearest one suggested."""
+    """Return the error for a name that is not among `known`, with the closest match suggested."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(names)}."

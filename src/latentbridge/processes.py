@@ -1,4 +1,4 @@
-"""Work in processes of its own: runs beside each other, each with its share of the cores."""
+"""Worker processes, and the CPU cores available to them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 from latentbridge.errors import UserError
 
-_LOOK_S = 0.06
-"""How long `idle_cores` looks, in seconds: six ticks of the kernel's clock."""
+_SAMPLE_S = 0.06
+"""Time over which `idle_cores` measures, in seconds: six ticks of the kernel's clock."""
 
 
 def start_process(
@@ -25,10 +24,10 @@ def start_process(
     log: Path | None = None,
     keep: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """A process that calls a function of a module with plain values; it ends with 0 where the call returns.
+    """Start a process that calls a module-level function with arguments given by their repr; exits with 0 on return.
 
-    `threads` bounds what its libraries start before anything is set in Python; `log` gets what it says, at the end of what
-    is there. `keep` are descriptors of files that it shall have open, too.
+    `threads` sets OMP_NUM_THREADS. `log` is a file to which stdout and stderr are appended. `keep` are file descriptors
+    that the process inherits.
     """
     script = f"from {work.__module__} import {work.__name__}; {work.__name__}(*{arguments!r})"
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
@@ -41,78 +40,62 @@ def start_process(
 
 
 def cores() -> int:
-    """Return how many cores this process may use, by its CPU affinity and its cgroup's quota.
-
-    The threads of one core count once, where the system tells them apart; of a quota of 1.5 cores one is used.
-    """
+    """Return the number of physical cores this process may use, by its CPU affinity and its cgroup's quota, rounded down."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
-    siblings = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list")
     usable = os.sched_getaffinity(0)
-    count = len(usable)
-    if siblings.exists():
-        count = len({Path(str(siblings).replace("cpu0", f"cpu{each}")).read_text() for each in usable})
-    return max(1, int(min(count, quota())))
+    siblings = [Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in usable]
+    count = len({path.read_text() for path in siblings}) if siblings[0].exists() else len(usable)
+    return max(1, int(min(count, cgroup_cpu_quota())))
 
 
 def idle_cores() -> int:
-    """Return how many of `cores()` other processes leave free just now, at least 1; takes 60 ms.
+    """Return how many of `cores()` other processes leave idle right now, at least 1; takes 60 ms.
 
-    A thread that waits for another at every operation is as slow as the slowest, so a model computes faster on the free cores
-    alone. Where the system does not say how busy it is, all count as free.
+    Threads synchronise at every operation, so a model runs faster on the idle cores alone.
     """
-    began, before = time.perf_counter(), _idle_s()
-    if not before:
-        return cores()
-    time.sleep(_LOOK_S)
-    idle = sum(after - before[cpu] for cpu, after in _idle_s().items() if cpu in before)
-    return max(1, min(cores(), round(idle / (time.perf_counter() - began))))
+    import psutil
+
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    busy = psutil.cpu_percent(interval=_SAMPLE_S, percpu=True)
+    idle = sum(1 - percent / 100 for cpu, percent in enumerate(busy) if usable is None or cpu in usable)
+    return max(1, min(cores(), round(idle)))
 
 
-def quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
-    """Return the least quota, in cores, of this process's cgroup and those above it; infinity where there is none.
+def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
+    """Return the smallest CPU quota, in cores, of this process's cgroup and its ancestors; infinity if there is none.
 
-    Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`) of cgroups.
+    Reads cgroup v2 (`cpu.max`) and v1 (`cpu.cfs_quota_us`).
     """
     lines = membership.read_text().splitlines() if membership.exists() else []
-    found = [float("inf")]
+    quotas = [float("inf")]
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        base = root / controllers if controllers else root
         if controllers and "cpu" not in controllers.split(","):
             continue
-        inside = base / path.lstrip("/")
-        for folder in [inside, *inside.parents]:
+        base = root / controllers if controllers else root
+        folder = base / path.lstrip("/")
+        for ancestor in [folder, *folder.parents]:
             with suppress(OSError, ValueError, ZeroDivisionError):
                 if controllers:
-                    period = int((folder / "cpu.cfs_period_us").read_text())
-                    limit = int((folder / "cpu.cfs_quota_us").read_text())
-                    found += [limit / period] if limit > 0 else []
+                    period = int((ancestor / "cpu.cfs_period_us").read_text())
+                    limit = int((ancestor / "cpu.cfs_quota_us").read_text())
+                    quotas += [limit / period] if limit > 0 else []
                 else:
-                    limit, period = (folder / "cpu.max").read_text().split()
-                    found += [int(limit) / int(period)] if limit != "max" else []
-            if folder == base:
+                    limit, period = (ancestor / "cpu.max").read_text().split()
+                    quotas += [int(limit) / int(period)] if limit != "max" else []
+            if ancestor == base:
                 break
-    return min(found)
-
-
-def _idle_s() -> dict[int, float]:
-    """Return the seconds that each usable CPU has been idle since the start, as /proc/stat counts; empty elsewhere."""
-    stat = Path("/proc/stat")
-    if not stat.exists() or not hasattr(os, "sched_getaffinity"):
-        return {}
-    usable, tick = os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK")
-    rows = [line.split() for line in stat.read_text().splitlines() if line.startswith("cpu") and line[3].isdigit()]
-    return {int(row[0][3:]): (int(row[4]) + int(row[5])) / tick for row in rows if int(row[0][3:]) in usable}
+    return min(quotas)
 
 
 @contextmanager
-def held(folder: Path, wait: bool = True) -> Iterator[None]:
-    """What one process at a time does with a folder; another one waits, or is refused."""
+def folder_lock(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on a folder; raises UserError if it is taken and `wait` is off."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise UserError(f"Another process is at work on {folder}; start again once it has ended.") from None
+            raise UserError(f"Another process uses {folder}; start again when it has finished.") from None
         yield

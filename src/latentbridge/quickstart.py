@@ -34,10 +34,10 @@ from latentbridge.evaluation.pages.report import (
     tally,
     understand_section,
 )
+from latentbridge.files import read_json
 from latentbridge.models.checkpoint import TINY, as_omnibridge, load
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.recipes import QUICKSTART
-from latentbridge.files import read_json
 from latentbridge.run_folder import RunFolder
 from latentbridge.tour import try_drawing, try_editing, try_finding, try_loopback, try_understanding
 from latentbridge.training.loop import train

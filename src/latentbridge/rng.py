@@ -1,7 +1,6 @@
-"""Random generators as a function of (seed, step, rank, purpose).
+"""Random generators as a function of (seed, purpose, step, rank).
 
-Nothing in the library draws from a global generator, so a resumed run needs only
-the step to continue bit for bit, and two purposes never share a stream.
+The library never draws from a global generator, so a resumed run is bitwise reproducible from its step alone.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def numpy_rng(seed: int, purpose: str, step: int = 0, rank: int = 0) -> np.random.Generator:
-    """A NumPy generator that depends on nothing but its arguments."""
+    """Return a NumPy generator that depends on its arguments only."""
     return np.random.default_rng([seed, step, rank, crc32(purpose.encode())])
 
 
 def torch_rng(seed: int, purpose: str, step: int = 0, rank: int = 0) -> torch.Generator:
-    """A CPU torch generator that depends on nothing but its arguments."""
+    """Return a torch CPU generator that depends on its arguments only."""
     import torch
 
     state = np.random.SeedSequence([seed, step, rank, crc32(purpose.encode())]).generate_state(2, np.uint32)

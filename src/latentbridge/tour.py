@@ -30,6 +30,7 @@ from latentbridge.evaluation.loopback import loopback, round_cells
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.pages.gallery import draw_sheet
 from latentbridge.evaluation.pages.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
+from latentbridge.files import atomic_write
 from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.query import QueryPart, build_index, search_index
@@ -37,7 +38,6 @@ from latentbridge.retrieval.base_index import Index
 from latentbridge.retrieval.exact_index import ExactIndex
 from latentbridge.retrieval.index_factory import create_index
 from latentbridge.rng import numpy_rng
-from latentbridge.files import atomic_write
 from latentbridge.types import Hit, Picture
 
 NUM_INDEXED = 600

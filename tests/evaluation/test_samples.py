@@ -15,8 +15,8 @@ from latentbridge.config import AlignConfig, ModelConfig, OptimConfig, PostTrain
 from latentbridge.errors import UserError
 from latentbridge.evaluation import samples
 from latentbridge.evaluation.samples import Samples, sampled_scenes
-from latentbridge.recipes import recipe
 from latentbridge.files import read_json
+from latentbridge.recipes import recipe
 from latentbridge.run_folder import RunFolder
 from latentbridge.training.loop import train
 from latentbridge.training.stages import make_stage

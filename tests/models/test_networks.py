@@ -11,8 +11,8 @@ import torch
 
 from latentbridge.config import MarConfig, TinyBagelConfig, TinyHarmonConfig, from_dict, to_dict
 from latentbridge.errors import UserError
-from latentbridge.models.checkpoint import Network, as_omnibridge, load, load_model, new_model, save_model, unique_state
 from latentbridge.files import read_json, write_json
+from latentbridge.models.checkpoint import Network, as_omnibridge, load, load_model, new_model, save_model, unique_state
 
 ATTRIBUTES_NOT_SAVED = ("max_tokens", "steps", "guidance", "drawing_steps", "denoising_steps")
 """How long answers and drawings take is said anew by whoever loads a model."""

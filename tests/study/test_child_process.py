@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from latentbridge.errors import UserError
+from latentbridge.files import read_json
 from latentbridge.models.checkpoint import save_model
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
-from latentbridge.files import read_json
 from latentbridge.run_folder import RunFolder
 from latentbridge.studies import Study
 from latentbridge.study.child_process import carry_out
@@ -29,7 +29,7 @@ def test_a_run_that_bursts_keeps_its_reason(tmp_path: Path, toy: Study, small_mo
 
 def test_a_run_that_cannot_begin_keeps_nothing(tmp_path: Path, toy: Study) -> None:
     run = arm_run(toy.arms[0], 0)
-    with pytest.raises(UserError, match="starts from the run toy-base, and there is none"):
+    with pytest.raises(UserError, match="starts from the run toy-base, which is not in"):
         carry_out(run, tmp_path, None)
     assert not (tmp_path / run.name / FAILURE).exists()
 

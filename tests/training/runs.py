@@ -1,4 +1,4 @@
-"""Runs to their end, and runs that are cut off, for all tests of stages."""
+"""Complete and interrupted runs for tests of stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from latentbridge.training.stages import make_stage
 
 
 class Stopped(Exception):
-    """Stands for a power cut."""
+    """An interruption, such as a power cut."""
 
 
 def stage_with(kind: str, **settings: Any) -> Any:
@@ -24,19 +24,19 @@ def stage_with(kind: str, **settings: Any) -> Any:
 
 
 def run(config: RunConfig, folder: Path, resume: bool = False) -> bytes:
-    """The finished weights."""
+    """Train to the end and return the file of the final weights."""
     return (train(config, make_stage(config), folder, resume=resume, progress=False) / "model.safetensors").read_bytes()
 
 
 def run_until(config: RunConfig, folder: Path, last: int, resume: bool = False) -> None:
-    """A run that is cut off before the batch of step `last`."""
+    """Train until an interruption before the batch of step `last`."""
     stage: Any = make_stage(config)
-    draw_batch = stage.batch
+    make_batch = stage.batch
 
     def batch(model: Any, step: int) -> object:
         if step == last:
             raise Stopped
-        return draw_batch(model, step)
+        return make_batch(model, step)
 
     stage.batch = batch
     with pytest.raises(Stopped):

@@ -1,7 +1,7 @@
-"""Every stage on a device that is not the CPU: a pretended one everywhere, and the machine's own where it has one.
+"""Training and inference on other devices: a fake device everywhere, and the machine's accelerator if it has one.
 
-The pretended device (`tests/pretend_device.py`) belongs to a process of its own, which takes every stage through its steps and
-writes down what came of each; so each test here reads one line of that.
+The fake device (`tests/pretend_device.py`) is registered in a separate process, which runs every stage and writes the
+results to a file that the tests read.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ from tests.training.test_parallel import (
 
 import latentbridge as lb
 from latentbridge.config import FinetuneConfig, ModelConfig, RunConfig, from_dict, to_dict
-from latentbridge.devices import CPU, device_named, device_of, to_device
+from latentbridge.devices import CPU, device_of, resolve_device, to_device
 from latentbridge.errors import UserError
+from latentbridge.files import read_json, write_json
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import load_model, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
@@ -52,7 +53,7 @@ from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch, Sam
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import RunDir, read_json, write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.learner import Learner
 from latentbridge.training.rollouts import Rollouts
 from latentbridge.training.stages import STAGES, make_stage
@@ -61,56 +62,56 @@ from latentbridge.training.stages.pretrain_decoder import DrawBatch
 from latentbridge.types import Conversation
 
 ROOT = Path(__file__).parents[2]
-STAGES_TRIED = {name: stage for name, stage in (FAST | SLOW | POSTTRAINED | OTHERS).items() if "bfloat16" not in name}
-STAGES_TRIED["finetune"] = FinetuneConfig(retrieval_weight=0.1)  # which knows no ranks
+ALL_STAGES = {name: stage for name, stage in (FAST | SLOW | POSTTRAINED | OTHERS).items() if "bfloat16" not in name}
+ALL_STAGES["finetune"] = FinetuneConfig(retrieval_weight=0.1)  # which knows no ranks
 QUICK = ("align", "step_grpo", "pretrain_unified harmon")
 STEPS = 2
 SKILLS = ["understand", "generate", "edit", "embed", "slots"]
-SKILLS += [f"{kind} {does}" for kind in CONFIGS for does in ("sees", "draws")]
+SKILLS += [f"{kind} {skill}" for kind in CONFIGS for skill in ("understand", "generate")]
 
 
-class Forgetful(Align):
-    """Weighs its rows by something that it makes where it stands and not where the model is."""
+class CpuTensorAlign(Align):
+    """An alignment stage with a bug: its loss creates a tensor on the CPU instead of the model's device."""
 
     def loss(self, model: Any, batch: Any, rng: Any, heads: Any) -> Any:
         weights = torch.ones(len(batch.target), 1, 1)
         return super().loss(model, replace(batch, target=batch.target * weights), rng, heads)
 
 
-# --- what happens in the process that has the pretended device ----------------------------------------
+# --- what happens in the process with the fake device ----------------------------------------
 
 
 def steps(config: RunConfig, home_folder: Path, device: torch.device, stage: Any = None) -> dict[str, Any]:
-    """What is logged of some steps, the stage's measures, and how large the finished weights are together."""
+    """Return the metrics of some steps, the held-out metrics, and the sum of absolute final weights."""
     stage = stage or make_stage(config)
     stage.runs = home_folder
     model = starting_network(config.model, config.seed, [(part, home_folder / source) for part, source in config.init])
-    learner = Learner(model, stage, config, RunDir(home_folder / "run"), None, device)
+    learner = Learner(model, stage, config, RunFolder(home_folder / "run"), None, device)
     assert device_of(learner.objective).type == device.type
     losses = []
     for step in range(STEPS):
-        losses.append(learner.learn(stage.batch(model, step), logged=True))
+        losses.append(learner.train_step(stage.batch(model, step), logged=True))
     measures = learner.check()
     learner.finish()
     total = sum(float(tensor.double().abs().sum()) for tensor in unique_state(model).values())
     return {"losses": losses, "measures": measures, "weights": total}
 
 
-def told(do: Callable[[], Any]) -> Any:
-    """What is done comes to, or the last words of its error."""
+def result_or_error(call: Callable[[], Any]) -> Any:
+    """Return the result of a call, or the end of its traceback."""
     try:
-        return do()
+        return call()
     except Exception as error:
         where = "".join(traceback.format_tb(error.__traceback__)[-5:])
         return f"{where}{type(error).__name__}: {str(error)[:400]}"
 
 
 def skills(device: str) -> dict[str, Any]:
-    """What the shipped model says and draws there, and a small one of each other kind, as plain numbers."""
+    """Return results of the shipped model and of a small one of each other kind on a device, as plain values."""
     model: Any = lb.load("tiny", device=device)
     picture = np.full((64, 64, 3), 255, np.uint8)
     picture[20:44, 20:44] = (255, 0, 0)
-    asked: dict[str, Callable[[], Any]] = {
+    calls: dict[str, Callable[[], Any]] = {
         "understand": lambda: model.understand(picture, max_tokens=9),
         "generate": lambda: model.generate("a red circle", seed=7, steps=2).picture.tolist(),
         "edit": lambda: model.edit(picture, "make the square blue", seed=7, steps=2).picture.tolist(),
@@ -122,13 +123,13 @@ def skills(device: str) -> dict[str, Any]:
         keep_sizes(network, torch_rng(0, "small"))
         network.to(device_of(model))
         network.max_tokens = network.steps = network.drawing_steps = network.denoising_steps = 3
-        asked[f"{kind} sees"] = lambda network=network: network.understand([picture], ["Is there a star?"])[0]
-        asked[f"{kind} draws"] = lambda network=network: network.draw_descriptions(["a red circle"], [5])[0].tolist()
-    return {name: told(ask) for name, ask in asked.items()}
+        calls[f"{kind} understand"] = lambda network=network: network.understand([picture], ["Is there a star?"])[0]
+        calls[f"{kind} generate"] = lambda network=network: network.draw_descriptions(["a red circle"], [5])[0].tolist()
+    return {name: result_or_error(call) for name, call in calls.items()}
 
 
 def slot_tokens(backbone: QwenVL) -> list[int]:
-    """The first tokens of a reply in a slot."""
+    """Return the first tokens of a reply generated in a slot."""
     slots = ContinuousBatch(backbone, count=2, length=64)
     prompt = slots.tokenize(Conversation((("What is there?", ""),)))
     (slot,) = slots.add([prompt], [SamplingParams(0.7, torch_rng(3, "reply"))])
@@ -136,7 +137,7 @@ def slot_tokens(backbone: QwenVL) -> list[int]:
 
 
 def resumed(config: RunConfig, folder: Path) -> bool:
-    """Whether a run that was cut off ends on the device as a whole one, bit for bit; another goes on on the CPU."""
+    """Return whether an interrupted run ends bitwise equal on the device; another is resumed on the CPU."""
     whole = run(config, folder / "whole")
     run_until(config, folder / "cut", last=3)
     shutil.copytree(folder / "cut", folder / "elsewhere")
@@ -145,142 +146,144 @@ def resumed(config: RunConfig, folder: Path) -> bool:
 
 
 def work(folder: Path) -> None:
-    """Takes every run of `runs.json` through its steps on the device and on the CPU."""
+    """Run every config of `runs.json` on the device and on the CPU."""
     runs = {name: from_dict(RunConfig, values) for name, values in read_json(folder / "runs.json").items()}
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         make_quick(patch)
         computes = pretend_device.begin()
-        there = device_named("auto")
-        for place in (CPU, there):
+        on_device = resolve_device("auto")
+        for place in (CPU, on_device):
             patch.setenv("LATENTBRIDGE_CACHE", str(folder / f"cache of {place.type}"))
             with nullcontext() if place == CPU else computes:
                 for name, config in runs.items():
-                    found[f"{name} {place.type}"] = told(partial(steps, config, folder / name, place))
+                    results[f"{name} {place.type}"] = result_or_error(partial(steps, config, folder / name, place))
                 if "align" not in runs:
-                    found[f"skills {place.type}"] = told(partial(skills, place.type))
+                    results[f"skills {place.type}"] = result_or_error(partial(skills, place.type))
         if config := runs.get("align"):
             with computes:
                 sft = replace(config, name="sft", stage=FAST["sft"])
-                found["resumed"] = told(partial(resumed, sft, folder / "sft"))
-                found["forgetful"] = told(partial(steps, config, folder, there, Forgetful(config)))
-            found["named"] = str(there)
-            found["refused"] = told(partial(device_named, "cuda"))
+                results["resumed"] = result_or_error(partial(resumed, sft, folder / "sft"))
+                results["cpu tensor"] = result_or_error(
+                    partial(steps, config, folder, on_device, CpuTensorAlign(config))
+                )
+            results["auto"] = str(on_device)
+            results["cuda"] = result_or_error(partial(resolve_device, "cuda"))
             patch.setenv("LOCAL_RANK", "1")
-            found["crowded"] = told(partial(device_named, "auto"))
-    write_json(folder / "found.json", found)
+            results["local rank 1"] = result_or_error(partial(resolve_device, "auto"))
+    write_json(folder / "results.json", results)
 
 
-# --- and what is made of it ---------------------------------------------------------------------------
+# --- in the process of the tests ---------------------------------------------------------------------------
 
 
-def tried(folder: Path, configs: dict[str, RunConfig], small_model: OmniBridge) -> dict[str, Any]:
+def run_in_subprocess(folder: Path, configs: dict[str, RunConfig], small_model: OmniBridge) -> dict[str, Any]:
     for name, config in configs.items():
         if config.init:
-            save_model(start_of(config, small_model), RunDir(folder / name / "start").model)
+            save_model(start_of(config, small_model), RunFolder(folder / name / "start").model)
     write_json(folder / "runs.json", {name: to_dict(config) for name, config in configs.items()})
     command = [sys.executable, "-m", "tests.training.test_devices", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    return {**read_json(folder / "found.json"), "folder": folder}
+    return {**read_json(folder / "results.json"), "folder": folder}
 
 
 @pytest.fixture(scope="module")
-def found(
+def results(
     tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig, small_model: OmniBridge
 ) -> dict[str, Any]:
-    configs = {name: run_config(small_config, name, STAGES_TRIED[name]) for name in QUICK}
-    return tried(tmp_path_factory.mktemp("devices"), configs, small_model)
+    configs = {name: run_config(small_config, name, ALL_STAGES[name]) for name in QUICK}
+    return run_in_subprocess(tmp_path_factory.mktemp("devices"), configs, small_model)
 
 
 @pytest.fixture(scope="module")
-def more_found(
+def more_results(
     tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig, small_model: OmniBridge
 ) -> dict[str, Any]:
-    rest = {name: stage for name, stage in STAGES_TRIED.items() if name not in QUICK}
+    rest = {name: stage for name, stage in ALL_STAGES.items() if name not in QUICK}
     configs = {name: run_config(small_config, name, stage) for name, stage in rest.items()}
-    return tried(tmp_path_factory.mktemp("more devices"), configs, small_model)
+    return run_in_subprocess(tmp_path_factory.mktemp("more devices"), configs, small_model)
 
 
-def check(found: dict[str, Any], name: str) -> None:
-    """The device computes on the CPU, but by other kernels; noise drawn otherwise would be seen from the first step on."""
-    here, there = found[f"{name} cpu"], found[f"{name} pretend"]
-    assert isinstance(here, dict), here
-    assert isinstance(there, dict), there
-    rows = [[*result["losses"], result["measures"]] for result in (here, there)]
-    for wanted, row in zip(*([flat(each) for each in told] for told in rows), strict=True):
-        assert row == pytest.approx(wanted, rel=SAME_LOSS, abs=SAME_LOSS)
-    assert there["weights"] == pytest.approx(here["weights"], rel=1e-4)
+def check(results: dict[str, Any], name: str) -> None:
+    """Compare results; the fake device uses other CPU kernels, and differences in noise would be visible from the first step."""
+    on_cpu, on_device = results[f"{name} cpu"], results[f"{name} pretend"]
+    assert isinstance(on_cpu, dict), on_cpu
+    assert isinstance(on_device, dict), on_device
+    rows = [[*result["losses"], result["measures"]] for result in (on_cpu, on_device)]
+    for expected, row in zip(*([flat(row) for row in result] for result in rows), strict=True):
+        assert row == pytest.approx(expected, rel=SAME_LOSS, abs=SAME_LOSS)
+    assert on_device["weights"] == pytest.approx(on_cpu["weights"], rel=1e-4)
 
 
 def flat(row: Any) -> dict[str, float]:
-    """What was logged of one step, without its times."""
+    """Return the metrics of one step without times."""
     parts = row if isinstance(row, dict) else row[0] | row[1]
     return {name: value for name, value in parts.items() if name not in TIMES}
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_stage_trains_and_is_measured_on_another_device_as_on_the_cpu(found: dict[str, Any], name: str):
-    check(found, name)
+def test_a_stage_trains_on_another_device_as_on_the_cpu(results: dict[str, Any], name: str):
+    check(results, name)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", [name for name in STAGES_TRIED if name not in QUICK])
-def test_more_stages_train_on_another_device_as_on_the_cpu(more_found: dict[str, Any], name: str):
-    check(more_found, name)
+@pytest.mark.parametrize("name", [name for name in ALL_STAGES if name not in QUICK])
+def test_more_stages_train_on_another_device_as_on_the_cpu(more_results: dict[str, Any], name: str):
+    check(more_results, name)
 
 
-def test_no_stage_is_left_out_here():
-    assert {stage.kind for stage in STAGES_TRIED.values()} == STAGES.keys()
+def test_every_stage_is_tested():
+    assert {stage.kind for stage in ALL_STAGES.values()} == STAGES.keys()
 
 
-def test_a_tensor_left_on_the_cpu_is_noticed(found: dict[str, Any]):
-    assert "MixedDevices" in found["forgetful"]
+def test_a_tensor_left_on_the_cpu_is_noticed(results: dict[str, Any]):
+    assert "MixedDevices" in results["cpu tensor"]
 
 
-def test_a_run_goes_on_on_its_device_bit_for_bit_and_on_the_cpu_as_well(found: dict[str, Any]):
-    assert found["resumed"] is True, found["resumed"]
-    folder = found["folder"] / "sft"
+def test_a_run_resumes_bitwise_on_its_device_and_on_the_cpu(results: dict[str, Any]):
+    assert results["resumed"] is True, results["resumed"]
+    folder = results["folder"] / "sft"
     assert read_json(folder / "whole" / "environment.json")["device"] == "pretend:0"
     whole, elsewhere = weights(folder / "whole"), weights(folder / "elsewhere")
     config = from_dict(RunConfig, read_json(folder / "whole" / "config.json"))
-    way = distance(whole, unique_state(new_model(config.model, config.seed)))
-    assert distance(whole, elsewhere) < SAME_WEIGHTS * way
+    update_norm = distance(whole, unique_state(new_model(config.model, config.seed)))
+    assert distance(whole, elsewhere) < SAME_WEIGHTS * update_norm
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("skill", SKILLS)
-def test_models_do_on_another_device_what_they_do_on_the_cpu(more_found: dict[str, Any], skill: str):
-    alike(more_found["skills cpu"][skill], more_found["skills pretend"][skill], 1e-3)
+def test_models_give_the_same_results_on_another_device(more_results: dict[str, Any], skill: str):
+    alike(more_results["skills cpu"][skill], more_results["skills pretend"][skill], 1e-3)
 
 
-def alike(here: Any, there: Any, apart: float) -> None:
-    """A reply is the same, levels and embeddings are up to a mean difference."""
-    if isinstance(here, str):
-        assert there == here
+def alike(on_cpu: Any, on_device: Any, apart: float) -> None:
+    """Assert that texts are equal, and pixels and embeddings close on average."""
+    if isinstance(on_cpu, str):
+        assert on_device == on_cpu
     else:
-        assert np.abs(np.subtract(there, here)).mean() < apart
+        assert np.abs(np.subtract(on_device, on_cpu)).mean() < apart
 
 
-def test_a_process_takes_its_own_accelerator_and_is_told_which_there_are(found: dict[str, Any]):
-    assert found["named"] == "pretend:0"
-    assert "There is no device cuda:0 here; set device to one of auto, cpu, pretend:0." in found["refused"]
-    assert "There is no device pretend:1 here" in found["crowded"]
+def test_local_rank_selects_the_accelerator_and_errors_list_the_devices(results: dict[str, Any]):
+    assert results["auto"] == "pretend:0"
+    assert "There is no device cuda:0 here; set device to one of auto, cpu, pretend:0." in results["cuda"]
+    assert "There is no device pretend:1 here" in results["local rank 1"]
 
 
-def test_without_an_accelerator_everything_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch):
+def test_without_an_accelerator_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
-    assert device_named("auto") == device_named("cpu") == CPU
+    assert resolve_device("auto") == resolve_device("cpu") == CPU
     for name in ("cuda", "cuda:1", "gpu"):
         with pytest.raises(UserError, match="There is no device .* here; set device to one of auto, cpu"):
-            device_named(name)
+            resolve_device(name)
 
 
-def test_a_batch_moves_with_all_that_is_in_it():
+def test_to_device_moves_nested_dataclasses():
     ones: Any = torch.ones(2, 3)
     prompts = TokenBatch(ones, ones, ones, ones, ones, None, None)
     rollouts = to_device(
@@ -293,71 +296,71 @@ def test_a_batch_moves_with_all_that_is_in_it():
     assert to_device(DrawBatch(pictures, ["a"]), torch.device("meta")).pictures is pictures
 
 
-# --- the machine's own accelerator ----------------------------------------------------------------------
+# --- the machine's accelerator ----------------------------------------------------------------------
 
 AGREEING = {
-    name: STAGES_TRIED[name] for name in ("sft", "sft with lora", "align", "pretrain_decoder", "pretrain_teacher")
+    name: ALL_STAGES[name] for name in ("sft", "sft with lora", "align", "pretrain_decoder", "pretrain_teacher")
 } | {name: stage for name, stage in OTHERS.items() if stage.kind == "pretrain_unified"}
-"""Stages whose steps choose nothing by what the model says: where it picks the best of its own drawings, rounding may pick
-another."""
-needs_one = pytest.mark.skipif(not torch.accelerator.is_available(), reason="torch finds no accelerator here")
+"""Stages whose steps do not depend on the model's own samples, where rounding may select another rollout."""
+needs_accelerator = pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
 
 
 @pytest.mark.accelerator
-@needs_one
-@pytest.mark.parametrize("name", STAGES_TRIED)
+@needs_accelerator
+@pytest.mark.parametrize("name", ALL_STAGES)
 def test_a_stage_trains_on_the_accelerator(
     tmp_path: Path, small_config: ModelConfig, small_model: OmniBridge, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     make_quick(monkeypatch)
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
-    config = run_config(small_config, name, STAGES_TRIED[name])
+    config = run_config(small_config, name, ALL_STAGES[name])
     if config.init:
-        save_model(start_of(config, small_model), RunDir(tmp_path / "start").model)
-    found = steps(config, tmp_path, device_named("auto"))
-    assert np.isfinite(found["weights"]) and all(
-        np.isfinite(list(parts.values())).all() for _, parts in found["losses"]
+        save_model(start_of(config, small_model), RunFolder(tmp_path / "start").model)
+    results = steps(config, tmp_path, resolve_device("auto"))
+    assert np.isfinite(results["weights"]) and all(
+        np.isfinite(list(parts.values())).all() for _, parts in results["losses"]
     )
 
 
 @pytest.mark.accelerator
-@needs_one
+@needs_accelerator
 @pytest.mark.parametrize("name", AGREEING)
-def test_the_accelerator_ends_where_the_cpu_does_and_either_goes_on_from_the_other(
+def test_accelerator_and_cpu_train_alike_and_resume_each_others_checkpoints(
     tmp_path: Path, small_config: ModelConfig, monkeypatch: pytest.MonkeyPatch, name: str
 ):
-    """Within what two ranks may differ from one by, for the same reason: float32 sums in another order, and optimisers that
-    make all directions of a gradient equally long. TF32, with three digits less, is switched off."""
+    """Within the tolerances of two ranks against one: float32 sums are in another order, and optimizers normalize gradients.
+
+    TF32, with three digits less, is off."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
     make_quick(monkeypatch)
-    there = replace(run_config(small_config, name, AGREEING[name]), steps=3, device="auto")
-    here = replace(there, device="cpu")
-    run(here, tmp_path / "here")
-    run(there, tmp_path / "there")
-    for first, second in ((here, there), (there, here), (there, there)):
+    on_device = replace(run_config(small_config, name, AGREEING[name]), steps=3, device="auto")
+    on_cpu = replace(on_device, device="cpu")
+    run(on_cpu, tmp_path / "on_cpu")
+    run(on_device, tmp_path / "on_device")
+    for first, second in ((on_cpu, on_device), (on_device, on_cpu), (on_device, on_device)):
         folder = tmp_path / f"{first.device} then {second.device}"
         run_until(first, folder, last=2)
         run(second, folder, resume=True)
-    wanted = weights(tmp_path / "here")
-    way = distance(wanted, unique_state(new_model(here.model, here.seed)))
-    for folder in ("there", "cpu then auto", "auto then cpu", "auto then auto"):
-        assert distance(wanted, weights(tmp_path / folder)) < SAME_WEIGHTS * way, folder
-    logs = [RunDir(tmp_path / folder).metrics() for folder in ("here", "there")]
+    expected_weights = weights(tmp_path / "on_cpu")
+    update_norm = distance(expected_weights, unique_state(new_model(on_cpu.model, on_cpu.seed)))
+    for folder in ("on_device", "cpu then auto", "auto then cpu", "auto then auto"):
+        assert distance(expected_weights, weights(tmp_path / folder)) < SAME_WEIGHTS * update_norm, folder
+    logs = [RunFolder(tmp_path / folder).metrics() for folder in ("on_cpu", "on_device")]
     for alone, other in zip(*logs, strict=True):
-        named = {each for each in alone if each not in TIMES and not each.endswith(" share")}
-        expected = pytest.approx({each: alone[each] for each in named}, rel=SAME_LOSS, abs=SAME_LOSS)
-        assert {each: other[each] for each in named} == expected
-    assert device_of(load_model(tmp_path / "there")) == CPU
+        named = {name for name in alone if name not in TIMES and not name.endswith(" share")}
+        expected = pytest.approx({key: alone[key] for key in named}, rel=SAME_LOSS, abs=SAME_LOSS)
+        assert {key: other[key] for key in named} == expected
+    assert device_of(load_model(tmp_path / "on_device")) == CPU
 
 
 @pytest.mark.accelerator
-@needs_one
-def test_the_shipped_model_sees_and_finds_on_the_accelerator_as_on_the_cpu():
-    here, there = skills("cpu"), skills("auto")
-    alike(here["understand"], there["understand"], 0)
-    alike(here["embed"], there["embed"], 1e-3)
-    alike(here["generate"], there["generate"], 2)
+@needs_accelerator
+def test_the_shipped_model_gives_the_same_results_on_the_accelerator():
+    on_cpu, on_device = skills("cpu"), skills("auto")
+    alike(on_cpu["understand"], on_device["understand"], 0)
+    alike(on_cpu["embed"], on_device["embed"], 1e-3)
+    alike(on_cpu["generate"], on_device["generate"], 2)
 
 
 if __name__ == "__main__":

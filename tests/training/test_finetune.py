@@ -23,12 +23,12 @@ def stage_for(model: OmniBridge, manifest: Path) -> Finetune:
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Path:
-    return write_manifest(tmp_path / "asked", 0, a={"question": "Who?", "answer": "me"})
+def questions(tmp_path: Path) -> Path:
+    return write_manifest(tmp_path / "questions", 0, a={"question": "Who?", "answer": "me"})
 
 
-def test_questions_move_the_backbone_alone_and_all_pairs_are_rehearsed(small_model: OmniBridge, asked: Path):
-    stage = stage_for(small_model, asked)
+def test_questions_train_the_backbone_only_with_all_pairs_rehearsed(small_model: OmniBridge, questions: Path):
+    stage = stage_for(small_model, questions)
     moving = {name.split(".")[0] for name, _ in small_model.named_parameters() if stage.trainable(f"model.{name}")}
     assert moving == {"backbone"}
     batch = stage.batch(small_model, 0)
@@ -37,9 +37,9 @@ def test_questions_move_the_backbone_alone_and_all_pairs_are_rehearsed(small_mod
     assert set(parts) == {"understanding", "drift"} and parts["drift"] == 0
 
 
-def test_drift_is_how_far_the_model_has_gone_from_the_start(small_model: OmniBridge, asked: Path):
+def test_drift_measures_the_distance_from_the_start(small_model: OmniBridge, questions: Path):
     model = deepcopy(small_model)
-    stage = stage_for(model, asked)
+    stage = stage_for(model, questions)
     batch = stage.batch(model, 0)
     with torch.no_grad():
         for parameter in model.backbone.parameters():
@@ -51,7 +51,7 @@ def test_drift_is_how_far_the_model_has_gone_from_the_start(small_model: OmniBri
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.backbone.parameters())
 
 
-def test_texts_are_drawn_and_found_too(small_model: OmniBridge, tmp_path: Path):
+def test_texts_train_generation_and_retrieval_too(small_model: OmniBridge, tmp_path: Path):
     stage = stage_for(small_model, write_manifest(tmp_path, 3))
     moving = {name.split(".")[0] for name, _ in small_model.named_parameters() if stage.trainable(f"model.{name}")}
     assert moving == {"backbone", "projector", "aligner", "decoder", "retrieval"}

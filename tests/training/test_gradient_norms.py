@@ -7,7 +7,7 @@ from torch import nn
 from latentbridge.training.gradient_norms import gradient_norm_shares
 
 
-def test_shares_are_norms_on_what_terms_share() -> None:
+def test_shares_are_norms_over_shared_parameters() -> None:
     shared, alone = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor(5.0))
     terms = {
         "a": 3 * shared[0] + 100 * alone,  # the second part moves what no other term reaches
@@ -21,7 +21,7 @@ def test_shares_are_norms_on_what_terms_share() -> None:
     assert twice["b"] == pytest.approx(8 / 11)  # a value that doubles with its weight
 
 
-def test_the_backward_pass_to_come_finds_its_graph() -> None:
+def test_the_graph_is_retained() -> None:
     shared = nn.Parameter(torch.tensor([1.0, 2.0]))
     squares = shared.square()
     terms = {"a": squares[0], "b": squares.sum()}
@@ -31,7 +31,7 @@ def test_the_backward_pass_to_come_finds_its_graph() -> None:
     assert shared.grad is not None and shared.grad.tolist() == [4.0, 4.0]
 
 
-def test_nothing_shared_has_no_shares() -> None:
+def test_without_shared_parameters_all_shares_are_zero() -> None:
     a, b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
     assert gradient_norm_shares({"a": a.sum(), "b": b.sum()}, [a, b]) == {"a": 0.0, "b": 0.0}
     assert gradient_norm_shares({}, [a]) == {}

@@ -12,7 +12,7 @@ def order(items: int, batch_size: int, seed: int = 0, purpose: str = "order") ->
     return ItemOrder(config, purpose)
 
 
-def test_an_epoch_visits_every_item_once_but_for_a_remainder() -> None:
+def test_an_epoch_visits_every_item_once_and_drops_the_remainder() -> None:
     steps = [order(17, 5).indices(step) for step in range(6)]  # two epochs of three steps, two items left out of each
     for epoch in (steps[:3], steps[3:]):
         seen = [index for batch in epoch for index in batch]
@@ -21,12 +21,12 @@ def test_an_epoch_visits_every_item_once_but_for_a_remainder() -> None:
     assert steps[:3] != steps[3:]
 
 
-def test_seed_and_purpose_decide_the_order() -> None:
+def test_the_order_depends_on_seed_and_purpose() -> None:
     first = order(97, 11).indices(2)
     assert order(97, 11).indices(2) == first
     assert order(97, 11, seed=1).indices(2) != first and order(97, 11, purpose="other").indices(2) != first
 
 
-def test_a_batch_larger_than_the_set_is_refused() -> None:
+def test_a_batch_larger_than_the_set_is_an_error() -> None:
     with pytest.raises(UserError, match=r"stage.items is 4; it takes batch_size \(5\) or more"):
         order(4, 5)

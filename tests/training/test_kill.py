@@ -1,7 +1,7 @@
-"""Killed at random moments and resumed, perhaps killed again: what is left in the end is what an undisturbed process leaves.
+"""Runs killed at random moments, once or twice, and resumed end with the same result as uninterrupted ones.
 
-Two hundred trials, `make test-kill`. They are cheap because one warm process, which has imported everything, forks a copy of
-itself for each. Checkpoints are written after every step and every trial fills its caches anew, so many kills fall there.
+Two hundred trials, `make test-kill`. They are cheap because one warm process, which has imported everything, forks for
+each. Checkpoints are written after every step and every trial fills its own caches, so that many kills interrupt writes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from latentbridge.config import (
 )
 from latentbridge.data.stores.embeddings import EmbeddingStore, text_digest
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.loop import train
 from latentbridge.training.stages import STAGES, make_stage
 from latentbridge.types import EmbeddingSpace
@@ -45,12 +45,12 @@ TRIALS, STEPS = 200, 4
 JANUS = TinyJanusConfig(width=32, num_layers=1, num_heads=2, image_size_px=16, patch_size_px=4, codebook_size=61)
 SCENE = SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2)
 MODELS = {"pretrain_squares": JANUS, "pretrain_codes": JANUS, "pretrain_unified": JANUS, "pretrain_teacher": SCENE}
-"""What a stage trains where that is no OmniBridge."""
+"""Models of the stages that do not train an OmniBridge."""
 TEXTS = [f"text {number}" for number in range(331)]
 
 
 def tiny(kind: str, small_config: ModelConfig) -> RunConfig:
-    """A run of a second, half of it spent on checkpoints."""
+    """Return a run of about a second, half of it spent on checkpoints."""
     return RunConfig(
         name=kind,
         stage=stage_with(kind, items=8, retrieval_weight=0.1, roundtrip_steps=1, rollouts=2),
@@ -69,7 +69,7 @@ def tiny(kind: str, small_config: ModelConfig) -> RunConfig:
 
 
 class SlowTeacher:
-    """Five numbers for a text, a millisecond each."""
+    """A teacher with embeddings of five numbers that takes a millisecond per text."""
 
     space = EmbeddingSpace("slow", 5, "none")
 
@@ -85,7 +85,7 @@ class SlowTeacher:
 
 
 def do(job: dict[str, Any]) -> None:
-    """Begin a job, or go on with it, in a folder."""
+    """Start or resume a job in a folder."""
     folder = Path(job["folder"])
     os.environ["LATENTBRIDGE_CACHE"] = str(folder / "cache")
     if job["config"] is None:
@@ -96,7 +96,7 @@ def do(job: dict[str, Any]) -> None:
 
 
 def serve() -> None:
-    """For each line of stdin a forked process that does the job and is killed after so many seconds, if any are given."""
+    """Fork a process for each job on stdin, and kill it after the job's `seconds`, if given."""
     from latentbridge.training.fits import autoencoder as autoencoder_fit
     from latentbridge.training.stages import posttrain, pretrain_codes, pretrain_teacher
 
@@ -104,7 +104,7 @@ def serve() -> None:
     posttrain._HELD_OUT_PAIRS = pretrain_teacher._HELD_OUT_PAIRS = 3
     for line in sys.stdin:
         job = json.loads(line)
-        began = time.monotonic()
+        start = time.monotonic()
         if (child := os.fork()) == 0:
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the answers' pipe is not the job's
             try:
@@ -117,20 +117,20 @@ def serve() -> None:
             time.sleep(job["seconds"])
             os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(json.dumps({"status": status, "seconds": time.monotonic() - began}), flush=True)
+        print(json.dumps({"status": status, "seconds": time.monotonic() - start}), flush=True)
 
 
 # --- trials -------------------------------------------------------------------------------------------
 
 
 class Warm:
-    """The warm process, seen from the tests."""
+    """A client of the warm process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._in, self._out = process.stdin, process.stdout
 
     def do(self, config: RunConfig | None, folder: Path, seconds: float | None = None) -> tuple[int, float]:
-        """The exit status (-9 where killed) and the seconds it took."""
+        """Run a job and return its exit status (-9 if killed) and duration in seconds."""
         assert self._in and self._out
         folder.mkdir(exist_ok=True)
         job = {"config": config and to_dict(config), "folder": str(folder), "seconds": seconds}
@@ -152,12 +152,12 @@ def warm() -> Iterator[Warm]:
 
 
 def outcome(folder: Path) -> bytes | list[Any]:
-    """The weights, or the embeddings."""
+    """Return the final weights, or the embeddings."""
     if (folder / "store").exists():
         return (
             EmbeddingStore(folder / "store", SlowTeacher.space).vectors([text_digest(text) for text in TEXTS]).tolist()
         )
-    run = RunDir(folder / "run")
+    run = RunFolder(folder / "run")
     assert [record["step"] for record in run.metrics()] == list(range(1, STEPS + 1))
     found = {path.name for path in run.path.iterdir() if not path.name.startswith(".")}
     assert found == {"config.json", "environment.json", "metrics.jsonl", "size.json", "model"}
@@ -167,7 +167,7 @@ def outcome(folder: Path) -> bytes | list[Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("job", JOBS)
-def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
+def test_a_run_killed_at_any_moment_ends_with_the_same_result(
     warm: Warm, small_config: ModelConfig, tmp_path: Path, job: str
 ):
     config = None if job == EMBEDDING else tiny(job, small_config)
@@ -181,7 +181,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
         assert warm.do(config, folder)[0] == 0, f"killed after {moments} of {seconds} seconds"
         same = outcome(folder) == expected
         assert same, f"killed after {moments} of {seconds} seconds"
-        if disturbed > TRIALS // len(JOBS):  # others had ended before they were to be killed
+        if disturbed > TRIALS // len(JOBS):  # others finished before the kill
             break
 
 

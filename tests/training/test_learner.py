@@ -1,4 +1,4 @@
-"""What a run leaves of what it learned."""
+"""Interpolation of final weights with the initial ones (`blend`)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from latentbridge.models.checkpoint import new_model, save_model, unique_state
 
 @pytest.fixture
 def config(small_config, tmp_path: Path) -> RunConfig:
-    """Steps that start from a whole model, which is there."""
+    """Return a run that starts from a saved model."""
     save_model(new_model(small_config, 5), tmp_path / "start" / "model")
     return run_config(small_config, "sft", steps=3, init=(("", "start"),), checkpoint_every=1)
 
 
-def test_a_blend_lies_between_the_start_and_what_was_learned(config: RunConfig, tmp_path: Path):
+def test_blend_interpolates_between_start_and_trained_weights(config: RunConfig, tmp_path: Path):
     start = unique_state(new_model(config.model, 5))
     run(config, tmp_path / "whole")
     run(replace(config, blend=0.25), tmp_path / "part")
@@ -34,7 +34,7 @@ def test_a_blend_lies_between_the_start_and_what_was_learned(config: RunConfig, 
         assert torch.equal(blended[name], start[name].lerp(learned[name], 0.25)), name
 
 
-def test_a_blend_is_the_same_after_a_resume(config: RunConfig, tmp_path: Path):
+def test_blend_is_the_same_after_a_resume(config: RunConfig, tmp_path: Path):
     blended = replace(config, blend=0.25)
     whole = run(blended, tmp_path / "whole")
     run_until(blended, tmp_path / "cut", 2)
@@ -44,7 +44,7 @@ def test_a_blend_is_the_same_after_a_resume(config: RunConfig, tmp_path: Path):
 @pytest.mark.parametrize(
     "changes", [{"blend": 0.0}, {"blend": 1.5}, {"blend": 0.5, "init": ()}, {"blend": 0.5, "stage": "lora"}]
 )
-def test_a_blend_that_cannot_be_is_refused(config: RunConfig, changes: dict):
+def test_an_invalid_blend_is_an_error(config: RunConfig, changes: dict):
     if "stage" in changes:
         changes = {**changes, "stage": SftConfig(lora_rank=2)}
     with pytest.raises(UserError, match="^blend is "):

@@ -34,10 +34,11 @@ from latentbridge.config import (
     to_dict,
 )
 from latentbridge.errors import UserError
+from latentbridge.files import read_json
 from latentbridge.models.adapters import attach_adapter, merge_adapter
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import RunDir, read_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.loop import train
 from latentbridge.training.stages import STAGES, make_stage
 
@@ -84,7 +85,7 @@ kinds = pytest.mark.parametrize("kind", STAGE_CONFIGS)
 
 
 @pytest.fixture(autouse=True)
-def one_thread_and_an_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def restore_threads_and_use_a_temporary_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("latentbridge.training.stages.posttrain._HELD_OUT_PAIRS", 3)
     threads = torch.get_num_threads()
@@ -94,7 +95,7 @@ def one_thread_and_an_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An autoencoder fitted to few pictures: 3,000 take seconds."""
+    """Fit autoencoders to few images; 3,000 take seconds."""
     monkeypatch.setattr("latentbridge.training.fits.autoencoder._FIT_PICTURES", 64)
 
 
@@ -120,17 +121,19 @@ def test_every_stage_is_tested_here():
     assert {stage.kind for stage in STAGE_CONFIGS.values()} == STAGES.keys() - elsewhere
 
 
-# --- what moves ----------------------------------------------------------------------------------
+# --- trained parameters ----------------------------------------------------------------------------------
 
 
 @kinds
-def test_a_stopped_run_ends_as_a_whole_one_and_only_what_a_stage_names_moves(small_config, tmp_path, quick_fit, kind):
+def test_an_interrupted_run_ends_bitwise_equal_and_only_the_stages_parameters_change(
+    small_config, tmp_path, quick_fit, kind
+):
     config = run_config(small_config, kind)
     whole = run(config, tmp_path / "whole")
     run_until(config, tmp_path / "stopped", last=5)
-    assert RunDir(tmp_path / "stopped").newest_checkpoint() == tmp_path / "stopped" / "checkpoints" / "step_0000004"
+    assert RunFolder(tmp_path / "stopped").newest_checkpoint() == tmp_path / "stopped" / "checkpoints" / "step_0000004"
     assert run(config, tmp_path / "stopped", resume=True) == whole
-    assert [record["step"] for record in RunDir(tmp_path / "stopped").metrics()] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in RunFolder(tmp_path / "stopped").metrics()] == [1, 2, 3, 4, 5, 6]
     assert not (tmp_path / "stopped" / "checkpoints").exists()
 
     before = unique_state(new_model(small_config, config.seed))
@@ -141,32 +144,30 @@ def test_a_stopped_run_ends_as_a_whole_one_and_only_what_a_stage_names_moves(sma
     assert not [name for name in moved if not name.startswith(MOVES[kind])]
 
 
-def test_bfloat16_is_used_only_where_it_is_fast_and_a_run_records_which(small_config, tmp_path, monkeypatch, capsys):
-    ended = {}
+def test_bfloat16_is_used_if_fast_and_recorded(small_config, tmp_path, monkeypatch, capsys):
+    weights = {}
     for fast in (False, True):
         for module in ("learner", "loop"):
-            monkeypatch.setattr(f"latentbridge.training.{module}.multiplies_bfloat16", lambda device, fast=fast: fast)
-        ended[fast] = run(run_config(small_config, "sft", bf16=True, steps=2), tmp_path / str(fast))
-        assert read_json(RunDir(tmp_path / str(fast)).environment)["bfloat16"] is fast
-    monkeypatch.setattr("latentbridge.training.learner.multiplies_bfloat16", lambda device: False)
-    assert ended[False] == run(run_config(small_config, "sft", steps=2), tmp_path / "float32") != ended[True]
+            monkeypatch.setattr(f"latentbridge.training.{module}.has_fast_bfloat16", lambda device, fast=fast: fast)
+        weights[fast] = run(run_config(small_config, "sft", bf16=True, steps=2), tmp_path / str(fast))
+        assert read_json(RunFolder(tmp_path / str(fast)).environment)["bfloat16"] is fast
+    monkeypatch.setattr("latentbridge.training.learner.has_fast_bfloat16", lambda device: False)
+    assert weights[False] == run(run_config(small_config, "sft", steps=2), tmp_path / "float32") != weights[True]
     assert capsys.readouterr().err == ""
 
 
-def test_a_run_resumed_on_another_kind_of_processor_says_that_weights_will_differ(
-    small_config, tmp_path, monkeypatch, capsys
-):
+def test_resuming_with_another_precision_warns(small_config, tmp_path, monkeypatch, capsys):
     config = run_config(small_config, "sft")
-    monkeypatch.setattr("latentbridge.training.loop.multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr("latentbridge.training.loop.has_fast_bfloat16", lambda device: True)
     run_until(config, tmp_path / "run", last=3)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("latentbridge.training.loop.multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr("latentbridge.training.loop.has_fast_bfloat16", lambda device: False)
     run(config, tmp_path / "run", resume=True)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "fast, and here they are slow: its weights will differ by rounding" in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "fast, and here they are slow: its weights will differ by rounding" in message
 
 
-def test_threads_unless_given_are_those_of_idle_cores_and_stay_so_when_resumed(small_config, tmp_path, monkeypatch):
+def test_threads_default_to_idle_cores_and_are_kept_on_resume(small_config, tmp_path, monkeypatch):
     torch.set_num_threads(2)
     config = run_config(small_config, "sft", threads=0)
     for idle, resume in ((1, False), (2, True)):
@@ -175,11 +176,11 @@ def test_threads_unless_given_are_those_of_idle_cores_and_stay_so_when_resumed(s
             run(config, tmp_path / "run", resume=True)
         else:
             run_until(config, tmp_path / "run", last=3)
-        assert torch.get_num_threads() == read_json(RunDir(tmp_path / "run").environment)["threads"] == 1
+        assert torch.get_num_threads() == read_json(RunFolder(tmp_path / "run").environment)["threads"] == 1
 
 
-def test_a_run_in_bfloat16_stopped_right_after_a_checkpoint_ends_as_a_whole_one(small_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("latentbridge.training.learner.multiplies_bfloat16", lambda device: True)
+def test_a_bfloat16_run_interrupted_after_a_checkpoint_ends_bitwise_equal(small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("latentbridge.training.learner.has_fast_bfloat16", lambda device: True)
     config = run_config(small_config, "sft", bf16=True)
     whole = run(config, tmp_path / "whole")
     run_until(config, tmp_path / "stopped", last=4)
@@ -187,19 +188,19 @@ def test_a_run_in_bfloat16_stopped_right_after_a_checkpoint_ends_as_a_whole_one(
     assert run(run_config(small_config, "sft"), tmp_path / "float32") != whole
 
 
-def test_a_run_stopped_before_its_first_checkpoint_starts_over(small_config, tmp_path):
+def test_a_run_interrupted_before_its_first_checkpoint_starts_over(small_config, tmp_path):
     config = run_config(small_config, "sft")
     run_until(config, tmp_path / "stopped", last=1)
     assert run(config, tmp_path / "stopped", resume=True) == run(config, tmp_path / "whole")
 
 
-def test_the_seed_decides_a_run(small_config, tmp_path):
+def test_a_run_depends_on_the_seed_only(small_config, tmp_path):
     config = run_config(small_config, "sft", steps=2)
     assert run(config, tmp_path / "a") == run(config, tmp_path / "b")
     assert run(replace(config, seed=1), tmp_path / "c") != run(config, tmp_path / "d")
 
 
-def test_a_run_starts_from_the_parts_it_names(small_config, tmp_path):
+def test_init_loads_the_named_parts(small_config, tmp_path):
     run(run_config(small_config, "sft", steps=2), tmp_path / "first")
     config = run_config(small_config, "align", steps=1, init=(("backbone.", str(tmp_path / "first")),))
     run(config, tmp_path / "second")
@@ -208,13 +209,13 @@ def test_a_run_starts_from_the_parts_it_names(small_config, tmp_path):
     assert backbone and all(torch.equal(first[name], second[name]) for name in backbone)
 
 
-def test_a_run_starts_from_the_shipped_model_by_its_name(small_config, tmp_path):
+def test_init_loads_the_shipped_model_by_name(small_config, tmp_path):
     config = run_config(small_config, "sft", init=(("", "tiny"),))
     with pytest.raises(UserError, match="assets/tiny/model.safetensors does not fit this model"):
         run(config, tmp_path / "run")
 
 
-def test_a_run_without_the_run_it_starts_from_leaves_nothing_behind(small_config, tmp_path):
+def test_a_missing_init_run_is_an_error_and_leaves_no_folder(small_config, tmp_path):
     config = run_config(small_config, "sft", steps=1, init=(("backbone.", "first"),))
     with pytest.raises(UserError, match="latentbridge train first --out .*first"):
         train(config, make_stage(config), tmp_path / "second", progress=False)
@@ -222,7 +223,7 @@ def test_a_run_without_the_run_it_starts_from_leaves_nothing_behind(small_config
 
 
 @pytest.mark.parametrize(("kind", "part"), [("align", "aligner."), ("pretrain_decoder", "autoencoder.")])
-def test_parts_that_come_from_elsewhere_are_not_made_anew(small_config, quick_fit, kind, part):
+def test_inherited_parts_are_not_initialized_again(small_config, quick_fit, kind, part):
     for init, kept in (((), False), (((part, "x"),), True), ((("", "x"),), True), ((("backbone.", "x"),), False)):
         model, fresh = new_model(small_config, 0), unique_state(new_model(small_config, 0))
         make_stage(run_config(small_config, kind, init=init)).prepare(model)
@@ -230,7 +231,7 @@ def test_parts_that_come_from_elsewhere_are_not_made_anew(small_config, quick_fi
         assert all(torch.equal(state[name], fresh[name]) for name in state if name.startswith(part)) == kept
 
 
-def test_decoder_pretraining_moves_decoder_and_text_encoder_only(small_config, tmp_path, quick_fit):
+def test_decoder_pretraining_trains_decoder_and_text_encoder_only(small_config, tmp_path, quick_fit):
     run(run_config(small_config, "pretrain_decoder", steps=2), tmp_path)
     before, after = unique_state(new_model(small_config, 0)), unique_state(load_model(tmp_path))
     moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -243,7 +244,7 @@ adapted = pytest.mark.parametrize("kind", ["sft", "posttrain_sft", "latentumm"])
 
 
 @adapted
-def test_an_adapter_alone_moves_and_is_kept_beside_the_model(kind, small_config, tmp_path):
+def test_only_the_adapter_is_trained_and_it_is_saved_beside_the_model(kind, small_config, tmp_path):
     config = run_config(small_config, kind, steps=2)
     config = replace(config, stage=replace(config.stage, lora_rank=2))
     run(config, tmp_path)
@@ -257,23 +258,23 @@ def test_an_adapter_alone_moves_and_is_kept_beside_the_model(kind, small_config,
 
 
 @pytest.mark.parametrize("kind", ["align", "pretrain_decoder"])
-def test_an_adapter_beside_what_does_not_move_is_refused(kind, small_config, tmp_path, quick_fit):
+def test_an_adapter_without_a_trained_language_model_is_an_error(kind, small_config, tmp_path, quick_fit):
     config = run_config(small_config, kind)
     with pytest.raises(UserError, match="no language model.*lora_rank=0"):
         run(replace(config, stage=replace(config.stage, lora_rank=2)), tmp_path)
 
 
-# --- what goes wrong -----------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_no_number_stops_the_run(small_config, tmp_path):
+def test_a_nonfinite_loss_stops_the_run(small_config, tmp_path):
     config = run_config(small_config, "sft", optim=OptimConfig(lr=1e30, muon_lr=0.0, warmup_steps=1))
     with pytest.raises(UserError, match="loss of sft became .*lower optim.lr"):
         run(config, tmp_path)
     assert not (tmp_path / "model").exists()
 
 
-def test_other_settings_do_not_resume_and_a_run_is_not_overwritten(small_config, tmp_path):
+def test_a_run_is_neither_resumed_with_other_settings_nor_overwritten(small_config, tmp_path):
     config = run_config(small_config, "sft")
     run_until(config, tmp_path, last=3)
     with pytest.raises(UserError, match="other settings"):
@@ -297,19 +298,19 @@ def test_two_checkpoints_are_kept(small_config, tmp_path):
 # --- alignment's cache ---------------------------------------------------------------------------
 
 
-def test_features_are_shared_by_runs_that_differ_in_losses_only(small_config, tmp_path):
+def test_runs_that_differ_in_losses_only_share_features(small_config, tmp_path):
     stores = tmp_path / "cache" / "features"
     config = run_config(small_config, "align", steps=1)
     run(config, tmp_path / "a")
     run(replace(config, stage=replace(config.stage, beta_schedule="none", diffusion_weight=0.0)), tmp_path / "b")
     assert len(list(stores.iterdir())) == 1
     run(replace(config, seed=1), tmp_path / "c")
-    spoken = replace(small_config, backbone=replace(small_config.backbone, system_prompt="Be kind."))
-    run(replace(config, model=spoken), tmp_path / "d")
+    other_prompt = replace(small_config, backbone=replace(small_config.backbone, system_prompt="Be kind."))
+    run(replace(config, model=other_prompt), tmp_path / "d")
     assert len(list(stores.iterdir())) == 3
 
 
-def test_a_batch_larger_than_the_alignment_set_is_refused(small_config):
+def test_a_batch_larger_than_the_alignment_set_is_an_error(small_config):
     with pytest.raises(UserError, match="batch_size"):
         make_stage(run_config(small_config, "align", batch_size=17))
 
@@ -342,7 +343,7 @@ train(config, make_stage(config), Path(sys.argv[2]), resume=True, progress=False
 
 
 def run_and_kill(config: RunConfig, folder: Path, awaited: Path, lines: int = 0) -> None:
-    """A run in a process of its own, killed once a file is there and has so many lines."""
+    """Start a run in a process and kill it when a file exists and has `lines` lines."""
     process = subprocess.Popen([sys.executable, "-c", _PROGRAM, json.dumps(to_dict(config)), str(folder)])
     try:
         while not (awaited.exists() and awaited.read_bytes().count(b"\n") >= lines):
@@ -355,17 +356,17 @@ def run_and_kill(config: RunConfig, folder: Path, awaited: Path, lines: int = 0)
 
 
 @pytest.mark.timeout(900)  # another interpreter that imports torch, perhaps on a busy machine
-def test_a_killed_run_ends_as_a_whole_one(small_config, tmp_path):
+def test_a_killed_run_ends_bitwise_equal(small_config, tmp_path):
     config = run_config(small_config, "sft", steps=30, checkpoint_every=3)
     run_and_kill(config, tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl", lines=8)
-    assert RunDir(tmp_path / "killed").newest_checkpoint()
+    assert RunFolder(tmp_path / "killed").newest_checkpoint()
     assert run(config, tmp_path / "killed", resume=True) == run(config, tmp_path / "whole")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @kinds
-def test_a_run_killed_twice_ends_as_a_whole_one(small_config, tmp_path, kind):
+def test_a_run_killed_twice_ends_bitwise_equal(small_config, tmp_path, kind):
     config = run_config(small_config, kind, steps=40, checkpoint_every=5)
     killed = tmp_path / "killed"
     run_and_kill(config, killed, killed / "checkpoints" / "step_0000010" / "state.json")

@@ -1,4 +1,4 @@
-"""Any backbone is pretrained, post-trained, stopped and resumed by the one loop."""
+"""Pretraining, post-training and resuming of Janus-Pro, BAGEL and Harmon."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def run_config(kind: str, stage: Any, **changes: Any) -> RunConfig:
 
 @kinds
 @pytest.mark.parametrize("stage", ["posttrain_sft", "latentumm", "pretrain_unified"])
-def test_a_stopped_run_ends_as_a_whole_one_and_what_gives_latents_meaning_stays(tmp_path: Path, kind: str, stage: str):
+def test_an_interrupted_run_ends_bitwise_equal_and_the_image_codec_is_frozen(tmp_path: Path, kind: str, stage: str):
     config = run_config(kind, stage)
     whole = run(config, tmp_path / "whole")
     run_until(config, tmp_path / "stopped", last=2)
@@ -100,7 +100,7 @@ def test_a_stopped_run_ends_as_a_whole_one_and_what_gives_latents_meaning_stays(
 
 
 @pytest.mark.parametrize("stage", ["pretrain_squares", "pretrain_codes"])
-def test_codes_are_learned_alone_and_go_on_where_they_stopped(tmp_path: Path, stage: str):
+def test_only_codes_are_trained_and_an_interrupted_run_ends_bitwise_equal(tmp_path: Path, stage: str):
     config = run_config("janus", stage)
     whole = run(config, tmp_path / "codes")
     run_until(config, tmp_path / "stopped", last=2)
@@ -115,7 +115,7 @@ def test_codes_are_learned_alone_and_go_on_where_they_stopped(tmp_path: Path, st
 
 
 @kinds
-def test_a_linear_autoencoder_that_comes_from_elsewhere_is_not_fitted_anew(kind: str):
+def test_an_inherited_autoencoder_is_not_fitted_again(kind: str):
     for init, kept in (((), kind == "janus"), ((("autoencoder.", "x"),), True), ((("", "x"),), True)):
         model, fresh = new_model(CONFIGS[kind], 0), unique_state(new_model(CONFIGS[kind], 0))
         make_stage(run_config(kind, "pretrain_unified", init=init)).prepare(model)
@@ -124,11 +124,11 @@ def test_a_linear_autoencoder_that_comes_from_elsewhere_is_not_fitted_anew(kind:
 
 
 @kinds
-def test_bfloat16_pretrains_too(tmp_path: Path, kind: str):
+def test_pretraining_in_bfloat16(tmp_path: Path, kind: str):
     assert run(run_config(kind, "pretrain_unified", bf16=True, steps=1), tmp_path / "run")
 
 
-def test_stages_say_whom_they_train():
+def test_a_stage_for_another_kind_of_model_is_an_error():
     with pytest.raises(UserError, match="sft trains omnibridge, and the model of sft is a harmon"):
         make_stage(run_config("harmon", "sft"))
     with pytest.raises(UserError, match="pretrain_codes trains janus, and the model of pretrain_codes is a omnibridge"):
@@ -150,7 +150,7 @@ def vq_model() -> Any:
     return model.model.model.vqmodel
 
 
-def test_codes_start_where_pictures_are(pixels: torch.Tensor):
+def test_codes_are_initialized_from_images(pixels: torch.Tensor):
     vq = vq_model()
     random_used = codes_loss(vq, pixels).used.item()
     init_codes(vq, pixels, torch_rng(0, "codes"))
@@ -164,7 +164,7 @@ def test_codes_start_where_pictures_are(pixels: torch.Tensor):
     assert vq.quantize.embedding.weight.isfinite().all(), "fewer squares than codes"
 
 
-def test_the_loss_of_codes_is_the_formula(pixels: torch.Tensor):
+def test_the_codes_loss_by_hand(pixels: torch.Tensor):
     vq = vq_model()
     found = codes_loss(vq, pixels)
     latents, book = square_latents(vq, pixels), codebook(vq)
@@ -176,7 +176,7 @@ def test_the_loss_of_codes_is_the_formula(pixels: torch.Tensor):
     assert found.used.item() == pytest.approx(len(nearest.unique()) / 61)
 
 
-def test_squares_are_drawn_as_if_each_had_a_code_of_its_own(pixels: torch.Tensor):
+def test_squares_loss_equals_the_codes_loss_with_a_code_per_square(pixels: torch.Tensor):
     vq = vq_model()
     two = pixels[:2]
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_squares_are_drawn_as_if_each_had_a_code_of_its_own(pixels: torch.Tensor
         assert squares_loss(vq, pixels) != codes_loss(vq, pixels).reconstruction
 
 
-def test_gradients_pass_straight_through_the_choice(pixels: torch.Tensor):
+def test_gradients_use_the_straight_through_estimator(pixels: torch.Tensor):
     vq = vq_model()
     codes_loss(vq, pixels).reconstruction.backward()
     assert vq.encoder.conv_in.weight.grad.abs().max() > 0
@@ -198,7 +198,7 @@ def test_gradients_pass_straight_through_the_choice(pixels: torch.Tensor):
 # --- recipes --------------------------------------------------------------------------------------
 
 
-def test_recipes_of_other_backbones_start_from_their_pretraining():
+def test_recipes_of_other_backbones_init_from_their_pretraining():
     for kind in CONFIGS:
         base = recipe(f"pretrain-{kind}")
         for method in ("post-sft", "post-latentumm"):
@@ -214,7 +214,7 @@ def test_recipes_of_other_backbones_start_from_their_pretraining():
 
 
 @kinds
-def test_pictures_are_drawn_at_the_size_a_recipe_names(kind: str):
+def test_images_have_the_size_of_the_recipe(kind: str):
     model: Any = new_model(recipe(f"pretrain-{kind}").model, 0)
     model.steps, model.drawing_steps, model.denoising_steps = 1, 1, 1
     assert np.shape(model.generate("a star").picture) == (32, 32, 3) and model.drawing_size_px == 32

@@ -6,33 +6,39 @@ from torch import nn
 
 from latentbridge.config import OptimConfig
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
-from latentbridge.training.optim import ExponentialMovingAverage, Float32Muon, _orthogonalize, make_optimizers, schedule
+from latentbridge.training.optim import (
+    ExponentialMovingAverage,
+    Float32Muon,
+    _orthogonalize,
+    lr_factor,
+    make_optimizers,
+)
 
 
-def test_the_schedule_warms_up_holds_and_falls():
+def test_lr_factor_warms_up_and_decays():
     config = OptimConfig(warmup_steps=4, decay_fraction=0.5)
-    shares = [schedule(step, 10, config) for step in range(10)]
+    shares = [lr_factor(step, 10, config) for step in range(10)]
     assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
 
 
-def test_a_schedule_without_ends_is_constant():
+def test_lr_factor_without_warmup_and_decay_is_constant():
     config = OptimConfig(warmup_steps=0, decay_fraction=0.0)
-    assert [schedule(step, 3, config) for step in range(3)] == [1, 1, 1]
+    assert [lr_factor(step, 3, config) for step in range(3)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("shape", [(7, 11), (11, 7), (13, 5), (5, 31)])  # the last two by their Gram matrix
-def test_float32_muon_steps_like_torchs_own(shape: tuple[int, int]):
-    """The update is torch's in exact arithmetic; torch's own differs by bfloat16, whose 8 bits are 4e-3 of the largest entry."""
+def test_float32_muon_equals_torchs_muon_up_to_bfloat16(shape: tuple[int, int]):
+    """The updates are equal in exact arithmetic; torch's is rounded to bfloat16, whose 8 bits are 4e-3 of the largest entry."""
     start, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(3)]
-    ended = []
+    results = []
     for kind in (torch.optim.Muon, Float32Muon):
         parameter = nn.Parameter(start.clone())
         optimizer = kind([parameter], lr=0.1, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")
         for gradient in gradients:
             parameter.grad = gradient.clone()
             optimizer.step()
-        ended.append((parameter.detach() - start, optimizer.state_dict()["state"][0]))
-    (theirs, their_state), (ours, our_state) = ended
+        results.append((parameter.detach() - start, optimizer.state_dict()["state"][0]))
+    (theirs, their_state), (ours, our_state) = results
     assert our_state.keys() == their_state.keys()
     torch.testing.assert_close(our_state["momentum_buffer"], their_state["momentum_buffer"])
     assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()
@@ -41,7 +47,7 @@ def test_float32_muon_steps_like_torchs_own(shape: tuple[int, int]):
 
 @pytest.mark.parametrize("shape", [(7, 11), (11, 7), (13, 5), (5, 31)])
 def test_orthogonalizing_follows_the_polynomial_of_the_singular_values(shape: tuple[int, int]):
-    """By hand: five times s -> a s + b s^3 + c s^5 on the singular values of the normed matrix, in float64."""
+    """Expected: s -> a s + b s^3 + c s^5 five times on the singular values of the normalized matrix, in float64."""
     a, b, c = 3.4445, -4.7750, 2.0315
     matrix = torch.randn(shape, dtype=torch.float64)
     left, values, right = torch.linalg.svd(matrix / matrix.norm(), full_matrices=False)
@@ -87,7 +93,7 @@ def test_muon_takes_hidden_matrices_only(small_model: OmniBridge):
         owner(optimizers, parameter)
 
 
-def test_t5_scores_move_slower_and_position_bias_faster(small_model: OmniBridge):
+def test_t5_queries_and_keys_have_a_lower_rate_and_the_position_bias_a_higher_one(small_model: OmniBridge):
     optimizers = make_optimizers(dict(small_model.named_parameters()), OptimConfig(lr=0.1, muon_lr=0.2))
     attention = small_model.text_encoder.encoder.block[0].layer[0].SelfAttention
     expected = {attention.q.weight: 0.015, attention.k.weight: 0.015, attention.relative_attention_bias.weight: 3.0}
@@ -96,7 +102,7 @@ def test_t5_scores_move_slower_and_position_bias_faster(small_model: OmniBridge)
         assert [group["peak_lr"] for group in groups] == [pytest.approx(rate)]
 
 
-def test_queries_and_keys_of_the_language_model_move_at_a_quarter_of_the_rate(small_model: OmniBridge):
+def test_queries_and_keys_of_the_language_model_have_a_quarter_of_the_rate(small_model: OmniBridge):
     optimizers = make_optimizers(dict(small_model.named_parameters()), OptimConfig(lr=0.1, muon_lr=0.2))
     attention = small_model.backbone.model.model.language_model.layers[0].self_attn
     expected = {attention.q_proj.weight: 0.05, attention.k_proj.weight: 0.05, attention.v_proj.weight: 0.2}
@@ -111,7 +117,7 @@ def test_without_a_rate_muon_is_left_out():
     assert type(adamw).__name__ == "AdamW" and len(adamw.param_groups[0]["params"]) == 2
 
 
-def test_the_average_warms_up_then_decays():
+def test_the_ema_decay_warms_up():
     parameter = nn.Parameter(torch.tensor([0.0]))
     average = ExponentialMovingAverage({"p": parameter}, decay=0.2)
     parameter.data.fill_(10.0)

@@ -1,4 +1,4 @@
-"""Two ranks on one machine (gloo) train as one: the same weights up to rounding, and checkpoints that either can go on from."""
+"""Training on two ranks (gloo): the same weights as on one up to rounding, and interchangeable checkpoints."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ from latentbridge.config import (
     to_dict,
 )
 from latentbridge.errors import UserError
+from latentbridge.files import read_json, write_json
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import ASSETS, Network, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
@@ -60,7 +61,7 @@ from latentbridge.models.teachers import TEACHERS
 from latentbridge.models.tokenization import load_tokenizer, token_id
 from latentbridge.ranks import all_reduce_sum, global_mean, local_rows, rank, world_size
 from latentbridge.rng import numpy_rng, torch_rng
-from latentbridge.rundir import RunDir, read_json, write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.training import parallel
 from latentbridge.training.fits import autoencoder as autoencoder_fit
 from latentbridge.training.loop import train
@@ -94,7 +95,7 @@ POSTTRAINED = {
     "step_grpo": StepGrpoConfig(grpo=GrpoConfig(generations=3, temperature=1.0, max_tokens=9)),
     **{f"latentumm {kind}": LATENTUMM for kind in CONFIGS},
 }
-"""From a model whose drawings follow its latents and whose replies end: in a new one rollouts are equals."""
+"""Stages that start from a model whose drawings depend on its latents and whose replies end; those of a new one are all alike."""
 OTHERS = {
     "pretrain_squares": PretrainCodesConfig(kind="pretrain_squares"),
     "pretrain_codes": PretrainCodesConfig(),
@@ -102,19 +103,19 @@ OTHERS = {
 }
 SCENE = SceneConfig(picture_width=32, picture_layers=1, picture_heads=2, text_width=32, text_layers=1, text_heads=2)
 FIT_PICTURES = 64
-ASKED = Conversation((("What is there?", ""),))
+QUESTION = Conversation((("What is there?", ""),))
 TIMES = {"seconds", "waiting", "tokens per second"}
 SAME_GRADIENT = 1e-5
-"""Of the largest entry; float32 rounding of sums taken in another order. In bfloat16 products round, too."""
+"""Tolerance relative to the largest entry: float32 sums in another order. In bfloat16 products are rounded as well."""
 SAME_LOSS = 3e-4
-"""Relative, over all steps; .00006 was the most in any stage, a gradient's norm (2026-11-28)."""
+"""Relative tolerance over all steps; the largest difference in any stage was .00006, of a gradient norm (2026-11-28)."""
 SAME_WEIGHTS = 0.04
-"""Of the way they went; .014 was the most (2026-11-28). Muon makes all directions of a gradient equally long and AdamW all
-its entries, those that are rounding as well, so weights part sooner than losses do. In bfloat16, where more entries are
-rounding, .088 was measured and five times as much is allowed; gradients are compared in float32."""
-SLOWLY = OptimConfig(lr=1e-4, muon_lr=5e-4, warmup_steps=1)
-"""A tenth of the usual rates, at which a start moved by its last bits moved a gradient's norm by 1 % in four steps of one
-rank (`reca`): what two ranks add up in another order could not stay below that."""
+"""Tolerance relative to the norm of the update; the largest difference was .014 (2026-11-28). Muon normalizes all directions
+of a gradient and AdamW all entries, rounding included, so weights differ more than losses. In bfloat16 .088 was measured and
+five times as much is allowed; gradients are compared in float32."""
+LOW_RATES = OptimConfig(lr=1e-4, muon_lr=5e-4, warmup_steps=1)
+"""A tenth of the default rates, with which a change of the last bits of the initial weights changed a gradient norm by 1 % in
+four steps on one rank (`reca`); two ranks, which sum in another order, could not stay below that."""
 
 
 def run_config(small_config: ModelConfig, name: str, stage: StageConfig) -> RunConfig:
@@ -126,7 +127,7 @@ def run_config(small_config: ModelConfig, name: str, stage: StageConfig) -> RunC
         batch_size=4,
         init=(("", "start"),) if name in POSTTRAINED else (),
         model=models.get(stage.kind, CONFIGS.get(name.split()[-1], small_config)),
-        optim=SLOWLY,
+        optim=LOW_RATES,
         bf16=name.endswith("bfloat16"),
         log_every=1,
         checkpoint_every=2,
@@ -134,11 +135,11 @@ def run_config(small_config: ModelConfig, name: str, stage: StageConfig) -> RunC
     )
 
 
-# --- what each of the two processes does ------------------------------------------------------------
+# --- in each of the two processes ------------------------------------------------------------
 
 
-class AskingSft(Sft):
-    """Before every batch each rank lets the model speak, another number of words than the other."""
+class GeneratingSft(Sft):
+    """A stage whose ranks generate different numbers of tokens before every batch."""
 
     rollouts = True
 
@@ -148,35 +149,35 @@ class AskingSft(Sft):
 
     def batch(self, model: Any, step: int) -> Any:
         for _ in range(1 + rank()):
-            self.replies += generate_replies(model.backbone, [ASKED], max_tokens=2 + 3 * rank())
+            self.replies += generate_replies(model.backbone, [QUESTION], max_tokens=2 + 3 * rank())
         return super().batch(model, step)
 
 
-class LonelySft(Sft):
+class SingleProcessSft(Sft):
     many_ranks = False
 
 
 def make_quick(patch: pytest.MonkeyPatch) -> None:
-    """Less to fit and to check, a teacher that knows some of the pairs, a task at which a model without skill differs, and
-    replies that no rounding turns into others."""
+    """Reduce fits and checks, and replace the teacher by one that knows some pairs, the reward by one that varies for an
+    untrained model, and sampling by one that does not depend on rounding."""
     patch.setattr(autoencoder_fit, "_FIT_PICTURES", FIT_PICTURES)
     patch.setattr(pretrain_codes, "_INIT_PICTURES", FIT_PICTURES)
     patch.setattr(posttrain, "_HELD_OUT_PAIRS", 3)
     patch.setitem(TEACHERS, "grey", lambda source: Grey())
     patch.setitem(REWARDS, "accuracy", early_letters)
     end = token_id(load_tokenizer(ASSETS / "tokenizer"), "<|im_end|>")
-    patch.setattr(sampling, "sample_tokens", partial(tokens_of_chance, end))
+    patch.setattr(sampling, "sample_tokens", partial(random_tokens, end))
 
 
-def tokens_of_chance(end: int, probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Tokens as the generators have it, a quarter of them the `end` of a turn, however likely the model finds them."""
+def random_tokens(end: int, probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return random tokens, a quarter of them the `end` of a turn, independent of the model's probabilities."""
     count = probabilities.shape[1]
     drawn = torch.stack([torch.randint(count * 4 // 3, (), generator=generator) for generator in generators])
     return drawn.where(drawn < count, end).to(probabilities.device)
 
 
 def gradients(config: RunConfig, home: Path) -> dict[str, Tensor]:
-    """Of the first step, whole."""
+    """Return the full gradients of the first step."""
     stage = make_stage(config)
     model = starting_network(config.model, config.seed, [(part, home / source) for part, source in config.init])
     with parallel.one_rank_at_a_time(), torch.random.fork_rng(devices=[]):
@@ -195,7 +196,7 @@ def gradients(config: RunConfig, home: Path) -> dict[str, Tensor]:
 
 
 def work(folder: Path) -> None:
-    """Every run of `runs.json`: from the start, from one rank's checkpoint, up to one for one rank, and from that by two."""
+    """Run every config of `runs.json`: from the start, from one rank's checkpoint, up to a checkpoint, and from that."""
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch, parallel.process_group():
         make_quick(patch)
@@ -210,14 +211,14 @@ def work(folder: Path) -> None:
             parallel.barrier()
             run(config, home / "two then two", resume=True)
             if name == "sft":
-                asking = AskingSft(config)
-                train(config, asking, home / "asking", progress=False)
-                found["replies"] = asking.replies
+                generating = GeneratingSft(config)
+                train(config, generating, home / "generating", progress=False)
+                found["replies"] = generating.replies
                 found["refused"] = [
-                    refusal(config, LonelySft(config), folder / "no"),
+                    refusal(config, SingleProcessSft(config), folder / "no"),
                     refusal(replace(config, batch_size=3), Sft(config), folder / "no"),
                 ]
-        found["mean"] = mean_where_one_rank_has_nothing()
+        found["mean"] = mean_with_an_empty_rank()
     write_json(folder / f"found_{os.environ['RANK']}.json", found)
 
 
@@ -227,8 +228,8 @@ def refusal(config: RunConfig, stage: Sft, folder: Path) -> str:
     return str(refused.value)
 
 
-def mean_where_one_rank_has_nothing() -> list[float]:
-    """The loss and its gradient, averaged over ranks as FSDP does: rank 0 has three rows, rank 1 none."""
+def mean_with_an_empty_rank() -> list[float]:
+    """Return the loss and its gradient averaged over ranks as in FSDP; rank 0 has three rows, rank 1 none."""
     weight = torch.tensor(3.0, requires_grad=True)
     rows = torch.tensor([1.0, 2.0, 4.0])[: 0 if rank() else 3]
     loss = global_mean((weight * rows).sum(), torch.tensor(len(rows)))
@@ -237,7 +238,7 @@ def mean_where_one_rank_has_nothing() -> list[float]:
     return [float(all_reduce_sum(value)) / 2 for value in (loss, weight.grad)]
 
 
-# --- and what one process makes of it ---------------------------------------------------------------
+# --- in the process of the tests ---------------------------------------------------------------
 
 
 def start_ranks(folder: Path) -> list[subprocess.Popen[bytes]]:
@@ -263,7 +264,7 @@ def start_of(config: RunConfig, small_model: OmniBridge | None) -> Network:
 def both_ways(
     folder: Path, small_config: ModelConfig, stages: dict[str, StageConfig], small_model: OmniBridge | None = None
 ) -> dict[str, RunConfig]:
-    """The runs, made by one rank, by two, and by each up to a checkpoint and the other from there on."""
+    """Train all runs on one rank, on two, and on each up to a checkpoint that the other resumes."""
     configs = {name: run_config(small_config, name, stage) for name, stage in stages.items()}
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
@@ -271,7 +272,7 @@ def both_ways(
         make_quick(patch)
         for name, config in configs.items():
             if config.init:
-                save_model(start_of(config, small_model), RunDir(folder / name / "start").model)
+                save_model(start_of(config, small_model), RunFolder(folder / name / "start").model)
             run_until(config, folder / name / "one then two", last=3)
         write_json(folder / "runs.json", {name: to_dict(config) for name, config in configs.items()})
         ranks = start_ranks(folder)
@@ -292,7 +293,7 @@ def fast(tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig) ->
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(RunDir(folder).model / "model.safetensors")
+    return load_file(RunFolder(folder).model / "model.safetensors")
 
 
 def furthest(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
@@ -312,7 +313,7 @@ def check(folder: Path, config: RunConfig) -> None:
     apart = {name: distance(one, weights(folder / name)) / way for name in ("two", "one then two", "two then one")}
     assert max(apart.values()) < SAME_WEIGHTS * (5 if config.bf16 else 1), apart
     assert furthest(weights(folder / "two"), weights(folder / "two then two")) == 0
-    logs = [RunDir(folder / name).metrics() for name in ("one", "two")]
+    logs = [RunFolder(folder / name).metrics() for name in ("one", "two")]
     rounding = 20 if config.bf16 else 1
     for alone, together in zip(*logs, strict=True):
         named = {name for name in alone if name not in TIMES and not name.endswith(" share")}
@@ -328,12 +329,12 @@ def check(folder: Path, config: RunConfig) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_two_ranks_train_as_one_and_go_on_from_each_others_checkpoints(fast: Any):
+def test_two_ranks_train_as_one_and_resume_each_others_checkpoints(fast: Any):
     folder, configs = fast
     check(folder / "sft", configs["sft"])
 
 
-def test_ranks_meet_batches_of_which_one_of_them_has_no_picture(fast: Any):
+def test_some_batches_have_images_on_one_rank_only(fast: Any):
     config: RunConfig = fast[1]["sft"]
     stage: Any = make_stage(config)
     split = []
@@ -344,31 +345,31 @@ def test_ranks_meet_batches_of_which_one_of_them_has_no_picture(fast: Any):
             for number in config.samples(0)
         ]
         split.append((any(sees[0::2]), any(sees[1::2])))
-    assert {(True, False), (False, True), (False, False)} <= set(split), "else the test above says nothing about it"
+    assert {(True, False), (False, True), (False, False)} <= set(split), "else the test above does not cover this"
 
 
-def test_ranks_may_ask_the_model_as_often_as_each_likes(fast: Any):
+def test_ranks_may_call_the_model_different_numbers_of_times(fast: Any):
     folder, configs = fast
-    asked = [read_json(folder / f"found_{each}.json")["replies"] for each in range(2)]
+    replies = [read_json(folder / f"found_{each}.json")["replies"] for each in range(2)]
     model: Any = new_model(configs["sft"].model, configs["sft"].seed)
-    assert asked[0][0] == generate_replies(model.backbone, [ASKED], max_tokens=2)[0]
-    assert asked[1][0] == asked[1][1] == generate_replies(model.backbone, [ASKED], max_tokens=5)[0]
-    assert furthest(weights(folder / "sft" / "asking"), weights(folder / "sft" / "two")) == 0
+    assert replies[0][0] == generate_replies(model.backbone, [QUESTION], max_tokens=2)[0]
+    assert replies[1][0] == replies[1][1] == generate_replies(model.backbone, [QUESTION], max_tokens=5)[0]
+    assert furthest(weights(folder / "sft" / "generating"), weights(folder / "sft" / "two")) == 0
 
 
-def test_a_rank_without_valid_rows_takes_part_in_the_mean(fast: Any):
+def test_global_mean_with_a_rank_without_valid_rows(fast: Any):
     for each in range(2):
         assert read_json(fast[0] / f"found_{each}.json")["mean"] == pytest.approx([3 * 7 / 3, 7 / 3])
 
 
-def test_what_cannot_be_divided_is_refused(fast: Any):
+def test_unsupported_stages_and_batch_sizes_are_errors(fast: Any):
     stage, size = read_json(fast[0] / "found_1.json")["refused"]
     assert "sft runs in one process, not in 2; start it without torchrun" in stage
     assert "batch_size is 3" in size and "multiple of 2" in size
     assert not (fast[0] / "no").exists()
 
 
-def test_no_stage_is_left_out_here():
+def test_every_stage_is_tested():
     tried = {stage.kind for stage in (FAST | SLOW | POSTTRAINED | OTHERS).values()}
     assert tried == {kind for kind, stage in STAGES.items() if cast(Any, stage).many_ranks}
 
@@ -385,7 +386,7 @@ def test_more_stages_train_on_two_ranks_as_on_one(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_torchrun_trains_by_the_command_line(tmp_path: Path):
+def test_torchrun_with_the_command_line(tmp_path: Path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     settings = ["steps=2", "batch_size=4", "threads=1", 'stage.sources=[["shapes",1]]']
     command = [
@@ -400,7 +401,7 @@ def test_torchrun_trains_by_the_command_line(tmp_path: Path):
     assert done.stdout.count("The model is in") == 1 and weights(tmp_path / "run")
 
 
-def test_one_process_is_left_as_it_is():
+def test_a_single_process_is_a_no_op():
     rows = [2, 3, 5]
     assert (
         local_rows(rows) == rows

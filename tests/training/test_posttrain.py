@@ -27,7 +27,7 @@ from latentbridge.models.teachers import TEACHERS
 from latentbridge.models.trainable import TrainableModel
 from latentbridge.recipes import POST_SFT, RECIPES
 from latentbridge.rng import torch_rng
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.gradient_norms import gradient_norm_shares
 from latentbridge.training.loop import train
 from latentbridge.training.stage import Objective
@@ -40,7 +40,7 @@ SIZE = 3
 
 
 class Grey(Teacher):
-    """Says one of three things: of pictures how bright they are, of texts whether they name one thing or two."""
+    """A teacher with embeddings of an image's brightness and a text's length; knows texts about several things only."""
 
     space = EmbeddingSpace("grey", 3, "none")
 
@@ -55,7 +55,7 @@ class Grey(Teacher):
 
 
 @pytest.fixture(autouse=True)
-def an_own_cache_and_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def temporary_cache_and_grey_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("latentbridge.training.stages.posttrain._HELD_OUT_PAIRS", 5)  # 32 take most of a run's time
     monkeypatch.setitem(TEACHERS, "grey", lambda source: Grey())
@@ -95,39 +95,39 @@ def outputs(built: Objective, rng_seed: int = 0) -> LossOutputs:
 
 
 def moved(module: nn.Module, value: Any) -> set[str]:
-    """The parts that a gradient reaches: the first two words of the names of their parameters."""
+    """Return the parts with a gradient: the first two components of their parameters' names."""
     module.zero_grad()
     value.backward()
     names = [name for name, p in module.named_parameters() if p.grad is not None and bool(p.grad.any())]
     return {".".join(name.split(".")[:2]) for name in names}
 
 
-# --- the same data for all ------------------------------------------------------------------------
+# --- data ------------------------------------------------------------------------
 
 
-def said(batch: PairBatch) -> tuple:
+def content(batch: PairBatch) -> tuple:
     pictures = [picture.tobytes() for picture in batch.pictures]
     return pictures, batch.prompts, batch.seeds, batch.ids.tolist()
 
 
-def test_methods_of_one_seed_meet_the_same_data():
+def test_methods_with_one_seed_get_the_same_data():
     first = some_batch()
     assert len(first.conversations) == len(first.pictures) == SIZE
     for kind in METHODS:
-        assert said(some_batch(kind)) == said(first)
+        assert content(some_batch(kind)) == content(first)
         same = [a.turns for a in some_batch(kind).conversations] == [b.turns for b in first.conversations]
         assert same == (kind != "unicot")
-    assert said(some_batch(step=1)) != said(first) and said(some_batch(seed=1)) != said(first)
+    assert content(some_batch(step=1)) != content(first) and content(some_batch(seed=1)) != content(first)
 
 
-def test_half_of_unicots_conversations_think_before_they_draw():
+def test_half_of_unicots_conversations_reason_before_drawing():
     talks = [talk for step in range(20) for talk in some_batch("unicot", step).conversations]
     planned = [talk for talk in talks if "### Step 1" in talk.turns[0][1] and prompts.IMG_START in talk.turns[0][1]]
     assert 0.3 < len(planned) / len(talks) < 0.7
     assert all(prompts.REASONING_REQUEST in talk.turns[0][0] for talk in planned)
 
 
-def test_recipes_differ_by_method_alone():
+def test_recipes_differ_in_the_method_only():
     posts = [config for name, config in RECIPES.items() if name.startswith("post-")]
     assert len(posts) == 6
     for config in posts:
@@ -136,10 +136,10 @@ def test_recipes_differ_by_method_alone():
         assert replace(config, name=POST_SFT.name, stage=stage) == POST_SFT
 
 
-# --- what is minimised ----------------------------------------------------------------------------
+# --- losses ----------------------------------------------------------------------------
 
 
-def test_native_losses_are_the_backbones_own(small_model: OmniBridge):
+def test_native_losses_are_those_of_the_backbone(small_model: OmniBridge):
     built = objective(small_model, "posttrain_sft", understanding_weight=0.5, generation_weight=3.0)
     stage: Any = built.stage
     found, batch = outputs(built), stage.batch(built.model, 0)
@@ -174,7 +174,7 @@ REACHED = {
 
 
 @pytest.mark.parametrize("kind", REACHED)
-def test_terms_reach_the_parts_they_are_about(small_model: OmniBridge, kind: str):
+def test_terms_have_gradients_in_the_expected_parts(small_model: OmniBridge, kind: str):
     for term, parts in REACHED[kind].items():
         built = objective(small_model, kind, teacher="grey", weights=LatentUMMWeights(preference=1.0))
         found = {name.removeprefix("model.").split(".")[0] for name in moved(built, outputs(built).terms[term])}
@@ -184,14 +184,14 @@ def test_terms_reach_the_parts_they_are_about(small_model: OmniBridge, kind: str
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_any_unified_backbone_will_do(small_janus: TrainableModel, kind: str):
+def test_terms_work_with_any_unified_backbone(small_janus: TrainableModel, kind: str):
     stage: Any = make_stage(run_config(kind, rollouts=2))
     found: Terms = stage.terms(small_janus, some_batch(kind), torch_rng(0, "loss"), None)
     assert all(bool(term.isfinite()) for term in found.weighted.values())
     assert bool(found.weighted) == (kind in REACHED)
 
 
-def test_reconstruction_reads_pictures_and_no_description(small_model: OmniBridge):
+def test_reconstruction_depends_on_images_and_not_on_descriptions(small_model: OmniBridge):
     built = objective(small_model, "reca")
     stage: Any = built.stage
     batch = stage.batch(built.model, 0)
@@ -203,29 +203,29 @@ def test_reconstruction_reads_pictures_and_no_description(small_model: OmniBridg
     assert value(replace(batch, pictures=batch.pictures[::-1])) != value(batch)
 
 
-def test_the_teacher_anchors_the_pairs_it_knows(small_model: OmniBridge):
+def test_anchors_are_the_pairs_the_teacher_knows(small_model: OmniBridge):
     built = objective(small_model, "latentumm", teacher="grey")
     stage: Any = built.stage
     batch = stage.batch(built.model, 0)
     known = torch.tensor([Grey().knows(prompt) for prompt in batch.prompts])
     assert 0 < known.sum() < SIZE
     predicted = torch.eye(3)
-    ((text, said), (image, seen)), share = stage._targets(batch, predicted, 2 * predicted)
+    ((text, text_target), (image, image_target)), share = stage._targets(batch, predicted, 2 * predicted)
     assert share == 1
     assert torch.equal(text, predicted[known]) and torch.equal(image, 2 * predicted[known])
-    everything = stage.anchors.of([stage.item(index) for index in range(7)])
+    all_targets = stage.anchors.lookup([stage.item(index) for index in range(7)])
     expected = torch.nn.functional.normalize(
-        torch.from_numpy(Grey().embed_texts([p for p in batch.prompts if Grey().knows(p)])) - everything.text.mean(0),
+        torch.from_numpy(Grey().embed_texts([p for p in batch.prompts if Grey().knows(p)])) - all_targets.text.mean(0),
         dim=-1,
     )
-    torch.testing.assert_close(said, expected)
-    assert seen.shape == said.shape and not torch.allclose(seen, said)
+    torch.testing.assert_close(text_target, expected)
+    assert image_target.shape == text_target.shape and not torch.allclose(image_target, text_target)
     released: Any = objective(small_model, "latentumm", teacher="grey", objective="reference").stage
     ((_, raw), _), _ = released._targets(batch, predicted, predicted)
     assert raw[:, 2].tolist() == [1.0] * int(known.sum())  # as the teacher gave them
 
 
-def test_what_is_inert_as_released_is_seen_in_the_shares(small_model: OmniBridge):
+def test_the_released_preference_has_no_gradient_share(small_model: OmniBridge):
     def share(**settings: Any) -> float:
         built = objective(small_model, "latentumm", teacher="grey", **settings)
         found: Any = outputs(built).terms
@@ -238,7 +238,7 @@ def test_what_is_inert_as_released_is_seen_in_the_shares(small_model: OmniBridge
     assert share(weights=LatentUMMWeights(preference=1.0)) > 1e-3
 
 
-def test_bfloat16_is_refused():
+def test_bfloat16_is_an_error():
     with pytest.raises(UserError, match="set bf16=false"):
         make_stage(replace(run_config("latentumm"), bf16=True))
 
@@ -246,7 +246,7 @@ def test_bfloat16_is_refused():
 # --- runs -----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_collapses_stops_and_keeps_what_passed(small_model: OmniBridge, tmp_path: Path):
+def test_a_collapsed_run_stops_and_keeps_its_checkpoint(small_model: OmniBridge, tmp_path: Path):
     flat = copy.deepcopy(small_model)
     nn.init.zeros_(flat.backbone.model.model.language_model.norm.weight)  # all states, hence all latents, are equal
     save_model(flat, tmp_path / "flat")
@@ -257,7 +257,7 @@ def test_a_run_that_collapses_stops_and_keeps_what_passed(small_model: OmniBridg
     )
     with pytest.raises(UserError, match="The latents collapsed by step 4: "):
         train(config, make_stage(config), tmp_path / "run", progress=False)
-    run = RunDir(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     assert run.newest_checkpoint() == run.checkpoint(2) and not run.model.exists()
     assert [record["step"] for record in run.metrics()] == [1, 2, 3]
 
@@ -271,7 +271,7 @@ def test_a_healthy_run_logs_measures_and_shares(small_model: OmniBridge, tmp_pat
         log_every=2,
     )
     train(config, make_stage(config), tmp_path / "run", progress=False)
-    records = RunDir(tmp_path / "run").metrics()
+    records = RunFolder(tmp_path / "run").metrics()
     assert [record["step"] for record in records] == [2, 3]
     stage: Any = objective(small_model, "latentumm").stage
     expected = stage.check(small_model, step=3)  # three steps at that rate change nothing

@@ -1,4 +1,4 @@
-"""Computing again changes nothing but memory."""
+"""Activation checkpointing changes memory only."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from latentbridge.types import Conversation
 TALKS = [Conversation((("two red circles", "a blue star"),))]
 
 
-def stepped(network: Any, what: Recompute, step: Callable[[], torch.Tensor]) -> tuple[list[torch.Tensor], int]:
-    """The loss and all gradients of a step, and how many bytes it kept for the way back."""
+def stepped(network: Any, mode: Recompute, step: Callable[[], torch.Tensor]) -> tuple[list[torch.Tensor], int]:
+    """Return the loss and all gradients of a step, and the bytes saved for the backward pass."""
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    recompute(network, what)
+    recompute(network, mode)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = step()
     loss.backward()
     return [loss.detach(), *(p.grad for p in network.parameters() if p.grad is not None)], sum(kept.values())
 
 
-@pytest.mark.parametrize("what", ["cheap", "blocks"])
+@pytest.mark.parametrize("mode", ["cheap", "blocks"])
 @pytest.mark.parametrize("kind", ["model", "janus", "bagel", "harmon"])
-def test_gradients_stay_bit_for_bit(kind: str, what: Recompute, request: pytest.FixtureRequest) -> None:
+def test_gradients_are_bitwise_equal(kind: str, mode: Recompute, request: pytest.FixtureRequest) -> None:
     found = []
-    for each in ("none", what):
+    for setting in ("none", mode):
         network = new_model(request.getfixturevalue(f"small_{kind}").config, 3)
-        found.append(stepped(network, each, lambda: network.understanding_loss(TALKS))[0])  # noqa: B023
+        found.append(stepped(network, setting, lambda: network.understanding_loss(TALKS))[0])  # noqa: B023
     assert len(found[0]) == len(found[1]) > 5
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_less_is_kept() -> None:
+def test_fewer_activations_are_saved() -> None:
     kept: dict[str, int] = {}
-    for what in ("none", "cheap", "blocks"):
+    for mode in ("none", "cheap", "blocks"):
         aligner = BiTransformer(AlignerConfig(num_queries=67))
         hidden = torch.randn(2, 31, 128, generator=torch.Generator().manual_seed(0))
         queries = aligner.query_tokens.expand(2, -1, -1)
-        _, kept[what] = stepped(aligner, what, lambda: aligner(queries, hidden).square().mean())  # noqa: B023
-    # checkpoints keep what they need apart from autograd's hooks, so only what is kept outside of blocks is seen here
+        _, kept[mode] = stepped(aligner, mode, lambda: aligner(queries, hidden).square().mean())  # noqa: B023
+    # checkpoints bypass autograd's hooks, so only tensors saved outside of blocks are counted here
     assert kept["cheap"] < kept["none"] and kept["blocks"] < kept["none"]
 
 

@@ -13,7 +13,7 @@ from latentbridge.data.shapes.language import parse_description
 from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import load_model, new_model, unique_state
 from latentbridge.recipes import recipe
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.stages import make_stage
 
 SMALL = RunConfig(
@@ -38,7 +38,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(threads)
 
 
-def test_a_stopped_run_ends_as_a_whole_one_and_everything_but_the_unused_bias_moves(tmp_path: Path):
+def test_an_interrupted_run_ends_bitwise_equal_and_all_but_the_unused_bias_are_trained(tmp_path: Path):
     whole = run(SMALL, tmp_path / "whole")
     run_until(SMALL, tmp_path / "stopped", last=5)
     assert run(SMALL, tmp_path / "stopped", resume=True) == whole
@@ -50,17 +50,17 @@ def test_a_stopped_run_ends_as_a_whole_one_and_everything_but_the_unused_bias_mo
 
 
 @torch.no_grad()
-def test_training_teaches_which_text_belongs_to_which_picture(tmp_path: Path):
+def test_training_improves_retrieval(tmp_path: Path):
     config = replace(SMALL, steps=150, batch_size=31, checkpoint_every=1000)
     stage: Any = make_stage(config)
     first = stage.check(new_model(config.model, config.seed), 0)
     with torch.enable_grad():
         run(config, tmp_path)
-    last = RunDir(tmp_path).metrics()[-1]
+    last = RunFolder(tmp_path).metrics()[-1]
     assert all(last[way] >= first[way] + 0.1 for way in ("image to text", "text to image")), (first, last)
 
 
-def test_a_run_learns_from_the_teacher_trained_beside_it_or_says_how_to_train_one(
+def test_a_run_uses_the_teacher_trained_beside_it_or_tells_how_to_train_one(
     small_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("LATENTBRIDGE_CACHE", str(tmp_path / "cache"))
@@ -72,11 +72,11 @@ def test_a_run_learns_from_the_teacher_trained_beside_it_or_says_how_to_train_on
         run(config, runs / "pupil")
     run(replace(SMALL, steps=1), runs / "scene-teacher")
     run(config, runs / "pupil")
-    logged = RunDir(runs / "pupil").metrics()[-1]
+    logged = RunFolder(runs / "pupil").metrics()[-1]
     assert logged["anchor"] > 0 and (tmp_path / "cache" / "embeddings").is_dir()
 
 
-def test_scenes_grow_and_a_batch_speaks_one_way():
+def test_scenes_grow_and_a_batch_is_all_canonical_or_all_free():
     stage: Any = make_stage(replace(SMALL, steps=40, batch_size=24))
     things, free = [], []
     for step in (0, 4, 20, 23, 27, 31, 35, 39):

@@ -19,7 +19,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import new_model, save_model
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
-from latentbridge.rundir import RunDir
+from latentbridge.run_folder import RunFolder
 from latentbridge.training.objectives.rewards import REWARDS
 from latentbridge.training.rollouts import roll_out
 from latentbridge.training.stages import make_stage
@@ -28,7 +28,7 @@ EASY = GrpoConfig(generations=3, temperature=1.0, max_tokens=9, rewards=RewardWe
 
 
 def early_letters(reply: str, problem: Problem) -> float:
-    """A task that a model without any skill can learn: to write letters of the first half of the alphabet."""
+    """Return the fraction of letters from a to m, a reward that an untrained model can learn."""
     return sum(letter in "abcdefghijklm" for letter in reply.lower()) / max(1, len(reply))
 
 
@@ -39,11 +39,11 @@ def toy_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def start(small_model: OmniBridge, tmp_path: Path) -> OmniBridge:
-    """A model many of whose replies end within nine tokens; as the run `start` beside the runs of a test."""
+    """Save and return a model with many replies of fewer than nine tokens, as the run `start`."""
     model = deepcopy(small_model)
     with torch.no_grad():
         model.backbone.model.lm_head.weight[model.backbone.end_of_turn] *= 2
-    save_model(model, RunDir(tmp_path / "start").model)
+    save_model(model, RunFolder(tmp_path / "start").model)
     return model
 
 
@@ -61,23 +61,23 @@ def config_of(small_config: ModelConfig, lora_rank: int = 0, **changes: Any) -> 
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
-def test_a_run_cut_off_between_rollouts_ends_as_a_whole_one(
+def test_a_run_interrupted_between_rollouts_ends_bitwise_equal(
     small_config, tmp_path: Path, start, toy_task, lora_rank: int
 ):
     config = config_of(small_config, lora_rank)
     whole = run(config, tmp_path / "whole")
     run_until(config, tmp_path / "stopped", last=3)
     assert run(config, tmp_path / "stopped", resume=True) == whole
-    records = RunDir(tmp_path / "whole").metrics()
-    resumed = RunDir(tmp_path / "stopped").metrics()
+    records = RunFolder(tmp_path / "whole").metrics()
+    resumed = RunFolder(tmp_path / "stopped").metrics()
     for name in ("reward", "KL", "policy", "grad_norm", "reply tokens"):
         assert [record[name] for record in resumed] == [record[name] for record in records]
-    # against the start itself the first step has nothing to lose; later ones have, also after a resume
+    # the KL to the start is 0 at the first step and positive later, also after a resume
     assert records[0]["KL"] == 0 and all(record["KL"] > 0 for record in records[1:])
     assert records[0]["grad_norm"] > 0 and all(record["clipped"] == 0 for record in records)
 
 
-def test_replies_are_a_function_of_seed_step_and_place(small_model, tmp_path: Path):
+def test_replies_depend_on_seed_step_and_index(small_model, tmp_path: Path):
     stage: Any = make_stage(config_of(small_model.config))
     problems = [stage.worlds.sample_problem(numpy_rng(0, "test"), 0) for _ in range(2)]
 
@@ -88,7 +88,7 @@ def test_replies_are_a_function_of_seed_step_and_place(small_model, tmp_path: Pa
     assert texts(0, 1) != texts(0, 2) and texts(0, 1) != texts(1, 1)
 
 
-def test_what_does_not_end_in_time_is_worth_nothing(start, toy_task):
+def test_unfinished_replies_have_reward_zero(start, toy_task):
     stage: Any = make_stage(config_of(start.config))
     problems = [stage.worlds.sample_problem(numpy_rng(0, "test"), 0) for _ in range(5)]
     found = roll_out(start.backbone, problems, EASY, 0, 0)
@@ -100,7 +100,7 @@ def test_what_does_not_end_in_time_is_worth_nothing(start, toy_task):
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
-def test_reward_rises_on_a_task_that_can_be_learned(small_config, tmp_path: Path, start, toy_task, lora_rank: int):
+def test_reward_rises_on_a_learnable_task(small_config, tmp_path: Path, start, toy_task, lora_rank: int):
     config = config_of(
         small_config,
         lora_rank,
@@ -109,11 +109,11 @@ def test_reward_rises_on_a_task_that_can_be_learned(small_config, tmp_path: Path
         optim=OptimConfig(lr=1e-2, muon_lr=1e-2, warmup_steps=1, decay_fraction=0.0),
     )
     run(config, tmp_path / "run")
-    rewards = [record["reward"] for record in RunDir(tmp_path / "run").metrics()]
+    rewards = [record["reward"] for record in RunFolder(tmp_path / "run").metrics()]
     assert np.mean(rewards[-6:]) > np.mean(rewards[:6]) + 0.15
 
 
-def test_a_manifest_brings_problems_of_its_own(small_model, tmp_path: Path):
+def test_problems_come_from_a_manifest_too(small_model, tmp_path: Path):
     Image.fromarray(np.full((9, 9, 3), 80, np.uint8)).save(tmp_path / "dog.png")
     entry = {"image": "dog.png", "question": "How many legs have two dogs?", "answer": "8", "key_steps": [["4 legs"]]}
     (tmp_path / "own.jsonl").write_text(json.dumps(entry))
@@ -122,8 +122,8 @@ def test_a_manifest_brings_problems_of_its_own(small_model, tmp_path: Path):
         stage=StepGrpoConfig(sources=((str(tmp_path / "own.jsonl"), 1.0), ("shapes", 1.0)), grpo=EASY),
     )
     stage: Any = make_stage(config)
-    asked = {stage.worlds.sample_problem(numpy_rng(0, "test", step), 0)[1].question for step in range(20)}
-    assert entry["question"] in asked and len(asked) > 2
+    questions = {stage.worlds.sample_problem(numpy_rng(0, "test", step), 0)[1].question for step in range(20)}
+    assert entry["question"] in questions and len(questions) > 2
     (tmp_path / "own.jsonl").write_text(json.dumps({"image": "dog.png", "texts": ["a dog"]}))
     stage = make_stage(config)
     with pytest.raises(UserError, match='no training record with "question" and "answer"; give some lines'):
@@ -139,12 +139,12 @@ def test_a_manifest_brings_problems_of_its_own(small_model, tmp_path: Path):
         ({"max_tokens": 0}, "1 or more"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(change: dict, message: str):
+def test_invalid_settings_are_errors(change: dict, message: str):
     with pytest.raises(UserError, match=message):
         GrpoConfig(**change)
 
 
-def test_the_start_is_kept_apart_from_what_is_saved(small_config):
+def test_the_reference_model_is_not_saved(small_config):
     stage: Any = make_stage(config_of(small_config))
     model: Any = new_model(small_config, 0)
     stage.setup(model)

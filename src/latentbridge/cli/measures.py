@@ -133,8 +133,8 @@ def _loopback_data(
     from latentbridge.evaluation.agreement import evaluate_loopback
     from latentbridge.evaluation.loopback import pair_cells
     from latentbridge.evaluation.pages.gallery import draw_sheet
-    from latentbridge.models.checkpoint import load
     from latentbridge.files import write_json
+    from latentbridge.models.checkpoint import load
 
     starts: list[Start] = [side for side in STARTS if start in (None, side)]
     judge = _load_view(encoder, len(starts) * len(pairs) * (1 + hops // 2))

@@ -206,8 +206,8 @@ def embed(
     import numpy as np
 
     from latentbridge.cli.output import print_json, print_warnings
-    from latentbridge.images import open_picture
     from latentbridge.files import atomic_write
+    from latentbridge.images import open_picture
 
     pictures = [open_picture(path) for path in images]
     from latentbridge.cli.loading import open_model

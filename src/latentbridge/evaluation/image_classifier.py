@@ -16,8 +16,8 @@ import torch
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawing, Drawings, default_cache
 from latentbridge.data.drawings.composer import COMPOSITION_BACKGROUNDS
 from latentbridge.errors import UserError
-from latentbridge.models.efficientnet import FEATURE_WIDTH, EfficientNetLite0
 from latentbridge.files import atomic_write
+from latentbridge.models.efficientnet import FEATURE_WIDTH, EfficientNetLite0
 
 _INPUT_PX = 160
 """Pictures are enlarged to this. Leaving out a training artist at a time: 0.88 at 96 px, 0.90 at 128, 0.94 at 160."""

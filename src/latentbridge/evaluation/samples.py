@@ -15,8 +15,8 @@ from latentbridge.errors import UserError
 from latentbridge.evaluation.loopback import facts_kept
 from latentbridge.evaluation.pages.gallery import draw_grid
 from latentbridge.evaluation.shapes import score_answers
-from latentbridge.rng import numpy_rng
 from latentbridge.files import atomic_write, write_json
+from latentbridge.rng import numpy_rng
 from latentbridge.run_folder import RunFolder
 from latentbridge.types import Observer
 

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentbridge.errors import UserError
-from latentbridge.models.tensors import describe_mismatch, mismatched_tensors, read_tensors
 from latentbridge.files import atomic_write, read_json
+from latentbridge.models.tensors import describe_mismatch, mismatched_tensors, read_tensors
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -19,13 +19,13 @@ from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
 from latentbridge.devices import resolve_device
 from latentbridge.errors import StorageError, UserError
+from latentbridge.files import atomic_write, read_json, write_json
 from latentbridge.light_imports import holds_saved_model
 from latentbridge.models.input_check import FILE as INPUT_CHECK
 from latentbridge.models.input_check import InputCheck, read_input_check
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.rng import torch_rng
-from latentbridge.files import atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
     from latentbridge.models.dual_encoder import DualEncoder

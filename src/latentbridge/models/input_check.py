@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from latentbridge.errors import UserError
-from latentbridge.images import fit_square
 from latentbridge.files import atomic_write
+from latentbridge.images import fit_square
 from latentbridge.types import Picture
 
 FILE = "input_check.safetensors"

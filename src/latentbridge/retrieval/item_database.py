@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from latentbridge.errors import UserError
+from latentbridge.files import atomic_write
 from latentbridge.retrieval.filters import Condition, Scalar, scalar_type
 from latentbridge.retrieval.sqlite_connections import SqliteConnections, translate_errors
-from latentbridge.files import atomic_write
 
 _FORMAT = "3"
 _PAGE_ROWS = 8192

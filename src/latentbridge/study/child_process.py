@@ -10,9 +10,9 @@ import torch
 
 from latentbridge.config import from_dict
 from latentbridge.errors import StorageError, UserError
+from latentbridge.files import write_json
 from latentbridge.models.checkpoint import load
 from latentbridge.processes import folder_lock
-from latentbridge.files import write_json
 from latentbridge.run_folder import RunFolder
 from latentbridge.studies import Measuring
 from latentbridge.study.documents import make_document

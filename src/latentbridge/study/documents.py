@@ -12,9 +12,9 @@ from latentbridge.evaluation.compare import REPORTS
 from latentbridge.evaluation.encoders import external_view
 from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 from latentbridge.evaluation.run import World, evaluate
+from latentbridge.files import read_json, write_json
 from latentbridge.models.teachers import load_teacher
 from latentbridge.models.trainable import TrainableModel
-from latentbridge.files import read_json, write_json
 from latentbridge.studies import Measuring
 
 SCORES, CONSISTENCY, LOOPBACK, REASONING = REPORTS

@@ -11,9 +11,9 @@ from latentbridge.config import RunConfig, from_dict, with_overrides
 from latentbridge.errors import UserError
 from latentbridge.evaluation.compare import REPORTS
 from latentbridge.evaluation.run import World
+from latentbridge.files import file_digest, read_json
 from latentbridge.models.checkpoint import shipped
 from latentbridge.recipes import RECIPES, recipe
-from latentbridge.files import file_digest, read_json
 from latentbridge.run_folder import RunFolder
 from latentbridge.studies import Arm, Measuring, Study
 from latentbridge.study.documents import conditions, reports, stored_document

@@ -86,7 +86,9 @@ def tabulate_study(study: Study, out: Path) -> dict[str, Any] | None:
         found = [(row, group["measures"][row["measure"]]["better"]) for group in groups for row in group[rows]]
         judge([row for row, _ in found], [better for _, better in found])
     made = [report for documents in everything for report in documents.values()]
-    trained = [records[-1]["seconds"] for run in planned_runs(study) if (records := RunFolder(out / run.name).metrics())]
+    trained = [
+        records[-1]["seconds"] for run in planned_runs(study) if (records := RunFolder(out / run.name).metrics())
+    ]
     return _rounded(
         {
             "name": study.name,

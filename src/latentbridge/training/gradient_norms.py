@@ -1,4 +1,4 @@
-"""What each term of a loss really moves: its share of the gradient, which its value does not tell."""
+"""Gradient norms of the terms of a loss."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from torch import Tensor, nn
 
 
 def gradient_norm_shares(terms: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> dict[str, float]:
-    """For each weighted term the norm of its gradient, over the sum of all terms' norms, on the parameters they share.
+    """Return each weighted term's gradient norm divided by the sum of all terms' norms.
 
-    Shared is what more than one term reaches, so training-only heads and parts that one term has to itself do not count.
-    The shares sum to 1, or are all 0 where nothing is shared. Norms and not their squares: one direction pulled twice as
-    hard has twice the share. The graph is kept for the backward pass to come.
+    Only parameters that several terms reach count, so heads of a single term do not. The shares sum to 1, or are all 0 if
+    no parameter is shared. The graph is retained.
     """
-    moving = list(parameters)
-    gradients = {name: _gradients(term, moving) for name, term in terms.items()}
-    shared = [sum(found[i] is not None for found in gradients.values()) > 1 for i in range(len(moving))]
+    trained = list(parameters)
+    gradients = {name: _gradients(term, trained) for name, term in terms.items()}
+    shared = [sum(grads[i] is not None for grads in gradients.values()) > 1 for i in range(len(trained))]
     norms = {
-        name: float(sum(g.square().sum() for g, counts in zip(found, shared, strict=True) if counts and g is not None))
+        name: float(sum(g.square().sum() for g, counts in zip(grads, shared, strict=True) if counts and g is not None))
         ** 0.5
-        for name, found in gradients.items()
+        for name, grads in gradients.items()
     }
     total = sum(norms.values())
     return {name: norm / total if total else 0.0 for name, norm in norms.items()}

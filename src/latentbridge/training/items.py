@@ -1,4 +1,4 @@
-"""The finite set of items that a stage goes through, epoch after epoch."""
+"""The order in which a stage visits its finite set of items."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from latentbridge.rng import numpy_rng
 
 
 class ItemOrder:
-    """Which items each step takes: every epoch visits each once, in its own random order; a remainder is left out."""
+    """A shuffled order of the items for each epoch; the last incomplete batch is dropped."""
 
     def __init__(self, config: RunConfig, purpose: str) -> None:
-        """`purpose` names the random stream of the order."""
+        """Shuffle with the random stream called `purpose`."""
         self.count = cast(PostTrainConfig | PretrainUnifiedConfig | AlignConfig, config.stage).items
         if self.count < config.batch_size:
             raise UserError(f"stage.items is {self.count}; it takes batch_size ({config.batch_size}) or more.")
-        self._seed, self._purpose, self._size = config.seed, purpose, config.batch_size
+        self._seed, self._purpose, self._batch_size = config.seed, purpose, config.batch_size
 
     def indices(self, step: int) -> list[int]:
-        """The items of a step, ascending."""
-        epoch, place = divmod(step * self._size, self.count - self.count % self._size)
+        """Return the items of a step, ascending."""
+        epoch, start = divmod(step * self._batch_size, self.count - self.count % self._batch_size)
         order = numpy_rng(self._seed, self._purpose, epoch).permutation(self.count)
-        return np.sort(order[place : place + self._size]).tolist()
+        return np.sort(order[start : start + self._batch_size]).tolist()

@@ -1,4 +1,4 @@
-"""The one training loop: every stage of every model runs through `train`."""
+"""The training loop of all stages and models."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from torch import nn
 from tqdm import tqdm
 
 from latentbridge.config import RunConfig, from_dict, to_dict
-from latentbridge.devices import device_named, multiplies_bfloat16
+from latentbridge.devices import has_fast_bfloat16, resolve_device
 from latentbridge.errors import UserError
+from latentbridge.files import read_json, write_json
 from latentbridge.models.adapters import merge_adapter, save_adapter
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import save_model, shipped
 from latentbridge.processes import idle_cores
 from latentbridge.ranks import world_size
 from latentbridge.recipes.real import RELEASES
-from latentbridge.rundir import RunDir, describe_environment, read_json, write_json
+from latentbridge.run_folder import RunFolder, describe_environment
 from latentbridge.training import parallel
-from latentbridge.training.checkpoints import forget_checkpoints, newest_good
+from latentbridge.training.checkpoints import delete_checkpoints, newest_intact_checkpoint
 from latentbridge.training.learner import Learner
 from latentbridge.training.prefetch import Prefetcher
 from latentbridge.training.stage import Stage
@@ -42,22 +43,21 @@ def train(
     progress: bool = True,
     observers: Sequence[Observer] = (),
 ) -> Path:
-    """Run a stage to its end and return the finished model's folder; with `resume`, go on from the newest good checkpoint.
+    """Train a run to its end and return the finished model's folder; `resume` continues from the newest intact checkpoint.
 
-    A resumed run ends with the same weights, bit for bit, as one that was never stopped, on the same machine's CPU and
-    thread count; and so does one that is observed. Started by `torchrun`, all processes train together. On another number of
-    them, or on another device, a run goes on all the same, but its weights differ by rounding; so they do from one time to
-    the next where an accelerator adds up in no fixed order.
+    On the same CPU and thread count a resumed run ends with bitwise the same weights as an uninterrupted one. With another
+    device or number of ranks (`torchrun`) they differ by rounding, as they do from run to run on accelerators with
+    non-deterministic kernels.
     """
-    device = device_named(config.device)
+    device = resolve_device(config.device)
     with torch.accelerator.device_index(device.index), parallel.process_group(device):
-        return _train(config, stage, RunDir(folder), device, resume, progress and parallel.is_rank_zero(), observers)
+        return _train(config, stage, RunFolder(folder), device, resume, progress and parallel.is_rank_zero(), observers)
 
 
 def _train(
     config: RunConfig,
     stage: Stage,
-    run: RunDir,
+    run: RunFolder,
     device: torch.device,
     resume: bool,
     progress: bool,
@@ -65,11 +65,11 @@ def _train(
 ) -> Path:
     _check_folder(config, run, resume)
     if (run.model / "config.json").exists():
-        forget_checkpoints(run)
+        delete_checkpoints(run)
         return run.model
-    starts = _starts(config, run)
+    sources = _initial_folders(config, run)
     _check_ranks(config, stage)
-    checkpoint = newest_good(run)
+    checkpoint = newest_intact_checkpoint(run)
     stage.runs = run.path.parent
     recorded = read_json(run.environment) if checkpoint and run.environment.exists() else {}
     threads = config.threads or recorded.get("threads") or min(torch.get_num_threads(), idle_cores())
@@ -78,36 +78,36 @@ def _train(
         _record_environment(run, device, threads, recorded)
     torch.set_num_threads(threads)
 
-    model = starting_network(config.model, config.seed, starts)
+    model = starting_network(config.model, config.seed, sources)
     learner = Learner(model, stage, config, run, checkpoint, device)
-    looking = observers if parallel.is_rank_zero() else ()
-    for observer in looking:
+    local_observers = observers if parallel.is_rank_zero() else ()
+    for observer in local_observers:
         observer.begin(run.path, config)
 
-    def batch_of(step: int) -> object:
+    def make_batch(step: int) -> object:
         with parallel.gathered_parameters(learner.objective) if stage.rollouts else nullcontext():
             return stage.batch(model, step)
 
-    start = learner.steps_done
-    batches = Prefetcher(batch_of, range(start, config.steps), ahead=not stage.rollouts)
-    bar = tqdm(batches, initial=start, total=config.steps, desc=config.name, disable=not progress, mininterval=2)
-    began = time.perf_counter() - max((r["seconds"] for r in run.metrics() if r["step"] <= start), default=0.0)
+    first = learner.steps_done
+    batches = Prefetcher(make_batch, range(first, config.steps), ahead=not stage.rollouts)
+    bar = tqdm(batches, initial=first, total=config.steps, desc=config.name, disable=not progress, mininterval=2)
+    start = time.perf_counter() - max((r["seconds"] for r in run.metrics() if r["step"] <= first), default=0.0)
     for step, batch in bar:
         last = step + 1 == config.steps
         logged = last or (step + 1) % config.log_every == 0
         due = last or (step + 1) % config.checkpoint_every == 0
-        gradient, parts = learner.learn(batch, logged=logged)
+        gradient, parts = learner.train_step(batch, logged=logged)
         measures = learner.check() if due else {}
         if any(observer.looks(step + 1) for observer in observers):
             with parallel.gathered_parameters(learner.objective):
-                for observer in looking:
+                for observer in local_observers:
                     measures |= observer.look(model, step + 1)
         if (logged or measures) and parallel.is_rank_zero():
-            seconds = round(time.perf_counter() - began, 2)
+            seconds = round(time.perf_counter() - start, 2)
             counts = {"step": step + 1, "seconds": seconds, "samples": (step + 1) * config.batch_size}
-            record = {**counts, **gradient, "waiting": batches.waiting_share(), **parts, **measures}
+            record = {**counts, **gradient, "waiting": batches.wait_fraction(), **parts, **measures}
             run.log(record)
-            for observer in looking:
+            for observer in local_observers:
                 observer.note(record)
             bar.set_postfix({name: f"{value:.3f}" for name, value in parts.items()})
         if due and not last:
@@ -120,28 +120,28 @@ def _train(
             save_adapter(model, run.adapter)
             merge_adapter(model)
         save_model(model, run.model)
-    forget_checkpoints(run)
+    delete_checkpoints(run)
     parallel.barrier()
     return run.model
 
 
-def _record_environment(run: RunDir, device: torch.device, threads: int, recorded: dict[str, Any]) -> None:
-    """Write `environment.json`; tell the user where a resumed run goes on in another precision than was `recorded`."""
-    fast = multiplies_bfloat16(device)
-    began = recorded.get("bfloat16", fast)
-    if began != fast:
+def _record_environment(run: RunFolder, device: torch.device, threads: int, recorded: dict[str, Any]) -> None:
+    """Write `environment.json`; warn if a resumed run started in another precision."""
+    fast = has_fast_bfloat16(device)
+    was_fast = recorded.get("bfloat16", fast)
+    if was_fast != fast:
         print(
-            f"{run.path} began where products in bfloat16 are {'fast' if began else 'slow'}, and here they are "
+            f"{run.path} was started where bfloat16 products are {'fast' if was_fast else 'slow'}, and here they are "
             f"{'fast' if fast else 'slow'}: its weights will differ by rounding from those of an uninterrupted run.",
             file=sys.stderr,
         )
     write_json(run.environment, describe_environment() | {"device": str(device), "threads": threads, "bfloat16": fast})
 
 
-def _check_folder(config: RunConfig, run: RunDir, resume: bool) -> None:
-    """Raises UserError where the folder holds a run that is not to be gone on with, or another one."""
+def _check_folder(config: RunConfig, run: RunFolder, resume: bool) -> None:
+    """Raise UserError if the folder holds a run and `resume` is off, or a run with another config."""
     if (run.newest_checkpoint() or (run.model / "config.json").exists()) and not resume:
-        raise UserError(f"{run.path} already holds a run; add --resume to go on with it or choose another folder.")
+        raise UserError(f"{run.path} already holds a run; add --resume to continue it or choose another folder.")
     if resume and (run.path / "config.json").exists():
         stored = from_dict(RunConfig, read_json(run.path / "config.json"))
         if replace(stored, device=config.device) != config:
@@ -150,21 +150,21 @@ def _check_folder(config: RunConfig, run: RunDir, resume: bool) -> None:
             )
 
 
-def _starts(config: RunConfig, run: RunDir) -> list[tuple[str, Path]]:
-    """(part, folder it starts from); raises UserError where there is no such folder, saying what puts it there."""
-    beside = run.path.parent
+def _initial_folders(config: RunConfig, run: RunFolder) -> list[tuple[str, Path]]:
+    """Return (part, folder with its initial weights); raises UserError, with the command to run, if one is missing."""
+    runs = run.path.parent
     for _, source in config.init:
-        folder = beside / shipped(source)
+        folder = runs / shipped(source)
         if not folder.is_dir():
-            mend = f"train it first: latentbridge train {source} --out {folder}"
+            fix = f"train it first: latentbridge train {source} --out {folder}"
             if source in RELEASES:
-                mend = f"put the folder of that release there: {RELEASES[source]}"
-            raise UserError(f"{config.name} starts from the run {source}, and there is none in {beside}; {mend}")
-    return [(part, beside / shipped(source)) for part, source in config.init]
+                fix = f"put the folder of that release there: {RELEASES[source]}"
+            raise UserError(f"{config.name} starts from the run {source}, which is not in {runs}; {fix}")
+    return [(part, runs / shipped(source)) for part, source in config.init]
 
 
 def _check_ranks(config: RunConfig, stage: Stage) -> None:
-    """Raises UserError where a run cannot be divided among the processes that were started."""
+    """Raise UserError if the stage or batch size does not support the number of ranks."""
     ranks = world_size()
     if ranks > 1 and not stage.many_ranks:
         raise UserError(
@@ -172,11 +172,11 @@ def _check_ranks(config: RunConfig, stage: Stage) -> None:
         )
     if config.batch_size % ranks:
         raise UserError(
-            f"batch_size is {config.batch_size}, of which {ranks} processes cannot have equal parts; choose a multiple of {ranks}."
+            f"batch_size is {config.batch_size}, which is not divisible by {ranks} processes; choose a multiple of {ranks}."
         )
 
 
 def _size(named: Mapping[str, nn.Parameter]) -> dict[str, float]:
-    """How many parameters moved, and the most memory this process has held, in MiB."""
+    """Return the number of trained parameters and this process's peak memory in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"moving": sum(p.numel() for p in named.values()), "peak_mib": round(peak)}

@@ -1,7 +1,6 @@
-"""Many processes that train as one: how they meet, and weights in shards (FSDP2, which averages the gradients).
+"""Multi-rank training: process group, collectives, and FSDP2 sharding, which averages gradients over ranks.
 
-Whose rows are whose, and what is counted over all, is in `latentbridge/ranks.py`. In a process that was started alone
-everything here hands back what it was given.
+`latentbridge/ranks.py` has each rank's rows and global means. With a single process all functions are no-ops.
 """
 
 from __future__ import annotations
@@ -24,28 +23,28 @@ from latentbridge.devices import CPU
 from latentbridge.ranks import all_reduce_sum, local_rows, rank, world_size
 from latentbridge.types import Conversation
 
-_PATIENCE = timedelta(hours=12)
-"""How long a rank waits for the others, one of which may be filling a cache; where one dies, torchrun ends them all."""
+_TIMEOUT = timedelta(hours=12)
+"""Long, because one rank may be filling a cache; if a rank dies, torchrun ends the others."""
 _MORE_BLOCKS = ("HunyuanDiTBlock",)
-"""Blocks of networks that do not list them as `_no_split_modules`, the libraries' word for layers to keep together."""
+"""Block classes that their networks do not list in `_no_split_modules`."""
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the rank that writes files and talks to the user; known before and after the ranks are together."""
+    """Return whether this rank writes files and prints messages; valid outside the process group as well."""
     return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
 
 
 @contextmanager
 def process_group(device: torch.device = CPU) -> Iterator[None]:
-    """Together with the other processes that `torchrun` started, where it did and they have not met already.
+    """Join the process group of `torchrun`, if it started this process and no group is initialized.
 
-    They exchange what lies on their devices by the device's own backend (NCCL for CUDA), and numbers by gloo.
+    Tensors on the device use the device's backend (NCCL for CUDA), CPU tensors gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     backend = "gloo" if device == CPU else f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
-    dist.init_process_group(backend, timeout=_PATIENCE, device_id=None if device == CPU else device)
+    dist.init_process_group(backend, timeout=_TIMEOUT, device_id=None if device == CPU else device)
     try:
         yield
     finally:
@@ -54,7 +53,7 @@ def process_group(device: torch.device = CPU) -> Iterator[None]:
 
 @contextmanager
 def one_rank_at_a_time() -> Iterator[None]:
-    """One rank after another, so that a cache which all need is filled by the first and found by those who share its disk."""
+    """Run the block on one rank after another, so that the first fills a disk cache and the others load it."""
     for _ in range(rank()):
         dist.barrier()
     yield
@@ -64,7 +63,7 @@ def one_rank_at_a_time() -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Go on when every rank has come here."""
+    """Wait for all ranks."""
     if world_size() > 1:
         dist.barrier()
 
@@ -73,22 +72,21 @@ def barrier() -> None:
 
 
 def zero_weight_indices(talks: Sequence[Conversation]) -> list[int]:
-    """The number of the conversation that this rank reads beside its own: of the first with a picture, where none of its own has one.
+    """Return the index of a conversation this rank must add with zero weight, if its own have no image and others do.
 
-    Gradients are averaged parameter by parameter, so a rank whose rows leave the eye alone reads another's picture; it
-    must not count.
+    Gradients are averaged parameter by parameter, so every rank must run the vision encoder if any does.
     """
-    seeing = [index for index, talk in enumerate(talks) if talk.picture is not None]
-    return seeing[:1] if not any(index % world_size() == rank() for index in seeing) else []
+    with_image = [index for index, talk in enumerate(talks) if talk.picture is not None]
+    return with_image[:1] if not any(index % world_size() == rank() for index in with_image) else []
 
 
 def local_conversations(talks: Sequence[Conversation]) -> list[Conversation]:
-    """This rank's conversations, and the `zero_weight_indices` one, whose replies do not count."""
+    """Return this rank's conversations and the zero-weight one, if any."""
     return [*local_rows(list(talks)), *(replace(talks[index], counts=False) for index in zero_weight_indices(talks))]
 
 
 def mean_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean over ranks of what each has under the same names, for the log."""
+    """Return the mean over ranks of metrics, whose names must be the same on all."""
     if world_size() == 1 or not values:
         return dict(values)
     means = all_reduce_sum(torch.tensor(list(values.values()), dtype=torch.double)) / world_size()
@@ -96,7 +94,7 @@ def mean_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def broadcast_from_rank_zero(number: int) -> int:
-    """The leading rank's number, on every rank."""
+    """Return rank 0's number on every rank."""
     if world_size() == 1:
         return number
     message = torch.tensor([number])
@@ -104,13 +102,13 @@ def broadcast_from_rank_zero(number: int) -> int:
     return int(message)
 
 
-# --- weights in shards -----------------------------------------------------------------------------
+# --- sharding --------------------------------------------------------------------------------------
 
 
 def shard_parameters(objective: nn.Module, by_block: bool = True) -> None:
-    """Split all parameters over the ranks: `by_block` of transformers, and the rest with the root, whose forward gathers it.
+    """Shard all parameters over the ranks, with `by_block` each transformer block separately.
 
-    A block stays with the root where others read its parameters, as the aligner's do with the relative position bias.
+    The aligner's block that owns the relative position bias stays with the root, as other blocks read the bias.
     """
     if world_size() == 1:
         return
@@ -119,27 +117,24 @@ def shard_parameters(objective: nn.Module, by_block: bool = True) -> None:
     modules = list(objective.modules()) if by_block else []
     blocks = {name for module in modules for name in getattr(module, "_no_split_modules", None) or ()}
     for module in modules:
-        alone = not any("relative_attention_bias" in name for name, _ in module.named_parameters())
-        if type(module).__name__ in {*blocks, *_MORE_BLOCKS} and alone:
+        separate = not any("relative_attention_bias" in name for name, _ in module.named_parameters())
+        if type(module).__name__ in {*blocks, *_MORE_BLOCKS} and separate:
             fully_shard(module, mesh=mesh)
     fully_shard(objective, mesh=mesh)
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """This rank's shard of a tensor, which may be all of it."""
+    """Return this rank's shard of a DTensor, or a plain tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @contextmanager
 def gathered_parameters(objective: nn.Module) -> Iterator[None]:
-    """All weights gathered on every rank, so that ranks may call the model's parts as often as each likes.
-
-    For rollouts and checks: inside, no forward waits for other ranks, and nothing may be trained.
-    """
+    """Keep all weights unsharded, so that ranks may call the model different numbers of times; no training inside."""
     if not isinstance(objective, FSDPModule):
         yield
         return
-    objective._get_fsdp_state()._lazy_init()  # else the first block to be asked takes itself for the root
+    objective._get_fsdp_state()._lazy_init()  # else the first block that is called becomes the root
     sharded = [module for module in objective.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
         module.unshard()
@@ -149,34 +144,31 @@ def gathered_parameters(objective: nn.Module) -> Iterator[None]:
     finally:
         for module in sharded:
             module.set_reshard_after_forward(module is not objective, recurse=False)
-        objective.reset_iter_state()  # shards again, and forgets in which order blocks were asked
+        objective.reset_iter_state()  # reshards, and resets the order in which blocks were called
 
 
 def unshard_parameters(objective: nn.Module) -> None:
-    """Give every module its parameters whole, for good: training is over."""
+    """Replace all sharded parameters by full ones, permanently; tied parameters stay tied."""
     gathered: dict[int, nn.Parameter] = {}
     for module in objective.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
-                if id(parameter) not in gathered:  # tied ones stay tied
+                if id(parameter) not in gathered:
                     gathered[id(parameter)] = nn.Parameter(parameter.full_tensor(), parameter.requires_grad)
                 module.register_parameter(name, gathered[id(parameter)])
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> float:
-    """Scale gradients in place to a norm of at most `largest` over all parameters and ranks; returns the norm before."""
-    moving = list(parameters)
-    norm = nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None])
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    nn.utils.clip_grads_with_norm_(moving, largest, norm)
-    return float(norm)
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
+    """Clip the global gradient norm in place and return the norm before clipping."""
+    norm = nn.utils.clip_grad_norm_(list(parameters), max_norm)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def gather_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """A hook before a step: every rank gets the optimiser's gradients whole, where each row of an update needs all rows.
+    """Replicate the optimizer's gradients on every rank; a step pre-hook for Muon.
 
-    Muon runs on shards, too, but multiplies them in bfloat16 in another order, so that its updates differ in the third
-    digit from those of one rank; with whole gradients they are the same. Its momentum is whole on every rank then.
+    Muon also runs on sharded gradients, but then its bfloat16 products are in another order and updates differ in the third
+    digit from those of one rank. Its momentum is replicated as well.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""Batches made ahead of the steps that take them, in a process beside the loop."""
+"""Prefetching of batches in a worker process."""
 
 from __future__ import annotations
 
@@ -10,78 +10,79 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from latentbridge.errors import UserError
 
-_BATCHES_AHEAD = 2
+_PREFETCH_FACTOR = 2
 _PR_SET_PDEATHSIG = 1
-"""Of Linux' prctl."""
+"""An option of Linux' prctl."""
 
 
 class Prefetcher:
-    """(step, batch) of some steps in order, the same bit for bit however they are made, and how long the loop waited for them.
+    """An iterator over (step, batch) that measures how long the training loop waits.
 
-    Ahead means in a process that is forked before the first of the steps, so what `make` uses is as it was then. Elsewhere
-    than on Linux, where forking is not safe, batches are made when they are asked for.
+    With `ahead` a worker process, forked before the first step, makes the batches, bitwise the same. On systems other than
+    Linux, where forking is unsafe, the loop makes them.
     """
 
     def __init__(self, make: Callable[[int], object], steps: range, *, ahead: bool) -> None:
         self._make, self._steps = make, steps
-        self._is_ahead = ahead and sys.platform == "linux"
-        self._began, self._waited_s = time.perf_counter(), 0.0
+        self._in_worker = ahead and sys.platform == "linux"
+        self._start, self._wait_s = time.perf_counter(), 0.0
 
     def __iter__(self) -> Iterator[tuple[int, object]]:
-        made = map(pickle.loads, _ahead(self._make, self._steps)) if self._is_ahead else map(self._make, self._steps)
-        self.waiting_share()
+        if self._in_worker:
+            batches = map(pickle.loads, _data_loader(self._make, self._steps))
+        else:
+            batches = map(self._make, self._steps)
+        self.wait_fraction()
         try:
             for step in self._steps:
-                asked = time.perf_counter()
-                batch = next(made)
-                self._waited_s += time.perf_counter() - asked
+                start = time.perf_counter()
+                batch = next(batches)
+                self._wait_s += time.perf_counter() - start
                 if isinstance(batch, UserError):
                     raise batch
                 yield step, batch
         finally:
-            del made  # an error would keep it, and the process ends at once only where nothing does
+            del batches  # an exception's traceback would keep the worker alive
 
-    def waiting_share(self) -> float:
-        """Share of the time since this was last asked that went by in waiting for batches."""
+    def wait_fraction(self) -> float:
+        """Return the fraction of time spent waiting for batches since the last call."""
         now = time.perf_counter()
-        share = self._waited_s / (now - self._began) if self._waited_s else 0.0
-        self._began, self._waited_s = now, 0.0
-        return round(share, 4)
+        fraction = self._wait_s / (now - self._start) if self._wait_s else 0.0
+        self._start, self._wait_s = now, 0.0
+        return round(fraction, 4)
 
 
-def _ahead(make: Callable[[int], object], steps: range) -> DataLoader[bytes]:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers would warn of the fork; texts come one by one
+def _data_loader(make: Callable[[int], object], steps: range) -> DataLoader[bytes]:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # avoids the tokenizers' warning about forks
     return DataLoader(
-        _Made(make),
+        _PickledBatches(make),
         batch_size=None,
         sampler=steps,
-        collate_fn=_as_it_is,
         num_workers=1,
-        prefetch_factor=_BATCHES_AHEAD,
+        prefetch_factor=_PREFETCH_FACTOR,
         multiprocessing_context="fork",
-        worker_init_fn=partial(_die_with, os.getpid()),
-        generator=torch.Generator(),  # else it would draw from the global one
+        worker_init_fn=partial(_exit_with_parent, os.getpid()),
+        generator=torch.Generator(),  # else the loader draws from the global generator
     )
 
 
-def _die_with(parent: int, worker: int) -> None:
-    """End at once where the loop's process is killed: a worker that waits for room in a pipe would wait for ever, and keep its memory."""
+def _exit_with_parent(parent: int, worker: int) -> None:
+    """Kill this worker when its parent dies; otherwise it would block forever on a full pipe."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before
+    if os.getppid() != parent:  # the parent has died already
         os._exit(1)
 
 
-class _Made(Dataset[bytes]):
-    """Pickled batches by their step, or what is wrong with them: a loader would wrap an error of its process in a traceback.
+class _PickledBatches(Dataset[bytes]):
+    """Pickled batches by step, or a pickled UserError, which the loader would wrap in a traceback.
 
-    Bytes, for tensors would travel as files in shared memory, and where those find no room the loop would wait for ever.
+    Tensors would be sent through shared memory, and the loop would block forever if that is full.
     """
 
     def __init__(self, make: Callable[[int], object]) -> None:
@@ -92,7 +93,3 @@ class _Made(Dataset[bytes]):
             return pickle.dumps(self._make(step))
         except UserError as error:
             return pickle.dumps(error)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -1,4 +1,4 @@
-"""A run's log in trackers that people know, beside `metrics.jsonl`; each by its own library, and none needs a network."""
+"""Experiment trackers beside `metrics.jsonl`: TensorBoard, trackio and Weights & Biases, all usable offline."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from PIL import Image
 
 from latentbridge.config import RunConfig, to_dict
 from latentbridge.errors import UserError, unknown_name
-from latentbridge.rundir import RunDir, read_json, write_json
+from latentbridge.files import read_json, write_json
+from latentbridge.run_folder import RunFolder
 from latentbridge.types import Observer
 
 _PROJECT = "latentbridge"
-_PICTURES = "samples"
+_IMAGES = "samples"
 
 
-class Board(Protocol):
-    """Where a tracker shows one run; made for each process anew, and continues the curves of the same `name` and `id`."""
+class TrackerBackend(Protocol):
+    """A tracking library's logger for one run; a new process with the same name and id continues the curves."""
 
-    def log(self, step: int, values: Mapping[str, float], picture: Path | None) -> None:
-        """Numbers, and a PNG where there is one, at a step that is higher than all before."""
+    def log(self, step: int, values: Mapping[str, float], image: Path | None) -> None:
+        """Log metrics, and optionally a PNG file, at a step higher than all before."""
         ...
 
     def finish(self) -> None:
-        """Writes what is left."""
+        """Flush and close."""
         ...
 
 
 class Tracker(Observer):
-    """Tells a board every row of a run's log once, also those from before it was switched on; a context, which finishes it.
+    """An observer that sends each record of a run's log to a tracking library once; a context manager.
 
-    How far it has told is kept in the run's `tracked.json`, so a resumed run continues the same curves without repeating
-    the steps between its checkpoint and its end.
+    Records from before it was switched on are sent as well. The last step is kept in the run's `tracked.json`, so a resumed
+    run continues the curves without repeating the steps since its checkpoint.
     """
 
     def __init__(self, name: str):
-        """Raises UserError for an unknown name, and where the library of a known one is missing."""
+        """Import the library; raises UserError if the name is unknown or the library is missing."""
         if name not in TRACKERS:
             raise unknown_name("tracker", name, TRACKERS)
         self.name = name
@@ -54,35 +55,36 @@ class Tracker(Observer):
             raise UserError(
                 f'{name} is missing or incomplete ({missing}); run `pip install "latentbridge[track]"`.'
             ) from missing
-        self._board: Board | None = None
+        self._backend: TrackerBackend | None = None
 
     def begin(self, folder: Path, config: RunConfig) -> None:
-        self._run = RunDir(folder)
-        stored = self._stored()
-        self._state = stored.get(self.name) or {"id": uuid4().hex[:8], "told": 0}
-        self._board = TRACKERS[self.name][1](self._library, folder, self._state["id"], to_dict(config))
+        self._run = RunFolder(folder)
+        state = self._stored().get(self.name, {"id": uuid4().hex[:8]})
+        self._id, self._last_step = state["id"], state.get("last_step", state.get("told", 0))  # "told": before 2026-12
+        self._backend = TRACKERS[self.name][1](self._library, folder, self._id, to_dict(config))
         for record in self._run.metrics():
             self.note(record)
 
     def note(self, record: Mapping[str, Any]) -> None:
         step = record["step"]
-        if self._board is None or step <= self._state["told"]:
+        if self._backend is None or step <= self._last_step:
             return
-        picture = self._run.sample(step)
+        sample = self._run.sample(step)
         values = {name: value for name, value in record.items() if name != "step" and isinstance(value, (int, float))}
-        self._board.log(step, values, picture if picture.exists() else None)
-        self._state["told"] = step
-        write_json(self._run.tracked, self._stored() | {self.name: self._state})
+        self._backend.log(step, values, sample if sample.exists() else None)
+        self._last_step = step
+        state = {"id": self._id, "last_step": step}
+        write_json(self._run.tracker_state, self._stored() | {self.name: state})
 
     def __enter__(self) -> Tracker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._board:
-            self._board.finish()
+        if self._backend:
+            self._backend.finish()
 
     def _stored(self) -> dict[str, Any]:
-        return read_json(self._run.tracked) if self._run.tracked.exists() else {}
+        return read_json(self._run.tracker_state) if self._run.tracker_state.exists() else {}
 
 
 class TensorBoard:
@@ -92,12 +94,12 @@ class TensorBoard:
         self._writer = library.SummaryWriter(folder / "tensorboard")
         self._writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```", 0)
 
-    def log(self, step: int, values: Mapping[str, float], picture: Path | None) -> None:
+    def log(self, step: int, values: Mapping[str, float], image: Path | None) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-        if picture:
-            self._writer.add_image(_PICTURES, np.asarray(Image.open(picture).convert("RGB")), step, dataformats="HWC")
-        self._writer.flush()  # a killed run loses nothing
+        if image:
+            self._writer.add_image(_IMAGES, np.asarray(Image.open(image).convert("RGB")), step, dataformats="HWC")
+        self._writer.flush()  # so that a killed run loses nothing
 
     def finish(self) -> None:
         self._writer.close()
@@ -119,9 +121,9 @@ class Trackio:
                 auto_log_gpu=False,
             )
 
-    def log(self, step: int, values: Mapping[str, float], picture: Path | None) -> None:
-        shown = {_PICTURES: self._library.Image(picture)} if picture else {}
-        self._run.log({**values, **shown}, step)
+    def log(self, step: int, values: Mapping[str, float], image: Path | None) -> None:
+        images = {_IMAGES: self._library.Image(image)} if image else {}
+        self._run.log({**values, **images}, step)
 
     def finish(self) -> None:
         with redirect_stdout(sys.stderr):
@@ -129,7 +131,7 @@ class Trackio:
 
 
 class Wandb:
-    """Offline in the run's folder, for `wandb sync`; online where WANDB_MODE says so."""
+    """Offline files in the run's folder, for `wandb sync`; online if WANDB_MODE says so."""
 
     def __init__(self, library: Any, folder: Path, id: str, config: Mapping[str, Any]):
         self._library = library
@@ -144,17 +146,17 @@ class Wandb:
             settings=library.Settings(silent=True, console="off"),
         )
 
-    def log(self, step: int, values: Mapping[str, float], picture: Path | None) -> None:
-        shown = {_PICTURES: self._library.Image(str(picture))} if picture else {}
-        self._run.log({**values, **shown}, step=step)
+    def log(self, step: int, values: Mapping[str, float], image: Path | None) -> None:
+        images = {_IMAGES: self._library.Image(str(image))} if image else {}
+        self._run.log({**values, **images}, step=step)
 
     def finish(self) -> None:
         self._run.finish()
 
 
-TRACKERS: dict[str, tuple[str, Callable[[Any, Path, str, Mapping[str, Any]], Board]]] = {
+TRACKERS: dict[str, tuple[str, Callable[[Any, Path, str, Mapping[str, Any]], TrackerBackend]]] = {
     "tensorboard": ("torch.utils.tensorboard", TensorBoard),
     "trackio": ("trackio", Trackio),
     "wandb": ("wandb", Wandb),
 }
-"""By name: the library to import, and the board made with it."""
+"""The module to import and the backend class, by tracker name."""

@@ -1,11 +1,14 @@
-"""Recipes of real sizes are whole, as large as what was published, and what they take is counted right."""
+"""Recipes of real sizes: published parameter counts, trained parts and estimated costs."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,14 +28,11 @@ from latentbridge.config import (
     to_dict,
 )
 from latentbridge.errors import UserError
-from latentbridge.models.checkpoint import new_model, outline
+from latentbridge.models.checkpoint import outline
 from latentbridge.recipes import RECIPES
 from latentbridge.recipes.real import OMNIBRIDGE_8B_STAGE2, REAL, RELEASES
-from latentbridge.rng import torch_rng
-from latentbridge.training.costs.counting import count_step
-from latentbridge.training.costs.estimate import GIB, Estimate, estimate, sketch
+from latentbridge.training.costs.estimate import GIB, build_on_meta, estimate
 from latentbridge.training.stage import trainable_parameters
-from latentbridge.training.stages import make_stage
 
 real = pytest.mark.parametrize("config", REAL, ids=lambda config: config.name)
 
@@ -49,7 +49,7 @@ def outlined(config: Any) -> Any:
 # --- real sizes ----------------------------------------------------------------------------------
 
 
-def test_networks_are_as_large_as_what_was_published() -> None:
+def test_parameter_counts_equal_the_published_ones() -> None:
     assert count(OMNIBRIDGE_8B) == 9_633_680_899  # spec OmniBridge 1.1
     assert count(OMNIBRIDGE_8B, "aligner.") == 1_275_708_416
     assert count(OMNIBRIDGE_8B, "backbone.model.model.visual.") == 675_759_104
@@ -72,10 +72,10 @@ MOVES = {
 
 
 @real
-def test_a_real_recipe_is_whole_and_names_what_moves(config: RunConfig) -> None:
+def test_a_real_recipe_round_trips_and_trains_the_expected_parts(config: RunConfig) -> None:
     assert RECIPES[config.name] is config and from_dict(RunConfig, to_dict(config)) == config
     assert all(source in RELEASES or source in RECIPES for _, source in config.init)
-    network, stage = sketch(config)
+    network, stage = build_on_meta(config)
     assert all(p.device.type == "meta" for p in network.parameters())
     named = trainable_parameters({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
     assert {next(part for part in MOVES[config.name] if name.startswith(f"model.{part}.")) for name in named} == (
@@ -84,32 +84,32 @@ def test_a_real_recipe_is_whole_and_names_what_moves(config: RunConfig) -> None:
     assert all((".lora_" in name) == bool(config.stage.lora_rank) for name in named)
 
 
-def test_ranks_share_memory_and_work() -> None:
+def test_memory_and_hours_are_divided_by_ranks() -> None:
     config = OMNIBRIDGE_8B_STAGE2
-    found = estimate(config, ranks=8)
-    assert found.weights == pytest.approx(4 * found.parameters / 8 / GIB)
-    assert found.peak == pytest.approx(
-        found.weights + found.gradients + found.optimiser + found.average + found.copies + found.activations
+    eight = estimate(config, ranks=8)
+    assert eight.weights == pytest.approx(4 * eight.parameters / 8 / GIB)
+    assert eight.peak == pytest.approx(
+        eight.weights + eight.gradients + eight.optimiser + eight.average + eight.copies + eight.activations
     )
-    whole = estimate(config, ranks=1)
-    assert whole.peak == pytest.approx(8 * found.peak) and whole.hours == pytest.approx(8 * found.hours)
-    assert whole.cost == pytest.approx(found.cost)
+    one = estimate(config, ranks=1)
+    assert one.peak == pytest.approx(8 * eight.peak) and one.hours == pytest.approx(8 * eight.hours)
+    assert one.cost == pytest.approx(eight.cost)
     dearer = estimate(config, ranks=8, tflops=200.0, price=4.0)
-    assert dearer.hours == pytest.approx(2 * found.hours) and dearer.cost == pytest.approx(4 * found.cost)
+    assert dearer.hours == pytest.approx(2 * eight.hours) and dearer.cost == pytest.approx(4 * eight.cost)
 
 
-def test_ranks_that_gather_all_weights_at_once_have_them_and_their_gradients_beside_their_shards() -> None:
+def test_without_by_block_each_rank_has_full_weights_and_gradients_too() -> None:
     stage = PostTrainSftConfig(items=8)
-    found = estimate(RunConfig("post", stage, steps=1, batch_size=4, bf16=False), ranks=4)
-    assert found.weights == pytest.approx(4 * found.parameters * (1 / 4 + 1) / GIB)
-    assert found.gradients == pytest.approx(4 * found.moving * (1 / 4 + 1) / GIB)
-    assert found.average == pytest.approx(4 * found.moving / 4 / GIB)
+    result = estimate(RunConfig("post", stage, steps=1, batch_size=4, bf16=False), ranks=4)
+    assert result.weights == pytest.approx(4 * result.parameters * (1 / 4 + 1) / GIB)
+    assert result.gradients == pytest.approx(4 * result.moving * (1 / 4 + 1) / GIB)
+    assert result.average == pytest.approx(4 * result.moving / 4 / GIB)
 
 
-# --- the method, against what a step really does -------------------------------------------------
+# --- the method, against a measured step -------------------------------------------------
 
 
-def test_moving_weights_take_sixteen_bytes_each_and_adapters_little() -> None:
+def test_trained_weights_take_sixteen_bytes_each_and_adapters_little() -> None:
     run = RunConfig("sft", SftConfig(), steps=1, batch_size=1, optim=OptimConfig(muon_lr=0.0), bf16=False)
     full, lora = (estimate(replace(run, stage=replace(run.stage, lora_rank=rank))) for rank in (0, 2))
     part = count(run.model, "backbone.")
@@ -122,30 +122,20 @@ def test_moving_weights_take_sixteen_bytes_each_and_adapters_little() -> None:
     assert full.optimiser / 2 < muon.optimiser < full.optimiser  # one moment for hidden matrices, two for the rest
 
 
-def counted(config: RunConfig) -> tuple[float, float, int]:
-    """FLOPs of a step, the bytes it keeps for the way back (without weights), and the tokens of a text of it."""
-    model, stage = new_model(config.model, 0), make_stage(config)
-    stage.setup(model)
-    named = trainable_parameters({f"model.{name}": p for name, p in model.named_parameters()}, stage, config)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(f"model.{name}" in named)
-    batch: Any = stage.batch(model, 0)
-    found = count_step(lambda: stage.loss(model, batch, torch_rng(0, "estimate"), None).loss, model)
-    picture = int(batch.image_mask.sum()) // len(batch.input_ids)
-    return *found, batch.input_ids.shape[1] - picture
-
-
-def test_a_tiny_step_does_and_keeps_what_is_estimated() -> None:
-    """Within 25 %: norms and activations keep second copies, and how much of a text is reply is only assumed."""
+def test_the_estimate_matches_a_measured_tiny_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 25 %: norms and activations save more, and the reply's share of a text is an assumption."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
+    monkeypatch.setenv("LATENTBRIDGE_CACHE", "")  # which the benchmark sets
     look = TaskMix(vqa=1.0, cot=0.0, generation=0.0, editing=0.0)  # each with a picture
     run = RunConfig("sft", SftConfig(tasks=look), 1, 8, model=ModelConfig(parts=("backbone",)), bf16=False)
-    flops, kept, text = counted(run)
-    found: Estimate = estimate(run, text_tokens=text)
-    assert found.step_tflop * 1e12 == pytest.approx(flops, rel=0.25)
-    assert found.activations * GIB == pytest.approx(kept, rel=0.25)
+    flops, saved, text = import_module("estimate").counted(run)
+    result = estimate(run, text_tokens=text)
+    assert result.step_tflop * 1e12 == pytest.approx(flops, rel=0.25)
+    assert result.activations * GIB == pytest.approx(saved, rel=0.25)
 
 
-# --- the verb ------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -158,24 +148,24 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
     return run
 
 
-def test_the_verb_says_it_is_an_estimate(call: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_estimate_command(call: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = call("estimate", "omnibridge-8b-stage1", "--ranks", "8")
     assert code == 0 and out.startswith("An estimate:\n") and "GiB a rank" in out
     code, out, _ = call("estimate", "omnibridge-8b-stage1", "--json", "--set", "stage.lora_rank=0")
     assert code == 0 and json.loads(out)["moving"] == json.loads(out)["parameters"] == 8_291_375_616
 
 
-def test_bad_questions_are_one_sentence(call: Callable[..., tuple[int, str, str]]) -> None:
-    for arguments, said in (
+def test_invalid_arguments_are_errors(call: Callable[..., tuple[int, str, str]]) -> None:
+    for arguments, message in (
         (("omnibridge-8b-stage3",), "did you mean"),
         (("sft", "--ranks", "0"), "--ranks 0 is too small"),
         (("sft", "--price", "nan"), "--price nan is out of range"),
         (("post-unigame",), "No estimate is made for the stage unigame"),
     ):
         code, out, err = call("estimate", *arguments)
-        assert code == 2 and not out and said in err and len(err.splitlines()) == 1
+        assert code == 2 and not out and message in err and len(err.splitlines()) == 1
 
 
-def test_a_network_without_a_decoder_has_no_estimate_of_drawing() -> None:
+def test_a_network_without_a_decoder_has_no_latentumm_estimate() -> None:
     with pytest.raises(UserError):
         estimate(replace(REAL[0], stage=LatentUMMConfig(), bf16=False))

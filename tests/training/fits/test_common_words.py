@@ -1,4 +1,4 @@
-"""Choosing common words, from archives of the packages' form with a handful of words."""
+"""Common words from small archives in the format of the packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from latentbridge.data.drawings.packages import Package
 from latentbridge.errors import UserError
-from latentbridge.training.fits import common_words as sampling_params
+from latentbridge.training.fits import common_words
 
 # sense, lexicographer file: 05 an animal, 06 an artefact, 09 a thought, 15 a place
 SENSES = {"00000001": "05", "00000002": "06", "00000003": "09", "00000004": "15"}
@@ -29,7 +29,7 @@ BY_FREQUENCY = ["the", "idea", "reason", "run", "idaho", "ant", "qwertz", "kayak
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with both archives, which are taken for the real ones."""
+    """Return a folder with both archives, in place of the downloaded packages."""
     licence = "  1 This is a licence  \n"
     data = "".join(
         f"{sense} {file} n 01 word 0 001 {'@i' if file == '15' else '@'} 00009999 n 0000 | a word  \n"
@@ -51,25 +51,25 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     packed += b"".join(bytes([0xA0 + len(word)]) + word.encode() for word in BY_FREQUENCY)
     with zipfile.ZipFile(tmp_path / "frequencies.whl", "w") as wheel:
         wheel.writestr("wordfreq/data/large_en.msgpack.gz", gzip.compress(packed))
-    archives = {sampling_params.WORDNET: "words.tgz", sampling_params.WORDFREQ: "frequencies.whl"}
+    archives = {common_words.WORDNET: "words.tgz", common_words.WORDFREQ: "frequencies.whl"}
 
-    def arrive(package: Package, folder: Path) -> Path:
+    def fetch(package: Package, folder: Path) -> Path:
         return folder / archives[package]
 
-    monkeypatch.setattr(sampling_params, "fetch", arrive)
+    monkeypatch.setattr(common_words, "fetch", fetch)
     return tmp_path
 
 
-def test_half_are_the_commonest_and_the_rest_are_things(packages: Path):
-    assert sampling_params.common_words(4, {"ant"}, packages) == ["idea", "reason", "kayak", "ostrich"]
-    assert sampling_params.common_words(5, set(), packages) == ["idea", "reason", "ant", "kayak", "ostrich"]
+def test_half_are_the_most_common_words_and_the_rest_objects(packages: Path):
+    assert common_words.common_words(4, {"ant"}, packages) == ["idea", "reason", "kayak", "ostrich"]
+    assert common_words.common_words(5, set(), packages) == ["idea", "reason", "ant", "kayak", "ostrich"]
 
 
 def test_names_stop_words_short_and_foreign_words_are_left_out(packages: Path):
-    words = sampling_params.common_words(6, set(), packages)
+    words = common_words.common_words(6, set(), packages)
     assert words == ["idea", "reason", "run", "ant", "kayak", "ostrich"]
 
 
-def test_more_words_than_there_are_is_refused(packages: Path):
+def test_more_words_than_available_is_an_error(packages: Path):
     with pytest.raises(UserError, match="There are 6 common words; set model.second_view.more_words"):
-        sampling_params.common_words(99, set(), packages)
+        common_words.common_words(99, set(), packages)

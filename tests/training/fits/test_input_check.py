@@ -1,4 +1,4 @@
-"""Records of training data, fitted to few samples."""
+"""Input checks fitted to few samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentbridge.rng import numpy_rng
 from latentbridge.training.fits.input_check import fit_input_check
 
 
-def test_a_fit_tells_scenes_from_other_pictures_and_is_the_same_again():
+def test_the_classifier_separates_scenes_from_other_images_and_is_deterministic():
     check, again = (fit_input_check("mine", ["shapes"], samples=150) for _ in range(2))
     assert all(np.array_equal(check.layers[name], again.layers[name]) for name in check.layers)
     assert np.array_equal(check.word_keys, again.word_keys)
@@ -29,7 +29,7 @@ def test_a_fit_tells_scenes_from_other_pictures_and_is_the_same_again():
     assert check.text_warnings("an owl") == ['"mine" was not trained on questions with the word "owl".']
 
 
-def test_data_that_is_like_any_picture_leaves_pictures_unjudged(tmp_path: Path):
+def test_data_similar_to_other_images_gets_no_classifier(tmp_path: Path):
     rng = numpy_rng(6, "photographs")
     lines: list[str] = []
     for number in range(60):

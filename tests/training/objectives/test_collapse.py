@@ -13,7 +13,7 @@ from latentbridge.training.objectives.collapse import CollapseGuard, CollapseMea
 MEASURED = json.loads((Path(__file__).parents[2] / "golden" / "latentumm" / "degeneracy.json").read_text())
 
 
-def test_measures_of_two_orthogonal_pairs() -> None:
+def test_measures_of_two_pairs_by_hand() -> None:
     text, image = torch.tensor([[2.0, 0, 0], [0, 2.0, 0]]), torch.tensor([[3.0, 0, 0], [4.0, 0, 0]])
     measures = measure_collapse(text, image, generated=text, targets=torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]))
     # Cosines 1 and 0 of captions and own pictures, 1 and 0 of captions and others'; pictures vary by sqrt(0.5) of 3.5.
@@ -51,7 +51,7 @@ def test_one_low_measure_alone_is_no_collapse() -> None:
 
 
 @pytest.mark.parametrize("trial, collapsed", [("p1", True), ("p4", False)])
-def test_the_guard_tells_the_measured_runs_apart(trial: str, collapsed: bool) -> None:
+def test_the_guard_separates_the_measured_runs(trial: str, collapsed: bool) -> None:
     runs = MEASURED[trial]["runs"]
     stopped = []
     for run in runs.values():

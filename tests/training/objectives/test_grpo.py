@@ -22,11 +22,11 @@ def test_advantages_are_within_the_group():
 
 @pytest.mark.parametrize("reward", [2.1, 0.1, 1.0, 0.7])
 @pytest.mark.parametrize("count", [2, 3, 5, 7, 8, 16])
-def test_equals_have_no_advantage_however_their_mean_rounds(reward: float, count: int):
+def test_equal_rewards_have_advantage_zero_despite_rounding(reward: float, count: int):
     assert group_advantages(torch.full((3, count), reward)).tolist() == [[0.0] * count] * 3
 
 
-def test_a_fresh_batch_has_the_gradient_of_policy_gradients():
+def test_a_fresh_batch_has_the_policy_gradient():
     logs = LOGS.clone().requires_grad_()
     found = grpo_loss(logs, LOGS, ADVANTAGES, MASK, clip=0.2)
     assert found.total.item() == pytest.approx(-(2.0 - 1.0) / 2) and found.clipped == 0 and found.divergence == 0
@@ -36,7 +36,7 @@ def test_a_fresh_batch_has_the_gradient_of_policy_gradients():
     assert logs.grad.tolist() == [pytest.approx([-2 / 6] * 3), pytest.approx([1 / 2, 0, 0])]
 
 
-def test_the_clip_cuts_off_gains_and_not_losses():
+def test_the_clip_limits_gains_and_not_losses():
     moved = LOGS + torch.tensor([[math.log(1.5), math.log(0.5), 0.0], [math.log(1.5), 9.0, 9.0]])
     logs = moved.requires_grad_()
     found = grpo_loss(logs, LOGS, ADVANTAGES, MASK, clip=0.2)
@@ -47,7 +47,7 @@ def test_the_clip_cuts_off_gains_and_not_losses():
     assert logs.grad is not None and logs.grad[0, 0] == 0 and logs.grad[0, 1] != 0
 
 
-def test_the_divergence_is_that_of_the_equation():
+def test_the_divergence_follows_the_equation():
     reference = LOGS + torch.tensor([[0.0, math.log(2), 0.0], [math.log(0.5), 5.0, 5.0]])
     found = grpo_loss(LOGS, LOGS, ADVANTAGES, MASK, 0.2, reference, beta=0.1)
     first, second = (2 - math.log(2) - 1) / 3, 0.5 + math.log(2) - 1
@@ -62,7 +62,7 @@ def test_the_estimate_is_unbiased():
     assert (k3_divergence(policy, reference) >= 0).all()
 
 
-def test_a_long_reply_counts_as_much_as_a_short_one():
+def test_long_and_short_replies_have_equal_weight():
     mask = torch.zeros(2, 101, dtype=torch.bool)
     mask[0], mask[1, :1] = True, True
     logs = torch.zeros(2, 101, requires_grad=True)

@@ -20,14 +20,13 @@ from latentbridge.recipes import RELEASED_WEIGHTS
 from latentbridge.rng import torch_rng
 from latentbridge.training.objectives.collapse import CollapseGuard, CollapseMeasures, measure_collapse
 from latentbridge.training.objectives.latentumm import (
-    Distance,
     LatentPairs,
     LatentUMMLoss,
     Objective,
     centre,
-    contrastive_separation,
+    contrastive_loss,
+    cosine_distance,
     latentumm_loss,
-    mean_distance,
     mutual_distance,
     preference_loss,
     rollout_noise,
@@ -60,7 +59,7 @@ def arrays(prefix: str) -> dict[str, Tensor]:
 
 
 def differing(found: dict[str, Tensor], expected: dict[str, Tensor], rtol: float, floor: float = FLOOR) -> set[str]:
-    """Names missing on either side, and those whose largest error exceeds `rtol` of the largest expected entry."""
+    """Return names missing on either side, and those whose largest error exceeds `rtol` of the largest expected entry."""
     wrong = set(found.keys() ^ expected.keys())
     for name in found.keys() & expected.keys():
         if not (found[name] - expected[name]).abs().max() <= rtol * expected[name].abs().max() + floor:
@@ -82,7 +81,7 @@ def grads(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_shared(case: str) -> tuple[SharedLatentModel, str]:
-    """The model of a stage-1 or stage-2 case, and the prefix of its keys there."""
+    """Return the model of a stage-1 or stage-2 case, and the prefix of its keys."""
     prefix = "backbone." if "stage2" in case else ""
     cfg = META[case].get("cfg", SIZES)
     model = SharedLatentModel(
@@ -104,7 +103,7 @@ def shared_loss(
     source: str = "text",
     objective: Objective = "reference",
 ) -> LatentUMMLoss:
-    """What the released trainers of stage 1 and of its rollouts minimise."""
+    """Return the loss of the released trainers of stage 1 and of its rollouts."""
     z_text, z_image = model.aligner.encode("text", text), model.aligner.encode("image", image)
     z = z_text if source == "text" else model.aligner.encode_pair(text, image)
     anchors = ((model.generator(z), image),) if weights.anchor else ()
@@ -160,7 +159,7 @@ def test_rollouts_equal_the_authors_scores_and_preference_gradient(case: str) ->
 
 
 def step_through(case: str, steps: int, lr_scale: float = 1.0) -> tuple[list[set[str]], set[str]]:
-    """Wrong losses of each step, and wrong weights after the last, of the released training of a few AdamW steps."""
+    """Return the names of wrong losses per step and of wrong final weights after a few AdamW steps of the released training."""
     meta, given = META[case], arrays(f"{case}/inputs/")
     eps = given.pop("eps", torch.zeros(steps, 0, *given["text"].shape))
     model, prefix = load_shared(case)
@@ -180,9 +179,9 @@ def step_through(case: str, steps: int, lr_scale: float = 1.0) -> tuple[list[set
 
 
 def moved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights without queries and keys: over the one token there is, attention is 1 and their gradient zero.
+    """Return the weights without queries and keys, whose gradient is 0 but for rounding, as there is only one token.
 
-    What remains of it is rounding, which differs from CPU to CPU and which AdamW blows up to whole steps.
+    AdamW normalizes that rounding to full steps, and it differs between CPUs.
     """
     return {name: w.chunk(3)[2] if "in_proj" in name else w for name, w in weights.items()}
 
@@ -249,7 +248,7 @@ def test_bagel_heads_equal_the_authors_losses_and_gradients(case: str) -> None:
     assert wrong and wrong_grads and wrong_hidden
 
 
-# --- anchored: what differs, and that it does ---
+# --- anchored: differences from the reference ---
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -264,20 +263,18 @@ def test_terms_of_two_orthogonal_pairs() -> None:
     z = torch.tensor([[3.0, 0, 0], [0, 2.0, 0]])  # captions; pictures the other way round, so their cosine is 0
     pairs = LatentPairs(z, z.flip(0), z, torch.arange(2), ((z, F.normalize(z, dim=-1)),))
     noise = torch.tensor([[[0.0, 4, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 2.0]]])
-    loss = latentumm_loss(pairs, torch.clone, noise, temperature=0.5)
+    loss = latentumm_loss(pairs, torch.clone, noise)
     assert loss.scores.flatten().tolist() == pytest.approx([3 / 5, 1, 1, math.sqrt(0.5)])
     margin = [1 - 3 / 5, 1 - math.sqrt(0.5)]
     preference = sum(math.log(1 + math.exp(-m)) for m in margin) / 2
-    contrast = math.log(1 + math.exp(2))  # the only other logit is 1 / 0.5, the own one 0
+    contrast = math.log(1 + math.exp(1 / 0.07))  # the only other logit is 1 / temperature, the own one 0
     expected = [1.0, 0.0, preference, 0.0, contrast]
     assert [part.item() for part in loss[1:6]] == pytest.approx(expected, abs=1e-6)
     assert loss.total.item() == pytest.approx(1.0 + 0.1 * preference + contrast, abs=1e-6)
-    squared = latentumm_loss(pairs, torch.clone, noise, distance="squared")
-    assert [squared.modal.item(), squared.anchor.item()] == pytest.approx([13.0, (4 + 1) / 2])
     assert loss.parts()["best"] == pytest.approx(1.0) and loss.parts()["worst"] == pytest.approx(0.653553)
 
 
-def test_a_constant_latent_is_free_in_the_released_loss_and_costs_in_ours() -> None:
+def test_constant_latents_have_reference_loss_zero_and_anchored_loss_above() -> None:
     model, _ = load_shared("stage1/text")
     given = arrays("stage1/text/inputs/")
     nn.init.zeros_(model.aligner.single_to_latent.weight)
@@ -295,7 +292,7 @@ def test_a_constant_latent_is_free_in_the_released_loss_and_costs_in_ours() -> N
 
 
 @pytest.mark.parametrize("objective, moves_worst", [("reference", True), ("anchored", False)])
-def test_which_rollouts_the_preference_moves(objective: Objective, moves_worst: bool) -> None:
+def test_preference_gradients_by_rollout(objective: Objective, moves_worst: bool) -> None:
     scores = torch.tensor([[0.1, 0.9], [0.5, 0.3], [0.4, 0.2]], requires_grad=True)  # [k b]
     preference_loss(scores, objective).backward()
     pull = [-(1 / (1 + math.exp(m))) / 2 for m in (0.4, 0.7)]  # descent raises the best of both pairs
@@ -305,7 +302,7 @@ def test_which_rollouts_the_preference_moves(objective: Objective, moves_worst: 
     torch.testing.assert_close(scores.grad, torch.tensor(expected))
 
 
-def test_the_released_preference_spoils_the_best_rollout_and_ours_does_not() -> None:
+def test_reference_preference_training_lowers_the_best_score_and_anchored_raises_it() -> None:
     def train(objective: Objective) -> tuple[float, float]:
         torch.manual_seed(0)
         trip = nn.Sequential(nn.Linear(13, 29), nn.GELU(), nn.Linear(29, 13))
@@ -331,7 +328,7 @@ def test_the_released_preference_spoils_the_best_rollout_and_ours_does_not() -> 
     assert after > before
 
 
-def test_noise_scales_with_the_latent_and_pairs_sum_to_zero() -> None:
+def test_anchored_noise_scales_with_the_latent_and_is_antithetic() -> None:
     z = torch.randn(5, 97, generator=torch_rng(0, "z")) * torch.tensor([0.25, 1.0, 4.0, 16.0, 0.0])[:, None]
     noise = rollout_noise(z, 6, 0.3, torch_rng(1, "noise"))
     assert noise.shape == (6, 5, 97) and noise.dtype == torch.float32
@@ -348,7 +345,7 @@ def test_noise_scales_with_the_latent_and_pairs_sum_to_zero() -> None:
         rollout_noise(z, 3, 0.3, torch_rng(1, "noise"))
 
 
-def test_all_rollouts_travel_in_one_call_as_they_would_alone() -> None:
+def test_all_rollouts_are_one_batch_with_the_same_scores() -> None:
     torch.manual_seed(0)
     trip, calls = nn.Linear(7, 7), []
 
@@ -365,7 +362,7 @@ def test_all_rollouts_travel_in_one_call_as_they_would_alone() -> None:
     assert (together - alone.flip(0)).abs().max() > 0.01  # another order would be seen
 
 
-def test_the_best_rollout_alone_teaches_what_all_would_with_the_worst_held_still() -> None:
+def test_gradient_through_the_best_rollout_equals_that_with_a_detached_worst() -> None:
     torch.manual_seed(0)
     trip, z = nn.Linear(7, 7), torch.randn(5, 7, requires_grad=True)
     noise = rollout_noise(z, 4, 0.5, torch_rng(0, "noise"))
@@ -379,7 +376,7 @@ def test_the_best_rollout_alone_teaches_what_all_would_with_the_worst_held_still
             assert torch.allclose(a, b, atol=1e-6) == equal
 
 
-def test_round_trips_that_count_nothing_are_not_made() -> None:
+def test_round_trips_without_weight_are_skipped() -> None:
     z, calls = unit(5, 7), []
 
     def counted(x: Tensor) -> Tensor:
@@ -396,20 +393,20 @@ def test_round_trips_that_count_nothing_are_not_made() -> None:
     assert list(loss.weighted) == ["modal", "task", "preference", "anchor", "contrast", "cycle"]
 
 
-def test_what_it_costs_to_tell_drawings_counts_in_ours_alone() -> None:
+def test_the_cycle_loss_is_part_of_the_anchored_objective_only() -> None:
     z, cost = unit(3, 5), torch.tensor(0.75, requires_grad=True)
     pairs = replace(same_pairs(z), cycle=cost)
     weights = LatentUMMWeights(cycle=2.0)
-    told = latentumm_loss(pairs, torch.clone, torch.zeros(0, 3, 5), weights)
-    silent = latentumm_loss(same_pairs(z), torch.clone, torch.zeros(0, 3, 5), weights)
-    assert told.cycle.item() == 0.75 and (told.total - silent.total).item() == pytest.approx(2 * 0.75)
-    told.total.backward()
+    with_cycle = latentumm_loss(pairs, torch.clone, torch.zeros(0, 3, 5), weights)
+    without = latentumm_loss(same_pairs(z), torch.clone, torch.zeros(0, 3, 5), weights)
+    assert with_cycle.cycle.item() == 0.75 and (with_cycle.total - without.total).item() == pytest.approx(2 * 0.75)
+    with_cycle.total.backward()
     assert cost.grad == 2
     released = latentumm_loss(pairs, torch.clone, torch.zeros(0, 3, 5), weights, objective="reference")
     assert released.cycle.item() == 0
 
 
-def test_noise_survives_a_latent_in_bfloat16() -> None:
+def test_noise_keeps_float32_precision_with_bfloat16_latents() -> None:
     z = 16 * torch.randn(3, 101, generator=torch_rng(0, "z")).bfloat16()
     seen: list[Tensor] = []
 
@@ -423,37 +420,32 @@ def test_noise_survives_a_latent_in_bfloat16() -> None:
     assert (rollouts != z).all()
 
 
-@pytest.mark.parametrize("kind", ["cosine", "squared"])
-@pytest.mark.parametrize("share", [0.5, 0.25, 0.0])
-def test_shares_of_a_distance_move_either_side(kind: Distance, share: float) -> None:
+def test_both_sides_of_a_mutual_distance_get_half_of_the_gradient() -> None:
     a, b = (torch.randn(3, 7, generator=torch_rng(i, "sides")).requires_grad_() for i in range(2))
-    plain = torch.autograd.grad(mean_distance(a, b, kind), (a, b))
-    mutual = mutual_distance(a, b, kind, share)
-    assert mutual.item() == pytest.approx(mean_distance(a, b, kind).item())
-    for moved, whole, part in zip(torch.autograd.grad(mutual, (a, b)), plain, (share, 1 - share), strict=True):
-        torch.testing.assert_close(moved, part * whole)
+    plain = torch.autograd.grad(cosine_distance(a, b), (a, b))
+    mutual = mutual_distance(a, b)
+    assert mutual.item() == pytest.approx(cosine_distance(a, b).item())
+    for gradient, full in zip(torch.autograd.grad(mutual, (a, b)), plain, strict=True):
+        torch.testing.assert_close(gradient, 0.5 * full)
 
 
-@pytest.mark.parametrize("share, z_moves, trip_moves", [(0.0, False, True), (0.5, True, True), (1.0, True, False)])
-def test_the_latent_share_is_what_moves_the_latent(share: float, z_moves: bool, trip_moves: bool) -> None:
+def test_the_task_moves_the_latent_and_the_round_trip() -> None:
     z, drawn = (unit(3, 5, seed=i).requires_grad_() for i in range(2))
-    # A round trip that ignores where it starts, so that z moves by the comparison alone.
-    loss = latentumm_loss(same_pairs(z), lambda x: drawn.clone(), torch.zeros(0, 3, 5), latent_share=share)
-    moved = [gradient.abs().max().item() > 0 for gradient in torch.autograd.grad(loss.task, (z, drawn))]
-    assert moved == [z_moves, trip_moves]
+    # A round trip that ignores its input, so that z has a gradient from the comparison only.
+    loss = latentumm_loss(same_pairs(z), lambda x: drawn.clone(), torch.zeros(0, 3, 5))
+    assert all(gradient.abs().max().item() > 0 for gradient in torch.autograd.grad(loss.task, (z, drawn)))
 
 
 def test_distances_do_not_shrink_with_the_width() -> None:
     a, b = torch.eye(2, 11), torch.eye(2, 11).flip(0)  # orthogonal unit rows
     wide = [F.pad(x, (0, 3000)) for x in (a, b)]
     for pair in ((a, b), wide):
-        assert mean_distance(*pair, "squared").item() == 2.0
-        assert mean_distance(*pair, "cosine").item() == 1.0
+        assert cosine_distance(*pair).item() == 1.0
     released = latentumm_loss(same_pairs(a, ((a, b),)), torch.clone, torch.zeros(0, 2, 11), objective="reference")
     assert released.anchor.item() == pytest.approx(2 / 11)  # W4
 
 
-def test_shrinking_the_latent_lowers_the_released_task_and_not_ours() -> None:
+def test_shrinking_the_latent_lowers_the_reference_task_loss_only() -> None:
     z, trip = unit(5, 13), nn.Linear(13, 13, bias=False)
 
     def task(scale: float, objective: Objective) -> float:
@@ -463,12 +455,12 @@ def test_shrinking_the_latent_lowers_the_released_task_and_not_ours() -> None:
     assert task(0.1, "anchored") == pytest.approx(task(1.0, "anchored"))
 
 
-def test_pairs_of_one_picture_are_no_negatives() -> None:
+def test_pairs_of_one_image_are_not_negatives() -> None:
     text, image = torch.eye(2), torch.eye(2)
-    apart = contrastive_separation(text, image, torch.tensor([3, 5]), temperature=1.0)
+    apart = contrastive_loss(text, image, torch.tensor([3, 5]), temperature=1.0)
     assert apart.item() == pytest.approx(math.log(1 + math.exp(-1)))
-    assert contrastive_separation(text, image.flip(0), torch.tensor([3, 3])).item() == pytest.approx(
-        contrastive_separation(text, image, torch.tensor([3, 3])).item()
+    assert contrastive_loss(text, image.flip(0), torch.tensor([3, 3])).item() == pytest.approx(
+        contrastive_loss(text, image, torch.tensor([3, 3])).item()
     )
 
 
@@ -479,7 +471,7 @@ def test_centring_closes_a_gap_between_modalities() -> None:
     torch.testing.assert_close(centre(text, text.mean(0)), centre(image, image.mean(0)))  # W7
 
 
-def test_anchored_refuses_to_run_without_an_anchor() -> None:
+def test_anchored_without_anchor_and_contrast_is_an_error() -> None:
     z = unit(3, 5)
 
     def run(objective: Objective, anchor: float, *anchors: tuple[Tensor, Tensor]) -> float:
@@ -494,11 +486,11 @@ def test_anchored_refuses_to_run_without_an_anchor() -> None:
     assert run("anchored", 1.0, (z, -z)) == pytest.approx(2.0)
 
 
-# --- a run of each ---
+# --- a short training of each ---
 
 
 def synthetic_pairs(count: int, seed: int, width: int = 29, factors: int = 7) -> tuple[Tensor, Tensor]:
-    """Unit embeddings of captions and pictures [count width] that share what they show, with a gap between modalities."""
+    """Return unit embeddings of captions and images [count width] with common factors and a gap between modalities."""
     shape = torch.randn(factors + 1, width, generator=torch_rng(0, "world"))
     gap = torch.randn(2, width, generator=torch_rng(1, "world"))
     shown = torch.randn(count, factors + 1, generator=torch_rng(seed, "shown")) @ shape
@@ -512,7 +504,7 @@ def synthetic_pairs(count: int, seed: int, width: int = 29, factors: int = 7) ->
 
 
 class TinyLatents(nn.Module):
-    """Two encoders that end like the released one, and a generator; what it makes is encoded as a picture."""
+    """Two encoders that end like the released one, and a generator, whose output is encoded as an image."""
 
     def __init__(self, width: int = 29, hidden: int = 61) -> None:
         super().__init__()
@@ -532,8 +524,8 @@ class TinyLatents(nn.Module):
         return self.image(self.generator(z))
 
 
-def train_tiny(objective: Objective, distance: Distance = "cosine") -> CollapseMeasures:
-    """The measures on held-out pairs after a short training with the objective's own weights."""
+def train_tiny(objective: Objective) -> CollapseMeasures:
+    """Return the metrics on held-out pairs after a short training with the objective's default weights."""
     torch.manual_seed(0)
     model = TinyLatents()
     text, image = synthetic_pairs(1024, seed=1)
@@ -544,7 +536,7 @@ def train_tiny(objective: Objective, distance: Distance = "cosine") -> CollapseM
         z_text, z_image = model.text(text[rows]), model.image(image[rows])
         pairs = LatentPairs(z_text, z_image, z_text, rows, ((model.generator(z_text), image[rows]),))
         noise = rollout_noise(z_text, 4, 0.05, torch_rng(0, "noise", step), objective)
-        loss = latentumm_loss(pairs, model.roundtrip, noise, weights, objective=objective, distance=distance)
+        loss = latentumm_loss(pairs, model.roundtrip, noise, weights, objective=objective)
         loss.total.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -555,15 +547,14 @@ def train_tiny(objective: Objective, distance: Distance = "cosine") -> CollapseM
         return measure_collapse(z_text, model.image(image), model.generator(z_text), image)
 
 
-def test_training_collapses_as_released() -> None:
+def test_reference_training_collapses() -> None:
     measures = train_tiny("reference")
     assert measures.separation < 0.005 and measures.spread < 0.05 and measures.recall < 0.05  # .0003, .03 and chance
     with pytest.raises(UserError, match="collapsed"):
         CollapseGuard(warmup_steps=150).check(150, measures)
 
 
-@pytest.mark.parametrize("distance", ["cosine", "squared"])
-def test_training_stays_apart_as_ours(distance: Distance) -> None:
-    measures = train_tiny("anchored", distance)
+def test_anchored_training_does_not_collapse() -> None:
+    measures = train_tiny("anchored")
     CollapseGuard(warmup_steps=150).check(150, measures)
     assert measures.separation > 0.8 and measures.spread > 0.8 and measures.recall > 0.8  # all above .97

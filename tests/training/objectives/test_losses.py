@@ -24,7 +24,7 @@ SCALAR_RTOL = 2e-6  # the losses and scalar gradients reach 15; the parts were p
 
 
 def evaluate(prefix: str, moved: float = 0.0) -> dict[str, Tensor]:
-    """This rank's losses and gradients from the fixture's pooled outputs, of which one entry may be moved."""
+    """Return this rank's losses and gradients for the fixture's pooled outputs, with one entry changed by `moved`."""
     pooled = {pool: FIXTURE[f"{prefix}.pooled.{pool}"].clone() for pool in POOLS}
     pooled["text_proj"][0, 0] += moved
     names = ("logit_scale", "alpha_image_raw", "alpha_text_raw")
@@ -61,7 +61,7 @@ def test_one_rank_equals_the_authors_loss_and_gradients() -> None:
 
 
 def run_rank(rank: int, folder: Path) -> None:
-    """What each of two processes does: the fixture's case, as it is and with an entry moved on rank 1."""
+    """Run in each of two processes: save the results of the fixture's case, and with one entry changed on rank 1."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     for name, moved in (("exact", 0.0), ("moved", 0.01 * rank)):
         save_file(evaluate(f"w2.r{rank}", moved), folder / f"{name}.{rank}.safetensors")
@@ -92,14 +92,14 @@ def test_retrieval_loss_of_two_orthogonal_pairs(ids: list[int], cross: float, te
     assert [part.item() for part in loss] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_caption_without_a_partner_is_left_out_of_the_text_mean() -> None:
+def test_a_caption_without_another_is_left_out_of_text_to_text() -> None:
     text = torch.eye(3)
     loss = retrieval_loss(text, text, torch.tensor([1, 1, 2]), torch.ones(1))
     # Rows 0 and 1: logits 1, 0, 0 with one of the zeros as target.
     assert loss.text_to_text.item() == pytest.approx(math.log(2 + math.e), abs=1e-6)
 
 
-def test_distillation_counts_every_position_in_float32() -> None:
+def test_distillation_averages_all_positions_in_float32() -> None:
     target = torch.zeros(2, 3, 5)
     latents = torch.zeros(2, 3, 5, dtype=torch.bfloat16)
     latents[1, 2] = 3.0  # one of six positions, so 9 / 6

@@ -1,4 +1,4 @@
-"""Rewards, and every way we know to be paid without reasoning."""
+"""Rewards and known reward hacks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_defaults_are_those_of_r1_vl():
     assert REWARDS.keys() == {"accuracy", "key_steps", "validity"}
 
 
-def test_a_worked_chain_earns_all_and_its_parts_each_their_own():
+def test_a_correct_chain_gets_every_reward():
     for problem in sample():
         assert worth(problem.chain, problem) == pytest.approx(2.1)
         answered = problem.chain.rpartition("is:")[0] + "is: " + wrong(problem)
@@ -58,49 +58,49 @@ def test_a_worked_chain_earns_all_and_its_parts_each_their_own():
     assert weigh({"accuracy": 1, "key_steps": 1, "validity": 1}, plain) == 1
 
 
-# --- gaming --------------------------------------------------------------------------------------
+# --- reward hacking --------------------------------------------------------------------------------------
 
 
 def everything(problem: Problem) -> list[str]:
-    """A sentence for each key step that names every value it could have, the right one among them."""
+    """Return a sentence per key step with every possible value, including the correct one."""
     return [" ".join([*key.contradictions, *key.phrases]) for key in problem.key_steps]
 
 
-def test_saying_every_keyword_does_not_pay():
+def test_listing_keywords_is_not_rewarded():
     vocabulary = " ".join(
         f"{n} {noun}" for n in range(5) for noun in (*SHAPES, *COLOURS, *SIZES, "objects", "object", "column", "row")
     )
     for problem in sample():
         honest = worth(problem.chain, problem)
         for stuffed in (everything(problem), [" ".join(everything(problem))], [vocabulary, vocabulary + " again"]):
-            found = grade(with_steps(problem, *stuffed), problem)
-            assert found["key_steps"] <= 1 / len(problem.key_steps), stuffed
+            rewards = grade(with_steps(problem, *stuffed), problem)
+            assert rewards["key_steps"] <= 1 / len(problem.key_steps), stuffed
             assert worth(with_steps(problem, *stuffed), problem) < honest
         # one guess after the other, each in a step of its own
         guesses = [phrase for key in problem.key_steps for phrase in (*key.contradictions[:7], key.phrases[0])]
         assert grade(with_steps(problem, *guesses), problem)["key_steps"] < 0.2
 
 
-def test_keywords_outside_the_steps_are_not_steps():
+def test_keywords_outside_steps_are_not_rewarded():
     for problem in sample(3):
-        said = " ".join(key.phrases[0] for key in problem.key_steps)
-        assert grade(f"{said}\n### The final answer is: {problem.answer}", problem)["key_steps"] == 0
+        keywords = " ".join(key.phrases[0] for key in problem.key_steps)
+        assert grade(f"{keywords}\n### The final answer is: {problem.answer}", problem)["key_steps"] == 0
 
 
 @pytest.mark.parametrize("filler", ["", "...", "so", "I think step by step"])
-def test_numbered_steps_without_content_do_not_pay(filler: str):
+def test_empty_steps_are_not_rewarded(filler: str):
     for problem in sample(3):
         empty = "\n".join(f"### Step {i}: {filler}" for i in range(1, 30))
-        bare = f"### Image Description: x\n### Rationales: x\n### Let's think step by step.\n{empty}"
-        found = grade(f"{bare}\n### The final answer is: {problem.answer}", problem)
-        assert (found["key_steps"], found["validity"]) == (0, 0)
+        empty_chain = f"### Image Description: x\n### Rationales: x\n### Let's think step by step.\n{empty}"
+        rewards = grade(f"{empty_chain}\n### The final answer is: {problem.answer}", problem)
+        assert (rewards["key_steps"], rewards["validity"]) == (0, 0)
         chain = read_chain(problem.chain)
         assert chain is not None
         padded = with_steps(problem, *chain.steps, *(f"{filler} {i}" for i in range(7)))
         assert worth(padded, problem) < worth(problem.chain, problem)
 
 
-def test_hedging_does_not_pay():
+def test_hedging_is_not_rewarded():
     for problem in sample(3):
         body, header, answer = problem.chain.rpartition("### The final answer is: ")
         other = wrong(problem)
@@ -119,7 +119,7 @@ def test_hedging_does_not_pay():
         assert worth(twice, problem) < worth(problem.chain, problem)
 
 
-def test_talking_on_does_not_pay():
+def test_length_is_not_rewarded():
     words = " ".join(np.random.default_rng(0).permutation(list("abcdefghijklmnop") * 20))
     for problem in sample(3):
         chain = read_chain(problem.chain)

@@ -11,11 +11,11 @@ from latentbridge.training.objectives.self_play import self_play_loss, worst_per
 
 
 def lifted(x: Tensor) -> Tensor:
-    """A round trip that adds 1 to the second coordinate."""
+    """Return a round trip that adds 1 to the second coordinate."""
     return x + torch.tensor([0.0, 1.0])
 
 
-def test_the_worst_direction_of_a_latent_worked_by_hand() -> None:
+def test_worst_perturbation_by_hand() -> None:
     # (2, 0) comes back as (2, 1), so the angle grows fastest across (2, 1): along (-1, 2) / sqrt 5, by a tenth of norm 2.
     latents = torch.tensor([[2.0, 0.0]])
     moved = worst_perturbation(latents, lifted, 0.1)
@@ -25,7 +25,7 @@ def test_the_worst_direction_of_a_latent_worked_by_hand() -> None:
     assert self_play_loss(latents, lifted, 0.0).item() == pytest.approx(1 - 2 / math.sqrt(5))
 
 
-def test_the_adversary_stays_within_its_reach_and_finds_more_than_chance() -> None:
+def test_worst_perturbation_has_the_given_norm_and_beats_a_random_one() -> None:
     torch.manual_seed(0)
     trip = nn.Sequential(nn.Linear(7, 13), nn.Tanh(), nn.Linear(13, 7))
     latents = torch.randn(5, 7, generator=torch_rng(0, "latents")) * torch.tensor([0.1, 1, 3, 10, 30])[:, None]
@@ -42,7 +42,7 @@ def test_the_adversary_stays_within_its_reach_and_finds_more_than_chance() -> No
         assert distance(moved).mean() > distance(chance).mean()
 
 
-def test_the_game_teaches_the_round_trip_and_leaves_the_latents() -> None:
+def test_self_play_trains_the_round_trip_and_not_the_latents() -> None:
     torch.manual_seed(0)
     trip, latents = nn.Linear(7, 7), torch.randn(5, 7, requires_grad=True)
     worst_perturbation(latents, trip, 0.1)

@@ -24,8 +24,8 @@ from latentbridge.data.own.shards import (
     write_index,
 )
 from latentbridge.errors import UserError
-from latentbridge.rng import numpy_rng
 from latentbridge.files import atomic_write
+from latentbridge.rng import numpy_rng
 
 _SHARD_BYTES = 64 << 20
 """Shard size: large for an object store, but a few fit into memory."""

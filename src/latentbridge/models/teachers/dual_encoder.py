@@ -14,9 +14,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from latentbridge.errors import UserError
+from latentbridge.files import file_digest
 from latentbridge.models.checkpoint import fingerprint, load_model
 from latentbridge.models.dual_encoder import SIGLIP_TOKENS, DualEncoder
-from latentbridge.files import file_digest
 from latentbridge.types import EmbeddingSpace, Picture, Teacher
 
 _DIGEST_SUFFIXES = (".safetensors", ".json", ".txt", ".model")

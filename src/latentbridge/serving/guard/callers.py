@@ -10,9 +10,9 @@ from typing import Any
 
 from latentbridge.data.picture_sources import FaultHandler, FilePictures, FolderPictures, open_located_picture
 from latentbridge.errors import UserError
+from latentbridge.files import atomic_write
 from latentbridge.images import fit_square, open_picture
 from latentbridge.models.unified import UnifiedModel
-from latentbridge.files import atomic_write
 from latentbridge.serving.service import png_base64
 
 _THUMB_PX = 160

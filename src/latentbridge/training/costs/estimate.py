@@ -1,22 +1,21 @@
-"""What a run takes, told from its config alone: parameters, peak memory by part, FLOPs, hours and cost. An estimate, not a promise.
+"""Estimated cost of a run from its config alone: parameters, peak memory by part, FLOPs, hours and price.
 
-How it is made. The network is built on the meta device; what moves is what `stage.trainable_parameters` says. Per rank, fully sharded:
+The network is built on the meta device; the trained parameters are those of `stage.trainable_parameters`. Per rank, fully sharded:
 
-  weights, gradients, EMA   4 bytes a parameter (all of them; those that move), as the loop keeps them; of several ranks
-                            each has its shards, and where weights are not gathered by block (`Stage.by_block`) the
-                            first two whole beside them
-  optimiser                 8 bytes a moving parameter under AdamW, 4 under Muon
-  bfloat16 copies           2 bytes a moving parameter, which autocast keeps during a step
-  activations               for each pass with gradient (`training/costs/passes.py`) the input and the output of every linear layer,
-                            at 2 bytes a number in bfloat16 and 4 else, but 4 bytes a logit; beside an adapter, which
-                            keeps the input (once for siblings that read the same), the output alone. With
-                            recompute="cheap" outputs alone, with "blocks" the inputs of blocks and one block whole.
-                            A rank holds its share of the batch
-  FLOPs                     2 a weight and token forward, 2 more to pass gradients on, 2 more where the weight moves;
-                            and 4 x tokens^2 x width a layer for attention, as often
+  weights, gradients, EMA   4 bytes per parameter (all; trained; trained). Each rank has its shards and, if weights are not
+                            gathered by block (`Stage.by_block`), full copies of the first two
+  optimizer                 8 bytes per trained parameter with AdamW, 4 with Muon
+  bfloat16 copies           2 bytes per trained parameter, which autocast keeps during a step
+  activations               for each pass with gradient (`training/costs/passes.py`) the input and output of every linear layer,
+                            at 2 bytes per number in bfloat16, else 4, and 4 bytes per logit; beside an adapter, which
+                            keeps the input (once for siblings with the same input), the output only. With
+                            recompute="cheap" outputs only, with "blocks" the inputs of blocks and one whole block.
+                            Each rank holds its share of the batch
+  FLOPs                     2 per weight and token forward, 2 for the gradient of the input, 2 for that of a trained weight;
+                            for attention 4 x tokens^2 x width per layer forward, twice that backward
 
-Not counted: gathered layers, workspace, fragmentation, norms, embeddings, convolutions of autoencoders, held-out checks.
-`benchmarks/estimate.py` holds it against what a tiny step really keeps and computes.
+Not included: gathered layers, workspace, fragmentation, norms, embeddings, convolutions of autoencoders, held-out metrics.
+`benchmarks/estimate.py` compares it with measurements of a tiny step.
 """
 
 from __future__ import annotations
@@ -42,14 +41,15 @@ from latentbridge.training.stages.native import BackboneStage
 GIB = 2**30
 _QUERIES = re.compile(r"\.(q_proj|to_q|q|qkv)(\.base_layer)?$")
 """Linear layers whose output is as wide as a layer's attention; `qkv` three times."""
-_READS_ALONG = re.compile(r"\.(k_proj|v_proj|up_proj)\.lora_A\b")
-"""What an adapter reads beside a sibling that reads the same."""
+_SHARED_INPUT = re.compile(r"\.(k_proj|v_proj|up_proj)\.lora_A\b")
+"""Adapter layers with the same input as a sibling."""
 _LOGITS = ("lm_head", "vision_head")
+_MEMORY = ("weights", "gradients", "optimiser", "average", "copies", "activations")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one run on `ranks` GPUs; memory in GiB a rank, of which `peak` is the sum."""
+    """The cost of one run on `ranks` GPUs; memory in GiB per rank, of which `peak` is the sum."""
 
     parameters: int
     moving: int
@@ -61,23 +61,20 @@ class Estimate:
     activations: float
     peak: float
     step_tflop: float
-    """10^12 FLOPs of a step, all ranks together."""
+    """10^12 FLOPs per step of all ranks."""
     hours: float
     cost: float
 
     def lines(self) -> list[str]:
-        """The estimate in words, one fact a line."""
+        """Return the estimate as text."""
         memory = {name: getattr(self, name) for name in _MEMORY}
         return [
-            f"parameters        {self.parameters:,}, of which {self.moving:,} move",
+            f"parameters        {self.parameters:,}, of which {self.moving:,} are trained",
             *(f"{name:<18}{value:8.2f} GiB a rank" for name, value in memory.items()),
             f"{'peak':<18}{self.peak:8.2f} GiB a rank",
             f"{'a step':<18}{self.step_tflop:8.1f} TFLOP",
             f"{'the run':<18}{self.hours:8.3g} hours, {self.cost:.3g} in the unit of --price",
         ]
-
-
-_MEMORY = ("weights", "gradients", "optimiser", "average", "copies", "activations")
 
 
 def estimate(
@@ -89,41 +86,44 @@ def estimate(
     text_tokens: int = 256,
     picture_px: int = 512,
 ) -> Estimate:
-    """Of a run whose samples have texts and pictures of these sizes, where a GPU sustains `tflops` 10^12 FLOPs a second at
-    `price` an hour: hours = steps x FLOPs / (tflops x 10^12 x ranks x 3600), cost = hours x ranks x price."""
-    network, stage = sketch(config)
-    named = trainable_parameters({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
-    count, moved = sum(p.numel() for p in network.parameters()), sum(p.numel() for p in named.values())
-    found = tuple(
-        each._replace(learns=False) if each.of_data and not _learns(each, named) else each
-        for each in passes(config, network, text_tokens, picture_px)
+    """Return the cost of a run whose samples have texts and images of these sizes.
+
+    A GPU sustains `tflops` 10^12 FLOPs per second and costs `price` per hour: hours = steps x FLOPs / (tflops x 10^12 x
+    ranks x 3600), cost = hours x ranks x price.
+    """
+    network, stage = build_on_meta(config)
+    trained = trainable_parameters({f"model.{name}": p for name, p in network.named_parameters()}, stage, config)
+    count, trained_count = sum(p.numel() for p in network.parameters()), sum(p.numel() for p in trained.values())
+    steps = tuple(
+        item._replace(with_gradient=False) if item.from_data and not _is_trained(item, trained) else item
+        for item in passes(config, network, text_tokens, picture_px)
     )
-    flops = config.batch_size * sum(pass_flops(network, each, named) for each in found)
-    bytes_each = 2 if config.bf16 else 4
+    flops = config.batch_size * sum(pass_flops(network, item, trained) for item in steps)
+    number_bytes = 2 if config.bf16 else 4
     memory = {
         "weights": 4 * count,
-        "gradients": 4 * moved,
-        "optimiser": _optimiser_bytes(named, config),
-        "average": 4 * moved,
-        "copies": 2 * moved * config.bf16,
-        "activations": config.batch_size * activation_bytes(network, found, bytes_each, config.recompute),
+        "gradients": 4 * trained_count,
+        "optimiser": _optimizer_bytes(trained, config),
+        "average": 4 * trained_count,
+        "copies": 2 * trained_count * config.bf16,
+        "activations": config.batch_size * _activation_bytes(network, steps, number_bytes, config.recompute),
     }
-    whole = ("weights", "gradients") if ranks > 1 and not stage.by_block else ()
-    shares = {name: value * (1 / ranks + (name in whole)) / GIB for name, value in memory.items()}
+    unsharded = ("weights", "gradients") if ranks > 1 and not stage.by_block else ()
+    per_rank = {name: value * (1 / ranks + (name in unsharded)) / GIB for name, value in memory.items()}
     hours = config.steps * flops / (tflops * 1e12 * ranks) / 3600
     return Estimate(
         count,
-        moved,
-        **shares,
-        peak=sum(shares.values()),
+        trained_count,
+        **per_rank,
+        peak=sum(per_rank.values()),
         step_tflop=flops / 1e12,
         hours=hours,
         cost=hours * ranks * price,
     )
 
 
-def sketch(config: RunConfig) -> tuple[Network, Stage]:
-    """A run's network on the meta device, with its adapter and the decoder it would be given, and its stage without its data."""
+def build_on_meta(config: RunConfig) -> tuple[Network, Stage]:
+    """Return a run's network on the meta device, with its adapter and an inherited decoder, and its stage without data."""
     if isinstance(config.stage, DataStageConfig):
         config = replace(config, stage=replace(config.stage, sources=(("shapes", 1.0),)))
     stage, network = make_stage(config), outline(config.model)
@@ -141,32 +141,32 @@ def sketch(config: RunConfig) -> tuple[Network, Stage]:
     return network, stage
 
 
-def _learns(each: Pass, named: Mapping[str, nn.Parameter]) -> bool:
-    return any(name.startswith(f"model.{each.part}") for name in named)
+def _is_trained(item: Pass, trained: Mapping[str, nn.Parameter]) -> bool:
+    return any(name.startswith(f"model.{item.part}") for name in trained)
 
 
-def activation_bytes(network: nn.Module, found: Passes, bytes_each: int, recompute: Recompute) -> float:
-    """What the passes of one sample keep for the way back, at most at once."""
-    within = {id(module) for block in blocks(network) for module in block.modules()}
-    kept, largest = 0.0, 0.0
-    for each in (each for each in found if each.learns):
-        inside = 0.0
-        for name, layer in _layers(network, each.part):
-            rows, columns = layer.weight.shape[0], layer.weight[0].numel()
-            alone = name.endswith(".base_layer") or (recompute == "cheap" and id(layer) in within)
-            numbers = rows if alone or _READS_ALONG.search(name) else rows + columns
-            bytes_kept = columns * bytes_each + 4 * rows if name.endswith(_LOGITS) else numbers * bytes_each
-            if id(layer) in within:
-                inside += each.tokens * bytes_kept
+def _activation_bytes(network: nn.Module, steps: Passes, number_bytes: int, recompute: Recompute) -> float:
+    """Return the peak bytes of activations that the passes of one sample save for the backward pass."""
+    in_blocks = {id(module) for block in blocks(network) for module in block.modules()}
+    saved, largest_block = 0.0, 0.0
+    for item in (item for item in steps if item.with_gradient):
+        block_bytes = 0.0
+        for name, layer in _linear_layers(network, item.part):
+            outputs, inputs = layer.weight.shape[0], layer.weight[0].numel()
+            output_only = name.endswith(".base_layer") or (recompute == "cheap" and id(layer) in in_blocks)
+            numbers = outputs if output_only or _SHARED_INPUT.search(name) else outputs + inputs
+            layer_bytes = inputs * number_bytes + 4 * outputs if name.endswith(_LOGITS) else numbers * number_bytes
+            if id(layer) in in_blocks:
+                block_bytes += item.tokens * layer_bytes
             else:
-                kept += each.times * each.tokens * bytes_kept
+                saved += item.times * item.tokens * layer_bytes
         if recompute == "blocks":
-            own = [block for name, block in _named_blocks(network) if f"{name}.".startswith(each.part)]
-            largest = max(largest, inside / max(1, len(own)))
-            kept += each.times * each.tokens * sum(_width(block) for block in own) * bytes_each
+            own = [block for name, block in _named_blocks(network) if f"{name}.".startswith(item.part)]
+            largest_block = max(largest_block, block_bytes / max(1, len(own)))
+            saved += item.times * item.tokens * sum(_width(block) for block in own) * number_bytes
         else:
-            kept += each.times * inside
-    return kept + largest
+            saved += item.times * block_bytes
+    return saved + largest_block
 
 
 def _named_blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -175,31 +175,31 @@ def _named_blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _width(block: nn.Module) -> int:
-    """Numbers a token has on its way into a block: those of its widest norm."""
+    """Return the width of a block's input: that of its widest norm."""
     return max((p.numel() for name, p in block.named_parameters() if "norm" in name and p.ndim == 1), default=0)
 
 
-def pass_flops(network: nn.Module, each: Pass, named: Mapping[str, nn.Parameter]) -> float:
-    """Of a pass of one sample, there and back."""
-    there = back = 0.0
-    for name, layer in _layers(network, each.part):
-        product = 2.0 * layer.weight.numel() * each.tokens
+def pass_flops(network: nn.Module, item: Pass, trained: Mapping[str, nn.Parameter]) -> float:
+    """Return the forward and backward FLOPs of a pass of one sample."""
+    forward = backward = 0.0
+    for name, layer in _linear_layers(network, item.part):
+        product = 2.0 * layer.weight.numel() * item.tokens
         width = layer.out_features if isinstance(layer, nn.Linear) and _QUERIES.search(name) else 0
-        attention = 4.0 * each.tokens**2 * (width // 3 if "qkv" in name else width)
-        there += product + attention
-        back += product + 2 * attention + product * (f"model.{name}.weight" in named)
-    return each.times * (there + back * each.learns)
+        attention = 4.0 * item.tokens**2 * (width // 3 if "qkv" in name else width)
+        forward += product + attention
+        backward += product + 2 * attention + product * (f"model.{name}.weight" in trained)
+    return item.times * (forward + backward * item.with_gradient)
 
 
-def _layers(network: nn.Module, part: str) -> Iterator[tuple[str, nn.Linear | nn.Conv2d | nn.Conv3d]]:
+def _linear_layers(network: nn.Module, part: str) -> Iterator[tuple[str, nn.Linear | nn.Conv2d | nn.Conv3d]]:
     for name, module in network.named_modules():
         if f"{name}.".startswith(part) and isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
             yield name, module
 
 
-def _optimiser_bytes(named: dict[str, nn.Parameter], config: RunConfig) -> int:
+def _optimizer_bytes(trained: dict[str, nn.Parameter], config: RunConfig) -> int:
     total = 0
-    for optimizer in make_optimizers(named, config.optim):
+    for optimizer in make_optimizers(trained, config.optim):
         moments = 1 if isinstance(optimizer, torch.optim.Muon) else 2
         total += sum(4 * moments * p.numel() for group in optimizer.param_groups for p in group["params"])
     return total

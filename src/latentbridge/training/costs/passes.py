@@ -1,4 +1,4 @@
-"""Which parts of a network a training step passes, with how many tokens, and where gradients come back: what estimates count."""
+"""Forward passes of a training step: network parts, tokens and gradients, from which costs are estimated."""
 
 from __future__ import annotations
 
@@ -17,188 +17,189 @@ from latentbridge.training.stages.finetune import CONVERSATIONS_PER_PAIR
 
 
 class Pass(NamedTuple):
-    """A part of the network and what goes through it for one sample."""
+    """A forward pass of one sample through a part of the network."""
 
     part: str
-    """What the names of its modules start with."""
+    """Prefix of its modules' names."""
     tokens: int
     times: float = 1.0
-    learns: bool = True
-    """Whether gradients come back through it."""
-    of_data: bool = False
-    """Whether nothing before it learns, so that gradients come only where it does itself."""
+    with_gradient: bool = True
+    from_data: bool = False
+    """Its input is data, so it has a gradient only if its own weights are trained."""
 
 
 Passes = tuple[Pass, ...]
 
 
 @dataclass(frozen=True)
-class Verbs:
-    """What a unified backbone does, in passes of one sample; the names are those of `TrainableModel` where it has one."""
+class ModelPasses:
+    """The passes of one sample in each method of `TrainableModel` that training calls."""
 
     understand: Passes
+    """`understanding_loss`."""
     generate: Passes
     """`generation_loss`."""
-    read_words: Passes
-    read_picture: Passes
+    encode_text: Passes
+    encode_image: Passes
     gen_latent: Passes
     sampling: Passes
-    """What `gen_latent` does without gradient."""
+    """The part of `gen_latent` without gradient."""
     draw: Passes
-    read_drawn: Passes
-    """What a round trip does with the drawing."""
+    encode_drawn: Passes
+    """Encoding of the drawn image in `roundtrip`."""
 
 
 def passes(config: RunConfig, network: Network, text_tokens: int, picture_px: int) -> Passes:
-    """The passes of one sample in a step. Texts have `text_tokens`; pictures are `picture_px` squared where any size is read.
+    """Return the passes of one sample in a step, with texts of `text_tokens` and images of `picture_px` squared.
 
-    Half of a text is a reply, for which alone words are predicted. Raises UserError for a stage that estimates do not know. What no step computes is left out: frozen features of
-    alignment, a teacher's embeddings, held-out checks.
+    Images have the model's own size if that is fixed. Half of a text is the reply, for which tokens are predicted. Not
+    included: frozen features of alignment, a teacher's embeddings, held-out metrics. Raises UserError for a stage without
+    an estimate.
     """
     stage = config.stage
     if isinstance(stage, AlignConfig):
         return _alignment(stage, network)
-    verbs = _verbs(network, text_tokens, picture_px, getattr(stage, "roundtrip_steps", 4))
+    model = _model_passes(network, text_tokens, picture_px, getattr(stage, "roundtrip_steps", 4))
     if stage.kind == "sft":
-        return verbs.understand
-    native = verbs.understand + verbs.generate
+        return model.understand
+    native = model.understand + model.generate
     if stage.kind in ("posttrain_sft", "unicot", "pretrain_unified"):
         return native
     if isinstance(stage, LatentUMMConfig):
-        return native + _latentumm(stage, verbs)
+        return native + _latentumm(stage, model)
     if stage.kind == "finetune":
-        read = verbs.gen_latent + verbs.read_words + verbs.read_picture
-        rehearsed = tuple(each._replace(times=each.times / CONVERSATIONS_PER_PAIR) for each in read)
-        return verbs.understand + rehearsed + _frozen(rehearsed)
-    known = ("sft", "finetune", "adaption", "align", "posttrain_sft", "unicot", "pretrain_unified", "latentumm")
-    raise UserError(f"No estimate is made for the stage {stage.kind}; choose a recipe of {', '.join(known)}.")
+        encoded = model.gen_latent + model.encode_text + model.encode_image
+        rehearsed = tuple(item._replace(times=item.times / CONVERSATIONS_PER_PAIR) for item in encoded)
+        return model.understand + rehearsed + _no_grad(rehearsed)
+    supported = ("sft", "finetune", "adaption", "align", "posttrain_sft", "unicot", "pretrain_unified", "latentumm")
+    raise UserError(f"No estimate is made for the stage {stage.kind}; choose a recipe of {', '.join(supported)}.")
 
 
-def _latentumm(stage: LatentUMMConfig, verbs: Verbs) -> Passes:
-    """Beside the native losses (`training/objectives/latentumm.py`): all rollouts without gradient, then z and the best with it."""
-    weights, trip = stage.weights, verbs.draw + verbs.read_drawn
-    found = verbs.read_words + verbs.read_picture + verbs.gen_latent + _frozen(verbs.sampling)
+def _latentumm(stage: LatentUMMConfig, model: ModelPasses) -> Passes:
+    """Return the passes of `training/objectives/latentumm.py`: all rollouts without gradient, z and the best with it."""
+    weights, roundtrip = stage.weights, model.draw + model.encode_drawn
+    result = model.encode_text + model.encode_image + model.gen_latent + _no_grad(model.sampling)
     if weights.cycle:
-        found += verbs.draw + verbs.understand
+        result += model.draw + model.understand
     if weights.preference:
-        found += _frozen(trip, stage.rollouts) + trip
+        result += _no_grad(roundtrip, stage.rollouts) + roundtrip
     if weights.task or weights.preference:
-        found += trip
-    return found
+        result += roundtrip
+    return result
 
 
-def _frozen(found: Passes, times: int = 1) -> Passes:
-    return tuple(each._replace(times=each.times * times, learns=False) for each in found)
+def _no_grad(items: Passes, times: int = 1) -> Passes:
+    return tuple(item._replace(times=item.times * times, with_gradient=False) for item in items)
 
 
-def _drawn(found: Passes) -> Passes:
-    """The passes of a drawing in the place of a picture: gradients go on to what drew it."""
-    return tuple(each._replace(of_data=False) for each in found)
+def _from_drawing(items: Passes) -> Passes:
+    """Return the passes for a drawn image, through which gradients flow, in place of a data image."""
+    return tuple(item._replace(from_data=False) for item in items)
 
 
 def _alignment(stage: AlignConfig, network: Network) -> Passes:
     sizes: Any = network.config
-    found = (Pass("projector.", sizes.aligner.num_queries), Pass("aligner.", sizes.aligner.num_queries))
+    result = (Pass("projector.", sizes.aligner.num_queries), Pass("aligner.", sizes.aligner.num_queries))
     if stage.diffusion_weight:
-        found += (Pass("decoder.", _squares(network)),)
+        result += (Pass("decoder.", _decoder_tokens(network)),)
     if stage.retrieval_weight:
         for queries in (sizes.retrieval.num_image_queries, sizes.retrieval.num_text_queries):
-            found += (Pass("projector.", queries), Pass("aligner.", queries), Pass("retrieval.", queries, 0.5))
-    return found
+            result += (Pass("projector.", queries), Pass("aligner.", queries), Pass("retrieval.", queries, 0.5))
+    return result
 
 
-def _verbs(network: Network, text: int, picture_px: int, steps: int) -> Verbs:
-    for kind, of in _VERBS.items():
+def _model_passes(network: Network, text: int, picture_px: int, steps: int) -> ModelPasses:
+    for kind, make in _MODELS.items():
         if isinstance(network, kind):
-            return of(network, text, picture_px, steps)
+            return make(network, text, picture_px, steps)
     raise UserError(
         "No estimate is made for this kind of network; choose a recipe of a model that understands and draws."
     )
 
 
-def _omnibridge(network: Any, text: int, picture_px: int, steps: int) -> Verbs:
+def _omnibridge(network: Any, text: int, picture_px: int, steps: int) -> ModelPasses:
     sizes = network.config.backbone
     side = (sizes.image_size_px or picture_px) // (sizes.patch_size_px * sizes.merge_size)
-    picture = side**2
-    visual, patches = "backbone.model.model.visual.", picture * sizes.merge_size**2
-    eye = (
-        Pass(f"{visual}patch_embed.", patches, of_data=True),
-        Pass(f"{visual}blocks.", patches, of_data=True),
-        Pass(f"{visual}merger.", picture, of_data=True),
+    image = side**2
+    visual, patches = "backbone.model.model.visual.", image * sizes.merge_size**2
+    vision = (
+        Pass(f"{visual}patch_embed.", patches, from_data=True),
+        Pass(f"{visual}blocks.", patches, from_data=True),
+        Pass(f"{visual}merger.", image, from_data=True),
     )
     language, head = "backbone.model.model.language_model.", "backbone.model.lm_head"
     bridge = (Pass("projector.", text), Pass("aligner.", network.config.aligner.num_queries))
-    draw = (Pass("decoder.", _squares(network), steps),) if hasattr(network, "decoder") else ()
-    return Verbs(
-        understand=(*eye, Pass(language, text + picture), Pass(head, text // 2)),
-        generate=(Pass(language, text), *bridge, *(each._replace(times=1.0) for each in draw)),
-        read_words=(Pass(language, text),),
-        read_picture=(*eye, Pass(language, picture)),
+    draw = (Pass("decoder.", _decoder_tokens(network), steps),) if hasattr(network, "decoder") else ()
+    return ModelPasses(
+        understand=(*vision, Pass(language, text + image), Pass(head, text // 2)),
+        generate=(Pass(language, text), *bridge, *(item._replace(times=1.0) for item in draw)),
+        encode_text=(Pass(language, text),),
+        encode_image=(*vision, Pass(language, image)),
         gen_latent=(Pass(language, text), *bridge),
         sampling=(),
         draw=draw,
-        read_drawn=(*_drawn(eye), Pass(language, picture), *bridge),
+        encode_drawn=(*_from_drawing(vision), Pass(language, image), *bridge),
     )
 
 
-def _squares(network: Any) -> int:
-    """Tokens of a HunyuanDiT."""
+def _decoder_tokens(network: Any) -> int:
+    """Return the number of tokens of a HunyuanDiT."""
     return (network.decoder.grid // network.decoder.transformer.config.patch_size) ** 2
 
 
-def _janus(network: Any, text: int, picture_px: int, steps: int) -> Verbs:
+def _janus(network: Any, text: int, picture_px: int, steps: int) -> ModelPasses:
     language, codes = "model.model.language_model.", network.num_codes
-    see = tuple(Pass(f"model.model.{part}.", codes, of_data=True) for part in ("vision_model", "aligner"))
-    embed, choose = Pass("model.model.generation_aligner.", codes), Pass("model.model.generation_head.", codes)
+    vision = tuple(Pass(f"model.model.{part}.", codes, from_data=True) for part in ("vision_model", "aligner"))
+    embed, head = Pass("model.model.generation_aligner.", codes), Pass("model.model.generation_head.", codes)
     drawing = (embed, Pass(language, text + codes))
-    return Verbs(
-        understand=(*see, Pass(language, text + codes), Pass("model.lm_head", text // 2)),
-        generate=(*drawing, choose),
-        read_words=(Pass(language, text),),
-        read_picture=(*see, Pass(language, codes)),
+    return ModelPasses(
+        understand=(*vision, Pass(language, text + codes), Pass("model.lm_head", text // 2)),
+        generate=(*drawing, head),
+        encode_text=(Pass(language, text),),
+        encode_image=(*vision, Pass(language, codes)),
         gen_latent=drawing,
-        sampling=tuple(each._replace(times=2.0) for each in (*drawing, choose)),  # with and without the words
-        draw=(choose,),
-        read_drawn=(*_drawn(see), Pass(language, codes)),
+        sampling=tuple(item._replace(times=2.0) for item in (*drawing, head)),  # classifier-free guidance
+        draw=(head,),
+        encode_drawn=(*_from_drawing(vision), Pass(language, codes)),
     )
 
 
-def _bagel(network: Any, text: int, picture_px: int, steps: int) -> Verbs:
+def _bagel(network: Any, text: int, picture_px: int, steps: int) -> ModelPasses:
     und, gen, drawn = "language_model.und.", "language_model.gen.", network.latents.grid**2
-    picture = (min(picture_px, network.eye.most_px) // network.eye.patch_px) ** 2
-    see = (Pass("eye.", picture, of_data=True),)
-    return Verbs(
-        understand=(*see, Pass(und, text + picture), Pass("language_model.lm_head", text // 2)),
+    image = (min(picture_px, network.eye.most_px) // network.eye.patch_px) ** 2
+    vision = (Pass("eye.", image, from_data=True),)
+    return ModelPasses(
+        understand=(*vision, Pass(und, text + image), Pass("language_model.lm_head", text // 2)),
         generate=(Pass(und, text), Pass(gen, drawn)),
-        read_words=(Pass(und, text),),
-        read_picture=(*see, Pass(und, picture)),
+        encode_text=(Pass(und, text),),
+        encode_image=(*vision, Pass(und, image)),
         gen_latent=(Pass(und, text), Pass(gen, drawn, steps)),
         sampling=(),
         draw=(),
-        read_drawn=(Pass("eye.", drawn), Pass(und, drawn)),
+        encode_drawn=(Pass("eye.", drawn), Pass(und, drawn)),
     )
 
 
-def _harmon(network: Any, text: int, picture_px: int, steps: int) -> Verbs:
-    places = network.num_tokens + network.num_buffers
+def _harmon(network: Any, text: int, picture_px: int, steps: int) -> ModelPasses:
+    image = network.num_tokens + network.num_buffers
     language = "language_model.model."
-    see = (Pass("encoder.", places, of_data=True), Pass("proj_in.", places, of_data=True))
-    drawing = (*see, Pass(language, text + places), Pass("proj_out.", places), Pass("decoder.", places))
-    step = tuple(each._replace(times=float(network.drawing_steps)) for each in drawing)
+    vision = (Pass("encoder.", image, from_data=True), Pass("proj_in.", image, from_data=True))
+    drawing = (*vision, Pass(language, text + image), Pass("proj_out.", image), Pass("decoder.", image))
+    step = tuple(item._replace(times=float(network.drawing_steps)) for item in drawing)
     denoise = (Pass("head.", network.num_tokens, network.denoising_steps),)
-    return Verbs(
-        understand=(*see, Pass(language, text + places), Pass("language_model.lm_head", text // 2)),
-        generate=(*drawing, Pass("head.", 4 * network.num_tokens)),  # four noise levels a token (MAR)
-        read_words=(Pass(language, text),),
-        read_picture=(*see, Pass(language, places)),
+    return ModelPasses(
+        understand=(*vision, Pass(language, text + image), Pass("language_model.lm_head", text // 2)),
+        generate=(*drawing, Pass("head.", 4 * network.num_tokens)),  # four noise levels per token (MAR)
+        encode_text=(Pass(language, text),),
+        encode_image=(*vision, Pass(language, image)),
         gen_latent=step,
-        sampling=(*step, *denoise, *denoise),  # the half of guidance without words, and the tokens
+        sampling=(*step, *denoise, *denoise),  # unconditional passes of guidance, and the tokens
         draw=denoise,
-        read_drawn=(*_drawn((*see, *drawing)), Pass(language, places)),
+        encode_drawn=(*_from_drawing((*vision, *drawing)), Pass(language, image)),
     )
 
 
-_VERBS: dict[type, Callable[[Any, int, int, int], Verbs]] = {
+_MODELS: dict[type, Callable[[Any, int, int, int], ModelPasses]] = {
     OmniBridge: _omnibridge,
     JanusPro: _janus,
     Bagel: _bagel,

@@ -1,7 +1,7 @@
-"""Has a latent space collapsed? Measures on held-out pairs that see it, and a guard that stops the run.
+"""Detection of collapsed latents from held-out pairs.
 
-Neither the losses, which are lowest in collapsed runs, nor effective rank and centred retrieval, which rise there, see
-it, so the last two are not measured at all (spec LatentUMM 2.2, P1).
+Losses are lowest in collapsed runs, and effective rank and centred retrieval rise, so none of these is used
+(spec LatentUMM 2.2, P1).
 """
 
 from __future__ import annotations
@@ -17,40 +17,39 @@ from latentbridge.errors import UserError
 
 
 class CollapseMeasures(NamedTuple):
-    """Near 0 in all three where latents of different pairs cannot be told apart."""
+    """Metrics that are all near 0 if latents of different pairs are alike."""
 
     separation: float
-    """Cosine of caption and own picture minus that of caption and another's picture, means over all of either."""
+    """Mean cosine of captions and their own images minus that of captions and other images."""
     spread: float
-    """Norm of the per-dimension standard deviations over the mean norm; of captions or pictures, the smaller."""
+    """Norm of the per-dimension standard deviations over the mean norm; the smaller of captions' and images'."""
     recall: float
-    """Share of generated embeddings whose nearest target is their own."""
+    """Recall@1 of the targets by generated embeddings."""
 
 
 @torch.no_grad()
 def measure_collapse(text: Tensor, image: Tensor, generated: Tensor, targets: Tensor) -> CollapseMeasures:
-    """The measures of n held-out pairs that differ from each other: latents [n d], embeddings [n e] of what was drawn
-    from them and of what should have been."""
+    """Return the metrics of n distinct pairs: latents [n d], and embeddings [n e] of generated images and of their targets."""
     cosines = F.normalize(text.float(), dim=-1) @ F.normalize(image.float(), dim=-1).T
     count = len(cosines)
     paired = cosines.diagonal().mean()
-    shuffled = (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1))
+    unpaired = (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1))
     nearest = (F.normalize(generated.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).T).argmax(-1)
-    right = nearest == torch.arange(count, device=nearest.device)
+    correct = nearest == torch.arange(count, device=nearest.device)
     return CollapseMeasures(
-        separation=(paired - shuffled).item(),
+        separation=(paired - unpaired).item(),
         spread=min(_spread(text), _spread(image)),
-        recall=right.float().mean().item(),
+        recall=correct.float().mean().item(),
     )
 
 
 @dataclass(frozen=True)
 class CollapseGuard:
-    """Stops a run whose latents have become one.
+    """A check that stops a run whose latents have collapsed.
 
-    Both limits must be passed, since a fresh or a good young run passes one of them (spec 2.4: .006 and .22 at step
-    100 of a run that ends at .23 and .52; collapsed ones end at .0001 and .016). Recall decides nothing: it is at
-    chance in a fresh run, too.
+    Separation and spread must both be below their limits, since one of them is in a new run and in a good early one
+    (spec 2.4: .006 and .22 at step 100 of a run that ends at .23 and .52; collapsed ones end at .0001 and .016). Recall has
+    no limit, as it is at chance in a new run.
     """
 
     warmup_steps: int
@@ -58,14 +57,14 @@ class CollapseGuard:
     min_spread: float = 0.1
 
     def check(self, step: int, measures: CollapseMeasures) -> None:
-        """Raises UserError when the run has collapsed at `step`; before `warmup_steps` nothing is held against it."""
-        apart = measures.separation >= self.min_separation or measures.spread >= self.min_spread
-        if step < self.warmup_steps or apart:
+        """Raise UserError if the latents have collapsed, unless `step` is before `warmup_steps`."""
+        healthy = measures.separation >= self.min_separation or measures.spread >= self.min_spread
+        if step < self.warmup_steps or healthy:
             return
         raise UserError(
-            f"The latents collapsed by step {step}: captions match their own pictures by only {measures.separation:.4f} "
-            f"more cosine than others' (at least {self.min_separation} wanted), latents vary by {measures.spread:.3f} of "
-            f"their norm (at least {self.min_spread} wanted), and {measures.recall:.1%} of what is drawn is nearest its "
+            f"The latents collapsed by step {step}: captions match their own images by only {measures.separation:.4f} "
+            f"more cosine than others' (minimum {self.min_separation}), latents vary by {measures.spread:.3f} of "
+            f"their norm (minimum {self.min_spread}), and {measures.recall:.1%} of generated images are nearest their "
             "own target; raise the anchor and contrast weights of the anchored objective and start again in another folder."
         )
 

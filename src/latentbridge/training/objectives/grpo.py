@@ -1,4 +1,4 @@
-"""Group Relative Policy Optimisation (DeepSeekMath, arXiv 2402.03300), as pure functions of log-probabilities and rewards."""
+"""Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300) on log-probabilities and rewards."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_LEAST_SPREAD = 1e-4
-"""Added to a group's standard deviation, so that rewards that hardly differ do not count as if they did."""
+_EPS = 1e-4
+"""Added to the standard deviation of a group's rewards."""
 
 
 class GrpoLoss(NamedTuple):
-    """`total` is what to minimise; the others are told of it, as scalars without gradient."""
+    """The loss, and metrics without gradient; all scalars."""
 
     total: Tensor
     divergence: Tensor
-    """Mean estimate of KL(policy, reference) in nats a token."""
+    """Mean estimate of KL(policy, reference) in nats per token."""
     clipped: Tensor
-    """Share of tokens whose gain the clip cuts off."""
+    """Fraction of tokens whose objective is clipped."""
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
-    """How much better each reply is than its group, in the group's standard deviations: [b g] -> [b g].
+    """Return the rewards [b g] standardized within each group, with the sample's standard deviation (section 4.1.2).
 
-    Source: section 4.1.2, A = (r - mean(r)) / std(r), here the sample's standard deviation. A group of equals has advantage 0,
-    whose mean may round to another number than they are.
+    Equal rewards get exactly 0, although their mean may round to another number.
     """
     equal = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
-    mean, spread = rewards.mean(dim=1, keepdim=True), rewards.std(dim=1, keepdim=True)
-    return ((rewards - mean) / (spread + _LEAST_SPREAD)).masked_fill(equal, 0.0)
+    mean, std = rewards.mean(dim=1, keepdim=True), rewards.std(dim=1, keepdim=True)
+    return ((rewards - mean) / (std + _EPS)).masked_fill(equal, 0.0)
 
 
 def grpo_loss(
@@ -41,26 +40,26 @@ def grpo_loss(
     reference: Tensor | None = None,
     beta: float = 0.0,
 ) -> GrpoLoss:
-    """The negated objective of eq. 3, mean over replies of the mean over each one's tokens.
+    """Return the negated objective of eq. 3, the mean over replies of the mean over their tokens.
 
-    `log_probs`, `sampled` and `reference` [r t]: of the replies' tokens under the policy, when they were sampled, and under
-    the frozen start; `advantages` [r]; `mask` bool [r t], at least one token a reply. Each token gains
-    min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), and loses beta times the divergence. A batch is used for one update,
-    so ratios are 1 up to what sampling with a cache and in another precision rounds otherwise; the clip is a guard.
+    `log_probs`, `sampled` and `reference` [r t] are the log-probabilities of the replies' tokens under the policy, under
+    the policy when they were sampled, and under the frozen reference; `advantages` [r]; `mask` bool [r t], at least one
+    token per reply. A token's objective is min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) - beta KL. Each batch is used
+    for one update, so ratios are 1 up to rounding.
     """
     ratio, advantage = (log_probs - sampled).exp(), advantages[:, None]
-    whole, cut = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
-    gain = torch.minimum(whole, cut)
-    divergence = torch.zeros_like(gain) if reference is None else k3_divergence(log_probs, reference)
-    total = -_mean_of_replies(gain - beta * divergence, mask)
-    clipped = (cut < whole)[mask].float().mean()
-    return GrpoLoss(total, _mean_of_replies(divergence, mask).detach(), clipped)
+    unclipped, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
+    surrogate = torch.minimum(unclipped, clipped)
+    divergence = torch.zeros_like(surrogate) if reference is None else k3_divergence(log_probs, reference)
+    total = -_mean_of_replies(surrogate - beta * divergence, mask)
+    clipped_fraction = (clipped < unclipped)[mask].float().mean()
+    return GrpoLoss(total, _mean_of_replies(divergence, mask).detach(), clipped_fraction)
 
 
 def k3_divergence(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """An estimate of KL(policy, reference) from each sampled token, unbiased and never negative. Source: eq. 4, Schulman's k3."""
-    gap = reference - log_probs
-    return gap.exp() - gap - 1
+    """Return Schulman's k3 estimate of KL(policy, reference) per sampled token, unbiased and non-negative (eq. 4)."""
+    log_ratio = reference - log_probs
+    return log_ratio.exp() - log_ratio - 1
 
 
 def _mean_of_replies(values: Tensor, mask: Tensor) -> Tensor:

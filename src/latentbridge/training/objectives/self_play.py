@@ -1,4 +1,4 @@
-"""UniGame's game on latents: an adversary moves them within a bound so that drawings are misread, the model learns not to."""
+"""UniGame's adversarial self-play, on latents: a bounded perturbation maximizes the round-trip error, the model minimizes it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentbridge.training.objectives.latentumm import RoundTrip, mean_distance
+from latentbridge.training.objectives.latentumm import RoundTrip, cosine_distance
 
 
 def worst_perturbation(latents: Tensor, roundtrip: RoundTrip, reach: float) -> Tensor:
-    """What to add to latents [b d] so that what comes back differs most from them, to first order: `reach` of each norm.
+    """Return the perturbation of latents [b d] that increases the round-trip error most, to first order.
 
-    One step of gradient ascent on 1 - cosine, from the latents themselves, as long as the bound allows; 0 where the
-    gradient is. No weight hears of it.
+    One step of gradient ascent on 1 - cosine, with length `reach` times each latent's norm; 0 where the gradient is 0.
     """
     start = latents.detach().requires_grad_()
     with torch.enable_grad():
-        distance = mean_distance(roundtrip(start), latents.detach(), "cosine")
-    (uphill,) = torch.autograd.grad(distance, start)
-    return reach * latents.detach().norm(dim=-1, keepdim=True) * F.normalize(uphill, dim=-1)
+        distance = cosine_distance(roundtrip(start), latents.detach())
+    (gradient,) = torch.autograd.grad(distance, start)
+    return reach * latents.detach().norm(dim=-1, keepdim=True) * F.normalize(gradient, dim=-1)
 
 
 def self_play_loss(latents: Tensor, roundtrip: RoundTrip, reach: float) -> Tensor:
-    """1 - cosine of latents [b d] and what comes back after the worst perturbation within `reach`, averaged over rows.
+    """Return the mean 1 - cosine of latents [b d] and their round trips after the worst perturbation within `reach`.
 
-    The latents are held still on both sides: the game is about drawing and reading them, and latents that may move could
-    win it by becoming equal. Source: the min-max of UniGame, spec LatentUMM section 3.
+    The latents get no gradient, since they could win by becoming equal. Source: the min-max of UniGame, spec LatentUMM 3.
     """
-    still = latents.detach()
-    return mean_distance(roundtrip(still + worst_perturbation(still, roundtrip, reach)), still, "cosine")
+    latents = latents.detach()
+    return cosine_distance(roundtrip(latents + worst_perturbation(latents, roundtrip, reach)), latents)

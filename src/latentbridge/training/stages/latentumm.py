@@ -15,8 +15,8 @@ from latentbridge.models.teachers import load_teacher
 from latentbridge.models.trainable import TrainableModel
 from latentbridge.prompts import CAPTION_REQUEST
 from latentbridge.ranks import all_reduce_sum, global_mean_weight
-from latentbridge.training.objectives.teacher_embeddings import TeacherEmbeddings
 from latentbridge.training.objectives.latentumm import LatentPairs, centre, latentumm_loss, rollout_noise
+from latentbridge.training.objectives.teacher_embeddings import TeacherEmbeddings
 from latentbridge.training.stages.native import PairBatch, Terms
 from latentbridge.training.stages.posttrain import PostTrain
 from latentbridge.types import Conversation
@@ -78,7 +78,7 @@ class LatentUMM(PostTrain):
         weight among all ranks. A rank whose pairs are all unknown compares its first with zeros, at weight 0."""
         if self.anchors is None:
             return (), 1.0
-        rows, text_target, image_target = self.anchors.of(list(zip(batch.pictures, batch.prompts, strict=True)))
+        rows, text_target, image_target = self.anchors.lookup(list(zip(batch.pictures, batch.prompts, strict=True)))
         if not all_reduce_sum(torch.tensor(len(rows))):
             return (), 1.0
         share = global_mean_weight(len(rows))

@@ -22,6 +22,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from latentbridge.config import ReleaseConfig
 from latentbridge.errors import UserError
+from latentbridge.files import read_json
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
@@ -30,7 +31,6 @@ from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.tokenization import load_tokenizer
-from latentbridge.files import read_json
 
 _LANGUAGE, _VISION = "llm_config.json", "vit_config.json"
 _EXPERTS, _GENERATION = "language_model.model.", "_moe_gen"

@@ -16,6 +16,7 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 from latentbridge.config import ReleaseConfig, TinyJanusConfig
 from latentbridge.devices import device_of
 from latentbridge.errors import UserError
+from latentbridge.files import read_json
 from latentbridge.images import ImageLike, open_picture
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
 from latentbridge.models.backbones.sampling import sampling_processors
@@ -31,7 +32,6 @@ from latentbridge.models.pixels import quantized_levels, to_pictures
 from latentbridge.models.tokenization import encode
 from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
 from latentbridge.rng import torch_rng
-from latentbridge.files import read_json
 from latentbridge.types import Conversation, Picture
 
 USER, ASSISTANT = "<|User|>", "<|Assistant|>"

@@ -1,8 +1,7 @@
-"""Files are whole or absent, whatever happens while they are written."""
+"""Atomic writes under errors, full disks and read-only folders."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from latentbridge.errors import UserError
-from latentbridge.rundir import RunDir, atomic_folder, atomic_write, unfinished, write_json
+from latentbridge.files import atomic_folder, atomic_write, staging_path, write_json
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_appears_whole_with_its_folder(tmp_path: Path):
+def test_atomic_write_creates_file_and_folder(tmp_path: Path):
     target = tmp_path / "new" / "deep" / "a.txt"
     with atomic_write(target) as temporary:
         assert temporary.suffix == ".txt" and temporary.parent == target.parent
@@ -29,7 +28,7 @@ def test_a_file_appears_whole_with_its_folder(tmp_path: Path):
     assert names(target.parent) == ["a.txt"]
 
 
-def test_a_folder_takes_the_place_of_an_older_one_whole(tmp_path: Path):
+def test_atomic_folder_replaces_an_existing_folder(tmp_path: Path):
     target = tmp_path / "deep" / "folder"
     for content in ("old", "new"):
         with atomic_folder(target) as staging:
@@ -39,40 +38,40 @@ def test_a_folder_takes_the_place_of_an_older_one_whole(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "trouble", [RuntimeError, KeyboardInterrupt, UserError, OSError(28, "No space left on device")]
+    "error_type", [RuntimeError, KeyboardInterrupt, UserError, OSError(28, "No space left on device")]
 )
-def test_trouble_leaves_the_old_folder_and_nothing_else(tmp_path: Path, trouble: type[BaseException]):
+def test_an_error_leaves_the_old_folder_only(tmp_path: Path, error_type: type[BaseException]):
     (tmp_path / "folder").mkdir()
-    unfinished(tmp_path / "folder").mkdir()  # as a killed writer leaves it
-    (unfinished(tmp_path / "folder") / "stray").touch()
+    staging_path(tmp_path / "folder").mkdir()  # as a killed writer leaves it
+    (staging_path(tmp_path / "folder") / "stray").touch()
     with (
-        pytest.raises(UserError if isinstance(trouble, OSError) else trouble),
+        pytest.raises(UserError if isinstance(error_type, OSError) else error_type),
         atomic_folder(tmp_path / "folder") as new,
     ):
         assert names(new) == []
         (new / "half").touch()
-        raise trouble
+        raise error_type
     assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == []
 
 
-@pytest.mark.parametrize("trouble", [RuntimeError, KeyboardInterrupt, UserError])
-def test_trouble_leaves_the_old_file_and_nothing_else(tmp_path: Path, trouble: type[BaseException]):
+@pytest.mark.parametrize("error_type", [RuntimeError, KeyboardInterrupt, UserError])
+def test_an_error_leaves_the_old_file_only(tmp_path: Path, error_type: type[BaseException]):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(trouble), atomic_write(target) as temporary:
+    with pytest.raises(error_type), atomic_write(target) as temporary:
         temporary.write_text("half")
-        raise trouble
+        raise error_type
     assert target.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path):
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot write to .*file"), atomic_write(tmp_path / "file" / "a.txt"):
         pass
 
 
-def test_a_folder_in_the_way_of_the_file_is_named(tmp_path: Path):
+def test_a_folder_in_place_of_the_file_is_an_error(tmp_path: Path):
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(UserError, match="Cannot write"):
         write_json(tmp_path / "a.txt", {})
@@ -80,7 +79,7 @@ def test_a_folder_in_the_way_of_the_file_is_named(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser writes everywhere")
-def test_a_read_only_folder_is_named(tmp_path: Path):
+def test_a_read_only_folder_is_an_error(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="Permission denied"):
         write_json(tmp_path / "a.json", {})
@@ -92,7 +91,7 @@ FULL_DISK = """
     import resource, signal, sys
     from pathlib import Path
     from latentbridge.errors import UserError
-    from latentbridge.rundir import atomic_write
+    from latentbridge.files import atomic_write
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -112,7 +111,7 @@ FULL_DISK = """
         "from safetensors.numpy import save_file; import numpy; save_file({'a': numpy.zeros(100_000)}, temporary)",
     ],
 )
-def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, write: str):
+def test_a_full_disk_is_an_error_and_leaves_no_temporary_file(tmp_path: Path, write: str):
     # No disk is filled: the process may not write files above 4 kB, which fails in the same system call.
     target = tmp_path / "a.npy"
     target.write_bytes(b"old")
@@ -122,34 +121,3 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, w
     assert result.stdout.startswith("Cannot write") and "free some space" in result.stdout
     assert target.read_bytes() == b"old"
     assert names(tmp_path) == ["a.npy"]
-
-
-def test_metrics_count_each_step_once_and_skip_a_torn_line(tmp_path: Path):
-    run = RunDir(tmp_path / "run")
-    assert run.metrics() == []
-    run.log({"step": 1, "loss": 3.0})
-    run.log({"step": 2, "loss": 2.0})
-    run.log({"step": 2, "loss": 1.5})
-    with open(run.path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 3, "lo')
-    assert run.metrics() == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.5}]
-
-
-def test_a_record_after_a_torn_line_is_not_lost(tmp_path: Path):
-    run = RunDir(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
-    run.log({"step": 3})
-    assert [record["step"] for record in run.metrics()] == [1, 3]
-
-
-def test_only_whole_checkpoints_count(tmp_path: Path):
-    run = RunDir(tmp_path)
-    assert run.newest_checkpoint() is None
-    for step in (200, 1_000):
-        write_json(run.checkpoint(step) / "state.json", {"step": step})
-    run.checkpoint(9_000).mkdir()
-    (run.path / "checkpoints" / ".step_0009999.unfinished").mkdir()
-    assert run.checkpoints() == [run.checkpoint(1_000), run.checkpoint(200)]
-    newest = run.newest_checkpoint()
-    assert newest == run.checkpoint(1_000)
-    assert json.loads((newest / "state.json").read_text()) == {"step": 1_000}

@@ -1,4 +1,4 @@
-"""What a frozen teacher says of a run's pairs, as targets for the model's latents."""
+"""Embeddings of a run's pairs by a frozen teacher, the targets of the anchor loss."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from torch import Tensor
 from latentbridge.data.drawings.catalogue import default_cache
 from latentbridge.data.stores.embeddings import EmbeddingStore, picture_digest, text_digest
 from latentbridge.errors import UserError
-from latentbridge.processes import held
-from latentbridge.types import EmbeddingSpace, Picture, Teacher
+from latentbridge.processes import folder_lock
+from latentbridge.types import Picture, Teacher
 
 Pair = tuple[Picture, str]
-"""A picture and its description."""
+"""An image and its description."""
 
 
 class Targets(NamedTuple):
-    """The teacher's embeddings of those pairs of a batch that it knows."""
+    """The embeddings of those pairs of a batch that the teacher supports."""
 
     rows: Tensor
-    """int64 [m]: which pairs."""
+    """int64 [m]: indices of the pairs."""
     text: Tensor
     """float32 [m e]."""
     image: Tensor
     """float32 [m e]."""
 
 
-class Anchors:
-    """A teacher's embeddings of a finite set of pairs, computed once and kept on disk for all runs that meet them again.
+class TeacherEmbeddings:
+    """A teacher's embeddings of a finite set of pairs, cached on disk per embedding space.
 
-    One store for each embedding space, beside the features of alignment. Pairs with a text the teacher does not know are
-    left out: `package` has no words for scenes.
+    Pairs with a text the teacher does not support are left out: `package` has no words for scenes.
     """
 
     def __init__(self, teacher: Teacher, pairs: Sequence[Pair], announce: Callable[[str], None] = print) -> None:
-        """What embedding will cost is announced before it starts."""
+        """Embed the pairs that are not cached yet, after announcing the cost."""
         known = [(picture, text) for picture, text in pairs if teacher.knows(text)]
         if not known:
             raise UserError(
@@ -49,21 +48,22 @@ class Anchors:
             )
         self.space = teacher.space
         self.known = len(known)
-        """How many of the pairs the teacher knows."""
-        folder = default_cache() / "embeddings" / _folder(teacher.space)
-        with held(folder):  # runs beside each other fill one store, in turn
+        """Number of pairs that the teacher supports."""
+        key = sha256(json.dumps(asdict(teacher.space), sort_keys=True).encode()).hexdigest()[:24]
+        folder = default_cache() / "embeddings" / key
+        with folder_lock(folder):
             self.store = EmbeddingStore(folder, teacher.space)
             stored = len(self.store)
             self.store.fill(teacher, [picture for picture, _ in known], [text for _, text in known], announce=announce)
         self.added = len(self.store) - stored
-        """Embeddings that were not in the store before."""
-        embedded = self.of(known)
-        self.text_mean = embedded.text.mean(0)
-        """[e], over the set's captions; what `centre` takes away from anchors."""
-        self.image_mean = embedded.image.mean(0)
+        """Number of embeddings that were not cached."""
+        targets = self.lookup(known)
+        self.text_mean = targets.text.mean(0)
+        """[e], over the set's captions; see `latentumm.centre`."""
+        self.image_mean = targets.image.mean(0)
 
-    def of(self, pairs: Sequence[Pair]) -> Targets:
-        """The embeddings, as the teacher gave them, of the pairs in a batch that it knows."""
+    def lookup(self, pairs: Sequence[Pair]) -> Targets:
+        """Return the embeddings of the pairs of a batch that the teacher supports."""
         keys = [(picture_digest(picture), text_digest(text)) for picture, text in pairs]
         rows = [i for i, key in enumerate(keys) if all(digest in self.store for digest in key)]
         image, text = (
@@ -71,7 +71,3 @@ class Anchors:
             for side in range(2)
         )
         return Targets(torch.tensor(rows, dtype=torch.int64), text, image)
-
-
-def _folder(space: EmbeddingSpace) -> str:
-    return sha256(json.dumps(asdict(space), sort_keys=True).encode()).hexdigest()[:24]

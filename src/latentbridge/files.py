@@ -1,0 +1,113 @@
+"""Atomic writes of files and folders, JSON files and checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from safetensors import SafetensorError
+
+from latentbridge.errors import StorageError, UserError
+
+_NO_SPACE = "free some space or choose another folder"
+
+
+@contextmanager
+def atomic_write(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary path that becomes `path` if the block succeeds and is deleted if it fails.
+
+    Without `replace` an existing file is kept, so the first of several concurrent writers wins.
+    Raises StorageError if the file cannot be written.
+    """
+    path = Path(path)
+    with _storage_errors(f"to {path.parent}", "choose a folder you may write to"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix, delete=False) as file:
+            temporary = Path(file.name)
+    try:
+        with _storage_errors(path, _NO_SPACE):
+            yield temporary
+            _fsync(temporary)
+            os.chmod(temporary, 0o644)
+            if replace:
+                os.replace(temporary, path)
+            else:
+                with suppress(FileExistsError):
+                    os.link(temporary, path)
+            _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that replaces `path` if the block succeeds and is deleted if it fails.
+
+    Everything is flushed to disk before the rename, so a crash leaves the old folder, none, or the complete new one.
+    Deletes what a killed writer left; only one process at a time may write a folder.
+    Raises StorageError if the folder cannot be written.
+    """
+    staging = staging_path(path)
+    with _storage_errors(f"to {path.parent}", "choose a folder you may write to"):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    try:
+        with _storage_errors(path, _NO_SPACE):
+            yield staging
+            for written in (*staging.rglob("*"), staging):
+                _fsync(written)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(staging, path)
+            _fsync(path.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def staging_path(path: Path) -> Path:
+    """Return the path at which `atomic_folder` writes a folder."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write `values` atomically as indented JSON."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Load a JSON file; raises UserError if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or write it again.") from error
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _storage_errors(target: Path | str, fix: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"Cannot write {target} ({reason}); {fix}.") from error
