@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from latentbridge.config import RewardWeights
-from latentbridge.data.reasoning import Problem, is_correct, read_chain
+from latentbridge.data.reasoning import Problem, is_correct, key_step_recall, read_chain
 
 Reward = Callable[[str, Problem], float]
 
