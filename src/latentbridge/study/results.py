@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from latentbridge.evaluation.metrics import format_score
+from latentbridge.evaluation.pages.plots import bar_figure, line_figure
 from latentbridge.rundir import atomic_write, read_json, write_json
 from latentbridge.studies import STUDIES
-from latentbridge.study.figures import draw_curves, draw_lines, draw_shares
 
 Document = Mapping[str, Any]
 
@@ -168,20 +168,25 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _figures(document: Document, group: Document) -> list[tuple[str, str, str]]:
-    """(file, what it shows, SVG) of a group's figures."""
+    """Return (file name, alt text, SVG) of a group's figures."""
     stem = f"{document['name']}_{group['base']}"
-    found: list[tuple[str, str, str]] = []
+    figures: list[tuple[str, str, str]] = []
     for world in document["measuring"]["worlds"]:
-        if any(kept is not None for arm in group["arms"] for kept in arm["facts"][world]):
+        if any(share is not None for arm in group["arms"] for share in arm["facts"][world]):
             title = f"facts kept on {world}, from words, hop by hop"
-            kept = {arm["name"]: [1.0, *arm["facts"][world]] for arm in group["arms"] if arm["finished"]}
-            found.append((f"{stem}_{world}.svg", title, draw_lines(title, kept)))
-    shares = {arm["name"]: arm["shares"] for arm in group["arms"] if arm["shares"]}
-    if shares:
+            shares = {arm["name"]: [1.0, *arm["facts"][world]] for arm in group["arms"] if arm["finished"]}
+            series = {
+                name: [(hop, share) for hop, share in enumerate(by_hop) if share is not None]
+                for name, by_hop in shares.items()
+            }
+            figures.append((f"{stem}_{world}.svg", title, line_figure(title, series, "hop", percent=True)))
+    gradient_shares = {arm["name"]: arm["shares"] for arm in group["arms"] if arm["shares"]}
+    if gradient_shares:
         title = "shares of the gradient"
-        found.append((f"{stem}_shares.svg", title, draw_shares(title, shares)))
+        figures.append((f"{stem}_shares.svg", title, bar_figure(title, gradient_shares)))
     for name in dict.fromkeys(name for arm in group["arms"] for name in arm.get("curves", {})):
         title = f"{name}, step by step"
         curves = {arm["name"]: arm["curves"][name] for arm in group["arms"] if name in arm.get("curves", {})}
-        found.append((f"{stem}_{name.replace(' ', '_')}.svg", title, draw_curves(title, curves)))
-    return found
+        svg = line_figure(title, curves, "step")
+        figures.append((f"{stem}_{name.replace(' ', '_')}.svg", title, svg))
+    return figures

@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline", "polygon", "input"}
+VOID = {"meta", "img", "br", "line", "circle", "path", "input"}
 """Elements that hold nothing; those of SVG close themselves."""
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from latentbridge.errors import UserError
-from latentbridge.evaluation.pages.charts import COLOURS, in_time
-from latentbridge.evaluation.pages.curves import Records, curves_section, elapsed, loss_names, measure_names
+from latentbridge.evaluation.pages.curves import Records, curves_section, elapsed_seconds, loss_names, measure_names
 from latentbridge.evaluation.pages.page import Section, show_figure, write_page
+from latentbridge.evaluation.pages.plots import chip_html, format_duration
 from latentbridge.rundir import RunDir, read_json
 
 _RECENT = 5
@@ -33,7 +33,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
     """
     run = RunDir(folder)
     records, config = _log(run), _settings(run)
-    last, clock = records[-1], elapsed(records)
+    last, clock = records[-1], elapsed_seconds(records)
     stop = read_json(run.stopped) if run.stopped.exists() else None
     steps = config.get("steps")
     pace = _pace(records, clock)
@@ -107,25 +107,25 @@ def _lead(described: Sequence[Mapping[str, Any]]) -> str:
         return "Runs over each other, each in its colour."
     (run,) = described
     of = f"{run['step']} of {run['steps']} steps" if run["steps"] else f"{run['step']} steps"
-    left = f" About {in_time(run['seconds_left'])} are left." if run["seconds_left"] is not None else ""
-    return f"{_STATES[run['state']].capitalize()}: {of}, {run['samples']:,} samples, {in_time(run['seconds'])}.{left}"
+    left = f" About {format_duration(run['seconds_left'])} are left." if run["seconds_left"] is not None else ""
+    return f"{_STATES[run['state']].capitalize()}: {of}, {run['samples']:,} samples, {format_duration(run['seconds'])}.{left}"
 
 
 def _standing_section(names: Sequence[str], described: Sequence[Mapping[str, Any]]) -> Section:
     rows = ""
     for index, (name, run) in enumerate(zip(names, described, strict=True)):
-        left = "" if run["seconds_left"] is None else in_time(run["seconds_left"])
+        left = "" if run["seconds_left"] is None else format_duration(run["seconds_left"])
         logged = {**run["losses"], **run["measures"]}
         values = ", ".join(f"{part} {value:.4g}" for part, value in logged.items())
         numbers = (
             f"{run['step']:,}" + (f" of {run['steps']:,}" if run["steps"] else ""),
             f"{run['samples']:,}",
-            in_time(run["seconds"]),
+            format_duration(run["seconds"]),
             left,
         )
         cells = "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
         rows += (
-            f'<tr><td><span class="chip c{index % COLOURS}">{escape(name)}</span></td><td>{_STATES[run["state"]]}</td>'
+            f"<tr><td>{chip_html(index, name)}</td><td>{_STATES[run['state']]}</td>"
             f'{cells}<td class="small">{escape(values)}</td></tr>'
         )
         if run["reason"]:
