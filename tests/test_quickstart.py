@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from latentbridge.config import to_dict
-from latentbridge.quickstart import announce, describe_forecast, forecast, forget_another
+from latentbridge.quickstart import describe_forecast, forecast, print_forecast, remove_stale_run
 from latentbridge.recipes import QUICKSTART
 from latentbridge.rundir import write_json
 
@@ -19,9 +19,9 @@ def test_a_run_of_other_settings_or_an_unknown_version_is_removed_and_the_same_k
         ({"name": "quickstart", "a key of another version": 1}, False),
     ):
         write_json(config, stored)
-        forget_another(QUICKSTART, config.parent)
+        remove_stale_run(QUICKSTART, config.parent)
         assert config.exists() is stays
-    forget_another(QUICKSTART, tmp_path / "missing")
+    remove_stale_run(QUICKSTART, tmp_path / "missing")
 
 
 def test_the_forecast_grows_with_the_probe_and_is_told_in_minutes(small_model):
@@ -35,9 +35,9 @@ def test_the_forecast_grows_with_the_probe_and_is_told_in_minutes(small_model):
 
 
 def test_post_training_is_left_out_where_it_would_take_too_long(capsys):
-    assert announce({"draw": 100.0, "post-train": 200.0})
+    assert print_forecast({"draw": 100.0, "post-train": 200.0})
     assert capsys.readouterr().out.startswith("This will take about 5.0 minutes")
-    assert not announce({"draw": 100.0, "post-train": 201.0})
+    assert not print_forecast({"draw": 100.0, "post-train": 201.0})
     told = capsys.readouterr().out
     assert "left out, which would take about 3 minutes more" in told and "about 1.7 minutes" in told
     assert "post-train 2" not in told

@@ -20,7 +20,7 @@ from latentbridge.data.pairs import held_out_pairs
 from latentbridge.errors import UserError
 from latentbridge.evaluation.loopback import measure_loopback
 from latentbridge.evaluation.metrics import format_score
-from latentbridge.evaluation.pages.before_after import before_after_section, share_kept
+from latentbridge.evaluation.pages.before_after import before_after_section, mean_facts_kept
 from latentbridge.evaluation.pages.curves import training_section
 from latentbridge.evaluation.pages.page import Section, write_page
 from latentbridge.evaluation.pages.report import (
@@ -110,10 +110,10 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
         model = load(folder)
         if source == "tiny":
             print(PURPOSE)
-        trains = announce(forecast(model))
+        trains = print_forecast(forecast(model))
     with outcome.part("get the drawings"):
-        drawings = open_drawings()
-        banks = open_banks(drawings) if drawings else []
+        drawings = load_or_build_drawings()
+        banks = load_sprite_banks(drawings) if drawings else []
 
     with outcome.part("understand") as show:
         understood = try_understanding(model, banks, outcome.credits)
@@ -141,7 +141,7 @@ def run_quickstart(out: Path, source: str = "tiny") -> Path:
         with outcome.part("post-train") as show:
             show(*post_train(model, folder, out))
 
-    outcome.sections += read_records(folder)
+    outcome.sections += stored_sections(folder)
     outcome.sections.append(commands_section(COMMANDS))
     if outcome.credits:
         outcome.sections.append(credits_section(outcome.credits))
@@ -167,7 +167,7 @@ def forecast(model: Model) -> dict[str, float]:
     return {part: times * probe for part, times in _PROBES.items()}
 
 
-def announce(seconds: dict[str, float]) -> bool:
+def print_forecast(seconds: dict[str, float]) -> bool:
     """Print a forecast; return whether there is time for the post-training."""
     trains = sum(seconds.values()) <= _LONGEST_S
     if not trains:
@@ -196,11 +196,11 @@ def post_train(model: Model, folder: Path, out: Path) -> tuple[str, Section]:
     """
     pairs = held_out_pairs("drawings", _LOOPED_PAIRS, seed=1)
     config = replace(QUICKSTART, model=model.config, init=(("", str(folder.resolve())),))
-    forget_another(config, out / "post-trained")
+    remove_stale_run(config, out / "post-trained")
     before = measure_loopback(OmniBridge(model), pairs, "text", _HOPS, [])
     train(config, make_stage(config), out / "post-trained", resume=True)
     after = measure_loopback(load_backbone(out / "post-trained"), pairs, "text", _HOPS, [])
-    kept = [share_kept(measured, pairs) for measured in (before, after)]
+    kept = [mean_facts_kept(measured, pairs) for measured in (before, after)]
     result = (
         f"{kept[0]:.0%} of what words say is kept after {_HOPS} hops before, {kept[1]:.0%} after {config.steps} steps"
     )
@@ -213,7 +213,7 @@ def post_train(model: Model, folder: Path, out: Path) -> tuple[str, Section]:
     return result, before_after_section(pairs[:_SHOWN_PAIRS], before, after, lead)
 
 
-def forget_another(config: RunConfig, folder: Path) -> None:
+def remove_stale_run(config: RunConfig, folder: Path) -> None:
     """Remove a run folder that an earlier version's quickstart left, whose settings are others."""
     stored = folder / "config.json"
     with suppress(UserError):
@@ -222,7 +222,7 @@ def forget_another(config: RunConfig, folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def open_drawings() -> Drawings | None:
+def load_or_build_drawings() -> Drawings | None:
     """The drawings, from the cache or built now; None, said in a sentence, where they cannot be had."""
     try:
         return load_drawings()
@@ -235,7 +235,7 @@ def open_drawings() -> Drawings | None:
         return None
 
 
-def open_banks(drawings: Drawings) -> list[SpriteBank]:
+def load_sprite_banks(drawings: Drawings) -> list[SpriteBank]:
     """What held-out compositions are made of; without `npm` there are no training drawings and fewer names to count."""
     banks: list[SpriteBank] = []
     for split in ("test_artist", "test_pairs"):
@@ -246,7 +246,7 @@ def open_banks(drawings: Drawings) -> list[SpriteBank]:
     return banks
 
 
-def read_records(folder: Path) -> list[Section]:
+def stored_sections(folder: Path) -> list[Section]:
     """What is stored beside the model, where it is: `scores.json`, and the runs it was trained by in `training/NAME/`."""
     found: list[Section] = []
     if (folder / "scores.json").exists():

@@ -9,7 +9,7 @@ from latentbridge.errors import unknown_name
 
 
 @dataclass(frozen=True)
-class Measuring:
+class MeasurementConfig:
     """What every model of a study goes through; items depend on world, size and seed alone, so all models see the same."""
 
     worlds: tuple[Literal["shapes", "drawings"], ...] = ("shapes", "drawings")
@@ -48,7 +48,7 @@ class Study:
     arms: tuple[Arm, ...]
     focus: str
     seeds: tuple[int, ...]
-    measuring: Measuring = Measuring()
+    measuring: MeasurementConfig = MeasurementConfig()
 
 
 _ANCHORED = Arm("anchored", "post-latentumm")
@@ -90,7 +90,7 @@ BACKBONES = Study(
     + (Arm("anchored, through pixels", "harmon-post-latentumm", ("stage.posttrain.through_pixels=true",)),),
     focus=_ANCHORED.name,
     seeds=(0, 1),
-    measuring=Measuring(worlds=("shapes",)),
+    measuring=MeasurementConfig(worlds=("shapes",)),
 )
 ABLATIONS = Study(
     name="ablations",
@@ -107,7 +107,7 @@ ABLATIONS = Study(
     ),
     focus=_ANCHORED.name,
     seeds=(0,),
-    measuring=Measuring(worlds=("drawings",), size=0),
+    measuring=MeasurementConfig(worlds=("drawings",), size=0),
 )
 """Of agreement on drawings alone, where the shipped model loses most. A drawing may come back as a latent (the terms task
 and preference), in words (telling), as both or not at all. An OmniBridge's round trip goes through pixels either way;
@@ -125,7 +125,7 @@ LORA = Study(
     arms=(Arm("full", "drawings-sft"), _adapted(4), _adapted(16), _adapted(64)),
     focus="full",
     seeds=(0,),
-    measuring=Measuring(pairs=16),
+    measuring=MeasurementConfig(pairs=16),
 )
 """Adapters learn at ten times the rate of full fine-tuning, at which they do best in the comparisons known to us."""
 
@@ -140,7 +140,7 @@ REASONING = Study(
     ),
     focus="Step-GRPO",
     seeds=(0, 1, 2),
-    measuring=Measuring(worlds=("shapes",), size=0, pairs=0, problems=50),
+    measuring=MeasurementConfig(worlds=("shapes",), size=0, pairs=0, problems=50),
 )
 """All arms start from the same model (`reason-sft`) and take about as long."""
 

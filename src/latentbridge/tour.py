@@ -29,7 +29,15 @@ from latentbridge.data.shapes.scenes import BACKGROUNDS, Scene, Split, distinct_
 from latentbridge.evaluation.loopback import loopback, round_cells
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.pages.gallery import draw_sheet
-from latentbridge.evaluation.pages.report import Answer, Drawn, Edited, Found, FoundItem, Understood, Walk
+from latentbridge.evaluation.pages.report import (
+    Answer,
+    EditExample,
+    GenerationExample,
+    LoopbackChain,
+    SearchExample,
+    SearchHit,
+    UnderstandExample,
+)
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
@@ -53,7 +61,7 @@ T = TypeVar("T")
 # --- understand ----------------------------------------------------------------------------------
 
 
-def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[Understood]:
+def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[UnderstandExample]:
     """Descriptions and answers on shapes scenes, compositions of drawings and drawings alone."""
     rng = numpy_rng(_SEED, "quickstart understand")
     asked: list[tuple[str, Picture, list[tuple[str, str]]]] = []
@@ -90,7 +98,9 @@ def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[s
         for reply in model.understand([picture for picture, _ in batch], [question for _, question in batch])
     )
     return [
-        Understood(picture, source, tuple(_graded(question, next(replies), truth) for question, truth in questions))
+        UnderstandExample(
+            picture, source, tuple(_graded(question, next(replies), truth) for question, truth in questions)
+        )
         for source, picture, questions in asked
     ]
 
@@ -107,12 +117,12 @@ def _why_unseen(bank: SpriteBank) -> str:
 # --- draw and edit -------------------------------------------------------------------------------
 
 
-def try_drawing(model: Model) -> list[Drawn]:
+def try_drawing(model: Model) -> list[GenerationExample]:
     """Two prompts of every GenEval category, read by the oracle, and eight things by name."""
     rng = numpy_rng(_SEED, "quickstart draw")
     splits: tuple[Split, ...] = ("test", "test_pairs")
     asked = [sample_prompt(rng, category, split) for split in splits for category in GENEVAL_CATEGORIES]
-    drawn: list[Drawn] = []
+    drawn: list[GenerationExample] = []
     for batch in _batches(list(enumerate(asked)), "drawing shapes", "picture"):
         texts, seeds = [prompt.text for _, prompt in batch], [_SEED + i for i, _ in batch]
         descriptions = model.rewrite(texts, seeds)
@@ -120,7 +130,7 @@ def try_drawing(model: Model) -> list[Drawn]:
         for (_, prompt), picture, description in zip(batch, pictures, descriptions, strict=True):
             seen = read_scene(picture)
             verdict = f"the oracle reads: {describe(seen)}"
-            drawn.append(Drawn(prompt.text, description, picture, verdict, satisfies(seen, prompt)))
+            drawn.append(GenerationExample(prompt.text, description, picture, verdict, satisfies(seen, prompt)))
     styles = sorted({icon_set.style for icon_set in ICON_SETS if not icon_set.held_out})
     names = [
         f"{label}, {styles[i % len(styles)]}, on {list(BACKGROUNDS)[i % len(BACKGROUNDS)]}"
@@ -129,12 +139,13 @@ def try_drawing(model: Model) -> list[Drawn]:
     for batch in _batches(list(enumerate(names)), "drawing things", "picture"):
         pictures = model.generate([name for _, name in batch], [_SEED + i for i, _ in batch], rewrite=False)
         drawn += [
-            Drawn(name, name, picture, "not judged here") for (_, name), picture in zip(batch, pictures, strict=True)
+            GenerationExample(name, name, picture, "not judged here")
+            for (_, name), picture in zip(batch, pictures, strict=True)
         ]
     return drawn
 
 
-def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[Edited]:
+def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[EditExample]:
     """One edit of every kind on shapes, graded exactly, and two on each kind of held-out composition of drawings."""
     rng = numpy_rng(_SEED, "quickstart edit")
     jobs: list[tuple[Picture, str, Picture, tuple[Scene, Scene] | None]] = []
@@ -150,7 +161,7 @@ def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -
             credits += [thing.drawing.attribution for thing in (*composition.things, *target.things)]
             before, after = (render_composition(c, bank.drawings) for c in (composition, target))
             jobs.append((before, instruction, after, None))
-    edited: list[Edited] = []
+    edited: list[EditExample] = []
     for batch in _batches(jobs, "editing", "picture"):
         traces = model.trace_edit([job[0] for job in batch], [job[1] for job in batch], _SEED)
         for (before, instruction, target, truth), trace in zip(batch, traces, strict=True):
@@ -164,14 +175,18 @@ def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -
                     f"the oracle reads: {describe(read_scene(trace.picture))}; "
                     f"{'nothing else changed' if grade.preserved else 'something else changed, too'}"
                 )
-            edited.append(Edited(instruction, before, trace.picture, target, trace.mask, trace.after, verdict, right))
+            edited.append(
+                EditExample(instruction, before, trace.picture, target, trace.mask, trace.after, verdict, right)
+            )
     return edited
 
 
 # --- find ----------------------------------------------------------------------------------------
 
 
-def try_finding(model: Model, drawings: Drawings | None, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
+def try_finding(
+    model: Model, drawings: Drawings | None, out: Path, credits: list[str]
+) -> tuple[str, list[SearchExample]]:
     """(the exact recall just measured, queries with their hits) over drawings, where there are any, and shapes."""
     results, found = _find_scenes(model)
     if drawings:
@@ -180,7 +195,7 @@ def try_finding(model: Model, drawings: Drawings | None, out: Path, credits: lis
     return results, found
 
 
-def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[str]) -> tuple[str, list[Found]]:
+def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[str]) -> tuple[str, list[SearchExample]]:
     rng = numpy_rng(_SEED, "quickstart find")
     held_out = [d for split in ("val", "test_artist", "test_concept") for d in drawings.split(split)]
     chosen = {_name(d): d for d in sorted(_pick(rng, held_out, NUM_INDEXED), key=lambda d: d.index)}
@@ -191,20 +206,22 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
     words = _index_texts(model, sorted({d.label for d in chosen.values()}), "indexing names")
     names, labels = list(index.ids()), list(words.ids())
 
-    def shown(hits: Sequence[Hit], right: Callable[[Drawing], bool]) -> tuple[FoundItem, ...]:
+    def shown(hits: Sequence[Hit], right: Callable[[Drawing], bool]) -> tuple[SearchHit, ...]:
         items = [(chosen[hit.id], hit.score) for hit in hits]
         credits.extend(d.attribution for d, _ in items)
         return tuple(
-            FoundItem(f"{d.label}, {d.artist}", score, drawings.on_background(d.index, _WHITE), right(d))
+            SearchHit(f"{d.label}, {d.artist}", score, drawings.on_background(d.index, _WHITE), right(d))
             for d, score in items
         )
 
-    found: list[Found] = []
+    found: list[SearchExample] = []
     for label in _pick(rng, [label for label in FORTY_CONCEPTS if label in labels], 4):
         items = shown(search_index(model, index, label, k=8), lambda d, label=label: d.label == label)
-        found.append(Found("Words to picture", label, items))
+        found.append(SearchExample("Words to picture", label, items))
     hits = search_index(model, index, "a sea animal", k=8)
-    found.append(Found("Words to picture", "a sea animal", shown(hits, lambda d: d.subgroup == "animal-marine")))
+    found.append(
+        SearchExample("Words to picture", "a sea animal", shown(hits, lambda d: d.subgroup == "animal-marine"))
+    )
 
     queries = _pick(rng, [d for d in drawings.split("train") if _is_known(d) and d.label in labels], 9)
     credits.extend(d.attribution for d in queries)
@@ -213,15 +230,15 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
         items = shown(
             search_index(model, index, QueryPart(picture=picture), k=8), lambda d, q=query: d.concept == q.concept
         )
-        found.append(Found("Picture to picture", name, items, picture))
+        found.append(SearchExample("Picture to picture", name, items, picture))
     for (_, name, picture), other in zip(asked[3:6], queries, strict=False):
         hits = search_index(model, index, QueryPart(picture=picture), other.label, k=8)
         items = shown(hits, lambda d, other=other: d.label == other.label)
-        found.append(Found("Picture and words to picture", f"{name}, but {other.label}", items, picture))
+        found.append(SearchExample("Picture and words to picture", f"{name}, but {other.label}", items, picture))
     for query, name, picture in asked[6:]:
         hits = search_index(model, words, QueryPart(picture=picture), k=5)
-        told = tuple(FoundItem(hit.id, hit.score, right=hit.id == query.label) for hit in hits)
-        found.append(Found("Picture to words", name, told, picture))
+        told = tuple(SearchHit(hit.id, hit.score, right=hit.id == query.label) for hit in hits)
+        found.append(SearchExample("Picture to words", name, told, picture))
 
     to_picture = _share(
         chosen[hits[0].id].label == label
@@ -238,22 +255,22 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
     return result, found
 
 
-def _find_scenes(model: Model) -> tuple[str, list[Found]]:
+def _find_scenes(model: Model) -> tuple[str, list[SearchExample]]:
     rng = numpy_rng(_SEED, "quickstart scenes")
     known = {describe(scene): render(scene) for scene in distinct_scenes("test", rng, NUM_SCENES)}
     bar = tqdm(known.items(), desc="indexing shapes", unit="picture")
     index, words = build_index(model, bar), _index_texts(model, list(known), "indexing descriptions")
     ids = list(known)  # of both: a picture goes by its description
     by_words, by_picture = index.search(words.vectors(ids), 8), words.search(index.vectors(ids), 3)
-    found: list[Found] = []
+    found: list[SearchExample] = []
     for row in range(2):
         text = ids[row]
-        hits = tuple(FoundItem(hit.id, hit.score, known[hit.id], hit.id == text) for hit in by_words[row])
-        found.append(Found("Words to picture, shapes", text, hits))
+        hits = tuple(SearchHit(hit.id, hit.score, known[hit.id], hit.id == text) for hit in by_words[row])
+        found.append(SearchExample("Words to picture, shapes", text, hits))
     for row in range(2, 4):
         name = ids[row]
-        told = tuple(FoundItem(hit.id, hit.score, right=hit.id == name) for hit in by_picture[row])
-        found.append(Found("Picture to words, shapes", "", told, known[name]))
+        told = tuple(SearchHit(hit.id, hit.score, right=hit.id == name) for hit in by_picture[row])
+        found.append(SearchExample("Picture to words, shapes", "", told, known[name]))
     shares = [
         _share(hits[0].id == name for name, hits in zip(ids, ranked, strict=True)) for ranked in (by_words, by_picture)
     ]
@@ -282,7 +299,7 @@ def _is_known(drawing: Drawing) -> bool:
 # --- loopback ---
 
 
-def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path, credits: list[str]) -> list[Walk]:
+def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path, credits: list[str]) -> list[LoopbackChain]:
     """Four walks, two of them over compositions of drawings where there are any; also written as `loopback.png`."""
     rng = numpy_rng(_SEED, "quickstart loopback")
     origins = [render(scene) for scene in distinct_scenes("test", rng, 4 - len(banks), num_things=2)]
@@ -296,7 +313,7 @@ def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path, credits: 
     bar.close()
     with atomic_write(out / "loopback.png") as temporary:
         draw_sheet([round_cells(*pair) for pair in zip(origins, walks, strict=True)]).save(temporary)
-    return [Walk(picture, rounds) for picture, rounds in zip(origins, walks, strict=True)]
+    return [LoopbackChain(picture, rounds) for picture, rounds in zip(origins, walks, strict=True)]
 
 
 def _pick(rng: np.random.Generator, options: Sequence[T], count: int) -> list[T]:

@@ -10,7 +10,7 @@ import pytest
 from latentbridge.errors import UserError
 from latentbridge.evaluation.compare import Difference, compare
 from latentbridge.evaluation.metrics import Score, average, share
-from latentbridge.evaluation.run import tabulate
+from latentbridge.evaluation.run import make_report
 from latentbridge.rundir import write_json
 
 
@@ -19,7 +19,7 @@ def right(metric: str, outcomes: str) -> Score:
 
 
 def store(folder: Path, rows: list[Score], name: str = "scores.json", **conditions: Any) -> Path:
-    write_json(folder / name, tabulate(rows, **{"world": "shapes", "size": 50, "seed": 1, **conditions}))
+    write_json(folder / name, make_report(rows, **{"world": "shapes", "size": 50, "seed": 1, **conditions}))
     return folder
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.evaluation.thinkers import Clumsy, Forgetful, Perfect
+from tests.evaluation.fake_backbones import Clumsy, Forgetful, Perfect
 
 from latentbridge.data.pairs import Pair, held_out_pairs
 from latentbridge.evaluation.consistency import measure_consistency
-from latentbridge.evaluation.encoders import own_view
+from latentbridge.evaluation.encoders import model_encoder
 from latentbridge.evaluation.metrics import Score
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 
@@ -25,7 +25,7 @@ METRICS = [
 
 
 def measure(backbone: Any, pairs: list[Pair]) -> dict[str, Score]:
-    rows = measure_consistency(backbone, pairs, [own_view(backbone)], progress=False)
+    rows = measure_consistency(backbone, pairs, [model_encoder(backbone)], progress=False)
     assert {row.skill for row in rows} == {"consistency"}
     return {row.metric: row for row in rows}
 

@@ -7,24 +7,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.evaluation.thinkers import Forgetful, Perfect, Stuck
+from tests.evaluation.fake_backbones import Forgetful, Perfect, Stuck
 
 from latentbridge.data.pairs import Pair, held_out_pairs
 from latentbridge.data.shapes.language import describe, parse_description
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Scene, distinct_scenes
-from latentbridge.evaluation.encoders import View, own_view
+from latentbridge.evaluation.encoders import ItemEncoder, model_encoder
 from latentbridge.evaluation.loopback import (
     Round,
+    detect_scene,
     facts_kept,
     half_life,
     loopback,
+    loopback_chain,
     measure_loopback,
     pair_cells,
-    pair_kept,
+    pair_facts_kept,
     round_cells,
-    shown_scene,
-    walk,
 )
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.pages.gallery import draw_sheet
@@ -63,7 +63,7 @@ def test_each_round_draws_the_words_for_the_picture_before(small_model: Model, r
 
 
 def test_likeness_is_the_cosine_of_what_the_model_sees(backbone: OmniBridge, rounds: list[Round]) -> None:
-    view = own_view(backbone)
+    view = model_encoder(backbone)
     origin, first, second = (view.read([p])[0] for p in (render(scene()), rounds[0].picture, rounds[1].picture))
     # float32 sums in another batch shape
     assert rounds[1].to_origin == pytest.approx(float(second @ origin), abs=1e-5)
@@ -86,14 +86,14 @@ def test_any_backbone_walks_from_either_side(request: pytest.FixtureRequest, nam
     found: Any = request.getfixturevalue(name)
     backbone = OmniBridge(found) if name == "small_model" else found
     pairs = held_out_pairs("shapes", 3, seed=0)
-    view = own_view(backbone)
+    view = model_encoder(backbone)
     for start, kinds in (("picture", [str, np.ndarray]), ("text", [np.ndarray, str])):
         measured = measure_loopback(backbone, pairs, start, 2, [view], progress=False)
         assert [type(items[0]) for items in measured.hops] == kinds
         assert all(len(items) == 3 for items in measured.hops)
         assert all(np.isfinite([row.value, row.low, row.high]).all() for row in measured.rows)
-    (drawn,) = walk(backbone, [pair.text for pair in pairs], 1, seed=0)
-    again = [next(walk(backbone, [pair.text], 1, seed=i))[0] for i, pair in enumerate(pairs)]
+    (drawn,) = loopback_chain(backbone, [pair.text for pair in pairs], 1, seed=0)
+    again = [next(loopback_chain(backbone, [pair.text], 1, seed=i))[0] for i, pair in enumerate(pairs)]
     for one, other in zip(drawn, again, strict=True):
         assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
 
@@ -120,7 +120,7 @@ def external(pictures: Any) -> np.ndarray:
 @pytest.mark.parametrize("start", ["picture", "text"])
 def test_a_perfect_backbone_keeps_everything_for_ever(seven_pairs: list[Pair], start: Any) -> None:
     backbone: Any = Perfect()
-    measured = measure_loopback(backbone, seven_pairs, start, 5, [own_view(backbone)], progress=False)
+    measured = measure_loopback(backbone, seven_pairs, start, 5, [model_encoder(backbone)], progress=False)
     rows = by_metric(measured.rows)
     assert len(rows) == 5 * 5
     for hop in range(1, 6):
@@ -136,7 +136,7 @@ def test_a_perfect_backbone_keeps_everything_for_ever(seven_pairs: list[Pair], s
 
 def test_a_forgetful_backbone_halves_the_facts_with_every_telling(seven_pairs: list[Pair]) -> None:
     backbone: Any = Forgetful()
-    measured = measure_loopback(backbone, seven_pairs, "picture", 4, [own_view(backbone)], progress=False)
+    measured = measure_loopback(backbone, seven_pairs, "picture", 4, [model_encoder(backbone)], progress=False)
     rows = by_metric(measured.rows)
     kept = [rows[f"hop {hop}, {kind}: facts kept"] for hop, kind in enumerate(("text", "picture") * 2, start=1)]
     # of 4 things' 16 facts, background and count: 8 + 1, then 4 + 1
@@ -150,13 +150,13 @@ def test_a_forgetful_backbone_halves_the_facts_with_every_telling(seven_pairs: l
     assert rows["hop 3, text: step drift (own)"].value == pytest.approx(1 - (4 / 7) ** 0.5, abs=1e-4)
     assert rows["hop 4, picture: origin found (own)"].value == 1.0
 
-    words_first = measure_loopback(backbone, seven_pairs, "text", 2, [own_view(backbone)], progress=False)
+    words_first = measure_loopback(backbone, seven_pairs, "text", 2, [model_encoder(backbone)], progress=False)
     assert words_first.half_life["facts kept"] == pytest.approx(2.0)
 
 
 def test_a_backbone_that_always_draws_the_same_is_found_by_chance(seven_pairs: list[Pair]) -> None:
     backbone: Any = Stuck()
-    views = [View("external", external), own_view(backbone)]
+    views = [ItemEncoder("external", external), model_encoder(backbone)]
     rows = by_metric(measure_loopback(backbone, seven_pairs, "text", 2, views, progress=False).rows)
     for name in ("external", "own"):
         found = rows[f"hop 1, picture: origin found ({name})"]
@@ -169,7 +169,7 @@ def test_a_backbone_that_always_draws_the_same_is_found_by_chance(seven_pairs: l
 def test_pairs_without_scenes_are_measured_without_facts(seven_pairs: list[Pair]) -> None:
     backbone: Any = Perfect()
     plain = [Pair(pair.picture, pair.text) for pair in seven_pairs]
-    measured = measure_loopback(backbone, plain, "picture", 1, [own_view(backbone)], progress=False)
+    measured = measure_loopback(backbone, plain, "picture", 1, [model_encoder(backbone)], progress=False)
     assert len(measured.rows) == 4 and measured.half_life == {"origin found (own)": None}
 
 
@@ -199,19 +199,19 @@ def test_of_a_drawing_words_keep_label_and_background_and_pictures_tell_nothing(
         "hot dog center, on sky": 0,
         "sky": 0,
     }
-    assert {text: pair_kept(text, pair) for text in said} == said
-    assert pair_kept(pair.picture, pair) is None
-    assert pair_kept(pair.text, replace(pair, drawing=None)) is None
+    assert {text: pair_facts_kept(text, pair) for text in said} == said
+    assert pair_facts_kept(pair.picture, pair) is None
+    assert pair_facts_kept(pair.text, replace(pair, drawing=None)) is None
 
 
 def test_shown_scene_tells_renderings_from_other_pictures() -> None:
     for expected in distinct_scenes("test", numpy_rng(2, "test shown"), 20):
-        assert shown_scene(render(expected)) == expected
+        assert detect_scene(render(expected)) == expected
     picture = render(scene())
-    assert shown_scene(picture[:32]) is None
-    assert shown_scene(np.full_like(picture, 250)) is None  # a ground without things says nothing
+    assert detect_scene(picture[:32]) is None
+    assert detect_scene(np.full_like(picture, 250)) is None  # a ground without things says nothing
     picture[40:60, 40:60] = 128
-    assert shown_scene(picture) is None
+    assert detect_scene(picture) is None
 
 
 def test_half_life_by_hand() -> None:

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.evaluation.thinkers import Clumsy, Perfect, Stuck
+from tests.evaluation.fake_backbones import Clumsy, Perfect, Stuck
 
 from latentbridge.data.shapes.language import QUESTION_KINDS, describe
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.run import evaluate
-from latentbridge.evaluation.skills import score_descriptions_drawn, score_own_retrieval, skill_jobs
+from latentbridge.evaluation.skills import score_descriptions_drawn, score_latent_retrieval, skill_jobs
 from latentbridge.rng import numpy_rng
 
 COUNT = 13
@@ -49,7 +49,7 @@ def test_every_drawing_has_its_own_description_and_seed():
 
 
 def test_who_sees_what_is_said_finds_it():
-    for score in score_own_retrieval(Perfect(), "test", COUNT, seed=5):  # pyright: ignore[reportArgumentType]
+    for score in score_latent_retrieval(Perfect(), "test", COUNT, seed=5):  # pyright: ignore[reportArgumentType]
         assert score.value == 1 and score.n == COUNT
 
     class Blind(Perfect):
@@ -57,7 +57,7 @@ def test_who_sees_what_is_said_finds_it():
             found = super().und_latent(items)
             return found if isinstance(items[0], str) else found[:1].expand_as(found)
 
-    for score in score_own_retrieval(Blind(), "test", COUNT, seed=5):  # pyright: ignore[reportArgumentType]
+    for score in score_latent_retrieval(Blind(), "test", COUNT, seed=5):  # pyright: ignore[reportArgumentType]
         assert score.outcomes.count("1") == 1, "one of all finds itself"
 
 

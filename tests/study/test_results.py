@@ -12,7 +12,7 @@ from latentbridge.rundir import write_json
 from latentbridge.studies import Study
 from latentbridge.study.plan import FAILURE, arm_run, base_run
 from latentbridge.study.results import render, write_results
-from latentbridge.study.table import tabulate_study
+from latentbridge.study.table import study_document
 
 LOW, HIGH = [False] * 13, [True] * 13
 
@@ -24,7 +24,7 @@ def document(tmp_path: Path, toy: Study, finish: Any) -> dict[str, Any]:
     finish(arm_run(toy.arms[0], 0), HIGH, [0.5] * 13)
     finish(arm_run(toy.arms[0], 1), [True] * 6 + [False] * 7, [0.75] * 13)
     write_json(tmp_path / arm_run(toy.arms[1], 0).name / FAILURE, {"reason": "it burst."})
-    found = tabulate_study(toy, tmp_path)
+    found = study_document(toy, tmp_path)
     assert found is not None
     return found
 
@@ -52,7 +52,7 @@ def test_a_study_is_tabulated(document: dict[str, Any]) -> None:
 def test_arms_that_do_not_differ_are_noise_against_the_focus(tmp_path: Path, toy: Study, finish: Any) -> None:
     for run in (base_run("toy-base"), *(arm_run(arm, seed) for arm in toy.arms for seed in toy.seeds)):
         finish(run, HIGH, [0.5] * 13)
-    document = tabulate_study(toy, tmp_path)
+    document = study_document(toy, tmp_path)
     assert document is not None
     against = document["groups"][0]["against"]
     assert [row["measure"] for row in against] == ["shapes: facts kept, hop 2", "shapes: flip rate"]
@@ -61,7 +61,7 @@ def test_arms_that_do_not_differ_are_noise_against_the_focus(tmp_path: Path, toy
 
 def test_nothing_is_told_before_the_base_is_measured(tmp_path: Path, toy: Study, finish: Any) -> None:
     finish(arm_run(toy.arms[0], 0), HIGH, [0.5] * 13)
-    assert tabulate_study(toy, tmp_path) is None
+    assert study_document(toy, tmp_path) is None
 
 
 def test_the_page_tells_failures_and_keeps_other_studies(tmp_path: Path, document: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from latentbridge.processes import start_process
-from latentbridge.studies import Arm, Measuring, Study
-from latentbridge.study.child_process import work
+from latentbridge.studies import Arm, MeasurementConfig, Study
+from latentbridge.study.child_process import run_in_child
 from latentbridge.study.runner import run_study
 
 SMALL = ("steps=2", "batch_size=2", "stage.items=5", "stage.drawings=0", "log_every=1")
@@ -26,7 +26,7 @@ STUDY = Study(
     ),
     focus="sft",
     seeds=(0,),
-    measuring=Measuring(worlds=("shapes",), size=1, pairs=2, hops=2),
+    measuring=MeasurementConfig(worlds=("shapes",), size=1, pairs=2, hops=2),
 )
 
 
@@ -39,7 +39,7 @@ def test_a_process_calls_a_function_and_keeps_what_it_says(tmp_path: Path) -> No
 
 def test_a_mistake_in_a_process_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        work(("post-none", "post-none", (), False), str(tmp_path), None)
+        run_in_child(("post-none", "post-none", (), False), str(tmp_path), None)
     assert ended.value.code == 2 and capsys.readouterr().out.startswith("error: Unknown recipe 'post-none'")
 
 

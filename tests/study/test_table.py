@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from latentbridge.evaluation.metrics import Score, average, share
-from latentbridge.studies import Measuring
-from latentbridge.study.headlines import Measure, headlines, read_outcomes
-from latentbridge.study.table import difference, judge
+from latentbridge.studies import MeasurementConfig
+from latentbridge.study.measures import Measure, headline_measures, read_outcomes
+from latentbridge.study.table import add_verdicts, difference
 
 
 def documents(*rows: Score, world: Any = "shapes", report: str = "scores.json") -> Any:
@@ -62,16 +62,16 @@ def test_a_pairing_of_other_items_is_another_test() -> None:
 
 def test_verdicts_are_held_against_all_of_the_table() -> None:
     rows: list[dict[str, Any]] = [{"difference": d, "p": p} for d, p in ((0.5, 0.01), (0.5, 0.04), (0.5, 0.012))]
-    judge(rows, ["higher", "higher", "lower"])
+    add_verdicts(rows, ["higher", "higher", "lower"])
     # 3 * .01, 1 * .04 and 2 * .012 raised to the one before it
     assert [row["holm"] for row in rows] == pytest.approx([0.03, 0.04, 0.03])
     assert [row["verdict"] for row in rows] == ["better", "better", "worse"]
-    judge(rows[1:2] + [{"difference": 1.0, "p": 0.03}], ["higher"] * 2)
+    add_verdicts(rows[1:2] + [{"difference": 1.0, "p": 0.03}], ["higher"] * 2)
     assert rows[1]["holm"] == pytest.approx(0.06) and rows[1]["verdict"] == "noise"
 
 
 def test_headlines_end_a_walk_where_it_can_be_told_exactly() -> None:
-    facts = {m.world: m.rows for m in headlines(Measuring(hops=6)) if m.name.startswith("facts")}
+    facts = {m.world: m.rows for m in headline_measures(MeasurementConfig(hops=6)) if m.name.startswith("facts")}
     assert facts == {
         "shapes": (
             ("loopback, text first", "hop 6, text: facts kept"),
@@ -79,15 +79,15 @@ def test_headlines_end_a_walk_where_it_can_be_told_exactly() -> None:
         ),
         "drawings": (("loopback, text first", "hop 6, text: facts kept"),),
     }
-    names = [(m.world, m.name) for m in headlines(Measuring())]
+    names = [(m.world, m.name) for m in headline_measures(MeasurementConfig())]
     assert len(names) == len(set(names)) == 4 + 2 + 2 * 5
-    without_eval = headlines(Measuring(worlds=("shapes",), size=0))
+    without_eval = headline_measures(MeasurementConfig(worlds=("shapes",), size=0))
     assert [m.name for m in without_eval if m.about == "skill"] == ["questions", "words", "drawing"]
     assert all(m.report != "scores.json" for m in without_eval)
 
 
 def test_reasoning_is_judged_where_it_is_measured_and_nothing_else_then():
-    only = headlines(Measuring(worlds=("shapes",), size=0, pairs=0, problems=7))
+    only = headline_measures(MeasurementConfig(worlds=("shapes",), size=0, pairs=0, problems=7))
     assert [(m.name, m.about) for m in only] == [(name, "reasoning") for name in ("answers", "key steps", "form")]
     found = documents(
         share("reasoning", "answers", [True, False]),
@@ -97,4 +97,4 @@ def test_reasoning_is_judged_where_it_is_measured_and_nothing_else_then():
     )
     items = [told.items.tolist() for m in only if (told := read_outcomes(m, found)) is not None]
     assert items == [[1, 0], [1, 0.5], [0, 0]]
-    assert not [m for m in headlines(Measuring()) if m.about == "reasoning"]
+    assert not [m for m in headline_measures(MeasurementConfig()) if m.about == "reasoning"]

@@ -22,7 +22,7 @@ from latentbridge.cli.arguments import (
 from latentbridge.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from latentbridge.evaluation.encoders import View
+    from latentbridge.evaluation.encoders import ItemEncoder
     from latentbridge.evaluation.loopback import Start
 
 Encoder = Annotated[
@@ -286,12 +286,12 @@ def compare(
         raise typer.Exit(1)
 
 
-def _load_view(encoder: str, pictures: int) -> View:
+def _load_view(encoder: str, pictures: int) -> ItemEncoder:
     """The external encoder; what it will cost to read so many pictures is said before."""
-    from latentbridge.evaluation.encoders import external_view
+    from latentbridge.evaluation.encoders import external_encoder
     from latentbridge.models.teachers import load_teacher
 
     teacher = load_teacher(encoder)
     if cost := teacher.cost(pictures, []):
         print(cost, file=sys.stderr)
-    return external_view(encoder.partition(":")[0], teacher)
+    return external_encoder(encoder.partition(":")[0], teacher)

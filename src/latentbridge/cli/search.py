@@ -171,9 +171,9 @@ def _show(index: Index, hits: list[Hit], title: str, out: Path) -> None:
     ids = [hit.id for hit in hits]
     thumbs = show_items(index, ids, index.metadata(ids), _THUMB_PX)
     if out.suffix.lower() == _PAGE_SUFFIX:
-        from latentbridge.evaluation.pages.page import Section, show_figure, write_page
+        from latentbridge.evaluation.pages.page import Section, figure_html, write_page
 
-        figures = (show_figure(thumb, f"{hit.score:.3f}  {hit.id}") for hit, thumb in zip(hits, thumbs, strict=True))
+        figures = (figure_html(thumb, f"{hit.score:.3f}  {hit.id}") for hit, thumb in zip(hits, thumbs, strict=True))
         body = f'<div class="cards narrow">{"".join(figures)}</div>'
         write_page(out, title, f"{len(hits)} results, best first", [Section("results", "Results", "", body)])
         return

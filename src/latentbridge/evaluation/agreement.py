@@ -7,16 +7,16 @@ from typing import Any
 
 from latentbridge.data.pairs import Pair
 from latentbridge.evaluation.consistency import measure_consistency
-from latentbridge.evaluation.encoders import View, own_view
+from latentbridge.evaluation.encoders import ItemEncoder, model_encoder
 from latentbridge.evaluation.loopback import Loopback, Start, measure_loopback
-from latentbridge.evaluation.run import tabulate
+from latentbridge.evaluation.run import make_report
 from latentbridge.models.backbones.contract import UnifiedBackbone
 
 
 def evaluate_loopback(
     backbone: UnifiedBackbone,
     pairs: Sequence[Pair],
-    judge: View,
+    judge: ItemEncoder,
     *,
     hops: int,
     seed: int,
@@ -25,9 +25,9 @@ def evaluate_loopback(
     **conditions: Any,
 ) -> tuple[dict[str, Any], list[Loopback]]:
     """The document, and the walks it tells of; `conditions` are told in it beside what is asked for here."""
-    views = [judge, own_view(backbone)]
+    views = [judge, model_encoder(backbone)]
     measured = [measure_loopback(backbone, pairs, start, hops, views, seed, progress) for start in starts]
-    document = tabulate(
+    document = make_report(
         [row for each in measured for row in each.rows],
         **conditions,
         size=len(pairs),
@@ -41,12 +41,12 @@ def evaluate_loopback(
 def evaluate_consistency(
     backbone: UnifiedBackbone,
     pairs: Sequence[Pair],
-    judge: View,
+    judge: ItemEncoder,
     *,
     seed: int,
     progress: bool = True,
     **conditions: Any,
 ) -> dict[str, Any]:
     """The document; `conditions` are told in it beside what is asked for here."""
-    rows = measure_consistency(backbone, pairs, [judge, own_view(backbone)], seed, progress)
-    return tabulate(rows, **conditions, size=len(pairs), seed=seed)
+    rows = measure_consistency(backbone, pairs, [judge, model_encoder(backbone)], seed, progress)
+    return make_report(rows, **conditions, size=len(pairs), seed=seed)

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from latentbridge.data.pairs import Pair
 from latentbridge.data.shapes.language import final_answer
-from latentbridge.evaluation.encoders import View
-from latentbridge.evaluation.loopback import walk
+from latentbridge.evaluation.encoders import ItemEncoder
+from latentbridge.evaluation.loopback import loopback_chain
 from latentbridge.evaluation.metrics import Score, average, share
 from latentbridge.evaluation.shapes import batched
 from latentbridge.evaluation.statistics import mcnemar
@@ -29,7 +29,7 @@ _SKILL = "consistency"
 
 
 def measure_consistency(
-    backbone: UnifiedBackbone, pairs: Sequence[Pair], views: Sequence[View], seed: int = 0, progress: bool = True
+    backbone: UnifiedBackbone, pairs: Sequence[Pair], views: Sequence[ItemEncoder], seed: int = 0, progress: bool = True
 ) -> list[Score]:
     """The core set on pairs.
 
@@ -44,27 +44,27 @@ def measure_consistency(
     """
     pictures, texts = [pair.picture for pair in pairs], [pair.text for pair in pairs]
     with tqdm(total=4, desc=_SKILL, unit="measure", disable=not progress) as bar:
-        round_trip: Iterator[Any] = walk(backbone, pictures, 2, seed)
+        round_trip: Iterator[Any] = loopback_chain(backbone, pictures, 2, seed)
         _, redrawn = round_trip
-        rows = [score_redrawing(view, pictures, redrawn) for view in views]
+        rows = [score_reconstruction(view, pictures, redrawn) for view in views]
         bar.update()
-        drawn: Any = next(walk(backbone, texts, 1, seed))
+        drawn: Any = next(loopback_chain(backbone, texts, 1, seed))
         bar.update()
-        rows += score_answers(backbone, pairs, drawn, redrawn)
+        rows += score_answer_agreement(backbone, pairs, drawn, redrawn)
         bar.update()
-        rows.append(score_likelihood(backbone, pairs, drawn))
+        rows.append(score_likelihood_gap(backbone, pairs, drawn))
         bar.update()
     return rows
 
 
-def score_redrawing(view: View, pictures: Sequence[Picture], redrawn: Any) -> Score:
+def score_reconstruction(view: ItemEncoder, pictures: Sequence[Picture], redrawn: Any) -> Score:
     """Cosines of pictures and of the same ones redrawn from words (Unified-Bench, UAE), as a view sees them."""
     cosines = (view.read(pictures) * view.read(redrawn)).sum(axis=1)
     note = f"lowest {cosines.min():.3f}, highest {cosines.max():.3f}"
     return average(_SKILL, f"Unified-Bench cosine ({view.name})", cosines, "cosine", note=note)
 
 
-def score_answers(
+def score_answer_agreement(
     backbone: UnifiedBackbone, pairs: Sequence[Pair], drawn: Sequence[Picture], redrawn: Sequence[Picture]
 ) -> list[Score]:
     """Answers about pictures, about drawings of their texts and about redrawn pictures; nothing where nothing is asked."""
@@ -94,7 +94,7 @@ def _answer(backbone: UnifiedBackbone, pictures: Sequence[Picture], questions: S
     return [final_answer(reply) for shown, asked in parts for reply in backbone.understand(shown, asked)]
 
 
-def score_likelihood(backbone: UnifiedBackbone, pairs: Sequence[Pair], drawn: Sequence[Picture]) -> Score:
+def score_likelihood_gap(backbone: UnifiedBackbone, pairs: Sequence[Pair], drawn: Sequence[Picture]) -> Score:
     """The prompt-likelihood gap of texts, each as the description of its picture and of its drawing."""
     gaps = [
         _surprise(backbone, pair.text, drawing) - _surprise(backbone, pair.text, pair.picture)

@@ -7,7 +7,7 @@ import numpy as np
 from latentbridge import prompts
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawings, DrawingSplit, search_text, with_article
 from latentbridge.data.drawings.tasks import show
-from latentbridge.evaluation.image_classifier import extract_features, load_network, train_recogniser
+from latentbridge.evaluation.image_classifier import extract_features, load_feature_extractor, train_classifier
 from latentbridge.evaluation.metrics import Score, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, embed_batched
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
@@ -22,7 +22,7 @@ BASELINE: dict[DrawingSplit, float] = {"val": 0.59, "test_artist": 0.46, "test_c
 """Text-to-picture R@1 of a frozen EfficientNet-lite0 with a ridge map to MiniLM, on a trial's object splits (specs/data.md): the aim."""
 
 
-def score_finding(model: Model, drawings: Drawings, split: DrawingSplit) -> list[Score]:
+def score_drawing_retrieval(model: Model, drawings: Drawings, split: DrawingSplit) -> list[Score]:
     """R@1 both ways over the objects of a split; every drawing of a concept is a right answer to its label and tags."""
     chosen = [drawing for drawing in drawings.split(split) if drawing.tier == "object"]
     labels = sorted({drawing.label for drawing in chosen})
@@ -57,10 +57,10 @@ def score_naming(model: Model, drawings: Drawings, split: DrawingSplit, count: i
     return [share("understand", f"drawings: name, {SPLIT_MEANING[split]}", right)]
 
 
-def score_forty(model: Model, drawings: Drawings, each: int, seed: int) -> list[Score]:
+def score_concepts(model: Model, drawings: Drawings, each: int, seed: int) -> list[Score]:
     """Forty single concepts drawn, and named by the judge among the forty."""
-    network = load_network()
-    recogniser, accuracy = train_recogniser(network, drawings)
+    network = load_feature_extractor()
+    recogniser, accuracy = train_classifier(network, drawings)
     wanted = [label for label in FORTY_CONCEPTS for _ in range(each)]
     right: list[bool] = []
     for part in batched(wanted):

@@ -17,7 +17,7 @@ Items = Sequence[Picture] | Sequence[str]
 
 
 @dataclass(frozen=True)
-class View:
+class ItemEncoder:
     """A name and how it reads pictures, and texts where it does: as vectors [n e] of any length."""
 
     name: str
@@ -36,16 +36,16 @@ class View:
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def own_view(backbone: UnifiedBackbone) -> View:
+def model_encoder(backbone: UnifiedBackbone) -> ItemEncoder:
     """The latent of understanding."""
 
     @torch.no_grad()
     def encode(items: Items) -> np.ndarray:
         return backbone.und_latent(items).cpu().numpy()
 
-    return View("own", encode, encode)
+    return ItemEncoder("own", encode, encode)
 
 
-def external_view(name: str, teacher: Teacher) -> View:
+def external_encoder(name: str, teacher: Teacher) -> ItemEncoder:
     """A frozen encoder of pictures. Its texts are left out: "package" refuses words it does not know, as a bad model may say."""
-    return View(name, teacher.embed_pictures)
+    return ItemEncoder(name, teacher.embed_pictures)

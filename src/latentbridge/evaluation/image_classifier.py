@@ -26,7 +26,7 @@ _BATCH = 8
 _RIDGE = 1.0
 
 
-def load_network() -> EfficientNetLite0:
+def load_feature_extractor() -> EfficientNetLite0:
     """The frozen EfficientNet-lite0 that sees for the judge; raises UserError where its weights are not installed."""
     return EfficientNetLite0.from_package(_INPUT_PX)
 
@@ -45,7 +45,7 @@ def extract_features(network: EfficientNetLite0, pictures: np.ndarray) -> np.nda
 
 
 @dataclass(frozen=True)
-class Recogniser:
+class RidgeClassifier:
     """Scores pictures against concepts by their features."""
 
     labels: tuple[str, ...]
@@ -69,7 +69,7 @@ class Recogniser:
         return float(np.mean([found == label for found, label in zip(self.name(features), labels, strict=True)]))
 
 
-def fit_recogniser(features: np.ndarray, labels: list[str], strength: float = _RIDGE) -> Recogniser:
+def fit_classifier(features: np.ndarray, labels: list[str], strength: float = _RIDGE) -> RidgeClassifier:
     """A ridge regression from standardised features to one-hot labels, in closed form.
 
     Solved in the dual, since there are fewer pictures than features; `strength` is the ridge per picture.
@@ -81,10 +81,10 @@ def fit_recogniser(features: np.ndarray, labels: list[str], strength: float = _R
     gram = inputs @ inputs.T
     gram[np.diag_indices_from(gram)] += strength * len(inputs)
     weights = inputs.T @ np.linalg.solve(gram, targets)
-    return Recogniser(names, centre, scale, weights.astype(np.float32))
+    return RidgeClassifier(names, centre, scale, weights.astype(np.float32))
 
 
-def judged_drawings(drawings: Drawings, split: str) -> list[Drawing]:
+def concept_drawings(drawings: Drawings, split: str) -> list[Drawing]:
     """The drawings of one split that show one of the forty concepts."""
     return [drawing for drawing in drawings.split(split) if drawing.label in FORTY_CONCEPTS]
 
@@ -108,13 +108,13 @@ def drawing_features(
     return found
 
 
-def train_recogniser(
+def train_classifier(
     network: EfficientNetLite0, drawings: Drawings, cache_dir: Path | None = None
-) -> tuple[Recogniser, float]:
+) -> tuple[RidgeClassifier, float]:
     """The judge fitted on the training artists, and its accuracy on artists it has not seen."""
     fitted, unseen = (
-        judged_drawings(drawings, "train") + judged_drawings(drawings, "val"),
-        judged_drawings(drawings, "test_artist"),
+        concept_drawings(drawings, "train") + concept_drawings(drawings, "val"),
+        concept_drawings(drawings, "test_artist"),
     )
     if not fitted:
         raise UserError(
@@ -122,7 +122,7 @@ def train_recogniser(
         )
     features = drawing_features(network, drawings, fitted, cache_dir)
     labels = [drawing.label for drawing in fitted] * len(features)
-    recogniser = fit_recogniser(features.reshape(-1, FEATURE_WIDTH), labels)
+    recogniser = fit_classifier(features.reshape(-1, FEATURE_WIDTH), labels)
     held = drawing_features(network, drawings, unseen, cache_dir)
     return recogniser, recogniser.accuracy(
         held.reshape(-1, FEATURE_WIDTH), [drawing.label for drawing in unseen] * len(held)

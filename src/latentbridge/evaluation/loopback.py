@@ -21,7 +21,7 @@ from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
 from latentbridge.data.shapes.scenes import MAX_THINGS, Scene
-from latentbridge.evaluation.encoders import Items, View, own_view
+from latentbridge.evaluation.encoders import ItemEncoder, Items, model_encoder
 from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.pages.gallery import Cell
 from latentbridge.evaluation.shapes import batched
@@ -39,7 +39,7 @@ _SAME_SCENE = 0.01
 # --- the walk ------------------------------------------------------------------------------------
 
 
-def walk(backbone: UnifiedBackbone, items: Items, hops: int, seed: int = 0) -> Iterator[Items]:
+def loopback_chain(backbone: UnifiedBackbone, items: Items, hops: int, seed: int = 0) -> Iterator[Items]:
     """What at least one item becomes, hop after hop. Words are drawn as they are, without rewriting.
 
     Item i of a list walks as it would alone with `seed + i`.
@@ -81,10 +81,10 @@ def loopback(
     walks: list[list[Round]] = [[] for _ in pictures]
     if not pictures:
         return walks
-    view = own_view(backbone)
-    scenes = [shown_scene(picture) for picture in pictures]
+    view = model_encoder(backbone)
+    scenes = [detect_scene(picture) for picture in pictures]
     first = previous = view.read(pictures)
-    steps: Iterator[Any] = walk(backbone, pictures, 2 * rounds, seed)
+    steps: Iterator[Any] = loopback_chain(backbone, pictures, 2 * rounds, seed)
     for words, drawn in zip(steps, steps, strict=True):
         vectors = view.read(drawn)
         for i, (scene, so_far) in enumerate(zip(scenes, walks, strict=True)):
@@ -121,7 +121,7 @@ def measure_loopback(
     pairs: Sequence[Pair],
     start: Start,
     hops: int,
-    views: Sequence[View],
+    views: Sequence[ItemEncoder],
     seed: int = 0,
     progress: bool = True,
 ) -> Loopback:
@@ -146,11 +146,11 @@ def measure_loopback(
     made: list[Items] = []
     rows: list[Score] = []
     falls: dict[str, list[float]] = {}
-    steps = walk(backbone, sides[start], hops, seed)
+    steps = loopback_chain(backbone, sides[start], hops, seed)
     for hop, items in enumerate(tqdm(steps, f"{start} first", hops, disable=not progress, unit="hop"), start=1):
         kind = "text" if isinstance(items[0], str) else "picture"
         skill = f"loopback, {start} first"
-        found = [pair_kept(item, pair) for item, pair in zip(items, pairs, strict=True)]
+        found = [pair_facts_kept(item, pair) for item, pair in zip(items, pairs, strict=True)]
         kept = [share for share in found if share is not None]
         scores = [average(skill, "facts kept", kept)] if kept else []
         for view in views:
@@ -196,7 +196,7 @@ def pair_cells(measured: Loopback, pairs: Sequence[Pair]) -> list[list[Cell]]:
 # --- what is kept --------------------------------------------------------------------------------
 
 
-def pair_kept(item: Picture | str, pair: Pair) -> float | None:
+def pair_facts_kept(item: Picture | str, pair: Pair) -> float | None:
     """The share of a pair's facts that an item keeps, or None where nothing can tell exactly."""
     if pair.scene:
         return facts_kept(item, pair.scene)
@@ -213,7 +213,7 @@ def facts_kept(item: Picture | str, scene: Scene) -> float:
     return kept / total
 
 
-def shown_scene(picture: Picture) -> Scene | None:
+def detect_scene(picture: Picture) -> Scene | None:
     """The scene of the `shapes` world that a picture is a rendering of, or None; tells the world's pictures from all others."""
     if picture.shape != (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3):
         return None

@@ -14,7 +14,7 @@ from latentbridge.data.shapes.render import render
 from latentbridge.data.worlds import problem_of
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Score, average, share
-from latentbridge.evaluation.run import tabulate
+from latentbridge.evaluation.run import make_report
 from latentbridge.evaluation.shapes import batched
 from latentbridge.images import open_picture
 from latentbridge.rng import numpy_rng
@@ -42,7 +42,7 @@ def held_out_problems(world: str, size: int, seed: int) -> list[tuple[Picture, P
 
 def evaluate_reasoning(answer: Answer, posed: Sequence[tuple[Picture, Problem]], **conditions: Any) -> dict[str, Any]:
     """The report `reasoning.json`: `conditions` and the scores of replies to the problems."""
-    return tabulate(score_reasoning(answer, posed), **conditions)
+    return make_report(score_reasoning(answer, posed), **conditions)
 
 
 def score_reasoning(answer: Answer, posed: Sequence[tuple[Picture, Problem]]) -> list[Score]:

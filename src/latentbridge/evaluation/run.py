@@ -47,10 +47,10 @@ def evaluate(
     rows: list[Score] = []
     for job in tqdm(jobs, desc=f"scores on {world}", disable=not progress):
         rows += job()
-    return tabulate(rows, world=str(world), size=size, seed=seed)
+    return make_report(rows, world=str(world), size=size, seed=seed)
 
 
-def tabulate(rows: Sequence[Score], **conditions: Any) -> dict[str, Any]:
+def make_report(rows: Sequence[Score], **conditions: Any) -> dict[str, Any]:
     """Scores as one document that names its own conditions, those given and where and when."""
     return {
         **conditions,
@@ -81,6 +81,6 @@ def _drawings_jobs(model: Model, size: int, seed: int) -> list[Job]:
     drawings = load_drawings()
     jobs: list[Job] = []
     for split in on_drawings.BASELINE:
-        jobs.append(partial(on_drawings.score_finding, model, drawings, split))
+        jobs.append(partial(on_drawings.score_drawing_retrieval, model, drawings, split))
         jobs.append(partial(on_drawings.score_naming, model, drawings, split, 3 * size, seed))
-    return [*jobs, partial(on_drawings.score_forty, model, drawings, max(1, size // 20), seed)]
+    return [*jobs, partial(on_drawings.score_concepts, model, drawings, max(1, size // 20), seed)]

@@ -11,7 +11,7 @@ from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
 from latentbridge.data.shapes.scenes import Split, distinct_scenes
-from latentbridge.evaluation.encoders import own_view
+from latentbridge.evaluation.encoders import model_encoder
 from latentbridge.evaluation.loopback import facts_kept
 from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.shapes import batched, score_answers
@@ -25,7 +25,7 @@ def skill_jobs(backbone: UnifiedBackbone, size: int, seed: int) -> list[Callable
     return [
         partial(score_answers, backbone.understand, "test", size, seed),
         partial(score_descriptions_drawn, backbone, "test", 3 * size, seed),
-        partial(score_own_retrieval, backbone, "test", 3 * size, seed),
+        partial(score_latent_retrieval, backbone, "test", 3 * size, seed),
     ]
 
 
@@ -47,10 +47,10 @@ def score_descriptions_drawn(backbone: UnifiedBackbone, split: Split, count: int
     ]
 
 
-def score_own_retrieval(backbone: UnifiedBackbone, split: Split, count: int, seed: int) -> list[Score]:
+def score_latent_retrieval(backbone: UnifiedBackbone, split: Split, count: int, seed: int) -> list[Score]:
     """R@1 both ways among distinct scenes, by the latent of understanding of pictures and of full descriptions."""
     chosen = distinct_scenes(split, numpy_rng(seed, f"own retrieval {split}"), count)
-    view, positive = own_view(backbone), np.eye(count, dtype=bool)
+    view, positive = model_encoder(backbone), np.eye(count, dtype=bool)
     images, texts = view.read([render(s) for s in chosen]), view.read([describe(s) for s in chosen])
     note = f"among {count:,} distinct scenes, by the latent of understanding"
     return [

@@ -13,34 +13,34 @@ from latentbridge.errors import StorageError, UserError
 from latentbridge.models.backbones.loading import load_backbone
 from latentbridge.processes import held
 from latentbridge.rundir import RunDir, write_json
-from latentbridge.studies import Measuring
+from latentbridge.studies import MeasurementConfig
 from latentbridge.study.documents import make_document
-from latentbridge.study.plan import FAILURE, STARTS, Run, model_folder, standing, start_digests, weights_digest
+from latentbridge.study.plan import FAILURE, STARTS, Run, model_folder, prerequisite_digests, run_status, weights_digest
 from latentbridge.training.loop import train
 from latentbridge.training.stages import make_stage
 
 
-def work(run: tuple[Any, ...], out: str, measuring: dict[str, Any] | None) -> None:
+def run_in_child(run: tuple[Any, ...], out: str, measuring: dict[str, Any] | None) -> None:
     """Carry out a run, given as the values of `Run`; a user's mistake is one line, and ends the process with 2."""
     torch.set_num_threads(1)
     named = Run(*run)
     try:
         with held(Path(out) / named.name, wait=False):  # a process may outlive the study that started it
-            carry_out(named, Path(out), from_dict(Measuring, measuring) if measuring else None)
+            execute_run(named, Path(out), from_dict(MeasurementConfig, measuring) if measuring else None)
     except UserError as error:
         print(f"error: {_one_line(error)}", flush=True)
         sys.exit(2)
 
 
-def carry_out(run: Run, out: Path, measuring: Measuring | None) -> None:
+def execute_run(run: Run, out: Path, measuring: MeasurementConfig | None) -> None:
     """Train what is not trained and measure what is not measured.
 
     A training given up on its way (a collapse, a loss that is no number) would end so again: the reason is kept with the
     run, and later calls leave it alone. One that could not even begin, or that a full disk stopped, keeps nothing.
     """
-    now = standing(run, out, measuring)
+    now = run_status(run, out, measuring)
     if run.config and not now.trained:
-        write_json(now.folder / STARTS, start_digests(run, out))
+        write_json(now.folder / STARTS, prerequisite_digests(run, out))
         try:
             train(run.config, make_stage(run.config), now.folder, resume=True, progress=False)
         except StorageError:

@@ -9,19 +9,19 @@ from typing import Any
 from latentbridge.data.pairs import held_out_pairs
 from latentbridge.evaluation.agreement import evaluate_consistency, evaluate_loopback
 from latentbridge.evaluation.compare import REPORTS
-from latentbridge.evaluation.encoders import external_view
+from latentbridge.evaluation.encoders import external_encoder
 from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 from latentbridge.evaluation.run import World, evaluate
 from latentbridge.models.backbones.contract import UnifiedBackbone
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.teachers import load_teacher
 from latentbridge.rundir import read_json, write_json
-from latentbridge.studies import Measuring
+from latentbridge.studies import MeasurementConfig
 
 SCORES, CONSISTENCY, LOOPBACK, REASONING = REPORTS
 
 
-def reports(measuring: Measuring) -> list[str]:
+def reports(measuring: MeasurementConfig) -> list[str]:
     """The reports that every model gets on every world."""
     size = {
         SCORES: measuring.size,
@@ -32,7 +32,7 @@ def reports(measuring: Measuring) -> list[str]:
     return [report for report in REPORTS if size[report]]
 
 
-def conditions(report: str, measuring: Measuring, weights: str) -> dict[str, Any]:
+def conditions(report: str, measuring: MeasurementConfig, weights: str) -> dict[str, Any]:
     """What decides the numbers of a report besides its world; `weights` is the model's digest."""
     found: dict[str, Any] = {"weights": weights, "seed": measuring.seed}
     if report == SCORES:
@@ -53,7 +53,7 @@ def stored_document(folder: Path, world: str, report: str, wanted: dict[str, Any
 
 
 def make_document(
-    backbone: UnifiedBackbone, folder: Path, world: World, report: str, measuring: Measuring, weights: str
+    backbone: UnifiedBackbone, folder: Path, world: World, report: str, measuring: MeasurementConfig, weights: str
 ) -> None:
     """Measure a model and write the document."""
     began, named = time.perf_counter(), conditions(report, measuring, weights)
@@ -64,7 +64,7 @@ def make_document(
         document = evaluate_reasoning(backbone.understand, posed, world=world, seed=measuring.seed)
     else:
         pairs = held_out_pairs(world, measuring.pairs, measuring.seed)
-        judge = external_view(measuring.encoder, load_teacher(measuring.encoder))
+        judge = external_encoder(measuring.encoder, load_teacher(measuring.encoder))
         if report == LOOPBACK:
             document, _ = evaluate_loopback(
                 backbone, pairs, judge, hops=measuring.hops, seed=measuring.seed, world=world, progress=False
@@ -75,6 +75,6 @@ def make_document(
     write_json(folder / world / report, {"model": folder.name, **named, "seconds": seconds, **document})
 
 
-def _evaluate_skills(backbone: Any, world: World, measuring: Measuring) -> dict[str, Any]:
+def _evaluate_skills(backbone: Any, world: World, measuring: MeasurementConfig) -> dict[str, Any]:
     network = backbone.model if isinstance(backbone, OmniBridge) else backbone
     return evaluate(network, world, size=measuring.size, seed=measuring.seed, progress=False)

@@ -14,7 +14,7 @@ from latentbridge.evaluation.run import World
 from latentbridge.models.checkpoint import shipped
 from latentbridge.recipes import RECIPES, recipe
 from latentbridge.rundir import RunDir, file_digest, read_json
-from latentbridge.studies import Arm, Measuring, Study
+from latentbridge.studies import Arm, MeasurementConfig, Study
 from latentbridge.study.documents import conditions, reports, stored_document
 
 _SHIPPED = "tiny"
@@ -45,7 +45,7 @@ class Run:
         return (self.recipe, *(override for override in self.overrides if not override.startswith("seed=")))
 
     @property
-    def starts(self) -> list[str]:
+    def prerequisites(self) -> list[str]:
         """The runs that must be trained before it: what it starts from, and a teacher that a recipe of its name makes."""
         if not (config := self.config):
             return []
@@ -93,7 +93,9 @@ def planned_runs(study: Study, only: str | None = None) -> list[Run]:
 
 def _with_starts(runs: Sequence[Run]) -> Iterator[Run]:
     for run in runs:
-        yield from _with_starts([base_run(source) for source in run.starts if source in RECIPES or source == _SHIPPED])
+        yield from _with_starts(
+            [base_run(source) for source in run.prerequisites if source in RECIPES or source == _SHIPPED]
+        )
         yield run
 
 
@@ -101,7 +103,7 @@ def _with_starts(runs: Sequence[Run]) -> Iterator[Run]:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """How far a run is, as its folder tells."""
 
     run: Run
@@ -118,7 +120,7 @@ class Standing:
         return bool(self.failure) or (self.trained and not self.missing)
 
 
-def standing(run: Run, out: Path, measuring: Measuring | None) -> Standing:
+def run_status(run: Run, out: Path, measuring: MeasurementConfig | None) -> RunStatus:
     """How far a run under `out` is, which is to be measured so, or not at all.
 
     Raises UserError where the folder holds a training by other settings or from other weights.
@@ -141,7 +143,7 @@ def standing(run: Run, out: Path, measuring: Measuring | None) -> Standing:
             for world, report in missing
             if stored_document(folder, world, report, conditions(report, measuring, weights)) is None
         ]
-    return Standing(run, folder, trained, steps_left, failure, tuple(missing))
+    return RunStatus(run, folder, trained, steps_left, failure, tuple(missing))
 
 
 def model_folder(name: str, out: Path) -> Path:
@@ -154,9 +156,9 @@ def weights_digest(name: str, out: Path) -> str:
     return file_digest(model_folder(name, out) / "model.safetensors")[:16]
 
 
-def start_digests(run: Run, out: Path) -> dict[str, str]:
+def prerequisite_digests(run: Run, out: Path) -> dict[str, str]:
     """The digests of what a run starts from, where it is there."""
-    there = [name for name in run.starts if (model_folder(name, out) / "model.safetensors").is_file()]
+    there = [name for name in run.prerequisites if (model_folder(name, out) / "model.safetensors").is_file()]
     return {name: weights_digest(name, out) for name in there}
 
 
@@ -167,8 +169,10 @@ def _check_same_training(run: Run, config: RunConfig, out: Path) -> None:
     mend = f"move it away, or give the study another folder with --out to keep both: {folder}."
     if from_dict(RunConfig, read_json(folder / "config.json")) != config:
         raise UserError(f"The run {run.name} was trained with other settings than its recipe has now; {mend}")
-    if (folder / STARTS).is_file() and read_json(folder / STARTS) != start_digests(run, out):
-        raise UserError(f"The run {run.name} started from other weights than {', '.join(run.starts)} has now; {mend}")
+    if (folder / STARTS).is_file() and read_json(folder / STARTS) != prerequisite_digests(run, out):
+        raise UserError(
+            f"The run {run.name} started from other weights than {', '.join(run.prerequisites)} has now; {mend}"
+        )
 
 
 # --- how long the rest takes ---------------------------------------------------------------------
@@ -191,7 +195,7 @@ class Estimate:
         return f"{least} with {jobs} at a time, by the runs already there{rest}."
 
 
-def estimate(standings: Sequence[Standing]) -> Estimate:
+def estimate(standings: Sequence[RunStatus]) -> Estimate:
     """What the standings still need, by the mean time of a step and of each report on each world.
 
     A step is that of other seeds where there are any, else of the recipe's other variants.

@@ -13,11 +13,20 @@ from pathlib import Path
 from latentbridge.config import to_dict
 from latentbridge.errors import unknown_name
 from latentbridge.processes import start_process
-from latentbridge.studies import Measuring, Study
-from latentbridge.study.child_process import work
-from latentbridge.study.plan import FAILURE, Run, Standing, arms_by_base, estimate, model_folder, planned_runs, standing
+from latentbridge.studies import MeasurementConfig, Study
+from latentbridge.study.child_process import run_in_child
+from latentbridge.study.plan import (
+    FAILURE,
+    Run,
+    RunStatus,
+    arms_by_base,
+    estimate,
+    model_folder,
+    planned_runs,
+    run_status,
+)
 from latentbridge.study.results import write_results
-from latentbridge.study.table import tabulate_study
+from latentbridge.study.table import study_document
 
 _LOG = "log.txt"
 _POLL_S = 0.5
@@ -35,24 +44,24 @@ def run_study(
     if only is not None and only not in names:
         raise unknown_name("arm", only, names)
     runs = planned_runs(study, only)
-    standings = [standing(run, out, _measuring_of(run, study)) for run in runs]
+    standings = [run_status(run, out, _measuring_of(run, study)) for run in runs]
     _tell_plan(standings, jobs)
     if plan:
         return None
     _work_off([each.run for each in standings if not each.finished], study, out, jobs)
-    document = tabulate_study(study, out)
+    document = study_document(study, out)
     if document is None:
         _say("What the arms start from is not measured, so there is nothing to compare yet.")
         return None
     return write_results(document, results)
 
 
-def _measuring_of(run: Run, study: Study) -> Measuring | None:
+def _measuring_of(run: Run, study: Study) -> MeasurementConfig | None:
     """How a run is measured; what only leads to the models that arms start from is not."""
     return study.measuring if not run.is_base or run.name in arms_by_base(study) else None
 
 
-def _tell_plan(standings: Sequence[Standing], jobs: int) -> None:
+def _tell_plan(standings: Sequence[RunStatus], jobs: int) -> None:
     width = max(len(each.run.name) for each in standings) + 2
     for each in standings:
         _say(f"{each.run.name:<{width}}{_words(each)}")
@@ -61,7 +70,7 @@ def _tell_plan(standings: Sequence[Standing], jobs: int) -> None:
         _say(f"{len(left)} of {len(standings)} runs are left. {estimate(standings).words(jobs)}")
 
 
-def _words(each: Standing) -> str:
+def _words(each: RunStatus) -> str:
     if each.failure:
         return f"failed: {each.failure} (delete {each.folder / FAILURE} to try again)"
     steps = f"{each.steps_left} steps to train" if each.steps_left else ""
@@ -81,7 +90,7 @@ def _work_off(runs: Sequence[Run], study: Study, out: Path, jobs: int) -> None:
                 _say(f"{run.name} begins; {len(waiting)} wait. It tells how it goes in {out / run.name / _LOG}")
             if not active:
                 for run in waiting:
-                    _say(f"{run.name} cannot begin, for {' and '.join(run.starts)} is not trained.")
+                    _say(f"{run.name} cannot begin, for {' and '.join(run.prerequisites)} is not trained.")
                 return
             time.sleep(_POLL_S)
             for run, (process, began) in list(active.items()):
@@ -97,13 +106,13 @@ def _work_off(runs: Sequence[Run], study: Study, out: Path, jobs: int) -> None:
 
 
 def _can_start(run: Run, out: Path) -> bool:
-    return all((model_folder(name, out) / "config.json").is_file() for name in run.starts)
+    return all((model_folder(name, out) / "config.json").is_file() for name in run.prerequisites)
 
 
 def _start(run: Run, study: Study, out: Path) -> subprocess.Popen[bytes]:
     measuring = _measuring_of(run, study)
     values = to_dict(measuring) if measuring else None
-    return start_process(work, astuple(run), str(out), values, threads=1, log=out / run.name / _LOG)
+    return start_process(run_in_child, astuple(run), str(out), values, threads=1, log=out / run.name / _LOG)
 
 
 def _tell_end(run: Run, out: Path, code: int, seconds: float) -> None:

@@ -14,10 +14,10 @@ from latentbridge.evaluation.compare import verdict
 from latentbridge.evaluation.run import World
 from latentbridge.evaluation.statistics import bootstrap_interval, holm, permutation_test
 from latentbridge.rundir import RunDir, read_json
-from latentbridge.studies import Arm, Measuring, Study
+from latentbridge.studies import Arm, MeasurementConfig, Study
 from latentbridge.study.documents import LOOPBACK, conditions, reports, stored_document
-from latentbridge.study.headlines import Documents, Measure, Outcomes, headlines, read_outcomes
-from latentbridge.study.plan import Run, arm_run, arms_by_base, base_run, planned_runs, standing, weights_digest
+from latentbridge.study.measures import Documents, Measure, Outcomes, headline_measures, read_outcomes
+from latentbridge.study.plan import Run, arm_run, arms_by_base, base_run, planned_runs, run_status, weights_digest
 
 _RESAMPLES = 20_000
 """Of a permutation test: a hundred and more of them share a table, so Holm asks for p-values below .0005."""
@@ -41,7 +41,7 @@ def difference(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> dic
     return {"difference": float(gains.mean()), "low": low, "high": high, "p": p}
 
 
-def judge(found: Sequence[dict[str, Any]], better: Sequence[str]) -> None:
+def add_verdicts(found: Sequence[dict[str, Any]], better: Sequence[str]) -> None:
     """Adds to the differences of one table their p-values after Holm's correction and what they then are."""
     for each, sense, p in zip(found, better, holm([each["p"] for each in found]), strict=True):
         each |= {"holm": p, "verdict": verdict(each["difference"], sense, p)}
@@ -51,7 +51,7 @@ def judge(found: Sequence[dict[str, Any]], better: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Treated:
+class ArmResults:
     """An arm, or what arms start from, with the documents of each of its finished runs."""
 
     name: str
@@ -66,7 +66,7 @@ class Treated:
         return [each for each in found if each is not None]
 
 
-def tabulate_study(study: Study, out: Path) -> dict[str, Any] | None:
+def study_document(study: Study, out: Path) -> dict[str, Any] | None:
     """The study's document, of what is finished under `out`; None where no model that arms start from is."""
     groups: list[dict[str, Any]] = []
     everything: list[Documents] = []
@@ -83,7 +83,7 @@ def tabulate_study(study: Study, out: Path) -> dict[str, Any] | None:
         return None
     for rows in ("differences", "against"):
         found = [(row, group["measures"][row["measure"]]["better"]) for group in groups for row in group[rows]]
-        judge([row for row, _ in found], [better for _, better in found])
+        add_verdicts([row for row, _ in found], [better for _, better in found])
     made = [report for documents in everything for report in documents.values()]
     trained = [records[-1]["seconds"] for run in planned_runs(study) if (records := RunDir(out / run.name).metrics())]
     return _rounded(
@@ -105,29 +105,33 @@ def tabulate_study(study: Study, out: Path) -> dict[str, Any] | None:
     )
 
 
-def _treated(name: str, runs: Sequence[Run], out: Path, measuring: Measuring) -> Treated:
+def _treated(name: str, runs: Sequence[Run], out: Path, measuring: MeasurementConfig) -> ArmResults:
     documents: dict[Run, Documents] = {}
     failures: dict[str, str] = {}
     for run in runs:
-        now = standing(run, out, measuring)
+        now = run_status(run, out, measuring)
         if now.failure:
             failures[run.name] = now.failure
         elif now.finished:
             documents[run] = _documents(run, out, measuring)
-    return Treated(name, tuple(runs), documents, failures)
+    return ArmResults(name, tuple(runs), documents, failures)
 
 
-def _documents(run: Run, out: Path, measuring: Measuring) -> Documents:
+def _documents(run: Run, out: Path, measuring: MeasurementConfig) -> Documents:
     weights = weights_digest(run.name, out)
     places: list[tuple[World, str]] = [(world, report) for world in measuring.worlds for report in reports(measuring)]
     found = {at: stored_document(out / run.name, *at, conditions(at[1], measuring, weights)) for at in places}
     return {at: document for at, document in found.items() if document is not None}
 
 
-def _group(start: Treated, treated: Sequence[Treated], arms: Sequence[Arm], study: Study, out: Path) -> dict[str, Any]:
+def _group(
+    start: ArmResults, treated: Sequence[ArmResults], arms: Sequence[Arm], study: Study, out: Path
+) -> dict[str, Any]:
     """One model that arms start from, and those arms."""
     measures = {
-        f"{measure.world}: {measure.name}": measure for measure in headlines(study.measuring) if start.outcomes(measure)
+        f"{measure.world}: {measure.name}": measure
+        for measure in headline_measures(study.measuring)
+        if start.outcomes(measure)
     }
     senses = {name: start.outcomes(measure)[0] for name, measure in measures.items()}
     focus = next(each for each in treated if each.name == study.focus)
@@ -156,7 +160,7 @@ def _group(start: Treated, treated: Sequence[Treated], arms: Sequence[Arm], stud
 
 
 def _differences(
-    before: Treated, after: Treated, measures: Mapping[str, Measure], named: str | None = None
+    before: ArmResults, after: ArmResults, measures: Mapping[str, Measure], named: str | None = None
 ) -> list[dict[str, Any]]:
     """One row a measure that both tell."""
     found: list[dict[str, Any]] = []
@@ -167,7 +171,9 @@ def _differences(
     return found
 
 
-def _arm(treated: Treated, measures: Mapping[str, Measure], measuring: Measuring, out: Path) -> dict[str, Any]:
+def _arm(
+    treated: ArmResults, measures: Mapping[str, Measure], measuring: MeasurementConfig, out: Path
+) -> dict[str, Any]:
     """An arm by itself: the mean of each measure with its lowest and highest seed, and what the figures show."""
     values: dict[str, dict[str, float]] = {}
     for name, measure in measures.items():
@@ -207,7 +213,7 @@ def _curve(logs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> list[list[
     return [[step, float(np.mean([values[step] for values in by_seed]))] for step in steps]
 
 
-def _facts_by_hop(treated: Treated, world: World, hops: int) -> list[float | None]:
+def _facts_by_hop(treated: ArmResults, world: World, hops: int) -> list[float | None]:
     """The share of facts kept after each hop of the walks that begin with words, mean over seeds; None where no hop tells them."""
     told = [documents[world, LOOPBACK] for documents in treated.documents.values() if (world, LOOPBACK) in documents]
     rows = [row for document in told for row in document["rows"]]

@@ -7,14 +7,14 @@ from html import escape
 from typing import cast
 
 from latentbridge.data.pairs import Pair
-from latentbridge.evaluation.loopback import Loopback, pair_kept
-from latentbridge.evaluation.pages.page import Section, show_figure
+from latentbridge.evaluation.loopback import Loopback, pair_facts_kept
+from latentbridge.evaluation.pages.page import Section, figure_html
 from latentbridge.types import Picture
 
 
-def share_kept(measured: Loopback, pairs: Sequence[Pair]) -> float:
+def mean_facts_kept(measured: Loopback, pairs: Sequence[Pair]) -> float:
     """Mean share of facts that the last words of walks keep; pairs without facts keep nothing."""
-    kept = [pair_kept(words, pair) or 0.0 for words, pair in zip(measured.hops[-1], pairs, strict=True)]
+    kept = [pair_facts_kept(words, pair) or 0.0 for words, pair in zip(measured.hops[-1], pairs, strict=True)]
     return sum(kept) / len(kept)
 
 
@@ -30,11 +30,11 @@ def before_after_section(pairs: Sequence[Pair], before: Loopback, after: Loopbac
 def _show_walk(when: str, index: int, measured: Loopback, pair: Pair) -> str:
     drawn, said = ([items[index] for items in measured.hops[start::2]] for start in range(2))
     cells = "".join(
-        show_figure(cast(Picture, picture), f"{when}: said “{words}”", str(words), right=_right(words, pair))
+        figure_html(cast(Picture, picture), f"{when}: said “{words}”", str(words), right=_right(words, pair))
         for picture, words in zip(drawn, said, strict=True)
     )
     return f'<div class="strip">{cells}</div>'
 
 
 def _right(words: Picture | str, pair: Pair) -> bool:
-    return pair_kept(words, pair) == 1
+    return pair_facts_kept(words, pair) == 1

@@ -56,7 +56,7 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section], f
     return path
 
 
-def show_picture(picture: Picture, alt: str) -> str:
+def picture_html(picture: Picture, alt: str) -> str:
     """A uint8 [h, w, 3] picture as an `<img>` that carries its own PNG; enlarged without smoothing."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(stream, "png", optimize=True)
@@ -65,13 +65,13 @@ def show_picture(picture: Picture, alt: str) -> str:
     return f'<img class="picture" width="{width}" height="{height}" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
-def show_figure(picture: Picture, caption: str, alt: str = "", right: bool | None = None) -> str:
+def figure_html(picture: Picture, caption: str, alt: str = "", right: bool | None = None) -> str:
     """A picture with a caption below."""
     state = " is-right" if right else ""
-    return f'<figure class="hit{state}">{show_picture(picture, alt or caption)}<figcaption>{escape(caption)}</figcaption></figure>'
+    return f'<figure class="hit{state}">{picture_html(picture, alt or caption)}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
-def show_mark(right: bool | None) -> str:
+def mark_html(right: bool | None) -> str:
     """A tick or a cross that says itself aloud; nothing where the truth is not known."""
     if right is None:
         return ""
@@ -79,12 +79,12 @@ def show_mark(right: bool | None) -> str:
     return f'<span class="mark is-{name}" role="img" aria-label="{name}">{"✓" if right else "✗"}</span>'
 
 
-def show_meter(value: float) -> str:
+def meter_html(value: float) -> str:
     """A thin bar from 0 to 1."""
     return f'<span class="meter"><i style="width:{100 * min(max(value, 0.0), 1.0):.0f}%"></i></span>'
 
 
-def show_interval(value: float, low: float, high: float, aim: float | None) -> str:
+def interval_html(value: float, low: float, high: float, aim: float | None) -> str:
     """A dot with its interval and the aim as a tick, on a track from 0 to 1."""
     scale = [3 + 122 * min(max(x, 0.0), 1.0) for x in (low, high, value, aim or 0.0)]
     tick = f'<line class="aim" x1="{scale[3]:.1f}" x2="{scale[3]:.1f}" y1="2" y2="14"/>' if aim is not None else ""

@@ -14,11 +14,11 @@ from latentbridge.evaluation.loopback import Round, half_life
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.evaluation.pages.page import (
     Section,
-    show_figure,
-    show_interval,
-    show_mark,
-    show_meter,
-    show_picture,
+    figure_html,
+    interval_html,
+    mark_html,
+    meter_html,
+    picture_html,
 )
 from latentbridge.types import Picture
 
@@ -39,7 +39,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Understood:
+class UnderstandExample:
     """A picture and what was asked about it."""
 
     picture: Picture
@@ -49,7 +49,7 @@ class Understood:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GenerationExample:
     """A prompt and the picture drawn for it."""
 
     prompt: str
@@ -61,7 +61,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Edited:
+class EditExample:
     """A picture before and after an instruction, beside the exact target."""
 
     instruction: str
@@ -76,7 +76,7 @@ class Edited:
 
 
 @dataclass(frozen=True)
-class FoundItem:
+class SearchHit:
     """One hit as a picture or as words."""
 
     caption: str
@@ -86,18 +86,18 @@ class FoundItem:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchExample:
     """A query, as words, picture or both, and its hits, best first."""
 
     kind: str
     """E.g. "words to picture"."""
     words: str
-    hits: tuple[FoundItem, ...]
+    hits: tuple[SearchHit, ...]
     picture: Picture | None = None
 
 
 @dataclass(frozen=True)
-class Walk:
+class LoopbackChain:
     """A picture and its loopback."""
 
     picture: Picture
@@ -110,11 +110,11 @@ def tally(marks: Iterable[bool | None]) -> tuple[int, int]:
     return sum(judged), len(judged)
 
 
-def understand_section(items: Sequence[Understood]) -> Section:
+def understand_section(items: Sequence[UnderstandExample]) -> Section:
     """Pictures with questions and replies."""
     right, judged = tally(answer.right for item in items for answer in item.answers)
     cards = "".join(
-        f'<article class="card beside"><figure>{show_picture(item.picture, item.source)}'
+        f'<article class="card beside"><figure>{picture_html(item.picture, item.source)}'
         f"<figcaption>{escape(item.source)}</figcaption></figure>"
         f'<dl class="answers">{"".join(_show_answer(answer) for answer in item.answers)}</dl></article>'
         for item in items
@@ -125,31 +125,31 @@ def understand_section(items: Sequence[Understood]) -> Section:
 
 def _show_answer(answer: Answer) -> str:
     truth = f' <span class="truth">it is: {escape(answer.truth)}</span>' if answer.truth and not answer.right else ""
-    return f"<dt>{escape(answer.question)}</dt><dd>{_show_words(answer.reply) or '(nothing)'}{show_mark(answer.right)}{truth}</dd>"
+    return f"<dt>{escape(answer.question)}</dt><dd>{_show_words(answer.reply) or '(nothing)'}{mark_html(answer.right)}{truth}</dd>"
 
 
-def draw_section(items: Sequence[Drawn], lead: str) -> Section:
+def draw_section(items: Sequence[GenerationExample], lead: str) -> Section:
     """Prompts with the pictures drawn for them."""
     right, judged = tally(item.right for item in items)
     cards = "".join(
-        f'<article class="card">{show_picture(item.picture, item.prompt)}<p class="words">{escape(item.prompt)}</p>'
+        f'<article class="card">{picture_html(item.picture, item.prompt)}<p class="words">{escape(item.prompt)}</p>'
         + (f'<p class="small">drawn as: {_show_words(item.description)}</p>' if item.description != item.prompt else "")
-        + f'<p class="small">{escape(item.verdict)}{show_mark(item.right)}</p></article>'
+        + f'<p class="small">{escape(item.verdict)}{mark_html(item.right)}</p></article>'
         for item in items
     )
     lead = f"{lead} {right} of {judged} judged pictures are right."
     return Section("draw", "Draw", lead, f'<div class="cards narrow">{cards}</div>')
 
 
-def edit_section(items: Sequence[Edited]) -> Section:
+def edit_section(items: Sequence[EditExample]) -> Section:
     """Pictures before and after an instruction."""
     right, judged = tally(item.right for item in items)
     cards = "".join(
-        f'<article class="card"><p class="words">{escape(item.instruction)}{show_mark(item.right)}</p><div class="panels">'
-        + show_figure(item.before, "before")
-        + show_figure(fade_outside(item.before, item.mask), "may change")
-        + show_figure(item.after, "after")
-        + show_figure(item.target, "exact target")
+        f'<article class="card"><p class="words">{escape(item.instruction)}{mark_html(item.right)}</p><div class="panels">'
+        + figure_html(item.before, "before")
+        + figure_html(fade_outside(item.before, item.mask), "may change")
+        + figure_html(item.after, "after")
+        + figure_html(item.target, "exact target")
         + f'</div><p class="small">read as: {_show_words(item.description)}</p><p class="small">{escape(item.verdict)}</p></article>'
         for item in items
     )
@@ -170,7 +170,7 @@ def fade_outside(picture: Picture, mask: np.ndarray) -> Picture:
     return np.where(mask[..., None], picture, faded).astype(np.uint8)
 
 
-def find_section(items: Sequence[Found], lead: str) -> Section:
+def find_section(items: Sequence[SearchExample], lead: str) -> Section:
     """Queries with their hits; right ones are framed."""
     body = "".join(
         f"<h3>{escape(kind)}</h3>" + "".join(_show_found(item) for item in group)
@@ -179,17 +179,17 @@ def find_section(items: Sequence[Found], lead: str) -> Section:
     return Section("find", "Find", f"{lead} Right hits are framed.", body)
 
 
-def _show_found(item: Found) -> str:
+def _show_found(item: SearchExample) -> str:
     query = (
-        f'<p class="words">{escape(item.words)}</p>' if item.picture is None else show_figure(item.picture, item.words)
+        f'<p class="words">{escape(item.words)}</p>' if item.picture is None else figure_html(item.picture, item.words)
     )
     pictures = "".join(
-        show_figure(hit.picture, f"{hit.caption} · {hit.score:.2f}", right=hit.right)
+        figure_html(hit.picture, f"{hit.caption} · {hit.score:.2f}", right=hit.right)
         for hit in item.hits
         if hit.picture is not None
     )
     words = "".join(
-        f'<div>{escape(hit.caption)}{show_mark(hit.right or None)} <span class="truth">{hit.score:.2f}</span></div>'
+        f'<div>{escape(hit.caption)}{mark_html(hit.right or None)} <span class="truth">{hit.score:.2f}</span></div>'
         for hit in item.hits
         if hit.picture is None
     )
@@ -197,7 +197,7 @@ def _show_found(item: Found) -> str:
     return f'<div class="found">{query}{hits}</div>'
 
 
-def loopback_section(walks: Sequence[Walk]) -> Section:
+def loopback_section(walks: Sequence[LoopbackChain]) -> Section:
     """Strips of pictures and words, with what drifts."""
     rounds = max((len(walk.rounds) for walk in walks), default=0)
     strips = "".join(_show_walk(walk) for walk in walks)
@@ -212,8 +212,8 @@ def loopback_section(walks: Sequence[Walk]) -> Section:
     return Section("loopback", "Loopback", lead, strips)
 
 
-def _show_walk(walk: Walk) -> str:
-    cells = [show_figure(walk.picture, "the first picture")]
+def _show_walk(walk: LoopbackChain) -> str:
+    cells = [figure_html(walk.picture, "the first picture")]
     for each in walk.rounds:
         facts = (
             ""
@@ -221,7 +221,7 @@ def _show_walk(walk: Walk) -> str:
             else f" · facts kept {each.words_kept:.0%} told, {each.picture_kept:.0%} drawn"
         )
         cells.append(
-            f"<figure>{show_picture(each.picture, each.words)}{show_meter(each.to_origin)}"
+            f"<figure>{picture_html(each.picture, each.words)}{meter_html(each.to_origin)}"
             f"<figcaption>{each.to_origin:.2f} like the first, {each.to_previous:.2f} like the last{facts}"
             f'<br><span class="words">“{_show_words(each.words)}”</span></figcaption></figure>'
         )
@@ -246,9 +246,9 @@ def _show_score(row: Mapping[str, Any]) -> str:
     value, low, high, aim = row["value"], row.get("low"), row.get("high"), row.get("aim")
     unit = row.get("unit", "share")
     reached = None if aim is None else value >= aim
-    bar = show_interval(value, low, high, aim) if unit == "share" and low is not None and high is not None else ""
+    bar = interval_html(value, low, high, aim) if unit == "share" and low is not None and high is not None else ""
     return (
-        f'<tr><td>{escape(row["metric"])}</td><td class="number">{format_score(value, unit)}{show_mark(reached)}</td><td>{bar}</td>'
+        f'<tr><td>{escape(row["metric"])}</td><td class="number">{format_score(value, unit)}{mark_html(reached)}</td><td>{bar}</td>'
         f'<td class="number">{escape(str(row.get("n", "")))}</td><td class="number">{"" if aim is None else format_score(aim, unit)}</td>'
         f'<td class="small">{escape(row.get("note") or "")}</td></tr>'
     )

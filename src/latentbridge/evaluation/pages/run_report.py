@@ -14,7 +14,7 @@ from PIL import Image
 
 from latentbridge.errors import UserError
 from latentbridge.evaluation.pages.curves import Records, curves_section, elapsed_seconds, loss_names, measure_names
-from latentbridge.evaluation.pages.page import Section, show_figure, write_page
+from latentbridge.evaluation.pages.page import Section, figure_html, write_page
 from latentbridge.evaluation.pages.plots import chip_html, format_duration
 from latentbridge.rundir import RunDir, read_json
 
@@ -141,7 +141,7 @@ def _samples_section(name: str, run: RunDir) -> Section | None:
     if not (sheets := run.samples()):
         return None
     strip = "".join(
-        show_figure(np.asarray(Image.open(path).convert("RGB")), f"after {step:,} steps")
+        figure_html(np.asarray(Image.open(path).convert("RGB")), f"after {step:,} steps")
         for step, path in sheets.items()
     )
     prompts = read_json(run.prompts) if run.prompts.exists() else []

@@ -10,7 +10,7 @@ import numpy as np
 
 from latentbridge.evaluation.metrics import Unit, outcome_values
 from latentbridge.evaluation.run import World
-from latentbridge.studies import Measuring
+from latentbridge.studies import MeasurementConfig
 from latentbridge.study.documents import CONSISTENCY, LOOPBACK, REASONING, SCORES
 
 Documents = Mapping[tuple[World, str], Mapping[str, Any]]
@@ -38,7 +38,7 @@ class Outcomes(NamedTuple):
     better: str
 
 
-def headlines(measuring: Measuring) -> list[Measure]:
+def headline_measures(measuring: MeasurementConfig) -> list[Measure]:
     """The measures a study is judged by: skills, then agreement, then reasoning."""
     return [
         each
@@ -48,7 +48,7 @@ def headlines(measuring: Measuring) -> list[Measure]:
     ]
 
 
-def _skills(world: World, measuring: Measuring) -> list[Measure]:
+def _skills(world: World, measuring: MeasurementConfig) -> list[Measure]:
     """What `eval` says, or, where it is left out, what the first steps of loopback and consistency do."""
     if measuring.size:
         named = {
@@ -68,7 +68,7 @@ def _skills(world: World, measuring: Measuring) -> list[Measure]:
     ]
 
 
-def _agreement(world: World, measuring: Measuring) -> list[Measure]:
+def _agreement(world: World, measuring: MeasurementConfig) -> list[Measure]:
     if not measuring.pairs:
         return []
     last = f"hop {measuring.hops}"
@@ -87,7 +87,7 @@ def _agreement(world: World, measuring: Measuring) -> list[Measure]:
     ]
 
 
-def _reasoning(world: World, measuring: Measuring) -> list[Measure]:
+def _reasoning(world: World, measuring: MeasurementConfig) -> list[Measure]:
     if not measuring.problems:
         return []
     named = {"answers": "answers", "key steps": "key steps reached", "form": "valid form"}
