@@ -1,4 +1,4 @@
-"""Named studies: which arms are held against the model they start from, with which seeds, and how all are measured."""
+"""Named studies: their arms, seeds and measurements."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from latentbridge.errors import unknown_name
 
 @dataclass(frozen=True)
 class MeasurementConfig:
-    """What every model of a study goes through; items depend on world, size and seed alone, so all models see the same."""
+    """The measurements of each model of a study; items depend on world, size and seed only, so all models get the same."""
 
     worlds: tuple[Literal["shapes", "drawings"], ...] = ("shapes", "drawings")
     size: int = 20
-    """Of the samples of `latentbridge eval`, in per cent; 0 leaves it out."""
+    """Size of the samples of `latentbridge eval` in per cent; 0 leaves it out."""
     pairs: int = 60
-    """How many pairs of each world loopback and consistency take; 0 leaves them out."""
+    """Number of pairs of each world for loopback and consistency; 0 leaves them out."""
     hops: int = 4
-    """Of a loopback; an even number, so that a walk ends on the side it began at."""
+    """Hops of loopback; an even number, so that a chain ends with the kind of item it starts with."""
     encoder: str = "package"
     problems: int = 0
-    """How many of each kind the report on reasoning takes, on shapes; 0 leaves it out."""
+    """Number of reasoning problems of each kind, on shapes; 0 leaves them out."""
     seed: int = 1
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One treatment: a recipe, and what is changed in it."""
+    """A treatment: a recipe with overrides."""
 
     name: str
     recipe: str
@@ -36,10 +36,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """Arms that differ in what is asked about, and in nothing else.
+    """A comparison of arms with the models that their recipes start from.
 
-    Arms are compared with what their recipes start from, and those that start alike with the `focus` among them. An arm
-    whose settings are those of the focus is the focus, and is not trained twice; so a sweep may name all its values.
+    Arms with the same base model are also compared with the `focus` among them. An arm with the settings of the focus is not
+    trained twice, so a sweep may list all its values.
     """
 
     name: str
@@ -109,9 +109,9 @@ ABLATIONS = Study(
     seeds=(0,),
     measuring=MeasurementConfig(worlds=("drawings",), size=0),
 )
-"""Of agreement on drawings alone, where the shipped model loses most. A drawing may come back as a latent (the terms task
-and preference), in words (telling), as both or not at all. An OmniBridge's round trip goes through pixels either way;
-image latents read as they are, or through pixels, are Harmon's (`BACKBONES`)."""
+"""Agreement on drawings only, where the shipped model loses most. A round trip may return latents (the terms task and
+preference), words (telling), both or nothing. An OmniBridge's round trip always passes through pixels; Harmon can also read
+image latents directly (`BACKBONES`)."""
 
 
 def _adapted(rank: int) -> Arm:
@@ -127,7 +127,7 @@ LORA = Study(
     seeds=(0,),
     measuring=MeasurementConfig(pairs=16),
 )
-"""Adapters learn at ten times the rate of full fine-tuning, at which they do best in the comparisons known to us."""
+"""Adapters use ten times the learning rate of full fine-tuning, the best in published comparisons."""
 
 REASONING = Study(
     name="reasoning",
@@ -148,7 +148,7 @@ STUDIES: dict[str, Study] = {study.name: study for study in (METHODS, BACKBONES,
 
 
 def study_named(name: str) -> Study:
-    """The study of that name; raises UserError with the nearest name."""
+    """Return the study of that name; raises UserError with the nearest name."""
     if name not in STUDIES:
         raise unknown_name("study", name, STUDIES)
     return STUDIES[name]

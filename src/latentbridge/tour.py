@@ -1,4 +1,4 @@
-"""The four skills tried on pictures the model has never seen: what the quickstart shows."""
+"""Demonstrations of each skill on held-out pictures, for the quickstart."""
 
 from __future__ import annotations
 
@@ -62,36 +62,38 @@ T = TypeVar("T")
 
 
 def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[UnderstandExample]:
-    """Descriptions and answers on shapes scenes, compositions of drawings and drawings alone."""
+    """Return captions and answers on scenes of shapes, compositions of drawings and single drawings."""
     rng = numpy_rng(_SEED, "quickstart understand")
-    asked: list[tuple[str, Picture, list[tuple[str, str]]]] = []
+    items: list[tuple[str, Picture, list[tuple[str, str]]]] = []
     for bank in banks:
         for count in (2, 3):
             composition = compose(rng, bank, count)
             credits += [thing.drawing.attribution for thing in composition.things]
             artists = sorted({thing.drawing.artist for thing in composition.things})
-            questions = _different(lambda c=composition, b=bank: ask_composition(c, b, rng)[:2], 2)
-            asked.append(
+            questions = _draw_distinct(lambda c=composition, b=bank: ask_composition(c, b, rng)[:2], 2)
+            novelty = "unseen artists" if bank.split == "test_artist" else "things never seen together"
+            items.append(
                 (
-                    f"drawn by {', '.join(artists)}; {_why_unseen(bank)}",
+                    f"drawn by {', '.join(artists)}; {novelty}",
                     render_composition(composition, bank.drawings),
                     [(prompts.CAPTION_REQUEST, caption_composition(composition)), *questions],
                 )
             )
     if banks:
-        known = [d for d in banks[0].drawings.split("val") + banks[0].drawings.split("test_artist") if _is_known(d)]
+        drawings = banks[0].drawings
+        known = [d for d in drawings.split("val") + drawings.split("test_artist") if _is_known(d)]
         for drawing in _pick(rng, known, 4):
             credits.append(drawing.attribution)
-            picture = banks[0].drawings.on_background(drawing.index, _WHITE)
-            why = "an unseen picture" if drawing.split == "val" else "an unseen artist"
-            asked.append((f"drawn by {drawing.artist}; {why}", picture, [(prompts.NAME_REQUEST, drawing.label)]))
+            picture = drawings.on_background(drawing.index, _WHITE)
+            novelty = "an unseen picture" if drawing.split == "val" else "an unseen artist"
+            items.append((f"drawn by {drawing.artist}; {novelty}", picture, [(prompts.NAME_REQUEST, drawing.label)]))
     sources: dict[Split, str] = {"test": "shapes", "test_pairs": "shapes, in a colour never seen on them"}
     for split, source in sources.items():
         for scene in distinct_scenes(split, rng, 3 if banks else 6):
-            questions = [(q.text, q.answer) for q in _different(lambda s=scene: ask(s, rng), 3)]
-            asked.append((source, render(scene), [(prompts.CAPTION_REQUEST, describe(scene)), *questions]))
+            questions = [(q.text, q.answer) for q in _draw_distinct(lambda s=scene: ask(s, rng), 3)]
+            items.append((source, render(scene), [(prompts.CAPTION_REQUEST, describe(scene)), *questions]))
 
-    flat = [(picture, question) for _, picture, questions in asked for question, _ in questions]
+    flat = [(picture, question) for _, picture, questions in items for question, _ in questions]
     replies = iter(
         reply
         for batch in _batches(flat, "understanding", "question")
@@ -99,38 +101,34 @@ def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[s
     )
     return [
         UnderstandExample(
-            picture, source, tuple(_graded(question, next(replies), truth) for question, truth in questions)
+            picture, source, tuple(_grade(question, next(replies), truth) for question, truth in questions)
         )
-        for source, picture, questions in asked
+        for source, picture, questions in items
     ]
 
 
-def _graded(question: str, reply: str, truth: str) -> Answer:
+def _grade(question: str, reply: str, truth: str) -> Answer:
     reply = reply.strip()
     return Answer(question, reply, truth, reply.lower() == truth.lower())
-
-
-def _why_unseen(bank: SpriteBank) -> str:
-    return "unseen artists" if bank.split == "test_artist" else "things never seen together"
 
 
 # --- draw and edit -------------------------------------------------------------------------------
 
 
 def try_drawing(model: Model) -> list[GenerationExample]:
-    """Two prompts of every GenEval category, read by the oracle, and eight things by name."""
+    """Return pictures of two prompts of each GenEval category, graded by the oracle, and of eight things by name."""
     rng = numpy_rng(_SEED, "quickstart draw")
     splits: tuple[Split, ...] = ("test", "test_pairs")
-    asked = [sample_prompt(rng, category, split) for split in splits for category in GENEVAL_CATEGORIES]
-    drawn: list[GenerationExample] = []
-    for batch in _batches(list(enumerate(asked)), "drawing shapes", "picture"):
+    targets = [sample_prompt(rng, category, split) for split in splits for category in GENEVAL_CATEGORIES]
+    examples: list[GenerationExample] = []
+    for batch in _batches(list(enumerate(targets)), "drawing shapes", "picture"):
         texts, seeds = [prompt.text for _, prompt in batch], [_SEED + i for i, _ in batch]
         descriptions = model.rewrite(texts, seeds)
         pictures = model.generate(descriptions, seeds, rewrite=False)
         for (_, prompt), picture, description in zip(batch, pictures, descriptions, strict=True):
-            seen = read_scene(picture)
-            verdict = f"the oracle reads: {describe(seen)}"
-            drawn.append(GenerationExample(prompt.text, description, picture, verdict, satisfies(seen, prompt)))
+            scene = read_scene(picture)
+            verdict = f"the oracle reads: {describe(scene)}"
+            examples.append(GenerationExample(prompt.text, description, picture, verdict, satisfies(scene, prompt)))
     styles = sorted({icon_set.style for icon_set in ICON_SETS if not icon_set.held_out})
     names = [
         f"{label}, {styles[i % len(styles)]}, on {list(BACKGROUNDS)[i % len(BACKGROUNDS)]}"
@@ -138,15 +136,15 @@ def try_drawing(model: Model) -> list[GenerationExample]:
     ]
     for batch in _batches(list(enumerate(names)), "drawing things", "picture"):
         pictures = model.generate([name for _, name in batch], [_SEED + i for i, _ in batch], rewrite=False)
-        drawn += [
+        examples += [
             GenerationExample(name, name, picture, "not judged here")
             for (_, name), picture in zip(batch, pictures, strict=True)
         ]
-    return drawn
+    return examples
 
 
 def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -> list[EditExample]:
-    """One edit of every kind on shapes, graded exactly, and two on each kind of held-out composition of drawings."""
+    """Return one edit of each kind on shapes, graded exactly, and two on each kind of held-out composition of drawings."""
     rng = numpy_rng(_SEED, "quickstart edit")
     jobs: list[tuple[Picture, str, Picture, tuple[Scene, Scene] | None]] = []
     source = (scene for scene in scenes("test", rng, num_things=2) if len({t.shape for t in scene.things}) == 2)
@@ -161,13 +159,13 @@ def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -
             credits += [thing.drawing.attribution for thing in (*composition.things, *target.things)]
             before, after = (render_composition(c, bank.drawings) for c in (composition, target))
             jobs.append((before, instruction, after, None))
-    edited: list[EditExample] = []
+    examples: list[EditExample] = []
     for batch in _batches(jobs, "editing", "picture"):
         traces = model.trace_edit([job[0] for job in batch], [job[1] for job in batch], _SEED)
         for (before, instruction, target, truth), trace in zip(batch, traces, strict=True):
             right = None
-            off = np.abs(trace.picture.astype(np.float32) - target).mean() / 255
-            verdict = f"off the exact target by {off:.1%} a pixel; not judged here"
+            difference = np.abs(trace.picture.astype(np.float32) - target).mean() / 255
+            verdict = f"mean pixel difference from the exact target {difference:.1%}; not judged here"
             if truth:
                 grade = grade_edit(*truth, trace.picture, before)
                 right = grade.right and grade.preserved
@@ -175,10 +173,10 @@ def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -
                     f"the oracle reads: {describe(read_scene(trace.picture))}; "
                     f"{'nothing else changed' if grade.preserved else 'something else changed, too'}"
                 )
-            edited.append(
+            examples.append(
                 EditExample(instruction, before, trace.picture, target, trace.mask, trace.after, verdict, right)
             )
-    return edited
+    return examples
 
 
 # --- find ----------------------------------------------------------------------------------------
@@ -187,12 +185,12 @@ def try_editing(model: Model, banks: Sequence[SpriteBank], credits: list[str]) -
 def try_finding(
     model: Model, drawings: Drawings | None, out: Path, credits: list[str]
 ) -> tuple[str, list[SearchExample]]:
-    """(the exact recall just measured, queries with their hits) over drawings, where there are any, and shapes."""
-    results, found = _find_scenes(model)
+    """Return recall in words and queries with their hits, over drawings, if there are any, and shapes."""
+    results, examples = _find_scenes(model)
     if drawings:
-        more, shown = _find_drawings(model, drawings, out, credits)
-        results, found = f"{more}; {results}", shown + found
-    return results, found
+        drawing_results, drawing_examples = _find_drawings(model, drawings, out, credits)
+        results, examples = f"{drawing_results}; {results}", drawing_examples + examples
+    return results, examples
 
 
 def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[str]) -> tuple[str, list[SearchExample]]:
@@ -206,7 +204,7 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
     words = _index_texts(model, sorted({d.label for d in chosen.values()}), "indexing names")
     names, labels = list(index.ids()), list(words.ids())
 
-    def shown(hits: Sequence[Hit], right: Callable[[Drawing], bool]) -> tuple[SearchHit, ...]:
+    def to_hits(hits: Sequence[Hit], right: Callable[[Drawing], bool]) -> tuple[SearchHit, ...]:
         items = [(chosen[hit.id], hit.score) for hit in hits]
         credits.extend(d.attribution for d, _ in items)
         return tuple(
@@ -214,31 +212,31 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
             for d, score in items
         )
 
-    found: list[SearchExample] = []
+    examples: list[SearchExample] = []
     for label in _pick(rng, [label for label in FORTY_CONCEPTS if label in labels], 4):
-        items = shown(search_index(model, index, label, k=8), lambda d, label=label: d.label == label)
-        found.append(SearchExample("Words to picture", label, items))
+        items = to_hits(search_index(model, index, label, k=8), lambda d, label=label: d.label == label)
+        examples.append(SearchExample("Words to picture", label, items))
     hits = search_index(model, index, "a sea animal", k=8)
-    found.append(
-        SearchExample("Words to picture", "a sea animal", shown(hits, lambda d: d.subgroup == "animal-marine"))
+    examples.append(
+        SearchExample("Words to picture", "a sea animal", to_hits(hits, lambda d: d.subgroup == "animal-marine"))
     )
 
     queries = _pick(rng, [d for d in drawings.split("train") if _is_known(d) and d.label in labels], 9)
     credits.extend(d.attribution for d in queries)
-    asked = [(d, f"{d.label}, {d.artist}", drawings.on_background(d.index, _WHITE)) for d in queries]
-    for query, name, picture in asked[:3]:
-        items = shown(
+    picture_queries = [(d, f"{d.label}, {d.artist}", drawings.on_background(d.index, _WHITE)) for d in queries]
+    for query, name, picture in picture_queries[:3]:
+        items = to_hits(
             search_index(model, index, QueryPart(picture=picture), k=8), lambda d, q=query: d.concept == q.concept
         )
-        found.append(SearchExample("Picture to picture", name, items, picture))
-    for (_, name, picture), other in zip(asked[3:6], queries, strict=False):
+        examples.append(SearchExample("Picture to picture", name, items, picture))
+    for (_, name, picture), other in zip(picture_queries[3:6], queries, strict=False):
         hits = search_index(model, index, QueryPart(picture=picture), other.label, k=8)
-        items = shown(hits, lambda d, other=other: d.label == other.label)
-        found.append(SearchExample("Picture and words to picture", f"{name}, but {other.label}", items, picture))
-    for query, name, picture in asked[6:]:
+        items = to_hits(hits, lambda d, other=other: d.label == other.label)
+        examples.append(SearchExample("Picture and words to picture", f"{name}, but {other.label}", items, picture))
+    for query, name, picture in picture_queries[6:]:
         hits = search_index(model, words, QueryPart(picture=picture), k=5)
-        told = tuple(SearchHit(hit.id, hit.score, right=hit.id == query.label) for hit in hits)
-        found.append(SearchExample("Picture to words", name, told, picture))
+        items = tuple(SearchHit(hit.id, hit.score, right=hit.id == query.label) for hit in hits)
+        examples.append(SearchExample("Picture to words", name, items, picture))
 
     to_picture = _share(
         chosen[hits[0].id].label == label
@@ -252,25 +250,25 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
         f"Among {len(index):,} held-out drawings of {len(words):,} concepts, {format_score(to_picture)} of the names find a "
         f"right picture first and {format_score(to_words)} of the pictures their name"
     )
-    return result, found
+    return result, examples
 
 
 def _find_scenes(model: Model) -> tuple[str, list[SearchExample]]:
     rng = numpy_rng(_SEED, "quickstart scenes")
-    known = {describe(scene): render(scene) for scene in distinct_scenes("test", rng, NUM_SCENES)}
-    bar = tqdm(known.items(), desc="indexing shapes", unit="picture")
-    index, words = build_index(model, bar), _index_texts(model, list(known), "indexing descriptions")
-    ids = list(known)  # of both: a picture goes by its description
+    pictures = {describe(scene): render(scene) for scene in distinct_scenes("test", rng, NUM_SCENES)}
+    bar = tqdm(pictures.items(), desc="indexing shapes", unit="picture")
+    index, words = build_index(model, bar), _index_texts(model, list(pictures), "indexing descriptions")
+    ids = list(pictures)  # in both indexes: a picture's id is its description
     by_words, by_picture = index.search(words.vectors(ids), 8), words.search(index.vectors(ids), 3)
-    found: list[SearchExample] = []
+    examples: list[SearchExample] = []
     for row in range(2):
         text = ids[row]
-        hits = tuple(SearchHit(hit.id, hit.score, known[hit.id], hit.id == text) for hit in by_words[row])
-        found.append(SearchExample("Words to picture, shapes", text, hits))
+        hits = tuple(SearchHit(hit.id, hit.score, pictures[hit.id], hit.id == text) for hit in by_words[row])
+        examples.append(SearchExample("Words to picture, shapes", text, hits))
     for row in range(2, 4):
         name = ids[row]
-        told = tuple(SearchHit(hit.id, hit.score, right=hit.id == name) for hit in by_picture[row])
-        found.append(SearchExample("Picture to words, shapes", "", told, known[name]))
+        hits = tuple(SearchHit(hit.id, hit.score, right=hit.id == name) for hit in by_picture[row])
+        examples.append(SearchExample("Picture to words, shapes", "", hits, pictures[name]))
     shares = [
         _share(hits[0].id == name for name, hits in zip(ids, ranked, strict=True)) for ranked in (by_words, by_picture)
     ]
@@ -278,7 +276,7 @@ def _find_scenes(model: Model) -> tuple[str, list[SearchExample]]:
         f"among {len(index):,} distinct scenes, {format_score(shares[0])} of the descriptions find their picture first "
         f"and {format_score(shares[1])} of the pictures their description"
     )
-    return result, found
+    return result, examples
 
 
 def _index_texts(model: Model, texts: Sequence[str], name: str) -> Index:
@@ -300,33 +298,30 @@ def _is_known(drawing: Drawing) -> bool:
 
 
 def try_loopback(model: Model, banks: Sequence[SpriteBank], out: Path, credits: list[str]) -> list[LoopbackChain]:
-    """Four walks, two of them over compositions of drawings where there are any; also written as `loopback.png`."""
+    """Return the chains of four pictures, two of them compositions of drawings if available; also written as `loopback.png`."""
     rng = numpy_rng(_SEED, "quickstart loopback")
     origins = [render(scene) for scene in distinct_scenes("test", rng, 4 - len(banks), num_things=2)]
     for bank in banks:
         composition = compose(rng, bank, 2)
         credits += [thing.drawing.attribution for thing in composition.things]
         origins.append(render_composition(composition, bank.drawings))
-    bar = tqdm(total=1, desc="walking in loops", unit="walk")
-    walks = loopback(OmniBridge(model), origins, ROUNDS, _SEED)
-    bar.update()
-    bar.close()
+    chains = loopback(OmniBridge(model), origins, ROUNDS, _SEED)
     with atomic_write(out / "loopback.png") as temporary:
-        draw_sheet([round_cells(*pair) for pair in zip(origins, walks, strict=True)]).save(temporary)
-    return [LoopbackChain(picture, rounds) for picture, rounds in zip(origins, walks, strict=True)]
+        draw_sheet([round_cells(*pair) for pair in zip(origins, chains, strict=True)]).save(temporary)
+    return [LoopbackChain(picture, rounds) for picture, rounds in zip(origins, chains, strict=True)]
 
 
 def _pick(rng: np.random.Generator, options: Sequence[T], count: int) -> list[T]:
-    """`count` different options (all, where there are fewer), in random order."""
+    """Return `count` different options, or all if there are fewer, in random order."""
     return [options[i] for i in rng.permutation(len(options))[:count]]
 
 
-def _different(make: Callable[[], T], count: int) -> list[T]:
-    """`count` things from a maker of random ones, no two alike."""
-    found: dict[T, None] = {}
-    while len(found) < count:
-        found.setdefault(make())
-    return list(found)
+def _draw_distinct(sample: Callable[[], T], count: int) -> list[T]:
+    """Return `count` distinct samples."""
+    samples: dict[T, None] = {}
+    while len(samples) < count:
+        samples.setdefault(sample())
+    return list(samples)
 
 
 def _share(marks: Iterable[bool]) -> float:
@@ -334,7 +329,7 @@ def _share(marks: Iterable[bool]) -> float:
 
 
 def _batches(items: Sequence[T], name: str, unit: str, size: int = _BATCH) -> Iterator[list[T]]:
-    """The items in lists of at most `size`, with a progress bar."""
+    """Yield the items in lists of at most `size`, with a progress bar."""
     with tqdm(total=len(items), desc=name, unit=unit) as bar:
         for start in range(0, len(items), size):
             batch = list(items[start : start + size])

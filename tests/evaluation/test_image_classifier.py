@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latentbridge.evaluation import image_classifier as recogniser
+from latentbridge.evaluation import image_classifier
 from latentbridge.evaluation.image_classifier import extract_features, fit_classifier, load_feature_extractor
 from latentbridge.rng import numpy_rng
 
@@ -51,7 +51,9 @@ def test_the_frozen_network_gives_one_row_a_picture():
     assert not any(parameter.requires_grad for parameter in network.parameters())
     pictures = numpy_rng(0, "pictures").integers(0, 256, size=(3, 64, 64, 3), dtype=np.uint8)
     features = extract_features(network, pictures)
-    assert features.shape == (3, recogniser.FEATURE_WIDTH) and features.dtype == np.float32 and features.min() >= 0
+    assert (
+        features.shape == (3, image_classifier.FEATURE_WIDTH) and features.dtype == np.float32 and features.min() >= 0
+    )
     # batch statistics are frozen, so a picture's features do not depend on its neighbours; float32 convolutions
     np.testing.assert_allclose(extract_features(network, pictures[:1]), features[:1], atol=1e-4)
-    assert extract_features(network, pictures[:0]).shape == (0, recogniser.FEATURE_WIDTH)
+    assert extract_features(network, pictures[:0]).shape == (0, image_classifier.FEATURE_WIDTH)

@@ -63,8 +63,8 @@ def test_each_round_draws_the_words_for_the_picture_before(small_model: Model, r
 
 
 def test_likeness_is_the_cosine_of_what_the_model_sees(backbone: OmniBridge, rounds: list[Round]) -> None:
-    view = model_encoder(backbone)
-    origin, first, second = (view.read([p])[0] for p in (render(scene()), rounds[0].picture, rounds[1].picture))
+    encoder = model_encoder(backbone)
+    origin, first, second = (encoder.encode([p])[0] for p in (render(scene()), rounds[0].picture, rounds[1].picture))
     # float32 sums in another batch shape
     assert rounds[1].to_origin == pytest.approx(float(second @ origin), abs=1e-5)
     assert rounds[1].to_previous == pytest.approx(float(second @ first), abs=1e-5)
@@ -86,9 +86,9 @@ def test_any_backbone_walks_from_either_side(request: pytest.FixtureRequest, nam
     found: Any = request.getfixturevalue(name)
     backbone = OmniBridge(found) if name == "small_model" else found
     pairs = held_out_pairs("shapes", 3, seed=0)
-    view = model_encoder(backbone)
+    encoder = model_encoder(backbone)
     for start, kinds in (("picture", [str, np.ndarray]), ("text", [np.ndarray, str])):
-        measured = measure_loopback(backbone, pairs, start, 2, [view], progress=False)
+        measured = measure_loopback(backbone, pairs, start, 2, [encoder], progress=False)
         assert [type(items[0]) for items in measured.hops] == kinds
         assert all(len(items) == 3 for items in measured.hops)
         assert all(np.isfinite([row.value, row.low, row.high]).all() for row in measured.rows)
@@ -156,14 +156,14 @@ def test_a_forgetful_backbone_halves_the_facts_with_every_telling(seven_pairs: l
 
 def test_a_backbone_that_always_draws_the_same_is_found_by_chance(seven_pairs: list[Pair]) -> None:
     backbone: Any = Stuck()
-    views = [ItemEncoder("external", external), model_encoder(backbone)]
-    rows = by_metric(measure_loopback(backbone, seven_pairs, "text", 2, views, progress=False).rows)
+    encoders = [ItemEncoder("external", external), model_encoder(backbone)]
+    rows = by_metric(measure_loopback(backbone, seven_pairs, "text", 2, encoders, progress=False).rows)
     for name in ("external", "own"):
         found = rows[f"hop 1, picture: origin found ({name})"]
         assert found.value == pytest.approx(1 / 7) and found.note == "chance 14.3%"
         assert rows[f"hop 1, picture: paired minus shuffled ({name})"].value == pytest.approx(0, abs=1e-5)
     assert "hop 2, text: origin found (own)" in rows
-    assert not any("hop 2" in metric and "external" in metric for metric in rows), "external views read no texts"
+    assert not any("hop 2" in metric and "external" in metric for metric in rows), "external encoders take no texts"
 
 
 def test_pairs_without_scenes_are_measured_without_facts(seven_pairs: list[Pair]) -> None:

@@ -106,5 +106,5 @@ def test_the_hours_left_are_those_of_runs_like_them(tmp_path: Path, toy: Study, 
     # two steps in half an hour, three reports of a minute each; of post-sft only the reports are known
     found = estimate(standings)
     assert found.hours == pytest.approx(0.5 + 2 * 3 / 60) and found.unknown == 1
-    assert found.words(2).startswith("At least 0.3 hours with 2 at a time")
+    assert found.describe(2).startswith("At least 0.3 hours with 2 at a time")
     assert estimate(standings[:2]).hours == 0

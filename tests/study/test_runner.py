@@ -49,7 +49,7 @@ def test_a_plan_says_what_there_is_to_do_and_does_nothing(tmp_path: Path, capsys
     assert said[0].split() == ["tiny", "3", "reports", "to", "measure"] and said[1].endswith(
         " 2 steps to train, 3 reports to measure"
     )
-    assert said[-1] == "3 of 3 runs are left. How long it takes is not known before the first runs have ended."
+    assert said[-1] == "3 of 3 runs are left. The time left is unknown until the first runs have finished."
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,4 +67,4 @@ def test_a_study_runs_is_interrupted_and_goes_on(tmp_path: Path, capsys: pytest.
     first = page.read_bytes()
     assert run_study(STUDY, out, page) == page and page.read_bytes() == first
     again = capsys.readouterr().err
-    assert "begins" not in again and "failed: The loss" in again, again
+    assert " starts; " not in again and "failed: The loss" in again, again

@@ -1,4 +1,4 @@
-"""All scores of a model on a world, as one table that names its own conditions."""
+"""Evaluation of a model on a world: all scores in one report."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ Job = Callable[[], list[Score]]
 def evaluate(
     model: Network, world: World | Path, *, size: int = 100, seed: int = 1, progress: bool = True
 ) -> dict[str, Any]:
-    """The scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware"}.
+    """Return the scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware"}.
 
-    A Janus-Pro, BAGEL or Harmon has the scores of `evaluation/skills.py`, on `shapes` alone. For an OmniBridge `world` may also be the path of a user's manifest, of which `size` per cent of the test split are scored. `size` scales every other sample too: 50 gives 300 questions, 300 drawings, 300 edits and retrieval among 1,000 scenes, which are the most.
+    Janus-Pro, BAGEL and Harmon have the scores of `evaluation/skills.py`, on `shapes` only. For an OmniBridge `world` may be the
+    path of a user's manifest, of which `size` per cent of the test split are scored. On the built-in worlds `size` scales each
+    sample: 50 gives 300 questions, 300 drawings, 300 edits and retrieval among 1,000 scenes, the most of the last.
     """
     if not isinstance(model, Model):
         if world != "shapes":
             raise UserError(
-                f"Only an OmniBridge is scored on {world}; take --world shapes, or loopback and consistency, which take any backbone and world."
+                f"Only an OmniBridge is scored on {world}; use --world shapes, or loopback and consistency, which accept any backbone and world."
             )
         jobs: list[Job] = skill_jobs(as_backbone(model), size, seed)
     elif isinstance(world, Path):
@@ -51,7 +53,7 @@ def evaluate(
 
 
 def make_report(rows: Sequence[Score], **conditions: Any) -> dict[str, Any]:
-    """Scores as one document that names its own conditions, those given and where and when."""
+    """Return scores as a report with the given conditions, date and hardware."""
     return {
         **conditions,
         "date": date.today().isoformat(),
@@ -61,19 +63,18 @@ def make_report(rows: Sequence[Score], **conditions: Any) -> dict[str, Any]:
 
 
 def _shapes_jobs(model: Model, size: int, seed: int) -> list[Job]:
-    score = on_shapes
     return [
-        partial(score.score_questions, model, "test", size, seed, reasoning=False),
-        partial(score.score_questions, model, "test", size, seed, reasoning=True),
-        partial(score.score_captions, model, "test", 3 * size, seed),
-        partial(score.score_drawing, model, "test", size, seed, "query"),
-        partial(score.score_drawing, model, "test", size, seed, "text"),
-        partial(score.score_edits, model, "test", size, seed),
-        partial(score.score_retrieval, model, "test", min(1000, 20 * size), seed),
-        partial(score.score_questions, model, "test_pairs", size, seed, reasoning=False),
-        partial(score.score_captions, model, "test_pairs", 3 * size, seed),
-        partial(score.score_drawing, model, "test_pairs", max(1, size // 2), seed, "query"),
-        partial(score.score_retrieval, model, "test_pairs", min(1000, 20 * size), seed),
+        partial(on_shapes.score_questions, model, "test", size, seed, reasoning=False),
+        partial(on_shapes.score_questions, model, "test", size, seed, reasoning=True),
+        partial(on_shapes.score_captions, model, "test", 3 * size, seed),
+        partial(on_shapes.score_drawing, model, "test", size, seed, "query"),
+        partial(on_shapes.score_drawing, model, "test", size, seed, "text"),
+        partial(on_shapes.score_edits, model, "test", size, seed),
+        partial(on_shapes.score_retrieval, model, "test", min(1000, 20 * size), seed),
+        partial(on_shapes.score_questions, model, "test_pairs", size, seed, reasoning=False),
+        partial(on_shapes.score_captions, model, "test_pairs", 3 * size, seed),
+        partial(on_shapes.score_drawing, model, "test_pairs", max(1, size // 2), seed, "query"),
+        partial(on_shapes.score_retrieval, model, "test_pairs", min(1000, 20 * size), seed),
     ]
 
 

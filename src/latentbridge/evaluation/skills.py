@@ -1,4 +1,4 @@
-"""What any backbone can be asked on held-out scenes: questions, drawings of full descriptions, and which picture is which."""
+"""Scores of any backbone on held-out scenes: questions, generation from full descriptions, and retrieval."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from latentbridge.rng import numpy_rng
 
 
 def skill_jobs(backbone: UnifiedBackbone, size: int, seed: int) -> list[Callable[[], list[Score]]]:
-    """The scores on the test split, each to be computed when called: `size` questions of each kind, three times as many scenes."""
+    """Return functions that compute the scores on the test split: `size` questions of each kind, three times as many scenes."""
     return [
         partial(score_answers, backbone.understand, "test", size, seed),
         partial(score_descriptions_drawn, backbone, "test", 3 * size, seed),
@@ -30,7 +30,7 @@ def skill_jobs(backbone: UnifiedBackbone, size: int, seed: int) -> list[Callable
 
 
 def score_descriptions_drawn(backbone: UnifiedBackbone, split: Split, count: int, seed: int) -> list[Score]:
-    """The share of facts that drawings of full descriptions show, and of drawings that show just the scene."""
+    """Return the share of facts shown in pictures generated from full descriptions, and of pictures that are exactly right."""
     chosen = distinct_scenes(split, numpy_rng(seed, f"descriptions drawn {split}"), count)
     drawn = [
         picture
@@ -48,10 +48,10 @@ def score_descriptions_drawn(backbone: UnifiedBackbone, split: Split, count: int
 
 
 def score_latent_retrieval(backbone: UnifiedBackbone, split: Split, count: int, seed: int) -> list[Score]:
-    """R@1 both ways among distinct scenes, by the latent of understanding of pictures and of full descriptions."""
+    """Return R@1 in both directions among distinct scenes, by the understanding latents of pictures and full descriptions."""
     chosen = distinct_scenes(split, numpy_rng(seed, f"own retrieval {split}"), count)
-    view, positive = model_encoder(backbone), np.eye(count, dtype=bool)
-    images, texts = view.read([render(s) for s in chosen]), view.read([describe(s) for s in chosen])
+    encoder, positive = model_encoder(backbone), np.eye(count, dtype=bool)
+    images, texts = encoder.encode([render(s) for s in chosen]), encoder.encode([describe(s) for s in chosen])
     note = f"among {count:,} distinct scenes, by the latent of understanding"
     return [
         share("find", f"description to picture R@1 ({split})", recall_at_1(texts, images, positive), note=note),

@@ -1,4 +1,4 @@
-"""The documents of scores of one model, a folder for each world: made, and found again where they were made alike."""
+"""Stored reports of one model, a folder for each world, reused if their conditions are equal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCORES, CONSISTENCY, LOOPBACK, REASONING = REPORTS
 
 
 def reports(measuring: MeasurementConfig) -> list[str]:
-    """The reports that every model gets on every world."""
+    """Return the reports that each model gets on each world."""
     size = {
         SCORES: measuring.size,
         CONSISTENCY: measuring.pairs,
@@ -33,46 +33,46 @@ def reports(measuring: MeasurementConfig) -> list[str]:
 
 
 def conditions(report: str, measuring: MeasurementConfig, weights: str) -> dict[str, Any]:
-    """What decides the numbers of a report besides its world; `weights` is the model's digest."""
-    found: dict[str, Any] = {"weights": weights, "seed": measuring.seed}
+    """Return what determines the scores of a report besides its world; `weights` is the digest of the model's weights."""
+    common: dict[str, Any] = {"weights": weights, "seed": measuring.seed}
     if report == SCORES:
-        return {**found, "size": measuring.size}
+        return {**common, "size": measuring.size}
     if report == REASONING:
-        return {**found, "problems": measuring.problems}
-    found |= {"pairs": measuring.pairs, "encoder": measuring.encoder}
-    return {**found, "hops": measuring.hops} if report == LOOPBACK else found
+        return {**common, "problems": measuring.problems}
+    common |= {"pairs": measuring.pairs, "encoder": measuring.encoder}
+    return {**common, "hops": measuring.hops} if report == LOOPBACK else common
 
 
-def stored_document(folder: Path, world: str, report: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """The document in a model's folder, or None where there is none that was made under the `wanted` conditions."""
+def stored_document(folder: Path, world: str, report: str, expected: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the report in a model's folder, or None if there is none with the `expected` conditions."""
     path = folder / world / report
     if not path.is_file():
         return None
     document = read_json(path)
-    return document if all(document.get(name) == value for name, value in wanted.items()) else None
+    return document if all(document.get(name) == value for name, value in expected.items()) else None
 
 
 def make_document(
     backbone: UnifiedBackbone, folder: Path, world: World, report: str, measuring: MeasurementConfig, weights: str
 ) -> None:
-    """Measure a model and write the document."""
-    began, named = time.perf_counter(), conditions(report, measuring, weights)
+    """Measure a model and store the report."""
+    start, stored_conditions = time.perf_counter(), conditions(report, measuring, weights)
     if report == SCORES:
         document = _evaluate_skills(backbone, world, measuring)
     elif report == REASONING:
-        posed = held_out_problems(world, measuring.problems, measuring.seed)
-        document = evaluate_reasoning(backbone.understand, posed, world=world, seed=measuring.seed)
+        problems = held_out_problems(world, measuring.problems, measuring.seed)
+        document = evaluate_reasoning(backbone.understand, problems, world=world, seed=measuring.seed)
     else:
         pairs = held_out_pairs(world, measuring.pairs, measuring.seed)
-        judge = external_encoder(measuring.encoder, load_teacher(measuring.encoder))
+        external = external_encoder(measuring.encoder, load_teacher(measuring.encoder))
         if report == LOOPBACK:
             document, _ = evaluate_loopback(
-                backbone, pairs, judge, hops=measuring.hops, seed=measuring.seed, world=world, progress=False
+                backbone, pairs, external, hops=measuring.hops, seed=measuring.seed, world=world, progress=False
             )
         else:
-            document = evaluate_consistency(backbone, pairs, judge, seed=measuring.seed, world=world, progress=False)
-    seconds = round(time.perf_counter() - began, 1)
-    write_json(folder / world / report, {"model": folder.name, **named, "seconds": seconds, **document})
+            document = evaluate_consistency(backbone, pairs, external, seed=measuring.seed, world=world, progress=False)
+    seconds = round(time.perf_counter() - start, 1)
+    write_json(folder / world / report, {"model": folder.name, **stored_conditions, "seconds": seconds, **document})
 
 
 def _evaluate_skills(backbone: Any, world: World, measuring: MeasurementConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`docs/results.md`: a section for each study, all of it written from the studies' stored documents."""
+"""Page `docs/results.md`: a section per study, written from the studies' stored results."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ _MARKS = {"better": " ▲", "worse": " ▼", "noise": ""}
 
 
 def write_results(document: Document, path: Path) -> Path:
-    """Store a study's document and figures in the folder `results` beside `path`, and write the page `path` from all there."""
+    """Store a study's results and figures in `results/` beside `path`, and write the page `path` from all stored studies."""
     folder = path.parent / "results"
     write_json(folder / f"{document['name']}.json", document)
-    for name, _, drawn in (figure for group in document["groups"] for figure in _figures(document, group)):
+    for name, _, svg in (figure for group in document["groups"] for figure in _figures(document, group)):
         with atomic_write(folder / name) as temporary:
-            temporary.write_text(drawn, encoding="utf-8")
-    stored = [read_json(folder / f"{name}.json") for name in _known(folder)]
+            temporary.write_text(svg, encoding="utf-8")
+    stored = [read_json(folder / f"{name}.json") for name in _stored_studies(folder)]
     with atomic_write(path) as temporary:
         temporary.write_text(render(stored), encoding="utf-8")
     return path
 
 
 def render(documents: Sequence[Document]) -> str:
-    """The page of these studies."""
+    """Return the page of studies as Markdown."""
     return "\n".join([_HEAD, *(line for document in documents for line in _section(document))])
 
 
-def _known(folder: Path) -> list[str]:
-    """The stored studies, in the order in which they are named."""
-    there = {path.stem for path in folder.glob("*.json")}
-    return [*(name for name in STUDIES if name in there), *sorted(there - STUDIES.keys())]
+def _stored_studies(folder: Path) -> list[str]:
+    """Return the names of stored studies, in the order of `STUDIES`."""
+    names = {path.stem for path in folder.glob("*.json")}
+    return [*(name for name in STUDIES if name in names), *sorted(names - STUDIES.keys())]
 
 
 # --- a section -----------------------------------------------------------------------------------
@@ -71,15 +71,15 @@ def _section(document: Document) -> list[str]:
 
 
 def _samples(measuring: Document) -> str:
-    """What every model was asked, in words; what the study leaves out is not named."""
-    told: list[str] = []
+    """Return in words how many items each model was measured on."""
+    parts: list[str] = []
     if measuring["pairs"]:
-        told.append(f"{measuring['pairs']} pairs, {measuring['hops']} hops, encoder {measuring['encoder']}")
+        parts.append(f"{measuring['pairs']} pairs, {measuring['hops']} hops, encoder {measuring['encoder']}")
     if measuring["size"]:
-        told.append(f"samples of `eval` at {measuring['size']} %")
+        parts.append(f"samples of `eval` at {measuring['size']} %")
     if measuring.get("problems"):
-        told.append(f"{measuring['problems']} problems of each kind")
-    return ", ".join(told)
+        parts.append(f"{measuring['problems']} problems of each kind")
+    return ", ".join(parts)
 
 
 def _group(document: Document, group: Document) -> list[str]:
@@ -105,7 +105,7 @@ def _size(arm: Document) -> str:
 
 
 def _overview(group: Document, about: str) -> list[str]:
-    """A row an arm, a column a measure of a skill or of agreement."""
+    """Return a table with a row for each arm and a column for each measure of a kind."""
     verdicts = {(row["arm"], row["measure"]): row["verdict"] for row in group["differences"]}
     measures = {name: measure for name, measure in group["measures"].items() if measure["about"] == about}
     lines = _table_head([about, "seeds", *(_title(name, measures[name]) for name in measures)])
@@ -128,10 +128,10 @@ def _failures(group: Document) -> list[str]:
 
 
 def _folded(title: str, group: Document, rows: Sequence[Document], arm: str) -> list[str]:
-    """Differences, a row each, behind a fold."""
+    """Return a collapsed table of differences."""
     if not rows:
         return []
-    values = {each["name"]: each["values"] for each in group["arms"]}
+    values = {item["name"]: item["values"] for item in group["arms"]}
     lines = [f"<details><summary>{title}</summary>", ""]
     lines += _table_head(
         ["measure", arm, "mean", "seeds from, to", "difference", "95 % interval", "p", "Holm", "", "n"]
@@ -151,7 +151,7 @@ def _title(name: str, measure: Document) -> str:
 
 
 def _number(value: float, measure: Document, sign: str = "") -> str:
-    """Shares in points without their unit, which the head of the page tells."""
+    """Return a formatted value; shares are in per cent without the sign."""
     shown = format_score(value, measure["unit"]).removesuffix(" %")
     return f"+{shown}" if sign and not shown.startswith("-") else shown
 

@@ -96,7 +96,7 @@ def test_the_sections_say_what_the_data_says(page: Checker) -> None:
     assert "1 of 1 judged pictures are right" in page.text
     assert "0 of 0 judged edits" in page.text
     assert "round by round: 0.75, 0.25. It halves after 1.5 rounds" in page.text
-    assert "facts kept 50% told, 25% drawn" in page.text
+    assert "facts kept 50% in words, 25% drawn" in page.text
     assert "90.0 %" in page.text
 
 

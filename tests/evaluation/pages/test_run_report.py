@@ -80,7 +80,7 @@ def test_a_finished_and_a_stopped_run_have_nothing_left(run: RunDir) -> None:
 def test_the_page_of_a_run_is_whole_and_hostile_names_stay_text(run: RunDir) -> None:
     page = page_of(run)
     assert page.text.count(HOSTILE) == 4  # the name twice in titles, once among the settings, and a prompt
-    assert "Under way: 600 of 1800 steps, 19,200 samples, 20 min. About 40 min are left." in page.text
+    assert "Running: 600 of 1800 steps, 19,200 samples, 20 min. About 40 min are left." in page.text
     for words in (
         "optim.lr = 0.001", 'environment.packages.torch = "2.9"', "after 60 steps", "a red circle",
         "time of a step: 2 s at the end", "drawing 75%", "share of the time spent waiting for batches: 0.02",
@@ -99,7 +99,7 @@ def test_runs_lie_over_each_other_in_their_colours(run: RunDir, tmp_path: Path) 
     page = page_of(run, other)
     assert "2 training runs" in page.text and "drawing (log scale), at the end0.0016670.005" in page.text
     assert "answer: 1 at the end" in page.text  # only one of them has it
-    table = page.text.split("what differs", 1)[1]
+    table = page.text.split("differing setting", 1)[1]
     assert re.search(r"optim\.lr0\.0010\.01", table) and "steps = 1800" in table
 
 
