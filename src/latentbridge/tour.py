@@ -72,16 +72,12 @@ def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[s
             artists = sorted({thing.drawing.artist for thing in composition.things})
             questions = _draw_distinct(lambda c=composition, b=bank: ask_composition(c, b, rng)[:2], 2)
             novelty = "unseen artists" if bank.split == "test_artist" else "things never seen together"
-            items.append(
-                (
-                    f"drawn by {', '.join(artists)}; {novelty}",
-                    render_composition(composition, bank.drawings),
-                    [(prompts.CAPTION_REQUEST, caption_composition(composition)), *questions],
-                )
-            )
+            questions = [(prompts.CAPTION_REQUEST, caption_composition(composition)), *questions]
+            picture = render_composition(composition, bank.drawings)
+            items.append((f"drawn by {', '.join(artists)}; {novelty}", picture, questions))
     if banks:
         drawings = banks[0].drawings
-        known = [d for d in drawings.split("val") + drawings.split("test_artist") if _is_known(d)]
+        known = [d for d in drawings.split("val") + drawings.split("test_artist") if d.label in FORTY_CONCEPTS]
         for drawing in _pick(rng, known, 4):
             credits.append(drawing.attribution)
             picture = drawings.on_background(drawing.index, _WHITE)
@@ -100,14 +96,12 @@ def try_understanding(model: Model, banks: Sequence[SpriteBank], credits: list[s
         for reply in model.understand([picture for picture, _ in batch], [question for _, question in batch])
     )
     return [
-        UnderstandExample(
-            picture, source, tuple(_grade(question, next(replies), truth) for question, truth in questions)
-        )
+        UnderstandExample(picture, source, tuple(_grade(next(replies), *question) for question in questions))
         for source, picture, questions in items
     ]
 
 
-def _grade(question: str, reply: str, truth: str) -> Answer:
+def _grade(reply: str, question: str, truth: str) -> Answer:
     reply = reply.strip()
     return Answer(question, reply, truth, reply.lower() == truth.lower())
 
@@ -196,7 +190,10 @@ def try_finding(
 def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[str]) -> tuple[str, list[SearchExample]]:
     rng = numpy_rng(_SEED, "quickstart find")
     held_out = [d for split in ("val", "test_artist", "test_concept") for d in drawings.split(split)]
-    chosen = {_name(d): d for d in sorted(_pick(rng, held_out, NUM_INDEXED), key=lambda d: d.index)}
+    chosen = {
+        f"{d.icon_set} {d.concept} {d.label}": d
+        for d in sorted(_pick(rng, held_out, NUM_INDEXED), key=lambda d: d.index)
+    }
     pictures = ((name, drawings.on_background(d.index, _WHITE)) for name, d in chosen.items())
     shutil.rmtree(out / "index", ignore_errors=True)
     index = create_index(out / "index", model.embedding_size, fingerprint(model))
@@ -204,35 +201,35 @@ def _find_drawings(model: Model, drawings: Drawings, out: Path, credits: list[st
     words = _index_texts(model, sorted({d.label for d in chosen.values()}), "indexing names")
     names, labels = list(index.ids()), list(words.ids())
 
-    def to_hits(hits: Sequence[Hit], right: Callable[[Drawing], bool]) -> tuple[SearchHit, ...]:
-        items = [(chosen[hit.id], hit.score) for hit in hits]
-        credits.extend(d.attribution for d, _ in items)
-        return tuple(
-            SearchHit(f"{d.label}, {d.artist}", score, drawings.on_background(d.index, _WHITE), right(d))
-            for d, score in items
-        )
-
     examples: list[SearchExample] = []
-    for label in _pick(rng, [label for label in FORTY_CONCEPTS if label in labels], 4):
-        items = to_hits(search_index(model, index, label, k=8), lambda d, label=label: d.label == label)
-        examples.append(SearchExample("Words to picture", label, items))
-    hits = search_index(model, index, "a sea animal", k=8)
-    examples.append(
-        SearchExample("Words to picture", "a sea animal", to_hits(hits, lambda d: d.subgroup == "animal-marine"))
-    )
 
-    queries = _pick(rng, [d for d in drawings.split("train") if _is_known(d) and d.label in labels], 9)
+    def search(
+        kind: str,
+        text: str,
+        query: Sequence[str | QueryPart],
+        right: Callable[[Drawing], bool],
+        picture: Picture | None = None,
+    ) -> None:
+        hits = [(chosen[hit.id], hit.score) for hit in search_index(model, index, *query, k=8)]
+        credits.extend(d.attribution for d, _ in hits)
+        items = (
+            SearchHit(f"{d.label}, {d.artist}", score, drawings.on_background(d.index, _WHITE), right(d))
+            for d, score in hits
+        )
+        examples.append(SearchExample(kind, text, tuple(items), picture))
+
+    for label in _pick(rng, [label for label in FORTY_CONCEPTS if label in labels], 4):
+        search("Words to picture", label, [label], lambda d, label=label: d.label == label)
+    search("Words to picture", "a sea animal", ["a sea animal"], lambda d: d.subgroup == "animal-marine")
+    queries = _pick(rng, [d for d in drawings.split("train") if d.label in FORTY_CONCEPTS and d.label in labels], 9)
     credits.extend(d.attribution for d in queries)
     picture_queries = [(d, f"{d.label}, {d.artist}", drawings.on_background(d.index, _WHITE)) for d in queries]
     for query, name, picture in picture_queries[:3]:
-        items = to_hits(
-            search_index(model, index, QueryPart(picture=picture), k=8), lambda d, q=query: d.concept == q.concept
-        )
-        examples.append(SearchExample("Picture to picture", name, items, picture))
+        part = QueryPart(picture=picture)
+        search("Picture to picture", name, [part], lambda d, q=query: d.concept == q.concept, picture)
     for (_, name, picture), other in zip(picture_queries[3:6], queries, strict=False):
-        hits = search_index(model, index, QueryPart(picture=picture), other.label, k=8)
-        items = to_hits(hits, lambda d, other=other: d.label == other.label)
-        examples.append(SearchExample("Picture and words to picture", f"{name}, but {other.label}", items, picture))
+        parts, text = [QueryPart(picture=picture), other.label], f"{name}, but {other.label}"
+        search("Picture and words to picture", text, parts, lambda d, other=other: d.label == other.label, picture)
     for query, name, picture in picture_queries[6:]:
         hits = search_index(model, words, QueryPart(picture=picture), k=5)
         items = tuple(SearchHit(hit.id, hit.score, right=hit.id == query.label) for hit in hits)
@@ -261,20 +258,19 @@ def _find_scenes(model: Model) -> tuple[str, list[SearchExample]]:
     ids = list(pictures)  # in both indexes: a picture's id is its description
     by_words, by_picture = index.search(words.vectors(ids), 8), words.search(index.vectors(ids), 3)
     examples: list[SearchExample] = []
-    for row in range(2):
-        text = ids[row]
+    for row, text in enumerate(ids[:2]):
         hits = tuple(SearchHit(hit.id, hit.score, pictures[hit.id], hit.id == text) for hit in by_words[row])
         examples.append(SearchExample("Words to picture, shapes", text, hits))
-    for row in range(2, 4):
-        name = ids[row]
-        hits = tuple(SearchHit(hit.id, hit.score, right=hit.id == name) for hit in by_picture[row])
-        examples.append(SearchExample("Picture to words, shapes", "", hits, pictures[name]))
-    shares = [
-        _share(hits[0].id == name for name, hits in zip(ids, ranked, strict=True)) for ranked in (by_words, by_picture)
-    ]
+    for row, text in enumerate(ids[2:4], start=2):
+        hits = tuple(SearchHit(hit.id, hit.score, right=hit.id == text) for hit in by_picture[row])
+        examples.append(SearchExample("Picture to words, shapes", "", hits, pictures[text]))
+    to_picture, to_words = (
+        format_score(_share(hits[0].id == name for name, hits in zip(ids, ranked, strict=True)))
+        for ranked in (by_words, by_picture)
+    )
     result = (
-        f"among {len(index):,} distinct scenes, {format_score(shares[0])} of the descriptions find their picture first "
-        f"and {format_score(shares[1])} of the pictures their description"
+        f"among {len(index):,} distinct scenes, {to_picture} of the descriptions find their picture first "
+        f"and {to_words} of the pictures their description"
     )
     return result, examples
 
@@ -284,14 +280,6 @@ def _index_texts(model: Model, texts: Sequence[str], name: str) -> Index:
     for batch in _batches(texts, name, "text", size=64):
         index.add(batch, model.embed(texts=batch))
     return index
-
-
-def _name(drawing: Drawing) -> str:
-    return f"{drawing.icon_set} {drawing.concept} {drawing.label}"
-
-
-def _is_known(drawing: Drawing) -> bool:
-    return drawing.label in FORTY_CONCEPTS
 
 
 # --- loopback ---

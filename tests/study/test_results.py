@@ -73,7 +73,7 @@ def test_the_page_tells_failures_and_keeps_other_studies(tmp_path: Path, documen
     assert "toy-sft_optim.lr=1e30_optim.muon_lr=1e30_seed=0 failed: it burst." in text
     assert "- burst: 1 of 2 runs are not finished" in text
     assert "| sft | 2 | 73.1 ▲ |" in text and "| toy-base |  | 0.0 |" in text
-    assert "- sft: `toy-sft`; 4,321 parameters move, the process held at most 1,301 MiB\n" in text
+    assert "- sft: `toy-sft`; 4,321 trainable parameters, peak memory 1,301 MiB\n" in text
     assert "`latentbridge study toy`" in text
     assert "![reply tokens, step by step](results/toy_toy-base_reply_tokens.svg)" in text
     assert (

@@ -8,7 +8,7 @@ from latentbridge import prompts
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawings, DrawingSplit, search_text, with_article
 from latentbridge.data.drawings.tasks import show
 from latentbridge.evaluation.image_classifier import extract_features, load_feature_extractor, train_classifier
-from latentbridge.evaluation.metrics import Score, recall_at_1, share
+from latentbridge.evaluation.metrics import Score, retrieval_scores, share
 from latentbridge.evaluation.shapes import batched, embed_batched
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import numpy_rng
@@ -32,18 +32,8 @@ def score_drawing_retrieval(model: Model, drawings: Drawings, split: DrawingSpli
     positive = np.array([[drawing.label == label for drawing in chosen] for label in labels])
     meaning = SPLIT_MEANING[split]
     note = f"{len(labels)} texts, {len(chosen)} pictures"
-    return [
-        share(
-            "find",
-            f"drawings: text to picture R@1, {meaning}",
-            recall_at_1(texts, pictures, positive),
-            BASELINE[split],
-            note,
-        ),
-        share(
-            "find", f"drawings: picture to text R@1, {meaning}", recall_at_1(pictures, texts, positive.T), None, note
-        ),
-    ]
+    metrics = f"drawings: text to picture R@1, {meaning}", f"drawings: picture to text R@1, {meaning}"
+    return retrieval_scores(metrics, texts, pictures, positive, (BASELINE[split], None), note)
 
 
 def score_naming(model: Model, drawings: Drawings, split: DrawingSplit, count: int, seed: int) -> list[Score]:

@@ -10,7 +10,7 @@ import numpy as np
 from latentbridge.data.own.manifest import Record, is_manifest, load_manifest, picture_digest
 from latentbridge.data.own.shards import ShardFolder
 from latentbridge.errors import UserError
-from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
+from latentbridge.evaluation.metrics import Score, average, retrieval_scores, share
 from latentbridge.evaluation.shapes import batched, embed_batched
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import numpy_rng
@@ -76,15 +76,10 @@ def _score_captions(model: Model, records: list[Record], sample: str) -> list[Sc
     note = f"{len(texts):,} different texts, {len(pictures):,} different pictures; {sample}"
     references = [{_normalize(texts[i]) for i in np.flatnonzero(column)} for column in positive.T]
     replies = [reply for part in batched(pictures) for reply in model.understand([record.image for record in part])]
+    right = [_normalize(reply) in texts for reply, texts in zip(replies, references, strict=True)]
     return [
-        share("find", "text to picture R@1", recall_at_1(words, images, positive), note=note),
-        share("find", "picture to text R@1", recall_at_1(images, words, positive.T), note=note),
-        share(
-            "understand",
-            "captions, word for word",
-            [_normalize(reply) in right for reply, right in zip(replies, references, strict=True)],
-            note=note,
-        ),
+        *retrieval_scores(("text to picture R@1", "picture to text R@1"), words, images, positive, note=note),
+        share("understand", "captions, word for word", right, note=note),
     ]
 
 

@@ -67,6 +67,19 @@ def recall_at_1(queries: np.ndarray, targets: np.ndarray, positive: np.ndarray) 
     return [bool(positive[i, j]) for i, j in enumerate(nearest)]
 
 
+def retrieval_scores(
+    metrics: tuple[str, str],
+    texts: np.ndarray,
+    pictures: np.ndarray,
+    positive: np.ndarray,
+    aims: tuple[float | None, float | None] = (None, None),
+    note: str = "",
+) -> list[Score]:
+    """Return R@1 of pictures by text and of texts by picture, from unit vectors [t e] and [p e] and positives (bool [t p])."""
+    hits = recall_at_1(texts, pictures, positive), recall_at_1(pictures, texts, positive.T)
+    return [share("find", metric, right, aim, note) for metric, right, aim in zip(metrics, hits, aims, strict=True)]
+
+
 def format_score(value: float, unit: Unit = "share") -> str:
     """Return a share in per cent with one decimal, other units with three decimals."""
     return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}"

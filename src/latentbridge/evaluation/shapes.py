@@ -22,7 +22,7 @@ from latentbridge.data.shapes.language import (
 from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Scene, Split, distinct_scenes, scenes
-from latentbridge.evaluation.metrics import Score, recall_at_1, share
+from latentbridge.evaluation.metrics import Score, retrieval_scores, share
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
 from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
@@ -69,16 +69,14 @@ def score_answers(
         replies = answer([render(scene) for scene, _ in part], [q.text for _, q in part])
         right += [final_answer(reply) == q.answer for reply, (_, q) in zip(replies, part, strict=True)]
     scores = [share("understand", f"questions, {how} ({split})", right, aim=0.95 if split == "test" else None)]
-    for index, kind in enumerate(QUESTION_KINDS):
-        scores.append(
-            share("understand", f"  {kind}, {how} ({split})", right[index * per_kind : (index + 1) * per_kind])
-        )
-    return scores
+    parts = zip(QUESTION_KINDS, batched(right, per_kind), strict=True)
+    return scores + [share("understand", f"  {kind}, {how} ({split})", part) for kind, part in parts]
 
 
 def score_drawing(model: Model, split: Split, per_kind: int, seed: int, conditioning: Any = "query") -> list[Score]:
     """Return the mean of GenEval's six categories and those of each. Stricter: nothing extra may be drawn."""
-    scores, by_category = [], []
+    scores: list[Score] = []
+    by_category: list[list[bool]] = []
     for category in GENEVAL_CATEGORIES:
         rng = numpy_rng(seed, f"drawing {category} {split}")
         targets = [sample_prompt(rng, category, split) for _ in range(per_kind)]
@@ -89,13 +87,8 @@ def score_drawing(model: Model, split: Split, per_kind: int, seed: int, conditio
         by_category.append(right)
         aim = DRAWING_AIMS[category] if (split, conditioning) == ("test", "query") else None
         scores.append(share("draw", f"  {category}, {conditioning} ({split})", right, aim=aim))
-    overall = share(
-        "draw",
-        f"mean of six, {conditioning} ({split})",
-        [value for right in by_category for value in right],
-        aim=0.80 if (split, conditioning) == ("test", "query") else None,
-    )
-    return [overall, *scores]
+    aim = 0.80 if (split, conditioning) == ("test", "query") else None
+    return [share("draw", f"mean of six, {conditioning} ({split})", sum(by_category, []), aim=aim), *scores]
 
 
 def score_edits(model: Model, split: Split, per_kind: int, seed: int) -> list[Score]:
@@ -115,9 +108,8 @@ def score_edits(model: Model, split: Split, per_kind: int, seed: int) -> list[Sc
         share("edit", f"right, nothing else changed ({split})", right, aim=0.70 if split == "test" else None),
         share("edit", f"rest preserved ({split})", preserved),
     ]
-    for index, kind in enumerate(EDIT_KINDS):
-        scores.append(share("edit", f"  {kind} ({split})", right[index * per_kind : (index + 1) * per_kind]))
-    return scores
+    parts = zip(EDIT_KINDS, batched(right, per_kind), strict=True)
+    return scores + [share("edit", f"  {kind} ({split})", part) for kind, part in parts]
 
 
 def score_retrieval(model: Model, split: Split, count: int, seed: int) -> list[Score]:
@@ -126,13 +118,10 @@ def score_retrieval(model: Model, split: Split, count: int, seed: int) -> list[S
     chosen = distinct_scenes(split, rng, count)
     images = embed_batched(lambda part: model.embed(images=[render(s) for s in part]), chosen)
     texts = embed_batched(lambda part: model.embed(texts=[paraphrase(s, rng) for s in part]), chosen)
-    positive = np.eye(count, dtype=bool)
     aim = 0.90 if split == "test" else None
     note = f"among {count:,} distinct scenes"
-    return [
-        share("find", f"text to picture R@1 ({split})", recall_at_1(texts, images, positive), aim, note),
-        share("find", f"picture to text R@1 ({split})", recall_at_1(images, texts, positive), aim, note),
-    ]
+    metrics = f"text to picture R@1 ({split})", f"picture to text R@1 ({split})"
+    return retrieval_scores(metrics, texts, images, np.eye(count, dtype=bool), (aim, aim), note)
 
 
 def embed_batched(embed: Callable[[Sequence[Any]], np.ndarray], items: Sequence[Any]) -> np.ndarray:

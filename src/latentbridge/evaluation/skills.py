@@ -13,7 +13,7 @@ from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
 from latentbridge.data.shapes.scenes import Split, distinct_scenes
 from latentbridge.evaluation.encoders import model_encoder
 from latentbridge.evaluation.loopback import facts_kept
-from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
+from latentbridge.evaluation.metrics import Score, average, retrieval_scores, share
 from latentbridge.evaluation.shapes import batched, score_answers
 from latentbridge.images import fit_square
 from latentbridge.models.backbones.contract import UnifiedBackbone
@@ -50,10 +50,8 @@ def score_descriptions_drawn(backbone: UnifiedBackbone, split: Split, count: int
 def score_latent_retrieval(backbone: UnifiedBackbone, split: Split, count: int, seed: int) -> list[Score]:
     """Return R@1 in both directions among distinct scenes, by the understanding latents of pictures and full descriptions."""
     chosen = distinct_scenes(split, numpy_rng(seed, f"own retrieval {split}"), count)
-    encoder, positive = model_encoder(backbone), np.eye(count, dtype=bool)
+    encoder = model_encoder(backbone)
     images, texts = encoder.encode([render(s) for s in chosen]), encoder.encode([describe(s) for s in chosen])
     note = f"among {count:,} distinct scenes, by the latent of understanding"
-    return [
-        share("find", f"description to picture R@1 ({split})", recall_at_1(texts, images, positive), note=note),
-        share("find", f"picture to description R@1 ({split})", recall_at_1(images, texts, positive), note=note),
-    ]
+    metrics = f"description to picture R@1 ({split})", f"picture to description R@1 ({split})"
+    return retrieval_scores(metrics, texts, images, np.eye(count, dtype=bool), note=note)

@@ -16,11 +16,11 @@ Document = Mapping[str, Any]
 _HEAD = """<!-- Written by `latentbridge study`; changes by hand are lost. -->
 # Results
 
-Every table is one command, which goes on where it was stopped. Models of one table see the same items. Shares are per
-cent, and what fails counts as 0. ▲ is better and ▼ worse than what the arms start from; unmarked is what chance explains
-at 5 % after Holm's correction over the table (random signs over items, each averaged over the seeds of its arm).
-Intervals are 95 %, by bootstrap over items; how far seeds lie apart stands beside them. `docs/measures.md` says what the
-measures are.
+Each table is written by one command, which resumes after an interruption. All models of a table are measured on the same
+items. Shares are in per cent; items that fail count as 0. ▲ is better and ▼ worse than the base model; unmarked differences
+are not significant at 5 % after Holm's correction over the table (sign permutation test over items, each averaged over the
+seeds of its arm). Intervals are 95 %, by bootstrap over items; the range over seeds is beside them. `docs/measures.md`
+defines the measures.
 """
 _MARKS = {"better": " ▲", "worse": " ▼", "noise": ""}
 
@@ -89,8 +89,9 @@ def _group(document: Document, group: Document) -> list[str]:
         lines += _overview(group, about)
     for name, alt, _ in _figures(document, group):
         lines += [f"![{alt}](results/{name})", ""]
-    changed = [arm for arm in group["arms"] if arm["recipe"]]
-    lines += [f"- {arm['name']}: `{' '.join([arm['recipe'], *arm['overrides']])}`{_size(arm)}" for arm in changed]
+    for arm in group["arms"]:
+        if arm["recipe"]:
+            lines.append(f"- {arm['name']}: `{' '.join([arm['recipe'], *arm['overrides']])}`{_size(arm)}")
     lines += ["", *_failures(group)]
     about = " and ".join(dict.fromkeys(group["measures"][row["measure"]]["about"] for row in group["against"]))
     title = f"{document['focus']} less each other arm, in {about}"
@@ -101,7 +102,7 @@ def _group(document: Document, group: Document) -> list[str]:
 def _size(arm: Document) -> str:
     if not arm.get("size"):
         return ""
-    return f"; {arm['size']['moving']:,} parameters move, the process held at most {arm['size']['peak_mib']:,} MiB"
+    return f"; {arm['size']['moving']:,} trainable parameters, peak memory {arm['size']['peak_mib']:,} MiB"
 
 
 def _overview(group: Document, about: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Charts drawn by matplotlib as SVG: inside a page, or as files of their own.
+"""Charts drawn by matplotlib as SVG: cards inside a page, and figures as files.
 
 Colours are CSS variables, so charts follow light and dark mode. matplotlib is imported when the first chart is drawn.
 """
@@ -30,28 +30,23 @@ _PALETTE = (
     "#3257a8", "#d0632f", "#3f9464", "#c2951b", "#8d66b5", "#2797a6", "#c75f93", "#85827a", "#b3402f", "#8fa31e",
 )  # fmt: skip
 _VARIABLES = {_INK: "ink", _SOFT: "soft", _GRID: "line", _PALETTE[0]: "accent"}
-_DARK = "--ink: #e8e6e1; --soft: #9b988f; --line: #303336; --accent: #8fb0f2"
-"""Values of `assets/report.css` for figures outside a page."""
+_FILE_STYLE = """text { font-family: system-ui, sans-serif }
+@media (prefers-color-scheme: dark) { svg { --ink: #e8e6e1; --soft: #9b988f; --line: #303336; --accent: #8fb0f2 } }"""
+"""The variables' values in `assets/report.css`, for figures outside a page."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "latentbridge",
     "text.parse_math": False,
     "text.color": _SOFT,
-    "axes.edgecolor": _GRID,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.titlecolor": _INK,
-    "axes.titlelocation": "left",
-    "axes.unicode_minus": False,
-    "axes.xmargin": 0,
     "figure.frameon": False,
     "axes.facecolor": "none",
+    "axes.edgecolor": _GRID,
+    "axes.titlecolor": _INK,
+    "axes.titlelocation": "left",
+    "axes.xmargin": 0,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
     "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.solid_capstyle": "butt",
     "xtick.bottom": False,
     "xtick.labelcolor": _SOFT,
     "ytick.left": False,
@@ -81,16 +76,12 @@ def format_duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
+    hours, days = minutes // 60, minutes // 1440
+    parts = ((days, "d"), (hours % 24, "h")) if days else ((hours, "h"), (minutes % 60, "min"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
 
 
-# --- charts inside a page ------------------------------------------------------------------------
+# --- cards ---------------------------------------------------------------------------------------
 
 
 def line_chart(
@@ -104,10 +95,11 @@ def line_chart(
 
     The y axis is logarithmic for values that span more than a factor of 20, unless `linear`.
     """
-    lines = [line for line in map(_finite, lines) if len(line.xs) > 1]
-    if not lines:
+    arrays = [(np.asarray(line.xs), np.asarray(line.ys), np.isfinite(line.ys), line.colour) for line in lines]
+    finite = [(xs[keep], ys[keep], colour) for xs, ys, keep, colour in arrays if keep.sum() > 1]
+    if not finite:
         return ""
-    values = np.concatenate([line.ys for line in lines])
+    values = np.concatenate([ys for _, ys, _ in finite])
     logarithmic = not linear and values.min() > 0 and values.max() / values.min() > _LOG_SPAN
 
     def plot(axes: Axes) -> None:
@@ -120,20 +112,18 @@ def line_chart(
             axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=5))
         else:
             axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        for line in lines:
-            indices, ys = _thin(len(line.xs)), np.asarray(line.ys)
-            xs, colour = np.asarray(line.xs)[indices], _colour(line.colour)
-            smoothed = len(ys) >= _MIN_SMOOTHED
-            axes.plot(xs, ys[indices], color=colour, alpha=0.3 if smoothed else 1, linewidth=1 if smoothed else 1.6)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}{unit}")
+        for xs, ys, colour in finite:
+            smoothed, indices = len(ys) >= _MIN_SMOOTHED, _thin(len(ys))
+            axes.plot(xs[indices], ys[indices], color=_colour(colour), alpha=0.3 if smoothed else 1)
             if smoothed:
-                axes.plot(xs, median_filter(ys, len(ys) // 40 * 2 + 1, mode="nearest")[indices], color=colour)
-        _format_axes(axes, max(line.xs[-1] for line in lines), x_format, lambda value: f"{value:.4g}{unit}")
+                medians = median_filter(ys, len(ys) // 40 * 2 + 1, mode="nearest")
+                axes.plot(xs[indices], medians[indices], color=_colour(colour))
 
-    title = f"{title} (log scale)" if logarithmic else title
-    last = [(line.colour, f"{line.ys[-1]:.4g}{unit}") for line in lines]
-    if len(last) == 1:
-        return _card(title, f"{title}: {last[0][1]} at the end", plot)
-    return _card(title, f"{title}, at the end", plot, last)
+    last = [(colour, f"{ys[-1]:.4g}{unit}") for _, ys, colour in finite]
+    return _card(
+        f"{title} (log scale)" if logarithmic else title, plot, max(x[-1] for x, _, _ in finite), x_format, last
+    )
 
 
 def area_chart(
@@ -145,17 +135,16 @@ def area_chart(
     """Return a card with stacked shares, which add up to at most 1, over a rising axis; "" for fewer than two points."""
     if len(xs) < 2:
         return ""
-    indices = _thin(len(xs))
 
     def plot(axes: Axes) -> None:
+        indices = _thin(len(xs))
         stacked = [np.asarray(values, dtype=float)[indices] for values in shares.values()]
         axes.stackplot(np.asarray(xs)[indices], stacked, colors=[_colour(i) for i in range(len(stacked))], alpha=0.8)
         axes.set_ylim(0, 1)
-        axes.set_yticks([0, 0.5, 1])
-        _format_axes(axes, xs[-1], x_format, "{:.0%}".format)
+        axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
 
     last = [(i, f"{name} {values[-1]:.0%}") for i, (name, values) in enumerate(shares.items())]
-    return _card(title, f"{title}, at the end", plot, last)
+    return _card(title, plot, xs[-1], x_format, last)
 
 
 def legend_html(labels: Iterable[tuple[int, str]]) -> str:
@@ -168,27 +157,29 @@ def chip_html(colour: int, text: str) -> str:
     return f'<span class="chip" style="--c: {_css(_colour(colour))}">{escape(text)}</span>'
 
 
-def _card(title: str, caption: str, plot: Callable[[Axes], None], last: Sequence[tuple[int, str]] = ()) -> str:
-    width, height = _CARD_PX
+def _card(
+    title: str,
+    plot: Callable[[Axes], None],
+    end: float,
+    x_format: Callable[[float], str],
+    last: Sequence[tuple[int, str]],
+) -> str:
+    """Return a chart with an x axis from 0 to `end`, its title and the last values as a legend."""
+
+    def plot_over(axes: Axes) -> None:
+        plot(axes)
+        ticks = (0, (end or 1) / 2, end or 1)
+        axes.set_xlim(0, end or 1)
+        axes.set_xticks(ticks, [x_format(value) for value in ticks])
+        for label, alignment in zip(axes.get_xticklabels(), ("left", "center", "right"), strict=True):
+            label.set_horizontalalignment(alignment)
+
+    caption = f"{title}: {last[0][1]} at the end" if len(last) == 1 else f"{title}, at the end"
     return (
-        f'<figure class="card"><svg class="chart" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(title)}">{_draw(_CARD_PX, plot)}</svg>'
-        f"<figcaption>{escape(caption)}</figcaption>{legend_html(last) if last else ''}</figure>"
+        f'<figure class="card"><svg class="chart" viewBox="0 0 {_CARD_PX[0]} {_CARD_PX[1]}" role="img" '
+        f'aria-label="{escape(title)}">{_draw(_CARD_PX, plot_over)}</svg>'
+        f"<figcaption>{escape(caption)}</figcaption>{legend_html(last) if len(last) > 1 else ''}</figure>"
     )
-
-
-def _format_axes(axes: Axes, end: float, x_format: Callable[[float], str], y_format: Callable[[float], str]) -> None:
-    end = end or 1.0
-    axes.set_xlim(0, end)
-    axes.set_xticks([0, end / 2, end], [x_format(value) for value in (0, end / 2, end)])
-    for label, alignment in zip(axes.get_xticklabels(), ("left", "center", "right"), strict=True):
-        label.set_horizontalalignment(alignment)
-    axes.yaxis.set_major_formatter(lambda value, _: y_format(value))
-
-
-def _finite(line: Line) -> Line:
-    keep = np.isfinite(line.ys)
-    return Line(np.asarray(line.xs)[keep].tolist(), np.asarray(line.ys)[keep].tolist(), line.colour)
 
 
 def _thin(count: int) -> np.ndarray:
@@ -196,34 +187,32 @@ def _thin(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, _MAX_POINTS)).round().astype(int))
 
 
-# --- figures as files ----------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------
 
 
 def line_figure(title: str, series: Mapping[str, Sequence[Sequence[float]]], x_name: str, percent: bool = False) -> str:
-    """Return an SVG file with a line through the (x, y) points of each name; equal series share one line and colour.
+    """Return an SVG file with a line through the (x, y) points of each name; equal series have one colour.
 
     x values are whole numbers; y values are shares if `percent`. Once all colours are used, lines are dashed.
     """
-    distinct = {tuple(map(tuple, points)): None for points in series.values()}
-    styles = {points: (_colour(i), "-" if i < len(_PALETTE) else "--") for i, points in enumerate(distinct)}
+    distinct = list(dict.fromkeys(tuple(map(tuple, points)) for points in series.values()))
 
     def plot(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-        for points, (colour, style) in styles.items():
-            axes.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=2)
         for name, points in series.items():
-            colour, style = styles[tuple(map(tuple, points))]
-            axes.plot([], [], color=colour, linestyle=style, linewidth=2, label=name)
+            index = distinct.index(tuple(map(tuple, points)))
+            style = "-" if index < len(_PALETTE) else "--"
+            axes.plot(*zip(*points, strict=True), color=_colour(index), linestyle=style, label=name)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{x_name} {value:.0f}")
+        axes.xaxis.set_major_formatter(StrMethodFormatter(x_name + " {x:.0f}"))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        if percent:  # up to 100 %, from the tenth below the lowest value, so that small differences look small
-            low = min(y for points in styles for _, y in points)
-            axes.set_ylim(np.floor(low * 10) / 10 if low < 1 else 0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1) if percent else StrMethodFormatter("{x:.3g}"))
+        if percent:  # up to 100 %, from the tenth below the lowest value, so that small differences look small
+            low = min(y for points in distinct for _, y in points)
+            axes.set_ylim(np.floor(low * 10) / 10 if low < 1 else 0, 1)
 
-    return _figure_file(title, plot, len(series))
+    return _file(title, plot, len(series))
 
 
 def bar_figure(title: str, bars: Mapping[str, Mapping[str, float]]) -> str:
@@ -231,42 +220,41 @@ def bar_figure(title: str, bars: Mapping[str, Mapping[str, float]]) -> str:
     parts = list(dict.fromkeys(part for shares in bars.values() for part in shares))
 
     def plot(axes: Axes) -> None:
+        from matplotlib.ticker import PercentFormatter
+
         left = np.zeros(len(bars))
         for index, part in enumerate(parts):
-            widths = np.array([shares.get(part, 0.0) for shares in bars.values()])
-            axes.barh(range(len(bars)), widths, left=left, height=0.75, color=_colour(index), label=part)
+            widths = [shares.get(part, 0.0) for shares in bars.values()]
+            axes.barh(list(bars), widths, left=left, height=0.75, color=_colour(index), label=part)
             left += widths
-        axes.set_yticks(range(len(bars)), list(bars))
         axes.invert_yaxis()
         axes.grid(False)
         axes.set_xlim(0, 1)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
 
-    return _figure_file(title, plot, max(len(bars), len(parts)))
+    return _file(title, plot, max(len(bars), len(parts)))
 
 
-def _figure_file(title: str, plot: Callable[[Axes], None], rows: int) -> str:
-    """Return a whole SVG file, high enough for a legend of `rows`."""
+def _file(title: str, plot: Callable[[Axes], None], rows: int) -> str:
+    """Return an SVG file with a legend of `rows`."""
     width, height = _FIGURE_WIDTH_PX, max(240, 22 * rows + 60)
 
     def plot_with_legend(axes: Axes) -> None:
         plot(axes)
         axes.set_title(title)
-        axes.figure.legend(loc="outside right upper")
+        axes.figure.legend(loc="outside right upper", frameon=False)
 
-    style = (
-        f"text {{ font-family: system-ui, sans-serif; }} @media (prefers-color-scheme: dark) {{ svg {{ {_DARK} }} }}"
-    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{escape(title)}">\n<style>{style}</style>\n{_draw((width, height), plot_with_legend)}</svg>\n'
+        f'role="img" aria-label="{escape(title)}">\n<style>{_FILE_STYLE}</style>\n'
+        f"{_draw((width, height), plot_with_legend)}</svg>\n"
     )
 
 
 # --- matplotlib ----------------------------------------------------------------------------------
 
 
-def _draw(size_px: tuple[int, int], plot: Callable[[Axes], Any]) -> str:
+def _draw(size_px: tuple[int, int], plot: Callable[[Axes], None]) -> str:
     """Return the content of the SVG element of a figure with one plot; equal plots give equal text."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
