@@ -47,7 +47,7 @@ from latentbridge.retrieval.index import Index
 from latentbridge.retrieval.stores import create_index
 from latentbridge.rng import numpy_rng
 from latentbridge.rundir import atomic_write
-from latentbridge.types import Hit, Picture
+from latentbridge.types import Picture
 
 NUM_INDEXED = 600
 NUM_SCENES = 200

@@ -102,18 +102,18 @@ class Teacher(Protocol):
 
 
 class Observer(Protocol):
-    """Who looks on at a run and changes nothing in it: trackers, samples at intervals."""
+    """A callback of a training run that does not change it, such as a tracker or a sampler."""
 
-    def begin(self, folder: Path, config: RunConfig) -> None:
-        """Before the first step of a run in `folder`, and before it goes on."""
+    def on_train_begin(self, folder: Path, config: RunConfig) -> None:
+        """Prepare for a run in `folder` before its first step or its next after a resume."""
 
-    def looks(self, step: int) -> bool:
-        """Whether it wants to see the model after `step` steps."""
+    def should_evaluate(self, step: int) -> bool:
+        """Return whether `on_evaluate` is to be called after `step` steps."""
         return False
 
-    def look(self, model: Any, step: int) -> dict[str, float]:
-        """Measures of the model after `step` steps, for the log."""
+    def on_evaluate(self, model: Any, step: int) -> dict[str, float]:
+        """Return measures of the model after `step` steps, for the log."""
         return {}
 
-    def note(self, record: Mapping[str, Any]) -> None:
-        """A row of the log, once it is written."""
+    def on_log(self, record: Mapping[str, Any]) -> None:
+        """Receive a record of the log after it is written."""

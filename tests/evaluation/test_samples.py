@@ -66,9 +66,11 @@ def test_a_sampled_run_ends_as_one_that_nobody_looks_at(small_config: ModelConfi
 def test_the_same_weights_are_drawn_alike(small_model, small_config: ModelConfig, tmp_path: Path) -> None:
     config = replace(SMALL, model=small_config, stage=StageConfig("align"), init=(("decoder.", "x"),))
     observer = Samples(config, every=5)
-    observer.begin(tmp_path, config)
-    assert not observer.looks(4)
-    assert observer.look(small_model, 5) == observer.look(small_model, 3)  # the last of the run is sampled, too
+    observer.on_train_begin(tmp_path, config)
+    assert not observer.should_evaluate(4)
+    assert observer.on_evaluate(small_model, 5) == observer.on_evaluate(
+        small_model, 3
+    )  # the last of the run is sampled, too
     sheets = [path.read_bytes() for path in RunDir(tmp_path).samples().values()]
     assert sheets[0] == sheets[1]
 

@@ -35,9 +35,9 @@ def tell(name: str, folder: Path, steps: range) -> None:
     """What a process of a run does with a tracker."""
     run = RunDir(folder)
     with Tracker(name) as tracker:
-        tracker.begin(folder, CONFIG)
+        tracker.on_train_begin(folder, CONFIG)
         for step in steps:
-            tracker.note(log(run, step))
+            tracker.on_log(log(run, step))
 
 
 def told_twice(name: str, folder: Path) -> None:
@@ -81,8 +81,8 @@ def test_every_row_is_told_once_and_a_resume_keeps_the_name(tmp_path: Path, monk
 def test_words_in_a_row_are_left_to_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(trackers.TRACKERS, "wall", ("json", Wall))
     with Tracker("wall") as tracker:
-        tracker.begin(tmp_path, CONFIG)
-        tracker.note({"step": 1, "seconds": 2.0, "loss": 1.0, "why": "because"})
+        tracker.on_train_begin(tmp_path, CONFIG)
+        tracker.on_log({"step": 1, "seconds": 2.0, "loss": 1.0, "why": "because"})
 
 
 def test_an_unknown_tracker_and_a_missing_library_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,16 +51,16 @@ class Samples(Observer):
                 f"{config.name} trains a part that neither answers nor draws by itself, so there is nothing to sample; leave out --sample-every."
             )
 
-    def begin(self, folder: Path, config: RunConfig) -> None:
+    def on_train_begin(self, folder: Path, config: RunConfig) -> None:
         self.run = RunDir(folder)
         if self.draws:
             write_json(self.run.prompts, [describe(scene) for scene in sampled_scenes()])
 
-    def looks(self, step: int) -> bool:
+    def should_evaluate(self, step: int) -> bool:
         return step % self.every == 0 or step == self.config.steps
 
     @torch.no_grad()
-    def look(self, model: Any, step: int) -> dict[str, float]:
+    def on_evaluate(self, model: Any, step: int) -> dict[str, float]:
         measures: dict[str, float] = {}
         if self.draws:
             scenes = sampled_scenes()

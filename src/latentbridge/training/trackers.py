@@ -56,15 +56,15 @@ class Tracker(Observer):
             ) from missing
         self._board: Board | None = None
 
-    def begin(self, folder: Path, config: RunConfig) -> None:
+    def on_train_begin(self, folder: Path, config: RunConfig) -> None:
         self._run = RunDir(folder)
         stored = self._stored()
         self._state = stored.get(self.name) or {"id": uuid4().hex[:8], "told": 0}
         self._board = TRACKERS[self.name][1](self._library, folder, self._state["id"], to_dict(config))
         for record in self._run.metrics():
-            self.note(record)
+            self.on_log(record)
 
-    def note(self, record: Mapping[str, Any]) -> None:
+    def on_log(self, record: Mapping[str, Any]) -> None:
         step = record["step"]
         if self._board is None or step <= self._state["told"]:
             return
