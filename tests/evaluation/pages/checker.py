@@ -1,4 +1,4 @@
-"""What every page of ours must be: whole, well-formed, without scripts, and alone in the world."""
+"""Checks of HTML pages: well-formed, without scripts and without outside requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 VOID = {"meta", "img", "br", "line", "circle", "path", "input"}
-"""Elements that hold nothing; those of SVG close themselves."""
+"""Elements without content; SVG elements are self-closing."""
 
 
 class Checker(HTMLParser):

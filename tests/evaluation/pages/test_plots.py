@@ -25,8 +25,8 @@ FIRST, SECOND = "var(--accent, #3257a8)", "#d0632f"
 
 def paths(chart: str, style: str) -> list[list[tuple[float, float]]]:
     """Return the points, in px, of paths whose style begins so."""
-    found = re.findall(rf'<path d="([^"]+)" style="{re.escape(style)}', chart)
-    return [[tuple(map(float, pair.split())) for pair in re.findall(r"[-\d.]+ [-\d.]+", path)] for path in found]  # type: ignore[misc]
+    result = re.findall(rf'<path d="([^"]+)" style="{re.escape(style)}', chart)
+    return [[tuple(map(float, pair.split())) for pair in re.findall(r"[-\d.]+ [-\d.]+", path)] for path in result]  # type: ignore[misc]
 
 
 def curves(chart: str, colour: str = FIRST) -> list[list[tuple[float, float]]]:

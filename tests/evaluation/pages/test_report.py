@@ -1,4 +1,4 @@
-"""The page is whole, well-formed and self-contained, and says what the data says."""
+"""The report page is well-formed, self-contained and shows its data."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def records(count: int = 30) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Checker:
-    """A page with every kind of section, and hostile text wherever text goes."""
+    """Return a page with each kind of section, and markup in all texts."""
     rounds = [Round(HOSTILE, PICTURE, 0.75, 0.75, 0.5, 0.25), Round(HOSTILE, PICTURE, 0.25, 0.5, 0.5, 0.25)]
     hit, words = SearchHit(HOSTILE, 0.5, PICTURE, True), SearchHit(HOSTILE, 0.5, right=False)
     row = {
@@ -85,13 +85,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Checker:
     return check(write_page(tmp_path_factory.mktemp("page") / "report.html", HOSTILE, HOSTILE, sections, HOSTILE))
 
 
-def test_every_section_is_there_and_hostile_text_stays_text(page: Checker) -> None:
+def test_all_sections_are_present_and_text_is_escaped(page: Checker) -> None:
     assert page.seen["section"] == 9
     assert page.seen["nav"] == 1
     assert page.text.count("<script>alert('1 & 2')</script>") >= 25
 
 
-def test_the_sections_say_what_the_data_says(page: Checker) -> None:
+def test_sections_show_the_data(page: Checker) -> None:
     assert "0 of 1 replies here are right" in page.text
     assert "1 of 1 judged pictures are right" in page.text
     assert "0 of 0 judged edits" in page.text
@@ -100,7 +100,7 @@ def test_the_sections_say_what_the_data_says(page: Checker) -> None:
     assert "90.0 %" in page.text
 
 
-def test_a_picture_comes_back_from_the_page_bit_for_bit() -> None:
+def test_a_picture_is_stored_losslessly() -> None:
     data = re.search(r'base64,([^"]+)"', picture_html(PICTURE, "x"))
     assert data is not None
     image = Image.open(io.BytesIO(base64.b64decode(data[1])))
