@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -247,9 +246,7 @@ def load_sprite_banks(drawings: Drawings) -> list[SpriteBank]:
 
 def stored_sections(folder: Path) -> list[Section]:
     """Return sections about `scores.json` and the training logs `training/NAME/` in the model's folder, if it has them."""
-    sections: list[Section] = []
-    if (folder / "scores.json").exists():
-        sections.append(scores_section(json.loads((folder / "scores.json").read_text())))
+    sections = [scores_section(read_json(path)) for path in folder.glob("scores.json")]
     curves = {path.name: RunDir(path).metrics() for path in sorted(folder.glob("training/*"))}
     if any(curves.values()):
         sections.append(training_section({name: records for name, records in curves.items() if records}))
@@ -261,7 +258,7 @@ def print_table(progress: Progress, folder: Path) -> None:
     print()
     for name, result, seconds in progress.lines:
         print(f"{name:<18}{seconds:>7.1f} s   {result}")
-    if (folder / "scores.json").exists():
+    for path in folder.glob("scores.json"):
         print("\nOn held-out data (measured beforehand):")
-        for row in json.loads((folder / "scores.json").read_text())["rows"]:
+        for row in read_json(path)["rows"]:
             print(f"{row['skill']:<18}{format_score(row['value']):>9}   {row['metric']}")

@@ -38,6 +38,7 @@ from latentbridge.evaluation.pages.report import (
     SearchHit,
     UnderstandExample,
 )
+from latentbridge.evaluation.shapes import batched
 from latentbridge.models.backbones.omnibridge import OmniBridge
 from latentbridge.models.checkpoint import fingerprint
 from latentbridge.models.omnibridge.modeling_omnibridge import Model
@@ -319,7 +320,6 @@ def _share(marks: Iterable[bool]) -> float:
 def _batches(items: Sequence[T], name: str, unit: str, size: int = _BATCH) -> Iterator[list[T]]:
     """Yield the items in lists of at most `size`, with a progress bar."""
     with tqdm(total=len(items), desc=name, unit=unit) as bar:
-        for start in range(0, len(items), size):
-            batch = list(items[start : start + size])
-            yield batch
+        for batch in batched(items, size):
+            yield list(batch)
             bar.update(len(batch))

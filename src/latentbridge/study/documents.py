@@ -21,26 +21,23 @@ from latentbridge.studies import MeasurementConfig
 SCORES, CONSISTENCY, LOOPBACK, REASONING = REPORTS
 
 
+_CONDITIONS = {
+    SCORES: ("size",),
+    CONSISTENCY: ("pairs", "encoder"),
+    LOOPBACK: ("pairs", "encoder", "hops"),
+    REASONING: ("problems",),
+}
+"""Fields of `MeasurementConfig` that determine a report; the first is its number of items."""
+
+
 def reports(measuring: MeasurementConfig) -> list[str]:
     """Return the reports that each model gets on each world."""
-    size = {
-        SCORES: measuring.size,
-        CONSISTENCY: measuring.pairs,
-        LOOPBACK: measuring.pairs,
-        REASONING: measuring.problems,
-    }
-    return [report for report in REPORTS if size[report]]
+    return [report for report in REPORTS if getattr(measuring, _CONDITIONS[report][0])]
 
 
 def conditions(report: str, measuring: MeasurementConfig, weights: str) -> dict[str, Any]:
     """Return what determines the scores of a report besides its world; `weights` is the digest of the model's weights."""
-    common: dict[str, Any] = {"weights": weights, "seed": measuring.seed}
-    if report == SCORES:
-        return {**common, "size": measuring.size}
-    if report == REASONING:
-        return {**common, "problems": measuring.problems}
-    common |= {"pairs": measuring.pairs, "encoder": measuring.encoder}
-    return {**common, "hops": measuring.hops} if report == LOOPBACK else common
+    return {"weights": weights, **{name: getattr(measuring, name) for name in ("seed", *_CONDITIONS[report])}}
 
 
 def stored_document(folder: Path, world: str, report: str, expected: dict[str, Any]) -> dict[str, Any] | None:
@@ -58,7 +55,8 @@ def make_document(
     """Measure a model and store the report."""
     start, stored_conditions = time.perf_counter(), conditions(report, measuring, weights)
     if report == SCORES:
-        document = _evaluate_skills(backbone, world, measuring)
+        network: Any = backbone.model if isinstance(backbone, OmniBridge) else backbone
+        document = evaluate(network, world, size=measuring.size, seed=measuring.seed, progress=False)
     elif report == REASONING:
         problems = held_out_problems(world, measuring.problems, measuring.seed)
         document = evaluate_reasoning(backbone.understand, problems, world=world, seed=measuring.seed)
@@ -73,8 +71,3 @@ def make_document(
             document = evaluate_consistency(backbone, pairs, external, seed=measuring.seed, world=world, progress=False)
     seconds = round(time.perf_counter() - start, 1)
     write_json(folder / world / report, {"model": folder.name, **stored_conditions, "seconds": seconds, **document})
-
-
-def _evaluate_skills(backbone: Any, world: World, measuring: MeasurementConfig) -> dict[str, Any]:
-    network = backbone.model if isinstance(backbone, OmniBridge) else backbone
-    return evaluate(network, world, size=measuring.size, seed=measuring.seed, progress=False)

@@ -41,8 +41,6 @@ _STYLE: dict[Any, Any] = {
     "figure.frameon": False,
     "axes.facecolor": "none",
     "axes.edgecolor": _GRID,
-    "axes.titlecolor": _INK,
-    "axes.titlelocation": "left",
     "axes.xmargin": 0,
     "axes.grid": True,
     "axes.grid.axis": "y",
@@ -241,7 +239,7 @@ def _file(title: str, plot: Callable[[Axes], None], rows: int) -> str:
 
     def plot_with_legend(axes: Axes) -> None:
         plot(axes)
-        axes.set_title(title)
+        axes.set_title(title, loc="left", color=_INK)
         axes.figure.legend(loc="outside right upper", frameon=False)
 
     return (
