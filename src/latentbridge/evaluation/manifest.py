@@ -23,7 +23,11 @@ def score_manifest(model: Model, path: Path, size: int = 100, seed: int = 1) -> 
     """
     if size > 100:
         raise UserError(f"--size {size} is more than the whole test split; give 100 or less.")
-    records = _test_records(path)
+    if is_manifest(str(path)):
+        records = [record for record in load_manifest(path) if record.split == "test"]
+    else:
+        folder = ShardFolder(str(path), "test")
+        records = [record for shard in folder.shards for record in folder.read(shard)]
     if not records:
         raise UserError(f'{path} has no record of the split "test"; mark what is to be scored with it.')
     chosen = sample_lines(records, size, seed)
@@ -33,13 +37,6 @@ def score_manifest(model: Model, path: Path, size: int = 100, seed: int = 1) -> 
         *_score_answers(model, chosen, note),
         *_score_edits(model, chosen, note),
     ]
-
-
-def _test_records(source: Path) -> list[Record]:
-    if is_manifest(str(source)):
-        return [record for record in load_manifest(source) if record.split == "test"]
-    folder = ShardFolder(str(source), "test")
-    return [record for shard in folder.shards for record in folder.read(shard)]
 
 
 def sample_lines(records: Sequence[Record], size: int, seed: int) -> list[Record]:

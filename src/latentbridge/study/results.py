@@ -109,7 +109,16 @@ def _overview(group: Document, about: str) -> list[str]:
     """Return a table with a row for each arm and a column for each measure of a kind."""
     verdicts = {(row["arm"], row["measure"]): row["verdict"] for row in group["differences"]}
     measures = {name: measure for name, measure in group["measures"].items() if measure["about"] == about}
-    lines = _table_head([about, "seeds", *(_title(name, measures[name]) for name in measures)])
+    lines = _table_head(
+        [
+            about,
+            "seeds",
+            *(
+                f"{name} (less is better)" if measure["better"] == "lower" else name
+                for name, measure in measures.items()
+            ),
+        ]
+    )
     for arm in group["arms"]:
         cells = [arm["name"], str(arm["finished"]) if arm["recipe"] else ""]
         for name, measure in measures.items():
@@ -145,10 +154,6 @@ def _folded(title: str, group: Document, rows: Sequence[Document], arm: str) -> 
         between = f"{numbers[1]} to {numbers[2]}"
         lines.append(_row([row["measure"], row["arm"], numbers[0], between, change, f"{low} to {high}", *tested]))
     return [*lines, "", "</details>", ""]
-
-
-def _title(name: str, measure: Document) -> str:
-    return f"{name} (less is better)" if measure["better"] == "lower" else name
 
 
 def _number(value: float, measure: Document, sign: str = "") -> str:

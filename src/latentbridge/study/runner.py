@@ -86,7 +86,10 @@ def _execute(runs: Sequence[Run], study: Study, out: Path, jobs: int) -> None:
     )  # interrupt as by Ctrl-C, to stop the children
     try:
         while waiting or active:
-            for run in [run for run in waiting if _can_start(run, out)][: jobs - len(active)]:
+            ready = [
+                r for r in waiting if all((model_folder(n, out) / "config.json").is_file() for n in r.prerequisites)
+            ]
+            for run in ready[: jobs - len(active)]:
                 waiting.remove(run)
                 active[run] = _start(run, study, out), time.monotonic()
                 _print(f"{run.name} starts; {len(waiting)} wait. Its log is {out / run.name / _LOG}")
@@ -105,10 +108,6 @@ def _execute(runs: Sequence[Run], study: Study, out: Path, jobs: int) -> None:
         for process, _ in active.values():
             process.wait()
         signal.signal(signal.SIGTERM, previous_handler)
-
-
-def _can_start(run: Run, out: Path) -> bool:
-    return all((model_folder(name, out) / "config.json").is_file() for name in run.prerequisites)
 
 
 def _start(run: Run, study: Study, out: Path) -> subprocess.Popen[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,23 +87,23 @@ def study_document(study: Study, out: Path) -> dict[str, Any] | None:
         add_verdicts([row for row, _ in rows], [better for _, better in rows])
     all_reports = [report for documents in all_documents for report in documents.values()]
     trained = [records[-1]["seconds"] for run in planned_runs(study) if (records := RunDir(out / run.name).metrics())]
-    return _rounded(
-        {
-            "name": study.name,
-            "title": study.title,
-            "question": study.question,
-            "seeds": list(study.seeds),
-            "focus": study.focus,
-            "measuring": to_dict(study.measuring),
-            "date": max(report["date"] for report in all_reports),
-            "hardware": all_reports[0]["hardware"],
-            "hours": {
-                "training": sum(trained) / 3600,
-                "measuring": sum(report["seconds"] for report in all_reports) / 3600,
-            },
-            "groups": groups,
-        }
-    )
+    document = {
+        "name": study.name,
+        "title": study.title,
+        "question": study.question,
+        "seeds": list(study.seeds),
+        "focus": study.focus,
+        "measuring": to_dict(study.measuring),
+        "date": max(report["date"] for report in all_reports),
+        "hardware": all_reports[0]["hardware"],
+        "hours": {
+            "training": sum(trained) / 3600,
+            "measuring": sum(report["seconds"] for report in all_reports) / 3600,
+        },
+        "groups": groups,
+    }
+    # rounded, so that it is equal on every machine
+    return json.loads(json.dumps(document), parse_float=lambda number: round(float(number), _DIGITS))
 
 
 def _load_results(name: str, runs: Sequence[Run], out: Path, measuring: MeasurementConfig) -> ArmResults:
@@ -113,18 +114,14 @@ def _load_results(name: str, runs: Sequence[Run], out: Path, measuring: Measurem
         if status.failure:
             failures[run.name] = status.failure
         elif status.finished:
-            documents[run] = _documents(run, out, measuring)
+            weights = weights_digest(run.name, out)
+            documents[run] = {
+                (world, report): document
+                for world in measuring.worlds
+                for report in reports(measuring)
+                if (document := stored_document(out / run.name, world, report, conditions(report, measuring, weights)))
+            }
     return ArmResults(name, tuple(runs), documents, failures)
-
-
-def _documents(run: Run, out: Path, measuring: MeasurementConfig) -> Documents:
-    weights = weights_digest(run.name, out)
-    return {
-        (world, report): document
-        for world in measuring.worlds
-        for report in reports(measuring)
-        if (document := stored_document(out / run.name, world, report, conditions(report, measuring, weights)))
-    }
 
 
 def _group(
@@ -143,12 +140,7 @@ def _group(
     return {
         "base": start.name,
         "measures": {
-            name: {
-                "about": measures[name].about,
-                "unit": first.unit,
-                "better": first.better,
-                "n": len(first.items),
-            }
+            name: {"about": measures[name].about, "unit": first.unit, "better": first.better, "n": len(first.items)}
             for name, first in outcomes.items()
         },
         "arms": [
@@ -231,12 +223,3 @@ def _facts_by_hop(result: ArmResults, world: World, hops: int) -> list[float | N
         ]
         shares.append(float(np.mean(kept)) if kept else None)
     return shares
-
-
-def _rounded(value: Any) -> Any:
-    """Return nested values with numbers rounded, so that they are equal on every machine."""
-    if isinstance(value, float):
-        return round(value, _DIGITS)
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value

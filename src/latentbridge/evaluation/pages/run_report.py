@@ -31,9 +31,9 @@ def describe_run(folder: Path) -> dict[str, Any]:
     "losses" and "measures" have the values logged last. Raises UserError for a run that has logged nothing yet.
     """
     run = RunDir(folder)
-    records, config = _log(run), _settings(run)
+    records, config = _log(run), _read_if_exists(run.path / "config.json") or {}
     last, clock = records[-1], elapsed_seconds(records)
-    stop = read_json(run.stopped) if run.stopped.exists() else None
+    stop = _read_if_exists(run.stopped)
     steps = config.get("steps")
     pace = _pace(records, clock)
     quiet_s = time.time() - (run.path / "metrics.jsonl").stat().st_mtime
@@ -58,7 +58,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
         "reason": stop["reason"] if stop and state == "stopped" else None,
         "losses": {name: last[name] for name in loss_names([records])},
         "measures": measures,
-        "environment": read_json(run.environment) if run.environment.exists() else None,
+        "environment": _read_if_exists(run.environment),
         "config": config,
     }
 
@@ -83,9 +83,8 @@ def _log(run: RunDir) -> Records:
     raise UserError(f"{run.path} holds no metrics yet; give the folder of a run that has logged a step.")
 
 
-def _settings(run: RunDir) -> dict[str, Any]:
-    path = run.path / "config.json"
-    return read_json(path) if path.exists() else {}
+def _read_if_exists(path: Path) -> Any:
+    return read_json(path) if path.exists() else None
 
 
 def _pace(records: Records, clock: Sequence[float]) -> float | None:
@@ -145,8 +144,7 @@ def _samples_section(name: str, run: RunDir) -> Section | None:
         figure_html(np.asarray(Image.open(path).convert("RGB")), f"after {step:,} steps")
         for step, path in sheets.items()
     )
-    prompts = read_json(run.prompts) if run.prompts.exists() else []
-    words = "".join(f"<li>{escape(prompt)}</li>" for prompt in prompts)
+    words = "".join(f"<li>{escape(prompt)}</li>" for prompt in _read_if_exists(run.prompts) or [])
     details = (
         f'<details><summary>The prompts, row by row</summary><ol class="small">{words}</ol></details>' if words else ""
     )
