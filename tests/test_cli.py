@@ -432,13 +432,13 @@ def test_reasoning_is_one_document(run: Callable[..., Result], tmp_path: Path, m
 
 def test_compare_says_better_worse_and_noise(run: Callable[..., Result], tmp_path: Path):
     from latentbridge.evaluation.metrics import share
-    from latentbridge.evaluation.run import tabulate
+    from latentbridge.evaluation.run import make_report
     from latentbridge.files import write_json
 
     for name, flip in (("a", False), ("b", True)):
         marks = {"gained": [flip] * 11, "lost": [not flip] * 11, "kept": [True, False] * 5}
         rows = [share("draw", metric, right) for metric, right in marks.items()]
-        write_json(tmp_path / name / "scores.json", tabulate(rows, world="shapes", seed=1))
+        write_json(tmp_path / name / "scores.json", make_report(rows, world="shapes", seed=1))
     result = run("compare", tmp_path / "a", tmp_path / "b")
     assert result.code == 0 and result.err == ""
     verdicts = [line.split()[0] for line in result.out.splitlines()]

@@ -43,7 +43,7 @@ def test_a_command_imports_none_of_what_inference_never_runs(picture: Path, tmp_
     draws = [["generate", PROMPT, "--out", drawing, "--steps", "2"], ["edit", str(picture), REQUEST, "--out", drawing]]
     for arguments in [*answers, *draws]:
         found = imported(COMMAND, *arguments)
-        assert "torch" in found and "transformers" in found
+        assert "torch" in found and "transformers" in found and "matplotlib" not in found
         assert not found & set(PLACEHOLDERS), arguments
         assert ("diffusers" in found) == (arguments in draws), arguments
 

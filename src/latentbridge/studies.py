@@ -9,25 +9,25 @@ from latentbridge.errors import unknown_name
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """Measurements of every model of a study; items depend on world, size and seed alone, so they are the same for all."""
+class MeasurementConfig:
+    """The measurements of each model of a study; items depend on world, size and seed only, so all models get the same."""
 
     worlds: tuple[Literal["shapes", "drawings"], ...] = ("shapes", "drawings")
     size: int = 20
-    """Sample size of `latentbridge eval` in per cent; 0 leaves it out."""
+    """Size of the samples of `latentbridge eval` in per cent; 0 leaves it out."""
     pairs: int = 60
-    """Pairs of each world in loopback and consistency; 0 leaves them out."""
+    """Number of pairs of each world for loopback and consistency; 0 leaves them out."""
     hops: int = 4
-    """Length of a loopback chain; an even number, so that it ends in the modality it started from."""
+    """Hops of loopback; an even number, so that a chain ends with the kind of item it starts with."""
     encoder: str = "package"
     problems: int = 0
-    """Problems of each kind in the report on reasoning, on shapes; 0 leaves it out."""
+    """Number of reasoning problems of each kind, on shapes; 0 leaves them out."""
     seed: int = 1
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe and its overrides."""
+    """A treatment: a recipe with overrides."""
 
     name: str
     recipe: str
@@ -36,10 +36,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """A controlled comparison: arms that differ in one thing.
+    """A comparison of arms with the models that their recipes start from.
 
-    Each arm is compared with the model its recipe starts from, and with the `focus` among arms of the same start. An arm
-    with the settings of the focus is not trained again, so a sweep may list all its values.
+    Arms with the same base model are also compared with the `focus` among them. An arm with the settings of the focus is not
+    trained twice, so a sweep may list all its values.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Study:
     arms: tuple[Arm, ...]
     focus: str
     seeds: tuple[int, ...]
-    measuring: Measuring = Measuring()
+    measuring: MeasurementConfig = MeasurementConfig()
 
 
 _ANCHORED = Arm("anchored", "post-latentumm")
@@ -90,7 +90,7 @@ BACKBONES = Study(
     + (Arm("anchored, through pixels", "harmon-post-latentumm", ("stage.through_pixels=true",)),),
     focus=_ANCHORED.name,
     seeds=(0, 1),
-    measuring=Measuring(worlds=("shapes",)),
+    measuring=MeasurementConfig(worlds=("shapes",)),
 )
 ABLATIONS = Study(
     name="ablations",
@@ -107,11 +107,11 @@ ABLATIONS = Study(
     ),
     focus=_ANCHORED.name,
     seeds=(0,),
-    measuring=Measuring(worlds=("drawings",), size=0),
+    measuring=MeasurementConfig(worlds=("drawings",), size=0),
 )
-"""Measured on drawings alone, where the shipped model loses most. The round trip acts through latents (the terms task and
-preference), through captions (cycle), both or neither. An OmniBridge's round trip always goes through pixels; only Harmon
-can skip them (`BACKBONES`)."""
+"""Agreement on drawings only, where the shipped model loses most. A round trip may return latents (the terms task and
+preference), words (cycle), both or nothing. An OmniBridge's round trip always passes through pixels; Harmon can also read
+image latents directly (`BACKBONES`)."""
 
 
 def _adapted(rank: int) -> Arm:
@@ -125,9 +125,9 @@ LORA = Study(
     arms=(Arm("full", "drawings-sft"), _adapted(4), _adapted(16), _adapted(64)),
     focus="full",
     seeds=(0,),
-    measuring=Measuring(pairs=16),
+    measuring=MeasurementConfig(pairs=16),
 )
-"""Adapters have ten times the learning rate of full fine-tuning, which is best in the comparisons known to us."""
+"""Adapters use ten times the learning rate of full fine-tuning, the best in published comparisons."""
 
 REASONING = Study(
     name="reasoning",
@@ -140,7 +140,7 @@ REASONING = Study(
     ),
     focus="Step-GRPO",
     seeds=(0, 1, 2),
-    measuring=Measuring(worlds=("shapes",), size=0, pairs=0, problems=50),
+    measuring=MeasurementConfig(worlds=("shapes",), size=0, pairs=0, problems=50),
 )
 """All arms start from the same model (`reason-sft`) and take about as long."""
 
@@ -148,7 +148,7 @@ STUDIES: dict[str, Study] = {study.name: study for study in (METHODS, BACKBONES,
 
 
 def study_named(name: str) -> Study:
-    """Return the study of that name; raise UserError with the nearest name if there is none."""
+    """Return the study of that name; raises UserError with the nearest name."""
     if name not in STUDIES:
         raise unknown_name("study", name, STUDIES)
     return STUDIES[name]

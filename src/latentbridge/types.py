@@ -116,18 +116,18 @@ class Teacher(Protocol):
 
 
 class Observer(Protocol):
-    """A read-only callback of the training loop: trackers, samples at intervals."""
+    """A callback of a training run that does not change it, such as a tracker or a sampler."""
 
-    def begin(self, folder: Path, config: RunConfig) -> None:
-        """Prepare for a run in `folder`, before its first step or on resume."""
+    def on_train_begin(self, folder: Path, config: RunConfig) -> None:
+        """Prepare for a run in `folder` before its first step or its next after a resume."""
 
-    def looks(self, step: int) -> bool:
-        """Return whether to call `look` after `step` steps."""
+    def should_evaluate(self, step: int) -> bool:
+        """Return whether `on_evaluate` is to be called after `step` steps."""
         return False
 
-    def look(self, model: Any, step: int) -> dict[str, float]:
+    def on_evaluate(self, model: Any, step: int) -> dict[str, float]:
         """Return measures of the model after `step` steps, for the log."""
         return {}
 
-    def note(self, record: Mapping[str, Any]) -> None:
-        """Receive a row of the log after it is written."""
+    def on_log(self, record: Mapping[str, Any]) -> None:
+        """Receive a record of the log after it is written."""

@@ -12,5 +12,5 @@ from latentbridge.rng import numpy_rng
 @pytest.fixture(scope="session")
 def seven_pairs() -> list[Pair]:
     """Scenes of four things each, so that halving them twice is exact; the question is how many there are."""
-    found = distinct_scenes("test", numpy_rng(0, "seven pairs"), 7, num_things=4)
-    return [Pair(render(s), describe(s), "How many objects are there?", "4", s) for s in found]
+    result = distinct_scenes("test", numpy_rng(0, "seven pairs"), 7, num_things=4)
+    return [Pair(render(s), describe(s), "How many objects are there?", "4", s) for s in result]

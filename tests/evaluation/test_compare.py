@@ -10,7 +10,7 @@ import pytest
 from latentbridge.errors import UserError
 from latentbridge.evaluation.compare import Difference, compare
 from latentbridge.evaluation.metrics import Score, average, share
-from latentbridge.evaluation.run import tabulate
+from latentbridge.evaluation.run import make_report
 from latentbridge.files import write_json
 
 
@@ -19,7 +19,7 @@ def right(metric: str, outcomes: str) -> Score:
 
 
 def store(folder: Path, rows: list[Score], name: str = "scores.json", **conditions: Any) -> Path:
-    write_json(folder / name, tabulate(rows, **{"world": "shapes", "size": 50, "seed": 1, **conditions}))
+    write_json(folder / name, make_report(rows, **{"world": "shapes", "size": 50, "seed": 1, **conditions}))
     return folder
 
 
@@ -36,8 +36,8 @@ def compared(folders: tuple[Path, Path], first: list[Score], second: list[Score]
 
 def test_the_same_scores_are_noise(folders: tuple[Path, Path]):
     rows = [right("questions", "0110100110011"), average("loopback", "drift", [0.5, 0.25], "cosine", "lower")]
-    found = compared(folders, rows, rows)
-    assert [(row.verdict, row.p, row.test) for row in found.values()] == [
+    result = compared(folders, rows, rows)
+    assert [(row.verdict, row.p, row.test) for row in result.values()] == [
         ("noise", 1.0, "McNemar"),
         ("noise", 1.0, "permutation"),
     ]
@@ -48,12 +48,12 @@ def test_items_are_compared_one_by_one(folders: tuple[Path, Path]):
     base, gained = "1" * 50 + "0" * 50, "1" * 60 + "0" * 40
     shuffled = "1" * 40 + "0" * 10 + "1" * 20 + "0" * 30
     assert compared(folders, [right("q", base)], [right("q", gained)])["q"].p == 2 / 2**10
-    found = compared(folders, [right("q", base)], [right("q", shuffled)])["q"]
-    assert found.verdict == "noise" and found.p == pytest.approx(0.0987, abs=1e-4)  # 10 against 20 of 30 coins
-    assert (found.before, found.after) == (0.5, 0.6)
+    result = compared(folders, [right("q", base)], [right("q", shuffled)])["q"]
+    assert result.verdict == "noise" and result.p == pytest.approx(0.0987, abs=1e-4)  # 10 against 20 of 30 coins
+    assert (result.before, result.after) == (0.5, 0.6)
 
 
-def test_better_and_worse_follow_the_measures_sense(folders: tuple[Path, Path]):
+def test_verdicts_follow_the_measures_direction(folders: tuple[Path, Path]):
     low, high = [0.1] * 11, [0.2] * 11
     first = [right("up", "0" * 11), right("down", "1" * 11), average("l", "drift", low, "cosine", "lower")]
     second = [right("up", "1" * 11), right("down", "0" * 11), average("l", "drift", high, "cosine", "lower")]
@@ -64,12 +64,12 @@ def test_better_and_worse_follow_the_measures_sense(folders: tuple[Path, Path]):
     }
 
 
-def test_many_measures_raise_the_bar(folders: tuple[Path, Path]):
+def test_many_measures_are_corrected_for(folders: tuple[Path, Path]):
     six = right("only", "0" * 6), right("only", "1" * 6)  # p = 1/32
     assert compared(folders, [six[0]], [six[1]])["only"].verdict == "better"
     same = right("same", "01")
-    found = compared(folders, [six[0], same], [six[1], same])
-    assert found["only"].p == 1 / 32 and found["only"].verdict == "noise"  # 2/32 among two
+    result = compared(folders, [six[0], same], [six[1], same])
+    assert result["only"].p == 1 / 32 and result["only"].verdict == "noise"  # 2/32 among two
 
 
 def test_scores_without_outcomes_are_compared_as_shares(folders: tuple[Path, Path]):
@@ -83,7 +83,7 @@ def old_row(metric: str, value: float, n: int) -> dict[str, Any]:
     return {"skill": "understand", "metric": metric, "value": value, "low": 0.0, "high": 1.0, "n": n}
 
 
-def test_every_report_that_both_have_is_read_also_in_a_runs_model_folder(folders: tuple[Path, Path]):
+def test_all_shared_reports_are_read_also_in_a_runs_model_folder(folders: tuple[Path, Path]):
     store(folders[0], [right("q", "01")])
     store(folders[1] / "model", [right("q", "01")])
     for folder in folders:
@@ -92,7 +92,7 @@ def test_every_report_that_both_have_is_read_also_in_a_runs_model_folder(folders
     assert [row.metric for row in compare(*folders)] == ["q", "gap"]
 
 
-def test_what_cannot_be_compared_is_refused_in_a_sentence(folders: tuple[Path, Path]):
+def test_incomparable_reports_raise_user_errors(folders: tuple[Path, Path]):
     first, second = folders
     with pytest.raises(UserError, match="There is no folder"):
         compare(first, second)

@@ -7,24 +7,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.evaluation.thinkers import Forgetful, Perfect, Stuck
+from tests.evaluation.fake_backbones import Forgetful, Perfect, Stuck
 
 from latentbridge.data.pairs import Pair, held_out_pairs
 from latentbridge.data.shapes.language import describe, parse_description
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Scene, distinct_scenes
-from latentbridge.evaluation.encoders import View, own_view
+from latentbridge.evaluation.encoders import ItemEncoder, model_encoder
 from latentbridge.evaluation.loopback import (
     Round,
+    detect_scene,
     facts_kept,
     half_life,
     loopback,
+    loopback_chain,
     measure_loopback,
     pair_cells,
-    pair_kept,
+    pair_facts_kept,
     round_cells,
-    shown_scene,
-    walk,
 )
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.pages.gallery import draw_sheet
@@ -39,9 +39,9 @@ def backbone(small_model: OmniBridge) -> OmniBridge:
 
 
 def scene() -> Scene:
-    found = parse_description("large red circle top left, small blue star bottom, on white")
-    assert found is not None
-    return found
+    result = parse_description("large red circle top left, small blue star bottom, on white")
+    assert result is not None
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,12 @@ def rounds(backbone: OmniBridge) -> list[Round]:
     return loopback(backbone, [render(scene())], rounds=2, seed=3)[0]
 
 
-# --- the walk ------------------------------------------------------------------------------------
+# --- the chain -----------------------------------------------------------------------------------
 
 
-def test_each_round_draws_the_words_for_the_picture_before(small_model: OmniBridge, rounds: list[Round]) -> None:
+def test_each_round_generates_from_the_caption_of_the_previous_picture(
+    small_model: OmniBridge, rounds: list[Round]
+) -> None:
     assert len(rounds) == 2
     assert rounds[0].words == small_model.understand(render(scene()))
     assert rounds[1].words == small_model.understand(rounds[0].picture)
@@ -61,16 +63,16 @@ def test_each_round_draws_the_words_for_the_picture_before(small_model: OmniBrid
     assert rounds[0].picture.shape == (64, 64, 3) and rounds[0].picture.dtype == np.uint8
 
 
-def test_likeness_is_the_cosine_of_what_the_model_sees(backbone: OmniBridge, rounds: list[Round]) -> None:
-    view = own_view(backbone)
-    origin, first, second = (view.read([p])[0] for p in (render(scene()), rounds[0].picture, rounds[1].picture))
+def test_similarity_is_the_cosine_of_the_models_latents(backbone: OmniBridge, rounds: list[Round]) -> None:
+    encoder = model_encoder(backbone)
+    origin, first, second = (encoder.encode([p])[0] for p in (render(scene()), rounds[0].picture, rounds[1].picture))
     # float32 sums in another batch shape
     assert rounds[1].to_origin == pytest.approx(float(second @ origin), abs=1e-5)
     assert rounds[1].to_previous == pytest.approx(float(second @ first), abs=1e-5)
     assert rounds[0].to_origin == rounds[0].to_previous
 
 
-def test_the_same_seed_walks_the_same_way_and_alone_as_among_others(backbone: OmniBridge, rounds: list[Round]) -> None:
+def test_chains_are_deterministic_and_independent_of_their_batch(backbone: OmniBridge, rounds: list[Round]) -> None:
     other = render(distinct_scenes("test", numpy_rng(1, "test loopback"), 1)[0])
     together = loopback(backbone, [other, render(scene())], rounds=1, seed=2)
     assert together[1][0].words == rounds[0].words
@@ -81,18 +83,18 @@ def test_the_same_seed_walks_the_same_way_and_alone_as_among_others(backbone: Om
 
 
 @pytest.mark.parametrize("name", ["small_model", "small_janus"])
-def test_any_backbone_walks_from_either_side(request: pytest.FixtureRequest, name: str) -> None:
-    found: Any = request.getfixturevalue(name)
-    backbone = found
+def test_chains_of_any_backbone_start_from_pictures_or_texts(request: pytest.FixtureRequest, name: str) -> None:
+    result: Any = request.getfixturevalue(name)
+    backbone = result
     pairs = held_out_pairs("shapes", 3, seed=0)
-    view = own_view(backbone)
+    encoder = model_encoder(backbone)
     for start, kinds in (("picture", [str, np.ndarray]), ("text", [np.ndarray, str])):
-        measured = measure_loopback(backbone, pairs, start, 2, [view], progress=False)
+        measured = measure_loopback(backbone, pairs, start, 2, [encoder], progress=False)
         assert [type(items[0]) for items in measured.hops] == kinds
         assert all(len(items) == 3 for items in measured.hops)
         assert all(np.isfinite([row.value, row.low, row.high]).all() for row in measured.rows)
-    (drawn,) = walk(backbone, [pair.text for pair in pairs], 1, seed=0)
-    again = [next(walk(backbone, [pair.text], 1, seed=i))[0] for i, pair in enumerate(pairs)]
+    (drawn,) = loopback_chain(backbone, [pair.text for pair in pairs], 1, seed=0)
+    again = [next(loopback_chain(backbone, [pair.text], 1, seed=i))[0] for i, pair in enumerate(pairs)]
     for one, other in zip(drawn, again, strict=True):
         assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
 
@@ -106,9 +108,9 @@ def test_no_pictures_and_no_rounds(backbone: OmniBridge) -> None:
 
 
 def by_metric(rows: list[Score]) -> dict[str, Score]:
-    found = {row.metric: row for row in rows}
-    assert len(found) == len(rows)
-    return found
+    result = {row.metric: row for row in rows}
+    assert len(result) == len(rows)
+    return result
 
 
 def external(pictures: Any) -> np.ndarray:
@@ -117,9 +119,9 @@ def external(pictures: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("start", ["picture", "text"])
-def test_a_perfect_backbone_keeps_everything_for_ever(seven_pairs: list[Pair], start: Any) -> None:
+def test_a_perfect_backbone_keeps_all_facts(seven_pairs: list[Pair], start: Any) -> None:
     backbone: Any = Perfect()
-    measured = measure_loopback(backbone, seven_pairs, start, 5, [own_view(backbone)], progress=False)
+    measured = measure_loopback(backbone, seven_pairs, start, 5, [model_encoder(backbone)], progress=False)
     rows = by_metric(measured.rows)
     assert len(rows) == 5 * 5
     for hop in range(1, 6):
@@ -133,9 +135,9 @@ def test_a_perfect_backbone_keeps_everything_for_ever(seven_pairs: list[Pair], s
     assert measured.half_life == {"facts kept": None, "origin found (own)": None}
 
 
-def test_a_forgetful_backbone_halves_the_facts_with_every_telling(seven_pairs: list[Pair]) -> None:
+def test_a_forgetful_backbone_halves_the_facts_with_each_caption(seven_pairs: list[Pair]) -> None:
     backbone: Any = Forgetful()
-    measured = measure_loopback(backbone, seven_pairs, "picture", 4, [own_view(backbone)], progress=False)
+    measured = measure_loopback(backbone, seven_pairs, "picture", 4, [model_encoder(backbone)], progress=False)
     rows = by_metric(measured.rows)
     kept = [rows[f"hop {hop}, {kind}: facts kept"] for hop, kind in enumerate(("text", "picture") * 2, start=1)]
     # of 4 things' 16 facts, background and count: 8 + 1, then 4 + 1
@@ -149,33 +151,33 @@ def test_a_forgetful_backbone_halves_the_facts_with_every_telling(seven_pairs: l
     assert rows["hop 3, text: step drift (own)"].value == pytest.approx(1 - (4 / 7) ** 0.5, abs=1e-4)
     assert rows["hop 4, picture: origin found (own)"].value == 1.0
 
-    words_first = measure_loopback(backbone, seven_pairs, "text", 2, [own_view(backbone)], progress=False)
+    words_first = measure_loopback(backbone, seven_pairs, "text", 2, [model_encoder(backbone)], progress=False)
     assert words_first.half_life["facts kept"] == pytest.approx(2.0)
 
 
-def test_a_backbone_that_always_draws_the_same_is_found_by_chance(seven_pairs: list[Pair]) -> None:
+def test_a_constant_generator_has_chance_retrieval(seven_pairs: list[Pair]) -> None:
     backbone: Any = Stuck()
-    views = [View("external", external), own_view(backbone)]
-    rows = by_metric(measure_loopback(backbone, seven_pairs, "text", 2, views, progress=False).rows)
+    encoders = [ItemEncoder("external", external), model_encoder(backbone)]
+    rows = by_metric(measure_loopback(backbone, seven_pairs, "text", 2, encoders, progress=False).rows)
     for name in ("external", "own"):
-        found = rows[f"hop 1, picture: origin found ({name})"]
-        assert found.value == pytest.approx(1 / 7) and found.note == "chance 14.3%"
+        result = rows[f"hop 1, picture: origin found ({name})"]
+        assert result.value == pytest.approx(1 / 7) and result.note == "chance 14.3%"
         assert rows[f"hop 1, picture: paired minus shuffled ({name})"].value == pytest.approx(0, abs=1e-5)
     assert "hop 2, text: origin found (own)" in rows
-    assert not any("hop 2" in metric and "external" in metric for metric in rows), "external views read no texts"
+    assert not any("hop 2" in metric and "external" in metric for metric in rows), "external encoders take no texts"
 
 
 def test_pairs_without_scenes_are_measured_without_facts(seven_pairs: list[Pair]) -> None:
     backbone: Any = Perfect()
     plain = [Pair(pair.picture, pair.text) for pair in seven_pairs]
-    measured = measure_loopback(backbone, plain, "picture", 1, [own_view(backbone)], progress=False)
+    measured = measure_loopback(backbone, plain, "picture", 1, [model_encoder(backbone)], progress=False)
     assert len(measured.rows) == 4 and measured.half_life == {"origin found (own)": None}
 
 
 # --- facts ---------------------------------------------------------------------------------------
 
 
-def test_facts_are_counted_only_where_the_origin_is_a_scene(backbone: OmniBridge, rounds: list[Round]) -> None:
+def test_facts_are_counted_only_if_the_origin_is_a_scene(backbone: OmniBridge, rounds: list[Round]) -> None:
     assert all(each.words_kept is not None and each.picture_kept is not None for each in rounds)
     assert rounds[0].words_kept == 0  # a random model says nothing that parses
     noise = numpy_rng(0, "test loopback noise").integers(0, 255, (64, 64, 3)).astype(np.uint8)
@@ -190,7 +192,7 @@ def test_facts_are_read_in_pictures_of_any_size() -> None:
     assert facts_kept(describe(scene()).replace("red", "green"), scene()) == pytest.approx(9 / 10)
 
 
-def test_of_a_drawing_words_keep_label_and_background_and_pictures_tell_nothing() -> None:
+def test_facts_of_drawings_are_label_and_background_in_words_only() -> None:
     pair = Pair(render(scene()), "hot dog, a simple icon, on sky", drawing=("hot dog", "sky"))
     said = {
         "hot dog, a 3d render, on sky": 1,
@@ -198,19 +200,19 @@ def test_of_a_drawing_words_keep_label_and_background_and_pictures_tell_nothing(
         "hot dog center, on sky": 0,
         "sky": 0,
     }
-    assert {text: pair_kept(text, pair) for text in said} == said
-    assert pair_kept(pair.picture, pair) is None
-    assert pair_kept(pair.text, replace(pair, drawing=None)) is None
+    assert {text: pair_facts_kept(text, pair) for text in said} == said
+    assert pair_facts_kept(pair.picture, pair) is None
+    assert pair_facts_kept(pair.text, replace(pair, drawing=None)) is None
 
 
-def test_shown_scene_tells_renderings_from_other_pictures() -> None:
+def test_detect_scene_rejects_pictures_that_are_no_renderings() -> None:
     for expected in distinct_scenes("test", numpy_rng(2, "test shown"), 20):
-        assert shown_scene(render(expected)) == expected
+        assert detect_scene(render(expected)) == expected
     picture = render(scene())
-    assert shown_scene(picture[:32]) is None
-    assert shown_scene(np.full_like(picture, 250)) is None  # a ground without things says nothing
+    assert detect_scene(picture[:32]) is None
+    assert detect_scene(np.full_like(picture, 250)) is None  # a ground without things says nothing
     picture[40:60, 40:60] = 128
-    assert shown_scene(picture) is None
+    assert detect_scene(picture) is None
 
 
 def test_half_life_by_hand() -> None:
@@ -224,7 +226,7 @@ def test_half_life_by_hand() -> None:
 # --- galleries -----------------------------------------------------------------------------------
 
 
-def test_the_sheet_holds_every_picture_enlarged(rounds: list[Round]) -> None:
+def test_the_sheet_has_each_picture_enlarged(rounds: list[Round]) -> None:
     sheet = np.asarray(draw_sheet([round_cells(render(scene()), rounds)]))
     assert (sheet[12 : 12 + 192 : 3, 12 : 12 + 192 : 3] == render(scene())).all()
     left = 12 + 2 * (192 + 12)
@@ -240,7 +242,7 @@ def test_small_and_large_pictures_share_a_sheet() -> None:
         assert (sheet[top : top + 192, 12 : 12 + 192] == 9).all()
 
 
-def test_galleries_show_each_drawing_with_the_words_it_was_drawn_from(seven_pairs: list[Pair]) -> None:
+def test_galleries_show_each_generated_picture_with_its_prompt(seven_pairs: list[Pair]) -> None:
     backbone: Any = Forgetful()
     for start, hops, notes in (("picture", 5, ["hop 2", "hop 4"]), ("text", 4, ["hop 1", "hop 3"])):
         measured = measure_loopback(backbone, seven_pairs, start, hops, [], progress=False)

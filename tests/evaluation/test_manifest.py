@@ -44,15 +44,15 @@ def test_equal_texts_and_one_picture_on_several_lines_are_no_negatives(folder: P
     assert recall_at_1(images, words, positive.T) == [True, True, False]
 
 
-def test_one_picture_in_three_lines_is_found_by_each(folder: Path, small_model):
+def test_one_picture_on_three_lines_is_retrieved_by_each(folder: Path, small_model):
     scores = score_manifest(small_model, write(folder, *({"image": "a.png", "texts": [f"t{i}"]} for i in range(3))))
-    found = {score.metric: score for score in scores}
-    assert (found["text to picture R@1"].value, found["text to picture R@1"].n) == (1.0, 3)
-    assert (found["picture to text R@1"].value, found["picture to text R@1"].n) == (1.0, 1)
-    assert found["picture to text R@1"].note == "3 different texts, 1 different pictures; 3 of 3 test lines"
+    result = {score.metric: score for score in scores}
+    assert (result["text to picture R@1"].value, result["text to picture R@1"].n) == (1.0, 3)
+    assert (result["picture to text R@1"].value, result["picture to text R@1"].n) == (1.0, 1)
+    assert result["picture to text R@1"].note == "3 different texts, 1 different pictures; 3 of 3 test lines"
 
 
-def test_size_takes_its_share_of_the_lines_the_same_ones_each_time(folder: Path, small_model):
+def test_size_samples_a_deterministic_share_of_the_lines(folder: Path, small_model):
     lines = [{"image": "a.png", "question": f"{number}?", "answer": "x"} for number in range(10)]
     path = write(folder, *lines)
     (score,) = score_manifest(small_model, path, size=30)
@@ -66,7 +66,7 @@ def test_size_takes_its_share_of_the_lines_the_same_ones_each_time(folder: Path,
         score_manifest(small_model, path, size=101)
 
 
-def test_edits_are_held_against_their_target(folder: Path, small_model):
+def test_edits_are_compared_with_their_target(folder: Path, small_model):
     edit = {"instruction": "lighten", "target": "b.png"}
     nearer, distance = score_manifest(small_model, write(folder, {"image": "a.png", "edit": edit}))
     assert (nearer.n, distance.n, distance.better) == (1, 1, "lower")

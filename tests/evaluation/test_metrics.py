@@ -34,7 +34,7 @@ def test_scores_in_words():
     assert (format_score(0.5, "cosine"), format_score(1.25, "nats")) == ("0.500", "1.250")
 
 
-def test_recall_looks_at_the_nearest_target_only():
+def test_recall_uses_the_nearest_target_only():
     targets = np.eye(3)
     queries = np.array([[0.9, 0.1, 0], [0.1, 0.9, 0], [0, 0.9, 0.1]])
     positive = np.array([[True, False, False], [False, False, True], [True, True, False]])

@@ -44,7 +44,7 @@ def few_and_one_thread(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("kind", ["omnibridge", *CONFIGS])
-def test_a_sampled_run_ends_as_one_that_nobody_looks_at(small_config: ModelConfig, tmp_path: Path, kind: str) -> None:
+def test_sampling_does_not_change_a_run(small_config: ModelConfig, tmp_path: Path, kind: str) -> None:
     config = replace(SMALL, model=small_config) if kind == "omnibridge" else replace(SMALL, model=CONFIGS[kind])
     observer = Samples(config, every=2)
     observer.draws = True  # a decoder of random weights draws, too
@@ -64,17 +64,19 @@ def test_a_sampled_run_ends_as_one_that_nobody_looks_at(small_config: ModelConfi
     assert (sheets[0] != sheets[1]).any(), "one step later the same noise becomes another drawing"
 
 
-def test_the_same_weights_are_drawn_alike(small_model, small_config: ModelConfig, tmp_path: Path) -> None:
+def test_equal_weights_give_equal_samples(small_model, small_config: ModelConfig, tmp_path: Path) -> None:
     config = replace(SMALL, model=small_config, stage=AlignConfig(), init=(("decoder.", "x"),))
     observer = Samples(config, every=5)
-    observer.begin(tmp_path, config)
-    assert not observer.looks(4)
-    assert observer.look(small_model, 5) == observer.look(small_model, 3)  # the last of the run is sampled, too
+    observer.on_train_begin(tmp_path, config)
+    assert not observer.should_evaluate(4)
+    assert observer.on_evaluate(small_model, 5) == observer.on_evaluate(
+        small_model, 3
+    )  # the last of the run is sampled, too
     sheets = [path.read_bytes() for path in RunFolder(tmp_path).samples().values()]
     assert sheets[0] == sheets[1]
 
 
-def test_what_a_run_can_show() -> None:
+def test_a_run_samples_only_skills_it_has() -> None:
     can = {
         name: Samples(recipe(name), 1) for name in ("pretrain-decoder", "sft", "align", "post-sft", "pretrain-bagel")
     }

@@ -55,20 +55,20 @@ def test_every_skill_is_scored_with_its_interval(scores: dict):
     assert {row["aim"] for (_, metric), row in rows.items() if "test_pairs" in metric} == {None}
 
 
-def test_a_random_model_is_right_about_nothing_it_must_say(scores: dict):
+def test_a_random_model_has_no_right_replies(scores: dict):
     said = [row for row in scores["rows"] if row["skill"] == "understand" or "mean of six" in row["metric"]]
     assert {row["value"] for row in said} == {0.0}
 
 
-def test_scores_name_their_conditions(scores: dict):
+def test_scores_store_their_conditions(scores: dict):
     assert (scores["world"], scores["size"], scores["seed"]) == ("shapes", 2, 5)
     assert f"{torch.get_num_threads()} CPU threads" in scores["hardware"]
 
 
-def test_samples_depend_on_the_seed_alone(small_model: OmniBridge):
+def test_samples_depend_on_the_seed_only(small_model: OmniBridge):
     def metrics(seed: int) -> list[dict]:
-        found = [*score_captions(small_model, "test", 3, seed), *score_questions(small_model, "test", 1, seed, False)]
-        return [score.to_dict() for score in found]
+        result = [*score_captions(small_model, "test", 3, seed), *score_questions(small_model, "test", 1, seed, False)]
+        return [score.to_dict() for score in result]
 
     first = metrics(1)
     np.random.default_rng().random()

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.evaluation.thinkers import Clumsy, Perfect, Stuck
+from tests.evaluation.fake_backbones import Clumsy, Perfect, Stuck
 
 from latentbridge.data.shapes.language import QUESTION_KINDS, describe
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Score
 from latentbridge.evaluation.run import evaluate
-from latentbridge.evaluation.skills import score_descriptions_drawn, score_own_retrieval, skill_jobs
+from latentbridge.evaluation.skills import score_descriptions_drawn, score_latent_retrieval, skill_jobs
 from latentbridge.rng import numpy_rng
 
 COUNT = 13
@@ -22,7 +22,7 @@ def drawn(backbone: Any) -> tuple[Score, Score]:
     return facts, exact
 
 
-def test_who_draws_all_is_exact_and_who_draws_half_is_not():
+def test_complete_generation_is_exact_and_partial_is_not():
     facts, exact = drawn(Perfect())
     assert facts.value == exact.value == 1 and facts.n == exact.n == COUNT
     scenes = distinct_scenes("test", numpy_rng(5, "descriptions drawn test"), COUNT)
@@ -48,20 +48,20 @@ def test_every_drawing_has_its_own_description_and_seed():
     assert asked == [(describe(scene), 5 + i) for i, scene in enumerate(scenes)]
 
 
-def test_who_sees_what_is_said_finds_it():
-    for score in score_own_retrieval(Perfect(), "test", COUNT, seed=5):  # pyright: ignore[reportArgumentType]
+def test_aligned_latents_give_full_recall():
+    for score in score_latent_retrieval(Perfect(), "test", COUNT, seed=5):  # pyright: ignore[reportArgumentType]
         assert score.value == 1 and score.n == COUNT
 
     class Blind(Perfect):
         def und_latent(self, items):
-            found = super().und_latent(items)
-            return found if isinstance(items[0], str) else found[:1].expand_as(found)
+            result = super().und_latent(items)
+            return result if isinstance(items[0], str) else result[:1].expand_as(result)
 
-    for score in score_own_retrieval(Blind(), "test", COUNT, seed=5):  # pyright: ignore[reportArgumentType]
+    for score in score_latent_retrieval(Blind(), "test", COUNT, seed=5):  # pyright: ignore[reportArgumentType]
         assert score.outcomes.count("1") == 1, "one of all finds itself"
 
 
-def test_questions_have_the_rows_of_an_omnibridge():
+def test_question_rows_equal_those_of_an_omnibridge():
     class Agreeable(Perfect):
         def understand(self, pictures, questions):
             return ["yes"] * len(pictures)
@@ -74,11 +74,11 @@ def test_questions_have_the_rows_of_an_omnibridge():
     assert overall.value == pytest.approx(sum(values.values()) / len(QUESTION_KINDS))
 
 
-def test_eval_scores_a_backbone_that_is_no_omnibridge(small_harmon, tmp_path: Path):
-    found = evaluate(small_harmon, "shapes", size=1, progress=False)
-    skills = [row["skill"] for row in found["rows"]]
+def test_eval_scores_other_backbones(small_harmon, tmp_path: Path):
+    result = evaluate(small_harmon, "shapes", size=1, progress=False)
+    skills = [row["skill"] for row in result["rows"]]
     assert skills == ["understand"] * (1 + len(QUESTION_KINDS)) + ["draw"] * 2 + ["find"] * 2
-    assert found == evaluate(small_harmon, "shapes", size=1, progress=False)
+    assert result == evaluate(small_harmon, "shapes", size=1, progress=False)
     for world in ("drawings", tmp_path / "own.jsonl"):
         with pytest.raises(UserError, match="Only an OmniBridge is scored on"):
             evaluate(small_harmon, world, progress=False)  # pyright: ignore[reportArgumentType]

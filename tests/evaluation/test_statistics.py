@@ -31,7 +31,7 @@ def test_wilson_intervals_by_hand(right: int, n: int, expected: tuple[float, flo
     assert wilson_interval(right, n) == pytest.approx(expected, abs=5e-5)  # four published digits
 
 
-def test_a_bootstrap_interval_is_that_of_the_mean_and_the_same_each_time():
+def test_a_bootstrap_interval_is_deterministic():
     values = numpy_rng(0, "test bootstrap").normal(3.0, 2.0, 101)
     low, high = bootstrap_interval(values.tolist())
     assert (low, high) == bootstrap_interval(values.tolist())

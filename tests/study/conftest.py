@@ -1,4 +1,4 @@
-"""Studies whose runs are written by hand: folders that tell what trained and measured models would."""
+"""Toy studies with handwritten run folders."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from latentbridge import recipes
 from latentbridge.config import ModelConfig, PostTrainSftConfig, RunConfig, to_dict
 from latentbridge.evaluation.metrics import average, share
-from latentbridge.evaluation.run import tabulate
+from latentbridge.evaluation.run import make_report
 from latentbridge.files import write_json
 from latentbridge.run_folder import RunFolder
-from latentbridge.studies import Arm, Measuring, Study
+from latentbridge.studies import Arm, MeasurementConfig, Study
 from latentbridge.study.documents import CONSISTENCY, LOOPBACK, SCORES, conditions
-from latentbridge.study.plan import STARTS, Run, start_digests, weights_digest
+from latentbridge.study.plan import STARTS, Run, prerequisite_digests, weights_digest
 
 Finish = Callable[..., None]
 
@@ -43,7 +43,7 @@ def toy(small_config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> Study:
         arms=(Arm("sft", "toy-sft"), Arm("burst", "toy-sft", ("optim.lr=1e30", "optim.muon_lr=1e30"))),
         focus="sft",
         seeds=(0, 1),
-        measuring=Measuring(worlds=("shapes",), size=1, pairs=5, hops=2),
+        measuring=MeasurementConfig(worlds=("shapes",), size=1, pairs=5, hops=2),
     )
 
 
@@ -57,7 +57,7 @@ def finish(tmp_path: Path, toy: Study) -> Finish:
         (RunFolder(folder).model / "model.safetensors").write_bytes(weights + run.name.encode())
         if run.config and not run.is_base:
             write_json(folder / "config.json", to_dict(run.config))
-            write_json(folder / STARTS, start_digests(run, tmp_path))
+            write_json(folder / STARTS, prerequisite_digests(run, tmp_path))
             write_json(RunFolder(folder).size, {"moving": 4321, "peak_mib": 1300 + run.config.seed})
         RunFolder(folder).log({"step": 1, "seconds": 900.0, "reply tokens": 17.0})
         RunFolder(folder).log(
@@ -81,6 +81,6 @@ def finish(tmp_path: Path, toy: Study) -> Finish:
         }
         for report, scores in rows.items():
             made = conditions(report, toy.measuring, weights_digest(run.name, tmp_path))
-            write_json(folder / "shapes" / report, {**made, "seconds": 60.0, **tabulate(scores, world="shapes")})
+            write_json(folder / "shapes" / report, {**made, "seconds": 60.0, **make_report(scores, world="shapes")})
 
     return write

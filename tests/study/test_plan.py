@@ -1,4 +1,4 @@
-"""What there is to do, what is there already, and how long the rest takes."""
+"""Plans of studies: runs, progress and the time left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from latentbridge.errors import UserError
 from latentbridge.files import write_json
 from latentbridge.run_folder import RunFolder
 from latentbridge.studies import ABLATIONS, LORA, METHODS, Arm, Study
-from latentbridge.study.plan import FAILURE, arm_run, arms_by_base, base_run, estimate, planned_runs, standing
+from latentbridge.study.plan import FAILURE, arm_run, arms_by_base, base_run, estimate, planned_runs, run_status
 
 
 def test_every_seed_of_every_method_starts_from_the_shipped_model() -> None:
@@ -48,11 +48,11 @@ def test_adapters_and_full_fine_tuning_differ_in_rank_and_rate_alone() -> None:
     assert alike == 4 * [full]
 
 
-def test_one_arm_brings_what_it_starts_from(toy: Study) -> None:
+def test_one_arm_includes_its_prerequisites(toy: Study) -> None:
     assert planned_runs(toy, "sft") == [base_run("toy-base"), *(arm_run(toy.arms[0], seed) for seed in (0, 1))]
 
 
-def test_a_teacher_of_our_own_is_trained_first(toy: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trained_teacher_comes_first(toy: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.RECIPES, "scene-teacher", replace(recipes.RECIPES["toy-base"], name="scene-teacher"))
     umm = replace(recipes.RECIPES["toy-sft"], name="toy-umm", stage=LatentUMMConfig(items=5))
     monkeypatch.setitem(recipes.RECIPES, "toy-umm", umm)
@@ -61,24 +61,24 @@ def test_a_teacher_of_our_own_is_trained_first(toy: Study, monkeypatch: pytest.M
     assert names[:4] == ["toy-base", "toy-sft_seed=0", "scene-teacher", "toy-umm_teacher=scene_seed=0"]
 
 
-def test_a_finished_run_is_left_alone(tmp_path: Path, toy: Study, finish: Any) -> None:
+def test_a_finished_run_is_not_repeated(tmp_path: Path, toy: Study, finish: Any) -> None:
     run = arm_run(toy.arms[0], 0)
     finish(base_run("toy-base"), [True], [0.5])
-    before = standing(run, tmp_path, toy.measuring)
+    before = run_status(run, tmp_path, toy.measuring)
     assert (before.trained, before.steps_left, len(before.missing), before.finished) == (False, 2, 3, False)
     finish(run, [True], [0.5])
-    assert standing(run, tmp_path, toy.measuring).finished
+    assert run_status(run, tmp_path, toy.measuring).finished
     # of another size only loopback and consistency are to be made again
-    other = standing(run, tmp_path, replace(toy.measuring, pairs=7))
+    other = run_status(run, tmp_path, replace(toy.measuring, pairs=7))
     assert other.missing == (("shapes", "consistency.json"), ("shapes", "loopback.json"))
     (RunFolder(tmp_path / run.name).model / "model.safetensors").write_bytes(b"trained anew")
-    assert len(standing(run, tmp_path, toy.measuring).missing) == 3
+    assert len(run_status(run, tmp_path, toy.measuring).missing) == 3
 
 
-def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path, toy: Study) -> None:
+def test_a_run_resumes_from_its_checkpoint(tmp_path: Path, toy: Study) -> None:
     run = arm_run(toy.arms[0], 0)
     write_json(RunFolder(tmp_path / run.name).checkpoint(1) / "state.json", {"step": 1})
-    assert standing(run, tmp_path, toy.measuring).steps_left == 1
+    assert run_status(run, tmp_path, toy.measuring).steps_left == 1
 
 
 def test_trainings_by_other_settings_or_from_other_weights_are_refused(tmp_path: Path, toy: Study, finish: Any) -> None:
@@ -87,28 +87,28 @@ def test_trainings_by_other_settings_or_from_other_weights_are_refused(tmp_path:
     finish(run, [True], [0.5])
     renamed = replace(run, overrides=("seed=0", "batch_size=3"))
     with pytest.raises(UserError, match="trained with other settings.*--out"):
-        standing(renamed, tmp_path, toy.measuring)
+        run_status(renamed, tmp_path, toy.measuring)
     finish(base_run("toy-base"), [True], [0.5], weights=b"others")
     with pytest.raises(UserError, match="started from other weights than toy-base"):
-        standing(run, tmp_path, toy.measuring)
+        run_status(run, tmp_path, toy.measuring)
 
 
 def test_a_run_that_failed_is_finished(tmp_path: Path, toy: Study) -> None:
     run = arm_run(toy.arms[1], 0)
     write_json(tmp_path / run.name / FAILURE, {"reason": "it burst"})
-    found = standing(run, tmp_path, toy.measuring)
-    assert found.finished and found.failure == "it burst"
+    result = run_status(run, tmp_path, toy.measuring)
+    assert result.finished and result.failure == "it burst"
 
 
-def test_the_hours_left_are_those_of_runs_like_them(tmp_path: Path, toy: Study, finish: Any) -> None:
+def test_the_time_left_is_estimated_from_similar_runs(tmp_path: Path, toy: Study, finish: Any) -> None:
     base = base_run("toy-base")
     sft, burst = (arm_run(arm, 0) for arm in toy.arms)
     strange = arm_run(Arm("other", "post-sft"), 0)
     finish(base, [True], [0.5])
     finish(sft, [True], [0.5])
-    standings = [standing(run, tmp_path, toy.measuring) for run in (base, sft, burst, strange)]
+    statuses = [run_status(run, tmp_path, toy.measuring) for run in (base, sft, burst, strange)]
     # two steps in half an hour, three reports of a minute each; of post-sft only the reports are known
-    found = estimate(standings)
-    assert found.hours == pytest.approx(0.5 + 2 * 3 / 60) and found.unknown == 1
-    assert found.words(2).startswith("At least 0.3 hours with 2 at a time")
-    assert estimate(standings[:2]).hours == 0
+    result = estimate(statuses)
+    assert result.hours == pytest.approx(0.5 + 2 * 3 / 60) and result.unknown == 1
+    assert result.describe(2).startswith("At least 0.3 hours with 2 at a time")
+    assert estimate(statuses[:2]).hours == 0

@@ -1,4 +1,4 @@
-"""From folders to the page: whole studies on invented scores, worked by hand."""
+"""Results pages of studies with invented scores, computed by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from latentbridge.files import write_json
 from latentbridge.studies import Study
 from latentbridge.study.plan import FAILURE, arm_run, base_run
 from latentbridge.study.results import render, write_results
-from latentbridge.study.table import tabulate_study
+from latentbridge.study.table import study_document
 
 LOW, HIGH = [False] * 13, [True] * 13
 
@@ -24,9 +24,9 @@ def document(tmp_path: Path, toy: Study, finish: Any) -> dict[str, Any]:
     finish(arm_run(toy.arms[0], 0), HIGH, [0.5] * 13)
     finish(arm_run(toy.arms[0], 1), [True] * 6 + [False] * 7, [0.75] * 13)
     write_json(tmp_path / arm_run(toy.arms[1], 0).name / FAILURE, {"reason": "it burst."})
-    found = tabulate_study(toy, tmp_path)
-    assert found is not None
-    return found
+    result = study_document(toy, tmp_path)
+    assert result is not None
+    return result
 
 
 def test_a_study_is_tabulated(document: dict[str, Any]) -> None:
@@ -52,19 +52,19 @@ def test_a_study_is_tabulated(document: dict[str, Any]) -> None:
 def test_arms_that_do_not_differ_are_noise_against_the_focus(tmp_path: Path, toy: Study, finish: Any) -> None:
     for run in (base_run("toy-base"), *(arm_run(arm, seed) for arm in toy.arms for seed in toy.seeds)):
         finish(run, HIGH, [0.5] * 13)
-    document = tabulate_study(toy, tmp_path)
+    document = study_document(toy, tmp_path)
     assert document is not None
     against = document["groups"][0]["against"]
     assert [row["measure"] for row in against] == ["shapes: facts kept, hop 2", "shapes: flip rate"]
     assert all((row["arm"], row["p"], row["verdict"]) == ("burst", 1.0, "noise") for row in against)
 
 
-def test_nothing_is_told_before_the_base_is_measured(tmp_path: Path, toy: Study, finish: Any) -> None:
+def test_there_are_no_results_before_the_base_is_measured(tmp_path: Path, toy: Study, finish: Any) -> None:
     finish(arm_run(toy.arms[0], 0), HIGH, [0.5] * 13)
-    assert tabulate_study(toy, tmp_path) is None
+    assert study_document(toy, tmp_path) is None
 
 
-def test_the_page_tells_failures_and_keeps_other_studies(tmp_path: Path, document: dict[str, Any]) -> None:
+def test_the_page_lists_failures_and_keeps_other_studies(tmp_path: Path, document: dict[str, Any]) -> None:
     page = tmp_path / "docs" / "results.md"
     write_results({**document, "name": "methods", "title": "Kept as it is"}, page)
     write_results(document, page)
@@ -73,7 +73,7 @@ def test_the_page_tells_failures_and_keeps_other_studies(tmp_path: Path, documen
     assert "toy-sft_optim.lr=1e30_optim.muon_lr=1e30_seed=0 failed: it burst." in text
     assert "- burst: 1 of 2 runs are not finished" in text
     assert "| sft | 2 | 73.1 ▲ |" in text and "| toy-base |  | 0.0 |" in text
-    assert "- sft: `toy-sft`; 4,321 parameters move, the process held at most 1,301 MiB\n" in text
+    assert "- sft: `toy-sft`; 4,321 trainable parameters, peak memory 1,301 MiB\n" in text
     assert "`latentbridge study toy`" in text
     assert "![reply tokens, step by step](results/toy_toy-base_reply_tokens.svg)" in text
     assert (

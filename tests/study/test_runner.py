@@ -1,4 +1,4 @@
-"""A study as a user meets it: processes beside each other, what is said, and what a second call does."""
+"""Execution of studies: parallel processes, messages and resuming."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from latentbridge.processes import start_process
-from latentbridge.studies import Arm, Measuring, Study
-from latentbridge.study.child_process import work
+from latentbridge.studies import Arm, MeasurementConfig, Study
+from latentbridge.study.child_process import run_in_child
 from latentbridge.study.runner import run_study
 
 SMALL = ("steps=2", "batch_size=2", "stage.items=5", 'stage.sources=[["shapes",1]]', "log_every=1")
@@ -26,35 +26,35 @@ STUDY = Study(
     ),
     focus="sft",
     seeds=(0,),
-    measuring=Measuring(worlds=("shapes",), size=1, pairs=2, hops=2),
+    measuring=MeasurementConfig(worlds=("shapes",), size=1, pairs=2, hops=2),
 )
 
 
-def test_a_process_calls_a_function_and_keeps_what_it_says(tmp_path: Path) -> None:
+def test_a_process_calls_a_function_and_logs_its_output(tmp_path: Path) -> None:
     log = tmp_path / "new" / "log.txt"
     codes = [start_process(print, "a", {"b": [1, None]}, threads=1, log=log).wait() for _ in range(2)]
     assert codes == [0, 0] and log.read_text() == "a {'b': [1, None]}\n" * 2
     assert start_process(json.loads, "{", log=log).wait() == 1
 
 
-def test_a_mistake_in_a_process_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_in_a_process_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        work(("post-none", "post-none", (), False), str(tmp_path), None)
+        run_in_child(("post-none", "post-none", (), False), str(tmp_path), None)
     assert ended.value.code == 2 and capsys.readouterr().out.startswith("error: Unknown recipe 'post-none'")
 
 
-def test_a_plan_says_what_there_is_to_do_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_only_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_study(STUDY, tmp_path / "runs", tmp_path / "results.md", plan=True) is None
     said = capsys.readouterr().err.splitlines()
     assert said[0].split() == ["tiny", "3", "reports", "to", "measure"] and said[1].endswith(
         " 2 steps to train, 3 reports to measure"
     )
-    assert said[-1] == "3 of 3 runs are left. How long it takes is not known before the first runs have ended."
+    assert said[-1] == "3 of 3 runs are left. The time left is unknown until the first runs have finished."
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_study_runs_is_interrupted_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_resumes_after_an_interruption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, page = tmp_path / "runs", tmp_path / "docs" / "results.md"
     threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(KeyboardInterrupt):
@@ -67,4 +67,4 @@ def test_a_study_runs_is_interrupted_and_goes_on(tmp_path: Path, capsys: pytest.
     first = page.read_bytes()
     assert run_study(STUDY, out, page) == page and page.read_bytes() == first
     again = capsys.readouterr().err
-    assert "begins" not in again and "failed: The loss" in again, again
+    assert " starts; " not in again and "failed: The loss" in again, again

@@ -36,9 +36,9 @@ def track(name: str, folder: Path, steps: range) -> None:
     """Track some steps in one process of a run."""
     run = RunFolder(folder)
     with Tracker(name) as tracker:
-        tracker.begin(folder, CONFIG)
+        tracker.on_train_begin(folder, CONFIG)
         for step in steps:
-            tracker.note(log(run, step))
+            tracker.on_log(log(run, step))
 
 
 def track_with_resume(name: str, folder: Path) -> None:
@@ -82,8 +82,8 @@ def test_every_record_is_logged_once_and_a_resume_keeps_the_id(tmp_path: Path, m
 def test_strings_are_not_sent_to_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(trackers.TRACKERS, "fake", ("json", FakeBackend))
     with Tracker("fake") as tracker:
-        tracker.begin(tmp_path, CONFIG)
-        tracker.note({"step": 1, "seconds": 2.0, "loss": 1.0, "why": "because"})
+        tracker.on_train_begin(tmp_path, CONFIG)
+        tracker.on_log({"step": 1, "seconds": 2.0, "loss": 1.0, "why": "because"})
 
 
 def test_an_unknown_tracker_and_a_missing_library_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from latentbridge.cli.output import output_scores, print_json, print_scores, pri
 from latentbridge.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from latentbridge.evaluation.encoders import View
+    from latentbridge.evaluation.encoders import ItemEncoder
     from latentbridge.evaluation.loopback import Start
 
 Encoder = Annotated[
@@ -261,12 +261,12 @@ def _check_options(world: str, size: int, least_size: int, seed: int, out: Path 
         check_out(out, (".json",))
 
 
-def _load_view(encoder: str, num_pictures: int) -> View:
+def _load_view(encoder: str, num_pictures: int) -> ItemEncoder:
     """Load an external encoder, and print the cost of embedding the pictures."""
-    from latentbridge.evaluation.encoders import external_view
+    from latentbridge.evaluation.encoders import external_encoder
     from latentbridge.models.teachers import load_teacher
 
     teacher = load_teacher(encoder)
     if cost := teacher.cost(num_pictures, []):
         print(cost, file=sys.stderr)
-    return external_view(encoder.partition(":")[0], teacher)
+    return external_encoder(encoder.partition(":")[0], teacher)

@@ -158,10 +158,10 @@ def _write_results(index: Index, hits: list[Hit], title: str, out: Path) -> None
     ids = [hit.id for hit in hits]
     thumbnails = item_thumbnails(index, ids, index.metadata(ids), _THUMBNAIL_PX)
     if out.suffix.lower() == _PAGE_SUFFIX:
-        from latentbridge.evaluation.pages.page import Section, show_figure, write_page
+        from latentbridge.evaluation.pages.page import Section, figure_html, write_page
 
         captions = (f"{hit.score:.3f}  {hit.id}" for hit in hits)
-        body = f'<div class="cards narrow">{"".join(map(show_figure, thumbnails, captions))}</div>'
+        body = f'<div class="cards narrow">{"".join(map(figure_html, thumbnails, captions))}</div>'
         write_page(out, title, f"{len(hits)} results, best first", [Section("results", "Results", "", body)])
         return
     if not thumbnails:

@@ -1,4 +1,4 @@
-"""Loopback and consistency of a model on held-out pairs, each as a document of scores that names its own conditions."""
+"""Reports of loopback and consistency on held-out pairs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from latentbridge.data.pairs import Pair
 from latentbridge.evaluation.consistency import measure_consistency
-from latentbridge.evaluation.encoders import View, own_view
+from latentbridge.evaluation.encoders import ItemEncoder, model_encoder
 from latentbridge.evaluation.loopback import Loopback, Start, measure_loopback
-from latentbridge.evaluation.run import tabulate
+from latentbridge.evaluation.run import make_report
 from latentbridge.models.trainable import TrainableModel
 
 
 def evaluate_loopback(
     backbone: TrainableModel,
     pairs: Sequence[Pair],
-    judge: View,
+    external: ItemEncoder,
     *,
     hops: int,
     seed: int,
@@ -24,29 +24,29 @@ def evaluate_loopback(
     progress: bool = True,
     **conditions: Any,
 ) -> tuple[dict[str, Any], list[Loopback]]:
-    """The document, and the walks it tells of; `conditions` are told in it beside what is asked for here."""
-    views = [judge, own_view(backbone)]
-    measured = [measure_loopback(backbone, pairs, start, hops, views, seed, progress) for start in starts]
-    document = tabulate(
-        [row for each in measured for row in each.rows],
+    """Return the report and the chains it is about; `conditions` are stored in it beside the arguments."""
+    encoders = [external, model_encoder(backbone)]
+    results = [measure_loopback(backbone, pairs, start, hops, encoders, seed, progress) for start in starts]
+    report = make_report(
+        [row for result in results for row in result.rows],
         **conditions,
         size=len(pairs),
         seed=seed,
         hops=hops,
-        half_life={f"{each.start} first": each.half_life for each in measured},
+        half_life={f"{result.start} first": result.half_life for result in results},
     )
-    return document, measured
+    return report, results
 
 
 def evaluate_consistency(
     backbone: TrainableModel,
     pairs: Sequence[Pair],
-    judge: View,
+    external: ItemEncoder,
     *,
     seed: int,
     progress: bool = True,
     **conditions: Any,
 ) -> dict[str, Any]:
-    """The document; `conditions` are told in it beside what is asked for here."""
-    rows = measure_consistency(backbone, pairs, [judge, own_view(backbone)], seed, progress)
-    return tabulate(rows, **conditions, size=len(pairs), seed=seed)
+    """Return the report; `conditions` are stored in it beside the arguments."""
+    rows = measure_consistency(backbone, pairs, [external, model_encoder(backbone)], seed, progress)
+    return make_report(rows, **conditions, size=len(pairs), seed=seed)

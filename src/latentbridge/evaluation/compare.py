@@ -1,4 +1,4 @@
-"""Two models by their stored scores: what got better, what got worse, and what may be chance."""
+"""Statistical comparison of two models by their stored scores."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from latentbridge.evaluation.statistics import fisher_exact, holm, mcnemar, perm
 from latentbridge.files import read_json
 
 REPORTS = ("scores.json", "consistency.json", "loopback.json", "reasoning.json")
-"""What `eval`, `consistency`, `loopback` and `reasoning` write, in the order it is shown in."""
+"""File names of the reports of `eval`, `consistency`, `loopback` and `reasoning`, in the order in which they are shown."""
 SAME_FOR_BOTH = ("world", "size", "seed", "hops", "encoder", "drawings_manifest_sha256")
-"""Conditions that must agree where both reports state them; else the items differ, or what is asked of them."""
+"""Conditions that must be equal if both reports state them; otherwise the items or the questions differ."""
 LEVEL = 0.05
 Verdict = Literal["better", "worse", "noise"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One measure of two models."""
+    """One measure of two models, tested for a difference."""
 
     skill: str
     metric: str
@@ -30,7 +30,7 @@ class Difference:
     after: float
     unit: Unit
     p: float
-    """Of the one test, before any correction."""
+    """p-value before Holm's correction."""
     test: Literal["McNemar", "permutation", "Fisher"]
     verdict: Verdict
 
@@ -39,21 +39,21 @@ class Difference:
 
 
 def compare(before: Path, after: Path) -> list[Difference]:
-    """What the reports in two run or model folders say of the same measures.
+    """Compare the measures that the reports in two run or model folders share.
 
-    Paired tests where outcomes of the same items are stored with both: McNemar's for right and wrong, random signs for
-    numbers. Else Fisher's on the shares, as if the items were different ones. A difference that could be chance at
-    `LEVEL` is noise, after Holm's correction for as many tests as there are measures.
+    Tests are paired if both reports store outcomes of the same items: McNemar's for right and wrong, a sign permutation test
+    for numbers. Otherwise Fisher's exact test compares the shares as of different items. A difference that is not significant
+    at `LEVEL` after Holm's correction over all measures is "noise".
     """
-    found = {name: (_report(before, name), _report(after, name)) for name in REPORTS}
-    both = {name: (a, b) for name, (a, b) in found.items() if a is not None and b is not None}
-    if not both:
+    reports = {name: (_report(before, name), _report(after, name)) for name in REPORTS}
+    shared = {name: (a, b) for name, (a, b) in reports.items() if a is not None and b is not None}
+    if not shared:
         raise UserError(
             f"{before} and {after} have no report in common; score both with `latentbridge eval --out "
             "FOLDER/scores.json`, for example."
         )
     tested: list[tuple[Mapping[str, Any], Mapping[str, Any], float, Any]] = []
-    for name, (first, second) in both.items():
+    for name, (first, second) in shared.items():
         _check_conditions(name, first, second)
         others = {(row["skill"], row["metric"]): row for row in second["rows"]}
         for row in first["rows"]:
@@ -79,14 +79,14 @@ def compare(before: Path, after: Path) -> list[Difference]:
 
 def _report(folder: Path, name: str) -> dict[str, Any] | None:
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}; give a run or model folder with {REPORTS[0]} in it.")
-    places = [path for path in (folder / name, folder / "model" / name) if path.is_file()]
-    if not places:
+        raise UserError(f"There is no folder {folder}; give a run or model folder that contains {REPORTS[0]}.")
+    path = next((path for path in (folder / name, folder / "model" / name) if path.is_file()), None)
+    if path is None:
         return None
-    found = read_json(places[0])
-    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
-        raise UserError(f"{places[0]} holds no rows of scores; write it again with `latentbridge eval --out`.")
-    return found
+    report = read_json(path)
+    if not isinstance(report, dict) or not isinstance(report.get("rows"), list):
+        raise UserError(f"{path} holds no rows of scores; write it again with `latentbridge eval --out`.")
+    return report
 
 
 def _check_conditions(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
@@ -94,17 +94,17 @@ def _check_conditions(name: str, first: Mapping[str, Any], second: Mapping[str, 
         if key in first and key in second and first[key] != second[key]:
             raise UserError(
                 f"The two {name} were made with different conditions ({key.replace('_', ' ')} {first[key]} and "
-                f"{second[key]}), so their items differ; make both alike."
+                f"{second[key]}), so their items differ; measure both models with the same ones."
             )
 
 
 def _test(row: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, str]:
-    """(p-value, name of the test)."""
+    """Return the p-value and the name of the test."""
     first, second = row.get("outcomes") or "", other.get("outcomes") or ""
     if first and second:
         if len(first) != len(second):
             raise UserError(
-                f"{row['metric']!r} was measured on {len(first)} items and on {len(second)}; score both models alike."
+                f"{row['metric']!r} was measured on {len(first)} items and on {len(second)}; score both models on the same items."
             )
         if isinstance(first, str) and isinstance(second, str):
             return mcnemar([c == "1" for c in first], [c == "1" for c in second]), "McNemar"
@@ -114,7 +114,7 @@ def _test(row: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, str]
 
 
 def verdict(gain: float, better: str, p: float) -> Verdict:
-    """What a gain in a measure is, where "higher" or "lower" is `better`, if chance gives as much with probability `p`."""
+    """Return the verdict on a gain with p-value `p` in a measure of which "higher" or "lower" values are `better`."""
     if p >= LEVEL or gain == 0:
         return "noise"
     return "better" if (gain > 0) == (better == "higher") else "worse"

@@ -1,7 +1,7 @@
-"""Consistency: does a model draw what it says, and see what it drew? Nothing here needs a judge.
+"""Consistency of a model's understanding with its generation, measured without an external judge.
 
-The spec names the core set (LatentUMM 4 and 5) and defines the first measure, Unified-Bench's; the definitions of the
-other three are ours. An item that fails counts as wrong and is never left out.
+The spec names the core set (LatentUMM 4 and 5) and defines the first measure, Unified-Bench's; the definitions of the other
+three are ours. Items that fail count as wrong.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from latentbridge.data.pairs import Pair
 from latentbridge.data.shapes.language import final_answer
-from latentbridge.evaluation.encoders import View
-from latentbridge.evaluation.loopback import walk
+from latentbridge.evaluation.encoders import ItemEncoder
+from latentbridge.evaluation.loopback import loopback_chain
 from latentbridge.evaluation.metrics import Score, average, share
 from latentbridge.evaluation.shapes import batched
 from latentbridge.evaluation.statistics import mcnemar
@@ -29,80 +29,86 @@ _SKILL = "consistency"
 
 
 def measure_consistency(
-    backbone: TrainableModel, pairs: Sequence[Pair], views: Sequence[View], seed: int = 0, progress: bool = True
+    backbone: TrainableModel,
+    pairs: Sequence[Pair],
+    encoders: Sequence[ItemEncoder],
+    seed: int = 0,
+    progress: bool = True,
 ) -> list[Score]:
-    """The core set on pairs.
+    """Return the core set on pairs.
 
-    Each pair's picture is redrawn from the model's own words for it, and its text is drawn:
+    Each pair's picture is reconstructed from the model's caption of it, and a picture is generated from its text:
 
-    - Unified-Bench cosine, per view: of the picture and the redrawn one.
-    - Self-question agreement gap: right answers on the picture less right answers on the drawing of its text, where the
-      same answers are right. Whether it could be 0 says McNemar's exact test, in the note.
-    - Answer flip rate: questions answered otherwise on the redrawn picture, right or wrong.
-    - Prompt-likelihood gap: how much less likely the model finds the text on seeing its drawing than on seeing the
-      picture, in nats by `understanding_loss`, hence a mean over tokens. Below 0 the drawing tells more than the picture.
+    - Unified-Bench cosine, per encoder: similarity of picture and reconstruction.
+    - Self-question agreement gap: accuracy on the picture minus accuracy on the picture generated from its text. The note has
+      the p-value of McNemar's exact test.
+    - Answer flip rate: share of questions whose answer differs on the reconstruction, right or wrong.
+    - Prompt-likelihood gap: mean loss per token (`understanding_loss`, in nats) of the text given the generated picture minus
+      that given the original. Below 0 the generated picture predicts the text better.
     """
     pictures, texts = [pair.picture for pair in pairs], [pair.text for pair in pairs]
     with tqdm(total=4, desc=_SKILL, unit="measure", disable=not progress) as bar:
-        round_trip: Iterator[Any] = walk(backbone, pictures, 2, seed)
-        _, redrawn = round_trip
-        rows = [score_redrawing(view, pictures, redrawn) for view in views]
+        round_trip: Iterator[Any] = loopback_chain(backbone, pictures, 2, seed)
+        _, reconstructed = round_trip
+        rows = [score_reconstruction(encoder, pictures, reconstructed) for encoder in encoders]
         bar.update()
-        drawn: Any = next(walk(backbone, texts, 1, seed))
+        generated: Any = next(loopback_chain(backbone, texts, 1, seed))
         bar.update()
-        rows += score_answers(backbone, pairs, drawn, redrawn)
+        rows += score_answer_agreement(backbone, pairs, generated, reconstructed)
         bar.update()
-        rows.append(score_likelihood(backbone, pairs, drawn))
+        rows.append(score_likelihood_gap(backbone, pairs, generated))
         bar.update()
     return rows
 
 
-def score_redrawing(view: View, pictures: Sequence[Picture], redrawn: Any) -> Score:
-    """Cosines of pictures and of the same ones redrawn from words (Unified-Bench, UAE), as a view sees them."""
-    cosines = (view.read(pictures) * view.read(redrawn)).sum(axis=1)
+def score_reconstruction(encoder: ItemEncoder, pictures: Sequence[Picture], reconstructed: Any) -> Score:
+    """Return the mean cosine of pictures and their reconstructions from captions (Unified-Bench, UAE)."""
+    cosines = (encoder.encode(pictures) * encoder.encode(reconstructed)).sum(axis=1)
     note = f"lowest {cosines.min():.3f}, highest {cosines.max():.3f}"
-    return average(_SKILL, f"Unified-Bench cosine ({view.name})", cosines, "cosine", note=note)
+    return average(_SKILL, f"Unified-Bench cosine ({encoder.name})", cosines, "cosine", note=note)
 
 
-def score_answers(
-    backbone: TrainableModel, pairs: Sequence[Pair], drawn: Sequence[Picture], redrawn: Sequence[Picture]
+def score_answer_agreement(
+    backbone: TrainableModel, pairs: Sequence[Pair], generated: Sequence[Picture], reconstructed: Sequence[Picture]
 ) -> list[Score]:
-    """Answers about pictures, about drawings of their texts and about redrawn pictures; nothing where nothing is asked."""
-    asked = [i for i, pair in enumerate(pairs) if pair.question and pair.answer]
-    if not asked:
+    """Score answers on pictures, on pictures generated from their texts and on reconstructions; [] without questions."""
+    indices = [i for i, pair in enumerate(pairs) if pair.question and pair.answer]
+    if not indices:
         return []
-    questions = [pairs[i].question or "" for i in asked]
-    truth = [final_answer(pairs[i].answer or "") for i in asked]
-    on_picture, on_drawing, on_redrawn = (
-        _answer(backbone, [shown[i] for i in asked], questions)
-        for shown in ([pair.picture for pair in pairs], drawn, redrawn)
+    questions = [pairs[i].question or "" for i in indices]
+    truth = [final_answer(pairs[i].answer or "") for i in indices]
+    original_answers, generated_answers, reconstructed_answers = (
+        _answer(backbone, [pictures[i] for i in indices], questions)
+        for pictures in ([pair.picture for pair in pairs], generated, reconstructed)
     )
-    seen, read = ([a == b for a, b in zip(answers, truth, strict=True)] for answers in (on_picture, on_drawing))
-    flips = [a != b for a, b in zip(on_picture, on_redrawn, strict=True)]
-    gap = np.array(seen, dtype=float) - np.array(read, dtype=float)
-    note = f"only on the picture {int((gap > 0).sum())}, only on the drawing {int((gap < 0).sum())}; McNemar p = {mcnemar(seen, read):.2g}"
+    original, drawn = (
+        [a == b for a, b in zip(answers, truth, strict=True)] for answers in (original_answers, generated_answers)
+    )
+    flips = [a != b for a, b in zip(original_answers, reconstructed_answers, strict=True)]
+    gap = np.array(original, dtype=float) - np.array(drawn, dtype=float)
+    note = f"only on the picture {int((gap > 0).sum())}, only on the drawing {int((gap < 0).sum())}; McNemar p = {mcnemar(original, drawn):.2g}"
     return [
-        share(_SKILL, "right answers on the picture", seen),
-        share(_SKILL, "right answers on the drawing of its text", read),
+        share(_SKILL, "right answers on the picture", original),
+        share(_SKILL, "right answers on the drawing of its text", drawn),
         average(_SKILL, "self-question agreement gap", gap, better="lower", note=note),
         replace(share(_SKILL, "answer flip rate", flips), better="lower"),
     ]
 
 
 def _answer(backbone: TrainableModel, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
-    parts = zip(batched(pictures), batched(questions), strict=True)
-    return [final_answer(reply) for shown, asked in parts for reply in backbone.understand(shown, asked)]
+    batches = zip(batched(pictures), batched(questions), strict=True)
+    return [final_answer(reply) for images, texts in batches for reply in backbone.understand(images, texts)]
 
 
-def score_likelihood(backbone: TrainableModel, pairs: Sequence[Pair], drawn: Sequence[Picture]) -> Score:
-    """The prompt-likelihood gap of texts, each as the description of its picture and of its drawing."""
+def score_likelihood_gap(backbone: TrainableModel, pairs: Sequence[Pair], generated: Sequence[Picture]) -> Score:
+    """Return the mean prompt-likelihood gap of the pairs' texts."""
     gaps = [
-        _surprise(backbone, pair.text, drawing) - _surprise(backbone, pair.text, pair.picture)
-        for pair, drawing in zip(pairs, drawn, strict=True)
+        _caption_loss(backbone, pair.text, picture) - _caption_loss(backbone, pair.text, pair.picture)
+        for pair, picture in zip(pairs, generated, strict=True)
     ]
     return average(_SKILL, "prompt-likelihood gap", gaps, "nats", "lower")
 
 
 @torch.no_grad()
-def _surprise(backbone: TrainableModel, text: str, picture: Picture) -> float:
+def _caption_loss(backbone: TrainableModel, text: str, picture: Picture) -> float:
     return float(backbone.understanding_loss([Conversation(((CAPTION_REQUEST, text),), picture)]))

@@ -1,4 +1,4 @@
-"""Scores on real drawings: finding and naming unseen pictures, and drawing forty concepts before an independent judge."""
+"""Scores on real drawings: retrieval and naming of unseen pictures, and generation of forty concepts graded by a classifier."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy as np
 from latentbridge import prompts
 from latentbridge.data.drawings.catalogue import FORTY_CONCEPTS, Drawings, DrawingSplit, search_text, with_article
 from latentbridge.data.drawings.tasks import render_drawing
-from latentbridge.evaluation.image_classifier import extract_features, load_network, train_recogniser
-from latentbridge.evaluation.metrics import Score, recall_at_1, share
+from latentbridge.evaluation.image_classifier import extract_features, load_feature_extractor, train_classifier
+from latentbridge.evaluation.metrics import Score, retrieval_scores, share
 from latentbridge.evaluation.shapes import batched, embed_batched
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
@@ -19,11 +19,11 @@ SPLIT_MEANING: dict[DrawingSplit, str] = {
     "test_concept": "unseen concepts",
 }
 BASELINE: dict[DrawingSplit, float] = {"val": 0.59, "test_artist": 0.46, "test_concept": 0.17}
-"""Text-to-picture R@1 of a frozen EfficientNet-lite0 with a ridge map to MiniLM, on a trial's object splits (specs/data.md): the aim."""
+"""Aims: text-to-picture R@1 of a frozen EfficientNet-lite0 with a ridge map to MiniLM, on object splits (specs/data.md)."""
 
 
-def score_finding(model: OmniBridge, drawings: Drawings, split: DrawingSplit) -> list[Score]:
-    """R@1 both ways over the objects of a split; every drawing of a concept is a right answer to its label and tags."""
+def score_drawing_retrieval(model: OmniBridge, drawings: Drawings, split: DrawingSplit) -> list[Score]:
+    """Return R@1 in both directions over the objects of a split; every drawing of a concept matches its label and tags."""
     chosen = [drawing for drawing in drawings.split(split) if drawing.tier == "object"]
     labels = sorted({drawing.label for drawing in chosen})
     queries = {drawing.label: search_text(drawing) for drawing in chosen}
@@ -34,24 +34,14 @@ def score_finding(model: OmniBridge, drawings: Drawings, split: DrawingSplit) ->
     positive = np.array([[drawing.label == label for drawing in chosen] for label in labels])
     meaning = SPLIT_MEANING[split]
     note = f"{len(labels)} texts, {len(chosen)} pictures"
-    return [
-        share(
-            "find",
-            f"drawings: text to picture R@1, {meaning}",
-            recall_at_1(texts, pictures, positive),
-            BASELINE[split],
-            note,
-        ),
-        share(
-            "find", f"drawings: picture to text R@1, {meaning}", recall_at_1(pictures, texts, positive.T), None, note
-        ),
-    ]
+    metrics = f"drawings: text to picture R@1, {meaning}", f"drawings: picture to text R@1, {meaning}"
+    return retrieval_scores(metrics, texts, pictures, positive, (BASELINE[split], None), note)
 
 
 def score_naming(model: OmniBridge, drawings: Drawings, split: DrawingSplit, count: int, seed: int) -> list[Score]:
-    """The share of drawings whose label the model says, word for word."""
-    known = drawings.split(split)
-    chosen = [known[i] for i in numpy_rng(seed, f"naming {split}").permutation(len(known))[:count]]
+    """Return the share of drawings whose label the model says, word for word."""
+    available = drawings.split(split)
+    chosen = [available[i] for i in numpy_rng(seed, f"naming {split}").permutation(len(available))[:count]]
     right: list[bool] = []
     for part in batched(chosen):
         replies = model.understand([render_drawing(drawings, d, "white") for d in part], prompts.NAME_REQUEST)
@@ -59,21 +49,18 @@ def score_naming(model: OmniBridge, drawings: Drawings, split: DrawingSplit, cou
     return [share("understand", f"drawings: name, {SPLIT_MEANING[split]}", right)]
 
 
-def score_forty(model: OmniBridge, drawings: Drawings, each: int, seed: int) -> list[Score]:
-    """Forty single concepts drawn, and named by the judge among the forty."""
-    network = load_network()
-    recogniser, accuracy = train_recogniser(network, drawings)
-    wanted = [label for label in FORTY_CONCEPTS for _ in range(each)]
+def score_concepts(model: OmniBridge, drawings: Drawings, per_concept: int, seed: int) -> list[Score]:
+    """Return the share of generated pictures of forty concepts that the classifier assigns to their concept."""
+    network = load_feature_extractor()
+    classifier, accuracy = train_classifier(network, drawings)
+    labels = [label for label in FORTY_CONCEPTS for _ in range(per_concept)]
     right: list[bool] = []
-    for part in batched(wanted):
+    for part in batched(labels):
         results = model.generate([with_article(label) for label in part], seed + len(right))
+        pictures = [result.picture for result in results]
         right += [
             name == label
-            for name, label in zip(
-                recogniser.name(extract_features(network, np.stack([each.picture for each in results]))),
-                part,
-                strict=True,
-            )
+            for name, label in zip(classifier.predict(extract_features(network, np.stack(pictures))), part, strict=True)
         ]
     note = f"judge: EfficientNet-lite0, itself right on {accuracy:.0%} of unseen artists"
     return [share("draw", "drawings: forty concepts, by a judge", right, note=note)]

@@ -1,4 +1,4 @@
-"""What looks at pictures and texts to say how alike they are: an external encoder, and the model's own latent."""
+"""Encoders that measure the similarity of pictures and of texts: an external one, and the model's own latent."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ Items = Sequence[Picture] | Sequence[str]
 
 
 @dataclass(frozen=True)
-class View:
-    """A name and how it reads pictures, and texts where it does: as vectors [n e] of any length."""
+class ItemEncoder:
+    """A named encoder of pictures, and of texts if it has `texts`, as vectors [n e] of any length."""
 
     name: str
     pictures: Callable[[Any], np.ndarray]
     texts: Callable[[Any], np.ndarray] | None = None
 
-    def reads(self, items: Items) -> bool:
-        """Whether it reads items of this kind."""
+    def supports(self, items: Items) -> bool:
+        """Return whether it encodes items of this kind."""
         return self.texts is not None or not isinstance(items[0], str)
 
-    def read(self, items: Items) -> np.ndarray:
-        """Unit vectors [n e] of at least one item, all of a kind that it reads."""
+    def encode(self, items: Items) -> np.ndarray:
+        """Return unit vectors [n e] of at least one item, all of one supported kind."""
         encode = self.texts if isinstance(items[0], str) else self.pictures
         assert encode is not None, self.name
         vectors = embed_batched(encode, items)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def own_view(backbone: TrainableModel) -> View:
-    """The latent of understanding."""
+def model_encoder(backbone: TrainableModel) -> ItemEncoder:
+    """Return the encoder that takes the model's understanding latent."""
 
     @torch.no_grad()
     def encode(items: Items) -> np.ndarray:
         return backbone.und_latent(items).cpu().numpy()
 
-    return View("own", encode, encode)
+    return ItemEncoder("own", encode, encode)
 
 
-def external_view(name: str, teacher: Teacher) -> View:
-    """A frozen encoder of pictures. Its texts are left out: "package" refuses words it does not know, as a bad model may say."""
-    return View(name, teacher.embed_pictures)
+def external_encoder(name: str, teacher: Teacher) -> ItemEncoder:
+    """Return a teacher's picture encoder. Its texts are left out: "package" refuses unknown words, which a bad model may say."""
+    return ItemEncoder(name, teacher.embed_pictures)

@@ -1,8 +1,8 @@
-"""Loopback: pictures put into words, the words drawn, the drawings put into words again; what survives, and how long.
+"""Loopback: alternate captioning and generation, and measure what is kept hop by hop.
 
-A model whose understanding and drawing share one space comes back to where it started; what gets lost on the way is what
-the two skills do not agree about. A hop goes from picture to words or back, a round is both. The paper names such a
-diagnostic ("modality loopback") but its definition is lost; this one is ours (spec LatentUMM 4).
+A hop is one caption or one generated picture; a round is both. Facts that get lost are those on which understanding and
+generation disagree. The paper names such a diagnostic ("modality loopback") without a definition; this one is ours (spec
+LatentUMM 4).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
 from latentbridge.data.shapes.scenes import MAX_THINGS, Scene
-from latentbridge.evaluation.encoders import Items, View, own_view
+from latentbridge.evaluation.encoders import ItemEncoder, Items, model_encoder
 from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
 from latentbridge.evaluation.pages.gallery import Cell
 from latentbridge.evaluation.shapes import batched
@@ -32,17 +32,17 @@ from latentbridge.rng import numpy_rng
 from latentbridge.types import Picture
 
 Start = Literal["picture", "text"]
-_SAME_SCENE = 0.01
-"""Mean absolute difference, in [0, 1], up to which a picture counts as the rendering of the scene that is read in it."""
+_RENDER_TOLERANCE = 0.01
+"""Largest mean absolute difference, in [0, 1], between a picture and the rendering of the scene read in it."""
 
 
-# --- the walk ------------------------------------------------------------------------------------
+# --- the chain -----------------------------------------------------------------------------------
 
 
-def walk(backbone: TrainableModel, items: Items, hops: int, seed: int = 0) -> Iterator[Items]:
-    """What at least one item becomes, hop after hop. Words are drawn as they are, without rewriting.
+def loopback_chain(backbone: TrainableModel, items: Items, hops: int, seed: int = 0) -> Iterator[Items]:
+    """Yield the items after each hop, from at least one picture or text. Prompts are not rewritten.
 
-    Item i of a list walks as it would alone with `seed + i`.
+    The chain of item i is the one it has alone with `seed + i`.
     """
     for hop in range(hops):
         if isinstance(items[0], str):
@@ -55,65 +55,65 @@ def walk(backbone: TrainableModel, items: Items, hops: int, seed: int = 0) -> It
         yield items
 
 
-# --- a few pictures, to look at ------------------------------------------------------------------
+# --- rounds of single pictures -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Round:
-    """The words for the picture before, and the picture drawn from them."""
+    """The caption of the previous picture, and the picture generated from it."""
 
     words: str
     picture: Picture
     to_origin: float
-    """Cosine of what the model sees in this picture and in the first."""
+    """Cosine of the model's latents of this picture and of the first."""
     to_previous: float
-    """Cosine of what the model sees in this picture and in the one before."""
+    """Cosine of the model's latents of this picture and of the previous one."""
     words_kept: float | None
-    """Share of the origin's facts that the words state; None where the origin is not a scene of the `shapes` world."""
+    """Share of the origin's facts in the words; None if the origin is no scene of the `shapes` world."""
     picture_kept: float | None
-    """Share of the origin's facts that the oracle reads in this picture, or None."""
+    """Share of the origin's facts in this picture by the oracle, or None."""
 
 
 def loopback(
     backbone: TrainableModel, pictures: Sequence[Picture], rounds: int = 4, seed: int = 0
 ) -> list[list[Round]]:
-    """The rounds of each picture, all walking together."""
-    walks: list[list[Round]] = [[] for _ in pictures]
+    """Return the rounds of each picture, computed in batches."""
+    chains: list[list[Round]] = [[] for _ in pictures]
     if not pictures:
-        return walks
-    view = own_view(backbone)
-    scenes = [shown_scene(picture) for picture in pictures]
-    first = previous = view.read(pictures)
-    steps: Iterator[Any] = walk(backbone, pictures, 2 * rounds, seed)
-    for words, drawn in zip(steps, steps, strict=True):
-        vectors = view.read(drawn)
-        for i, (scene, so_far) in enumerate(zip(scenes, walks, strict=True)):
-            likeness = float(vectors[i] @ first[i]), float(vectors[i] @ previous[i])
-            kept = (facts_kept(words[i], scene), facts_kept(drawn[i], scene)) if scene else (None, None)
-            so_far.append(Round(words[i], drawn[i], *likeness, *kept))
+        return chains
+    encoder = model_encoder(backbone)
+    scenes = [detect_scene(picture) for picture in pictures]
+    first = previous = encoder.encode(pictures)
+    hops: Iterator[Any] = loopback_chain(backbone, pictures, 2 * rounds, seed)
+    for captions, generated in zip(hops, hops, strict=True):
+        vectors = encoder.encode(generated)
+        for i, (scene, chain) in enumerate(zip(scenes, chains, strict=True)):
+            similarity = float(vectors[i] @ first[i]), float(vectors[i] @ previous[i])
+            kept = (facts_kept(captions[i], scene), facts_kept(generated[i], scene)) if scene else (None, None)
+            chain.append(Round(captions[i], generated[i], *similarity, *kept))
         previous = vectors
-    return walks
+    return chains
 
 
 def round_cells(picture: Picture, rounds: Sequence[Round]) -> list[Cell]:
-    """A picture and its rounds as a row of a gallery."""
-    drawn = [Cell(each.picture, each.words, f"likeness {each.to_origin:.2f}") for each in rounds]
-    return [Cell(picture, "", "the first picture"), *drawn]
+    """Return a picture and its rounds as a row of a gallery."""
+    cells = [Cell(item.picture, item.words, f"likeness {item.to_origin:.2f}") for item in rounds]
+    return [Cell(picture, "", "the first picture"), *cells]
 
 
-# --- many pairs, to measure ----------------------------------------------------------------------
+# --- measures over many pairs --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Loopback:
-    """The walks of many pairs that start at one side of each, and what was measured on them."""
+    """The chains of many pairs, all from pictures or all from texts, with their scores."""
 
     start: Start
     hops: list[Items]
     """All items after each hop."""
     rows: list[Score]
     half_life: dict[str, float | None]
-    """Hops until a measure that starts at 1 has halved, where it is measured at every hop; None where it never does."""
+    """Hops until a measure that starts at 1 and is taken at every hop has halved; None if it never does."""
 
 
 def measure_loopback(
@@ -121,83 +121,87 @@ def measure_loopback(
     pairs: Sequence[Pair],
     start: Start,
     hops: int,
-    views: Sequence[View],
+    encoders: Sequence[ItemEncoder],
     seed: int = 0,
     progress: bool = True,
 ) -> Loopback:
-    """What at least two pairs keep of themselves, hop by hop.
+    """Measure hop by hop what the chains of at least two pairs keep.
 
-    Pictures are compared with the pair's picture and texts with its text, so that no cosine spans the gap between
-    modalities; the spec's draft compares with the start, of whichever kind. Per hop and view:
+    Pictures are compared with the pair's picture and texts with its text, so that no cosine spans the modality gap; the
+    spec's draft compares with the start of the chain. Per hop and encoder:
 
-    - drift: 1 - cosine to the pair's own side; step drift: to the item of this kind before, two hops ago.
-    - origin found: whether the pair's own side is the nearest among all; chance is one in as many.
-    - paired minus shuffled: cosine to the pair's own side minus the mean cosine to those of the others.
+    - drift: 1 - cosine to the pair's own item; step drift: to the previous item of the same kind, two hops ago.
+    - origin found: whether the pair's own item is the nearest among all n; chance is 1 / n.
+    - paired minus shuffled: cosine to the pair's own item minus the mean cosine to those of other pairs.
 
-    Where scenes are known, the share of their facts that the words say or the oracle reads; of single drawings that of
-    label and background, in words alone. A share of right items has
-    its Wilson interval, which a bootstrap of equal items lacks; a mean has its bootstrap interval.
+    "facts kept" is the share of a known scene's facts in the words or, by the oracle, in the picture; of single drawings the
+    share of label and background in words. Shares have Wilson intervals, means bootstrap intervals.
     """
     sides: dict[str, Items] = {"picture": [pair.picture for pair in pairs], "text": [pair.text for pair in pairs]}
     origins = {
-        (view.name, kind): view.read(items) for view in views for kind, items in sides.items() if view.reads(items)
+        (encoder.name, kind): encoder.encode(items)
+        for encoder in encoders
+        for kind, items in sides.items()
+        if encoder.supports(items)
     }
-    before = dict(origins)
-    made: list[Items] = []
+    previous = dict(origins)
+    items_by_hop: list[Items] = []
     rows: list[Score] = []
-    falls: dict[str, list[float]] = {}
-    steps = walk(backbone, sides[start], hops, seed)
-    for hop, items in enumerate(tqdm(steps, f"{start} first", hops, disable=not progress, unit="hop"), start=1):
+    shares: dict[str, list[float]] = {}
+    chain = loopback_chain(backbone, sides[start], hops, seed)
+    for hop, items in enumerate(tqdm(chain, f"{start} first", hops, disable=not progress, unit="hop"), start=1):
         kind = "text" if isinstance(items[0], str) else "picture"
         skill = f"loopback, {start} first"
-        found = [pair_kept(item, pair) for item, pair in zip(items, pairs, strict=True)]
-        kept = [share for share in found if share is not None]
-        scores = [average(skill, "facts kept", kept)] if kept else []
-        for view in views:
-            if view.reads(items):
-                place, vectors = (view.name, kind), view.read(items)
-                scores += _likeness(skill, view.name, vectors, origins[place], before[place])
-                before[place] = vectors
+        facts = [pair_facts_kept(item, pair) for item, pair in zip(items, pairs, strict=True)]
+        known = [value for value in facts if value is not None]
+        scores = [average(skill, "facts kept", known)] if known else []
+        for encoder in encoders:
+            if encoder.supports(items):
+                key, vectors = (encoder.name, kind), encoder.encode(items)
+                scores += _similarity_scores(skill, encoder.name, vectors, origins[key], previous[key])
+                previous[key] = vectors
         for score in scores:
             rows.append(replace(score, metric=f"hop {hop}, {kind}: {score.metric}"))
             if score.unit == "share":  # these start at 1
-                falls.setdefault(score.metric, []).append(score.value)
-        made.append(items)
-    halves = {name: half_life(values) for name, values in falls.items() if len(values) == hops}
-    return Loopback(start, made, rows, halves)
+                shares.setdefault(score.metric, []).append(score.value)
+        items_by_hop.append(items)
+    half_lives = {name: half_life(values) for name, values in shares.items() if len(values) == hops}
+    return Loopback(start, items_by_hop, rows, half_lives)
 
 
-def _likeness(skill: str, view: str, vectors: np.ndarray, origins: np.ndarray, before: np.ndarray) -> list[Score]:
-    """What a view sees of items, of the sides they belong to and of the items before them, unit vectors [n e] each."""
+def _similarity_scores(
+    skill: str, encoder: str, vectors: np.ndarray, origins: np.ndarray, previous: np.ndarray
+) -> list[Score]:
+    """Return the scores per encoder; arguments are unit vectors [n e]."""
     cosines = vectors @ origins.T
     paired, count = cosines.diagonal(), len(cosines)
     others = (cosines.sum(axis=1) - paired) / (count - 1)
-    found = recall_at_1(vectors, origins, np.eye(count, dtype=bool))
+    retrieved = recall_at_1(vectors, origins, np.eye(count, dtype=bool))
     return [
-        share(skill, f"origin found ({view})", found, note=f"chance {1 / count:.1%}"),
-        average(skill, f"drift ({view})", 1 - paired, "cosine", "lower"),
-        average(skill, f"step drift ({view})", 1 - (vectors * before).sum(axis=1), "cosine", "lower"),
-        average(skill, f"paired minus shuffled ({view})", paired - others, "cosine"),
+        share(skill, f"origin found ({encoder})", retrieved, note=f"chance {1 / count:.1%}"),
+        average(skill, f"drift ({encoder})", 1 - paired, "cosine", "lower"),
+        average(skill, f"step drift ({encoder})", 1 - (vectors * previous).sum(axis=1), "cosine", "lower"),
+        average(skill, f"paired minus shuffled ({encoder})", paired - others, "cosine"),
     ]
 
 
 def pair_cells(measured: Loopback, pairs: Sequence[Pair]) -> list[list[Cell]]:
-    """The walks of the first pairs as rows of a gallery: a pair's picture, then every drawing with the words it was drawn from."""
-    words_first = measured.start == "text"
+    """Return the chains of the first pairs as rows of a gallery: the pair's picture, then generated pictures and their prompts."""
+    text_first = measured.start == "text"
     rows: list[list[Cell]] = []
     for i, pair in enumerate(pairs):
-        trail: list[Any] = [*([pair.text] if words_first else []), *(items[i] for items in measured.hops)]
-        drawings = zip(trail[1::2], trail[::2], range(1 if words_first else 2, len(trail) + 1, 2), strict=False)
-        first = Cell(pair.picture, "", "what the first words tell of" if words_first else "the first picture")
-        rows.append([first, *(Cell(drawn, words, f"hop {hop}") for drawn, words, hop in drawings)])
+        chain: list[Any] = [*([pair.text] if text_first else []), *(items[i] for items in measured.hops)]
+        generated = zip(chain[1::2], chain[::2], range(1 if text_first else 2, len(chain) + 1, 2), strict=False)
+        first = Cell(pair.picture, "", "the picture of the first text" if text_first else "the first picture")
+        rows.append([first, *(Cell(picture, prompt, f"hop {hop}") for picture, prompt, hop in generated)])
     return rows
 
 
-# --- what is kept --------------------------------------------------------------------------------
+# --- facts ---------------------------------------------------------------------------------------
 
 
-def pair_kept(item: Picture | str, pair: Pair) -> float | None:
-    """The share of a pair's facts that an item keeps, or None where nothing can tell exactly."""
+def pair_facts_kept(item: Picture | str, pair: Pair) -> float | None:
+    """Return the share of a pair's facts in an item, or None if they cannot be read exactly."""
     if pair.scene:
         return facts_kept(item, pair.scene)
     if pair.drawing is None or not isinstance(item, str):
@@ -207,34 +211,34 @@ def pair_kept(item: Picture | str, pair: Pair) -> float | None:
 
 
 def facts_kept(item: Picture | str, scene: Scene) -> float:
-    """The share of a scene's facts that words state, or that the oracle reads in a picture."""
+    """Return the share of a scene's facts in words or, by the oracle, in a picture."""
     words = item if isinstance(item, str) else describe(_within_grammar(read_scene(fit_square(item, IMAGE_SIZE_PX))))
     kept, total = caption_facts(words, scene)
     return kept / total
 
 
-def shown_scene(picture: Picture) -> Scene | None:
-    """The scene of the `shapes` world that a picture is a rendering of, or None; tells the world's pictures from all others."""
+def detect_scene(picture: Picture) -> Scene | None:
+    """Return the scene of the `shapes` world that a picture renders, or None for any other picture."""
     if picture.shape != (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3):
         return None
     scene = read_scene(picture)
     if not scene.things or scene != _within_grammar(scene):
         return None
     difference = np.abs(render(scene).astype(np.float32) - picture).mean() / 255
-    return scene if difference <= _SAME_SCENE else None
+    return scene if difference <= _RENDER_TOLERANCE else None
 
 
 def half_life(values: Sequence[float]) -> float | None:
-    """Steps until a quantity that starts at 1 has fallen to one half, linearly between steps; None where it never does."""
-    before = 1.0
+    """Return the steps until a quantity that starts at 1 falls to one half, linearly interpolated; None if it never does."""
+    previous = 1.0
     for step, value in enumerate(values):
         if value <= 0.5:
-            return step + (before - 0.5) / (before - value)
-        before = value
+            return step + (previous - 0.5) / (previous - value)
+        previous = value
     return None
 
 
 def _within_grammar(scene: Scene) -> Scene:
-    """The scene cut to what words can say: one thing a place, and no more than there may be."""
+    """Return the scene reduced to what captions can express: one thing per place, at most `MAX_THINGS`."""
     by_place = {thing.place: thing for thing in reversed(scene.things)}
     return Scene.from_things(list(reversed(by_place.values()))[:MAX_THINGS], scene.background)

@@ -1,4 +1,4 @@
-"""Scores on a user's own manifest or shards: finding pictures by their texts and back, captions and answers word for word, and edits."""
+"""Scores on a user's manifest or shards: retrieval, captions and answers by exact match, and edits by pixel difference."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ import numpy as np
 from latentbridge.data.own.manifest import Record, is_manifest, load_manifest, picture_digest
 from latentbridge.data.own.shards import ShardFolder
 from latentbridge.errors import UserError
-from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
+from latentbridge.evaluation.metrics import Score, average, retrieval_scores, share
 from latentbridge.evaluation.shapes import batched, embed_batched
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
 
 
 def score_manifest(model: OmniBridge, path: Path, size: int = 100, seed: int = 1) -> list[Score]:
-    """Return the scores on `size` per cent of the test split of a manifest or of shards, drawn by the seed, at least one.
+    """Return the scores on a random `size` per cent, at least one record, of the test split of a manifest or shards.
 
-    Raises UserError where that split is empty, or `size` is above 100.
+    Raises UserError if that split is empty or `size` is above 100.
     """
     if size > 100:
         raise UserError(f"--size {size} is more than the whole test split; give 100 or less.")
-    records = _test_records(path)
+    if is_manifest(str(path)):
+        records = [record for record in load_manifest(path) if record.split == "test"]
+    else:
+        folder = ShardFolder(str(path), "test")
+        records = [record for shard in folder.shards for record in folder.read(shard)]
     if not records:
         raise UserError(f'{path} has no record of the split "test"; mark what is to be scored with it.')
     chosen = sample_lines(records, size, seed)
@@ -35,13 +39,6 @@ def score_manifest(model: OmniBridge, path: Path, size: int = 100, seed: int = 1
     ]
 
 
-def _test_records(source: Path) -> list[Record]:
-    if is_manifest(str(source)):
-        return [record for record in load_manifest(source) if record.split == "test"]
-    folder = ShardFolder(str(source), "test")
-    return [record for shard in folder.shards for record in folder.read(shard)]
-
-
 def sample_lines(records: Sequence[Record], size: int, seed: int) -> list[Record]:
     """Return `size` per cent of the records, rounded and at least one, in their own order."""
     count = max(1, round(len(records) * size / 100))
@@ -49,67 +46,64 @@ def sample_lines(records: Sequence[Record], size: int, seed: int) -> list[Record
 
 
 def find_positives(records: Sequence[Record]) -> tuple[list[Record], list[str], np.ndarray]:
-    """Return one record for each different picture [p], the different texts [t], and bool [t p]: which belong together.
+    """Return one record per distinct picture [p], the distinct texts [t], and bool [t p]: which belong together.
 
-    Pictures are the same where their pixels are, and texts where they differ by case and spaces alone.
+    Pictures are equal if their pixels are, texts if they differ only in case and whitespace.
     """
     pictures: dict[str, Record] = {}
     texts: dict[str, str] = {}
     pairs: set[tuple[str, str]] = set()
     for record in records:
-        shown = picture_digest(record.image)
-        pictures.setdefault(shown, record)
+        digest = picture_digest(record.image)
+        pictures.setdefault(digest, record)
         for text in record.texts:
-            texts.setdefault(_plain(text), text)
-            pairs.add((_plain(text), shown))
+            texts.setdefault(_normalize(text), text)
+            pairs.add((_normalize(text), digest))
     positive = np.array([[(text, picture) in pairs for picture in pictures] for text in texts], dtype=bool)
     return list(pictures.values()), list(texts.values()), positive
 
 
-def _score_captions(model: OmniBridge, records: list[Record], lines: str) -> list[Score]:
+def _score_captions(model: OmniBridge, records: list[Record], sample: str) -> list[Score]:
     captioned = [record for record in records if record.texts]
     if not captioned:
         return []
     pictures, texts, positive = find_positives(captioned)
     images = embed_batched(lambda part: model.embed(images=[record.image for record in part]), pictures)
     words = embed_batched(lambda part: model.embed(texts=list(part)), texts)
-    note = f"{len(texts):,} different texts, {len(pictures):,} different pictures; {lines}"
-    known = [{_plain(texts[i]) for i in np.flatnonzero(column)} for column in positive.T]
+    note = f"{len(texts):,} different texts, {len(pictures):,} different pictures; {sample}"
+    references = [{_normalize(texts[i]) for i in np.flatnonzero(column)} for column in positive.T]
     replies = [reply for part in batched(pictures) for reply in model.understand([record.image for record in part])]
+    right = [_normalize(reply) in texts for reply, texts in zip(replies, references, strict=True)]
     return [
-        share("find", "text to picture R@1", recall_at_1(words, images, positive), note=note),
-        share("find", "picture to text R@1", recall_at_1(images, words, positive.T), note=note),
-        share(
-            "understand",
-            "captions, word for word",
-            [_plain(reply) in right for reply, right in zip(replies, known, strict=True)],
-            note=note,
-        ),
+        *retrieval_scores(("text to picture R@1", "picture to text R@1"), words, images, positive, note=note),
+        share("understand", "captions, word for word", right, note=note),
     ]
 
 
 def _score_answers(model: OmniBridge, records: list[Record], note: str) -> list[Score]:
-    asked = [(record, record.question, record.answer) for record in records if record.question and record.answer]
+    items = [(record, record.question, record.answer) for record in records if record.question and record.answer]
     right: list[bool] = []
-    for part in batched(asked):
+    for part in batched(items):
         replies = model.understand([record.image for record, _, _ in part], [question for _, question, _ in part])
         right += [
             reply.strip().lower() == answer.strip().lower() for reply, (_, _, answer) in zip(replies, part, strict=True)
         ]
-    return [share("understand", "answers, word for word", right, note=note)] if asked else []
+    return [share("understand", "answers, word for word", right, note=note)] if items else []
 
 
 def _score_edits(model: OmniBridge, records: list[Record], note: str) -> list[Score]:
-    """Score edits by how far their pixels are from the target, against how far the source was."""
-    edits = [(each.image, each.instruction, each.target) for each in records if each.instruction and each.target]
+    """Score edits by the pixel difference of result and target, against that of source and target."""
+    edits = [
+        (record.image, record.instruction, record.target) for record in records if record.instruction and record.target
+    ]
     before: list[float] = []
     after: list[float] = []
     for part in batched(edits):
         made = model.edit([source for source, _, _ in part], [words for _, words, _ in part], seed=len(after))
         for (source, _, target), result in zip(part, made, strict=True):
-            wanted = model.fit(target)
-            before.append(pixel_difference(model.fit(source), wanted))
-            after.append(pixel_difference(result.picture, wanted))
+            fitted = model.fit(target)
+            before.append(pixel_difference(model.fit(source), fitted))
+            after.append(pixel_difference(result.picture, fitted))
     if not edits:
         return []
     nearer = [new < old for old, new in zip(before, after, strict=True)]
@@ -121,9 +115,9 @@ def _score_edits(model: OmniBridge, records: list[Record], note: str) -> list[Sc
 
 
 def pixel_difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the mean absolute difference of two pictures of one size, 0 where they are equal and 1 for black and white."""
+    """Return the mean absolute difference, in [0, 1], of two pictures of one size."""
     return float(np.abs(one.astype(np.float64) - other).mean() / 255)
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.lower().split())

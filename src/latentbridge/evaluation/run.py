@@ -1,4 +1,4 @@
-"""All scores of a model on a world, as one table that names its own conditions."""
+"""Evaluation of a model on a world: all scores in one report."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ Job = Callable[[], list[Score]]
 def evaluate(
     model: TrainableModel, world: World | Path, *, size: int = 100, seed: int = 1, progress: bool = True
 ) -> dict[str, Any]:
-    """The scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware"}.
+    """Return the scores of a model: {"rows": [Score as dict], "world", "size", "seed", "date", "hardware"}.
 
-    A Janus-Pro, BAGEL or Harmon has the scores of `evaluation/skills.py`, on `shapes` alone. For an OmniBridge `world` may also be the path of a user's manifest, of which `size` per cent of the test split are scored. `size` scales every other sample too: 50 gives 300 questions, 300 drawings, 300 edits and retrieval among 1,000 scenes, which are the most.
+    Janus-Pro, BAGEL and Harmon have the scores of `evaluation/skills.py`, on `shapes` only. For an OmniBridge `world` may be the
+    path of a user's manifest, of which `size` per cent of the test split are scored. On the built-in worlds `size` scales each
+    sample: 50 gives 300 questions, 300 drawings, 300 edits and retrieval among 1,000 scenes, the most of the last.
     """
     if not isinstance(model, OmniBridge):
         if world != "shapes":
             raise UserError(
-                f"Only an OmniBridge is scored on {world}; take --world shapes, or loopback and consistency, which take any backbone and world."
+                f"Only an OmniBridge is scored on {world}; use --world shapes, or loopback and consistency, which accept any backbone and world."
             )
         jobs: list[Job] = skill_jobs(model, size, seed)
     elif isinstance(world, Path):
@@ -46,11 +48,11 @@ def evaluate(
     rows: list[Score] = []
     for job in tqdm(jobs, desc=f"scores on {world}", disable=not progress):
         rows += job()
-    return tabulate(rows, world=str(world), size=size, seed=seed)
+    return make_report(rows, world=str(world), size=size, seed=seed)
 
 
-def tabulate(rows: Sequence[Score], **conditions: Any) -> dict[str, Any]:
-    """Scores as one document that names its own conditions, those given and where and when."""
+def make_report(rows: Sequence[Score], **conditions: Any) -> dict[str, Any]:
+    """Return scores as a report with the given conditions, date and hardware."""
     return {
         **conditions,
         "date": date.today().isoformat(),
@@ -60,19 +62,18 @@ def tabulate(rows: Sequence[Score], **conditions: Any) -> dict[str, Any]:
 
 
 def _shapes_jobs(model: OmniBridge, size: int, seed: int) -> list[Job]:
-    score = on_shapes
     return [
-        partial(score.score_questions, model, "test", size, seed, reasoning=False),
-        partial(score.score_questions, model, "test", size, seed, reasoning=True),
-        partial(score.score_captions, model, "test", 3 * size, seed),
-        partial(score.score_drawing, model, "test", size, seed, "query"),
-        partial(score.score_drawing, model, "test", size, seed, "text"),
-        partial(score.score_edits, model, "test", size, seed),
-        partial(score.score_retrieval, model, "test", min(1000, 20 * size), seed),
-        partial(score.score_questions, model, "test_pairs", size, seed, reasoning=False),
-        partial(score.score_captions, model, "test_pairs", 3 * size, seed),
-        partial(score.score_drawing, model, "test_pairs", max(1, size // 2), seed, "query"),
-        partial(score.score_retrieval, model, "test_pairs", min(1000, 20 * size), seed),
+        partial(on_shapes.score_questions, model, "test", size, seed, reasoning=False),
+        partial(on_shapes.score_questions, model, "test", size, seed, reasoning=True),
+        partial(on_shapes.score_captions, model, "test", 3 * size, seed),
+        partial(on_shapes.score_drawing, model, "test", size, seed, "query"),
+        partial(on_shapes.score_drawing, model, "test", size, seed, "text"),
+        partial(on_shapes.score_edits, model, "test", size, seed),
+        partial(on_shapes.score_retrieval, model, "test", min(1000, 20 * size), seed),
+        partial(on_shapes.score_questions, model, "test_pairs", size, seed, reasoning=False),
+        partial(on_shapes.score_captions, model, "test_pairs", 3 * size, seed),
+        partial(on_shapes.score_drawing, model, "test_pairs", max(1, size // 2), seed, "query"),
+        partial(on_shapes.score_retrieval, model, "test_pairs", min(1000, 20 * size), seed),
     ]
 
 
@@ -80,6 +81,6 @@ def _drawings_jobs(model: OmniBridge, size: int, seed: int) -> list[Job]:
     drawings = load_drawings()
     jobs: list[Job] = []
     for split in on_drawings.BASELINE:
-        jobs.append(partial(on_drawings.score_finding, model, drawings, split))
+        jobs.append(partial(on_drawings.score_drawing_retrieval, model, drawings, split))
         jobs.append(partial(on_drawings.score_naming, model, drawings, split, 3 * size, seed))
-    return [*jobs, partial(on_drawings.score_forty, model, drawings, max(1, size // 20), seed)]
+    return [*jobs, partial(on_drawings.score_concepts, model, drawings, max(1, size // 20), seed)]

@@ -1,4 +1,4 @@
-"""What a model draws and answers while it is trained: the same prompts, noise and questions every time."""
+"""Samples during training: pictures and answers for fixed prompts, noise and questions."""
 
 from __future__ import annotations
 
@@ -22,51 +22,50 @@ from latentbridge.types import Observer
 
 _SHOWN, _COLUMNS = 12, 6
 _QUESTIONS = 3
-"""Of each kind."""
+"""Number of questions of each kind."""
 
 
 def sampled_scenes() -> list[Any]:
-    """The validation scenes whose full descriptions are drawn, in the order of the sheet."""
+    """Return the validation scenes whose full descriptions are drawn, in the order of the sheet."""
     return distinct_scenes("val", numpy_rng(0, "samples"), _SHOWN)
 
 
 class Samples(Observer):
-    """After every so many steps, and the last, a sheet of drawings in the run's `samples/`, and two measures for its log.
+    """An observer that every `every` steps, and at the last, writes a sheet of drawings to `samples/` and logs two measures.
 
-    Seen are the weights as they are, before averaging. What a run neither has nor trains is left out: `align` changes no
-    answers, and what draws nothing of its own yet is asked questions alone.
+    It samples the current weights, not their EMA. A skill that the run neither has nor trains is left out.
     """
 
     def __init__(self, config: RunConfig, every: int):
-        """Raises UserError where the run trains a part that neither answers nor draws."""
+        """Raise UserError if the run trains a part that neither answers nor draws."""
         self.config, self.every = config, every
         kind, is_bridge = config.stage.kind, config.model.kind == "omnibridge"
         learns_pictures = kind == "pretrain_decoder"
         self.answers = not (learns_pictures or kind == "align")
         self.draws = learns_pictures or not is_bridge or config.inherits("decoder.")
-        self.how: dict[str, Any] = {}
-        """What an OmniBridge is told beside descriptions and seeds: before there is a bridge, words reach the decoder alone."""
+        self.options: dict[str, Any] = {}
+        """Keyword arguments of `generate`; until an OmniBridge has a bridge, its decoder is conditioned on text."""
         if is_bridge:
-            self.how = {"conditioning": "text" if learns_pictures else "query"}
+            self.options = {"conditioning": "text" if learns_pictures else "query"}
         if config.model.kind == "scene" or kind in ("pretrain_squares", "pretrain_codes"):
             raise UserError(
-                f"{config.name} trains what neither answers nor draws by itself, so there is nothing to sample; leave out --sample-every."
+                f"{config.name} trains a part that neither answers nor draws by itself, so there is nothing to sample; leave out --sample-every."
             )
 
-    def begin(self, folder: Path, config: RunConfig) -> None:
+    def on_train_begin(self, folder: Path, config: RunConfig) -> None:
         self.run = RunFolder(folder)
         if self.draws:
             write_json(self.run.prompts, [describe(scene) for scene in sampled_scenes()])
 
-    def looks(self, step: int) -> bool:
+    def should_evaluate(self, step: int) -> bool:
         return step % self.every == 0 or step == self.config.steps
 
     @torch.no_grad()
-    def look(self, model: Any, step: int) -> dict[str, float]:
+    def on_evaluate(self, model: Any, step: int) -> dict[str, float]:
         measures: dict[str, float] = {}
         if self.draws:
             scenes = sampled_scenes()
-            drawn = model.draw_descriptions([describe(scene) for scene in scenes], list(range(_SHOWN)), **self.how)
+            drawn = model.draw_descriptions([describe(scene) for scene in scenes], list(range(_SHOWN)), **self.options)
             kept = [facts_kept(picture, scene) for picture, scene in zip(drawn, scenes, strict=True)]
             measures["held-out facts drawn"] = round(float(np.mean(kept)), 4)
             with atomic_write(self.run.sample(step)) as temporary:

@@ -1,4 +1,4 @@
-"""Exact scores on held-out scenes: every picture is read back by the oracle, every answer is the only right one."""
+"""Exact scores on held-out scenes, whose pictures an oracle reads and whose questions have one right answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from latentbridge.data.shapes.language import (
 from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import Scene, Split, distinct_scenes, scenes
-from latentbridge.evaluation.metrics import Score, recall_at_1, share
+from latentbridge.evaluation.metrics import Score, retrieval_scores, share
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.unified import expand_seeds
 from latentbridge.rng import numpy_rng
@@ -34,13 +34,13 @@ T = TypeVar("T")
 
 
 def batched(items: Sequence[T], size: int = _BATCH) -> Iterator[Sequence[T]]:
-    """The items in runs of `size`."""
+    """Yield the items in batches of `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 def score_captions(model: OmniBridge, split: Split, count: int, seed: int) -> list[Score]:
-    """Whole descriptions right, and the share of facts kept."""
+    """Return the shares of captions and of facts that are right."""
     chosen = distinct_scenes(split, numpy_rng(seed, f"captions {split}"), count)
     replies = [r for part in batched(chosen) for r in model.understand([render(s) for s in part])]
     whole = [parse_description(reply) == scene for reply, scene in zip(replies, chosen, strict=True)]
@@ -53,91 +53,84 @@ def score_captions(model: OmniBridge, split: Split, count: int, seed: int) -> li
     ]
 
 
-def score_questions(model: OmniBridge, split: Split, each: int, seed: int, reasoning: bool) -> list[Score]:
-    """Answers right, by kind and overall; `reasoning` asks for the worked answer and reads its last line."""
+def score_questions(model: OmniBridge, split: Split, per_kind: int, seed: int, reasoning: bool) -> list[Score]:
+    """Return the share of right answers, overall and by kind; `reasoning` asks for worked answers and reads their last line."""
     answer = partial(model.understand, reasoning=reasoning)
-    return score_answers(answer, split, each, seed, "worked" if reasoning else "direct")
+    return score_answers(answer, split, per_kind, seed, "worked" if reasoning else "direct")
 
 
 def score_answers(
-    answer: Callable[[list[Picture], list[str]], list[str]], split: Split, each: int, seed: int, how: str = "direct"
+    answer: Callable[[list[Picture], list[str]], list[str]], split: Split, per_kind: int, seed: int, how: str = "direct"
 ) -> list[Score]:
-    """The last lines right of what `answer` makes of pictures and questions, by kind and overall."""
+    """Return the share of right last lines in the replies of `answer` to pictures and questions, overall and by kind."""
     rng = numpy_rng(seed, f"questions {split}")
-    rows = _sample_each(sample_question, QUESTION_KINDS, split, each, rng)
+    rows = _sample_each(sample_question, QUESTION_KINDS, split, per_kind, rng)
     right: list[bool] = []
     for part in batched(rows):
         replies = answer([render(scene) for scene, _ in part], [q.text for _, q in part])
         right += [final_answer(reply) == q.answer for reply, (_, q) in zip(replies, part, strict=True)]
     scores = [share("understand", f"questions, {how} ({split})", right, aim=0.95 if split == "test" else None)]
-    for index, kind in enumerate(QUESTION_KINDS):
-        scores.append(share("understand", f"  {kind}, {how} ({split})", right[index * each : (index + 1) * each]))
-    return scores
+    parts = zip(QUESTION_KINDS, batched(right, per_kind), strict=True)
+    return scores + [share("understand", f"  {kind}, {how} ({split})", part) for kind, part in parts]
 
 
-def score_drawing(model: OmniBridge, split: Split, each: int, seed: int, conditioning: Any = "query") -> list[Score]:
-    """GenEval's six categories by the oracle, and their mean. Stricter than GenEval: nothing extra may be drawn."""
-    scores, means = [], []
+def score_drawing(
+    model: OmniBridge, split: Split, per_kind: int, seed: int, conditioning: Any = "query"
+) -> list[Score]:
+    """Return the mean of GenEval's six categories and those of each. Stricter: nothing extra may be drawn."""
+    scores: list[Score] = []
+    by_category: list[list[bool]] = []
     for category in GENEVAL_CATEGORIES:
         rng = numpy_rng(seed, f"drawing {category} {split}")
-        wanted = [sample_prompt(rng, category, split) for _ in range(each)]
+        targets = [sample_prompt(rng, category, split) for _ in range(per_kind)]
         right: list[bool] = []
-        for part in batched(wanted):
+        for part in batched(targets):
             seeds = expand_seeds(seed + len(right), len(part))
             descriptions = model.rewrite([p.text for p in part], seeds)
             pictures = model.draw_descriptions(descriptions, seeds, conditioning=conditioning)
             right += [satisfies(read_scene(picture), p) for picture, p in zip(pictures, part, strict=True)]
-        means.append(right)
+        by_category.append(right)
         aim = DRAWING_AIMS[category] if (split, conditioning) == ("test", "query") else None
         scores.append(share("draw", f"  {category}, {conditioning} ({split})", right, aim=aim))
-    overall = share(
-        "draw",
-        f"mean of six, {conditioning} ({split})",
-        [value for right in means for value in right],
-        aim=0.80 if (split, conditioning) == ("test", "query") else None,
-    )
-    return [overall, *scores]
+    aim = 0.80 if (split, conditioning) == ("test", "query") else None
+    return [share("draw", f"mean of six, {conditioning} ({split})", sum(by_category, []), aim=aim), *scores]
 
 
-def score_edits(model: OmniBridge, split: Split, each: int, seed: int) -> list[Score]:
-    """Edits whose result is exactly the target scene with nothing else changed, by kind and overall."""
+def score_edits(model: OmniBridge, split: Split, per_kind: int, seed: int) -> list[Score]:
+    """Return the share of edits that give exactly the target scene with the rest preserved, overall and by kind."""
     rng = numpy_rng(seed, f"edits {split}")
-    rows = _sample_each(sample_edit, EDIT_KINDS, split, each, rng)
+    rows = _sample_each(sample_edit, EDIT_KINDS, split, per_kind, rng)
     right: list[bool] = []
-    kept: list[bool] = []
+    preserved: list[bool] = []
     for part in batched(rows):
         sources = [render(scene) for scene, _ in part]
-        made = model.edit(sources, [change.instruction for _, change in part], seed + len(right))
-        for (scene, change), before, result in zip(part, sources, made, strict=True):
+        edited = model.edit(sources, [change.instruction for _, change in part], seed + len(right))
+        for (scene, change), before, result in zip(part, sources, edited, strict=True):
             grade = grade_edit(scene, change.target, result.picture, before)
             right.append(grade.right and grade.preserved)
-            kept.append(grade.preserved)
+            preserved.append(grade.preserved)
     scores = [
         share("edit", f"right, nothing else changed ({split})", right, aim=0.70 if split == "test" else None),
-        share("edit", f"rest preserved ({split})", kept),
+        share("edit", f"rest preserved ({split})", preserved),
     ]
-    for index, kind in enumerate(EDIT_KINDS):
-        scores.append(share("edit", f"  {kind} ({split})", right[index * each : (index + 1) * each]))
-    return scores
+    parts = zip(EDIT_KINDS, batched(right, per_kind), strict=True)
+    return scores + [share("edit", f"  {kind} ({split})", part) for kind, part in parts]
 
 
 def score_retrieval(model: OmniBridge, split: Split, count: int, seed: int) -> list[Score]:
-    """R@1 both ways among distinct scenes; captions are free phrasings that say everything."""
+    """Return R@1 in both directions among distinct scenes, with complete captions in free phrasing."""
     rng = numpy_rng(seed, f"retrieval {split}")
     chosen = distinct_scenes(split, rng, count)
     images = embed_batched(lambda part: model.embed(images=[render(s) for s in part]), chosen)
     texts = embed_batched(lambda part: model.embed(texts=[paraphrase(s, rng) for s in part]), chosen)
-    positive = np.eye(count, dtype=bool)
     aim = 0.90 if split == "test" else None
     note = f"among {count:,} distinct scenes"
-    return [
-        share("find", f"text to picture R@1 ({split})", recall_at_1(texts, images, positive), aim, note),
-        share("find", f"picture to text R@1 ({split})", recall_at_1(images, texts, positive), aim, note),
-    ]
+    metrics = f"text to picture R@1 ({split})", f"picture to text R@1 ({split})"
+    return retrieval_scores(metrics, texts, images, np.eye(count, dtype=bool), (aim, aim), note)
 
 
 def embed_batched(embed: Callable[[Sequence[Any]], np.ndarray], items: Sequence[Any]) -> np.ndarray:
-    """The vectors of many items [n e], a batch at a time."""
+    """Return the vectors of many items [n e], computed in batches."""
     return np.concatenate([embed(part) for part in batched(items, 100)])
 
 
@@ -145,14 +138,14 @@ def _sample_each(
     make: Callable[[Scene, np.random.Generator, str], T],
     kinds: Sequence[str],
     split: Split,
-    each: int,
+    per_kind: int,
     rng: np.random.Generator,
 ) -> list[tuple[Scene, T]]:
-    """`each` scenes of every kind in turn, with what `make` makes of them; scenes that do not allow the kind are passed over."""
+    """Return (scene, `make` of it) for `per_kind` scenes of each kind; scenes for which `make` raises ValueError are skipped."""
     rows: list[tuple[Scene, T]] = []
     for index, kind in enumerate(kinds, start=1):
         source = scenes(split, rng)
-        while len(rows) < index * each:
+        while len(rows) < index * per_kind:
             scene = next(source)
             try:
                 rows.append((scene, make(scene, rng, kind)))

@@ -1,4 +1,4 @@
-"""What any backbone can be asked on held-out scenes: questions, drawings of full descriptions, and which picture is which."""
+"""Scores of any backbone on held-out scenes: questions, generation from full descriptions, and retrieval."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from latentbridge.data.shapes.language import describe
 from latentbridge.data.shapes.oracle import read_scene
 from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
 from latentbridge.data.shapes.scenes import Split, distinct_scenes
-from latentbridge.evaluation.encoders import own_view
+from latentbridge.evaluation.encoders import model_encoder
 from latentbridge.evaluation.loopback import facts_kept
-from latentbridge.evaluation.metrics import Score, average, recall_at_1, share
+from latentbridge.evaluation.metrics import Score, average, retrieval_scores, share
 from latentbridge.evaluation.shapes import batched, score_answers
 from latentbridge.images import fit_square
 from latentbridge.models.trainable import TrainableModel
@@ -21,16 +21,16 @@ from latentbridge.rng import numpy_rng
 
 
 def skill_jobs(backbone: TrainableModel, size: int, seed: int) -> list[Callable[[], list[Score]]]:
-    """The scores on the test split, each to be computed when called: `size` questions of each kind, three times as many scenes."""
+    """Return functions that compute the scores on the test split: `size` questions of each kind, three times as many scenes."""
     return [
         partial(score_answers, backbone.understand, "test", size, seed),
         partial(score_descriptions_drawn, backbone, "test", 3 * size, seed),
-        partial(score_own_retrieval, backbone, "test", 3 * size, seed),
+        partial(score_latent_retrieval, backbone, "test", 3 * size, seed),
     ]
 
 
 def score_descriptions_drawn(backbone: TrainableModel, split: Split, count: int, seed: int) -> list[Score]:
-    """The share of facts that drawings of full descriptions show, and of drawings that show just the scene."""
+    """Return the share of facts shown in pictures generated from full descriptions, and of pictures that are exactly right."""
     chosen = distinct_scenes(split, numpy_rng(seed, f"descriptions drawn {split}"), count)
     drawn = [
         picture
@@ -47,13 +47,11 @@ def score_descriptions_drawn(backbone: TrainableModel, split: Split, count: int,
     ]
 
 
-def score_own_retrieval(backbone: TrainableModel, split: Split, count: int, seed: int) -> list[Score]:
-    """R@1 both ways among distinct scenes, by the latent of understanding of pictures and of full descriptions."""
+def score_latent_retrieval(backbone: TrainableModel, split: Split, count: int, seed: int) -> list[Score]:
+    """Return R@1 in both directions among distinct scenes, by the understanding latents of pictures and full descriptions."""
     chosen = distinct_scenes(split, numpy_rng(seed, f"own retrieval {split}"), count)
-    view, positive = own_view(backbone), np.eye(count, dtype=bool)
-    images, texts = view.read([render(s) for s in chosen]), view.read([describe(s) for s in chosen])
+    encoder = model_encoder(backbone)
+    images, texts = encoder.encode([render(s) for s in chosen]), encoder.encode([describe(s) for s in chosen])
     note = f"among {count:,} distinct scenes, by the latent of understanding"
-    return [
-        share("find", f"description to picture R@1 ({split})", recall_at_1(texts, images, positive), note=note),
-        share("find", f"picture to description R@1 ({split})", recall_at_1(images, texts, positive), note=note),
-    ]
+    metrics = f"description to picture R@1 ({split})", f"picture to description R@1 ({split})"
+    return retrieval_scores(metrics, texts, images, np.eye(count, dtype=bool), note=note)

@@ -1,1 +1,1 @@
-"""Studies carried out: what is to be run, one process a run, and what came of it as `docs/results.md`."""
+"""Studies: plans of runs, one process per run, and their results as `docs/results.md`."""

@@ -1,4 +1,4 @@
-"""What a process of a study does: one run trained to its end and measured, going on from whatever is there."""
+"""Entry point of a study's child processes: train and measure one run, resuming an earlier attempt."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ from latentbridge.files import write_json
 from latentbridge.models.checkpoint import load
 from latentbridge.processes import folder_lock
 from latentbridge.run_folder import RunFolder
-from latentbridge.studies import Measuring
+from latentbridge.studies import MeasurementConfig
 from latentbridge.study.documents import make_document
-from latentbridge.study.plan import FAILURE, STARTS, Run, model_folder, standing, start_digests, weights_digest
+from latentbridge.study.plan import FAILURE, STARTS, Run, model_folder, prerequisite_digests, run_status, weights_digest
 from latentbridge.training.loop import train
 from latentbridge.training.stages import make_stage
 
 
-def work(run: tuple[Any, ...], out: str, measuring: dict[str, Any] | None) -> None:
-    """Carry out a run, given as the values of `Run`; a user's mistake is one line, and ends the process with 2."""
+def run_in_child(run: tuple[Any, ...], out: str, measuring: dict[str, Any] | None) -> None:
+    """Execute a run, given as the fields of `Run`; a UserError is printed as one line and exits with 2."""
     torch.set_num_threads(1)
-    named = Run(*run)
+    parsed = Run(*run)
     try:
-        with folder_lock(Path(out) / named.name, wait=False):  # a process may outlive the study that started it
-            carry_out(named, Path(out), from_dict(Measuring, measuring) if measuring else None)
+        with folder_lock(Path(out) / parsed.name, wait=False):  # a process may outlive the study that started it
+            execute_run(parsed, Path(out), from_dict(MeasurementConfig, measuring) if measuring else None)
     except UserError as error:
         print(f"error: {_one_line(error)}", flush=True)
         sys.exit(2)
 
 
-def carry_out(run: Run, out: Path, measuring: Measuring | None) -> None:
-    """Train what is not trained and measure what is not measured.
+def execute_run(run: Run, out: Path, measuring: MeasurementConfig | None) -> None:
+    """Train and measure a run as far as that is not done.
 
-    A training given up on its way (a collapse, a loss that is no number) would end so again: the reason is kept with the
-    run, and later calls leave it alone. One that could not even begin, or that a full disk stopped, keeps nothing.
+    The reason of a training that failed after its first step (collapse, NaN loss) is stored, and later calls do not retry it.
+    A training that failed to start, or for lack of disk space, stores nothing.
     """
-    now = standing(run, out, measuring)
-    if run.config and not now.trained:
-        write_json(now.folder / STARTS, start_digests(run, out))
+    status = run_status(run, out, measuring)
+    if run.config and not status.trained:
+        write_json(status.folder / STARTS, prerequisite_digests(run, out))
         try:
-            train(run.config, make_stage(run.config), now.folder, resume=True, progress=False)
+            train(run.config, make_stage(run.config), status.folder, resume=True, progress=False)
         except StorageError:
             raise
         except UserError as error:
-            if RunFolder(now.folder).metrics():
-                write_json(now.folder / FAILURE, {"reason": _one_line(error)})
+            if RunFolder(status.folder).metrics():
+                write_json(status.folder / FAILURE, {"reason": _one_line(error)})
             raise
-    if measuring is None or not now.missing:
+    if measuring is None or not status.missing:
         return
     backbone, weights = load(model_folder(run.name, out)), weights_digest(run.name, out)
-    for world, report in now.missing:
+    for world, report in status.missing:
         print(f"measuring {world} {report}", flush=True)
-        make_document(backbone, now.folder, world, report, measuring, weights)
+        make_document(backbone, status.folder, world, report, measuring, weights)
 
 
 def _one_line(error: UserError) -> str:

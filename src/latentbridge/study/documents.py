@@ -1,4 +1,4 @@
-"""The documents of scores of one model, a folder for each world: made, and found again where they were made alike."""
+"""Stored reports of one model, a folder for each world, reused if their conditions are equal."""
 
 from __future__ import annotations
 
@@ -9,66 +9,63 @@ from typing import Any
 from latentbridge.data.pairs import held_out_pairs
 from latentbridge.evaluation.agreement import evaluate_consistency, evaluate_loopback
 from latentbridge.evaluation.compare import REPORTS
-from latentbridge.evaluation.encoders import external_view
+from latentbridge.evaluation.encoders import external_encoder
 from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 from latentbridge.evaluation.run import World, evaluate
 from latentbridge.files import read_json, write_json
 from latentbridge.models.teachers import load_teacher
 from latentbridge.models.trainable import TrainableModel
-from latentbridge.studies import Measuring
+from latentbridge.studies import MeasurementConfig
 
 SCORES, CONSISTENCY, LOOPBACK, REASONING = REPORTS
 
 
-def reports(measuring: Measuring) -> list[str]:
-    """The reports that every model gets on every world."""
-    size = {
-        SCORES: measuring.size,
-        CONSISTENCY: measuring.pairs,
-        LOOPBACK: measuring.pairs,
-        REASONING: measuring.problems,
-    }
-    return [report for report in REPORTS if size[report]]
+_CONDITIONS = {
+    SCORES: ("size",),
+    CONSISTENCY: ("pairs", "encoder"),
+    LOOPBACK: ("pairs", "encoder", "hops"),
+    REASONING: ("problems",),
+}
+"""Fields of `MeasurementConfig` that determine a report; the first is its number of items."""
 
 
-def conditions(report: str, measuring: Measuring, weights: str) -> dict[str, Any]:
-    """What decides the numbers of a report besides its world; `weights` is the model's digest."""
-    found: dict[str, Any] = {"weights": weights, "seed": measuring.seed}
-    if report == SCORES:
-        return {**found, "size": measuring.size}
-    if report == REASONING:
-        return {**found, "problems": measuring.problems}
-    found |= {"pairs": measuring.pairs, "encoder": measuring.encoder}
-    return {**found, "hops": measuring.hops} if report == LOOPBACK else found
+def reports(measuring: MeasurementConfig) -> list[str]:
+    """Return the reports that each model gets on each world."""
+    return [report for report in REPORTS if getattr(measuring, _CONDITIONS[report][0])]
 
 
-def stored_document(folder: Path, world: str, report: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """The document in a model's folder, or None where there is none that was made under the `wanted` conditions."""
+def conditions(report: str, measuring: MeasurementConfig, weights: str) -> dict[str, Any]:
+    """Return what determines the scores of a report besides its world; `weights` is the digest of the model's weights."""
+    return {"weights": weights, **{name: getattr(measuring, name) for name in ("seed", *_CONDITIONS[report])}}
+
+
+def stored_document(folder: Path, world: str, report: str, expected: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the report in a model's folder, or None if there is none with the `expected` conditions."""
     path = folder / world / report
     if not path.is_file():
         return None
     document = read_json(path)
-    return document if all(document.get(name) == value for name, value in wanted.items()) else None
+    return document if all(document.get(name) == value for name, value in expected.items()) else None
 
 
 def make_document(
-    backbone: TrainableModel, folder: Path, world: World, report: str, measuring: Measuring, weights: str
+    backbone: TrainableModel, folder: Path, world: World, report: str, measuring: MeasurementConfig, weights: str
 ) -> None:
-    """Measure a model and write the document."""
-    began, named = time.perf_counter(), conditions(report, measuring, weights)
+    """Measure a model and store the report."""
+    start, stored_conditions = time.perf_counter(), conditions(report, measuring, weights)
     if report == SCORES:
         document = evaluate(backbone, world, size=measuring.size, seed=measuring.seed, progress=False)
     elif report == REASONING:
-        posed = held_out_problems(world, measuring.problems, measuring.seed)
-        document = evaluate_reasoning(backbone.understand, posed, world=world, seed=measuring.seed)
+        problems = held_out_problems(world, measuring.problems, measuring.seed)
+        document = evaluate_reasoning(backbone.understand, problems, world=world, seed=measuring.seed)
     else:
         pairs = held_out_pairs(world, measuring.pairs, measuring.seed)
-        judge = external_view(measuring.encoder, load_teacher(measuring.encoder))
+        external = external_encoder(measuring.encoder, load_teacher(measuring.encoder))
         if report == LOOPBACK:
             document, _ = evaluate_loopback(
-                backbone, pairs, judge, hops=measuring.hops, seed=measuring.seed, world=world, progress=False
+                backbone, pairs, external, hops=measuring.hops, seed=measuring.seed, world=world, progress=False
             )
         else:
-            document = evaluate_consistency(backbone, pairs, judge, seed=measuring.seed, world=world, progress=False)
-    seconds = round(time.perf_counter() - began, 1)
-    write_json(folder / world / report, {"model": folder.name, **named, "seconds": seconds, **document})
+            document = evaluate_consistency(backbone, pairs, external, seed=measuring.seed, world=world, progress=False)
+    seconds = round(time.perf_counter() - start, 1)
+    write_json(folder / world / report, {"model": folder.name, **stored_conditions, "seconds": seconds, **document})

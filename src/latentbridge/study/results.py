@@ -1,4 +1,4 @@
-"""`docs/results.md`: a section for each study, all of it written from the studies' stored documents."""
+"""Page `docs/results.md`: a section per study, written from the studies' stored results."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from pathlib import Path
 from typing import Any
 
 from latentbridge.evaluation.metrics import format_score
+from latentbridge.evaluation.pages.plots import bar_figure, line_figure
 from latentbridge.files import atomic_write, read_json, write_json
 from latentbridge.studies import STUDIES
-from latentbridge.study.figures import draw_curves, draw_lines, draw_shares
 
 Document = Mapping[str, Any]
 
 _HEAD = """<!-- Written by `latentbridge study`; changes by hand are lost. -->
 # Results
 
-Every table is one command, which goes on where it was stopped. Models of one table see the same items. Shares are per
-cent, and what fails counts as 0. ▲ is better and ▼ worse than what the arms start from; unmarked is what chance explains
-at 5 % after Holm's correction over the table (random signs over items, each averaged over the seeds of its arm).
-Intervals are 95 %, by bootstrap over items; how far seeds lie apart stands beside them. `docs/measures.md` says what the
-measures are.
+Each table is written by one command, which resumes after an interruption. All models of a table are measured on the same
+items. Shares are in per cent; items that fail count as 0. ▲ is better and ▼ worse than the base model; unmarked differences
+are not significant at 5 % after Holm's correction over the table (sign permutation test over items, each averaged over the
+seeds of its arm). Intervals are 95 %, by bootstrap over items; the range over seeds is beside them. `docs/measures.md`
+defines the measures.
 """
 _MARKS = {"better": " ▲", "worse": " ▼", "noise": ""}
 
 
 def write_results(document: Document, path: Path) -> Path:
-    """Store a study's document and figures in the folder `results` beside `path`, and write the page `path` from all there."""
+    """Store a study's results and figures in `results/` beside `path`, and write the page `path` from all stored studies."""
     folder = path.parent / "results"
     write_json(folder / f"{document['name']}.json", document)
-    for name, _, drawn in (figure for group in document["groups"] for figure in _figures(document, group)):
+    for name, _, svg in (figure for group in document["groups"] for figure in _figures(document, group)):
         with atomic_write(folder / name) as temporary:
-            temporary.write_text(drawn, encoding="utf-8")
-    stored = [read_json(folder / f"{name}.json") for name in _known(folder)]
+            temporary.write_text(svg, encoding="utf-8")
+    stored = [read_json(folder / f"{name}.json") for name in _stored_studies(folder)]
     with atomic_write(path) as temporary:
         temporary.write_text(render(stored), encoding="utf-8")
     return path
 
 
 def render(documents: Sequence[Document]) -> str:
-    """The page of these studies."""
+    """Return the page of studies as Markdown."""
     return "\n".join([_HEAD, *(line for document in documents for line in _section(document))])
 
 
-def _known(folder: Path) -> list[str]:
-    """The stored studies, in the order in which they are named."""
-    there = {path.stem for path in folder.glob("*.json")}
-    return [*(name for name in STUDIES if name in there), *sorted(there - STUDIES.keys())]
+def _stored_studies(folder: Path) -> list[str]:
+    """Return the names of stored studies, in the order of `STUDIES`."""
+    names = {path.stem for path in folder.glob("*.json")}
+    return [*(name for name in STUDIES if name in names), *sorted(names - STUDIES.keys())]
 
 
 # --- a section -----------------------------------------------------------------------------------
@@ -71,15 +71,15 @@ def _section(document: Document) -> list[str]:
 
 
 def _samples(measuring: Document) -> str:
-    """What every model was asked, in words; what the study leaves out is not named."""
-    told: list[str] = []
+    """Return in words how many items each model was measured on."""
+    parts: list[str] = []
     if measuring["pairs"]:
-        told.append(f"{measuring['pairs']} pairs, {measuring['hops']} hops, encoder {measuring['encoder']}")
+        parts.append(f"{measuring['pairs']} pairs, {measuring['hops']} hops, encoder {measuring['encoder']}")
     if measuring["size"]:
-        told.append(f"samples of `eval` at {measuring['size']} %")
+        parts.append(f"samples of `eval` at {measuring['size']} %")
     if measuring.get("problems"):
-        told.append(f"{measuring['problems']} problems of each kind")
-    return ", ".join(told)
+        parts.append(f"{measuring['problems']} problems of each kind")
+    return ", ".join(parts)
 
 
 def _group(document: Document, group: Document) -> list[str]:
@@ -89,8 +89,9 @@ def _group(document: Document, group: Document) -> list[str]:
         lines += _overview(group, about)
     for name, alt, _ in _figures(document, group):
         lines += [f"![{alt}](results/{name})", ""]
-    changed = [arm for arm in group["arms"] if arm["recipe"]]
-    lines += [f"- {arm['name']}: `{' '.join([arm['recipe'], *arm['overrides']])}`{_size(arm)}" for arm in changed]
+    for arm in group["arms"]:
+        if arm["recipe"]:
+            lines.append(f"- {arm['name']}: `{' '.join([arm['recipe'], *arm['overrides']])}`{_size(arm)}")
     lines += ["", *_failures(group)]
     about = " and ".join(dict.fromkeys(group["measures"][row["measure"]]["about"] for row in group["against"]))
     title = f"{document['focus']} less each other arm, in {about}"
@@ -101,14 +102,23 @@ def _group(document: Document, group: Document) -> list[str]:
 def _size(arm: Document) -> str:
     if not arm.get("size"):
         return ""
-    return f"; {arm['size']['moving']:,} parameters move, the process held at most {arm['size']['peak_mib']:,} MiB"
+    return f"; {arm['size']['moving']:,} trainable parameters, peak memory {arm['size']['peak_mib']:,} MiB"
 
 
 def _overview(group: Document, about: str) -> list[str]:
-    """A row an arm, a column a measure of a skill or of agreement."""
+    """Return a table with a row for each arm and a column for each measure of a kind."""
     verdicts = {(row["arm"], row["measure"]): row["verdict"] for row in group["differences"]}
     measures = {name: measure for name, measure in group["measures"].items() if measure["about"] == about}
-    lines = _table_head([about, "seeds", *(_title(name, measures[name]) for name in measures)])
+    lines = _table_head(
+        [
+            about,
+            "seeds",
+            *(
+                f"{name} (less is better)" if measure["better"] == "lower" else name
+                for name, measure in measures.items()
+            ),
+        ]
+    )
     for arm in group["arms"]:
         cells = [arm["name"], str(arm["finished"]) if arm["recipe"] else ""]
         for name, measure in measures.items():
@@ -128,10 +138,10 @@ def _failures(group: Document) -> list[str]:
 
 
 def _folded(title: str, group: Document, rows: Sequence[Document], arm: str) -> list[str]:
-    """Differences, a row each, behind a fold."""
+    """Return a collapsed table of differences."""
     if not rows:
         return []
-    values = {each["name"]: each["values"] for each in group["arms"]}
+    values = {item["name"]: item["values"] for item in group["arms"]}
     lines = [f"<details><summary>{title}</summary>", ""]
     lines += _table_head(
         ["measure", arm, "mean", "seeds from, to", "difference", "95 % interval", "p", "Holm", "", "n"]
@@ -146,12 +156,8 @@ def _folded(title: str, group: Document, rows: Sequence[Document], arm: str) -> 
     return [*lines, "", "</details>", ""]
 
 
-def _title(name: str, measure: Document) -> str:
-    return f"{name} (less is better)" if measure["better"] == "lower" else name
-
-
 def _number(value: float, measure: Document, sign: str = "") -> str:
-    """Shares in points without their unit, which the head of the page tells."""
+    """Return a formatted value; shares are in per cent without the sign."""
     shown = format_score(value, measure["unit"]).removesuffix(" %")
     return f"+{shown}" if sign and not shown.startswith("-") else shown
 
@@ -168,20 +174,25 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _figures(document: Document, group: Document) -> list[tuple[str, str, str]]:
-    """(file, what it shows, SVG) of a group's figures."""
+    """Return (file name, alt text, SVG) of a group's figures."""
     stem = f"{document['name']}_{group['base']}"
-    found: list[tuple[str, str, str]] = []
+    figures: list[tuple[str, str, str]] = []
     for world in document["measuring"]["worlds"]:
-        if any(kept is not None for arm in group["arms"] for kept in arm["facts"][world]):
+        if any(share is not None for arm in group["arms"] for share in arm["facts"][world]):
             title = f"facts kept on {world}, from words, hop by hop"
-            kept = {arm["name"]: [1.0, *arm["facts"][world]] for arm in group["arms"] if arm["finished"]}
-            found.append((f"{stem}_{world}.svg", title, draw_lines(title, kept)))
-    shares = {arm["name"]: arm["shares"] for arm in group["arms"] if arm["shares"]}
-    if shares:
+            shares = {arm["name"]: [1.0, *arm["facts"][world]] for arm in group["arms"] if arm["finished"]}
+            series = {
+                name: [(hop, share) for hop, share in enumerate(by_hop) if share is not None]
+                for name, by_hop in shares.items()
+            }
+            figures.append((f"{stem}_{world}.svg", title, line_figure(title, series, "hop", percent=True)))
+    gradient_shares = {arm["name"]: arm["shares"] for arm in group["arms"] if arm["shares"]}
+    if gradient_shares:
         title = "shares of the gradient"
-        found.append((f"{stem}_shares.svg", title, draw_shares(title, shares)))
+        figures.append((f"{stem}_shares.svg", title, bar_figure(title, gradient_shares)))
     for name in dict.fromkeys(name for arm in group["arms"] for name in arm.get("curves", {})):
         title = f"{name}, step by step"
         curves = {arm["name"]: arm["curves"][name] for arm in group["arms"] if name in arm.get("curves", {})}
-        found.append((f"{stem}_{name.replace(' ', '_')}.svg", title, draw_curves(title, curves)))
-    return found
+        svg = line_figure(title, curves, "step")
+        figures.append((f"{stem}_{name.replace(' ', '_')}.svg", title, svg))
+    return figures

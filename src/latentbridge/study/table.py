@@ -1,7 +1,8 @@
-"""What the runs of a study came to, as plain numbers: arm by arm against what they start from, and the focus against the rest."""
+"""Results of a study as plain numbers: each arm against its base model, and the focus against the other arms."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +16,26 @@ from latentbridge.evaluation.run import World
 from latentbridge.evaluation.statistics import bootstrap_interval, holm, permutation_test
 from latentbridge.files import read_json
 from latentbridge.run_folder import RunFolder
-from latentbridge.studies import Arm, Measuring, Study
+from latentbridge.studies import Arm, MeasurementConfig, Study
 from latentbridge.study.documents import LOOPBACK, conditions, reports, stored_document
-from latentbridge.study.headlines import Documents, Measure, Outcomes, headlines, read_outcomes
-from latentbridge.study.plan import Run, arm_run, arms_by_base, base_run, planned_runs, standing, weights_digest
+from latentbridge.study.measures import Documents, Measure, Outcomes, headline_measures, read_outcomes
+from latentbridge.study.plan import Run, arm_run, arms_by_base, base_run, planned_runs, run_status, weights_digest
 
 _RESAMPLES = 20_000
-"""Of a permutation test: a hundred and more of them share a table, so Holm asks for p-values below .0005."""
+"""Resamples of a permutation test: a table has over a hundred tests, so Holm's correction needs p-values below .0005."""
 _DIGITS = 6
 _CURVES = ("reward", "reply tokens", "KL")
-"""What is drawn over steps, where a stage logs it."""
+"""Logged values that are drawn over steps."""
 
 
 # --- two treatments of the same items ------------------------------------------------------------
 
 
 def difference(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> dict[str, float]:
-    """What the same items [n] come to under two treatments, each with one or more seeds.
+    """Return the mean difference of two treatments of the same items [n], each with one or more seeds.
 
-    Items are averaged over the seeds of a treatment first; interval and test are those of their n paired differences, so
-    they say how far the items stand for others, not how far the seeds do.
+    Items are averaged over the seeds of a treatment first. Interval and test are those of the n paired differences: they cover
+    variation over items, not over seeds.
     """
     gains = np.mean(after, axis=0) - np.mean(before, axis=0)
     low, high = bootstrap_interval(gains)
@@ -42,151 +43,151 @@ def difference(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> dic
     return {"difference": float(gains.mean()), "low": low, "high": high, "p": p}
 
 
-def judge(found: Sequence[dict[str, Any]], better: Sequence[str]) -> None:
-    """Adds to the differences of one table their p-values after Holm's correction and what they then are."""
-    for each, sense, p in zip(found, better, holm([each["p"] for each in found]), strict=True):
-        each |= {"holm": p, "verdict": verdict(each["difference"], sense, p)}
+def add_verdicts(rows: Sequence[dict[str, Any]], better: Sequence[str]) -> None:
+    """Add Holm-corrected p-values and verdicts to the differences of one table."""
+    for row, direction, p in zip(rows, better, holm([row["p"] for row in rows]), strict=True):
+        row |= {"holm": p, "verdict": verdict(row["difference"], direction, p)}
 
 
 # --- a whole study -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Treated:
-    """An arm, or what arms start from, with the documents of each of its finished runs."""
+class ArmResults:
+    """An arm or a base model, with the reports of its finished runs."""
 
     name: str
     runs: tuple[Run, ...]
     documents: dict[Run, Documents]
     failures: dict[str, str]
-    """Run: why it failed."""
+    """Reasons of failure by run name."""
 
     def outcomes(self, measure: Measure) -> list[Outcomes]:
-        """One a finished run that tells."""
-        found = [read_outcomes(measure, documents) for documents in self.documents.values()]
-        return [each for each in found if each is not None]
+        """Return the outcomes of each finished run that has the measure."""
+        by_run = [read_outcomes(measure, documents) for documents in self.documents.values()]
+        return [outcomes for outcomes in by_run if outcomes is not None]
 
 
-def tabulate_study(study: Study, out: Path) -> dict[str, Any] | None:
-    """The study's document, of what is finished under `out`; None where no model that arms start from is."""
+def study_document(study: Study, out: Path) -> dict[str, Any] | None:
+    """Return the results of the finished runs under `out`, or None if no base model is finished."""
     groups: list[dict[str, Any]] = []
-    everything: list[Documents] = []
+    all_documents: list[Documents] = []
     for base, arms in arms_by_base(study).items():
-        start = _treated(base, [base_run(base)], out, study.measuring)
+        start = _load_results(base, [base_run(base)], out, study.measuring)
         if not start.documents:
             continue
-        treated = [
-            _treated(arm.name, [arm_run(arm, seed) for seed in study.seeds], out, study.measuring) for arm in arms
+        results = [
+            _load_results(arm.name, [arm_run(arm, seed) for seed in study.seeds], out, study.measuring) for arm in arms
         ]
-        groups.append(_group(start, treated, arms, study, out))
-        everything += [documents for each in (start, *treated) for documents in each.documents.values()]
+        groups.append(_group(start, results, arms, study, out))
+        all_documents += [documents for result in (start, *results) for documents in result.documents.values()]
     if not groups:
         return None
-    for rows in ("differences", "against"):
-        found = [(row, group["measures"][row["measure"]]["better"]) for group in groups for row in group[rows]]
-        judge([row for row, _ in found], [better for _, better in found])
-    made = [report for documents in everything for report in documents.values()]
+    for table in ("differences", "against"):
+        rows = [(row, group["measures"][row["measure"]]["better"]) for group in groups for row in group[table]]
+        add_verdicts([row for row, _ in rows], [better for _, better in rows])
+    all_reports = [report for documents in all_documents for report in documents.values()]
     trained = [
         records[-1]["seconds"] for run in planned_runs(study) if (records := RunFolder(out / run.name).metrics())
     ]
-    return _rounded(
-        {
-            "name": study.name,
-            "title": study.title,
-            "question": study.question,
-            "seeds": list(study.seeds),
-            "focus": study.focus,
-            "measuring": to_dict(study.measuring),
-            "date": max(report["date"] for report in made),
-            "hardware": made[0]["hardware"],
-            "hours": {
-                "training": sum(trained) / 3600,
-                "measuring": sum(report["seconds"] for report in made) / 3600,
-            },
-            "groups": groups,
-        }
-    )
+    document = {
+        "name": study.name,
+        "title": study.title,
+        "question": study.question,
+        "seeds": list(study.seeds),
+        "focus": study.focus,
+        "measuring": to_dict(study.measuring),
+        "date": max(report["date"] for report in all_reports),
+        "hardware": all_reports[0]["hardware"],
+        "hours": {
+            "training": sum(trained) / 3600,
+            "measuring": sum(report["seconds"] for report in all_reports) / 3600,
+        },
+        "groups": groups,
+    }
+    # rounded, so that it is equal on every machine
+    return json.loads(json.dumps(document), parse_float=lambda number: round(float(number), _DIGITS))
 
 
-def _treated(name: str, runs: Sequence[Run], out: Path, measuring: Measuring) -> Treated:
+def _load_results(name: str, runs: Sequence[Run], out: Path, measuring: MeasurementConfig) -> ArmResults:
     documents: dict[Run, Documents] = {}
     failures: dict[str, str] = {}
     for run in runs:
-        now = standing(run, out, measuring)
-        if now.failure:
-            failures[run.name] = now.failure
-        elif now.finished:
-            documents[run] = _documents(run, out, measuring)
-    return Treated(name, tuple(runs), documents, failures)
+        status = run_status(run, out, measuring)
+        if status.failure:
+            failures[run.name] = status.failure
+        elif status.finished:
+            weights = weights_digest(run.name, out)
+            documents[run] = {
+                (world, report): document
+                for world in measuring.worlds
+                for report in reports(measuring)
+                if (document := stored_document(out / run.name, world, report, conditions(report, measuring, weights)))
+            }
+    return ArmResults(name, tuple(runs), documents, failures)
 
 
-def _documents(run: Run, out: Path, measuring: Measuring) -> Documents:
-    weights = weights_digest(run.name, out)
-    places: list[tuple[World, str]] = [(world, report) for world in measuring.worlds for report in reports(measuring)]
-    found = {at: stored_document(out / run.name, *at, conditions(at[1], measuring, weights)) for at in places}
-    return {at: document for at, document in found.items() if document is not None}
-
-
-def _group(start: Treated, treated: Sequence[Treated], arms: Sequence[Arm], study: Study, out: Path) -> dict[str, Any]:
-    """One model that arms start from, and those arms."""
+def _group(
+    start: ArmResults, results: Sequence[ArmResults], arms: Sequence[Arm], study: Study, out: Path
+) -> dict[str, Any]:
+    """Return the results of a base model and its arms."""
     measures = {
-        f"{measure.world}: {measure.name}": measure for measure in headlines(study.measuring) if start.outcomes(measure)
+        f"{measure.world}: {measure.name}": measure
+        for measure in headline_measures(study.measuring)
+        if start.outcomes(measure)
     }
-    senses = {name: start.outcomes(measure)[0] for name, measure in measures.items()}
-    focus = next(each for each in treated if each.name == study.focus)
-    rivals = [each for each in treated if each is not focus]
+    outcomes = {name: start.outcomes(measure)[0] for name, measure in measures.items()}
+    focus = next(result for result in results if result.name == study.focus)
+    others = [result for result in results if result is not focus]
     against = {name: measure for name, measure in measures.items() if measure.about != "skill"}
     return {
         "base": start.name,
         "measures": {
-            name: {
-                "about": measures[name].about,
-                "unit": sense.unit,
-                "better": sense.better,
-                "n": len(sense.items),
-            }
-            for name, sense in senses.items()
+            name: {"about": measures[name].about, "unit": first.unit, "better": first.better, "n": len(first.items)}
+            for name, first in outcomes.items()
         },
         "arms": [
-            {**_arm(each, measures, study.measuring, out), "recipe": recipe, "overrides": list(overrides)}
-            for each, (recipe, overrides) in zip(
-                (start, *treated), (("", ()), *((arm.recipe, arm.overrides) for arm in arms)), strict=True
+            {**_arm(result, measures, study.measuring, out), "recipe": recipe, "overrides": list(overrides)}
+            for result, (recipe, overrides) in zip(
+                (start, *results), (("", ()), *((arm.recipe, arm.overrides) for arm in arms)), strict=True
             )
         ],
-        "differences": [row for each in treated for row in _differences(start, each, measures)],
-        "against": [row for each in rivals for row in _differences(each, focus, against, named=each.name)],
+        "differences": [row for result in results for row in _differences(start, result, measures)],
+        "against": [row for other in others for row in _differences(other, focus, against, arm=other.name)],
     }
 
 
 def _differences(
-    before: Treated, after: Treated, measures: Mapping[str, Measure], named: str | None = None
+    before: ArmResults, after: ArmResults, measures: Mapping[str, Measure], arm: str | None = None
 ) -> list[dict[str, Any]]:
-    """One row a measure that both tell."""
-    found: list[dict[str, Any]] = []
+    """Return a row for each measure that both have."""
+    rows: list[dict[str, Any]] = []
     for name, measure in measures.items():
-        items = [[each.items for each in treated.outcomes(measure)] for treated in (before, after)]
+        items = [[outcomes.items for outcomes in result.outcomes(measure)] for result in (before, after)]
         if all(items):
-            found.append({"arm": named or after.name, "measure": name, **difference(*items)})
-    return found
+            rows.append({"arm": arm or after.name, "measure": name, **difference(*items)})
+    return rows
 
 
-def _arm(treated: Treated, measures: Mapping[str, Measure], measuring: Measuring, out: Path) -> dict[str, Any]:
-    """An arm by itself: the mean of each measure with its lowest and highest seed, and what the figures show."""
+def _arm(
+    result: ArmResults, measures: Mapping[str, Measure], measuring: MeasurementConfig, out: Path
+) -> dict[str, Any]:
+    """Return an arm by itself: the mean of each measure with its lowest and highest seed, and the data of the figures."""
     values: dict[str, dict[str, float]] = {}
     for name, measure in measures.items():
-        if by_seed := [float(each.items.mean()) for each in treated.outcomes(measure)]:
+        if by_seed := [float(outcomes.items.mean()) for outcomes in result.outcomes(measure)]:
             values[name] = {"mean": float(np.mean(by_seed)), "lowest": min(by_seed), "highest": max(by_seed)}
-    logs = [RunFolder(out / run.name).metrics() for run in treated.documents]
+    logs = [RunFolder(out / run.name).metrics() for run in result.documents]
     shares = [{k: v for k, v in record.items() if k.endswith(" share")} for log in logs for record in log]
     terms = dict.fromkeys(term for record in shares for term in record)
     return {
-        "name": treated.name,
-        "finished": len(treated.documents),
-        "planned": len(treated.runs),
-        "failures": treated.failures,
-        "size": _size([out / run.name for run in treated.documents]),
+        "name": result.name,
+        "finished": len(result.documents),
+        "planned": len(result.runs),
+        "failures": result.failures,
+        "size": _size([out / run.name for run in result.documents]),
         "values": values,
-        "facts": {world: _facts_by_hop(treated, world, measuring.hops) for world in measuring.worlds},
+        "facts": {world: _facts_by_hop(result, world, measuring.hops) for world in measuring.worlds},
         "curves": {
             name: _curve(logs, name) for name in _CURVES if any(name in record for log in logs for record in log)
         },
@@ -198,23 +199,23 @@ def _arm(treated: Treated, measures: Mapping[str, Measure], measuring: Measuring
 
 
 def _size(runs: Sequence[Path]) -> dict[str, float]:
-    """What moved, and the most memory a process held, of the runs that tell (`RunFolder.size`); the largest of several seeds."""
-    told = [read_json(path) for run in runs if (path := RunFolder(run).size).exists()]
-    return {name: max(each[name] for each in told) for name in (told[0] if told else ())}
+    """Return trainable parameters and peak memory (`RunFolder.size`), each the largest over the runs that stored them."""
+    sizes = [read_json(path) for run in runs if (path := RunFolder(run).size).exists()]
+    return {name: max(size[name] for size in sizes) for name in (sizes[0] if sizes else ())}
 
 
 def _curve(logs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> list[list[float]]:
-    """[step, mean over seeds] of something logged, at the steps that all seeds logged it."""
+    """Return [step, mean over seeds] of a logged value, at the steps where all seeds logged it."""
     by_seed = [{record["step"]: record[name] for record in log if name in record} for log in logs]
     steps = sorted(set.intersection(*(set(values) for values in by_seed)))
     return [[step, float(np.mean([values[step] for values in by_seed]))] for step in steps]
 
 
-def _facts_by_hop(treated: Treated, world: World, hops: int) -> list[float | None]:
-    """The share of facts kept after each hop of the walks that begin with words, mean over seeds; None where no hop tells them."""
-    told = [documents[world, LOOPBACK] for documents in treated.documents.values() if (world, LOOPBACK) in documents]
-    rows = [row for document in told for row in document["rows"]]
-    found: list[float | None] = []
+def _facts_by_hop(result: ArmResults, world: World, hops: int) -> list[float | None]:
+    """Return the share of facts kept after each hop of text-first chains, mean over seeds; None for hops without it."""
+    reports = [docs[world, LOOPBACK] for docs in result.documents.values() if (world, LOOPBACK) in docs]
+    rows = [row for report in reports for row in report["rows"]]
+    shares: list[float | None] = []
     for hop in range(1, hops + 1):
         kept = [
             row["value"]
@@ -223,14 +224,5 @@ def _facts_by_hop(treated: Treated, world: World, hops: int) -> list[float | Non
             and row["metric"].startswith(f"hop {hop}, ")
             and row["metric"].endswith(": facts kept")
         ]
-        found.append(float(np.mean(kept)) if kept else None)
-    return found
-
-
-def _rounded(value: Any) -> Any:
-    """The document with its numbers rounded, so that it reads well and is the same wherever it is made."""
-    if isinstance(value, float):
-        return round(value, _DIGITS)
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list) else value
+        shares.append(float(np.mean(kept)) if kept else None)
+    return shares

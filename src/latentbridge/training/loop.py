@@ -82,7 +82,7 @@ def _train(
     learner = Learner(model, stage, config, run, checkpoint, device)
     local_observers = observers if parallel.is_rank_zero() else ()
     for observer in local_observers:
-        observer.begin(run.path, config)
+        observer.on_train_begin(run.path, config)
 
     def make_batch(step: int) -> object:
         with parallel.gathered_parameters(learner.objective) if stage.rollouts else nullcontext():
@@ -98,17 +98,17 @@ def _train(
         due = last or (step + 1) % config.checkpoint_every == 0
         gradient, parts = learner.train_step(batch, logged=logged)
         measures = learner.check() if due else {}
-        if any(observer.looks(step + 1) for observer in observers):
+        if any(observer.should_evaluate(step + 1) for observer in observers):
             with parallel.gathered_parameters(learner.objective):
                 for observer in local_observers:
-                    measures |= observer.look(model, step + 1)
+                    measures |= observer.on_evaluate(model, step + 1)
         if (logged or measures) and parallel.is_rank_zero():
             seconds = round(time.perf_counter() - start, 2)
             counts = {"step": step + 1, "seconds": seconds, "samples": (step + 1) * config.batch_size}
             record = {**counts, **gradient, "waiting": batches.wait_fraction(), **parts, **measures}
             run.log(record)
             for observer in local_observers:
-                observer.note(record)
+                observer.on_log(record)
             bar.set_postfix({name: f"{value:.3f}" for name, value in parts.items()})
         if due and not last:
             learner.save()

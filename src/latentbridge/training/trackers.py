@@ -57,15 +57,15 @@ class Tracker(Observer):
             ) from missing
         self._backend: TrackerBackend | None = None
 
-    def begin(self, folder: Path, config: RunConfig) -> None:
+    def on_train_begin(self, folder: Path, config: RunConfig) -> None:
         self._run = RunFolder(folder)
         state = self._stored().get(self.name, {"id": uuid4().hex[:8]})
         self._id, self._last_step = state["id"], state.get("last_step", state.get("told", 0))  # "told": before 2026-12
         self._backend = TRACKERS[self.name][1](self._library, folder, self._id, to_dict(config))
         for record in self._run.metrics():
-            self.note(record)
+            self.on_log(record)
 
-    def note(self, record: Mapping[str, Any]) -> None:
+    def on_log(self, record: Mapping[str, Any]) -> None:
         step = record["step"]
         if self._backend is None or step <= self._last_step:
             return

@@ -1,4 +1,4 @@
-"""What every page of ours must be: whole, well-formed, without scripts, and alone in the world."""
+"""Checks of HTML pages: well-formed, without scripts and without outside requests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline", "polygon", "input"}
-"""Elements that hold nothing; those of SVG close themselves."""
+VOID = {"meta", "img", "br", "line", "circle", "path", "input"}
+"""Elements without content; SVG elements are self-closing."""
 
 
 class Checker(HTMLParser):

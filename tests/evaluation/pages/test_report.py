@@ -1,4 +1,4 @@
-"""The page is whole, well-formed and self-contained, and says what the data says."""
+"""The report page is well-formed, self-contained and shows its data."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tests.evaluation.pages.checker import Checker, check
 
 from latentbridge.evaluation.loopback import Round
 from latentbridge.evaluation.pages.curves import training_section
-from latentbridge.evaluation.pages.page import show_interval, show_picture, write_page
+from latentbridge.evaluation.pages.page import interval_html, picture_html, write_page
 from latentbridge.evaluation.pages.report import (
     Answer,
-    Drawn,
-    Edited,
-    Found,
-    FoundItem,
-    Understood,
-    Walk,
+    EditExample,
+    GenerationExample,
+    LoopbackChain,
+    SearchExample,
+    SearchHit,
+    UnderstandExample,
     commands_section,
     credits_section,
     draw_section,
@@ -54,9 +54,9 @@ def records(count: int = 30) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Checker:
-    """A page with every kind of section, and hostile text wherever text goes."""
+    """Return a page with each kind of section, and markup in all texts."""
     rounds = [Round(HOSTILE, PICTURE, 0.75, 0.75, 0.5, 0.25), Round(HOSTILE, PICTURE, 0.25, 0.5, 0.5, 0.25)]
-    hit, words = FoundItem(HOSTILE, 0.5, PICTURE, True), FoundItem(HOSTILE, 0.5, right=False)
+    hit, words = SearchHit(HOSTILE, 0.5, PICTURE, True), SearchHit(HOSTILE, 0.5, right=False)
     row = {
         "skill": HOSTILE,
         "metric": HOSTILE,
@@ -69,12 +69,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Checker:
     }
     sections = [
         understand_section(
-            [Understood(PICTURE, HOSTILE, (Answer(HOSTILE, HOSTILE, HOSTILE, False), Answer("q", "a")))]
+            [UnderstandExample(PICTURE, HOSTILE, (Answer(HOSTILE, HOSTILE, HOSTILE, False), Answer("q", "a")))]
         ),
-        draw_section([Drawn(HOSTILE, HOSTILE + "!", PICTURE, HOSTILE, True)], HOSTILE),
-        edit_section([Edited(HOSTILE, PICTURE, PICTURE, PICTURE, PICTURE[..., 0] > 9, HOSTILE, HOSTILE)]),
-        find_section([Found(HOSTILE, HOSTILE, (hit, words)), Found("x", HOSTILE, (words,), PICTURE)], HOSTILE),
-        loopback_section([Walk(PICTURE, rounds)]),
+        draw_section([GenerationExample(HOSTILE, HOSTILE + "!", PICTURE, HOSTILE, True)], HOSTILE),
+        edit_section([EditExample(HOSTILE, PICTURE, PICTURE, PICTURE, PICTURE[..., 0] > 9, HOSTILE, HOSTILE)]),
+        find_section(
+            [SearchExample(HOSTILE, HOSTILE, (hit, words)), SearchExample("x", HOSTILE, (words,), PICTURE)], HOSTILE
+        ),
+        loopback_section([LoopbackChain(PICTURE, rounds)]),
         scores_section({"rows": [row, {"skill": "b", "metric": "m", "value": 3}], "command": HOSTILE, "seed": 0}),
         training_section({HOSTILE: records()}),
         commands_section([(HOSTILE, HOSTILE)]),
@@ -83,23 +85,23 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Checker:
     return check(write_page(tmp_path_factory.mktemp("page") / "report.html", HOSTILE, HOSTILE, sections, HOSTILE))
 
 
-def test_every_section_is_there_and_hostile_text_stays_text(page: Checker) -> None:
+def test_all_sections_are_present_and_text_is_escaped(page: Checker) -> None:
     assert page.seen["section"] == 9
     assert page.seen["nav"] == 1
     assert page.text.count("<script>alert('1 & 2')</script>") >= 25
 
 
-def test_the_sections_say_what_the_data_says(page: Checker) -> None:
+def test_sections_show_the_data(page: Checker) -> None:
     assert "0 of 1 replies here are right" in page.text
     assert "1 of 1 judged pictures are right" in page.text
     assert "0 of 0 judged edits" in page.text
     assert "round by round: 0.75, 0.25. It halves after 1.5 rounds" in page.text
-    assert "facts kept 50% told, 25% drawn" in page.text
+    assert "facts kept 50% in words, 25% drawn" in page.text
     assert "90.0 %" in page.text
 
 
-def test_a_picture_comes_back_from_the_page_bit_for_bit() -> None:
-    data = re.search(r'base64,([^"]+)"', show_picture(PICTURE, "x"))
+def test_a_picture_is_stored_losslessly() -> None:
+    data = re.search(r'base64,([^"]+)"', picture_html(PICTURE, "x"))
     assert data is not None
     image = Image.open(io.BytesIO(base64.b64decode(data[1])))
     assert (np.asarray(image) == PICTURE).all()
@@ -118,5 +120,5 @@ def test_fade_outside_keeps_the_mask_and_greys_the_rest() -> None:
 
 
 def test_an_interval_lies_on_its_track() -> None:
-    drawn = show_interval(0.5, 0.4, 0.6, None)
+    drawn = interval_html(0.5, 0.4, 0.6, None)
     assert 'cx="64.0"' in drawn and 'x1="51.8" x2="76.2"' in drawn and "aim" not in drawn

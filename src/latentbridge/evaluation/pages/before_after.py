@@ -1,40 +1,38 @@
-"""The same walks by a model before and after post-training, as a section of a page."""
+"""Page section that compares loopback before and after post-training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from statistics import fmean
 from typing import cast
 
 from latentbridge.data.pairs import Pair
-from latentbridge.evaluation.loopback import Loopback, pair_kept
-from latentbridge.evaluation.pages.page import Section, show_figure
+from latentbridge.evaluation.loopback import Loopback, pair_facts_kept
+from latentbridge.evaluation.pages.page import Section, figure_html
 from latentbridge.types import Picture
 
 
-def share_kept(measured: Loopback, pairs: Sequence[Pair]) -> float:
-    """Mean share of facts that the last words of walks keep; pairs without facts keep nothing."""
-    kept = [pair_kept(words, pair) or 0.0 for words, pair in zip(measured.hops[-1], pairs, strict=True)]
-    return sum(kept) / len(kept)
+def mean_facts_kept(measured: Loopback, pairs: Sequence[Pair]) -> float:
+    """Return the mean share of facts in the last words of the chains; pairs without facts count as 0."""
+    return fmean(pair_facts_kept(words, pair) or 0.0 for words, pair in zip(measured.hops[-1], pairs, strict=True))
 
 
 def before_after_section(pairs: Sequence[Pair], before: Loopback, after: Loopback, lead: str) -> Section:
-    """Two strips for each pair: what a text-first walk of an even number of hops draws and says, before and after."""
+    """Return two strips for each pair, before and after: pictures and captions of a text-first chain of an even number of hops."""
     strips = "".join(
-        f"<h3>“{escape(pair.text)}”</h3>{_show_walk('before', i, before, pair)}{_show_walk('after', i, after, pair)}"
+        f"<h3>“{escape(pair.text)}”</h3>{_chain_html('before', i, before, pair)}{_chain_html('after', i, after, pair)}"
         for i, pair in enumerate(pairs)
     )
     return Section("post-training", "Loopback before and after post-training", lead, strips)
 
 
-def _show_walk(when: str, index: int, measured: Loopback, pair: Pair) -> str:
-    drawn, said = ([items[index] for items in measured.hops[start::2]] for start in range(2))
+def _chain_html(when: str, index: int, measured: Loopback, pair: Pair) -> str:
+    pictures, captions = ([items[index] for items in measured.hops[start::2]] for start in range(2))
     cells = "".join(
-        show_figure(cast(Picture, picture), f"{when}: said “{words}”", str(words), right=_right(words, pair))
-        for picture, words in zip(drawn, said, strict=True)
+        figure_html(
+            cast(Picture, picture), f"{when}: said “{words}”", str(words), right=pair_facts_kept(words, pair) == 1
+        )
+        for picture, words in zip(pictures, captions, strict=True)
     )
     return f'<div class="strip">{cells}</div>'
-
-
-def _right(words: Picture | str, pair: Pair) -> bool:
-    return pair_kept(words, pair) == 1

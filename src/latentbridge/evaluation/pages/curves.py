@@ -1,4 +1,4 @@
-"""The log of one run or more as charts: losses, held-out measures, gradient, pace."""
+"""Charts of the metrics logs of runs: losses, held-out measures, gradients and step times."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from latentbridge.evaluation.pages.charts import Line, in_samples, in_time, show_legend, show_lines, show_stack
 from latentbridge.evaluation.pages.page import Section
+from latentbridge.evaluation.pages.plots import (
+    Line,
+    area_chart,
+    format_count,
+    format_duration,
+    legend_html,
+    line_chart,
+)
 
 Records = Sequence[Mapping[str, Any]]
 """The lines of a `metrics.jsonl`, by step."""
@@ -19,31 +26,32 @@ _GRADIENT, _RATE, _WAITING, _SHARE, _HELD_OUT = "grad_norm", "lr", "waiting", " 
 
 @dataclass(frozen=True)
 class Axis:
-    """What curves are drawn along."""
+    """The x axis of curves."""
 
     name: str
-    along: Callable[[float], str]
-    """Words for a value on it."""
-    of: Callable[[Records], list[float]]
+    format: Callable[[float], str]
+    values: Callable[[Records], list[float]]
 
 
-def elapsed(records: Records) -> list[float]:
-    """Seconds of work up to each row, also where the clock began anew with a resume."""
-    found, before = [], 0.0
+def elapsed_seconds(records: Records) -> list[float]:
+    """Return the seconds of work up to each record; the logged clock starts again at each resume."""
+    total, before = 0.0, 0.0
+    totals: list[float] = []
     for record in records:
-        passed = record["seconds"] - before
-        found.append((found[-1] if found else 0.0) + (passed if passed >= 0 else record["seconds"]))
-        before = record["seconds"]
-    return found
+        seconds = record["seconds"]
+        total += seconds - before if seconds >= before else seconds
+        before = seconds
+        totals.append(total)
+    return totals
 
 
-SAMPLES = Axis("samples", in_samples, lambda records: [record["samples"] for record in records])
-TIME = Axis("time", in_time, elapsed)
+SAMPLES = Axis("samples", format_count, lambda records: [record["samples"] for record in records])
+TIME = Axis("time", format_duration, elapsed_seconds)
 
 
 def loss_names(runs: Iterable[Records]) -> list[str]:
-    """The parts of losses: what every row of a run holds and is nothing else."""
-    return _ordered(
+    """Return the names of loss terms: values in every record of a run that are no clock, gradient, rate or measure."""
+    return _unique(
         name
         for records in runs
         for name in records[-1]
@@ -55,10 +63,10 @@ def loss_names(runs: Iterable[Records]) -> list[str]:
 
 
 def measure_names(runs: Iterable[Records]) -> list[str]:
-    """What is measured now and then: on held-out data, or of checkpoints."""
+    """Return the names of values measured at some steps only, on held-out data or of checkpoints."""
     runs = list(runs)
     losses = loss_names(runs)
-    return _ordered(
+    return _unique(
         name
         for records in runs
         for record in records
@@ -68,83 +76,82 @@ def measure_names(runs: Iterable[Records]) -> list[str]:
 
 
 def share_names(records: Records) -> list[str]:
-    """The terms whose shares of the gradient a run logs, as they are logged."""
-    return _ordered(name for record in records for name in record if name.endswith(_SHARE))
+    """Return the logged names of the loss terms' shares of the gradient."""
+    return _unique(name for record in records for name in record if name.endswith(_SHARE))
 
 
-def show_values(name: str, runs: Mapping[str, Records], axis: Axis, title: str = "", linear: bool = False) -> str:
-    """One logged value of all runs that have it, in one chart."""
+def value_chart(name: str, runs: Mapping[str, Records], axis: Axis, title: str = "", linear: bool = False) -> str:
+    """Return one chart of a logged value, with a line for each run that has it."""
     lines = [
         Line([x for x, _ in points], [y for _, y in points], colour)
         for colour, records in enumerate(runs.values())
-        if (points := [(x, r[name]) for x, r in zip(axis.of(records), records, strict=True) if name in r])
+        if (points := [(x, r[name]) for x, r in zip(axis.values(records), records, strict=True) if name in r])
     ]
-    return show_lines(title or name, lines, axis.along, linear=linear)
+    return line_chart(title or name, lines, axis.format, linear=linear)
 
 
-def show_pace(runs: Mapping[str, Records], axis: Axis) -> str:
-    """The time of a step."""
-    lines = []
+def step_time_chart(runs: Mapping[str, Records], axis: Axis) -> str:
+    """Return a chart of the seconds per step."""
+    lines: list[Line] = []
     for colour, records in enumerate(runs.values()):
-        clock, places = elapsed(records), axis.of(records)
-        rows = list(zip(records, clock, places, strict=True))
-        paces = [(x, (end - start) / (b["step"] - a["step"])) for (a, start, _), (b, end, x) in pairwise(rows)]
-        lines.append(Line([x for x, _ in paces], [y for _, y in paces], colour))
-    return show_lines("time of a step", lines, axis.along, unit=" s")
+        rows = zip(records, elapsed_seconds(records), axis.values(records), strict=True)
+        points = [(x, (end - start) / (b["step"] - a["step"])) for (a, start, _), (b, end, x) in pairwise(rows)]
+        lines.append(Line([x for x, _ in points], [y for _, y in points], colour))
+    return line_chart("time of a step", lines, axis.format, unit=" s")
 
 
-def show_gradient(runs: Mapping[str, Records], axis: Axis) -> str:
-    """Its norm before clipping, and the terms' shares of it, run by run."""
-    charts = show_values(_GRADIENT, runs, axis, "gradient norm")
+def gradient_charts(runs: Mapping[str, Records], axis: Axis) -> str:
+    """Return charts of the gradient norm before clipping, and of the terms' shares of it for each run."""
+    charts = value_chart(_GRADIENT, runs, axis, "gradient norm")
     for run, records in runs.items():
-        logged = [
-            (x, r) for x, r in zip(axis.of(records), records, strict=True) if any(n in r for n in share_names(records))
-        ]
-        shares = {
-            name.removesuffix(_SHARE): [record.get(name, 0.0) for _, record in logged] for name in share_names(records)
-        }
-        if shares:
+        names = share_names(records)
+        logged = [(x, r) for x, r in zip(axis.values(records), records, strict=True) if any(n in r for n in names)]
+        if names:
+            shares = {name.removesuffix(_SHARE): [record.get(name, 0.0) for _, record in logged] for name in names}
             title = f"shares of the gradient, {run}" if len(runs) > 1 else "shares of the gradient"
-            charts += show_stack(title, [x for x, _ in logged], shares, axis.along)
+            charts += area_chart(title, [x for x, _ in logged], shares, axis.format)
     return charts
 
 
-def show_curves(runs: Mapping[str, Records], axis: Axis) -> str:
-    """All charts of runs over each other, under headings."""
-    groups = {
-        "Losses": "".join(show_values(name, runs, axis) for name in loss_names(runs.values())),
-        "Held out": "".join(show_values(name, runs, axis) for name in measure_names(runs.values())),
-        "Gradient": show_gradient(runs, axis),
-        "Pace": show_pace(runs, axis)
-        + show_values(_WAITING, runs, axis, "share of the time spent waiting for batches")
-        + show_values(_RATE, runs, axis, "learning rate, as a share of its peak", linear=True),
-    }
-    return "".join(
-        f'<h3>{heading}</h3><div class="cards">{charts}</div>' for heading, charts in groups.items() if charts
+def curves_section(runs: Mapping[str, Records]) -> Section:
+    """Return a section with the charts of all runs, over samples or over time as the reader chooses."""
+    legend = legend_html(enumerate(runs)) if len(runs) > 1 else ""
+    choices, panels = "", ""
+    for axis in (SAMPLES, TIME):
+        checked = " checked" if axis is SAMPLES else ""
+        choices += f'<input type="radio" name="axis" id="by-{axis.name}"{checked}><label for="by-{axis.name}">by {axis.name}</label>'
+        panels += f'<div class="panel on-{axis.name}">{_all_charts(runs, axis)}</div>'
+    return Section(
+        "curves", "Curves", "Logged values over the run.", f'<div class="axes">{choices}{legend}{panels}</div>'
     )
 
 
-def curves_section(runs: Mapping[str, Records]) -> Section:
-    """Runs over each other, along samples or along time as the reader chooses."""
-    legend = show_legend(enumerate(runs)) if len(runs) > 1 else ""
-    choices, panels = "", ""
-    for index, axis in enumerate((SAMPLES, TIME)):
-        checked = " checked" if index == 0 else ""
-        choices += f'<input type="radio" name="axis" id="by-{axis.name}"{checked}><label for="by-{axis.name}">by {axis.name}</label>'
-        panels += f'<div class="panel on-{axis.name}">{show_curves(runs, axis)}</div>'
-    return Section("curves", "Curves", "How it went.", f'<div class="axes">{choices}{legend}{panels}</div>')
+def _all_charts(runs: Mapping[str, Records], axis: Axis) -> str:
+    groups = {
+        "Losses": "".join(value_chart(name, runs, axis) for name in loss_names(runs.values())),
+        "Held out": "".join(value_chart(name, runs, axis) for name in measure_names(runs.values())),
+        "Gradient": gradient_charts(runs, axis),
+        "Speed": step_time_chart(runs, axis)
+        + value_chart(_WAITING, runs, axis, "share of the time spent waiting for batches")
+        + value_chart(_RATE, runs, axis, "learning rate, as a share of its peak", linear=True),
+    }
+    return "".join(_card_grid(heading, charts) for heading, charts in groups.items() if charts)
 
 
 def training_section(runs: Mapping[str, Records]) -> Section:
-    """Runs one after the other: how the losses fell, and at what speed."""
+    """Return a section with losses, gradient norm and step time of one run after the other."""
     body = ""
     for name, records in runs.items():
-        alone = {name: records}
-        charts = "".join(show_values(part, alone, SAMPLES) for part in loss_names([records]))
-        charts += show_values(_GRADIENT, alone, SAMPLES, "gradient norm") + show_pace(alone, SAMPLES)
-        body += f'<h3>{escape(name)}</h3><div class="cards">{charts}</div>'
-    return Section("curves", "Training", "How the losses fell, along the samples seen, and at what speed.", body)
+        run = {name: records}
+        charts = "".join(value_chart(term, run, SAMPLES) for term in loss_names([records]))
+        charts += value_chart(_GRADIENT, run, SAMPLES, "gradient norm") + step_time_chart(run, SAMPLES)
+        body += _card_grid(name, charts)
+    return Section("curves", "Training", "Losses, gradient norm and step time over the samples seen.", body)
 
 
-def _ordered(names: Iterable[str]) -> list[str]:
+def _card_grid(heading: str, charts: str) -> str:
+    return f'<h3>{escape(heading)}</h3><div class="cards">{charts}</div>'
+
+
+def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))

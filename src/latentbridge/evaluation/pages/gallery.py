@@ -1,4 +1,4 @@
-"""Walks of loopback, and drawings side by side, as one picture to look at."""
+"""Contact sheets of loopback chains and of generated pictures."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _GRID_SIDE_PX, _GRID_GAP_PX = 128, 4
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture, a note on it, and the words it was drawn from."""
+    """A picture with a note and its prompt."""
 
     picture: Picture
     words: str
     note: str
 
 
-def draw_sheet(walks: Sequence[Sequence[Cell]]) -> Image.Image:
-    """Walks, one a row; small pictures are enlarged pixel by pixel, words are cut to five lines."""
+def draw_sheet(rows: Sequence[Sequence[Cell]]) -> Image.Image:
+    """Return rows of cells as one image; small pictures are enlarged pixel by pixel, words are cut to five lines."""
     font = ImageFont.load_default(_TEXT_PX)
     line_px = _TEXT_PX + 3
     cell_width, cell_height = _SIDE_PX + _GAP_PX, _SIDE_PX + _GAP_PX + (_LINES + 1) * line_px
-    columns = max(len(walk) for walk in walks)
-    sheet = Image.new("RGB", (columns * cell_width + _GAP_PX, len(walks) * cell_height + _GAP_PX), "white")
+    columns = max(map(len, rows))
+    sheet = Image.new("RGB", (columns * cell_width + _GAP_PX, len(rows) * cell_height + _GAP_PX), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, walk in enumerate(walks):
-        for column, cell in enumerate(walk):
+    for row, cells in enumerate(rows):
+        for column, cell in enumerate(cells):
             x, y = column * cell_width + _GAP_PX, row * cell_height + _GAP_PX
-            sheet.paste(Image.fromarray(np.ascontiguousarray(_enlarged(cell.picture))), (x, y))
+            sheet.paste(Image.fromarray(np.ascontiguousarray(_enlarge(cell.picture))), (x, y))
             draw.text((x, y + _SIDE_PX + 2), cell.note, font=font, fill="#666666")
             for number, line in enumerate(_wrap(cell.words, font)[:_LINES], start=1):
                 draw.text((x, y + _SIDE_PX + 2 + number * line_px), line, font=font, fill="black")
@@ -46,17 +46,17 @@ def draw_sheet(walks: Sequence[Sequence[Cell]]) -> Image.Image:
 
 
 def draw_grid(pictures: Sequence[Picture], columns: int) -> Image.Image:
-    """Pictures alone, row by row, close together; small ones are enlarged pixel by pixel."""
+    """Return pictures as a dense grid, row by row; small ones are enlarged pixel by pixel."""
     step_px = _GRID_SIDE_PX + _GRID_GAP_PX
     rows = -(-len(pictures) // columns)
     grid = Image.new("RGB", (columns * step_px - _GRID_GAP_PX, rows * step_px - _GRID_GAP_PX), "white")
     for index, picture in enumerate(pictures):
-        place = index % columns * step_px, index // columns * step_px
-        grid.paste(Image.fromarray(np.ascontiguousarray(_enlarged(picture, _GRID_SIDE_PX))), place)
+        position = index % columns * step_px, index // columns * step_px
+        grid.paste(Image.fromarray(np.ascontiguousarray(_enlarge(picture, _GRID_SIDE_PX))), position)
     return grid
 
 
-def _enlarged(picture: Picture, side_px: int = _SIDE_PX) -> Picture:
+def _enlarge(picture: Picture, side_px: int = _SIDE_PX) -> Picture:
     times = max(1, side_px // max(picture.shape[:2]))
     return fit_square(picture.repeat(times, axis=0).repeat(times, axis=1), side_px)
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: pictures inside the file, no script, light and dark. Plain strings, everything escaped."""
+"""Self-contained HTML page: inline pictures, no script, light and dark mode. Texts are plain and escaped here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from latentbridge.types import Picture
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what is under it."""
+    """A section of a page."""
 
     anchor: str
     title: str
@@ -30,7 +30,7 @@ class Section:
 
 
 def write_page(path: Path, title: str, lead: str, sections: Sequence[Section], foot: str = "") -> Path:
-    """The page as one file, written atomically; `title`, `lead` and `foot` are plain text."""
+    """Write the page atomically as one file and return its path; `title`, `lead` and `foot` are plain text."""
     links = "".join(f'<a href="#{escape(s.anchor)}">{escape(s.title)}</a>' for s in sections)
     blocks = "\n".join(
         f'<section id="{escape(s.anchor)}"><h2>{escape(s.title)}</h2><p class="lead">{escape(s.lead)}</p>{s.body}</section>'
@@ -56,8 +56,8 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section], f
     return path
 
 
-def show_picture(picture: Picture, alt: str) -> str:
-    """A uint8 [h, w, 3] picture as an `<img>` that carries its own PNG; enlarged without smoothing."""
+def picture_html(picture: Picture, alt: str) -> str:
+    """Return a uint8 [h, w, 3] picture as an `<img>` with an inline PNG, enlarged without smoothing."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(stream, "png", optimize=True)
     data = base64.b64encode(stream.getvalue()).decode()
@@ -65,27 +65,27 @@ def show_picture(picture: Picture, alt: str) -> str:
     return f'<img class="picture" width="{width}" height="{height}" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
-def show_figure(picture: Picture, caption: str, alt: str = "", right: bool | None = None) -> str:
-    """A picture with a caption below."""
+def figure_html(picture: Picture, caption: str, alt: str = "", right: bool | None = None) -> str:
+    """Return a picture with a caption below; framed if `right`."""
     state = " is-right" if right else ""
-    return f'<figure class="hit{state}">{show_picture(picture, alt or caption)}<figcaption>{escape(caption)}</figcaption></figure>'
+    return f'<figure class="hit{state}">{picture_html(picture, alt or caption)}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
-def show_mark(right: bool | None) -> str:
-    """A tick or a cross that says itself aloud; nothing where the truth is not known."""
+def mark_html(right: bool | None) -> str:
+    """Return a tick or a cross with a label for screen readers; "" for None."""
     if right is None:
         return ""
     name = "right" if right else "wrong"
     return f'<span class="mark is-{name}" role="img" aria-label="{name}">{"✓" if right else "✗"}</span>'
 
 
-def show_meter(value: float) -> str:
-    """A thin bar from 0 to 1."""
+def meter_html(value: float) -> str:
+    """Return a thin bar from 0 to 1."""
     return f'<span class="meter"><i style="width:{100 * min(max(value, 0.0), 1.0):.0f}%"></i></span>'
 
 
-def show_interval(value: float, low: float, high: float, aim: float | None) -> str:
-    """A dot with its interval and the aim as a tick, on a track from 0 to 1."""
+def interval_html(value: float, low: float, high: float, aim: float | None) -> str:
+    """Return a dot with its interval, and the aim as a tick, on a track from 0 to 1."""
     scale = [3 + 122 * min(max(x, 0.0), 1.0) for x in (low, high, value, aim or 0.0)]
     tick = f'<line class="aim" x1="{scale[3]:.1f}" x2="{scale[3]:.1f}" y1="2" y2="14"/>' if aim is not None else ""
     return (

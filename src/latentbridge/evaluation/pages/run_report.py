@@ -1,4 +1,4 @@
-"""The page about runs, finished or not: where each stands, how it went, what it drew, and with which settings."""
+"""Report page of training runs, finished or not: status, curves, samples and settings."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ import numpy as np
 from PIL import Image
 
 from latentbridge.errors import UserError
-from latentbridge.evaluation.pages.charts import COLOURS, in_time
-from latentbridge.evaluation.pages.curves import Records, curves_section, elapsed, loss_names, measure_names
-from latentbridge.evaluation.pages.page import Section, show_figure, write_page
+from latentbridge.evaluation.pages.curves import Records, curves_section, elapsed_seconds, loss_names, measure_names
+from latentbridge.evaluation.pages.page import Section, figure_html, write_page
+from latentbridge.evaluation.pages.plots import chip_html, format_duration
 from latentbridge.files import read_json
 from latentbridge.run_folder import RunFolder
 
 _RECENT = 5
-"""Rows of the log from which the time left is told."""
+"""Records of the log from which the remaining time is estimated."""
 _OVERDUE = 3
-"""A run whose next row takes so many times as long as the last ones, and more than a minute, is taken for interrupted."""
-_STATES = {"finished": "finished", "stopped": "stopped", "running": "under way", "interrupted": "interrupted"}
+"""A run counts as interrupted if its next record takes so many times as long as the last ones, and more than a minute."""
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
-    """Where a run stands: {"run", "name", "state", "step", "steps", "samples", "seconds", "seconds_left", "reason",
-    "losses", "measures", "environment", "config"}; what is not known is None.
+    """Return the status of a run: {"run", "name", "state", "step", "steps", "samples", "seconds", "seconds_left", "reason",
+    "losses", "measures", "environment", "config"}; unknown values are None.
 
-    "losses" and "measures" are those logged last. Raises UserError for a run that has logged nothing yet.
+    "losses" and "measures" have the values logged last. Raises UserError for a run that has logged nothing yet.
     """
     run = RunFolder(folder)
-    records, config = _log(run), _settings(run)
-    last, clock = records[-1], elapsed(records)
-    stop = read_json(run.stopped) if run.stopped.exists() else None
+    records, config = _log(run), _read_if_exists(run.path / "config.json") or {}
+    last, clock = records[-1], elapsed_seconds(records)
+    stop = _read_if_exists(run.stopped)
     steps = config.get("steps")
     pace = _pace(records, clock)
     quiet_s = time.time() - (run.path / "metrics.jsonl").stat().st_mtime
@@ -60,23 +59,23 @@ def describe_run(folder: Path) -> dict[str, Any]:
         "reason": stop["reason"] if stop and state == "stopped" else None,
         "losses": {name: last[name] for name in loss_names([records])},
         "measures": measures,
-        "environment": read_json(run.environment) if run.environment.exists() else None,
+        "environment": _read_if_exists(run.environment),
         "config": config,
     }
 
 
 def write_run_report(folders: Sequence[Path], page: Path) -> Path:
-    """The page about one run or several side by side; raises UserError for a run that has logged nothing yet."""
-    described = [describe_run(folder) for folder in folders]
-    names = _told_apart(folders)
+    """Write the page about one run or several; raises UserError for a run that has logged nothing yet."""
+    statuses = [describe_run(folder) for folder in folders]
+    names = _unique_names(folders)
     logs = {name: _log(RunFolder(folder)) for name, folder in zip(names, folders, strict=True)}
-    sections = [_standing_section(names, described), curves_section(logs)]
+    sections = [_status_section(names, statuses), curves_section(logs)]
     sections += [
         s for name, folder in zip(names, folders, strict=True) if (s := _samples_section(name, RunFolder(folder)))
     ]
-    sections.append(_settings_section(names, described))
-    title = f"Training run {described[0]['name']}" if len(folders) == 1 else f"{len(folders)} training runs"
-    return write_page(page, title, _lead(described), sections)
+    sections.append(_settings_section(names, statuses))
+    title = f"Training run {statuses[0]['name']}" if len(folders) == 1 else f"{len(folders)} training runs"
+    return write_page(page, title, _lead(statuses), sections)
 
 
 def _log(run: RunFolder) -> Records:
@@ -85,48 +84,49 @@ def _log(run: RunFolder) -> Records:
     raise UserError(f"{run.path} holds no metrics yet; give the folder of a run that has logged a step.")
 
 
-def _settings(run: RunFolder) -> dict[str, Any]:
-    path = run.path / "config.json"
-    return read_json(path) if path.exists() else {}
+def _read_if_exists(path: Path) -> Any:
+    return read_json(path) if path.exists() else None
 
 
 def _pace(records: Records, clock: Sequence[float]) -> float | None:
-    """Seconds a step over the last rows."""
+    """Return the seconds per step over the last records."""
     first = max(0, len(records) - 1 - _RECENT)
     steps = records[-1]["step"] - records[first]["step"]
     return (clock[-1] - clock[first]) / steps if steps else None
 
 
-def _told_apart(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, or their paths where those are the same."""
+def _unique_names(folders: Sequence[Path]) -> list[str]:
+    """Return the folders' names, or their paths if names repeat."""
     names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _lead(described: Sequence[Mapping[str, Any]]) -> str:
-    if len(described) > 1:
-        return "Runs over each other, each in its colour."
-    (run,) = described
-    of = f"{run['step']} of {run['steps']} steps" if run["steps"] else f"{run['step']} steps"
-    left = f" About {in_time(run['seconds_left'])} are left." if run["seconds_left"] is not None else ""
-    return f"{_STATES[run['state']].capitalize()}: {of}, {run['samples']:,} samples, {in_time(run['seconds'])}.{left}"
+def _lead(statuses: Sequence[Mapping[str, Any]]) -> str:
+    if len(statuses) > 1:
+        return "Runs in the same charts, each in its colour."
+    (run,) = statuses
+    progress = f"{run['step']} of {run['steps']} steps" if run["steps"] else f"{run['step']} steps"
+    left = f" About {format_duration(run['seconds_left'])} are left." if run["seconds_left"] is not None else ""
+    return (
+        f"{run['state'].capitalize()}: {progress}, {run['samples']:,} samples, {format_duration(run['seconds'])}.{left}"
+    )
 
 
-def _standing_section(names: Sequence[str], described: Sequence[Mapping[str, Any]]) -> Section:
+def _status_section(names: Sequence[str], statuses: Sequence[Mapping[str, Any]]) -> Section:
     rows = ""
-    for index, (name, run) in enumerate(zip(names, described, strict=True)):
-        left = "" if run["seconds_left"] is None else in_time(run["seconds_left"])
+    for index, (name, run) in enumerate(zip(names, statuses, strict=True)):
+        left = "" if run["seconds_left"] is None else format_duration(run["seconds_left"])
         logged = {**run["losses"], **run["measures"]}
         values = ", ".join(f"{part} {value:.4g}" for part, value in logged.items())
         numbers = (
             f"{run['step']:,}" + (f" of {run['steps']:,}" if run["steps"] else ""),
             f"{run['samples']:,}",
-            in_time(run["seconds"]),
+            format_duration(run["seconds"]),
             left,
         )
         cells = "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
         rows += (
-            f'<tr><td><span class="chip c{index % COLOURS}">{escape(name)}</span></td><td>{_STATES[run["state"]]}</td>'
+            f"<tr><td>{chip_html(index, name)}</td><td>{run['state']}</td>"
             f'{cells}<td class="small">{escape(values)}</td></tr>'
         )
         if run["reason"]:
@@ -134,30 +134,29 @@ def _standing_section(names: Sequence[str], described: Sequence[Mapping[str, Any
     titles = ("run", "state", "steps", "samples", "time", "left", "last values")
     head = "".join(f"<th{' class=number' if t in titles[2:6] else ''}>{t}</th>" for t in titles)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    return Section("standing", "Where it stands", "As of its last logged step.", table)
+    return Section("status", "Status", "As of the last logged step.", table)
 
 
 def _samples_section(name: str, run: RunFolder) -> Section | None:
-    """The sheets over time; the prompts, which are the same in all, once."""
+    """Return the sheets over time and their common prompts, or None without sheets."""
     if not (sheets := run.samples()):
         return None
     strip = "".join(
-        show_figure(np.asarray(Image.open(path).convert("RGB")), f"after {step:,} steps")
+        figure_html(np.asarray(Image.open(path).convert("RGB")), f"after {step:,} steps")
         for step, path in sheets.items()
     )
-    prompts = read_json(run.prompts) if run.prompts.exists() else []
-    words = "".join(f"<li>{escape(prompt)}</li>" for prompt in prompts)
-    told = (
+    words = "".join(f"<li>{escape(prompt)}</li>" for prompt in _read_if_exists(run.prompts) or [])
+    details = (
         f'<details><summary>The prompts, row by row</summary><ol class="small">{words}</ol></details>' if words else ""
     )
-    lead = "Always the same held-out prompts and the same noise, so that only the weights differ."
+    lead = "The same held-out prompts and noise at each step; only the weights differ."
     return Section(
-        f"samples-{name}", f"Drawn on the way, {name}", lead, f'<div class="strip sheets">{strip}</div>{told}'
+        f"samples-{name}", f"Samples during training, {name}", lead, f'<div class="strip sheets">{strip}</div>{details}'
     )
 
 
-def _settings_section(names: Sequence[str], described: Sequence[Mapping[str, Any]]) -> Section:
-    flat = [dict(_flatten({**run["config"], "environment": run["environment"] or {}})) for run in described]
+def _settings_section(names: Sequence[str], statuses: Sequence[Mapping[str, Any]]) -> Section:
+    flat = [dict(_flatten({**run["config"], "environment": run["environment"] or {}})) for run in statuses]
     keys = list(dict.fromkeys(key for settings in flat for key in settings))
     differing = [key for key in keys if len({settings.get(key) for settings in flat}) > 1]
     body = ""
@@ -169,17 +168,17 @@ def _settings_section(names: Sequence[str], described: Sequence[Mapping[str, Any
             + "</tr>"
             for key in differing
         )
-        body += f'<div class="scroll"><table><thead><tr><th>what differs</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        body += f'<div class="scroll"><table><thead><tr><th>differing setting</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     shared = "".join(
         f"<div><code>{escape(key)} = {escape(flat[0][key])}</code></div>" for key in keys if key not in differing
     )
-    title = "All settings" if len(described) == 1 else "What is the same"
+    title = "All settings" if len(statuses) == 1 else "Shared settings"
     body += f'<details><summary>{title}</summary><div class="facts">{shared}</div></details>'
-    return Section("settings", "Settings", "The resolved configuration, and where it ran.", body)
+    return Section("settings", "Settings", "The resolved configuration and environment.", body)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for key, value in values.items():
-        found += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, json.dumps(value))]
-    return found
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, json.dumps(value))]
+    return pairs

@@ -1,4 +1,4 @@
-"""The measures a study is judged by, and what each item of a model's reports came to."""
+"""Headline measures of a study, and their outcomes item by item from stored reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from latentbridge.evaluation.metrics import Unit, outcome_values
 from latentbridge.evaluation.run import World
-from latentbridge.studies import Measuring
+from latentbridge.studies import MeasurementConfig
 from latentbridge.study.documents import CONSISTENCY, LOOPBACK, REASONING, SCORES
 
 Documents = Mapping[tuple[World, str], Mapping[str, Any]]
@@ -19,18 +19,18 @@ Documents = Mapping[tuple[World, str], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of the table: rows of a report, averaged item by item."""
+    """A column of the results table: rows of a report, averaged item by item."""
 
     name: str
     world: World
     report: str
     about: Literal["skill", "agreement", "reasoning"]
     rows: tuple[tuple[str, str], ...]
-    """(skill, metric); without a metric the first row of the skill, which every report begins it with as its summary."""
+    """(skill, metric); with an empty metric the first row of the skill, its summary in each report."""
 
 
 class Outcomes(NamedTuple):
-    """What each item came to."""
+    """The outcome of each item."""
 
     items: np.ndarray
     """float64 [n]."""
@@ -38,43 +38,36 @@ class Outcomes(NamedTuple):
     better: str
 
 
-def headlines(measuring: Measuring) -> list[Measure]:
-    """The measures a study is judged by: skills, then agreement, then reasoning."""
-    return [
-        each
-        for kind in (_skills, _agreement, _reasoning)
-        for world in measuring.worlds
-        for each in kind(world, measuring)
-    ]
+def headline_measures(measuring: MeasurementConfig) -> list[Measure]:
+    """Return the headline measures of a study: skills, then agreement, then reasoning."""
+    kinds = (_skills, _agreement, _reasoning)
+    return [measure for kind in kinds for world in measuring.worlds for measure in kind(world, measuring)]
 
 
-def _skills(world: World, measuring: Measuring) -> list[Measure]:
-    """What `eval` says, or, where it is left out, what the first steps of loopback and consistency do."""
+def _skills(world: World, measuring: MeasurementConfig) -> list[Measure]:
+    """Return the scores of `eval` or, without it, those of the first hops of loopback and of consistency."""
     if measuring.size:
-        named = {
+        skills = {
             "shapes": {"questions": "understand", "drawing": "draw", "edits": "edit", "finding R@1": "find"},
             "drawings": {"naming": "understand", "drawing concepts": "draw"},
         }
-        return [Measure(name, world, SCORES, "skill", ((skill, ""),)) for name, skill in named[world].items()]
+        return [Measure(name, world, SCORES, "skill", ((skill, ""),)) for name, skill in skills[world].items()]
     if not measuring.pairs:
         return []
-    first = (
-        Measure("words", world, LOOPBACK, "skill", (("loopback, picture first", "hop 1, text: facts kept"),)),
-        Measure("drawing", world, LOOPBACK, "skill", (("loopback, text first", "hop 1, picture: facts kept"),)),
-    )
     return [
         Measure("questions", world, CONSISTENCY, "skill", (("consistency", "right answers on the picture"),)),
-        *first,
+        Measure("words", world, LOOPBACK, "skill", (("loopback, picture first", "hop 1, text: facts kept"),)),
+        Measure("drawing", world, LOOPBACK, "skill", (("loopback, text first", "hop 1, picture: facts kept"),)),
     ]
 
 
-def _agreement(world: World, measuring: Measuring) -> list[Measure]:
+def _agreement(world: World, measuring: MeasurementConfig) -> list[Measure]:
     if not measuring.pairs:
         return []
     last = f"hop {measuring.hops}"
-    walks = [("loopback, text first", f"{last}, text: facts kept")]
-    if world == "shapes":  # pictures of drawings do not tell their facts exactly
-        walks.append(("loopback, picture first", f"{last}, picture: facts kept"))
+    facts = [("loopback, text first", f"{last}, text: facts kept")]
+    if world == "shapes":  # facts of drawings cannot be read exactly from pictures
+        facts.append(("loopback, picture first", f"{last}, picture: facts kept"))
     named = {
         "Unified-Bench cosine": f"Unified-Bench cosine ({measuring.encoder})",
         "agreement gap": "self-question agreement gap",
@@ -82,12 +75,12 @@ def _agreement(world: World, measuring: Measuring) -> list[Measure]:
         "likelihood gap": "prompt-likelihood gap",
     }
     return [
-        Measure(f"facts kept, {last}", world, LOOPBACK, "agreement", tuple(walks)),
+        Measure(f"facts kept, {last}", world, LOOPBACK, "agreement", tuple(facts)),
         *(Measure(name, world, CONSISTENCY, "agreement", (("consistency", row),)) for name, row in named.items()),
     ]
 
 
-def _reasoning(world: World, measuring: Measuring) -> list[Measure]:
+def _reasoning(world: World, measuring: MeasurementConfig) -> list[Measure]:
     if not measuring.problems:
         return []
     named = {"answers": "answers", "key steps": "key steps reached", "form": "valid form"}
@@ -95,14 +88,14 @@ def _reasoning(world: World, measuring: Measuring) -> list[Measure]:
 
 
 def read_outcomes(measure: Measure, documents: Documents) -> Outcomes | None:
-    """What a model's items came to, or None where its reports do not tell."""
+    """Return the outcomes of a model's items, or None if its reports lack a row."""
     document = documents.get((measure.world, measure.report), {"rows": []})
     rows = [
         next((row for row in document["rows"] if row["skill"] == skill and metric in ("", row["metric"])), None)
         for skill, metric in measure.rows
     ]
-    told = [row for row in rows if row is not None]
-    if len(told) < len(rows):
+    complete = [row for row in rows if row is not None]
+    if len(complete) < len(rows):
         return None
-    items = np.mean([outcome_values(row["outcomes"]) for row in told], axis=0)
-    return Outcomes(items, told[0]["unit"], told[0]["better"])
+    items = np.mean([outcome_values(row["outcomes"]) for row in complete], axis=0)
+    return Outcomes(items, complete[0]["unit"], complete[0]["better"])

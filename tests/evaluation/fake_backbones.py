@@ -1,4 +1,4 @@
-"""Backbones whose understanding and drawing are known exactly, so that what is measured can be worked out by hand."""
+"""Backbones with exactly known behaviour, so that measures can be computed by hand."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _WORDS = [*SHAPES, *COLOURS, *SIZES]
 
 
 class Perfect:
-    """Reads every scene, says all of it and draws what is said; asked anything else, it counts the things."""
+    """Captions and draws scenes without error; to other questions it replies the number of things."""
 
     def scene(self, item: Any) -> Scene:
-        found = parse_description(item) if isinstance(item, str) else read_scene(item)
-        assert found is not None
-        return found
+        scene = parse_description(item) if isinstance(item, str) else read_scene(item)
+        assert scene is not None
+        return scene
 
     def und_latent(self, items: Sequence[Any]) -> Tensor:
-        """Ones at shape, colour and size of each place and at the background: the squared norm is 3 a thing and 1."""
-        found = torch.zeros(len(items), len(PLACES) * len(_WORDS) + len(BACKGROUNDS))
-        for row, scene in zip(found, map(self.scene, items), strict=True):
+        """Return ones at shape, colour and size of each place and at the background: the squared norm is 3 per thing, plus 1."""
+        vectors = torch.zeros(len(items), len(PLACES) * len(_WORDS) + len(BACKGROUNDS))
+        for row, scene in zip(vectors, map(self.scene, items), strict=True):
             for thing in scene.things:
                 for word in (thing.shape, thing.colour, thing.size):
                     row[thing.place * len(_WORDS) + _WORDS.index(word)] = 1
             row[len(PLACES) * len(_WORDS) + list(BACKGROUNDS).index(scene.background)] = 1
-        return found
+        return vectors
 
     def draw_descriptions(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
         return [render(self.scene(prompt)) for prompt in prompts]
@@ -49,19 +49,19 @@ class Perfect:
         ]
 
     def understanding_loss(self, conversations: Sequence[Conversation]) -> Tensor:
-        """The share of the picture's facts that the reply lacks."""
-        (talk,) = conversations
-        kept, total = caption_facts(talk.turns[0][1], self.scene(talk.picture))
+        """Return the share of the picture's facts that the reply lacks."""
+        (conversation,) = conversations
+        kept, total = caption_facts(conversation.turns[0][1], self.scene(conversation.picture))
         return torch.tensor(1 - kept / total)
 
 
 def halved(scene: Scene) -> Scene:
-    """The first half of a scene's things."""
+    """Return the scene with the first half of its things."""
     return Scene(scene.things[: max(1, len(scene.things) // 2)], scene.background)
 
 
 class Forgetful(Perfect):
-    """Draws well but tells only half of the things."""
+    """Draws without error but captions only half of the things."""
 
     def understand(self, pictures: Sequence[Picture], questions: Sequence[str]) -> list[str]:
         replies = super().understand(pictures, questions)
@@ -72,14 +72,14 @@ class Forgetful(Perfect):
 
 
 class Clumsy(Perfect):
-    """Tells all but draws only half of the things."""
+    """Captions without error but draws only half of the things."""
 
     def draw_descriptions(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
         return [render(halved(self.scene(prompt))) for prompt in prompts]
 
 
 class Stuck(Perfect):
-    """Draws the same picture whatever it is told."""
+    """Draws the same picture for each prompt."""
 
     def draw_descriptions(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Picture]:
         same = self.scene("large red circle top left, small blue star bottom, on white")
