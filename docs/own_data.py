@@ -33,11 +33,11 @@ class Trial(NamedTuple):
 
 TRIALS = (
     Trial("questions", "easy_vqa", (), 20, ("answers, word for word",)),
-    Trial("captions", "digits", ("steps=100",), 50, ("captions, word for word", "picture to text R@1")),
+    Trial("captions", "digits", ("steps=600",), 50, ("captions, word for word", "picture to text R@1")),
     Trial(
         "edits",
         "recoloured",
-        ("steps=100",),
+        ("steps=600",),
         20,
         ("nearer to the target than unedited", "pixel difference to the target", "captions, word for word"),
     ),

@@ -55,7 +55,7 @@ class ParsedQuery:
 
     @property
     def can_rank(self) -> bool:
-        """Whether a part with a positive weight is left."""
+        """True if a part with a positive weight is left."""
         return any(part.weight > 0 for part in self.parts)
 
 

@@ -16,7 +16,7 @@ Picture = np.ndarray
 
 Skill = Literal["understand", "generate", "edit", "embed"]
 EditMethod = Literal["masked", "reference"]
-"""How an edit is drawn: inside a mask, or anew as the released OmniBridge does."""
+"""Editing method: inside a mask, or a new drawing as the released OmniBridge makes."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Conversation:
     turns: tuple[tuple[str, str], ...]
     picture: Picture | None = None
     counts: bool = True
-    """Whether training computes a loss on the replies."""
+    """True if training computes a loss on the replies."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class ChatML:
     image_suffix: str = ""
     """Text between image and question."""
     markers_in_replies: bool = False
-    """Whether names of special tokens in replies are those tokens: `<img>` and `</img>` of OmniBridge."""
+    """Names of special tokens in replies are encoded as those tokens: `<img>` and `</img>` of OmniBridge."""
 
     def begin(self, image: Sequence[int]) -> list[int]:
         if not self.system_prompt:

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, overload
 
 import torch
 from safetensors.torch import save_file
@@ -126,6 +126,7 @@ def load(
     adapter: str | Path | None = None,
     device: str = "cpu",
     draws: bool = True,
+    compat: Literal["corrected", "reference"] = "corrected",
 ) -> TrainableModel:
     """Return the model called `source`: "tiny" (ships with the package), a run or model folder, or a release folder.
 
@@ -133,7 +134,8 @@ def load(
     an OmniBridge without a decoder of its own; by default it is `decoder/` inside the release folder, if there is one.
     `adapter` is the folder of a LoRA adapter to attach (`models/adapters.py` detaches and merges). `device` is "cpu", "cuda", or
     "auto" for an accelerator if there is one. `draws=False` leaves out decoder, text encoder and autoencoder of an OmniBridge
-    that only understands and embeds: it loads in half the time.
+    that only understands and embeds: it loads in half the time. `compat="reference"` makes an OmniBridge compute positions, pooling
+    and drawing states as its released code does (docs/recipes.md).
     """
     torch_device = resolve_device(device)
     folder = shipped(source)
@@ -147,6 +149,10 @@ def load(
     model = load_model(folder, draws) if model is None else model
     if not _is_trainable(model):
         raise UserError(f"{source} holds a dual encoder, which only embeds; give the folder of another model.")
+    if compat != "corrected":
+        from latentbridge.models.omnibridge.load_omnibridge import set_compat
+
+        set_compat(as_omnibridge(model, f"compute with compat={compat!r}"), compat)
     if decoder is not None:
         from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder
 

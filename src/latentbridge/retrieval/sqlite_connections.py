@@ -24,7 +24,7 @@ class _FileVersion(NamedTuple):
     """Changes whenever a read-only file has changed."""
 
     has_wal: bool
-    """Whether the owner's WAL holds commits that are not in the main file yet."""
+    """True if the WAL holds commits that are not in the main file yet."""
     modified_ns: int
     size: int
 

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 import latentbridge
 from latentbridge.config import OMNIBRIDGE_8B, ModelConfig
 from latentbridge.errors import UserError
-from latentbridge.models.checkpoint import ASSETS, new_model
+from latentbridge.models.checkpoint import ASSETS, new_model, save_model
 from latentbridge.models.omnibridge.load_omnibridge import convert_key, set_compat
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.types import Conversation
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "omnibridge"
 
@@ -94,8 +95,17 @@ def test_compat_switches_between_corrected_and_reference(small_model: OmniBridge
     assert np.array_equal(embed(), corrected)
 
 
+def test_load_takes_compat_and_draws_from_the_states_that_predict_the_caption(small_model: OmniBridge, tmp_path: Path):
+    save_model(small_model, tmp_path)
+    drawing = [Conversation((("Draw: a star", "<img>red star left, on white</img>"),))]
+    _, corrected = latentbridge.load(tmp_path).drawing_hidden(drawing)
+    _, reference = latentbridge.load(tmp_path, compat="reference").drawing_hidden(drawing)
+    (kept,) = corrected.nonzero(as_tuple=True)[1:]
+    (released,) = reference.nonzero(as_tuple=True)[1:]
+    assert released.tolist() == kept.tolist()[:-2]  # without the caption's last token and </img>
+
+
 def _conversation():
-    from latentbridge.types import Conversation
 
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     return Conversation((("What is this?", "star"),), picture)

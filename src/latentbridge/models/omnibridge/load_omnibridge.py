@@ -46,7 +46,7 @@ def is_released(folder: Path) -> bool:
 
 
 def set_compat(model: OmniBridge, compat: Compat) -> None:
-    """Make `model` compute as corrected here, or as the released OmniBridge does (`docs/architecture.md` lists both)."""
+    """Make `model` compute as corrected here, or as the released OmniBridge does (docs/recipes.md lists the differences)."""
     model.backbone.compat = compat
     if "bridge" in model.config.parts:
         model.retrieval.compat = compat

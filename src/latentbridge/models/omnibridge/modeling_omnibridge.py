@@ -276,13 +276,16 @@ class OmniBridge(TrainableModel):
     def drawing_hidden(self, conversations: Sequence[Conversation]) -> tuple[Tensor, Tensor]:
         """Return backbone states [b s h] of conversations that end with a description to draw, and the mask [b s] of it.
 
-        The mask is True from `<img>` to `</img>`. The released code keeps the states that predict the caption's tokens, which
-        leaves out the last sampled token; these are the states at the tokens, one more (spec 2.2 step 3).
+        The mask is True from `<img>` to `</img>`. With `compat="reference"` it ends two tokens earlier: the released code keeps the
+        states that predict the caption's tokens (spec 2.2 step 3).
         """
         batch = self.backbone.tokenize(conversations)
         tokenizer = self.backbone.tokenizer
         start, end = token_id(tokenizer, prompts.IMG_START), token_id(tokenizer, prompts.IMG_END)
-        return self.backbone.hidden(batch), _between(batch.input_ids, start, end)
+        mask = _between(batch.input_ids, start, end)
+        if self.backbone.compat == "reference":
+            mask = mask & mask.roll(-1, dims=1) & mask.roll(-2, dims=1)
+        return self.backbone.hidden(batch), mask
 
     def image_hidden(self, pictures: Sequence[Picture] | Tensor) -> tuple[Tensor, Tensor]:
         """Return backbone states [b s h] of pictures alone, and the mask [b s] of image tokens.
