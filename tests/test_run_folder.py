@@ -31,7 +31,7 @@ def test_checkpoints_lists_complete_ones_only(tmp_path: Path):
     for step in (200, 1_000):
         write_json(run.checkpoint(step) / "state.json", {"step": step})
     run.checkpoint(9_000).mkdir()
-    (run.path / "checkpoints" / ".step_0009999.staging_path").mkdir()
+    (run.path / "checkpoints" / ".step_0009999.unfinished").mkdir()
     assert run.checkpoints() == [run.checkpoint(1_000), run.checkpoint(200)]
     newest = run.newest_checkpoint()
     assert newest == run.checkpoint(1_000)

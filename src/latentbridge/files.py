@@ -73,7 +73,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def staging_path(path: Path) -> Path:
     """Return the path at which `atomic_folder` writes a folder."""
-    return path.with_name(f".{path.name}.staging_path")
+    return path.with_name(f".{path.name}.unfinished")
 
 
 def write_json(path: Path, values: Any) -> None:

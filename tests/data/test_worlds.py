@@ -124,7 +124,7 @@ def test_sources_pick_the_samples_that_the_settings_before_them_did(monkeypatch:
         share = OLD_SHARES.get(name, 0.0)
         assert mixture.drawings_share == share
         picks = [old_pick(before, share, bool(added)) for _ in range(1000)]
-        assert [mixture.pick(now, number) for number in range(1000)] == picks
+        assert [mixture.world_at(now, number) for number in range(1000)] == picks
         assert now.random() == before.random()
         shares = (0.5, (1 - share) / 2, share / 2) if added else (1 - share, share)
         old, new = ([w for w in weights if w] for weights in (shares, [weight for _, weight in stage.sources]))
@@ -137,5 +137,5 @@ def test_any_number_of_sources_is_drawn_by_weight(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(worlds, "ManifestWorld", str)
     mixture = Mixture(SftConfig(sources=(("a.jsonl", 1.0), ("shapes", 2.0), ("b.jsonl", 5.0))), seed=0)
     rng = numpy_rng(0, "test")
-    picks = Counter(str(mixture.pick(rng, number)) for number in range(8000))
+    picks = Counter(str(mixture.world_at(rng, number)) for number in range(8000))
     assert {name: round(count / 1000) for name, count in picks.items()} == {"a.jsonl": 1, "shapes": 2, "b.jsonl": 5}

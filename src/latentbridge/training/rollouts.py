@@ -70,7 +70,7 @@ def roll_out(
         "reward": float(rewards.mean()),
         **means,
         "reply tokens": tokens / len(texts),
-        "staging_path": 1 - float(replies.ended.float().mean()),
+        "unfinished": 1 - float(replies.ended.float().mean()),
         "groups of equals": float((rewards.amax(dim=1) == rewards.amin(dim=1)).float().mean()),
         "tokens per second": tokens / seconds,
     }

@@ -122,7 +122,7 @@ def test_a_drawing_plan_lists_each_thing_before_the_description():
 
 
 def test_long_reasoning_is_requested_and_given():
-    mix = TaskMix(look=0, reason=0, draw=0, edit=0, deliberate=1)
+    mix = TaskMix(vqa=0, cot=0, generation=0, editing=0, long_cot=1)
     for step, scene in enumerate(TRAIN[:61]):
         ((request, reply),) = scene_conversation(scene, rng(step), mix).turns
         chain = read_chain(reply)

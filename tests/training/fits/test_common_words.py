@@ -56,7 +56,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def fetch(package: Package, folder: Path) -> Path:
         return folder / archives[package]
 
-    monkeypatch.setattr(common_words, "fetch", fetch)
+    monkeypatch.setattr(common_words, "fetch_package", fetch)
     return tmp_path
 
 

@@ -119,7 +119,7 @@ class InterleavedReader:
 
 def missing_use(name: str, use: str) -> UserError:
     """Return the error of a source without a training record that is fit for a use (`USES`)."""
-    return UserError(f'{name} has no training record with {use}; give some lines those and the split "train".')
+    return UserError(f'{name} has no training record with {use}; add that to some lines of the split "train".')
 
 
 @lru_cache(maxsize=16)

@@ -76,7 +76,7 @@ class Engine:
         """Running mean of request durations."""
         self._numbers = count()
         self._jobs: dict[int, _QueuedJob] = {}
-        """All staging_path jobs, by number."""
+        """All unfinished jobs, by number."""
         self._reply_queue: deque[_QueuedJob] = deque()
         self._batch_queue: deque[_QueuedJob] = deque()
         self._pool = WorkerPool(model, settings, metrics, self._on_results, self._on_jobs_lost)

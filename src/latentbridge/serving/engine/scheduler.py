@@ -52,7 +52,7 @@ class Cancel:
 
 
 Command = StartReply | RunBatch | Cancel | None
-"""None stops the scheduler; staging_path jobs are dropped."""
+"""None stops the scheduler; unfinished jobs are dropped."""
 
 
 @dataclass(eq=False)

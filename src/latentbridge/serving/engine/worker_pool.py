@@ -60,7 +60,7 @@ class WorkerPool:
         return [worker for worker in self.workers if worker.is_ready]
 
     async def shutdown(self) -> None:
-        """Stop all workers; staging_path jobs are dropped."""
+        """Stop all workers; unfinished jobs are dropped."""
         self._closed = True
         for worker in self.workers:
             worker.send(None)
