@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -201,7 +201,7 @@ def _find_drawings(
     index = create_index(out / "index", model.embedding_size, fingerprint(model))
     build_index(model, tqdm(pictures, desc="indexing drawings", unit="picture", total=len(chosen)), index)
     words = _index_texts(model, sorted({d.label for d in chosen.values()}), "indexing names")
-    names, labels = list(index.ids()), list(words.ids())
+    labels = list(words.ids())
 
     examples: list[SearchExample] = []
 
@@ -237,6 +237,12 @@ def _find_drawings(
         items = tuple(SearchHit(hit.id, hit.score, right=hit.id == query.label) for hit in hits)
         examples.append(SearchExample("Picture to words", name, items, picture))
 
+    return _describe_recall(index, words, chosen), examples
+
+
+def _describe_recall(index: Index, words: Index, chosen: Mapping[str, Drawing]) -> str:
+    """Return recall at 1 between drawings and names, both ways, in words."""
+    names, labels = list(index.ids()), list(words.ids())
     to_picture = _share(
         chosen[hits[0].id].label == label
         for label, hits in zip(labels, index.search(words.vectors(labels), 1), strict=True)
@@ -245,11 +251,10 @@ def _find_drawings(
         chosen[name].label == hits[0].id
         for name, hits in zip(names, words.search(index.vectors(names), 1), strict=True)
     )
-    result = (
+    return (
         f"Among {len(index):,} held-out drawings of {len(words):,} concepts, {format_score(to_picture)} of the names find a "
         f"right picture first and {format_score(to_words)} of the pictures their name"
     )
-    return result, examples
 
 
 def _find_scenes(model: OmniBridge) -> tuple[str, list[SearchExample]]:

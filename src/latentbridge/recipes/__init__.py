@@ -112,7 +112,7 @@ FINETUNE = replace(
     stage=stages.FinetuneConfig(
         sources=(("shapes", 0.7), ("drawings", 0.3)), tasks=_EDITS, retrieval_weight=0.1, packed=True
     ),
-    steps=600,
+    steps=1000,
     optim=OptimConfig(lr=3e-4, muon_lr=0.0, warmup_steps=20, decay_fraction=0.8, ema_decay=0.98),
     threads=1,
 )

@@ -292,11 +292,9 @@ class OmniBridge(TrainableModel):
 
         A tensor holds pictures as float levels from 0 to 255, [b 3 h w], and passes gradients on.
         """
-        if isinstance(pictures, Tensor):
-            batch = self.backbone.tokenize([Conversation((("", ""),))] * len(pictures), open_ended=True, drawn=pictures)
-        else:
-            alone = [Conversation((("", ""),), picture) for picture in pictures]
-            batch = self.backbone.tokenize(alone, open_ended=True)
+        drawn, images = (pictures, [None] * len(pictures)) if isinstance(pictures, Tensor) else (None, pictures)
+        alone = [Conversation((("", ""),), image) for image in images]
+        batch = self.backbone.tokenize(alone, open_ended=True, drawn=drawn)
         return self.backbone.hidden(batch), batch.image_mask
 
     def text_hidden(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
