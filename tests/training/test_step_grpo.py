@@ -126,7 +126,7 @@ def test_problems_come_from_a_manifest_too(small_model, tmp_path: Path):
     assert entry["question"] in questions and len(questions) > 2
     (tmp_path / "own.jsonl").write_text(json.dumps({"image": "dog.png", "texts": ["a dog"]}))
     stage = make_stage(config)
-    with pytest.raises(UserError, match='no training record with a question; add that to some lines'):
+    with pytest.raises(UserError, match="no training record with a question; add that to some lines"):
         for step in range(20):
             stage.worlds.sample_problem(numpy_rng(0, "test", step), 0)
 

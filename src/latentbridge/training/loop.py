@@ -21,7 +21,7 @@ from latentbridge.errors import UserError
 from latentbridge.files import read_json, write_json
 from latentbridge.models.adapters import merge_adapter, save_adapter
 from latentbridge.models.backbones.loading import starting_network
-from latentbridge.models.checkpoint import save_model, shipped
+from latentbridge.models.checkpoint import Network, save_model, shipped
 from latentbridge.processes import idle_cores
 from latentbridge.ranks import world_size
 from latentbridge.recipes.real import RELEASES
@@ -115,14 +115,19 @@ def _train(
 
     learner.finish()
     if parallel.is_rank_zero():
-        write_json(run.size, _size(learner.named))
-        if config.stage.lora_rank:
-            save_adapter(model, run.adapter)
-            merge_adapter(model)
-        save_model(model, run.model)
+        _save_finished(model, learner, config, run)
     delete_checkpoints(run)
     parallel.barrier()
     return run.model
+
+
+def _save_finished(model: Network, learner: Learner, config: RunConfig, run: RunFolder) -> None:
+    """Write the run's size, its adapter if it trained one, and the finished model."""
+    write_json(run.size, _size(learner.named))
+    if config.stage.lora_rank:
+        save_adapter(model, run.adapter)
+        merge_adapter(model)
+    save_model(model, run.model)
 
 
 def _record_environment(run: RunFolder, device: torch.device, threads: int, recorded: dict[str, Any]) -> None:
