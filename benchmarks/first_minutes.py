@@ -10,7 +10,8 @@ only when asked for, with everything fetched beforehand.
 An answer takes 2.4 times `import torch` and not the 1.6 aimed at: with all that inference never runs left out, importing
 Qwen2-VL's classes alone takes 2.0. An estimate builds the real networks without weights and needs all that they import.
 A step of `post-sft` takes 1.5 times that with AdamW (aim 1.3): Muon's float32 products alone are .8 s. The stored ratios to
-threads that spin are of threads that slept at once; now they look for 30 microseconds first (docs/LOG.md, 2026-12-01).
+threads that spin are of threads that slept at once; now they spin for 30 microseconds, or 300 on idle cores, before they sleep
+(docs/LOG.md, 2026-12-01).
 Run: python benchmarks/first_minutes.py [--quickstart]
 """
 
