@@ -83,7 +83,7 @@ def test_an_override_changes_nothing_else():
         ("steps=", "takes a whole number"),
         ("steps=0", "1 or more"),
         ("batch_size=-1", "1 or more"),
-        ("seed=-1", "0 or more"),
+        ("seed=-1", "it takes 0 to"),
         ("log_every=0", "1 or more"),
         ("optim.lr=-1", "lr is -1.0; it takes 0 to 1e+38"),
         ("optim.lr=1e300", "0 to 1e+38"),

@@ -16,11 +16,11 @@ from latentbridge.cli.arguments import (
     check_at_least,
     check_folder,
     check_out,
-    check_sampling,
     check_world,
 )
 from latentbridge.cli.output import output_scores, print_json, print_scores, print_warnings, save_picture
 from latentbridge.errors import UserError, unknown_name
+from latentbridge.sampling_limits import check_sampling
 
 if TYPE_CHECKING:
     from latentbridge.evaluation.encoders import ItemEncoder
@@ -68,7 +68,7 @@ def loopback(
             raise UserError(f"{option} goes with --data; for one picture use --rounds.")
     if world is not None and rounds is not None:
         raise UserError("--rounds goes with a picture; for data use --hops.")
-    check_sampling(seed, steps=1, guidance=1.0)
+    check_sampling(seed, steps=1, guidance=1.0, prefix="--")
     if out:
         check_folder(out)
     if image is not None:
@@ -256,7 +256,7 @@ def compare(
 def _check_options(world: str, size: int, least_size: int, seed: int, out: Path | None) -> None:
     check_world(world, or_manifest=True)
     check_at_least("--size", size, least_size)
-    check_sampling(seed, steps=1, guidance=1.0)
+    check_sampling(seed, steps=1, guidance=1.0, prefix="--")
     if out:
         check_out(out, (".json",))
 

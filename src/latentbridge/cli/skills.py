@@ -16,10 +16,10 @@ from latentbridge.cli.arguments import (
     OutPicture,
     Seed,
     check_out,
-    check_sampling,
 )
 from latentbridge.errors import UserError
 from latentbridge.prompts import CAPTION_REQUEST, check_text
+from latentbridge.sampling_limits import check_sampling
 
 if TYPE_CHECKING:
     from latentbridge.models.unified import UnifiedModel
@@ -95,7 +95,7 @@ def generate(
       latentbridge generate "three green squares" --out out.png --device cuda
     """
     check_text("prompt", prompt)
-    check_sampling(seed, 1 if steps is None else steps, 1.0 if guidance is None else guidance)
+    check_sampling(seed, 1 if steps is None else steps, 1.0 if guidance is None else guidance, prefix="--")
     check_out(out, PICTURE_SUFFIXES)
     from latentbridge.cli.loading import open_model
     from latentbridge.cli.output import print_json, print_warnings, save_picture
@@ -140,7 +140,7 @@ def edit(
       latentbridge edit picture.png "remove the star" --out out.png --method reference
     """
     check_text("instruction", instruction)
-    check_sampling(seed, 1 if steps is None else steps, 1.0 if guidance is None else guidance)
+    check_sampling(seed, 1 if steps is None else steps, 1.0 if guidance is None else guidance, prefix="--")
     check_out(out, PICTURE_SUFFIXES)
     from latentbridge.cli.output import print_json, print_warnings, save_picture
     from latentbridge.images import open_picture

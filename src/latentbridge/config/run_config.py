@@ -42,7 +42,7 @@ class RunConfig(Bounded):
     init: tuple[tuple[str, str], ...] = ()
     """(part of the model, folder it starts from) pairs. A relative folder is a sibling of this run's own, "tiny" the shipped
     model; the part "" is the whole model."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, (0.0, 2.0**63 - 1)] = 0
     bf16: bool = True
     """Autocast to bfloat16, on devices that multiply it faster than float32 (CPUs with AMX take half the time for a step);
     float32 on all others. `environment.json` of a run records which."""

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
 from latentbridge.devices import resolve_device
-from latentbridge.errors import StorageError, UserError
+from latentbridge.errors import StorageError, UserError, unknown_name
 from latentbridge.files import atomic_write, read_json, write_json
 from latentbridge.light_imports import holds_saved_model
 from latentbridge.models.input_check import FILE as INPUT_CHECK
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
+COMPAT = ("corrected", "reference")
 
 Network: TypeAlias = "TrainableModel | DualEncoder"
 """Everything that can be built, trained, saved and loaded; each has a `config` and a `tokenizer`."""
@@ -69,8 +70,21 @@ def outline(config: NetworkConfig) -> Network:
 
 
 def _build(config: NetworkConfig, tokenizer: Qwen2Tokenizer) -> Network:
+    """Build the network of a config; raise UserError if its sizes do not fit together."""
     module, _, name = BUILDERS[config.kind].partition(":")
-    return getattr(import_module(f"latentbridge.models.{module}"), name)(config, tokenizer).eval()
+    build = getattr(import_module(f"latentbridge.models.{module}"), name)
+    try:
+        return build(config, tokenizer).eval()
+    except (
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:  # what torch and transformers raise for impossible sizes
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"The sizes of this {config.kind} model do not fit together ({error}); change model.*."
+        ) from error
 
 
 def save_model(model: Network, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -137,6 +151,8 @@ def load(
     that only understands and embeds: it loads in half the time. `compat="reference"` makes an OmniBridge compute positions, pooling
     and drawing states as its released code does (docs/recipes.md).
     """
+    if compat not in COMPAT:
+        raise unknown_name("compat", str(compat), COMPAT)
     torch_device = resolve_device(device)
     folder = shipped(source)
     model: Network | None = None
@@ -194,7 +210,10 @@ def load_model(folder: Path, draws: bool = True) -> Network:
     folder = model_folder(folder)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no model (no config.json); give a model folder, a run folder or 'tiny'.")
-    config = from_dict(NetworkConfig, read_json(folder / "config.json"))
+    stored = read_json(folder / "config.json")
+    if isinstance(stored, dict) and {"stage", "steps"} <= stored.keys():
+        raise UserError(f"{folder} is a run that has not finished, so it holds no model; continue it with --resume.")
+    config = from_dict(NetworkConfig, stored)
     parts = [""]
     if isinstance(config, ModelConfig) and not draws:
         config = replace(config, parts=tuple(part for part in config.parts if part != "decoder"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Literal, TypeVar, overload
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from latentbridge.images import ImageLike, fit_square, open_picture
 from latentbridge.models.input_check import InputCheck
 from latentbridge.models.tokenization import encode
 from latentbridge.rng import torch_rng
+from latentbridge.sampling_limits import check_sampling
 from latentbridge.types import Conversation, EditMethod, EditResult, GenerationResult, Picture, Skill, WordReport
 
 REWRITE_TEMPERATURE = 0.3
@@ -208,7 +209,7 @@ class UnifiedModel(nn.Module, ABC):
         """
         self.require("generate")
         texts, many = _listed(requests)
-        seeds = expand_seeds(seed, len(texts))
+        seeds = expand_seeds(seed, len(texts), steps, guidance)
         descriptions = self.rewrite(texts, seeds) if rewrite else texts
         pictures = self.draw_descriptions(descriptions, seeds, steps=steps, guidance=guidance)
         rows = zip(pictures, descriptions, seeds, strict=True)
@@ -250,7 +251,7 @@ class UnifiedModel(nn.Module, ABC):
         """Change an image by an instruction; the result has the model's own size."""
         self.require("edit")
         pictures, texts, many = self._paired(images, instructions)
-        seeds = expand_seeds(seed, len(pictures))
+        seeds = expand_seeds(seed, len(pictures), steps, guidance)
         results = self.edit_pictures(pictures, texts, seeds, steps=steps, guidance=guidance, method=method)
         return _one_or_many(results, many)
 
@@ -353,9 +354,15 @@ def rewrite_conversation(prompt: str) -> Conversation:
     return Conversation(((prompts.draw_request(prompt), ""),))
 
 
-def expand_seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    """Return one seed per item: `seed + i`, or the given seeds, of which there must be `count`."""
-    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
+def expand_seeds(
+    seed: int | Sequence[int], count: int, steps: int | None = None, guidance: float | None = None
+) -> list[int]:
+    """Return one seed per item: `seed + i`, or the given `count` seeds; raise UserError for arguments out of range."""
+    listed = isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, str)
+    values: list[Any] = list(cast(Sequence[int], seed)) if listed else [seed]
+    for value in values:
+        check_sampling(value, steps, guidance)
+    seeds = [int(value) for value in values] if listed else [int(values[0]) + i for i in range(count)]
     if len(seeds) != count:
         raise UserError(f"There are {len(seeds)} seeds but {count} items; give one seed for all or one for each.")
     return seeds
@@ -365,7 +372,10 @@ def _listed(texts: str | Sequence[str]) -> tuple[list[str], bool]:
     """Return texts as a list, and whether they were one."""
     if isinstance(texts, str):
         return [texts], False
-    return _not_empty(list(texts)), True
+    listed: list[Any] = list(texts) if isinstance(texts, Iterable) else [texts]
+    if not all(isinstance(text, str) for text in listed):
+        raise UserError("A text or a list of texts is expected; give a string or a list of strings.")
+    return _not_empty(listed), True
 
 
 def _listed_images(images: ImageLike | Sequence[ImageLike]) -> tuple[list[ImageLike], bool]:
