@@ -54,4 +54,4 @@ bench: .venv/developing  ## the benchmarks, against their stored baselines; writ
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-.PHONY: quickstart test test-slow test-kill test-ui test-accelerator check reproduce bench help
+.PHONY: quickstart test test-slow test-kill test-ui test-accelerator check docs reproduce bench help

@@ -208,7 +208,7 @@ def report(
 
 
 def quickstart(out: OutFolder = Path("quickstart"), model: ModelName = "tiny") -> None:
-    """Try every skill, in five minutes.
+    """Try every skill, in about three minutes.
 
     Understands, generates, edits, retrieves and loops on real pictures, and writes a report.
 

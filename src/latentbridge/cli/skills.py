@@ -85,7 +85,7 @@ def generate(
 ) -> None:
     """Generate a picture from a prompt.
 
-    The shipped model draws scenes of one to four coloured shapes, and forty simple things such as an apple or a crown, at
+    The shipped model draws scenes of one to four coloured shapes, and forty simple things such as a red apple or a crown, at
     64 x 64 px; a warning tells when a prompt is outside of these.
 
     \b
