@@ -150,20 +150,20 @@ class UnifiedModel(nn.Module, ABC):
         return _one_or_many(self.reply(conversations, max_tokens=limit), many)
 
     @overload
-    def rewrite(self, requests: str, seed: int | Sequence[int] = 0, *, temperature: float = ...) -> str: ...
+    def rewrite(self, prompt: str, seed: int | Sequence[int] = 0, *, temperature: float = ...) -> str: ...
     @overload
     def rewrite(
-        self, requests: Sequence[str], seed: int | Sequence[int] = 0, *, temperature: float = ...
+        self, prompt: Sequence[str], seed: int | Sequence[int] = 0, *, temperature: float = ...
     ) -> list[str]: ...
     @torch.no_grad()
     def rewrite(
-        self, requests: str | Sequence[str], seed: int | Sequence[int] = 0, *, temperature: float = REWRITE_TEMPERATURE
+        self, prompt: str | Sequence[str], seed: int | Sequence[int] = 0, *, temperature: float = REWRITE_TEMPERATURE
     ) -> str | list[str]:
         """Complete a prompt into the full description to draw (prompt rewriting, arXiv 2509.19018).
 
         Return the prompt itself if the model draws prompts as they are.
         """
-        texts, many = _listed(requests)
+        texts, many = _listed(prompt)
         if self.description_tokens:
             generators = [torch_rng(value, REWRITE_PURPOSE) for value in expand_seeds(seed, len(texts))]
             conversations = [rewrite_conversation(text) for text in texts]
@@ -175,7 +175,7 @@ class UnifiedModel(nn.Module, ABC):
     @overload
     def generate(
         self,
-        requests: str,
+        prompt: str,
         seed: int | Sequence[int] = 0,
         *,
         steps: int | None = None,
@@ -185,7 +185,7 @@ class UnifiedModel(nn.Module, ABC):
     @overload
     def generate(
         self,
-        requests: Sequence[str],
+        prompt: Sequence[str],
         seed: int | Sequence[int] = 0,
         *,
         steps: int | None = None,
@@ -195,7 +195,7 @@ class UnifiedModel(nn.Module, ABC):
     @torch.no_grad()
     def generate(
         self,
-        requests: str | Sequence[str],
+        prompt: str | Sequence[str],
         seed: int | Sequence[int] = 0,
         *,
         steps: int | None = None,
@@ -208,7 +208,7 @@ class UnifiedModel(nn.Module, ABC):
         default to the model's own.
         """
         self.require("generate")
-        texts, many = _listed(requests)
+        texts, many = _listed(prompt)
         seeds = expand_seeds(seed, len(texts), steps, guidance)
         descriptions = self.rewrite(texts, seeds) if rewrite else texts
         pictures = self.draw_descriptions(descriptions, seeds, steps=steps, guidance=guidance)
