@@ -1,6 +1,5 @@
 """Settings of models and training runs as frozen dataclasses; imports the standard library only."""
 
-from latentbridge.config.load_config import OMNIBRIDGE_8B, QWEN2_VL_7B
 from latentbridge.config.model_config import (
     AlignerConfig,
     AutoencoderConfig,
@@ -17,6 +16,8 @@ from latentbridge.config.model_config import (
     TinyHarmonConfig,
     TinyJanusConfig,
 )
+from latentbridge.config.overrides import from_dict, to_dict, with_overrides
+from latentbridge.config.released_sizes import OMNIBRIDGE_8B, QWEN2_VL_7B
 from latentbridge.config.run_config import OptimConfig, RunConfig
 from latentbridge.config.stage_config import (
     WORLDS,
@@ -44,7 +45,6 @@ from latentbridge.config.stage_config import (
     UniCotConfig,
     UniGameConfig,
 )
-from latentbridge.config.values import from_dict, to_dict, with_overrides
 
 __all__ = [
     "AlignConfig",

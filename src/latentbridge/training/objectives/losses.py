@@ -1,4 +1,4 @@
-"""Losses of the alignment stage: contrastive retrieval over all ranks, and distillation of the text encoder."""
+"""Losses of the alignment stage: retrieval InfoNCE over all ranks, and distillation of the text encoder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RetrievalLoss(NamedTuple):
 def retrieval_loss(
     image: Tensor, text: Tensor, image_ids: Tensor, scale: Tensor, text_to_text_weight: float = 0.05
 ) -> RetrievalLoss:
-    """Return the contrastive loss of this rank's pairs against the pairs of all ranks, with soft targets over equal ids.
+    """Return InfoNCE of this rank's pairs against the pairs of all ranks, with soft targets over equal ids.
 
     Row i of `image` and `text` [n e], unit vectors, and of `image_ids` [n] is one pair; an image recurs with each of its
     captions, and n is the same on every rank. `scale` is exp(logit_scale). In text-to-text, captions whose image has no
