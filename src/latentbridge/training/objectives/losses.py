@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Partial, Shard
 from torch.nn import functional as F
 
 from latentbridge.ranks import global_mean, rank, world_size
@@ -56,11 +55,26 @@ def distillation_loss(latents: Tensor, target: Tensor) -> Tensor:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Return the rows [world * n, ...] of all ranks in rank order, with gradients summed over ranks."""
-    if world_size() == 1:
-        return rows
-    mesh = init_device_mesh(rows.device.type, (world_size(),))
-    return DTensor.from_local(rows, mesh, [Shard(0)]).full_tensor(grad_placements=[Partial()])
+    """Return the rows [world * n, ...] of all ranks in rank order, with gradients summed over ranks.
+
+    Own code: `torch.distributed.nn.functional.all_gather` is deprecated, and processes that gathered by
+    `DTensor.full_tensor` were now and then aborted at their end (torch 2.13, gloo).
+    """
+    return _Gather.apply(rows) if world_size() > 1 else rows
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
+        return grad.chunk(world_size())[rank()]
 
 
 def _soft_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:
