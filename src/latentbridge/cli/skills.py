@@ -170,11 +170,8 @@ def edit(
 
 def _settings(model: UnifiedModel, seed: int, steps: int | None, guidance: float | None) -> dict[str, Any]:
     """Return the sampling settings that a picture was generated with."""
-    return {
-        "seed": seed,
-        "steps": model.default_steps if steps is None else steps,
-        "guidance": model.default_guidance if guidance is None else guidance,
-    }
+    steps, guidance = model.sampling_settings(steps, guidance)
+    return {"seed": seed, "steps": steps, "guidance": guidance}
 
 
 def embed(

@@ -54,6 +54,10 @@ class UnifiedModel(nn.Module, ABC):
     """Largest number of tokens that prompt and reply may have together."""
     embedding_size: int
     """Length of a vector returned by `embed`."""
+    default_steps: int
+    """Sampling steps of a generated picture unless a call names another number."""
+    default_guidance: float
+    """Classifier-free guidance of a generated picture unless a call names another scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,16 +79,6 @@ class UnifiedModel(nn.Module, ABC):
         """The library module that holds the language model, where LoRA adapters are added."""
 
     @property
-    @abstractmethod
-    def default_steps(self) -> int:
-        """Sampling steps of a generated picture unless a call names another number."""
-
-    @property
-    @abstractmethod
-    def default_guidance(self) -> float:
-        """Classifier-free guidance of a generated picture unless a call names another scale."""
-
-    @property
     def description_tokens(self) -> int:
         """Largest number of tokens of a rewritten prompt; 0 for a model that draws prompts as they are."""
         return 0
@@ -97,6 +91,13 @@ class UnifiedModel(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """Data type of the weights."""
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    def sampling_settings(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
+        """Return steps and guidance of a call, which has the model's own for None."""
+        return (
+            self.default_steps if steps is None else steps,
+            self.default_guidance if guidance is None else guidance,
+        )
 
     def require(self, skill: Skill) -> None:
         """Raise UserError if the model lacks a skill."""

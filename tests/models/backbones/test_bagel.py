@@ -37,7 +37,7 @@ def some_picture(height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray
 @torch.no_grad()
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_round_trip_reads_the_picture_a_viewer_gets(bagel: Bagel, steps: int):
-    bagel.guidance, bagel.steps, bagel.roundtrip_steps = 1.0, steps, steps
+    bagel.default_guidance, bagel.default_steps, bagel.roundtrip_steps = 1.0, steps, steps
     expected = bagel._drawing_states(to_pixels(bagel.draw_descriptions(TEXTS, [5, 9])))
     returned = bagel.roundtrip(bagel.gen_latent(TEXTS, [5, 9]), [5, 9])
     torch.testing.assert_close(returned, expected, atol=5e-3, rtol=0)  # a pixel or two may tip to the next level

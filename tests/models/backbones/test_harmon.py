@@ -34,7 +34,7 @@ def some_tokens(rows: int = 2) -> Tensor:
 
 @torch.no_grad()
 def test_a_round_trip_draws_the_same_tokens_and_reads_them_whole(harmon: Harmon):
-    harmon.guidance = 1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
+    harmon.default_guidance = 1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
     drawn, _ = harmon._sample(TEXTS, [5, 9])
     expected = harmon._reconstruction_states(drawn).flatten(1)
     latents = harmon.gen_latent(TEXTS, [5, 9])
@@ -44,7 +44,7 @@ def test_a_round_trip_draws_the_same_tokens_and_reads_them_whole(harmon: Harmon)
 
 @torch.no_grad()
 def test_through_pixels_it_reads_the_picture_a_viewer_gets(harmon: Harmon):
-    harmon.guidance, harmon.through_pixels = 1.0, True
+    harmon.default_guidance, harmon.through_pixels = 1.0, True
     pictures = harmon.draw_descriptions(TEXTS, [5, 9])
     expected = harmon._reconstruction_states(harmon._encode_pictures(pictures)).flatten(1)
     latents = harmon.gen_latent(TEXTS, [5, 9])
@@ -88,7 +88,7 @@ def test_states_follow_from_the_words_and_the_known_tokens_alone(harmon: Harmon)
 @torch.no_grad()
 def test_a_drawing_is_made_of_the_states_that_it_tells(harmon: Harmon):
     """Group after group as the definition has it, written without the loop's own bookkeeping."""
-    harmon.guidance, seeds = 1.0, [5, 9]
+    harmon.default_guidance, seeds = 1.0, [5, 9]
     drawn, states = harmon._sample(TEXTS, seeds)
     rows, order = harmon._tokenize_prompts(TEXTS), harmon._order(seeds)
     for start, stop in [(0, 3), (3, 8), (8, 16)]:  # floor(16 cos(30 deg)) = 13 and floor(16 cos(60 deg)) = 8 masked
@@ -108,7 +108,7 @@ def test_guidance_goes_away_from_what_no_prompt_gives(harmon: Harmon):
     assert (harmon._denoise(states, noise, uncond) - plain).abs().max() > 0.1
     harmon.denoising_steps = 1  # one step is linear in the prediction
     other, plain = harmon._denoise(uncond, noise), harmon._denoise(states, noise)
-    expected = other + harmon.guidance * (plain - other)
+    expected = other + harmon.default_guidance * (plain - other)
     torch.testing.assert_close(harmon._denoise(states, noise, uncond), expected, atol=1e-4, rtol=0)
 
 

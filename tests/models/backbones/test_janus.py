@@ -29,7 +29,7 @@ def some_codes(seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def test_a_round_trip_reads_the_picture_a_viewer_gets(janus: JanusPro):
-    janus.guidance = 1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
+    janus.default_guidance = 1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
     pictures = janus.draw_descriptions(TEXTS, [5, 9])
     expected = janus._image_states(janus.pixel_values(pictures)).flatten(1)
     returned = janus.roundtrip(janus.gen_latent(TEXTS, [5, 9]), [5, 9])
@@ -42,7 +42,7 @@ def test_a_round_trip_reads_the_picture_a_viewer_gets(janus: JanusPro):
 def test_codes_without_chance_are_those_of_the_librarys_own_loop(
     janus: JanusPro, guidance: float, monkeypatch: pytest.MonkeyPatch
 ):
-    janus.guidance = guidance
+    janus.default_guidance = guidance
     monkeypatch.setattr(janus, "_gumbel_noise", lambda seeds: torch.zeros(len(seeds), NUM_CODES, 61))
     rows = janus._tokenize_prompts(TEXTS[:1])
     config = janus.model.generation_config
@@ -61,7 +61,7 @@ def test_codes_without_chance_are_those_of_the_librarys_own_loop(
 
 @torch.no_grad()
 def test_sampled_codes_follow_the_heads_probabilities(janus: JanusPro):
-    janus.guidance = 1.0
+    janus.default_guidance = 1.0
     count = 600
     gumbel_noise = torch.stack([janus._gumbel_noise([seed])[0, 0] for seed in range(count)])
     logits = torch.linspace(0, 4, 61)

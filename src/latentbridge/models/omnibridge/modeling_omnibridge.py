@@ -59,6 +59,8 @@ class OmniBridge(TrainableModel):
     """
 
     kind = "omnibridge"
+    default_steps = 20
+    default_guidance = 2.5
     config: ModelConfig
     tokenizer: Qwen2Tokenizer
 
@@ -125,14 +127,6 @@ class OmniBridge(TrainableModel):
     @property
     def adapter_host(self) -> nn.Module:
         return self.backbone.model
-
-    @property
-    def default_steps(self) -> int:
-        return 20
-
-    @property
-    def default_guidance(self) -> float:
-        return 2.5
 
     @property
     def description_tokens(self) -> int:
@@ -337,8 +331,7 @@ class OmniBridge(TrainableModel):
         keep: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Return image latents [b c h w] drawn from a condition, with gradients; item i starts from the noise of `seeds[i]`."""
-        steps = self.default_steps if steps is None else steps
-        guidance = self.default_guidance if guidance is None else guidance
+        steps, guidance = self.sampling_settings(steps, guidance)
         return diffusion.last(self.denoise_steps(condition, seeds, steps, guidance, keep))
 
     def denoise_steps(

@@ -88,8 +88,7 @@ def _sampling(body: ImageGenerationRequest, skill: Skill, service: Service) -> t
     count, first = body.n or 1, seed_or_random(body.seed)
     service.check_limit("n", count, limits.max_pictures)
     service.check_limit("steps", body.steps or 0, limits.max_steps)
-    guidance = model.default_guidance if body.guidance is None else body.guidance
-    return [first + i for i in range(count)], body.steps or model.default_steps, guidance
+    return [first + i for i in range(count)], *model.sampling_settings(body.steps, body.guidance)
 
 
 def _image_objects(pictures: list[Picture], descriptions: list[str], seeds: list[int]) -> list[ImageObject]:

@@ -92,8 +92,8 @@ class Bagel(TrainableModel):
         self.autoencoder = autoencoder
         self.tokenizer = tokenizer
         self.roundtrip_steps = roundtrip_steps
-        self.steps = steps
-        self.guidance = guidance
+        self.default_steps = steps
+        self.default_guidance = guidance
         self.config = config
         self.image_size_px = None  # NaViT reads any size
         self.drawing_size_px = latents.grid * latents.patch * autoencoder.patch_px
@@ -109,14 +109,6 @@ class Bagel(TrainableModel):
     @property
     def adapter_host(self) -> nn.Module:
         return self.language_model
-
-    @property
-    def default_steps(self) -> int:
-        return self.steps
-
-    @property
-    def default_guidance(self) -> float:
-        return self.guidance
 
     # --- skills, by the batch ---
 
@@ -162,7 +154,7 @@ class Bagel(TrainableModel):
         steps: int | None = None,
         guidance: float | None = None,
     ) -> list[Picture]:
-        steps, guidance = self.steps if steps is None else steps, self.guidance if guidance is None else guidance
+        steps, guidance = self.sampling_settings(steps, guidance)
         clean, _ = self._sample(descriptions, repeat_seeds(seeds, len(descriptions)), steps, guidance)
         return to_pictures(self._decode_latents(clean))
 

@@ -91,8 +91,8 @@ class Harmon(TrainableModel):
         self.autoencoder = autoencoder
         self.scheduler = scheduler
         self.tokenizer = tokenizer
-        self.guidance = guidance
-        self.drawing_steps = drawing_steps
+        self.default_guidance = guidance
+        self.default_steps = drawing_steps
         self.denoising_steps = denoising_steps
         self.through_pixels = through_pixels
         self.config = config
@@ -111,14 +111,6 @@ class Harmon(TrainableModel):
     @property
     def adapter_host(self) -> nn.Module:
         return self.language_model
-
-    @property
-    def default_steps(self) -> int:
-        return self.drawing_steps
-
-    @property
-    def default_guidance(self) -> float:
-        return self.guidance
 
     # --- skills, by the batch ---
 
@@ -234,10 +226,8 @@ class Harmon(TrainableModel):
         self, prompts: Sequence[str], seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return tokens [b n c], and the states [b n d] they were denoised from; only the states carry gradients."""
-        steps, guidance = (
-            min(steps or self.drawing_steps, self.num_tokens),
-            self.guidance if guidance is None else guidance,
-        )
+        steps, guidance = self.sampling_settings(steps, guidance)
+        steps = min(steps, self.num_tokens)
         order, noise = self._order(seeds), self._noise(seeds)
         tokens, states = torch.zeros_like(noise), []
         rows, uncond_rows = self._tokenize_prompts(prompts), self._tokenize_prompts([None] * len(prompts))
@@ -267,7 +257,7 @@ class Harmon(TrainableModel):
         self, states: Tensor, noise: Tensor, uncond: Tensor | None = None, guidance: float | None = None
     ) -> Tensor:
         """Return tokens [b k c] from states [b k d] and unit noise [b k c], guided against the states `uncond` if given."""
-        guidance = self.guidance if guidance is None else guidance
+        _, guidance = self.sampling_settings(None, guidance)
         drawn = sample(
             self.head,
             self.scheduler,

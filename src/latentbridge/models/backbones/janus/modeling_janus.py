@@ -75,10 +75,11 @@ class JanusPro(TrainableModel):
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.guidance = guidance
+        self.default_guidance = guidance
         self.config = config
         sizes: Any = model.config
         self.num_codes: int = sizes.vision_config.num_image_tokens
+        self.default_steps = self.num_codes  # one step per code, whatever number a call names
         self.codebook_size: int = sizes.vq_config.num_embeddings
         self.width: int = sizes.text_config.hidden_size
         self.image_size_px = self.drawing_size_px = sizes.vision_config.image_size
@@ -105,15 +106,6 @@ class JanusPro(TrainableModel):
     @property
     def adapter_host(self) -> nn.Module:
         return self.model
-
-    @property
-    def default_steps(self) -> int:
-        """One step per code, whatever number a call names."""
-        return self.num_codes
-
-    @property
-    def default_guidance(self) -> float:
-        return self.guidance
 
     def fit(self, image: ImageLike) -> Picture:
         """Return the image as it is: the image processor resizes and pads it."""
@@ -223,7 +215,7 @@ class JanusPro(TrainableModel):
 
         This is transformers' own loop with one generator per item.
         """
-        guidance = self.guidance if guidance is None else guidance
+        _, guidance = self.sampling_settings(None, guidance)
         ids, mask = self._tokenize_prompts(prompts)
         if guidance != 1:
             in_both = (ids == self.tokenizer.bos_token_id) | (ids == self._image_start)
