@@ -93,10 +93,10 @@ def _loopback_picture(image: Path, rounds: int, out: Path | None, seed: int, mod
     picture = open_picture(image)
     from latentbridge.evaluation.loopback import loopback, round_cells
     from latentbridge.evaluation.pages.gallery import draw_sheet
-    from latentbridge.models.checkpoint import load, model_folder, shipped
+    from latentbridge.models.checkpoint import load_trainable, model_folder, shipped
     from latentbridge.models.input_check import read_input_check
 
-    (chain,) = loopback(load(model), [picture], rounds, seed)
+    (chain,) = loopback(load_trainable(model), [picture], rounds, seed)
     if out:
         for number, step in enumerate(chain, start=1):
             save_picture(step.picture, out / f"round_{number}.png")
@@ -134,12 +134,14 @@ def _loopback_data(
     from latentbridge.evaluation.loopback import pair_cells
     from latentbridge.evaluation.pages.gallery import draw_sheet
     from latentbridge.files import write_json
-    from latentbridge.models.checkpoint import load
+    from latentbridge.models.checkpoint import load_trainable
 
     starts: list[Start] = [side for side in STARTS if start in (None, side)]
     judge = _load_view(encoder, len(starts) * len(pairs) * (1 + hops // 2))
     conditions: dict[str, Any] = {"model": model, "world": world, "encoder": encoder}
-    document, results = evaluate_loopback(load(model), pairs, judge, hops=hops, seed=seed, starts=starts, **conditions)
+    document, results = evaluate_loopback(
+        load_trainable(model), pairs, judge, hops=hops, seed=seed, starts=starts, **conditions
+    )
     if out:
         for result in results:
             sheet = draw_sheet(pair_cells(result, pairs[:_NUM_GALLERY_ROWS]))
@@ -181,11 +183,11 @@ def consistency(
 
     pairs = held_out_pairs(world, size, seed)
     from latentbridge.evaluation.agreement import evaluate_consistency
-    from latentbridge.models.checkpoint import load
+    from latentbridge.models.checkpoint import load_trainable
 
     judge = _load_view(encoder, 2 * len(pairs))
     conditions: dict[str, Any] = {"model": model, "world": world, "encoder": encoder}
-    output_scores(evaluate_consistency(load(model), pairs, judge, seed=seed, **conditions), out, as_json)
+    output_scores(evaluate_consistency(load_trainable(model), pairs, judge, seed=seed, **conditions), out, as_json)
 
 
 def reasoning(
@@ -213,10 +215,10 @@ def reasoning(
     from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 
     problems = held_out_problems(world, size, seed)
-    from latentbridge.models.checkpoint import load
+    from latentbridge.models.checkpoint import load_trainable
 
     conditions: dict[str, Any] = {"model": model, "world": world, "size": size, "seed": seed}
-    output_scores(evaluate_reasoning(load(model).understand, problems, **conditions), out, as_json)
+    output_scores(evaluate_reasoning(load_trainable(model).understand, problems, **conditions), out, as_json)
 
 
 def compare(

@@ -132,10 +132,10 @@ def evaluate(
         check_out(out, (".json",))
     from latentbridge.cli.output import output_scores
     from latentbridge.evaluation.run import World, evaluate
-    from latentbridge.models.checkpoint import load
+    from latentbridge.models.checkpoint import load_trainable
 
     own = Path(world) if is_own_data(world) else None
-    output_scores(evaluate(load(model), own or cast(World, world), size=size), out, as_json)
+    output_scores(evaluate(load_trainable(model), own or cast(World, world), size=size), out, as_json)
 
 
 def study(

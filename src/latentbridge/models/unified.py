@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ _MODELS_WITH: dict[Skill, str] = {
     "understand": "OmniBridge, Janus-Pro, BAGEL and Harmon",
     "generate": "OmniBridge, Janus-Pro, BAGEL and Harmon",
     "edit": "OmniBridge",
-    "embed": "OmniBridge, Janus-Pro, BAGEL and Harmon",
+    "embed": "OmniBridge, Janus-Pro, BAGEL, Harmon, CLIP and SigLIP",
 }
 _T = TypeVar("_T")
 
@@ -41,8 +41,8 @@ class UnifiedModel(nn.Module, ABC):
     item does not depend on the others in its batch, and nothing draws from a global generator.
     """
 
-    kind: ClassVar[str]
-    """Family of the model: "omnibridge", "janus", "bagel" or "harmon"."""
+    kind: str
+    """Family of the model: "omnibridge", "janus", "bagel", "harmon", or a dual encoder's name in transformers ("clip")."""
     config: NetworkConfig | None
     """Config that the model was built from; None for a release."""
     tokenizer: PreTrainedTokenizerBase

@@ -26,17 +26,19 @@ from latentbridge.models.checkpoint import (
     outline,
     shipped,
 )
+from latentbridge.models.load_dual_encoder import is_dual_encoder, load_dual_encoder
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder, is_decoder
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, is_released, load_released
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.trainable import TrainableModel
+from latentbridge.models.unified import UnifiedModel
 
 
 class ReleaseKind(NamedTuple):
     """The test for, and the loader of, the release folders of one model."""
 
     holds: Callable[[Path], bool]
-    load: Callable[[Path], TrainableModel]
+    load: Callable[[Path], UnifiedModel]
 
 
 RELEASES = (
@@ -44,13 +46,14 @@ RELEASES = (
     ReleaseKind(is_bagel, load_bagel),
     ReleaseKind(is_harmon, load_harmon),
     ReleaseKind(is_released, load_released),
+    ReleaseKind(is_dual_encoder, load_dual_encoder),
 )
 """Kinds of release in the order in which they are tried."""
 UNIFIED = tuple(kind for kind in BUILDERS if kind != "scene")
 """Config kinds of models that understand and generate."""
 
 
-def load_release(folder: Path) -> TrainableModel | None:
+def load_release(folder: Path) -> UnifiedModel | None:
     """Return the model of a release folder, or None if the folder holds no release."""
     return next((kind.load(folder) for kind in RELEASES if kind.holds(folder)), None)
 

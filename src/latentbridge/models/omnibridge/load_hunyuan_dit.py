@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from transformers import BertModel, BertTokenizer, T5Config, T5EncoderModel, T5T
 from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.diffusion import Scheduler
+from latentbridge.models.library_logging import quiet
 from latentbridge.models.omnibridge.decoder import CaptionEncoder, Decoder
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.tensors import describe_mismatch
@@ -119,7 +118,7 @@ def _network(kind: Any, folder: Path, **options: Any) -> Any:
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no .safetensors files; download the safetensors version of the decoder.")
     try:
-        with _quiet():
+        with quiet(transformers.logging, diffusers_logging):
             network, report = kind.from_pretrained(
                 folder,
                 use_safetensors=True,
@@ -135,20 +134,6 @@ def _network(kind: Any, folder: Path, **options: Any) -> Any:
     if mismatched := sorted(name for name in names if not name.startswith(_UNUSED)):
         raise UserError(f"{folder} does not fit: {describe_mismatch(mismatched)}.")
     return network.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings of both libraries; the caller raises errors instead."""
-    libraries = (transformers.logging, diffusers_logging)
-    levels = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for library, level in zip(libraries, levels, strict=True):
-            library.set_verbosity(level)
 
 
 def _tokenizer(kind: Any, folder: Path) -> Any:
