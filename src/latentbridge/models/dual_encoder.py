@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
@@ -92,14 +92,6 @@ class DualEncoder(UnifiedModel):
             return_tensors="pt",
         )
         return _unit(self.model.get_text_features(**inputs.to(device_of(self))))
-
-    def reply(self, *args: Any, **kwargs: Any) -> NoReturn:
-        self.require("understand")
-        raise NotImplementedError
-
-    def draw_descriptions(self, *args: Any, **kwargs: Any) -> NoReturn:
-        self.require("generate")
-        raise NotImplementedError
 
     def _process(self, pictures: Sequence[Picture], **options: bool) -> Any:
         return self.processor(images=[Image.fromarray(picture) for picture in pictures], return_tensors="pt", **options)
