@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +29,9 @@ from latentbridge.models.checkpoint import (
 )
 from latentbridge.models.load_dual_encoder import is_dual_encoder, load_dual_encoder
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder, is_decoder
-from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, is_released, load_released
+from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, load_released
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.qwen_vl.release import is_qwen_vl
 from latentbridge.models.trainable import TrainableModel
 from latentbridge.models.unified import UnifiedModel
 
@@ -45,7 +47,7 @@ RELEASES = (
     ReleaseKind(is_janus, JanusPro.load),
     ReleaseKind(is_bagel, load_bagel),
     ReleaseKind(is_harmon, load_harmon),
-    ReleaseKind(is_released, load_released),
+    ReleaseKind(is_qwen_vl, load_released),
     ReleaseKind(is_dual_encoder, load_dual_encoder),
 )
 """Kinds of release in the order in which they are tried."""
@@ -78,6 +80,8 @@ def starting_network(config: NetworkConfig, seed: int, init: Sequence[tuple[str,
     whole = folders.get("")
     if whole and (release := load_release(whole)):
         release = release.float()
+        if isinstance(release, OmniBridge) and isinstance(config, ModelConfig):
+            config = replace(config, backbone=release.config.backbone)
         check_state_dict(outline(config), release.state_dict(), whole)
         release.config = config  # pyright: ignore[reportAttributeAccessIssue]
         return release  # pyright: ignore[reportReturnType]

@@ -93,7 +93,7 @@ class OmniBridge(TrainableModel):
             self.decoder = Decoder.from_config(config)
             self.autoencoder = PatchAutoencoder(config.autoencoder)
             self.scheduler = diffusion.make_scheduler(config.decoder.num_train_timesteps)
-        self.reply_options = ReplyOptions(max_tokens=256)
+        self.reply_options = self.backbone.reply_options
         self.drawing_options = OmniBridgeOptions()
         self.edit_options = OmniBridgeEditOptions()
         self.tokenizer = tokenizer
