@@ -110,7 +110,7 @@ def edit_like_release(
     latents reach the decoder, so identity and layout are lost by design. The mask is the whole picture, and the source is
     not described.
     """
-    model.require("embed")  # the bridge
+    model.require("generate")  # the bridge
     after = _describe_after(model, pictures, instructions)
     hidden, mask = model.image_hidden(pictures)
     words = model.text_encoder.shared(model.text_ids(after))

@@ -64,6 +64,7 @@ def load_released(folder: Path) -> OmniBridge:
         )
     check_state_dict(model, stored, folder)
     model.load_state_dict(stored, assign=True)
+    model.backbone.model.tie_weights()
     for module in model.modules():
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):  # rotary frequencies, in no checkpoint
             module.__init__(module.config)  # pyright: ignore[reportArgumentType]

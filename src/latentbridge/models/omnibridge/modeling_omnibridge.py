@@ -108,14 +108,20 @@ class OmniBridge(TrainableModel):
 
     @property
     def skills(self) -> frozenset[Skill]:
-        return frozenset(skill for skill, needed in _NEEDS.items() if needed <= self._parts)
+        return frozenset(skill for skill in _NEEDS if not self._missing_parts(skill))
 
     @property
     def _parts(self) -> set[str]:
         return {*self.config.parts, *(["decoder"] if self.captions is not None else [])}
 
+    def _missing_parts(self, skill: Skill) -> frozenset[str]:
+        """Return the parts that the model lacks for a skill; a released backbone embeds without a bridge."""
+        if skill == "embed" and self.config.backbone.release.config:
+            return frozenset()
+        return _NEEDS[skill] - self._parts
+
     def require(self, skill: Skill) -> None:
-        for part in sorted(_NEEDS[skill] - self._parts, reverse=True):
+        for part in sorted(self._missing_parts(skill), reverse=True):
             raise UserError(
                 f"This model has no {part}, so it cannot {skill}; load an OmniBridge that was trained with it, such as 'tiny'."
             )
@@ -136,6 +142,8 @@ class OmniBridge(TrainableModel):
 
     @property
     def embedding_size(self) -> int:
+        if "bridge" not in self.config.parts:
+            return self.backbone.width
         auxiliary = self.config.second_view
         return self.config.retrieval.embedding_size + (auxiliary.width if auxiliary.words else 0)
 
@@ -181,6 +189,9 @@ class OmniBridge(TrainableModel):
         return self.backbone.tokenize([conversation], open_ended=True).input_ids.shape[1]
 
     def embedding(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
+        """Return the retrieval head's and the auxiliary vectors [b e]; without a bridge those of `und_latent`."""
+        if "bridge" not in self.config.parts:
+            return super().embedding(kind, items)
         vectors = self.retrieval_vectors(kind, items)
         return self.second_view.concatenate(vectors, kind, items) if self.config.second_view.words else vectors
 

@@ -87,14 +87,15 @@ def _read_chat_template(folder: Path, tokenizer: Qwen2Tokenizer) -> tuple[str, s
     Our `ChatML` writes conversations, so that training knows where replies are; it must write what the template writes.
     """
     legacy = folder / "chat_template.json"
-    template = tokenizer.chat_template or (read_json(legacy)["chat_template"] if legacy.is_file() else None)
+    template: Any = tokenizer.chat_template or (read_json(legacy)["chat_template"] if legacy.is_file() else None)
     if template is None:
         return _DEFAULT_SYSTEM_PROMPT, ""
 
     def render(messages: list[dict[str, Any]]) -> str:
-        return str(
-            tokenizer.apply_chat_template(messages, template, tokenize=False, add_generation_prompt=True)  # pyright: ignore[reportArgumentType]
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True
         )
+        return str(text)
 
     opened = _OPENED.fullmatch(render([{"role": "user", "content": "Q"}]))
     image = {"type": "image"}
