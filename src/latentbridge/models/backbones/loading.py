@@ -35,7 +35,7 @@ from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, loa
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.release import is_qwen_vl, read_backbone_config
 from latentbridge.models.tensors import describe_mismatch, mismatched_tensors
-from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.models.tokenization import add_image_markers, load_tokenizer
 from latentbridge.models.trainable import TrainableModel
 from latentbridge.models.unified import UnifiedModel
 
@@ -79,7 +79,7 @@ def starting_network(config: NetworkConfig, seed: int, init: Sequence[tuple[str,
     A whole release is taken as it is, with its own tokenizer and in float32, in which the loop keeps what it trains; the folder
     of a HunyuanDiT is attached as the decoder. A backbone whose config fixes the size of its vocabulary takes tokenizer and
     settings of the checkpoint that it starts from, and of a released one all sizes: a recipe for Qwen2-VL-7B trains any
-    Qwen-VL.
+    Qwen-VL. Its tokenizer gets the markers of a description to draw.
     """
     folders = dict(init)
     whole = folders.get("")
@@ -90,8 +90,12 @@ def starting_network(config: NetworkConfig, seed: int, init: Sequence[tuple[str,
         release = release.float()
         check_state_dict(outline(config), release.state_dict(), whole)
         release.config = config
+        if isinstance(release, OmniBridge):
+            add_image_markers(release.tokenizer)
         return release
     network = new_model(config, seed, words)
+    if isinstance(network, OmniBridge):
+        add_image_markers(network.tokenizer)
     for part, folder in init:
         if isinstance(network, OmniBridge) and part == "decoder." and is_decoder(folder):
             attach_decoder(network, folder, torch.float32)
