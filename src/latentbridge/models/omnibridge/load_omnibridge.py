@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from latentbridge import prompts
 from latentbridge.config import OMNIBRIDGE_8B, ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models import tensors
@@ -26,6 +27,7 @@ _RENAMES = (
     ("downsampling_linear_layer.", "projector."),
     ("bilm.", "aligner."),
 )
+_STEPS, _GUIDANCE = 100, 6.0
 _HEADS = ("image_queries", "text_queries", "image_proj", "text_proj", "logit_scale", "fusion_alpha")
 
 
@@ -68,7 +70,16 @@ def load_released(folder: Path) -> OmniBridge:
     for module in model.modules():
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):  # rotary frequencies, in no checkpoint
             module.__init__(module.config)  # pyright: ignore[reportArgumentType]
+    if "bridge" in config.parts:
+        _set_release_defaults(model)
     return model.eval()
+
+
+def _set_release_defaults(model: OmniBridge) -> None:
+    """Give an OmniBridge the prompts and sampling defaults of its authors' scripts (spec 2.2 step 7, 2.3)."""
+    model.templates = prompts.OMNIBRIDGE_RELEASE
+    model.drawing_options = replace(model.drawing_options, steps=_STEPS, guidance=_GUIDANCE)
+    model.edit_options = replace(model.edit_options, steps=_STEPS, guidance=_GUIDANCE)
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:

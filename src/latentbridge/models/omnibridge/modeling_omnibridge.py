@@ -308,7 +308,10 @@ class OmniBridge(TrainableModel):
     def description_condition(self, descriptions: Sequence[str]) -> Tensor:
         """Return `query_condition` [b n d] of full descriptions, each read as request and as reply."""
         return self.query_condition(
-            [Conversation(((prompts.draw_request(text), prompts.wrap_description(text)),)) for text in descriptions]
+            [
+                Conversation(((self.templates.rewrite_request(text), prompts.wrap_description(text)),))
+                for text in descriptions
+            ]
         )
 
     def aligned(self, hidden: Tensor, mask: Tensor) -> Tensor:
