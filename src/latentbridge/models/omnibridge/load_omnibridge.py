@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def load_released(folder: Path) -> OmniBridge:
     backbone = read_backbone_config(folder, tokenizer)
     stored = {convert_key(name): tensor.bfloat16() for name, tensor in read_tensors(folder).items()}
     if any(name.startswith("aligner.") for name in stored):
-        config = replace(OMNIBRIDGE_8B, backbone=replace(backbone, release=replace(backbone.release, processor="")))
+        backbone = replace(backbone, release=replace(backbone.release, processor=""))
+        config = replace(_bridge_config(stored), backbone=backbone)
     else:
         config = ModelConfig(parts=("backbone",), backbone=backbone)
     with torch.device("meta"):
@@ -73,6 +75,41 @@ def load_released(folder: Path) -> OmniBridge:
     if "bridge" in config.parts:
         _set_release_defaults(model)
     return model.eval()
+
+
+def _bridge_config(stored: Mapping[str, torch.Tensor]) -> ModelConfig:
+    """Return the sizes of the bridge in a checkpoint, with our names; what no shape tells is OmniBridge-8B's."""
+
+    def size(name: str, axis: int) -> int:
+        if name not in stored:
+            raise UserError(f"The checkpoint has an aligner, but no {name}; download it again.")
+        return stored[name].shape[axis]
+
+    blocks = {int(name.split(".")[2]) for name in stored if name.startswith("aligner.block.")}
+    cross = {int(name.split(".")[2]) for name in stored if name.endswith("EncDecAttention.q.weight")}
+    buckets, heads = (
+        size("aligner.block.0.layer.0.SelfAttention.relative_attention_bias.weight", axis) for axis in (0, 1)
+    )
+    queries = size("aligner.query_tokens", 1)
+    last = "layer.2" if 0 in cross else "layer.1"
+    aligner = replace(
+        OMNIBRIDGE_8B.aligner,
+        d_model=size("aligner.query_tokens", 2),
+        d_ff=size(f"aligner.block.0.{last}.DenseReluDense.wo.weight", 1),
+        d_kv=size("aligner.block.0.layer.0.SelfAttention.q.weight", 0) // heads,
+        num_heads=heads,
+        num_layers=len(blocks),
+        num_queries=queries,
+        num_buckets=buckets,
+        cross_layers=tuple(sorted(cross)),
+    )
+    retrieval = replace(
+        OMNIBRIDGE_8B.retrieval,
+        num_image_queries=size("retrieval.image_queries", 1),
+        num_text_queries=size("retrieval.text_queries", 1),
+        embedding_size=size("retrieval.image_proj.cross_attn.proj.weight", 0),
+    )
+    return replace(OMNIBRIDGE_8B, aligner=aligner, retrieval=retrieval, text_length=queries)
 
 
 def _set_release_defaults(model: OmniBridge) -> None:

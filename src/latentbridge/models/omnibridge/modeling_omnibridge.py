@@ -110,15 +110,11 @@ class OmniBridge(TrainableModel):
     def skills(self) -> frozenset[Skill]:
         return frozenset(skill for skill in _NEEDS if not self._missing_parts(skill))
 
-    @property
-    def _parts(self) -> set[str]:
-        return {*self.config.parts, *(["decoder"] if self.captions is not None else [])}
-
     def _missing_parts(self, skill: Skill) -> frozenset[str]:
         """Return the parts that the model lacks for a skill; a released backbone embeds without a bridge."""
         if skill == "embed" and self.config.backbone.release.config:
             return frozenset()
-        return _NEEDS[skill] - self._parts
+        return _NEEDS[skill] - {*self.config.parts, *(["decoder"] if self.captions is not None else [])}
 
     def require(self, skill: Skill) -> None:
         for part in sorted(self._missing_parts(skill), reverse=True):
@@ -289,17 +285,23 @@ class OmniBridge(TrainableModel):
     def image_hidden(self, pictures: Sequence[Picture] | Tensor) -> tuple[Tensor, Tensor]:
         """Return backbone states [b s h] of pictures alone, and the mask [b s] of image tokens.
 
-        A tensor holds pictures as float levels from 0 to 255, [b 3 h w], and passes gradients on.
+        A tensor holds pictures as float levels from 0 to 255, [b 3 h w], and passes gradients on. Positions are M-RoPE's with
+        `compat="reference"` too: the released code gives them for these states (spec 2.3 step 3, 2.4).
         """
         drawn, images = (pictures, [None] * len(pictures)) if isinstance(pictures, Tensor) else (None, pictures)
         alone = [Conversation.with_picture((("", ""),), image) for image in images]
         batch = self.backbone.tokenize(alone, open_ended=True, drawn=drawn)
-        return self.backbone.hidden(batch), batch.image_mask
+        return self.backbone.hidden(batch, compat="corrected"), batch.image_mask
 
     def text_hidden(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return backbone states [b s h] of texts as user turns, and the mask [b s] of real tokens."""
+        """Return backbone states [b s h] of texts as user turns, and the mask [b s] of real tokens.
+
+        With `compat="reference"` the mask leaves out the chat template, as in the release (spec 2.4).
+        """
         batch = self.backbone.tokenize([Conversation(((text, ""),)) for text in texts], open_ended=True)
-        return self.backbone.hidden(batch), batch.attention_mask.bool()
+        reference = self.backbone.compat == "reference"
+        mask = self.backbone.last_text_mask(batch, texts) if reference else batch.attention_mask.bool()
+        return self.backbone.hidden(batch), mask
 
     def query_condition(self, conversations: Sequence[Conversation]) -> Tensor:
         """Return the aligner's condition [b n d] from learned queries alone; no caption reaches the decoder by another path."""

@@ -118,13 +118,26 @@ class QwenVL(nn.Module):
         batch = TokenBatch(input_ids, attention_mask, image_mask, labels, weights, pixel_values, grid)
         return to_device(batch, device or device_of(self))
 
+    def last_text_mask(self, batch: TokenBatch, texts: Sequence[str]) -> Tensor:
+        """Return bool [b s], True at the last user text of each open-ended conversation."""
+        empty = tokenize_chat(ChatML(self.tokenizer), Conversation((("", ""),)), open_ended=True).ids
+        opening = encode(self.tokenizer, "<|im_start|>user\n", special=True)
+        after = len(empty) - len(opening) + len(self._reply_prefix)
+        counts = torch.tensor([[len(encode(self.tokenizer, text))] for text in texts], device=batch.input_ids.device)
+        real = batch.attention_mask
+        from_end = real.flip(1).cumsum(dim=1).flip(1)  # 1 at the last token
+        return real.bool() & (from_end > after) & (from_end <= after + counts)
+
     def pack(self, batch: TokenBatch) -> TokenBatch:
         """Pack several conversations into each row; the `language_loss` stays the same."""
         return pack(batch, self._position_ids(batch), self.padding)
 
-    def hidden(self, batch: TokenBatch, image_embeddings: Tensor | None = None) -> Tensor:
-        """Return last-layer states after the final norm, [b s d]; `image_embeddings` of the batch may be precomputed."""
-        inputs = self.inputs(batch)
+    def hidden(self, batch: TokenBatch, image_embeddings: Tensor | None = None, compat: Compat | None = None) -> Tensor:
+        """Return last-layer states after the final norm, [b s d].
+
+        `image_embeddings` of the batch may be precomputed; `compat` is the backbone's own unless given.
+        """
+        inputs = self.inputs(batch, compat)
         if image_embeddings is None:
             return self.model.model(**inputs, use_cache=False).last_hidden_state
         embeds = self.model.get_input_embeddings()(batch.input_ids)
@@ -170,20 +183,20 @@ class QwenVL(nn.Module):
         end = next((index for index, token in enumerate(row) if token in self.end_ids), len(row))
         return str(self.tokenizer.decode([token for token in row[:end] if token != self.padding]))
 
-    def inputs(self, batch: TokenBatch) -> dict:
+    def inputs(self, batch: TokenBatch, compat: Compat | None = None) -> dict:
         """Return the keyword arguments of transformers' model for a batch."""
         inputs = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask if batch.position_ids is None else None,
-            "position_ids": self._position_ids(batch) if batch.position_ids is None else batch.position_ids,
+            "position_ids": self._position_ids(batch, compat) if batch.position_ids is None else batch.position_ids,
             "mm_token_type_ids": batch.image_mask.int(),
         }
         if batch.pixel_values is not None:
             inputs |= {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
         return inputs
 
-    def _position_ids(self, batch: TokenBatch) -> Tensor:
-        if self.compat == "reference" or batch.image_grid_thw is None:
+    def _position_ids(self, batch: TokenBatch, compat: Compat | None = None) -> Tensor:
+        if (compat or self.compat) == "reference" or batch.image_grid_thw is None:
             return position_ids(batch.attention_mask).expand(3, -1, -1)
         return self.model.model.get_rope_index(
             batch.input_ids,  # pyright: ignore[reportArgumentType]
