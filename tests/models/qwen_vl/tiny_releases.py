@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import GenerationConfig, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -81,9 +81,5 @@ def _model(kind: str, tokenizer: Qwen2Tokenizer) -> Any:
     if kind == "qwen3_vl":
         vision |= {"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 1], "patch_size": 5}
         text |= {"head_dim": 16, "rope_parameters": {**text["rope_parameters"], "mrope_section": [4, 2, 2]}}
-    config, model = ARCHITECTURES[kind]
+    config, model = (getattr(transformers, name) for name in ARCHITECTURES[kind])
     return model(config(text_config=text, vision_config=vision, tie_word_embeddings=kind == "qwen3_vl", **ids)).eval()
-
-
-def settings(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "generation_config.json").read_text())

@@ -112,9 +112,8 @@ class OmniBridge(TrainableModel):
 
     def _missing_parts(self, skill: Skill) -> frozenset[str]:
         """Return the parts that the model lacks for a skill; a released backbone embeds without a bridge."""
-        if skill == "embed" and self.config.backbone.release.config:
-            return frozenset()
-        return _NEEDS[skill] - {*self.config.parts, *(["decoder"] if self.captions is not None else [])}
+        needed = frozenset() if skill == "embed" and self.config.backbone.release.config else _NEEDS[skill]
+        return needed - {*self.config.parts, *(["decoder"] if self.captions is not None else [])}
 
     def require(self, skill: Skill) -> None:
         for part in sorted(self._missing_parts(skill), reverse=True):
@@ -185,7 +184,6 @@ class OmniBridge(TrainableModel):
         return self.backbone.tokenize([conversation], open_ended=True).input_ids.shape[1]
 
     def embedding(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
-        """Return the retrieval head's and the auxiliary vectors [b e]; without a bridge those of `und_latent`."""
         if "bridge" not in self.config.parts:
             return super().embedding(kind, items)
         vectors = self.retrieval_vectors(kind, items)
@@ -285,8 +283,8 @@ class OmniBridge(TrainableModel):
     def image_hidden(self, pictures: Sequence[Picture] | Tensor) -> tuple[Tensor, Tensor]:
         """Return backbone states [b s h] of pictures alone, and the mask [b s] of image tokens.
 
-        A tensor holds pictures as float levels from 0 to 255, [b 3 h w], and passes gradients on. Positions are M-RoPE's with
-        `compat="reference"` too: the released code gives them for these states (spec 2.3 step 3, 2.4).
+        A tensor holds pictures as float levels from 0 to 255, [b 3 h w], and passes gradients on. Positions are M-RoPE's, in
+        the released code too (spec 2.3 step 3, 2.4).
         """
         drawn, images = (pictures, [None] * len(pictures)) if isinstance(pictures, Tensor) else (None, pictures)
         alone = [Conversation.with_picture((("", ""),), image) for image in images]
@@ -296,12 +294,12 @@ class OmniBridge(TrainableModel):
     def text_hidden(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return backbone states [b s h] of texts as user turns, and the mask [b s] of real tokens.
 
-        With `compat="reference"` the mask leaves out the chat template, as in the release (spec 2.4).
+        With `compat="reference"` the mask leaves out the chat template (spec 2.4).
         """
         batch = self.backbone.tokenize([Conversation(((text, ""),)) for text in texts], open_ended=True)
-        reference = self.backbone.compat == "reference"
-        mask = self.backbone.last_text_mask(batch, texts) if reference else batch.attention_mask.bool()
-        return self.backbone.hidden(batch), mask
+        if self.backbone.compat == "reference":
+            return self.backbone.hidden(batch), self.backbone.last_text_mask(batch, texts)
+        return self.backbone.hidden(batch), batch.attention_mask.bool()
 
     def query_condition(self, conversations: Sequence[Conversation]) -> Tensor:
         """Return the aligner's condition [b n d] from learned queries alone; no caption reaches the decoder by another path."""

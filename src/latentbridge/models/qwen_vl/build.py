@@ -3,43 +3,42 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    PreTrainedConfig,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-)
+import transformers
+from transformers import PreTrainedConfig, Qwen2Tokenizer, Qwen2VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from latentbridge.config import BackboneConfig
 from latentbridge.models.tokenization import token_id
 
-QwenModel = Qwen2VLForConditionalGeneration | Qwen2_5_VLForConditionalGeneration | Qwen3VLForConditionalGeneration
-ARCHITECTURES: dict[str, tuple[Any, Any]] = {
-    "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
-    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
-    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
+if TYPE_CHECKING:
+    from transformers import (
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2VLForConditionalGeneration,
+        Qwen3VLForConditionalGeneration,
+    )
+
+    QwenModel = Qwen2VLForConditionalGeneration | Qwen2_5_VLForConditionalGeneration | Qwen3VLForConditionalGeneration
+ARCHITECTURES = {
+    "qwen2_vl": ("Qwen2VLConfig", "Qwen2VLForConditionalGeneration"),
+    "qwen2_5_vl": ("Qwen2_5_VLConfig", "Qwen2_5_VLForConditionalGeneration"),
+    "qwen3_vl": ("Qwen3VLConfig", "Qwen3VLForConditionalGeneration"),
 }
-"""Config and model of transformers by the `model_type` of a config.json."""
+"""Config and model of transformers, imported on use, by the `model_type` of a config.json."""
 
 
 def build_model(config: BackboneConfig, tokenizer: Qwen2Tokenizer) -> QwenModel:
     """Build the network of a config with random weights of the default data type."""
     library = parse_config(json.loads(config.release.config)) if config.release.config else _sized(config, tokenizer)
-    _, kind = ARCHITECTURES[library.model_type]
+    kind = getattr(transformers, ARCHITECTURES[library.model_type][1])
     return kind._from_config(library, attn_implementation="sdpa", dtype=torch.get_default_dtype())
 
 
 def parse_config(values: dict[str, Any]) -> Any:
     """Return transformers' config of a release's config.json."""
-    kind, _ = ARCHITECTURES[values["model_type"]]
+    kind = getattr(transformers, ARCHITECTURES[values["model_type"]][0])
     return kind.from_dict(values)
 
 

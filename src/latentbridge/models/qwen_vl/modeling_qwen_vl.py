@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,16 @@ from latentbridge.devices import device_of, to_device
 from latentbridge.models.chat import ChatML, tokenize_chat
 from latentbridge.models.left_padding import IGNORE_INDEX, position_ids
 from latentbridge.models.qwen_vl.batch import TokenBatch
-from latentbridge.models.qwen_vl.build import QwenModel, build_model, build_processor
+from latentbridge.models.qwen_vl.build import build_model, build_processor
 from latentbridge.models.qwen_vl.generation import read_generation
 from latentbridge.models.qwen_vl.packing import pack
 from latentbridge.models.qwen_vl.patches import patchify
 from latentbridge.models.tokenization import encode, token_id
 from latentbridge.ranks import global_mean
 from latentbridge.types import Conversation, Picture
+
+if TYPE_CHECKING:
+    from latentbridge.models.qwen_vl.build import QwenModel
 
 Compat = Literal["corrected", "reference"]
 """Behaviour as corrected here or as in OmniBridge's release; `docs/architecture.md` lists the differences."""
