@@ -99,23 +99,26 @@ class ChatML:
 
 @dataclass(frozen=True)
 class JanusChat:
-    """Janus-Pro's own format."""
+    """Janus-Pro's own format (`janus/utils/conversation.py` of deepseek-ai/Janus at 1daa72f), which strips every message."""
 
     tokenizer: PreTrainedTokenizerBase
+    system_prompt: str = ""
 
     def begin(self, image: Sequence[int]) -> list[int]:
-        return [_id(self.tokenizer.bos_token_id)]
+        system = encode(self.tokenizer, f"{self.system_prompt}\n\n") if self.system_prompt else []
+        return [_id(self.tokenizer.bos_token_id), *system]
 
     def request(self, text: str, image: Sequence[int], is_first: bool) -> list[int]:
         ids = encode(self.tokenizer, "<|User|>", special=True)
         if image:
-            ids += [*encode(self.tokenizer, ": "), *image, *encode(self.tokenizer, f"\n{text}\n\n")]
+            rest = f"\n{text}".rstrip()
+            ids += [*encode(self.tokenizer, ": "), *image, *encode(self.tokenizer, f"{rest}\n\n")]
         else:
-            ids += encode(self.tokenizer, f": {text}\n\n")
+            ids += encode(self.tokenizer, f": {text.strip()}\n\n")
         return [*ids, *encode(self.tokenizer, "<|Assistant|>", special=True), *encode(self.tokenizer, ":")]
 
     def reply(self, text: str) -> list[int]:
-        return [*encode(self.tokenizer, f" {text}"), _id(self.tokenizer.eos_token_id)]
+        return [*encode(self.tokenizer, f" {text.strip()}"), _id(self.tokenizer.eos_token_id)]
 
 
 @dataclass(frozen=True)

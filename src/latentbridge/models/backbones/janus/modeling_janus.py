@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, JanusForConditionalGeneration
+from transformers import JanusForConditionalGeneration
 from transformers.generation.utils import GenerationMixin
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from latentbridge.config import ReleaseConfig, TinyJanusConfig
 from latentbridge.devices import device_of
-from latentbridge.errors import UserError
-from latentbridge.files import read_json
 from latentbridge.images import ImageLike, open_picture
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
+from latentbridge.models.backbones.janus.pictures import resize_longest_side, truncated_levels, truncated_pictures
 from latentbridge.models.backbones.sampling import sampling_processors
 from latentbridge.models.chat import ChatTokens, JanusChat, tokenize_chat
 from latentbridge.models.left_padding import (
@@ -28,7 +27,6 @@ from latentbridge.models.left_padding import (
     pad_left,
     position_ids,
 )
-from latentbridge.models.pixels import quantized_levels, to_pictures
 from latentbridge.models.tokenization import encode
 from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
 from latentbridge.rng import torch_rng
@@ -39,11 +37,14 @@ IMAGE, IMAGE_START, IMAGE_END = "<image_placeholder>", "<begin_of_image>", "<end
 SPECIAL_TOKENS = (USER, ASSISTANT, IMAGE, IMAGE_START, IMAGE_END)
 
 
-def is_janus(folder: Path) -> bool:
-    """Return whether a folder holds a Janus-Pro in transformers' layout."""
-    path = folder / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    return isinstance(config, dict) and config.get("model_type") == "janus"
+class GuidedLogits(NamedTuple):
+    """Logits of the next code of each drawing, float32 [b codes]."""
+
+    given: Tensor
+    """After the prompt."""
+    bare: Tensor
+    """After padding in the prompt's place; equal to `given` without guidance."""
+    guided: Tensor
 
 
 class JanusPro(TrainableModel):
@@ -67,10 +68,12 @@ class JanusPro(TrainableModel):
         tokenizer: Any,
         image_processor: JanusImageProcessorPil,
         guidance: float = 5.0,
+        system_prompt: str = "",
+        max_tokens: int | None = None,
         config: TinyJanusConfig | ReleaseConfig | None = None,
     ):
-        """`guidance` is the classifier-free guidance of generated pictures; `config` is what the model was built from, if it
-        was built here."""
+        """`guidance` is the classifier-free guidance of generated pictures, `max_tokens` the length of replies; `config` is
+        what the model was built from, if it was built here."""
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
@@ -85,21 +88,11 @@ class JanusPro(TrainableModel):
         self.image_size_px = self.drawing_size_px = sizes.vision_config.image_size
         self.context_length = sizes.text_config.max_position_embeddings
         self.embedding_size = self.width
-        self.chat = JanusChat(tokenizer)
+        self.max_tokens = max_tokens or self.max_tokens
+        self.chat = JanusChat(tokenizer, system_prompt)
         self._image, self._image_start, self._image_end = (
             tokenizer.convert_tokens_to_ids(token) for token in (IMAGE, IMAGE_START, IMAGE_END)
         )
-
-    @classmethod
-    def load(cls, folder: Path) -> JanusPro:
-        """Load the release, or a model saved like it, from a folder in transformers' layout; safetensors only."""
-        if not (folder / "config.json").exists():
-            raise UserError(
-                f"{folder} holds no Janus-Pro (no config.json); give the folder of one in transformers' layout."
-            )
-        model = JanusForConditionalGeneration.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(model.eval(), tokenizer, JanusImageProcessorPil.from_pretrained(folder, local_files_only=True))
 
     # --- properties of the contract ---
 
@@ -122,13 +115,11 @@ class JanusPro(TrainableModel):
         temperature: float = 0.0,
         generators: Sequence[torch.Generator] | None = None,
     ) -> list[str]:
-        tokens = self._pad([self._tokenize(conversation, open_ended=True).ids for conversation in conversations])
-        pictures = [c.picture for c in conversations if c.picture is not None]
+        tokens, embeds = self._embed_conversations(conversations)
         replies = cast(Any, GenerationMixin).generate(  # its override in the library drops logits processors
             self.model,
-            tokens.ids,
+            inputs_embeds=embeds,
             attention_mask=tokens.mask,
-            **({"pixel_values": self.pixel_values(pictures)} if pictures else {}),
             logits_processor=sampling_processors(temperature, generators),
             max_new_tokens=max_tokens,
             do_sample=False,
@@ -136,7 +127,7 @@ class JanusPro(TrainableModel):
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
-        return self.tokenizer.batch_decode(replies[:, tokens.ids.shape[1] :], skip_special_tokens=True)
+        return self.tokenizer.batch_decode(replies, skip_special_tokens=True)
 
     @torch.no_grad()
     def draw_descriptions(
@@ -148,7 +139,7 @@ class JanusPro(TrainableModel):
         guidance: float | None = None,
     ) -> list[Picture]:
         codes = self._sample_codes(descriptions, repeat_seeds(seeds, len(descriptions)), guidance)
-        return to_pictures(self.model.model.vqmodel.decode(codes))  # pyright: ignore[reportArgumentType]
+        return truncated_pictures(self.decode_pixels(codes))
 
     # --- latents and losses ---
 
@@ -171,7 +162,7 @@ class JanusPro(TrainableModel):
         gumbel_noise = self._gumbel_noise(repeat_seeds(seeds, len(latents)))
         soft = (logits + gumbel_noise).softmax(-1)
         hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
-        return quantized_levels(self._decode_codes(hard + soft - soft.detach()))
+        return truncated_levels(self._decode_weighted(hard + soft - soft.detach()))
 
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         return self._image_states(self._normalize_levels(self.draw(latents, seeds))).flatten(1).float()
@@ -190,13 +181,13 @@ class JanusPro(TrainableModel):
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Return the mean cross-entropy over the codes of the pictures; nothing in it is random."""
-        codes = self._encode_codes(self.pixel_values(pictures))
+        codes = self.encode_codes(self.pixel_values(pictures))
         return self._code_loss(self._code_states(prompts, codes), codes)
 
     def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Return the loss over the codes of pictures after the pictures themselves; SigLIP gets no gradient."""
         pixel_values = self.pixel_values(pictures)
-        codes = self._encode_codes(pixel_values)
+        codes = self.encode_codes(pixel_values)
         with torch.no_grad():
             features = self._encode_image(pixel_values)
         conversations = [Conversation((("", ""),), picture) for picture in pictures]
@@ -211,17 +202,17 @@ class JanusPro(TrainableModel):
 
     @torch.no_grad()
     def _sample_codes(self, prompts: Sequence[str], seeds: Sequence[int], guidance: float | None = None) -> Tensor:
-        """Return codes, int64 [b n], sampled one after another under guidance.
-
-        This is transformers' own loop with one generator per item.
-        """
+        """Return codes, int64 [b n], sampled one after another under guidance with one generator per item."""
         _, guidance = self.sampling_settings(None, guidance)
-        ids, mask = self._tokenize_prompts(prompts)
-        if guidance != 1:
-            in_both = (ids == self.tokenizer.bos_token_id) | (ids == self._image_start)
-            ids = torch.cat([ids, ids.where(in_both, self.tokenizer.pad_token_id)])
-            mask = mask.repeat(2, 1)
-        gumbel_noise = self._gumbel_noise(seeds)
+        noise = self._gumbel_noise(seeds)
+        return self.decode_codes(prompts, guidance, lambda index, logits: (logits.guided + noise[:, index]).argmax(-1))
+
+    @torch.no_grad()
+    def decode_codes(
+        self, prompts: Sequence[str], guidance: float, choose: Callable[[int, GuidedLogits], Tensor]
+    ) -> Tensor:
+        """Return codes, int64 [b n]: `choose` gets the index and the logits of the next one, and returns it for each drawing."""
+        ids, mask = self.prompt_branches(prompts) if guidance != 1 else self._tokenize_prompts(prompts)
         embeds, positions, cache, codes = self._embed_tokens(ids), position_ids(mask), None, []
         for index in range(self.num_codes):
             output = self.model.model.language_model(
@@ -233,14 +224,21 @@ class JanusPro(TrainableModel):
             )
             cache = output.past_key_values
             logits = self.model.model.generation_head(output.last_hidden_state[:, -1]).float()
-            if guidance != 1:
-                cond, uncond = logits.chunk(2)
-                logits = uncond + guidance * (cond - uncond)
-            codes.append((logits + gumbel_noise[:, index]).argmax(-1))
+            given, bare = logits[: len(prompts)], logits[-len(prompts) :]
+            codes.append(choose(index, GuidedLogits(given, bare, bare + guidance * (given - bare))))
             embeds = self._embed_codes(codes[-1][:, None]).repeat(len(ids) // len(prompts), 1, 1)
             positions = mask.sum(1, keepdim=True)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         return torch.stack(codes, dim=1)
+
+    def prompt_branches(self, prompts: Sequence[str]) -> PaddedTokens:
+        """Return the tokens of prompts, and after them as many rows with padding in place of all but the first and last token.
+
+        The model attends to that padding, unlike that which fills a row up to the longest.
+        """
+        ids, mask = self._tokenize_prompts(prompts)
+        kept = (ids == self.tokenizer.bos_token_id) | (ids == self._image_start)
+        return PaddedTokens(torch.cat([ids, ids.where(kept, self.tokenizer.pad_token_id)]), mask.repeat(2, 1))
 
     def _code_states(self, prompts: Sequence[str], codes: Tensor) -> Tensor:
         """Return the states [b n h] that predict each of `codes` [b n] from the ones before it."""
@@ -265,14 +263,20 @@ class JanusPro(TrainableModel):
         uniform = torch.stack(rows).to(device_of(self))
         return -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
 
-    def _decode_codes(self, weights: Tensor) -> Tensor:
+    @torch.no_grad()
+    def decode_pixels(self, codes: Tensor) -> Tensor:
+        """Return the pixels [b 3 h w] of codes [b n]."""
+        vq = self.model.model.vqmodel
+        return decode_entries(vq, codebook(vq)[codes])
+
+    def _decode_weighted(self, weights: Tensor) -> Tensor:
         """Return the pixels that the VQ model decodes from weights [b n codes] over the codebook at every position."""
         vq = self.model.model.vqmodel
         book = codebook(vq)
         return decode_entries(vq, weights.to(book.dtype) @ book)
 
     @torch.no_grad()
-    def _encode_codes(self, pixel_values: Tensor) -> Tensor:
+    def encode_codes(self, pixel_values: Tensor) -> Tensor:
         """Return the nearest code at every position, int64 [b n], in float32: bfloat16 cannot tell neighbours apart."""
         vq = self.model.model.vqmodel
         with torch.autocast(pixel_values.device.type, enabled=False):
@@ -282,7 +286,8 @@ class JanusPro(TrainableModel):
 
     def pixel_values(self, pictures: Sequence[Picture]) -> Tensor:
         """Return the input [b 3 h w] of SigLIP and of the VQ model."""
-        batch = self.image_processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
+        fitted = [resize_longest_side(picture, self.image_size_px, self.image_processor.min_size) for picture in pictures]
+        batch = self.image_processor(images=fitted, return_tensors="pt", input_data_format="channels_last")
         return batch["pixel_values"].to(device_of(self), self.model.dtype)
 
     def _normalize_levels(self, levels: Tensor) -> Tensor:
@@ -311,7 +316,8 @@ class JanusPro(TrainableModel):
 
     def _tokenize_prompts(self, prompts: Sequence[str]) -> PaddedTokens:
         """Return prompts up to where the first code is predicted."""
-        chats = [self._tokenize(Conversation(((prompt, ""),)), open_ended=True) for prompt in prompts]
+        bare = replace(self.chat, system_prompt="")
+        chats = [tokenize_chat(bare, Conversation(((prompt, ""),)), open_ended=True) for prompt in prompts]
         return self._pad([[*chat.ids, self._image_start] for chat in chats])
 
     def _tokenize(self, conversation: Conversation, open_ended: bool = False, has_drawing: bool = False) -> ChatTokens:
@@ -319,6 +325,14 @@ class JanusPro(TrainableModel):
         has_image = has_drawing or conversation.picture is not None
         image = [self._image_start, *[self._image] * self.num_codes, self._image_end] if has_image else []
         return tokenize_chat(self.chat, conversation, image, open_ended)
+
+    def _embed_conversations(self, conversations: Sequence[Conversation]) -> tuple[PaddedTokens, Tensor]:
+        """Return the tokens of conversations up to where the next reply starts, and their embeddings [b s h]."""
+        tokens = self._pad([self._tokenize(conversation, open_ended=True).ids for conversation in conversations])
+        pictures = [c.picture for c in conversations if c.picture is not None]
+        if not pictures:
+            return tokens, self._embed_tokens(tokens.ids)
+        return tokens, self._embed_with_images(tokens.ids, self._encode_image(self.pixel_values(pictures)))
 
     def _pad(self, rows: Sequence[list[int]]) -> PaddedTokens:
         return pad_left(rows, self.tokenizer.pad_token_id, device_of(self))
