@@ -99,7 +99,7 @@ def small_harmon() -> Harmon:
     sizes = TinyHarmonConfig(width=32, num_layers=2, num_heads=2, mar=mar, autoencoder="kl", vae_channels=8)
     model = new_model(sizes, seed=0)
     keep_sizes(model, torch_rng(0, "small harmon"))
-    model.default_steps, model.denoising_steps, model.max_tokens = 3, 3, 5
+    model.drawing_options.steps, model.denoising_steps, model.max_tokens = 3, 3, 5
     return model
 
 
@@ -116,7 +116,7 @@ def small_bagel() -> Bagel:
     )
     model = new_model(sizes, seed=0)
     keep_sizes(model, torch_rng(0, "small bagel"))
-    model.default_steps, model.roundtrip_steps, model.max_tokens = 3, 2, 5
+    model.drawing_options.steps, model.roundtrip_steps, model.max_tokens = 3, 2, 5
     return model
 
 

@@ -23,6 +23,7 @@ from latentbridge.models.backbones.janus.authors_layout import MODEL_TYPE, conve
 from latentbridge.models.backbones.janus.modeling_janus import IMAGE, SPECIAL_TOKENS, JanusPro
 from latentbridge.models.backbones.janus.tiny import image_processor
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.tensors import read_pickled, read_tensors, shard_files
 from latentbridge.models.tokenization import token_id
 
@@ -39,8 +40,18 @@ _FIX = "download it again"
 _HEAD, _WORDS = "lm_head.weight", "model.language_model.embed_tokens.weight"
 _SIZE_PX = 384
 _RELEASED_SIZES = {
-    "janus-pro-7b": {"hidden_size": 4096, "num_hidden_layers": 30, "num_attention_heads": 32, "intermediate_size": 11008},
-    "janus-pro-1b": {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 5632},
+    "janus-pro-7b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 32,
+        "intermediate_size": 11008,
+    },
+    "janus-pro-1b": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 5632,
+    },
 }
 """Language models of Janus-Pro (arXiv 2501.17811), which share SigLIP-L/16 at 384 px and LlamaGen's VQ-16."""
 
@@ -64,7 +75,9 @@ def load_janus(folder: Path, vision_heads: int | None = None) -> JanusPro:
     stored = _read_weights(folder)
     if values["model_type"] == MODEL_TYPE:
         if "gen_vision_config" not in values:
-            raise UserError(f"{folder} holds another model of its authors (JanusFlow?); give the folder of a Janus-Pro.")
+            raise UserError(
+                f"{folder} holds another model of its authors (JanusFlow?); give the folder of a Janus-Pro."
+            )
         shapes = {name: tensor.shape for name, tensor in stored.items()}
         values = transformers_config(values, shapes, vision_heads)
         stored = {new: part for name, tensor in stored.items() for new, part in convert_tensor(name, tensor)}
@@ -76,7 +89,7 @@ def load_janus(folder: Path, vision_heads: int | None = None) -> JanusPro:
     check_state_dict(model, stored, folder)
     _assign(model, stored)
     processor = _load_image_processor(folder)
-    return JanusPro(model.eval(), tokenizer, processor, system_prompt=SYSTEM_PROMPT, max_tokens=MAX_TOKENS)
+    return _as_released(JanusPro(model.eval(), tokenizer, processor, system_prompt=SYSTEM_PROMPT))
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -115,15 +128,19 @@ def _load_image_processor(folder: Path) -> JanusImageProcessorPil:
         values = read_json(path).get("image_processor") if path.is_file() else None
     if not isinstance(values, dict):
         raise UserError(f"{folder} lacks preprocessor_config.json, which says how pictures are read; {_FIX}.")
-    size = {"size": {"height": values["image_size"], "width": values["image_size"]}} if "image_size" in values else {}
     known = ("size", "min_size", "do_normalize", "image_mean", "image_std", "rescale_factor")
-    return JanusImageProcessorPil(**{key: values[key] for key in known if key in values}, **size)
+    settings: dict[str, Any] = {key: values[key] for key in known if key in values}
+    if "image_size" in values:
+        settings["size"] = {"height": values["image_size"], "width": values["image_size"]}
+    return JanusImageProcessorPil(**settings)
 
 
-def _build_empty(values: dict[str, Any], tokenizer: PreTrainedTokenizerFast, folder: Path) -> JanusForConditionalGeneration:
+def _build_empty(
+    values: dict[str, Any], tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> JanusForConditionalGeneration:
     """Return the model of a config on the meta device."""
     try:
-        config = JanusConfig(**{**values, "image_token_id": token_id(tokenizer, IMAGE)})
+        config = JanusConfig(**{**values, "image_token_id": tokenizer.convert_tokens_to_ids(IMAGE)})
         with torch.device("meta"):
             return JanusForConditionalGeneration(config)
     except Exception as error:  # the library's checks of a config raise types of their own
@@ -139,7 +156,7 @@ def _assign(model: JanusForConditionalGeneration, stored: dict[str, Tensor]) -> 
         if isinstance(module, LlamaRotaryEmbedding):
             module.__init__(module.config)
         elif isinstance(module, JanusVisionEmbeddings):
-            module.position_ids = torch.arange(module.num_positions)[None]
+            module.register_buffer("position_ids", torch.arange(module.num_positions)[None], persistent=False)
 
 
 def build_janus_pro(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> JanusPro:
@@ -161,6 +178,10 @@ def build_janus_pro(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> JanusPr
         tie_word_embeddings=False,
     )
     model = JanusForConditionalGeneration(sizes)
-    return JanusPro(
-        model, tokenizer, image_processor(_SIZE_PX), system_prompt=SYSTEM_PROMPT, max_tokens=MAX_TOKENS, config=config
-    )
+    return _as_released(JanusPro(model, tokenizer, image_processor(_SIZE_PX), SYSTEM_PROMPT, config))
+
+
+def _as_released(model: JanusPro) -> JanusPro:
+    """Return the model with the authors' defaults of replies; those of drawings are every Janus-Pro's."""
+    model.reply_options = ReplyOptions(max_tokens=MAX_TOKENS)
+    return model

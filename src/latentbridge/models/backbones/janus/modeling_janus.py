@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import JanusForConditionalGeneration
-from transformers.generation.utils import GenerationMixin
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from latentbridge.config import ReleaseConfig, TinyJanusConfig
@@ -18,7 +17,7 @@ from latentbridge.devices import device_of
 from latentbridge.images import ImageLike, open_picture
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
 from latentbridge.models.backbones.janus.pictures import resize_longest_side, truncated_levels, truncated_pictures
-from latentbridge.models.backbones.sampling import sampling_processors
+from latentbridge.models.backbones.text_decoding import decode_replies
 from latentbridge.models.chat import ChatTokens, JanusChat, tokenize_chat
 from latentbridge.models.left_padding import (
     PaddedTokens,
@@ -27,14 +26,30 @@ from latentbridge.models.left_padding import (
     pad_left,
     position_ids,
 )
+from latentbridge.models.options import DrawingOptions, ReplyOptions, finish_reply
 from latentbridge.models.tokenization import encode
-from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
-from latentbridge.rng import torch_rng
-from latentbridge.types import Conversation, Picture
+from latentbridge.models.trainable import TrainableModel, masked_mean
+from latentbridge.rng import repeat_seeds, torch_rng
+from latentbridge.sampling_limits import MAX_GUIDANCE, MAX_STEPS
+from latentbridge.types import Conversation, Picture, Reply
 
 USER, ASSISTANT = "<|User|>", "<|Assistant|>"
 IMAGE, IMAGE_START, IMAGE_END = "<image_placeholder>", "<begin_of_image>", "<end_of_image>"
 SPECIAL_TOKENS = (USER, ASSISTANT, IMAGE, IMAGE_START, IMAGE_END)
+
+
+@dataclass(frozen=True)
+class JanusOptions(DrawingOptions):
+    """Options of drawings, with the defaults of the authors' `generation_inference.py`.
+
+    `steps` is the number of codes, one after another; another number changes nothing, since the codes fill a fixed grid, and
+    calls that name one number for any model must work with this one.
+    """
+
+    steps: Annotated[int, (1.0, float(MAX_STEPS))] = 576
+    guidance: Annotated[float, (0.0, MAX_GUIDANCE)] = 5.0
+    temperature: Annotated[float, (0.0, 100.0)] = 1.0
+    """Of the codes' distribution under guidance; greedy at 0."""
 
 
 class GuidedLogits(NamedTuple):
@@ -58,6 +73,7 @@ class JanusPro(TrainableModel):
     """
 
     kind = "janus"
+    drawing_options: JanusOptions
     image_size_px: int
     drawing_size_px: int
     tokenizer: Any
@@ -67,28 +83,24 @@ class JanusPro(TrainableModel):
         model: JanusForConditionalGeneration,
         tokenizer: Any,
         image_processor: JanusImageProcessorPil,
-        guidance: float = 5.0,
         system_prompt: str = "",
-        max_tokens: int | None = None,
         config: TinyJanusConfig | ReleaseConfig | None = None,
     ):
-        """`guidance` is the classifier-free guidance of generated pictures, `max_tokens` the length of replies; `config` is
-        what the model was built from, if it was built here."""
+        """`system_prompt` precedes conversations that name none; `config` is what the model was built from, if it was built
+        here."""
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.default_guidance = guidance
         self.config = config
         sizes: Any = model.config
         self.num_codes: int = sizes.vision_config.num_image_tokens
-        self.default_steps = self.num_codes  # one step per code, whatever number a call names
+        self.drawing_options = JanusOptions(steps=self.num_codes)
         self.codebook_size: int = sizes.vq_config.num_embeddings
         self.width: int = sizes.text_config.hidden_size
         self.image_size_px = self.drawing_size_px = sizes.vision_config.image_size
         self.context_length = sizes.text_config.max_position_embeddings
         self.embedding_size = self.width
-        self.max_tokens = max_tokens or self.max_tokens
         self.chat = JanusChat(tokenizer, system_prompt)
         self._image, self._image_start, self._image_end = (
             tokenizer.convert_tokens_to_ids(token) for token in (IMAGE, IMAGE_START, IMAGE_END)
@@ -106,40 +118,19 @@ class JanusPro(TrainableModel):
 
     # --- skills, by the batch ---
 
-    @torch.no_grad()
-    def reply(
+    def _reply(
         self,
         conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[str]:
-        tokens, embeds = self._embed_conversations(conversations)
-        replies = cast(Any, GenerationMixin).generate(  # its override in the library drops logits processors
-            self.model,
-            inputs_embeds=embeds,
-            attention_mask=tokens.mask,
-            logits_processor=sampling_processors(temperature, generators),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            guidance_scale=None,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-        )
-        return self.tokenizer.batch_decode(replies, skip_special_tokens=True)
+        options: ReplyOptions,
+        generators: Sequence[torch.Generator] | None,
+    ) -> list[Reply]:
+        tokens, embeds = self.embed_conversations(conversations)
+        language_model, head, end = self.model.model.language_model, self.model.lm_head, self.tokenizer.eos_token_id
+        decoded = decode_replies(language_model, head, embeds, tokens.mask, end, options, generators)
+        return [finish_reply(self.tokenizer, ids, [end], options, logprobs) for ids, logprobs in decoded]
 
-    @torch.no_grad()
-    def draw_descriptions(
-        self,
-        descriptions: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-    ) -> list[Picture]:
-        codes = self._sample_codes(descriptions, repeat_seeds(seeds, len(descriptions)), guidance)
-        return truncated_pictures(self.decode_pixels(codes))
+    def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: JanusOptions) -> list[Picture]:
+        return truncated_pictures(self.decode_pixels(self._sample_codes(descriptions, seeds, options)))
 
     # --- latents and losses ---
 
@@ -149,10 +140,10 @@ class JanusPro(TrainableModel):
         texts = [encode(self.tokenizer, f": {text}") for text in cast(Sequence[str], items)]
         tokens = self._pad([[*self._user_turn_start(), *text] for text in texts])
         mask = last_tokens_mask(tokens, [len(text) for text in texts])
-        return masked_mean(self._hidden(self._embed_tokens(tokens.ids), tokens.mask), mask)
+        return masked_mean(self.states(self._embed_tokens(tokens.ids), tokens.mask), mask)
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
-        codes = self._sample_codes(prompts, repeat_seeds(seeds, len(prompts)))
+        codes = self._sample_codes(prompts, repeat_seeds(seeds, len(prompts)), self.drawing_options)
         return self._code_states(prompts, codes).flatten(1).float()
 
     def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
@@ -171,12 +162,12 @@ class JanusPro(TrainableModel):
         """Return the mean next-token cross-entropy over the tokens of replies."""
         chats = [self._tokenize(conversation, has_drawing=drawn is not None) for conversation in conversations]
         tokens = self._pad([chat.ids for chat in chats])
-        pictures = [c.picture for c in conversations if c.picture is not None]
+        pictures = [picture for c in conversations for picture in c.all_pictures]
         embeds = self._embed_tokens(tokens.ids)
         if drawn is not None or pictures:
             pixel_values = self.pixel_values(pictures) if drawn is None else self._normalize_levels(drawn)
-            embeds = self._embed_with_images(tokens.ids, self._encode_image(pixel_values))
-        states = self._hidden(embeds, tokens.mask)
+            embeds = self._embed_with_images(tokens.ids, self.encode_image(pixel_values))
+        states = self.states(embeds, tokens.mask)
         return next_token_loss(self.model.lm_head, states, [chat.labels for chat in chats])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
@@ -189,8 +180,8 @@ class JanusPro(TrainableModel):
         pixel_values = self.pixel_values(pictures)
         codes = self.encode_codes(pixel_values)
         with torch.no_grad():
-            features = self._encode_image(pixel_values)
-        conversations = [Conversation((("", ""),), picture) for picture in pictures]
+            features = self.encode_image(pixel_values)
+        conversations = [Conversation.with_picture((("", ""),), picture) for picture in pictures]
         tokens = self._pad([[*self._tokenize(c, open_ended=True).ids, self._image_start] for c in conversations])
         embeds = self._embed_with_images(tokens.ids, features)
         return self._code_loss(self._code_states_after(embeds, tokens.mask, codes), codes)
@@ -201,11 +192,14 @@ class JanusPro(TrainableModel):
     # --- image codes ---
 
     @torch.no_grad()
-    def _sample_codes(self, prompts: Sequence[str], seeds: Sequence[int], guidance: float | None = None) -> Tensor:
-        """Return codes, int64 [b n], sampled one after another under guidance with one generator per item."""
-        _, guidance = self.sampling_settings(None, guidance)
-        noise = self._gumbel_noise(seeds)
-        return self.decode_codes(prompts, guidance, lambda index, logits: (logits.guided + noise[:, index]).argmax(-1))
+    def _sample_codes(self, prompts: Sequence[str], seeds: Sequence[int], options: JanusOptions) -> Tensor:
+        """Return codes, int64 [b n], sampled one after another with one generator per item."""
+        noise = (
+            self._gumbel_noise(seeds) * options.temperature
+        )  # an argmax of logits / temperature + noise samples, too
+        return self.decode_codes(
+            prompts, options.guidance, lambda index, logits: (logits.guided + noise[:, index]).argmax(-1)
+        )
 
     @torch.no_grad()
     def decode_codes(
@@ -249,7 +243,7 @@ class JanusPro(TrainableModel):
         """Return `_code_states` after prompt embeddings [b s h] that end where the first code is predicted."""
         embeds = torch.cat([embeds, self._embed_codes(codes[:, :-1])], dim=1)
         mask = torch.cat([mask, torch.ones_like(codes[:, :-1])], dim=1)
-        return self._hidden(embeds, mask)[:, -self.num_codes :]
+        return self.states(embeds, mask)[:, -self.num_codes :]
 
     def _code_loss(self, states: Tensor, codes: Tensor) -> Tensor:
         """Return the mean cross-entropy of codes [b n] under the states [b n h] that predict them."""
@@ -286,7 +280,9 @@ class JanusPro(TrainableModel):
 
     def pixel_values(self, pictures: Sequence[Picture]) -> Tensor:
         """Return the input [b 3 h w] of SigLIP and of the VQ model."""
-        fitted = [resize_longest_side(picture, self.image_size_px, self.image_processor.min_size) for picture in pictures]
+        fitted = [
+            resize_longest_side(picture, self.image_size_px, self.image_processor.min_size) for picture in pictures
+        ]
         batch = self.image_processor(images=fitted, return_tensors="pt", input_data_format="channels_last")
         return batch["pixel_values"].to(device_of(self), self.model.dtype)
 
@@ -296,18 +292,18 @@ class JanusPro(TrainableModel):
         mean, std = (levels.new_tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
         return ((levels / 255 - mean) / std).to(self.model.dtype)
 
-    def _encode_image(self, pixel_values: Tensor) -> Tensor:
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
         """Return SigLIP's features in the language model's width, [b n h]."""
         return cast(Tensor, self.model.model.get_image_features(pixel_values).pooler_output)  # pyright: ignore
 
     def _image_states(self, pixel_values: Tensor) -> Tensor:
         """Return the language model's states at the image tokens of pictures alone, [b n h]."""
-        features = self._encode_image(pixel_values)
+        features = self.encode_image(pixel_values)
         start = [*self._user_turn_start(), *encode(self.tokenizer, ": "), self._image_start]
         embeds = self._embed_tokens(self._pad([start]).ids).expand(len(features), -1, -1)
         embeds = torch.cat([embeds, features], dim=1)
         mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=features.device)
-        return self._hidden(embeds, mask)[:, -self.num_codes :]
+        return self.states(embeds, mask)[:, -self.num_codes :]
 
     # --- tokens ---
 
@@ -316,23 +312,23 @@ class JanusPro(TrainableModel):
 
     def _tokenize_prompts(self, prompts: Sequence[str]) -> PaddedTokens:
         """Return prompts up to where the first code is predicted."""
-        bare = replace(self.chat, system_prompt="")
-        chats = [tokenize_chat(bare, Conversation(((prompt, ""),)), open_ended=True) for prompt in prompts]
+        conversations = [Conversation(((prompt, ""),), system="") for prompt in prompts]
+        chats = [self._tokenize(conversation, open_ended=True) for conversation in conversations]
         return self._pad([[*chat.ids, self._image_start] for chat in chats])
 
     def _tokenize(self, conversation: Conversation, open_ended: bool = False, has_drawing: bool = False) -> ChatTokens:
         """Return a conversation's tokens; `open_ended` omits the last reply, and a drawing may stand for the picture."""
-        has_image = has_drawing or conversation.picture is not None
-        image = [self._image_start, *[self._image] * self.num_codes, self._image_end] if has_image else []
-        return tokenize_chat(self.chat, conversation, image, open_ended)
+        image = [self._image_start, *[self._image] * self.num_codes, self._image_end]
+        images = [[image]] if has_drawing else [[image] * len(turn) for turn in conversation.pictures]
+        return tokenize_chat(self.chat, conversation, images, open_ended)
 
-    def _embed_conversations(self, conversations: Sequence[Conversation]) -> tuple[PaddedTokens, Tensor]:
+    def embed_conversations(self, conversations: Sequence[Conversation]) -> tuple[PaddedTokens, Tensor]:
         """Return the tokens of conversations up to where the next reply starts, and their embeddings [b s h]."""
         tokens = self._pad([self._tokenize(conversation, open_ended=True).ids for conversation in conversations])
-        pictures = [c.picture for c in conversations if c.picture is not None]
+        pictures = [picture for c in conversations for picture in c.all_pictures]
         if not pictures:
             return tokens, self._embed_tokens(tokens.ids)
-        return tokens, self._embed_with_images(tokens.ids, self._encode_image(self.pixel_values(pictures)))
+        return tokens, self._embed_with_images(tokens.ids, self.encode_image(self.pixel_values(pictures)))
 
     def _pad(self, rows: Sequence[list[int]]) -> PaddedTokens:
         return pad_left(rows, self.tokenizer.pad_token_id, device_of(self))
@@ -348,7 +344,7 @@ class JanusPro(TrainableModel):
     def _embed_codes(self, codes: Tensor) -> Tensor:
         return self.model.prepare_embeddings_for_image_generation(codes)
 
-    def _hidden(self, embeds: Tensor, mask: Tensor) -> Tensor:
+    def states(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Return the language model's states [b s h] after the final norm."""
         output = self.model.model.language_model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids(mask), use_cache=False

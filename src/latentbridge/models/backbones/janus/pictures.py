@@ -5,11 +5,11 @@ transformers' image processor rounds the short side to the nearest pixel; a rele
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from latentbridge.images import resize
 from latentbridge.types import Picture
 
 
@@ -20,7 +20,7 @@ def resize_longest_side(picture: Picture, size_px: int, min_px: int) -> Picture:
     """
     longest = max(picture.shape[:2])
     height, width = (max(int(side / longest * size_px), min_px) for side in picture.shape[:2])
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+    return resize(picture, (width, height), Image.Resampling.BICUBIC)
 
 
 def truncated_levels(pixels: Tensor) -> Tensor:
