@@ -76,19 +76,19 @@ def test_sampled_codes_follow_the_heads_probabilities(janus: JanusPro):
 @torch.no_grad()
 def test_one_code_at_each_position_decodes_as_the_vq_model_does(janus: JanusPro):
     codes = some_codes()
-    pixels = janus._decode_codes(F.one_hot(codes, 61).float())
+    pixels = janus._decode_weighted(F.one_hot(codes, 61).float())
     torch.testing.assert_close(pixels, janus.model.model.vqmodel.decode(codes), atol=1e-5, rtol=0)
-    assert not torch.allclose(janus._decode_codes(F.one_hot(codes.flip(1), 61).float()), pixels, atol=1e-2)
+    assert not torch.allclose(janus._decode_weighted(F.one_hot(codes.flip(1), 61).float()), pixels, atol=1e-2)
 
 
 @torch.no_grad()
 def test_pictures_are_encoded_by_direction_alone(janus: JanusPro):
     values = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    codes = janus._encode_codes(values)
+    codes = janus.encode_codes(values)
     book = janus.model.model.vqmodel.quantize.embedding.weight
     book.mul_(torch.linspace(0.1, 9, 61)[:, None])
     assert codes.shape == (2, NUM_CODES) and len(codes.unique()) > 3
-    assert torch.equal(janus._encode_codes(values), codes)
+    assert torch.equal(janus.encode_codes(values), codes)
 
 
 def test_levels_become_what_the_image_processor_makes_of_pictures(janus: JanusPro):
@@ -145,7 +145,7 @@ def test_states_choose_a_code_after_those_before_it(janus: JanusPro):
 def test_a_saved_model_is_loaded_like_a_released_one(janus: JanusPro, tmp_path: Path):
     for part in (janus.model, janus.tokenizer, janus.image_processor):
         part.save_pretrained(tmp_path)
-    loaded = JanusPro.load(tmp_path)
+    loaded = load_janus(tmp_path)
     assert torch.equal(loaded.gen_latent(TEXTS, [5]), janus.gen_latent(TEXTS, [5]))
     with pytest.raises(UserError, match="no config.json"):
-        JanusPro.load(tmp_path / "nothing")
+        load_janus(tmp_path / "nothing")
