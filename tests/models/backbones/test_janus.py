@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentbridge.errors import UserError
+from latentbridge.models.backbones.janus.load_janus import load_janus
 from latentbridge.models.backbones.janus.modeling_janus import ASSISTANT, IMAGE, IMAGE_END, IMAGE_START, USER, JanusPro
 from latentbridge.types import Conversation
 
@@ -41,11 +42,8 @@ def test_a_round_trip_reads_the_picture_a_viewer_gets(janus: JanusPro):
 
 @torch.no_grad()
 @pytest.mark.parametrize("guidance", [2.0, 5.0])  # the library's loop fails without guidance
-def test_codes_without_chance_are_those_of_the_librarys_own_loop(
-    janus: JanusPro, guidance: float, monkeypatch: pytest.MonkeyPatch
-):
-    janus.drawing_options = replace(janus.drawing_options, guidance=guidance)
-    monkeypatch.setattr(janus, "_gumbel_noise", lambda seeds: torch.zeros(len(seeds), NUM_CODES, 61))
+def test_codes_at_temperature_0_are_those_of_the_librarys_own_loop(janus: JanusPro, guidance: float):
+    options = replace(janus.drawing_options, guidance=guidance, temperature=0.0)
     rows = janus._tokenize_prompts(TEXTS[:1])
     config = janus.model.generation_config
     config.bos_token_id, config.pad_token_id = janus.tokenizer.bos_token_id, janus.tokenizer.pad_token_id
@@ -58,7 +56,8 @@ def test_codes_without_chance_are_those_of_the_librarys_own_loop(
         guidance_scale=guidance,
         max_length=rows.ids.shape[1] + NUM_CODES,
     )
-    assert torch.equal(janus._sample_codes(TEXTS[:1], [0], guidance), theirs)
+    assert torch.equal(janus._sample_codes(TEXTS[:1], [0], options), theirs)
+    assert not torch.equal(janus._sample_codes(TEXTS[:1], [0], replace(options, temperature=1.0)), theirs)
 
 
 @torch.no_grad()

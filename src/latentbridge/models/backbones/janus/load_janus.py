@@ -88,8 +88,7 @@ def load_janus(folder: Path, vision_heads: int | None = None) -> JanusPro:
         stored[_HEAD] = stored[_WORDS]
     check_state_dict(model, stored, folder)
     _assign(model, stored)
-    processor = _load_image_processor(folder)
-    return _as_released(JanusPro(model.eval(), tokenizer, processor, system_prompt=SYSTEM_PROMPT))
+    return _as_released(JanusPro(model, tokenizer, _load_image_processor(folder), SYSTEM_PROMPT))
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -107,7 +106,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the Rust parser raises bare Exception
-        raise UserError(f"Cannot read the tokenizer in {folder} ({error}); {_FIX}.") from error
+        raise UserError(f"Cannot read the tokenizer in {folder} ({_first_line(error)}); {_FIX}.") from error
     words = tokenizer.get_vocab()
     if _PAD in words:
         tokenizer.pad_token = _PAD
@@ -144,7 +143,7 @@ def _build_empty(
         with torch.device("meta"):
             return JanusForConditionalGeneration(config)
     except Exception as error:  # the library's checks of a config raise types of their own
-        raise UserError(f"config.json in {folder} describes no Janus-Pro ({error}); {_FIX}.") from error
+        raise UserError(f"config.json in {folder} describes no Janus-Pro ({_first_line(error)}); {_FIX}.") from error
 
 
 def _assign(model: JanusForConditionalGeneration, stored: dict[str, Tensor]) -> None:
@@ -157,6 +156,10 @@ def _assign(model: JanusForConditionalGeneration, stored: dict[str, Tensor]) -> 
             module.__init__(module.config)
         elif isinstance(module, JanusVisionEmbeddings):
             module.register_buffer("position_ids", torch.arange(module.num_positions)[None], persistent=False)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(" :.")
 
 
 def build_janus_pro(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> JanusPro:
@@ -184,4 +187,4 @@ def build_janus_pro(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> JanusPr
 def _as_released(model: JanusPro) -> JanusPro:
     """Return the model with the authors' defaults of replies; those of drawings are every Janus-Pro's."""
     model.reply_options = ReplyOptions(max_tokens=MAX_TOKENS)
-    return model
+    return model.eval()
