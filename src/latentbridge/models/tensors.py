@@ -32,8 +32,8 @@ _WRAPPERS = ("model", "state_dict")
 
 def read_tensors(path: Path, fix: str) -> dict[str, Tensor]:
     """Load a safetensors file; raises UserError, which advises the `fix`, if it is missing or damaged."""
+    read_header(path, fix)
     try:
-        check_whole(path, fix)
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"Cannot read {path} ({error}); {fix}.") from error
@@ -41,17 +41,17 @@ def read_tensors(path: Path, fix: str) -> dict[str, Tensor]:
 
 def read_pickled(path: Path, fix: str = REDOWNLOAD) -> dict[str, Tensor]:
     """Load the state dict in a file of torch.save, memory-mapped; raise UserError if it holds anything but tensors."""
+    start = _first_bytes(path, fix)
+    if not start.startswith((_ZIP, _PICKLE)):
+        raise UserError(f"Cannot read {path}, which is no file of torch.save or is damaged; {fix}.")
     try:
-        start = _first_bytes(path)
-        if not start.startswith((_ZIP, _PICKLE)):
-            raise EOFError("no pickle")
         stored: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(_ZIP))
     except UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors, so it could run code when opened and is refused; "
             "use the safetensors version of the checkpoint."
         ) from error
-    except (OSError, RuntimeError, EOFError) as error:
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"Cannot read {path}, which is damaged or cut short; {fix}.") from error
     for wrapper in _WRAPPERS:
         if isinstance(stored, dict) and isinstance(stored.get(wrapper), dict):
@@ -61,23 +61,21 @@ def read_pickled(path: Path, fix: str = REDOWNLOAD) -> dict[str, Tensor]:
     return stored
 
 
-def check_whole(path: Path, fix: str = REDOWNLOAD) -> None:
-    """Raise UserError if a safetensors file is a Git LFS pointer or shorter than its header says."""
-    start = _first_bytes(path)
-    length = int.from_bytes(start[:8], "little")
-    size = path.stat().st_size
-    if len(start) < 8 or 8 + length > size:
-        raise UserError(f"{path} is cut short within its header ({size:,} bytes); {fix}.")
+def read_header(path: Path, fix: str) -> dict[str, Any]:
+    """Return the entry of each tensor in a safetensors file; raise UserError if the file is missing, cut short or no such file."""
+    start = _first_bytes(path, fix)
+    length, size = int.from_bytes(start[:8], "little"), path.stat().st_size
     try:
         with path.open("rb") as file:
             file.seek(8)
-            header = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is no safetensors file, or is damaged; {fix}.") from error
-    expected = 8 + length + max(ends, default=0)
+            header = json.loads(file.read(length if length <= size else 0))
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(f"Cannot read {path}, which is no safetensors file or is cut short; {fix}.") from error
     if size < expected:
-        raise UserError(f"{path} is cut short, with {size:,} of {expected:,} bytes; {fix}.")
+        raise UserError(f"Cannot read {path}, which is cut short, with {size:,} of {expected:,} bytes; {fix}.")
+    return entries
 
 
 def shard_files(folder: Path, pattern: str) -> list[Path]:
@@ -119,12 +117,17 @@ def _with_siblings(names: Any) -> set[str]:
     return whole
 
 
-def _first_bytes(path: Path) -> bytes:
-    """Return the start of a file of weights; raise UserError for a Git LFS pointer."""
-    with path.open("rb") as file:
-        start = file.read(len(_LFS_POINTER))
+def _first_bytes(path: Path, fix: str) -> bytes:
+    """Return the start of a file of weights; raise UserError if it is missing or a Git LFS pointer."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_LFS_POINTER))
+    except OSError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}); {fix}.") from error
     if start == _LFS_POINTER:
-        raise UserError(f"{path} is a Git LFS pointer in place of the file; run `git lfs pull` there, or {REDOWNLOAD}.")
+        raise UserError(
+            f"Cannot read {path}, which is a Git LFS pointer in place of the file; run `git lfs pull` there, or {REDOWNLOAD}."
+        )
     return start
 
 
