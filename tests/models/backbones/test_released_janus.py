@@ -312,6 +312,14 @@ def with_config(**values: Any) -> Any:
     return lambda folder: edit_config(folder, lambda config: config.update(values))
 
 
+def with_pictures(**values: Any) -> Any:
+    def edit(folder: Path) -> None:
+        path = folder / "preprocessor_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -322,6 +330,7 @@ def with_config(**values: Any) -> Any:
         (with_config(language_config={"num_attention_heads": "many"}), "describes no Janus-Pro"),
         (with_config(aligner_config={"params": {"projector_type": "linear"}}), "only 'mlp_gelu'"),
         (lambda folder: edit_config(folder, lambda config: config.pop("gen_vision_config")), "JanusFlow"),
+        (with_pictures(image_size=384), "resizes pictures to 384 px for an encoder of 64 px"),
     ],
 )
 def test_a_folder_that_lacks_something_is_refused_in_a_sentence(folder: Path, damage: Any, message: str):

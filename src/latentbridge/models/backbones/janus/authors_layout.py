@@ -69,7 +69,7 @@ def convert_tensor(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
             break
     if ".self_attn.qkv." in name:
         for part, chunk in zip("qkv", tensor.chunk(3), strict=True):
-            yield name.replace(".qkv.", f".{part}_proj."), chunk
+            yield name.replace(".qkv.", f".{part}_proj."), chunk.clone()  # tensors of one storage cannot be saved
     elif name.endswith(".position_embedding.weight"):
         yield name, tensor.flatten(0, -2)
     elif (match := _LAYER_OF_MLP.fullmatch(name)) and not int(match[2]) % 2:  # linear layers alternate with activations

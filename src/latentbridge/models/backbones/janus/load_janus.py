@@ -88,7 +88,12 @@ def load_janus(folder: Path, vision_heads: int | None = None) -> JanusPro:
         stored[_HEAD] = stored[_WORDS]
     check_state_dict(model, stored, folder)
     _assign(model, stored)
-    return _as_released(JanusPro(model, tokenizer, _load_image_processor(folder), SYSTEM_PROMPT))
+    processor, side_px = _load_image_processor(folder), model.model.vision_model.config.image_size
+    if processor.size["height"] != side_px:
+        raise UserError(
+            f"{folder} resizes pictures to {processor.size['height']} px for an encoder of {side_px} px; {_FIX}."
+        )
+    return _as_released(JanusPro(model, tokenizer, processor, SYSTEM_PROMPT))
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

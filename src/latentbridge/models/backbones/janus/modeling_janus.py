@@ -95,7 +95,7 @@ class JanusPro(TrainableModel):
         self.config = config
         sizes: Any = model.config
         self.num_codes: int = sizes.vision_config.num_image_tokens
-        self.drawing_options = JanusOptions(steps=self.num_codes)
+        self.drawing_options = JanusOptions(steps=min(self.num_codes, MAX_STEPS))
         self.codebook_size: int = sizes.vq_config.num_embeddings
         self.width: int = sizes.text_config.hidden_size
         self.image_size_px = self.drawing_size_px = sizes.vision_config.image_size
@@ -115,6 +115,10 @@ class JanusPro(TrainableModel):
     def fit(self, image: ImageLike) -> Picture:
         """Return the image as it is: the image processor resizes and pads it."""
         return open_picture(image)
+
+    def count_tokens(self, conversation: Conversation) -> int:
+        """Return the number of tokens of a conversation's prompt, with those of its pictures."""
+        return len(self._tokenize(conversation, open_ended=True).ids)
 
     # --- skills, by the batch ---
 
