@@ -75,7 +75,7 @@ def test_each_command_answers_or_refuses(
     if kind == "omnibridge":
         assert code == 0 and edited.exists()
     else:
-        assert code == 2 and f"This {kind} model cannot edit; load a model that can (OmniBridge)" in out
+        assert code == 2 and f"This {kind} model cannot edit; load a model that can (OmniBridge and BAGEL)" in out
         assert len(out.strip().splitlines()) == 1 and not edited.exists()
 
 
