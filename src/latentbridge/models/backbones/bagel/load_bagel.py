@@ -87,6 +87,7 @@ def build_bagel_7b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
         LatentTokens(_LATENT_CHANNELS, width, _LATENT_GRID, _LATENT_PATCH),
         KLAutoencoder(_flux_network(_FLUX_WIDTHS, _LATENT_CHANNELS, _FLUX_LAYERS)),
         tokenizer,
+        resize="app",
         config=config,
     )
 
@@ -153,6 +154,7 @@ def _build_on_meta(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tens
             LatentTokens(channels, width, grid, math.isqrt(token_size // channels)),
             KLAutoencoder(_flux_autoencoder(flux)),
             load_tokenizer(folder),
+            resize="app",
         )
     model.language_model.rotary_emb = Qwen2RotaryEmbedding(language)  # frequencies are not in the checkpoint
     positions = torch.arange(vision.image_size**2 // vision.patch_size**2)

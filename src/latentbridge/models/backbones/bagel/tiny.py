@@ -43,7 +43,7 @@ def build_bagel(config: TinyBagelConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
         vision_use_head=False,
     )
     language_model = MixtureOfTransformers(language)
-    eye = NaViTEncoder(vision, config.width, least_px=most_px // 4)
+    eye = NaViTEncoder(vision, config.width, shortest_px=most_px // 4)
     latents = LatentTokens(_LATENT_CHANNELS, config.width, config.image_size_px // config.patch_size_px, _LATENT_PATCH)
     for part in (language_model, eye.connector, latents):
         part.apply(_initialise)
