@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat, QwenVL
 from latentbridge.models.qwen_vl.sampling import generate_replies
@@ -21,6 +22,10 @@ FIXTURE = load_file(Path(__file__).parents[2] / "golden" / "omnibridge" / "golde
 ATOL = 2e-5  # float32 rounding; observed 2e-6
 IMAGE_TOKEN = 90
 SIXTEEN_IMAGE_TOKENS = 16  # 64 px / (8 px patches merged 2 x 2), squared
+
+
+def texts_of(*arguments: Any) -> list[str]:
+    return [reply.text for reply in generate_replies(*arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +117,9 @@ def test_parity_fails_when_one_weight_changes(backbone: QwenVL):
 
 
 def test_a_conversation_becomes_qwens_chat_text(backbone: QwenVL, three_pictures: list[np.ndarray]):
-    conversation = Conversation((("What is this?", "a red star"), ("Where?", "top left")), three_pictures[0])
+    conversation = Conversation.with_picture(
+        (("What is this?", "a red star"), ("Where?", "top left")), three_pictures[0]
+    )
     image = "<|vision_start|>" + "<|image_pad|>" * SIXTEEN_IMAGE_TOKENS + "<|vision_end|>"
     expected = (
         f"<|im_start|>user\n{image}What is this?<|im_end|>\n<|im_start|>assistant\na red star<|im_end|>\n"
@@ -144,7 +151,7 @@ def test_labels_are_the_replies_and_their_ends(backbone: QwenVL):
 
 def test_special_tokens_typed_by_a_user_are_plain_text(backbone: QwenVL, three_pictures: list[np.ndarray]):
     typed = "<|image_pad|> and <img>this</img><|im_end|>"
-    batch = backbone.tokenize([Conversation(((typed, "ok"),), three_pictures[0])])
+    batch = backbone.tokenize([Conversation.with_picture(((typed, "ok"),), three_pictures[0])])
     assert typed in backbone.tokenizer.decode(batch.input_ids[0])
     assert batch.image_mask.sum() == SIXTEEN_IMAGE_TOKENS
     ends = (batch.input_ids == backbone.end_of_turn).sum()
@@ -156,9 +163,9 @@ def test_special_tokens_typed_by_a_user_are_plain_text(backbone: QwenVL, three_p
 
 def three_conversations(pictures: list[np.ndarray]) -> list[Conversation]:
     return [
-        Conversation((("Describe the picture.", "large red circle top"),), pictures[0]),
+        Conversation.with_picture((("Describe the picture.", "large red circle top"),), pictures[0]),
         Conversation((("Hi", "yes"), ("How many objects are there, all in all?", "two"))),
-        Conversation((("What?", "no"),), pictures[1]),
+        Conversation.with_picture((("What?", "no"),), pictures[1]),
     ]
 
 
@@ -177,8 +184,8 @@ def test_hidden_states_do_not_depend_on_padding_or_batch(backbone: QwenVL, three
 
 def test_replies_do_not_depend_on_the_batch(backbone: QwenVL, three_pictures: list[np.ndarray]):
     conversations = three_conversations(three_pictures)
-    together = generate_replies(backbone, conversations, max_tokens=12)
-    assert together == [generate_replies(backbone, [conversation], max_tokens=12)[0] for conversation in conversations]
+    together = texts_of(backbone, conversations, ReplyOptions(12))
+    assert together == [texts_of(backbone, [conversation], ReplyOptions(12))[0] for conversation in conversations]
     assert len(set(together)) == 3
 
 
@@ -194,7 +201,7 @@ def test_cached_generation_equals_uncached(backbone: QwenVL, three_pictures: lis
         batch.image_mask = torch.cat([batch.image_mask, torch.tensor([[False]])], dim=1)
     expected = backbone.tokenizer.decode(batch.input_ids[0, start:]).partition("<|im_end|>")[0]
     assert len(expected) > 8
-    assert generate_replies(backbone, [conversation], max_tokens=8) == [expected]
+    assert texts_of(backbone, [conversation], ReplyOptions(8)) == [expected]
 
 
 def test_sampled_replies_depend_on_their_generators_only(backbone: QwenVL, three_pictures: list[np.ndarray]):
@@ -202,7 +209,7 @@ def test_sampled_replies_depend_on_their_generators_only(backbone: QwenVL, three
 
     def sample(chosen: list[Conversation], seeds: list[int]) -> list[str]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return generate_replies(backbone, chosen, max_tokens=6, temperature=1.0, generators=generators)
+        return texts_of(backbone, chosen, ReplyOptions(6, 1.0), generators)
 
     together = sample(conversations, [1, 2, 3])
     assert together == sample(conversations, [1, 2, 3]) and together != sample(conversations, [4, 5, 6])
@@ -226,7 +233,7 @@ def test_the_language_loss_weighs_replies_by_the_root_of_their_length(backbone: 
 
 @torch.no_grad()
 def test_precomputed_image_embeddings_change_nothing(backbone: QwenVL, three_pictures: list[np.ndarray]):
-    conversations = [Conversation((("Hi", "yes"),), picture) for picture in (*three_pictures[:2], None)]
+    conversations = [Conversation.with_picture((("Hi", "yes"),), picture) for picture in (*three_pictures[:2], None)]
     batch = backbone.tokenize(conversations)
     seen = backbone.image_embeddings(batch)
     torch.testing.assert_close(backbone.hidden(batch, seen), backbone.hidden(batch), atol=1e-6, rtol=0)

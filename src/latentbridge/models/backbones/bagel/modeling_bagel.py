@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,14 +16,22 @@ from latentbridge.models.backbones.bagel.context import Branches, Context, Prefi
 from latentbridge.models.backbones.bagel.latent_tokens import Shape
 from latentbridge.models.backbones.bagel.navit_encoder import resized
 from latentbridge.models.backbones.bagel.network import BagelNetwork
-from latentbridge.models.backbones.bagel.options import EDIT_OPTIONS, THINK_PROMPT, BagelOptions
+from latentbridge.models.backbones.bagel.options import (
+    DRAWING_THINK_PROMPT,
+    READING_THINK_PROMPT,
+    BagelOptions,
+    BagelReplyOptions,
+)
 from latentbridge.models.backbones.bagel.pictures import write_pictures, written_levels
 from latentbridge.models.backbones.bagel.rectified_flow import noised, training_times
 from latentbridge.models.chat import ChatTokens, tokenize_chat
 from latentbridge.models.left_padding import next_token_loss
-from latentbridge.models.trainable import masked_mean, repeat_seeds
+from latentbridge.models.options import DrawingOptions, ReplyOptions, finish_reply
+from latentbridge.models.token_sampling import Generators
+from latentbridge.models.trainable import masked_mean
 from latentbridge.ranks import per_rank_random
-from latentbridge.types import Conversation, EditMethod, EditResult, Picture, Skill
+from latentbridge.rng import repeat_seeds
+from latentbridge.types import Conversation, EditResult, GenerationResult, Picture, Reply, Skill
 
 _PROMPT_DROPOUT = 0.1
 """Share of prompts dropped in the generation loss, for classifier-free guidance (spec LatentUMM 1.4)."""
@@ -44,63 +51,42 @@ class Bagel(BagelNetwork):
     Unlike in the release, the clean latents of a picture are the mean of the autoencoder's distribution, not a sample.
     """
 
-    def __init__(self, *parts: Any, roundtrip_steps: int = 4, **settings: Any):
-        """Take the arguments of `BagelNetwork`; one roundtrip step, which is one move, gives the mean of all drawings, a blur."""
-        super().__init__(*parts, **settings)
-        self.roundtrip_steps = roundtrip_steps
-        self.drawing_options = BagelOptions()
-        self.edit_options = EDIT_OPTIONS
-        self.default_steps, self.default_guidance = self.drawing_options.steps, self.drawing_options.guidance
-
     @property
     def skills(self) -> frozenset[Skill]:
         return frozenset((*super().skills, "edit"))
 
     # --- skills, by the batch ---
 
-    @torch.no_grad()
-    def reply(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[str]:
-        rows = self.write(self.prefill_chat(conversations), max_tokens, temperature, generators)
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    def check_size(self, options: DrawingOptions) -> None:
+        self.latent_shape(options.size)
 
-    @torch.no_grad()
-    def draw_descriptions(
-        self,
-        descriptions: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-    ) -> list[Picture]:
-        steps, guidance = self.sampling_settings(steps, guidance)
-        return self._draw(descriptions, seeds, replace(self.drawing_options, steps=steps, guidance=guidance))
+    def count_tokens(self, conversation: Conversation) -> int:
+        return len(self._tokenize(conversation, self._image_tokens(conversation), open_ended=True).ids)
+
+    def _reply(
+        self, conversations: Sequence[Conversation], options: BagelReplyOptions, generators: Generators
+    ) -> list[Reply]:
+        if options.think:
+            conversations = [replace(c, system=READING_THINK_PROMPT) if c.system is None else c for c in conversations]
+        rows, log_probs = self.write(self.prefill_chat(conversations), options, generators)
+        return [
+            finish_reply(self.tokenizer, row, [self._eos], options, values)
+            for row, values in zip(rows, log_probs, strict=True)
+        ]
 
     def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: BagelOptions) -> list[Picture]:
-        shape = self.latent_shape(options.size)
-        branches, _ = self.branches(descriptions, (), options)
-        clean, _ = self.sample(branches, self.noise(seeds, shape), shape, options)
-        return write_pictures(self.decode_latents(clean, shape))
+        return [result.picture for result in self._generate(descriptions, seeds, options)]
 
-    @torch.no_grad()
-    def edit_pictures(
-        self,
-        pictures: Sequence[Picture],
-        instructions: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        method: EditMethod = "masked",
-    ) -> list[EditResult]:
-        steps, guidance = self.sampling_settings(steps, guidance)
-        return self._edit(pictures, instructions, seeds, replace(self.edit_options, steps=steps, guidance=guidance))
+    def _generate(
+        self, descriptions: Sequence[str], seeds: Sequence[int], options: BagelOptions
+    ) -> list[GenerationResult]:
+        shape = self.latent_shape(options.size)
+        branches, thoughts = self.branches(descriptions, (), options)
+        clean, _ = self.sample(branches, self.noise(seeds, shape), shape, options)
+        pictures = write_pictures(self.decode_latents(clean, shape))
+        if thoughts:
+            descriptions = [f"{text}\n{thought}" for text, thought in zip(descriptions, thoughts, strict=True)]
+        return [GenerationResult(*row) for row in zip(pictures, descriptions, seeds, strict=True)]
 
     def _edit(
         self, pictures: Sequence[Picture], instructions: Sequence[str], seeds: Sequence[int], options: BagelOptions
@@ -112,23 +98,20 @@ class Bagel(BagelNetwork):
         results: dict[int, EditResult] = {}
         for (height, width, _), rows in by_size.items():
             shape = self.latent_shape(options.size or (width, height))
-            texts = [instructions[row] for row in rows]
-            branches, thoughts = self.branches(texts, [sources[row] for row in rows], options)
-            clean, _ = self.sample(branches, self.noise([seeds[row] for row in rows], shape), shape, options)
-            for row, text, picture in zip(rows, texts, write_pictures(self.decode_latents(clean, shape)), strict=True):
-                results[row] = EditResult(picture, "", text, np.ones(picture.shape[:2], bool))
+            branches, thoughts = self.branches([instructions[i] for i in rows], [sources[i] for i in rows], options)
+            clean, _ = self.sample(branches, self.noise([seeds[i] for i in rows], shape), shape, options)
+            drawn = write_pictures(self.decode_latents(clean, shape))
+            for i, picture, thought in zip(rows, drawn, thoughts or [""] * len(rows), strict=True):
+                results[i] = EditResult(picture, after=thought)
         return [results[index] for index in range(len(pictures))]
 
     # --- contexts ---
 
     def prefill_chat(self, conversations: Sequence[Conversation]) -> Prefill:
         """Run over conversations up to the start of their last reply."""
-        features = self._conversation_features(conversations)
-        chats = [
-            self.tokenize(conversation, 0 if image is None else len(image), open_ended=True)
-            for conversation, image in zip(conversations, features, strict=True)
-        ]
-        return self.prefill(self.pad([chat.ids for chat in chats]), [image for image in features if image is not None])
+        features = self.read([picture for conversation in conversations for picture in conversation.all_pictures])
+        chats = [self._tokenize(c, self._image_tokens(c), open_ended=True) for c in conversations]
+        return self.prefill(self.pad([chat.ids for chat in chats]), features)
 
     def prefill_request(
         self, texts: Sequence[str], sources: Sequence[Picture] = (), system: str = "", ends: Sequence[list[int]] = ()
@@ -155,9 +138,13 @@ class Bagel(BagelNetwork):
         """Return the contexts of drawings from texts or of edits, and the thoughts that are part of them, if asked for."""
         system, thoughts = "", list[str]()
         if options.think:
-            system = THINK_PROMPT
+            system = DRAWING_THINK_PROMPT
             opened = self.prefill_request(texts, sources, system, [[self._bos]] * len(texts))
-            thoughts = self.tokenizer.batch_decode(self.write(opened, options.think_tokens))
+            limit = ReplyOptions(max_tokens=options.think_tokens)
+            thoughts = [
+                finish_reply(self.tokenizer, row, [self._eos], limit, skip_special_tokens=False).text
+                for row in self.write(opened, limit)[0]
+            ]
         full = self.prefill_request(texts, sources, system, [self.chat.text(thought) for thought in thoughts]).context
         head = len(self.chat.text(system)) if system else 0
         without_text = full.before(torch.full_like(full.end, head + 2 * bool(sources)))
@@ -190,13 +177,14 @@ class Bagel(BagelNetwork):
 
     def understanding_loss(self, conversations: Sequence[Conversation], drawn: Tensor | None = None) -> Tensor:
         """Return the mean next-token cross-entropy over the tokens of replies."""
-        features = self._conversation_features(conversations) if drawn is None else self._encode_drawing(drawn)
-        chats = [
-            self.tokenize(conversation, 0 if image is None else len(image))
-            for conversation, image in zip(conversations, features, strict=True)
-        ]
-        tokens = self.pad([chat.ids for chat in chats])
-        states = self.prefill(tokens, [image for image in features if image is not None]).states
+        if drawn is None:
+            features = self.read([picture for conversation in conversations for picture in conversation.all_pictures])
+            counts = [self._image_tokens(conversation) for conversation in conversations]
+        else:
+            features = self._encode_drawing(drawn)
+            counts = [[[len(image)]] for image in features]
+        chats = [self._tokenize(*pair) for pair in zip(conversations, counts, strict=True)]
+        states = self.prefill(self.pad([chat.ids for chat in chats]), features).states
         return next_token_loss(self.language_model.lm_head, states, [chat.labels for chat in chats])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
@@ -249,12 +237,13 @@ class Bagel(BagelNetwork):
 
     # --- conversations ---
 
-    def _conversation_features(self, conversations: Sequence[Conversation]) -> list[Tensor | None]:
-        """Return the SigLIP tokens [n h] of each conversation's picture, None if it has none."""
-        features = iter(self.read([c.picture for c in conversations if c.picture is not None]))
-        return [next(features) if c.picture is not None else None for c in conversations]
+    def _image_tokens(self, conversation: Conversation) -> list[list[int]]:
+        """Return the number of SigLIP tokens of each picture of each turn."""
+        return [[self.num_image_tokens(picture) for picture in turn] for turn in conversation.pictures]
 
-    def tokenize(self, conversation: Conversation, num_image_tokens: int, open_ended: bool = False) -> ChatTokens:
-        """Return the tokens of a conversation about an image, if any; `open_ended` omits the last reply."""
-        image = self.image_ids(num_image_tokens) if num_image_tokens else []
-        return tokenize_chat(self.chat, conversation, image, open_ended)
+    def _tokenize(
+        self, conversation: Conversation, image_tokens: Sequence[Sequence[int]], open_ended: bool = False
+    ) -> ChatTokens:
+        """Return the tokens of a conversation whose pictures have so many SigLIP tokens; `open_ended` omits the last reply."""
+        images = [[self.image_ids(count) for count in turn] for turn in image_tokens]
+        return tokenize_chat(self.chat, conversation, images, open_ended)

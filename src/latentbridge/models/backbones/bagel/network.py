@@ -18,13 +18,14 @@ from latentbridge.models.backbones.bagel.context import Branches, Context, Prefi
 from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens, Shape
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers, Stream, seen_before
 from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder
-from latentbridge.models.backbones.bagel.options import BagelOptions
+from latentbridge.models.backbones.bagel.options import EDIT_OPTIONS, BagelOptions, BagelReplyOptions
 from latentbridge.models.backbones.bagel.pictures import ResizeRule
 from latentbridge.models.backbones.bagel.rectified_flow import guided, sampling_times
 from latentbridge.models.chat import BagelChat
 from latentbridge.models.left_padding import PaddedTokens, pad_left
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.pixels import to_pixels
-from latentbridge.models.qwen_vl.sampling import choose
+from latentbridge.models.token_sampling import Generators, choose
 from latentbridge.models.tokenization import token_id
 from latentbridge.models.trainable import TrainableModel
 from latentbridge.rng import torch_rng
@@ -44,6 +45,8 @@ class BagelNetwork(TrainableModel):
 
     kind = "bagel"
     drawing_size_px: int
+    drawing_options: BagelOptions
+    edit_options: BagelOptions
 
     def __init__(
         self,
@@ -77,6 +80,11 @@ class BagelNetwork(TrainableModel):
             token_id(tokenizer, token) for token in (FIRST, LAST, IMAGE, IMAGE_START, IMAGE_END)
         )
         self.chat = BagelChat(tokenizer, self._bos, self._eos)
+        self.reply_options = BagelReplyOptions()
+        self.drawing_options = BagelOptions()
+        self.edit_options = EDIT_OPTIONS
+        self.roundtrip_steps = 4
+        """Moves of a drawing in a round trip; one gives the mean of all drawings, which is blurred."""
 
     @property
     def adapter_host(self) -> nn.Module:
@@ -104,6 +112,12 @@ class BagelNetwork(TrainableModel):
 
     # --- pictures ---
 
+    def num_image_tokens(self, picture: Picture) -> int:
+        """Return the number of SigLIP tokens of a picture to understand."""
+        height, width = self.rule.size(*picture.shape[:2]) if self.resize == "app" else picture.shape[:2]
+        height, width = self.eye.rule.size(height, width)
+        return (height // self.eye.patch_px) * (width // self.eye.patch_px)
+
     def read(self, pictures: Sequence[Picture]) -> list[Tensor]:
         """Return the SigLIP tokens [n h] of pictures to understand."""
         return self.eye([self.rule.resize(picture) for picture in pictures] if self.resize == "app" else pictures)
@@ -117,14 +131,16 @@ class BagelNetwork(TrainableModel):
         """Return pixels [b 3 h w], not clamped, of clean latents [b n c]."""
         return self.autoencoder.decode(self.latents.join(clean, shape))
 
-    def latent_shape(self, size: tuple[int, int] | None) -> Shape:
+    def latent_shape(self, size: Sequence[int] | None) -> Shape:
         """Return the shape of drawings of a width and height in pixels; raise UserError if the model draws no such size."""
-        width, height = size or (self.drawing_size_px, self.drawing_size_px)
-        if not all(side % self.stride_px == 0 and 0 < side <= self.drawing_size_px for side in (width, height)):
+        sides = size or (self.drawing_size_px, self.drawing_size_px)
+        drawable = all(side % self.stride_px == 0 and 0 < side <= self.drawing_size_px for side in sides)
+        if len(sides) != 2 or not drawable:
             raise UserError(
-                f"This model draws no {width} x {height} px; give multiples of {self.stride_px} up to {self.drawing_size_px}."
+                f"This model does not draw {'x'.join(map(str, sides))}; give two multiples of {self.stride_px} up to "
+                f"{self.drawing_size_px}, such as {self.drawing_size_px}x{self.drawing_size_px}."
             )
-        return height // self.stride_px, width // self.stride_px
+        return sides[1] // self.stride_px, sides[0] // self.stride_px
 
     # --- passes ---
 
@@ -151,28 +167,23 @@ class BagelNetwork(TrainableModel):
         return Prefill(states[0], states[1] if reference else None, Context(past, real, positions, end))
 
     def write(
-        self,
-        prefill: Prefill,
-        max_tokens: int,
-        temperature: float = 0.0,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[list[int]]:
-        """Return the ids of the text that follows each row, without its end."""
+        self, prefill: Prefill, options: ReplyOptions, generators: Generators = None
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Return token ids that follow each row and their log-probabilities; a row that has ended goes on until all have."""
         context, states = prefill.context, prefill.states[:, -1]
-        past, mask, position, tokens = context.past, context.mask, context.end[:, None], list[Tensor]()
-        ended = mask.new_zeros(len(mask), 1)
+        past, mask, position = context.past, context.mask, context.end[:, None]
+        tokens, log_probs, ended = list[Tensor](), list[Tensor](), mask.new_zeros(len(mask), 1)
         while True:
-            token, _ = choose(self.language_model.lm_head(states).float(), temperature, generators)
+            token, log_prob = choose(self.language_model.lm_head(states).float(), options, generators)
             tokens.append(token[:, None])
+            log_probs.append(log_prob[:, None])
             ended |= tokens[-1] == self._eos
-            if len(tokens) == max_tokens or bool(ended.all()):
-                break
+            if len(tokens) == options.max_tokens or bool(ended.all()):
+                return torch.cat(tokens, 1).tolist(), torch.cat(log_probs, 1).tolist()
             mask = torch.cat([mask, torch.ones_like(ended)], dim=1)
             stream = Stream(self.language_model.embed_tokens(tokens[-1]), position)
             (following,), past = self.language_model([stream], mask[:, None], past)
             states, position = following[:, -1], position + 1
-        rows = [[*row, self._eos] for row in torch.cat(tokens, dim=1).tolist()]
-        return [row[: row.index(self._eos)] for row in rows]
 
     def generation_states(
         self, noisy: Tensor, times: Tensor, context: Context, shape: Shape, freeze_understanding: bool = False

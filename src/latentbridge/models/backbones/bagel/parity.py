@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from latentbridge.files import read_json
-from latentbridge.models.backbones.bagel.context import Branches, Prefill
+from latentbridge.models.backbones.bagel.context import Branches, Context, Prefill
 from latentbridge.models.backbones.bagel.latent_tokens import Shape
 from latentbridge.models.backbones.bagel.load_bagel import load_bagel
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.bagel.options import BagelOptions
 from latentbridge.models.backbones.bagel.pictures import ResizeRule
 from latentbridge.models.backbones.bagel.rectified_flow import sampling_times
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.pixels import to_pixels
 from latentbridge.models.tensors import read_tensors
 from latentbridge.types import Conversation, Picture
@@ -72,14 +73,14 @@ def _sizes_and_schedules(expected: Arrays) -> Iterator[tuple[str, Tensor]]:
 
 def _reading(model: Bagel, picture: Picture, meta: Any, wanted: Arrays) -> Iterator[tuple[str, Tensor]]:
     """Yield the arrays of a picture and a question, resized as by the release's `chat` and as by its app."""
-    conversation = Conversation(((meta["question"], ""),), picture)
+    conversation = Conversation.with_picture(((meta["question"], ""),), picture)
     patch, resized = model.eye.patch_px, model.eye.rule.resize(picture)
     squares = to_pixels([resized])[0].unflatten(2, (-1, patch)).unflatten(1, (-1, patch))
     yield "vit_tokens", squares.permute(1, 3, 2, 4, 0).flatten(2).flatten(0, 1)
     yield "vit_position_ids", model.eye.positions((resized.shape[0] // patch, resized.shape[1] // patch))
     model.resize = "chat"
     seen = model.prefill_chat([conversation])
-    (words,) = model.write(seen, len(wanted["tokens"]) - 1)
+    (words,), _ = model.write(seen, ReplyOptions(max_tokens=len(wanted["tokens"]) - 1))
     count = len(wanted["image_states"])
     yield "image_states", seen.states[0, :count]
     yield "question_states", seen.states[0, count:-1]
@@ -111,7 +112,11 @@ def _edit(model: Bagel, picture: Picture, meta: Any, wanted: Arrays) -> Iterator
     yield from _edit_states(model.prefill_request([meta["instruction"]], [source]), wanted)
     branches, _ = model.branches([meta["instruction"]], [source], model.edit_options)
     shape = model.latent_shape((source.shape[1], source.shape[0]))
-    names = dict(zip(("velocity", "without_text", "without_image"), branches, strict=True))
+    names = {
+        "velocity": branches.full,
+        "without_text": branches.without_text,
+        "without_image": branches.without_image,
+    }
     yield from _velocities(model, wanted, names, shape)
     yield from _guided_velocities(model, wanted, branches, shape, model.edit_options)
     yield from _drawn(model, wanted, branches, shape, model.edit_options)
@@ -128,7 +133,7 @@ def _edit_states(seen: Prefill, wanted: Arrays) -> Iterator[tuple[str, Tensor]]:
 
 
 def _velocities(
-    model: Bagel, wanted: Arrays, contexts: Mapping[str, Any], shape: Shape
+    model: Bagel, wanted: Arrays, contexts: Mapping[str, Context], shape: Shape
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield velocities at the noise, as if it were the latents of each time."""
     noise = wanted["noise"][None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from latentbridge.ranks import per_rank_random
 
 Renorm = Literal["global", "channel", "text_channel"]
 """What a guided velocity keeps at most the norm of: the picture's, each token's, or each token's under text guidance alone."""
-RENORMS: tuple[Renorm, ...] = get_args(Renorm)
 _EPSILON = 1e-8
 
 

@@ -15,7 +15,6 @@ from latentbridge.devices import device_of
 from latentbridge.images import fit_square
 from latentbridge.models.autoencoder import Autoencoder
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser, known_counts, pick
-from latentbridge.models.backbones.sampling import sampling_processors
 from latentbridge.models.chat import ChatML, ChatTokens, tokenize_chat
 from latentbridge.models.diffusion import Scheduler, draw_noise, noised_loss, sample
 from latentbridge.models.left_padding import (
@@ -25,12 +24,14 @@ from latentbridge.models.left_padding import (
     pad_left,
     position_ids,
 )
+from latentbridge.models.options import DrawingOptions, ReplyOptions, finish_reply
 from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
+from latentbridge.models.token_sampling import sampling_processors
 from latentbridge.models.tokenization import encode, token_id
-from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
+from latentbridge.models.trainable import TrainableModel, masked_mean
 from latentbridge.ranks import per_rank_random
-from latentbridge.rng import torch_rng
-from latentbridge.types import Conversation, Picture
+from latentbridge.rng import repeat_seeds, torch_rng
+from latentbridge.types import Conversation, Picture, Reply
 
 _PROMPT_PREFIX, _UNCOND_PROMPT = "Generate an image:", "Generate an image."
 _MIN_MASK_RATIO = 0.7
@@ -91,8 +92,7 @@ class Harmon(TrainableModel):
         self.autoencoder = autoencoder
         self.scheduler = scheduler
         self.tokenizer = tokenizer
-        self.default_guidance = guidance
-        self.default_steps = drawing_steps
+        self.drawing_options = DrawingOptions(drawing_steps, guidance)
         self.denoising_steps = denoising_steps
         self.through_pixels = through_pixels
         self.config = config
@@ -114,39 +114,28 @@ class Harmon(TrainableModel):
 
     # --- skills, by the batch ---
 
-    @torch.no_grad()
-    def reply(
+    def _reply(
         self,
         conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[str]:
+        options: ReplyOptions,
+        generators: Sequence[torch.Generator] | None,
+    ) -> list[Reply]:
         tokens = self._pad([self._tokenize(conversation, open_ended=True).ids for conversation in conversations])
-        pictures = [c.picture for c in conversations if c.picture is not None]
+        pictures = [picture for c in conversations for picture in c.all_pictures]
         features = self._encode_image(self._encode_pictures(pictures)) if pictures else None
         replies = cast(Any, self.language_model).generate(
             inputs_embeds=self._embed_tokens(tokens, features),
             attention_mask=tokens.mask,
-            logits_processor=sampling_processors(temperature, generators),
-            max_new_tokens=max_tokens,
+            logits_processor=sampling_processors(options, generators),
+            max_new_tokens=options.max_tokens,
             do_sample=False,
             pad_token_id=self._padding,
             eos_token_id=self._end,
         )
-        return self.tokenizer.batch_decode(replies, skip_special_tokens=True)
+        return [finish_reply(self.tokenizer, row, [self._end], options) for row in replies.tolist()]
 
-    @torch.no_grad()
-    def draw_descriptions(
-        self,
-        descriptions: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-    ) -> list[Picture]:
-        tokens, _ = self._sample(descriptions, repeat_seeds(seeds, len(descriptions)), steps, guidance)
+    def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: DrawingOptions) -> list[Picture]:
+        tokens, _ = self._sample(descriptions, seeds, options.steps, options.guidance)
         return to_pictures(self._decode_tokens(tokens))
 
     # --- latents and losses ---
@@ -165,7 +154,8 @@ class Harmon(TrainableModel):
         return masked_mean(self._hidden(self._embed_tokens(rows), rows.mask), mask)
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
-        return self._sample(prompts, repeat_seeds(seeds, len(prompts)))[1].flatten(1).float()
+        steps, guidance = self.drawing_options.steps, self.drawing_options.guidance
+        return self._sample(prompts, repeat_seeds(seeds, len(prompts)), steps, guidance)[1].flatten(1).float()
 
     def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         """Return image tokens [m n c]."""
@@ -182,7 +172,7 @@ class Harmon(TrainableModel):
         """Return the mean next-token cross-entropy over the tokens of replies."""
         chats = [self._tokenize(conversation, has_drawing=drawn is not None) for conversation in conversations]
         rows = self._pad([chat.ids for chat in chats])
-        pictures = [c.picture for c in conversations if c.picture is not None]
+        pictures = [picture for c in conversations for picture in c.all_pictures]
         tokens = self._encode_pictures(pictures) if pictures else drawn
         embeds = self._embed_tokens(rows, None if tokens is None else self._encode_image(tokens))
         states = self._hidden(embeds, rows.mask)
@@ -223,10 +213,9 @@ class Harmon(TrainableModel):
         return noised_loss(self.head, self.scheduler, *repeated, noise.flatten(0, 2), timesteps.flatten())
 
     def _sample(
-        self, prompts: Sequence[str], seeds: Sequence[int], steps: int | None = None, guidance: float | None = None
+        self, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
     ) -> tuple[Tensor, Tensor]:
         """Return tokens [b n c], and the states [b n d] they were denoised from; only the states carry gradients."""
-        steps, guidance = self.sampling_settings(steps, guidance)
         steps = min(steps, self.num_tokens)
         order, noise = self._order(seeds), self._noise(seeds)
         tokens, states = torch.zeros_like(noise), []
@@ -253,11 +242,8 @@ class Harmon(TrainableModel):
         projected = self.proj_out(states).roll(self.num_buffers, dims=1)
         return self.decoder(encoded + projected, known)
 
-    def _denoise(
-        self, states: Tensor, noise: Tensor, uncond: Tensor | None = None, guidance: float | None = None
-    ) -> Tensor:
+    def _denoise(self, states: Tensor, noise: Tensor, uncond: Tensor | None = None, guidance: float = 1.0) -> Tensor:
         """Return tokens [b k c] from states [b k d] and unit noise [b k c], guided against the states `uncond` if given."""
-        _, guidance = self.sampling_settings(None, guidance)
         drawn = sample(
             self.head,
             self.scheduler,
@@ -266,7 +252,7 @@ class Harmon(TrainableModel):
             noise.flatten(0, 1)[..., None, None],
             [],
             steps=self.denoising_steps,
-            guidance=1.0 if uncond is None else guidance,
+            guidance=guidance,
         )
         return drawn.view_as(noise)
 
@@ -329,8 +315,9 @@ class Harmon(TrainableModel):
 
     def _tokenize(self, conversation: Conversation, open_ended: bool = False, has_drawing: bool = False) -> ChatTokens:
         """Return a conversation's tokens; `open_ended` omits the last reply, and a drawing may stand for the picture."""
-        has_image = has_drawing or conversation.picture is not None
-        return tokenize_chat(self.chat, conversation, self._placeholders if has_image else (), open_ended)
+        image = self._placeholders
+        images = [[image]] if has_drawing else [[image] * len(turn) for turn in conversation.pictures]
+        return tokenize_chat(self.chat, conversation, images, open_ended)
 
     def _pad(self, rows: Sequence[list[int]]) -> PaddedTokens:
         return pad_left(rows, self._padding, device_of(self))
