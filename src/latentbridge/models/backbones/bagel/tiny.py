@@ -48,7 +48,9 @@ def build_bagel(config: TinyBagelConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
     for part in (language_model, eye.connector, latents):
         part.apply(_initialise)
     nn.init.zeros_(latents.proj_out.weight)
-    return Bagel(language_model, eye, latents, _autoencoder(config), tokenizer, config=config)
+    model = Bagel(language_model, eye, latents, _autoencoder(config), tokenizer, config=config)
+    model.max_pictures, model.takes_system_message = 1, False  # as in the conversations it is trained on
+    return model
 
 
 def _autoencoder(config: TinyBagelConfig) -> Autoencoder:
