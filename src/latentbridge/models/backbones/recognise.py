@@ -1,4 +1,4 @@
-"""What a folder that no loader takes looks like, and what it lacks."""
+"""Descriptions of folders that no loader takes: the model that they look like, and the files that they lack."""
 
 from __future__ import annotations
 

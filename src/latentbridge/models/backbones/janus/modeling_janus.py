@@ -50,7 +50,7 @@ class JanusOptions(DrawingOptions):
     steps: Annotated[int, (1.0, float(MAX_STEPS))] = 576
     guidance: Annotated[float, (0.0, MAX_GUIDANCE)] = 5.0
     temperature: Annotated[float, (0.0, 100.0)] = 1.0
-    """Of the codes' distribution under guidance; greedy at 0."""
+    """Temperature of the codes' distribution under guidance; greedy at 0."""
 
 
 class GuidedLogits(NamedTuple):

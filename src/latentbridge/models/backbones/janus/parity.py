@@ -1,4 +1,4 @@
-"""What the code here computes of the arrays that the authors' code of Janus-Pro computed (`doctor --fixture`)."""
+"""A fixture of the numbers of Janus-Pro's authors, recomputed by the methods that users run (`doctor --fixture`)."""
 
 from __future__ import annotations
 
