@@ -52,10 +52,10 @@ from latentbridge.config import (
 )
 from latentbridge.errors import UserError
 from latentbridge.files import read_json, write_json
+from latentbridge.models import token_sampling
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import ASSETS, Network, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
-from latentbridge.models.qwen_vl import sampling
 from latentbridge.models.teachers import TEACHERS
 from latentbridge.models.tokenization import load_tokenizer, token_id
 from latentbridge.ranks import all_reduce_sum, global_mean, local_rows, rank, world_size
@@ -148,7 +148,7 @@ class GeneratingSft(Sft):
 
     def batch(self, model: Any, step: int) -> Any:
         for _ in range(1 + rank()):
-            self.replies += model.reply([QUESTION], max_tokens=2 + 3 * rank())
+            self.replies += [reply.text for reply in model.reply([QUESTION], max_tokens=2 + 3 * rank())]
         return super().batch(model, step)
 
 
@@ -165,7 +165,7 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(TEACHERS, "grey", lambda source: Grey())
     patch.setitem(REWARDS, "accuracy", early_letters)
     end = token_id(load_tokenizer(ASSETS / "tokenizer"), "<|im_end|>")
-    patch.setattr(sampling, "sample_tokens", partial(random_tokens, end))
+    patch.setattr(token_sampling, "sample_tokens", partial(random_tokens, end))
 
 
 def random_tokens(end: int, probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -351,8 +351,8 @@ def test_ranks_may_call_the_model_different_numbers_of_times(fast: Any):
     folder, configs = fast
     replies = [read_json(folder / f"found_{each}.json")["replies"] for each in range(2)]
     model: Any = new_model(configs["sft"].model, configs["sft"].seed)
-    assert replies[0][0] == model.reply([QUESTION], max_tokens=2)[0]
-    assert replies[1][0] == replies[1][1] == model.reply([QUESTION], max_tokens=5)[0]
+    assert replies[0][0] == model.reply([QUESTION], max_tokens=2)[0].text
+    assert replies[1][0] == replies[1][1] == model.reply([QUESTION], max_tokens=5)[0].text
     assert furthest(weights(folder / "sft" / "generating"), weights(folder / "sft" / "two")) == 0
 
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args, overload
 
 import torch
 from safetensors.torch import save_file
@@ -21,8 +21,12 @@ from latentbridge.devices import resolve_device
 from latentbridge.errors import StorageError, UserError, unknown_name
 from latentbridge.files import atomic_write, read_json, write_json
 from latentbridge.light_imports import holds_saved_model
+from latentbridge.models.backbones.recognise import describe_folder
 from latentbridge.models.input_check import FILE as INPUT_CHECK
 from latentbridge.models.input_check import InputCheck, read_input_check
+from latentbridge.models.offload import Offload, place
+from latentbridge.models.quantization import Quantization
+from latentbridge.models.quantization import quantize as apply_quantization
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.rng import torch_rng
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 COMPAT = ("corrected", "reference")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 Network: TypeAlias = "UnifiedModel"
 """Everything that can be built, trained, saved and loaded; each has a `config` and a `tokenizer`."""
@@ -44,7 +49,8 @@ BUILDERS = {
     "bagel": "backbones.bagel.tiny:build_bagel",
     "harmon": "backbones.harmon.tiny:build_harmon",
     "scene": "dual_encoder:build_scene",
-    "janus-pro-7b": "backbones.janus.load_janus:build_janus_pro_7b",
+    "janus-pro-1b": "backbones.janus.load_janus:build_janus_pro",
+    "janus-pro-7b": "backbones.janus.load_janus:build_janus_pro",
     "bagel-7b-mot": "backbones.bagel.load_bagel:build_bagel_7b",
     "harmon-1.5b": "backbones.harmon.load_harmon:build_harmon_1_5b",
 }
@@ -141,18 +147,30 @@ def load(
     device: str = "cpu",
     draws: bool = True,
     compat: Literal["corrected", "reference"] = "corrected",
+    dtype: str | torch.dtype = "auto",
+    quantize: Quantization | None = None,
+    offload: Offload | None = None,
 ) -> UnifiedModel:
     """Return the model called `source`: "tiny" (ships with the package), a run or model folder, or a release folder.
 
-    Releases are those of Qwen2-VL, OmniBridge, Janus-Pro, BAGEL, Harmon, and dual encoders such as CLIP. `decoder` is the folder of a released HunyuanDiT for
-    an OmniBridge without a decoder of its own; by default it is `decoder/` inside the release folder, if there is one.
+    Releases are those of Qwen-VL, OmniBridge, Janus-Pro, BAGEL, Harmon and dual encoders such as CLIP. `decoder` is the folder
+    of a released HunyuanDiT for an OmniBridge without a decoder of its own; by default it is `decoder/` inside the release folder, if there is one.
     `adapter` is the folder of a LoRA adapter to attach (`models/adapters.py` detaches and merges). `device` is "cpu", "cuda", or
     "auto" for an accelerator if there is one. `draws=False` leaves out decoder, text encoder and autoencoder of an OmniBridge
     that only understands and embeds: it loads in half the time. `compat="reference"` makes an OmniBridge compute positions, pooling
-    and drawing states as its released code does (docs/recipes.md).
+    and drawing states as its released code does (docs/recipes.md). `dtype` is that of the weights, by default the release's own;
+    `quantize` puts the linear layers of transformer blocks in 8 or 4 bits (`models/quantization.py`), and `offload` keeps
+    blocks in host memory until the device needs them (`models/offload.py`).
     """
-    if compat not in COMPAT:
-        raise unknown_name("compat", str(compat), COMPAT)
+    for name, value, known in (
+        ("compat", compat, COMPAT),
+        ("quantize", quantize, (None, *get_args(Quantization))),
+        ("offload", offload, (None, *get_args(Offload))),
+        ("dtype", str(dtype).removeprefix("torch."), DTYPES),
+    ):
+        if value not in known:
+            raise unknown_name(name, str(value), [each for each in known if each is not None])
+    weights_dtype = None if dtype == "auto" else getattr(torch, str(dtype).removeprefix("torch."))
     torch_device = resolve_device(device)
     folder = shipped(source)
     model: Network | None = None
@@ -176,17 +194,19 @@ def load(
 
         attach_adapter(model, Path(adapter))
         model.input_check = InputCheck()
-    return model.to(torch_device)
-
-
-def load_trainable(source: str | Path) -> TrainableModel:
-    """Return the model called `source` as `load` does; raise UserError if it has no losses and latents to measure."""
-    from latentbridge.models.trainable import TrainableModel
-
-    model = load(source)
-    if not isinstance(model, TrainableModel):
-        raise UserError(f"This {model.kind} model only embeds; load a model that also understands, such as 'tiny'.")
+    if weights_dtype is not None:
+        cast_weights(model, weights_dtype)
+    if quantize is not None:
+        apply_quantization(model, quantize)
+    place(model, torch_device, offload)
     return model
+
+
+def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give the parameters a data type, but those of an autoencoder, which needs float32; buffers keep theirs."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not name.startswith("autoencoder."):
+            parameter.data = parameter.data.to(dtype)
 
 
 def as_omnibridge(model: UnifiedModel, verb: str) -> OmniBridge:
@@ -195,6 +215,17 @@ def as_omnibridge(model: UnifiedModel, verb: str) -> OmniBridge:
 
     if not isinstance(model, OmniBridge):
         raise UserError(f"This {model.kind} model cannot {verb}; load an OmniBridge, such as 'tiny'.")
+    return model
+
+
+def as_trainable(model: UnifiedModel) -> TrainableModel:
+    """Return the model if it has losses and latents; raise UserError for one that only embeds."""
+    from latentbridge.models.trainable import TrainableModel
+
+    if not isinstance(model, TrainableModel):
+        raise UserError(
+            f"This {model.kind} model only embeds; load one that understands and generates, such as 'tiny'."
+        )
     return model
 
 
@@ -209,9 +240,9 @@ def load_model(folder: Path, draws: bool = True) -> Network:
     Raise UserError if anything is missing or does not fit.
     """
     folder = model_folder(folder)
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder} holds no model (no config.json); give a model folder, a run folder or 'tiny'.")
-    stored = read_json(folder / "config.json")
+    stored = read_json(folder / "config.json") if (folder / "config.json").exists() else None
+    if stored is None or (isinstance(stored, dict) and "model_type" in stored):  # a config of transformers
+        raise UserError(f"{folder} {describe_folder(folder)}.")
     if isinstance(stored, dict) and {"stage", "steps"} <= stored.keys():
         raise UserError(f"{folder} is a run that has not finished, so it holds no model; continue it with --resume.")
     config = from_dict(NetworkConfig, stored)
