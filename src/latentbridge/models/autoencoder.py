@@ -92,14 +92,15 @@ Autoencoder = PatchAutoencoder | KLAutoencoder
 def kl_network(widths: Sequence[int], channels: int, attention: bool = False, **settings: Any) -> AutoencoderKL:
     """Build diffusers' AutoencoderKL with one level per width, finest first, each half the side of the one before.
 
-    `attention` adds attention at the coarsest level; other `settings` are diffusers'.
+    `attention` adds attention at the coarsest level of the encoder (KL-16 has none in its decoder); other `settings` are
+    diffusers'.
     """
     from diffusers import AutoencoderKL
 
-    finer, coarsest = len(widths) - 1, "Attn" if attention else ""
+    coarsest = "AttnDownEncoderBlock2D" if attention else "DownEncoderBlock2D"
     levels: dict[str, Any] = {
         "block_out_channels": tuple(widths),
-        "down_block_types": ("DownEncoderBlock2D",) * finer + (f"{coarsest}DownEncoderBlock2D",),
-        "up_block_types": (f"{coarsest}UpDecoderBlock2D",) + ("UpDecoderBlock2D",) * finer,
+        "down_block_types": ("DownEncoderBlock2D",) * (len(widths) - 1) + (coarsest,),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
     }
     return AutoencoderKL(latent_channels=channels, **levels, **settings)
