@@ -104,7 +104,7 @@ def plain(model: OmniBridge, path: str, body: dict[str, Any]) -> Any:
         text = content[0]["text"]
         picture = model.fit(base64.b64decode(content[1]["image_url"]["url"].partition(",")[2]))
     backbone = model.backbone
-    batch = backbone.tokenize([Conversation(((text, ""),), picture)], open_ended=True, pad="left")
+    batch = backbone.tokenize([Conversation.with_picture(((text, ""),), picture)], open_ended=True, pad="left")
     inputs = {name: value for name, value in backbone.inputs(batch).items() if name != "position_ids"}
     sampling = (
         {"do_sample": True, "temperature": body["temperature"]} if "temperature" in body else {"do_sample": False}

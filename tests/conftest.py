@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,7 +100,8 @@ def small_harmon() -> Harmon:
     sizes = TinyHarmonConfig(width=32, num_layers=2, num_heads=2, mar=mar, autoencoder="kl", vae_channels=8)
     model = new_model(sizes, seed=0)
     keep_sizes(model, torch_rng(0, "small harmon"))
-    model.default_steps, model.denoising_steps, model.max_tokens = 3, 3, 5
+    model.drawing_options = replace(model.drawing_options, steps=3, denoising_steps=3)
+    model.reply_options = replace(model.reply_options, max_tokens=5)
     return model
 
 
@@ -116,7 +118,7 @@ def small_bagel() -> Bagel:
     )
     model = new_model(sizes, seed=0)
     keep_sizes(model, torch_rng(0, "small bagel"))
-    model.default_steps, model.roundtrip_steps, model.max_tokens = 3, 2, 5
+    model.drawing_options.steps, model.roundtrip_steps, model.max_tokens = 3, 2, 5
     return model
 
 

@@ -59,7 +59,7 @@ def test_each_command_answers_or_refuses(
     code, out = run(capsys, "generate", TEXTS[0], "--out", drawing, "--steps", 2, "--model", folder)
     result = json.loads(out)
     assert code == 0 and Image.open(drawing).size == (model.drawing_size_px,) * 2
-    assert (result["steps"], result["guidance"]) == (2, model.default_guidance)
+    assert (result["steps"], result["guidance"]) == (2, model.drawing_options.guidance)
     if kind == "omnibridge":
         assert result["description"] == model.rewrite(TEXTS[0], 7)
     else:
@@ -116,7 +116,7 @@ def test_replies_are_the_same_alone_and_in_a_batch(
     kind: str, model: TrainableModel, three_pictures: list[np.ndarray], temperature: float
 ):
     conversations = [
-        Conversation((("What is there?", ""),), three_pictures[0]),
+        Conversation.with_picture((("What is there?", ""),), three_pictures[0]),
         Conversation((("How many things are there in the picture?", ""),)),
     ]
 

@@ -75,7 +75,7 @@ def test_noise_is_split_like_the_batch(be_rank: Any):
 
 
 def test_a_rank_without_images_gets_one_with_zero_weight(be_rank: Any):
-    talks = [Conversation(((str(index), ""),), PICTURE if index in (2, 3) else None) for index in range(6)]
+    talks = [Conversation.with_picture(((str(index), ""),), PICTURE if index in (2, 3) else None) for index in range(6)]
     for rank, own in enumerate([["0", "3"], ["1", "4", "2"], ["2", "5"]]):
         be_rank(rank)
         found = parallel.local_conversations(talks)

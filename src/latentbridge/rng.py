@@ -5,6 +5,7 @@ The library never draws from a global generator, so a resumed run is bitwise rep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -12,6 +13,11 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+
+def repeat_seeds(seeds: Sequence[int], rows: int) -> list[int]:
+    """Return the seed of each row: row j has `seeds[j % len(seeds)]`."""
+    return [seeds[row % len(seeds)] for row in range(rows)]
 
 
 def numpy_rng(seed: int, purpose: str, step: int = 0, rank: int = 0) -> np.random.Generator:

@@ -167,9 +167,8 @@ def try_editing(model: OmniBridge, banks: Sequence[SpriteBank], credits: list[st
                     f"the oracle reads: {describe(read_scene(trace.picture))}; "
                     f"{'nothing else changed' if grade.preserved else 'something else changed, too'}"
                 )
-            examples.append(
-                EditExample(instruction, before, trace.picture, target, trace.mask, trace.after, verdict, right)
-            )
+            mask = np.ones(target.shape[:2], bool) if trace.mask is None else trace.mask
+            examples.append(EditExample(instruction, before, trace.picture, target, mask, trace.after, verdict, right))
     return examples
 
 

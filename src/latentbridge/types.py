@@ -15,18 +15,46 @@ Picture = np.ndarray
 """uint8 [h, w, 3], RGB."""
 
 Skill = Literal["understand", "generate", "edit", "embed"]
-EditMethod = Literal["masked", "reference"]
-"""Editing method: inside a mask, or a new drawing as the released OmniBridge makes."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns of (user, assistant) text about at most one picture, which precedes the first user text."""
+    """Turns of (user, assistant) text, with pictures before the user text of a turn."""
 
     turns: tuple[tuple[str, str], ...]
-    picture: Picture | None = None
+    pictures: tuple[tuple[Picture, ...], ...] = ()
+    """The pictures of each turn; turns beyond its length have none."""
     counts: bool = True
     """True if training computes a loss on the replies."""
+    system: str | None = None
+    """System message; None is the model's own system prompt, an empty text is none."""
+
+    @classmethod
+    def with_picture(cls, turns: tuple[tuple[str, str], ...], picture: Picture | None) -> Conversation:
+        """Return a conversation about one picture, which precedes the first user text, or about none."""
+        return cls(turns, () if picture is None else ((picture,),))
+
+    @property
+    def all_pictures(self) -> list[Picture]:
+        """The pictures of all turns in order."""
+        return [picture for turn in self.pictures for picture in turn]
+
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The reply to a conversation."""
+
+    text: str
+    """Without the tokens that end a turn, and cut at the first stop text."""
+    token_ids: tuple[int, ...]
+    """All generated tokens, the end of the turn included."""
+    finish_reason: FinishReason
+    """"length" if the limit of tokens ended the reply."""
+    logprobs: tuple[float, ...] = ()
+    """Log-probability of each token under the distribution it was sampled from; empty if the model does not report them."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +88,15 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class EditResult:
-    """An edited picture with the descriptions and the mask it was made from."""
+    """An edited picture, with the descriptions and the mask it was made from."""
 
     picture: Picture
-    before: str
-    """The description of the source picture."""
-    after: str
-    """The description the instruction leads to."""
-    mask: np.ndarray
-    """bool [h, w]: where new content was allowed."""
+    before: str = ""
+    """The description of the source picture, if the model wrote one."""
+    after: str = ""
+    """The description the instruction leads to, if the model wrote one."""
+    mask: np.ndarray | None = None
+    """bool [h, w]: where new content was allowed; None for a model that draws the whole picture anew."""
 
 
 class LossOutputs(NamedTuple):

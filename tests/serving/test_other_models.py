@@ -52,7 +52,7 @@ def test_replies_are_those_of_the_library(
     client: OpenAI, model: UnifiedModel, picture_url: str, scene_picture: Picture
 ):
     for picture, url in ((None, None), (model.fit(scene_picture), picture_url)):
-        conversation = Conversation((("What is this?", ""),), picture)
+        conversation = Conversation.with_picture((("What is this?", ""),), picture)
         (expected,) = model.reply([conversation], max_tokens=12)
         completion = chat(client, model, "What is this?", url)
         assert completion.choices[0].message.content == expected

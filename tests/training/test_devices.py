@@ -122,7 +122,7 @@ def skills(device: str) -> dict[str, Any]:
         network: Any = new_model(sizes, seed=0)
         keep_sizes(network, torch_rng(0, "small"))
         network.to(device_of(model))
-        network.max_tokens = network.default_steps = network.denoising_steps = 3
+        network.max_tokens = network.drawing_options.steps = network.denoising_steps = 3
         calls[f"{kind} understand"] = lambda network=network: network.understand([picture], ["Is there a star?"])[0]
         calls[f"{kind} generate"] = lambda network=network: network.draw_descriptions(["a red circle"], [5])[0].tolist()
     return {name: result_or_error(call) for name, call in calls.items()}

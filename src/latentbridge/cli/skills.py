@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,21 +17,11 @@ from latentbridge.cli.arguments import (
     Seed,
     check_out,
 )
+from latentbridge.cli.drawing import Guidance, Options, Size, Steps, drawing_options
+from latentbridge.config import to_dict
 from latentbridge.errors import UserError
 from latentbridge.prompts import CAPTION_REQUEST, check_text
-from latentbridge.sampling_limits import check_sampling
 
-if TYPE_CHECKING:
-    from latentbridge.models.unified import UnifiedModel
-
-DefaultSteps = Annotated[
-    int | None,
-    typer.Option("--steps", show_default="20 for tiny", help="Denoising steps: more is slower and finer."),
-]
-DefaultGuidance = Annotated[
-    float | None,
-    typer.Option("--guidance", show_default="2.5 for tiny", help="How strictly the words are followed, from 0 to 50."),
-]
 ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help=PICTURE_KINDS)]
 
 
@@ -77,8 +67,10 @@ def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
     out: OutPicture,
     seed: Seed = 7,
-    steps: DefaultSteps = None,
-    guidance: DefaultGuidance = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    size: Size = None,
+    option: Options = None,
     model: ModelName = "tiny",
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -95,19 +87,20 @@ def generate(
       latentbridge generate "three green squares" --out out.png --device cuda
     """
     check_text("prompt", prompt)
-    check_sampling(seed, 1 if steps is None else steps, 1.0 if guidance is None else guidance, prefix="--")
+    options = drawing_options(seed, steps, guidance, size, option)
     check_out(out, PICTURE_SUFFIXES)
     from latentbridge.cli.loading import open_model
     from latentbridge.cli.output import print_json, print_warnings, save_picture
     from latentbridge.models.input_check import WordUse
+    from latentbridge.models.options import with_options
 
     loaded = open_model(model, device)
-    result = loaded.generate(prompt, seed, steps=steps, guidance=guidance)
+    result = loaded.generate(prompt, seed, **options)
     save_picture(result.picture, out)
     check, description = loaded.input_check, result.description
     warnings = [*check.text_warnings(prompt, WordUse.PROMPT), *check.description_warnings(prompt, description)]
     if as_json:
-        settings = _settings(loaded, seed, steps, guidance)
+        settings = {"seed": seed, **to_dict(with_options(loaded.drawing_options, options))}
         print_json({"prompt": prompt, "description": description, **settings, "out": out, "warnings": warnings})
     else:
         print_warnings(warnings)
@@ -119,11 +112,10 @@ def edit(
     instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What to change.")],
     out: OutPicture,
     seed: Seed = 7,
-    steps: DefaultSteps = None,
-    guidance: DefaultGuidance = None,
-    method: Annotated[
-        str, typer.Option("--method", help='"masked", or "reference": drawn anew, as the released OmniBridge does.')
-    ] = "masked",
+    steps: Steps = None,
+    guidance: Guidance = None,
+    size: Size = None,
+    option: Options = None,
     model: ModelName = "tiny",
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -137,10 +129,10 @@ def edit(
     Examples:
       latentbridge edit picture.png "make the circle green" --out out.png
       latentbridge edit picture.png "remove the star" --out out.png --json
-      latentbridge edit picture.png "remove the star" --out out.png --method reference
+      latentbridge edit picture.png "remove the star" --out out.png --option method=reference
     """
     check_text("instruction", instruction)
-    check_sampling(seed, 1 if steps is None else steps, 1.0 if guidance is None else guidance, prefix="--")
+    options = drawing_options(seed, steps, guidance, size, option)
     check_out(out, PICTURE_SUFFIXES)
     from latentbridge.cli.output import print_json, print_warnings, save_picture
     from latentbridge.images import open_picture
@@ -148,30 +140,26 @@ def edit(
     picture = open_picture(image)
     from latentbridge.cli.loading import open_model
     from latentbridge.models.input_check import WordUse, size_warnings
+    from latentbridge.models.options import with_options
 
-    edit_method: Any = method  # the model refuses an unknown one
     loaded = open_model(model, device)
-    result = loaded.edit(picture, instruction, seed, steps=steps, guidance=guidance, method=edit_method)
+    result = loaded.edit(picture, instruction, seed, **options)
     save_picture(result.picture, out)
     check = loaded.input_check
     warnings = [
         *check.picture_warnings(picture),
-        *size_warnings(picture, len(result.picture)),
+        *size_warnings(picture, result.picture.shape[1::-1]),
         *check.text_warnings(instruction, WordUse.INSTRUCTION),
     ]
     if as_json:
-        settings = _settings(loaded, seed, steps, guidance)
-        words = {"before": result.before, "after": result.after, "changed_share": round(float(result.mask.mean()), 4)}
+        settings = {"seed": seed, **to_dict(with_options(loaded.edit_options, options))}
+        share = 1.0 if result.mask is None else round(float(result.mask.mean()), 4)
+        words = {"before": result.before, "after": result.after, "changed_share": share}
         print_json({"image": image, "instruction": instruction, **words, **settings, "out": out, "warnings": warnings})
     else:
         print_warnings(warnings)
-        print(f"before: {result.before}\nafter:  {result.after}\n{out}")
-
-
-def _settings(model: UnifiedModel, seed: int, steps: int | None, guidance: float | None) -> dict[str, Any]:
-    """Return the sampling settings that a picture was generated with."""
-    steps, guidance = model.sampling_settings(steps, guidance)
-    return {"seed": seed, "steps": steps, "guidance": guidance}
+        described = f"before: {result.before}\nafter:  {result.after}\n" if result.after else ""
+        print(f"{described}{out}")
 
 
 def embed(

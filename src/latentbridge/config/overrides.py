@@ -85,6 +85,9 @@ def _replaced(config: Any, path: list[str], text: str, key: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
+    if isinstance(hint, types.UnionType) and types.NoneType in typing.get_args(hint):
+        (hint,) = (kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+        return None if value is None else _convert(hint, value, name)
     if all(map(_is_group, typing.get_args(hint) if isinstance(hint, types.UnionType) else [hint])):
         return from_dict(hint, value, name)
     if typing.get_origin(hint) is tuple:

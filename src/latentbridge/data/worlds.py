@@ -160,7 +160,7 @@ class OwnWorld:
             turns.append((record.question, record.answer))
             if record.chain:
                 turns.append((prompts.with_long_reasoning(record.question), record.chain))
-        return Conversation(tuple(turns[i] for i in rng.permutation(len(turns))), _open(records[0].image))
+        return Conversation.with_picture(tuple(turns[i] for i in rng.permutation(len(turns))), _open(records[0].image))
 
     def sample_problem(self, rng: np.random.Generator) -> tuple[Picture, Problem]:
         """Return a picture and a question with what a reply is graded by."""
@@ -312,9 +312,9 @@ def _request_drawing(text: str) -> Conversation:
 def _edit_conversation(record: Record, rng: np.random.Generator) -> Conversation:
     assert record.instruction and record.target and record.description
     if rng.random() < _TARGET_CAPTION_SHARE:
-        return Conversation(((caption_request(rng), record.description),), _open(record.target))
+        return Conversation.with_picture(((caption_request(rng), record.description),), _open(record.target))
     reply = prompts.wrap_description(record.description)
-    return Conversation(((prompts.edit_request(record.instruction), reply),), _open(record.image))
+    return Conversation.with_picture(((prompts.edit_request(record.instruction), reply),), _open(record.image))
 
 
 def _open(image: Path | bytes) -> Picture:

@@ -111,4 +111,4 @@ def score_likelihood_gap(backbone: TrainableModel, pairs: Sequence[Pair], genera
 
 @torch.no_grad()
 def _caption_loss(backbone: TrainableModel, text: str, picture: Picture) -> float:
-    return float(backbone.understanding_loss([Conversation(((CAPTION_REQUEST, text),), picture)]))
+    return float(backbone.understanding_loss([Conversation.with_picture(((CAPTION_REQUEST, text),), picture)]))

@@ -14,14 +14,14 @@ from latentbridge.types import Conversation
 
 
 class ChatFormat(Protocol):
-    """The token ids of one model around the texts of a conversation; its image is given as placeholder ids."""
+    """The token ids of one model around the texts of a conversation; its images are given as placeholder ids."""
 
-    def begin(self, image: Sequence[int]) -> list[int]:
-        """Return the ids before the first turn."""
+    def begin(self, system: str | None) -> list[int]:
+        """Return the ids before the first turn; a system message of None is the model's own."""
         ...
 
-    def request(self, text: str, image: Sequence[int], is_first: bool) -> list[int]:
-        """Return the ids of a user turn up to the start of the reply; only the first turn gets an image."""
+    def request(self, text: str, images: Sequence[Sequence[int]], is_first: bool) -> list[int]:
+        """Return the ids of a user turn up to the start of the reply, with its images before the text."""
         ...
 
     def reply(self, text: str) -> list[int]:
@@ -47,12 +47,15 @@ class ChatTokens:
 
 
 def tokenize_chat(
-    chat: ChatFormat, conversation: Conversation, image: Sequence[int] = (), open_ended: bool = False
+    chat: ChatFormat,
+    conversation: Conversation,
+    images: Sequence[Sequence[Sequence[int]]] = (),
+    open_ended: bool = False,
 ) -> ChatTokens:
-    """Return a conversation as token ids; `image` stands for its picture, and `open_ended` omits the last reply."""
-    ids, replies = chat.begin(image), list[range]()
+    """Return a conversation as token ids; `images` stand for the pictures of each turn, `open_ended` omits the last reply."""
+    ids, replies = chat.begin(conversation.system), list[range]()
     for index, (user, assistant) in enumerate(conversation.turns):
-        ids += chat.request(user, image if index == 0 else (), index == 0)
+        ids += chat.request(user, images[index] if index < len(images) else (), index == 0)
         if open_ended and index == len(conversation.turns) - 1:
             break
         start = len(ids)
@@ -73,14 +76,25 @@ class ChatML:
     markers_in_replies: bool = False
     """Names of special tokens in replies are encoded as those tokens: `<img>` and `</img>` of OmniBridge."""
 
-    def begin(self, image: Sequence[int]) -> list[int]:
-        if not self.system_prompt:
-            return []
-        return encode(self.tokenizer, f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n", special=True)
+    def begin(self, system: str | None) -> list[int]:
+        if system is None:
+            if not self.system_prompt:
+                return []
+            return encode(self.tokenizer, f"<|im_start|>system\n{self.system_prompt}<|im_end|>\n", special=True)
+        return self._system(system) if system else []
 
-    def request(self, text: str, image: Sequence[int], is_first: bool) -> list[int]:
-        suffix = encode(self.tokenizer, self.image_suffix) if image else []
-        return self.user_turn([*image, *suffix, *encode(self.tokenizer, text)], is_first)
+    def _system(self, text: str) -> list[int]:
+        """Return the ids of a caller's system message, in which names of special tokens are plain text."""
+        return [
+            *encode(self.tokenizer, "<|im_start|>system\n", special=True),
+            *encode(self.tokenizer, text),
+            *encode(self.tokenizer, "<|im_end|>\n", special=True),
+        ]
+
+    def request(self, text: str, images: Sequence[Sequence[int]], is_first: bool) -> list[int]:
+        suffix = encode(self.tokenizer, self.image_suffix)
+        content = [token for image in images for token in (*image, *suffix)]
+        return self.user_turn([*content, *encode(self.tokenizer, text)], is_first)
 
     def user_turn(self, content: Sequence[int], is_first: bool = True) -> list[int]:
         """Return the ids of a user turn with the ids of its content, up to the start of the reply."""
@@ -103,13 +117,16 @@ class JanusChat:
 
     tokenizer: PreTrainedTokenizerBase
 
-    def begin(self, image: Sequence[int]) -> list[int]:
+    def begin(self, system: str | None) -> list[int]:
         return [_id(self.tokenizer.bos_token_id)]
 
-    def request(self, text: str, image: Sequence[int], is_first: bool) -> list[int]:
+    def request(self, text: str, images: Sequence[Sequence[int]], is_first: bool) -> list[int]:
         ids = encode(self.tokenizer, "<|User|>", special=True)
-        if image:
-            ids += [*encode(self.tokenizer, ": "), *image, *encode(self.tokenizer, f"\n{text}\n\n")]
+        if images:
+            between = encode(self.tokenizer, "\n")
+            ids += [*encode(self.tokenizer, ": "), *images[0]]
+            ids += [token for image in images[1:] for token in (*between, *image)]
+            ids += encode(self.tokenizer, f"\n{text}\n\n")
         else:
             ids += encode(self.tokenizer, f": {text}\n\n")
         return [*ids, *encode(self.tokenizer, "<|Assistant|>", special=True), *encode(self.tokenizer, ":")]
@@ -127,11 +144,11 @@ class BagelChat:
     end: int
     """Ids of the markers."""
 
-    def begin(self, image: Sequence[int]) -> list[int]:
-        return list(image)
+    def begin(self, system: str | None) -> list[int]:
+        return self.text(system) if system else []
 
-    def request(self, text: str, image: Sequence[int], is_first: bool) -> list[int]:
-        return [*self.text(text), self.start]
+    def request(self, text: str, images: Sequence[Sequence[int]], is_first: bool) -> list[int]:
+        return [*(token for image in images for token in image), *self.text(text), self.start]
 
     def reply(self, text: str) -> list[int]:
         return self.text(text)[1:]

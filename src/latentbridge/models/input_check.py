@@ -147,9 +147,10 @@ def read_input_check(folder: Path) -> InputCheck:
         ) from error
 
 
-def size_warnings(source: Picture, side_px: int) -> list[str]:
-    """Return a warning if an edit changes the picture's size, to a square of `side_px`."""
-    return [] if source.shape[:2] == (side_px, side_px) else [f"the picture comes back at {side_px} x {side_px} px."]
+def size_warnings(source: Picture, size: tuple[int, int]) -> list[str]:
+    """Return a warning if an edit changes the picture's size, to `size`, its new width and height."""
+    height, width = source.shape[:2]
+    return [] if (width, height) == size else [f"the picture comes back at {size[0]} x {size[1]} px."]
 
 
 def words_of(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch
 from latentbridge.types import EditResult, Picture
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 class StepwiseModel(Protocol):
     """A model whose replies are batched continuously and whose pictures are drawn by generators that yield after each step.
 
-    Results do not depend on the other items of a batch if all have the same steps and guidance.
+    Results do not depend on the other items of a batch if all have the same options.
     """
 
     def new_reply_batch(self, slots: int, length: int) -> ContinuousBatch:
@@ -23,9 +23,9 @@ class StepwiseModel(Protocol):
         ...
 
     def draw_steps(
-        self, descriptions: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
+        self, descriptions: Sequence[str], seeds: Sequence[int], options: Any
     ) -> Generator[None, None, list[Picture]]:
-        """Draw full descriptions."""
+        """Draw full descriptions; `options` as in `UnifiedModel._draw`."""
         ...
 
     def edit_steps(
@@ -34,10 +34,9 @@ class StepwiseModel(Protocol):
         before: Sequence[str],
         after: Sequence[str],
         seeds: Sequence[int],
-        steps: int,
-        guidance: float,
+        options: Any,
     ) -> Generator[None, None, list[EditResult]]:
-        """Edit pictures from one description to another."""
+        """Edit pictures from one description to another; `options` as in `UnifiedModel._edit`."""
         ...
 
 

@@ -73,11 +73,6 @@ class TrainableModel(UnifiedModel):
         """Return whether post-training may update the parameter of that name in `named_parameters`."""
 
 
-def repeat_seeds(seeds: Sequence[int], rows: int) -> list[int]:
-    """Return the seed of each row: row j has `seeds[j % len(seeds)]`."""
-    return [seeds[row % len(seeds)] for row in range(rows)]
-
-
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     """Return the mean [b h] of states [b s h] over positions where the mask [b s] is True, in float32."""
     weights = mask[..., None].float()

@@ -17,18 +17,21 @@ from latentbridge.devices import device_of
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike, fit_square, open_picture
 from latentbridge.models.input_check import InputCheck
+from latentbridge.models.options import DrawingOptions, ReplyOptions, with_options
 from latentbridge.models.tokenization import encode
-from latentbridge.rng import torch_rng
+from latentbridge.rng import repeat_seeds, torch_rng
 from latentbridge.sampling_limits import check_sampling
-from latentbridge.types import Conversation, EditMethod, EditResult, GenerationResult, Picture, Skill, WordReport
+from latentbridge.types import Conversation, EditResult, GenerationResult, Picture, Reply, Skill, WordReport
 
+CHAT_PURPOSE = "chat"
+"""Purpose of the generator that samples a reply (`rng.torch_rng`)."""
 REWRITE_TEMPERATURE = 0.3
 REWRITE_PURPOSE = "rewrite"
 """Purpose of the generator, in `rng.torch_rng(seed, purpose)`, that samples a rewritten prompt."""
 _MODELS_WITH: dict[Skill, str] = {
     "understand": "OmniBridge, Janus-Pro, BAGEL and Harmon",
     "generate": "OmniBridge, Janus-Pro, BAGEL and Harmon",
-    "edit": "OmniBridge",
+    "edit": "OmniBridge and BAGEL",
     "embed": "OmniBridge, Janus-Pro, BAGEL and Harmon",
 }
 _T = TypeVar("_T")
@@ -54,17 +57,22 @@ class UnifiedModel(nn.Module, ABC):
     """Largest number of tokens that prompt and reply may have together."""
     embedding_size: int
     """Length of a vector returned by `embed`."""
-    default_steps: int
-    """Sampling steps of a generated picture unless a call names another number."""
-    default_guidance: float
-    """Classifier-free guidance of a generated picture unless a call names another scale."""
+    reply_options: ReplyOptions
+    """Options of a reply unless a call names others."""
+    drawing_options: DrawingOptions
+    """Options of a generated picture unless a call names others; of the model's own subclass."""
+    edit_options: DrawingOptions
+    """Options of an edited picture unless a call names others; only models with the skill "edit" have them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.input_check = InputCheck()
         """Record of the training data that `load_model` found beside the weights; empty otherwise."""
-        self.max_tokens = 160
-        """Longest reply of `understand` unless a call names another length."""
+        self.reply_options = ReplyOptions()
+        self.max_pictures: int | None = None
+        """Most pictures of a conversation; None for any number that fits the context."""
+        self.takes_system_message = True
+        """False for a model that was trained on conversations without a system message."""
 
     # --- properties ---
 
@@ -92,13 +100,6 @@ class UnifiedModel(nn.Module, ABC):
         """Data type of the weights."""
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
 
-    def sampling_settings(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
-        """Return steps and guidance of a call, which has the model's own for None."""
-        return (
-            self.default_steps if steps is None else steps,
-            self.default_guidance if guidance is None else guidance,
-        )
-
     def require(self, skill: Skill) -> None:
         """Raise UserError if the model lacks a skill."""
         if skill not in self.skills:
@@ -106,29 +107,31 @@ class UnifiedModel(nn.Module, ABC):
                 f"This {self.kind} model cannot {skill}; load a model that can ({_MODELS_WITH[skill]}), such as 'tiny'."
             )
 
+    def check_size(self, options: DrawingOptions) -> None:
+        """Raise UserError for a size that the model does not draw; by default it draws one."""
+        side = self.drawing_size_px or 0
+        if options.size not in (None, (side, side)):
+            size = "x".join(map(str, options.size))
+            raise UserError(f"This {self.kind} model draws {side}x{side}, not {size}; leave out the size.")
+
     # --- the skills ---
 
     @overload
     def understand(
-        self,
-        images: ImageLike,
-        questions: str = prompts.CAPTION_REQUEST,
-        *,
-        reasoning: bool = False,
-        max_tokens: int | None = None,
+        self, images: ImageLike, questions: str = ..., *, reasoning: bool = False, **options: Any
     ) -> str: ...
     @overload
     def understand(
         self,
         images: Sequence[ImageLike],
-        questions: str | Sequence[str] = prompts.CAPTION_REQUEST,
+        questions: str | Sequence[str] = ...,
         *,
         reasoning: bool = False,
-        max_tokens: int | None = None,
+        **options: Any,
     ) -> list[str]: ...
     @overload
     def understand(
-        self, images: ImageLike, questions: Sequence[str], *, reasoning: bool = False, max_tokens: int | None = None
+        self, images: ImageLike, questions: Sequence[str], *, reasoning: bool = False, **options: Any
     ) -> list[str]: ...
     @torch.no_grad()
     def understand(
@@ -137,18 +140,22 @@ class UnifiedModel(nn.Module, ABC):
         questions: str | Sequence[str] = prompts.CAPTION_REQUEST,
         *,
         reasoning: bool = False,
-        max_tokens: int | None = None,
+        **options: Any,
     ) -> str | list[str]:
-        """Answer a question about an image, greedily; one image or question goes with a list of the other.
+        """Answer a question about an image; one image or question goes with a list of the other.
 
-        `reasoning` asks for a worked answer: description, numbered steps, the final answer on the last line.
+        `reasoning` asks for a worked answer: description, numbered steps, the final answer on the last line. `options` are
+        fields of `reply_options`, and `seed`, which is 0 by default; item i of a list uses `seed + i`.
         """
         self.require("understand")
         pictures, texts, many = self._paired(images, questions)
         texts = [prompts.with_reasoning(text) for text in texts] if reasoning else texts
-        conversations = [Conversation(((text, ""),), picture) for text, picture in zip(texts, pictures, strict=True)]
-        limit = self.max_tokens if max_tokens is None else max_tokens
-        return _one_or_many(self.reply(conversations, max_tokens=limit), many)
+        seeds = expand_seeds(options.pop("seed", 0), len(texts))
+        conversations = [
+            Conversation.with_picture(((text, ""),), picture) for text, picture in zip(texts, pictures, strict=True)
+        ]
+        replies = self.reply(conversations, [torch_rng(seed, CHAT_PURPOSE) for seed in seeds], **options)
+        return _one_or_many([reply.text for reply in replies], many)
 
     @overload
     def rewrite(self, prompt: str, seed: int | Sequence[int] = 0, *, temperature: float = ...) -> str: ...
@@ -169,63 +176,39 @@ class UnifiedModel(nn.Module, ABC):
             generators = [torch_rng(value, REWRITE_PURPOSE) for value in expand_seeds(seed, len(texts))]
             conversations = [rewrite_conversation(text) for text in texts]
             limit = self.description_tokens
-            replies = self.reply(conversations, max_tokens=limit, temperature=temperature, generators=generators)
-            texts = [prompts.unwrap_description(reply) for reply in replies]
+            replies = self.reply(conversations, generators, max_tokens=limit, temperature=temperature)
+            texts = [prompts.unwrap_description(reply.text) for reply in replies]
         return _one_or_many(texts, many)
 
     @overload
     def generate(
-        self,
-        prompt: str,
-        seed: int | Sequence[int] = 0,
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        rewrite: bool = True,
+        self, prompt: str, seed: int | Sequence[int] = 0, *, rewrite: bool = True, **options: Any
     ) -> GenerationResult: ...
     @overload
     def generate(
-        self,
-        prompt: Sequence[str],
-        seed: int | Sequence[int] = 0,
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        rewrite: bool = True,
+        self, prompt: Sequence[str], seed: int | Sequence[int] = 0, *, rewrite: bool = True, **options: Any
     ) -> list[GenerationResult]: ...
     @torch.no_grad()
     def generate(
-        self,
-        prompt: str | Sequence[str],
-        seed: int | Sequence[int] = 0,
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        rewrite: bool = True,
+        self, prompt: str | Sequence[str], seed: int | Sequence[int] = 0, *, rewrite: bool = True, **options: Any
     ) -> GenerationResult | list[GenerationResult]:
         """Generate a picture from a prompt; item i of a list uses `seed + i`.
 
-        `rewrite` completes the prompt first; without it the prompt is taken as a full description. `steps` and `guidance`
-        default to the model's own.
+        `rewrite` completes the prompt first; without it the prompt is taken as a full description. `options` are fields of
+        `drawing_options`, such as `steps`, `guidance` and `size`.
         """
         self.require("generate")
         texts, many = _listed(prompt)
-        seeds = expand_seeds(seed, len(texts), steps, guidance)
+        seeds = expand_seeds(seed, len(texts))
+        self.check_size(with_options(self.drawing_options, options))  # before the prompt is completed
         descriptions = self.rewrite(texts, seeds) if rewrite else texts
-        pictures = self.draw_descriptions(descriptions, seeds, steps=steps, guidance=guidance)
+        pictures = self.draw_descriptions(descriptions, seeds, **options)
         rows = zip(pictures, descriptions, seeds, strict=True)
         return _one_or_many([GenerationResult(*row) for row in rows], many)
 
     @overload
     def edit(
-        self,
-        images: ImageLike,
-        instructions: str,
-        seed: int | Sequence[int] = 0,
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        method: EditMethod = "masked",
+        self, images: ImageLike, instructions: str, seed: int | Sequence[int] = 0, **options: Any
     ) -> EditResult: ...
     @overload
     def edit(
@@ -233,10 +216,7 @@ class UnifiedModel(nn.Module, ABC):
         images: ImageLike | Sequence[ImageLike],
         instructions: str | Sequence[str],
         seed: int | Sequence[int] = 0,
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        method: EditMethod = "masked",
+        **options: Any,
     ) -> list[EditResult]: ...
     @torch.no_grad()
     def edit(
@@ -244,17 +224,16 @@ class UnifiedModel(nn.Module, ABC):
         images: ImageLike | Sequence[ImageLike],
         instructions: str | Sequence[str],
         seed: int | Sequence[int] = 0,
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        method: EditMethod = "masked",
+        **options: Any,
     ) -> EditResult | list[EditResult]:
-        """Change an image by an instruction; the result has the model's own size."""
+        """Change an image by an instruction; item i of a list uses `seed + i`.
+
+        `options` are fields of `edit_options`, such as `steps`, `guidance` and `size`.
+        """
         self.require("edit")
         pictures, texts, many = self._paired(images, instructions)
-        seeds = expand_seeds(seed, len(pictures), steps, guidance)
-        results = self.edit_pictures(pictures, texts, seeds, steps=steps, guidance=guidance, method=method)
-        return _one_or_many(results, many)
+        seeds = expand_seeds(seed, len(pictures))
+        return _one_or_many(self.edit_pictures(pictures, texts, seeds, **options), many)
 
     @torch.no_grad()
     def embed(
@@ -281,49 +260,61 @@ class UnifiedModel(nn.Module, ABC):
         """Return the words of a text that the model does not know; none if it has no record of the words it knows."""
         return WordReport((), text)
 
-    # --- batches, which each model implements ---
+    # --- batches ---
 
-    @abstractmethod
+    @torch.no_grad()
     def reply(
         self,
         conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
         generators: Sequence[torch.Generator] | None = None,
-    ) -> list[str]:
+        **options: Any,
+    ) -> list[Reply]:
         """Return the reply to each conversation, whose last turn has none yet.
 
-        Decoding is greedy at temperature 0, and otherwise samples with one CPU generator per conversation.
+        `options` are fields of `reply_options`. Sampling uses one CPU generator per conversation.
         """
+        return self._reply(conversations, with_options(self.reply_options, options), generators)
 
-    @abstractmethod
-    def draw_descriptions(
+    @torch.no_grad()
+    def draw_descriptions(self, descriptions: Sequence[str], seeds: Sequence[int], **options: Any) -> list[Picture]:
+        """Generate a picture from each full description; `options` are fields of `drawing_options`."""
+        return self._draw(
+            descriptions, repeat_seeds(seeds, len(descriptions)), with_options(self.drawing_options, options)
+        )
+
+    @torch.no_grad()
+    def edit_pictures(
+        self, pictures: Sequence[Picture], instructions: Sequence[str], seeds: Sequence[int], **options: Any
+    ) -> list[EditResult]:
+        """Edit pictures that have been through `fit`; `options` are fields of `edit_options`."""
+        resolved = with_options(self.edit_options, options)
+        self.check_size(resolved)
+        return self._edit(pictures, instructions, seeds, resolved)
+
+    # --- what each model implements ---
+
+    def _reply(
         self,
-        descriptions: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-    ) -> list[Picture]:
-        """Generate a picture from each full description."""
+        conversations: Sequence[Conversation],
+        options: ReplyOptions,
+        generators: Sequence[torch.Generator] | None,
+    ) -> list[Reply]:
+        """Return replies; models with the skill "understand" implement it."""
+        raise NotImplementedError
+
+    def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: Any) -> list[Picture]:
+        """Return pictures, one seed each; models with the skill "generate" implement it."""
+        raise NotImplementedError
+
+    def _edit(
+        self, pictures: Sequence[Picture], instructions: Sequence[str], seeds: Sequence[int], options: Any
+    ) -> list[EditResult]:
+        """Return edited pictures; models with the skill "edit" implement it."""
+        raise NotImplementedError
 
     @abstractmethod
     def embedding(self, kind: Literal["image", "text"], items: Sequence[Picture] | Sequence[str]) -> Tensor:
         """Return unit vectors [b e] with gradients; pictures have been through `fit`."""
-
-    def edit_pictures(
-        self,
-        pictures: Sequence[Picture],
-        instructions: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        method: EditMethod = "masked",
-    ) -> list[EditResult]:
-        """Edit pictures that have been through `fit`; only models with the skill "edit" implement it."""
-        raise NotImplementedError
 
     def count_tokens(self, conversation: Conversation) -> int:
         """Return the number of text tokens of a conversation, which is at most that of the model's prompt."""
@@ -355,14 +346,12 @@ def rewrite_conversation(prompt: str) -> Conversation:
     return Conversation(((prompts.draw_request(prompt), ""),))
 
 
-def expand_seeds(
-    seed: int | Sequence[int], count: int, steps: int | None = None, guidance: float | None = None
-) -> list[int]:
-    """Return one seed per item: `seed + i`, or the given `count` seeds; raise UserError for arguments out of range."""
+def expand_seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    """Return one seed per item: `seed + i`, or the given `count` seeds; raise UserError for a seed out of range."""
     listed = isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, str)
     values: list[Any] = list(cast(Sequence[int], seed)) if listed else [seed]
     for value in values:
-        check_sampling(value, steps, guidance)
+        check_sampling(value)
     seeds = [int(value) for value in values] if listed else [int(values[0]) + i for i in range(count)]
     if len(seeds) != count:
         raise UserError(f"There are {len(seeds)} seeds but {count} items; give one seed for all or one for each.")

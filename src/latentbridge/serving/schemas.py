@@ -21,7 +21,6 @@ Guidance = Annotated[
     float, Field(ge=0, le=50, description="Scale of classifier-free guidance; the model's own by default.")
 ]
 Zero = Annotated[float, Field(ge=0, le=0)]
-One = Annotated[float, Field(ge=1, le=1)]
 Warnings = Annotated[
     list[str], Field(description="Reasons for doubt: a picture or words unlike the training data, one sentence each.")
 ]
@@ -111,7 +110,8 @@ class ChatCompletionRequest(BaseRequest):
         description="low and medium ask for steps before the answer, high and xhigh for a long chain of them.",
     )
     n: Literal[1] | None = 1
-    top_p: One | None = 1
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, description="Most likely tokens that are sampled from; 0 for all.")
     frequency_penalty: Zero | None = 0
     presence_penalty: Zero | None = 0
     logprobs: Literal[False] | None = False
@@ -175,7 +175,7 @@ class ChatCompletionChunk(BaseModel):
 class ImageGenerationRequest(BaseRequest):
     prompt: str
     n: int | None = Field(default=1, ge=1)
-    size: str | None = Field(default=None, description='"auto" or the model\'s own size.')
+    size: str | None = Field(default=None, description='"auto", or WIDTHxHEIGHT of a size that the model draws.')
     seed: Seed | None = Field(default=None, description="The first picture's seed; the others count up from it.")
     steps: NumSteps | None = None
     guidance: Guidance | None = None

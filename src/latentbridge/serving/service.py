@@ -20,6 +20,7 @@ from latentbridge.data.picture_sources import encode_thumbnail
 from latentbridge.errors import UserError
 from latentbridge.images import open_picture
 from latentbridge.models.input_check import InputCheck
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.unified import REWRITE_PURPOSE, REWRITE_TEMPERATURE, rewrite_conversation
 from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.engine.engine import Engine
@@ -97,12 +98,14 @@ class Service:
         if not limit:
             return prompt
         conversation = rewrite_conversation(prompt)
-        request = GenerationRequest(conversation, limit, REWRITE_TEMPERATURE, seed, purpose=REWRITE_PURPOSE)
+        options = ReplyOptions(limit, REWRITE_TEMPERATURE)
+        request = GenerationRequest(conversation, options, seed, purpose=REWRITE_PURPOSE)
         return prompts.unwrap_description(await self._text(request))
 
     async def ask(self, picture: Picture, question: str, max_tokens: int = 128) -> str:
         """Return the greedy reply to a question about a picture."""
-        return await self._text(GenerationRequest(Conversation(((question, ""),), picture), max_tokens))
+        conversation = Conversation.with_picture(((question, ""),), picture)
+        return await self._text(GenerationRequest(conversation, ReplyOptions(max_tokens)))
 
     async def _text(self, request: GenerationRequest) -> str:
         return "".join(chunk.text for chunk in await self.engine.complete(request))

@@ -20,8 +20,8 @@ class Settings:
     """The folder of the indexes, or the address of their database; None for a server without indexes."""
     slots: int = 16
     """Replies that a worker generates in parallel."""
-    context_tokens: int = 512
-    """Prompt and reply together, of a stepwise model; others have the model's own `context_length`."""
+    context_tokens: int | None = None
+    """Prompt and reply together, of a stepwise model; None is the model's own `context_length`, which others always have."""
     max_batch: int = 8
     """Pictures drawn, or items embedded, in one pass."""
     max_requests: int = 64
@@ -31,8 +31,8 @@ class Settings:
     """Size of an uploaded picture, before it is scaled to the model's size."""
     max_characters: int = 4_000
     """Length of a conversation, or of a text to embed; `prompts.py` limits prompts."""
-    max_tokens: int = 256
-    """Tokens of a reply; also the default."""
+    max_tokens: int | None = None
+    """Tokens of a reply, and the default; None is the rest of the context, and the model's own default."""
     max_pictures: int = 8
     """Pictures drawn for one request."""
     max_steps: int = 100

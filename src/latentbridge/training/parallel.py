@@ -76,7 +76,7 @@ def zero_weight_indices(talks: Sequence[Conversation]) -> list[int]:
 
     Gradients are averaged parameter by parameter, so every rank must run the vision encoder if any does.
     """
-    with_image = [index for index, talk in enumerate(talks) if talk.picture is not None]
+    with_image = [index for index, talk in enumerate(talks) if talk.all_pictures]
     return with_image[:1] if not any(index % world_size() == rank() for index in with_image) else []
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from latentbridge.config import GrpoConfig
 from latentbridge.data.reasoning import Problem
 from latentbridge.data.shapes.tasks import problem_conversation
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import Replies, sample_replies
@@ -52,10 +53,9 @@ def roll_out(
     replies = sample_replies(
         backbone,
         prompts,
+        ReplyOptions(settings.max_tokens, settings.temperature),
+        [torch_rng(seed, "rollout", step, index) for index in indices],
         copies=count,
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        generators=[torch_rng(seed, "rollout", step, index) for index in indices],
     )
     seconds = time.perf_counter() - start
     texts = [

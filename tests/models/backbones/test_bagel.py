@@ -37,7 +37,7 @@ def some_picture(height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray
 @torch.no_grad()
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_round_trip_reads_the_picture_a_viewer_gets(bagel: Bagel, steps: int):
-    bagel.default_guidance, bagel.default_steps, bagel.roundtrip_steps = 1.0, steps, steps
+    bagel.drawing_options.guidance, bagel.drawing_options.steps, bagel.roundtrip_steps = 1.0, steps, steps
     expected = bagel._drawing_states(to_pixels(bagel.draw_descriptions(TEXTS, [5, 9])))
     returned = bagel.roundtrip(bagel.gen_latent(TEXTS, [5, 9]), [5, 9])
     torch.testing.assert_close(returned, expected, atol=5e-3, rtol=0)  # a pixel or two may tip to the next level
@@ -244,7 +244,7 @@ def test_a_picture_takes_one_position(bagel: Bagel):
 @torch.no_grad()
 def test_the_understanding_loss_is_the_mean_over_tokens_of_replies(bagel: Bagel):
     talks = [
-        Conversation((("What?", "a star"), ("Sure?", "yes")), some_picture()),
+        Conversation.with_picture((("What?", "a star"), ("Sure?", "yes")), some_picture()),
         Conversation((("How many things are there in all?", "3"),)),
     ]
     losses = []
@@ -255,7 +255,7 @@ def test_the_understanding_loss_is_the_mean_over_tokens_of_replies(bagel: Bagel)
         log_probs = bagel.language_model.lm_head(states[0]).log_softmax(-1)
         losses += [-log_probs[place - 1, label] for place, label in enumerate(chat.labels) if label >= 0]
     torch.testing.assert_close(bagel.understanding_loss(talks), torch.stack(losses).mean(), atol=ATOL, rtol=0)
-    others = [Conversation(talks[0].turns, 255 - some_picture()), talks[1]]
+    others = [Conversation.with_picture(talks[0].turns, 255 - some_picture()), talks[1]]
     assert (bagel.understanding_loss(others) - torch.stack(losses).mean()).abs() > 1e-3
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
-from latentbridge.rng import torch_rng
+from latentbridge.models.trainable import TrainableModel, masked_mean
+from latentbridge.rng import repeat_seeds, torch_rng
 from latentbridge.types import Conversation
 
 TEXTS = ["a red circle", "two blue stars on the left, one of them large, and nothing else at all", "x"]
@@ -220,7 +220,7 @@ def rounded(trips: Tensor) -> float:
 
 
 def calls(backbone: TrainableModel, latents: Tensor, pictures: Sequence[np.ndarray]) -> dict[str, Callable[[], Tensor]]:
-    talks = [Conversation((("What?", "a red circle"),), pictures[0]), Conversation((("Hello", "yes"),))]
+    talks = [Conversation.with_picture((("What?", "a red circle"),), pictures[0]), Conversation((("Hello", "yes"),))]
     untold = [replace(talk, picture=None) for talk in talks]
     return {
         "und_latent of pictures": lambda: backbone.und_latent(pictures[:2]),
@@ -267,7 +267,7 @@ def test_each_latent_moves_its_own_round_trip_only(backbone: TrainableModel, lat
 
 
 def test_native_losses_know_the_right_answer(backbone: TrainableModel, three_pictures):
-    talk = Conversation((("What?", "a red circle"),), three_pictures[0])
+    talk = Conversation.with_picture((("What?", "a red circle"),), three_pictures[0])
     losses = [
         backbone.understanding_loss([talk]),
         backbone.generation_loss(TEXTS, three_pictures, torch_rng(0, "loss")),

@@ -34,7 +34,9 @@ def some_tokens(rows: int = 2) -> Tensor:
 
 @torch.no_grad()
 def test_a_round_trip_draws_the_same_tokens_and_reads_them_whole(harmon: Harmon):
-    harmon.default_guidance = 1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
+    harmon.drawing_options.guidance = (
+        1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
+    )
     drawn, _ = harmon._sample(TEXTS, [5, 9])
     expected = harmon._reconstruction_states(drawn).flatten(1)
     latents = harmon.gen_latent(TEXTS, [5, 9])
@@ -44,7 +46,7 @@ def test_a_round_trip_draws_the_same_tokens_and_reads_them_whole(harmon: Harmon)
 
 @torch.no_grad()
 def test_through_pixels_it_reads_the_picture_a_viewer_gets(harmon: Harmon):
-    harmon.default_guidance, harmon.through_pixels = 1.0, True
+    harmon.drawing_options.guidance, harmon.through_pixels = 1.0, True
     pictures = harmon.draw_descriptions(TEXTS, [5, 9])
     expected = harmon._reconstruction_states(harmon._encode_pictures(pictures)).flatten(1)
     latents = harmon.gen_latent(TEXTS, [5, 9])
@@ -88,7 +90,7 @@ def test_states_follow_from_the_words_and_the_known_tokens_alone(harmon: Harmon)
 @torch.no_grad()
 def test_a_drawing_is_made_of_the_states_that_it_tells(harmon: Harmon):
     """Group after group as the definition has it, written without the loop's own bookkeeping."""
-    harmon.default_guidance, seeds = 1.0, [5, 9]
+    harmon.drawing_options.guidance, seeds = 1.0, [5, 9]
     drawn, states = harmon._sample(TEXTS, seeds)
     rows, order = harmon._tokenize_prompts(TEXTS), harmon._order(seeds)
     for start, stop in [(0, 3), (3, 8), (8, 16)]:  # floor(16 cos(30 deg)) = 13 and floor(16 cos(60 deg)) = 8 masked
@@ -108,7 +110,7 @@ def test_guidance_goes_away_from_what_no_prompt_gives(harmon: Harmon):
     assert (harmon._denoise(states, noise, uncond) - plain).abs().max() > 0.1
     harmon.denoising_steps = 1  # one step is linear in the prediction
     other, plain = harmon._denoise(uncond, noise), harmon._denoise(states, noise)
-    expected = other + harmon.default_guidance * (plain - other)
+    expected = other + harmon.drawing_options.guidance * (plain - other)
     torch.testing.assert_close(harmon._denoise(states, noise, uncond), expected, atol=1e-4, rtol=0)
 
 
@@ -198,7 +200,7 @@ def test_tokens_lie_row_after_row(harmon: Harmon):
 @torch.no_grad()
 def test_pictures_are_understood_where_their_tokens_stand(harmon: Harmon, three_pictures: list[np.ndarray]):
     """The mean over the n tokens, after which buffers and words may follow unseen."""
-    words = harmon._tokenize(Conversation((("What?", "a star"),), three_pictures[0])).ids
+    words = harmon._tokenize(Conversation.with_picture((("What?", "a star"),), three_pictures[0])).ids
     rows = harmon._pad([words])
     states = harmon._hidden(
         harmon._embed_tokens(rows, harmon._encode_image(harmon._encode_pictures(three_pictures[:1]))), rows.mask
@@ -216,14 +218,14 @@ def test_answers_do_not_depend_on_other_questions(harmon: Harmon, three_pictures
 
 
 def test_the_understanding_loss_is_the_librarys(harmon: Harmon, three_pictures: list[np.ndarray]):
-    talk = Conversation((("What?", "a star"),), three_pictures[0])
+    talk = Conversation.with_picture((("What?", "a star"),), three_pictures[0])
     chat = harmon._tokenize(talk)
     embeds = harmon._embed_tokens(
         harmon._pad([chat.ids]), harmon._encode_image(harmon._encode_pictures(three_pictures[:1]))
     )
     theirs = harmon.language_model(inputs_embeds=embeds, labels=torch.tensor([chat.labels])).loss
     torch.testing.assert_close(harmon.understanding_loss([talk]), theirs, atol=1e-5, rtol=1e-5)
-    other = Conversation(talk.turns, 255 - three_pictures[0])
+    other = Conversation.with_picture(talk.turns, 255 - three_pictures[0])
     assert (harmon.understanding_loss([other]) - theirs).abs() > 1e-3
 
 
@@ -232,7 +234,7 @@ def test_the_understanding_loss_is_the_librarys(harmon: Harmon, three_pictures: 
 
 def test_conversations_are_worded_as_in_the_release(harmon: Harmon):
     picture = np.zeros((32, 32, 3), np.uint8)
-    chat = harmon._tokenize(Conversation((("What?", "a star"), ("Sure?", "yes")), picture))
+    chat = harmon._tokenize(Conversation.with_picture((("What?", "a star"), ("Sure?", "yes")), picture))
     assert harmon.tokenizer.decode(chat.ids) == (
         f"<|im_start|>user\n{IMAGE}\nWhat?<|im_end|>\n<|im_start|>assistant\na star<|im_end|>\n"
         "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>"

@@ -29,7 +29,9 @@ def some_codes(seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def test_a_round_trip_reads_the_picture_a_viewer_gets(janus: JanusPro):
-    janus.default_guidance = 1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
+    janus.drawing_options.guidance = (
+        1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
+    )
     pictures = janus.draw_descriptions(TEXTS, [5, 9])
     expected = janus._image_states(janus.pixel_values(pictures)).flatten(1)
     returned = janus.roundtrip(janus.gen_latent(TEXTS, [5, 9]), [5, 9])
@@ -42,7 +44,7 @@ def test_a_round_trip_reads_the_picture_a_viewer_gets(janus: JanusPro):
 def test_codes_without_chance_are_those_of_the_librarys_own_loop(
     janus: JanusPro, guidance: float, monkeypatch: pytest.MonkeyPatch
 ):
-    janus.default_guidance = guidance
+    janus.drawing_options.guidance = guidance
     monkeypatch.setattr(janus, "_gumbel_noise", lambda seeds: torch.zeros(len(seeds), NUM_CODES, 61))
     rows = janus._tokenize_prompts(TEXTS[:1])
     config = janus.model.generation_config
@@ -61,7 +63,7 @@ def test_codes_without_chance_are_those_of_the_librarys_own_loop(
 
 @torch.no_grad()
 def test_sampled_codes_follow_the_heads_probabilities(janus: JanusPro):
-    janus.default_guidance = 1.0
+    janus.drawing_options.guidance = 1.0
     count = 600
     gumbel_noise = torch.stack([janus._gumbel_noise([seed])[0, 0] for seed in range(count)])
     logits = torch.linspace(0, 4, 61)
@@ -97,7 +99,7 @@ def test_levels_become_what_the_image_processor_makes_of_pictures(janus: JanusPr
 
 def test_conversations_are_worded_as_in_the_release(janus: JanusPro):
     picture = np.zeros((32, 32, 3), np.uint8)
-    chat = janus._tokenize(Conversation((("What?", "a star"), ("Sure?", "yes")), picture))
+    chat = janus._tokenize(Conversation.with_picture((("What?", "a star"), ("Sure?", "yes")), picture))
     words = janus.tokenizer.decode(chat.ids)
     first, last = janus.tokenizer.bos_token, janus.tokenizer.eos_token
     image = f"{IMAGE_START}{IMAGE * NUM_CODES}{IMAGE_END}"
@@ -117,7 +119,7 @@ def test_what_users_type_makes_no_special_tokens(janus: JanusPro):
 
 def test_the_understanding_loss_is_the_librarys(janus: JanusPro):
     picture = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
-    talk = Conversation((("What?", "a star"),), picture)
+    talk = Conversation.with_picture((("What?", "a star"),), picture)
     chat = janus._tokenize(talk)
     theirs = janus.model(
         input_ids=torch.tensor([chat.ids]),
@@ -125,7 +127,7 @@ def test_the_understanding_loss_is_the_librarys(janus: JanusPro):
         labels=torch.tensor([chat.labels]),
     ).loss
     torch.testing.assert_close(janus.understanding_loss([talk]), theirs, atol=1e-5, rtol=1e-5)
-    other = Conversation((("What?", "a star"),), 255 - picture)
+    other = Conversation.with_picture((("What?", "a star"),), 255 - picture)
     assert (janus.understanding_loss([other]) - theirs).abs() > 1e-3
 
 

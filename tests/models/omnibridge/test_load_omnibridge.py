@@ -108,4 +108,4 @@ def test_load_takes_compat_and_draws_from_the_states_that_predict_the_caption(sm
 def _conversation():
 
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    return Conversation((("What is this?", "star"),), picture)
+    return Conversation.with_picture((("What is this?", "star"),), picture)

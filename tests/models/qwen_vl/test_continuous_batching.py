@@ -20,7 +20,7 @@ def conversations(three_pictures: list[np.ndarray]) -> list[Conversation]:
         ("How many objects are there?", None),
         ("Why is it so?", three_pictures[1]),
     )
-    return [Conversation(((text, ""),), picture) for text, picture in prompts]
+    return [Conversation.with_picture(((text, ""),), picture) for text, picture in prompts]
 
 
 def generate(
@@ -64,7 +64,7 @@ def test_replies_equal_generate_replies(small_model: OmniBridge, conversations: 
 
 def test_prompts_of_one_shape_are_prefilled_together(small_model: OmniBridge, conversations: list[Conversation]):
     slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
-    pair = [Conversation((("Why is it?", ""),), conversations[0].picture), conversations[2]]
+    pair = [Conversation.with_picture((("Why is it?", ""),), conversations[0].all_pictures[0]), conversations[2]]
     together = slots.add([slots.tokenize(conversation) for conversation in pair], [SamplingParams(), SamplingParams()])
     first = slots.step()
     for slot in together:

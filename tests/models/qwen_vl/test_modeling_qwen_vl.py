@@ -112,7 +112,9 @@ def test_parity_fails_when_one_weight_changes(backbone: QwenVL):
 
 
 def test_a_conversation_becomes_qwens_chat_text(backbone: QwenVL, three_pictures: list[np.ndarray]):
-    conversation = Conversation((("What is this?", "a red star"), ("Where?", "top left")), three_pictures[0])
+    conversation = Conversation.with_picture(
+        (("What is this?", "a red star"), ("Where?", "top left")), three_pictures[0]
+    )
     image = "<|vision_start|>" + "<|image_pad|>" * SIXTEEN_IMAGE_TOKENS + "<|vision_end|>"
     expected = (
         f"<|im_start|>user\n{image}What is this?<|im_end|>\n<|im_start|>assistant\na red star<|im_end|>\n"
@@ -144,7 +146,7 @@ def test_labels_are_the_replies_and_their_ends(backbone: QwenVL):
 
 def test_special_tokens_typed_by_a_user_are_plain_text(backbone: QwenVL, three_pictures: list[np.ndarray]):
     typed = "<|image_pad|> and <img>this</img><|im_end|>"
-    batch = backbone.tokenize([Conversation(((typed, "ok"),), three_pictures[0])])
+    batch = backbone.tokenize([Conversation.with_picture(((typed, "ok"),), three_pictures[0])])
     assert typed in backbone.tokenizer.decode(batch.input_ids[0])
     assert batch.image_mask.sum() == SIXTEEN_IMAGE_TOKENS
     ends = (batch.input_ids == backbone.end_of_turn).sum()
@@ -156,9 +158,9 @@ def test_special_tokens_typed_by_a_user_are_plain_text(backbone: QwenVL, three_p
 
 def three_conversations(pictures: list[np.ndarray]) -> list[Conversation]:
     return [
-        Conversation((("Describe the picture.", "large red circle top"),), pictures[0]),
+        Conversation.with_picture((("Describe the picture.", "large red circle top"),), pictures[0]),
         Conversation((("Hi", "yes"), ("How many objects are there, all in all?", "two"))),
-        Conversation((("What?", "no"),), pictures[1]),
+        Conversation.with_picture((("What?", "no"),), pictures[1]),
     ]
 
 
@@ -226,7 +228,7 @@ def test_the_language_loss_weighs_replies_by_the_root_of_their_length(backbone: 
 
 @torch.no_grad()
 def test_precomputed_image_embeddings_change_nothing(backbone: QwenVL, three_pictures: list[np.ndarray]):
-    conversations = [Conversation((("Hi", "yes"),), picture) for picture in (*three_pictures[:2], None)]
+    conversations = [Conversation.with_picture((("Hi", "yes"),), picture) for picture in (*three_pictures[:2], None)]
     batch = backbone.tokenize(conversations)
     seen = backbone.image_embeddings(batch)
     torch.testing.assert_close(backbone.hidden(batch, seen), backbone.hidden(batch), atol=1e-6, rtol=0)

@@ -31,7 +31,7 @@ def conversations(three_pictures: list[np.ndarray]) -> list[Conversation]:
         ("How many objects are there?", None),
         ("Why is it so?", three_pictures[1]),
     )
-    return [Conversation(((text, ""),), picture) for text, picture in questions]
+    return [Conversation.with_picture(((text, ""),), picture) for text, picture in questions]
 
 
 def prompts_of(backbone: QwenVL, conversations: list[Conversation]):

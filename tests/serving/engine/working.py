@@ -28,7 +28,7 @@ async def running_engine(model: Any, **settings: Any) -> AsyncIterator[Engine]:
 
 
 def question(text: str, picture: Picture | None = None, max_tokens: int = 40, **options: Any) -> GenerationRequest:
-    return GenerationRequest(Conversation(((text, ""),), picture), max_tokens, **options)
+    return GenerationRequest(Conversation.with_picture(((text, ""),), picture), max_tokens, **options)
 
 
 async def reply_text(engine: Engine, request: GenerationRequest) -> str:

@@ -48,7 +48,9 @@ def drawing_questions(drawings: Drawings, rng: np.random.Generator) -> Conversat
     """Return a conversation that names and describes one drawing, in either order."""
     drawing, background = pick(rng, drawings.split("train")), pick(rng, BACKGROUND_NAMES)
     turns = [(prompts.NAME_REQUEST, drawing.label), (caption_request(rng), describe_drawing(drawing, background))]
-    return Conversation(tuple(turns[i] for i in rng.permutation(2)), render_drawing(drawings, drawing, background))
+    return Conversation.with_picture(
+        tuple(turns[i] for i in rng.permutation(2)), render_drawing(drawings, drawing, background)
+    )
 
 
 def composition_questions(drawings: Drawings, bank: SpriteBank, rng: np.random.Generator) -> Conversation:
@@ -57,7 +59,7 @@ def composition_questions(drawings: Drawings, bank: SpriteBank, rng: np.random.G
     turns = [(caption_request(rng), caption_composition(composition))]
     turns += [sample_composition_question(composition, bank, rng)[:2] for _ in range(_NUM_QUESTIONS)]
     order = rng.permutation(len(turns))
-    return Conversation(tuple(turns[i] for i in order), render_composition(composition, drawings))
+    return Conversation.with_picture(tuple(turns[i] for i in order), render_composition(composition, drawings))
 
 
 def drawing_request(
@@ -89,5 +91,5 @@ def drawing_edit(
         target, target_background = pick(rng, same_style), background
         instruction = f"replace the {drawing.label} with {with_article(target.label)}"
     reply = prompts.wrap_description(describe_drawing(target, target_background))
-    conversation = Conversation(((prompts.edit_request(instruction), reply),), picture)
+    conversation = Conversation.with_picture(((prompts.edit_request(instruction), reply),), picture)
     return conversation, render_drawing(drawings, target, target_background)

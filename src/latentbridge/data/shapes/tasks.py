@@ -44,18 +44,20 @@ def scene_questions(scene: Scene, rng: np.random.Generator, relation: float = 0.
     for _ in range(2 if described else 5):
         question = sample_question(scene, rng, relation=relation)
         turns.append((question.text, question.answer))
-    return Conversation(tuple(turns[i] for i in rng.permutation(len(turns))), render(scene))
+    return Conversation.with_picture(tuple(turns[i] for i in rng.permutation(len(turns))), render(scene))
 
 
 def scene_reasoning(scene: Scene, rng: np.random.Generator, relation: float = 0.0) -> Conversation:
     """Return a question answered by a reasoning chain (R1 distillation)."""
     question = sample_question(scene, rng, relation=relation)
-    return Conversation(((prompts.with_reasoning(question.text), reasoning_chain(scene, question)),), render(scene))
+    return Conversation.with_picture(
+        ((prompts.with_reasoning(question.text), reasoning_chain(scene, question)),), render(scene)
+    )
 
 
 def problem_conversation(problem: Problem, picture: Picture, reply: str = "") -> Conversation:
     """Return a problem as a conversation that asks for a long reasoning chain (the form of R1-VL)."""
-    return Conversation(((prompts.with_long_reasoning(problem.question), reply),), picture)
+    return Conversation.with_picture(((prompts.with_long_reasoning(problem.question), reply),), picture)
 
 
 def scene_request(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Scene]:
@@ -81,7 +83,7 @@ def scene_edit(scene: Scene, rng: np.random.Generator) -> tuple[Conversation, Sc
         edit = sample_edit(scene, rng)
         if not training or split_of(edit.target) == "train":
             turn = prompts.edit_request(edit.instruction), prompts.wrap_description(describe(edit.target))
-            return Conversation((turn,), render(scene)), edit.target
+            return Conversation.with_picture((turn,), render(scene)), edit.target
     return scene_request(scene, rng)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -13,25 +13,33 @@ from transformers import Qwen2Tokenizer
 from latentbridge import prompts
 from latentbridge.config import ModelConfig
 from latentbridge.devices import device_of
-from latentbridge.errors import UserError, unknown_name
+from latentbridge.errors import UserError
 from latentbridge.images import fit_square
 from latentbridge.models import diffusion
 from latentbridge.models.autoencoder import PatchAutoencoder
 from latentbridge.models.condition import Condition, map_condition
 from latentbridge.models.omnibridge.aligner import BiTransformer
 from latentbridge.models.omnibridge.auxiliary_embedding import AuxiliaryEmbedding
-from latentbridge.models.omnibridge.editing import Conditioning, edit_in_mask, edit_in_mask_by_steps, edit_like_release
+from latentbridge.models.omnibridge.editing import (
+    Conditioning,
+    OmniBridgeEditOptions,
+    OmniBridgeOptions,
+    edit_in_mask,
+    edit_in_mask_by_steps,
+    edit_like_release,
+)
 from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
 from latentbridge.models.omnibridge.text_encoder import new_text_encoder
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
 from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import generate_replies
 from latentbridge.models.stepwise import last_of
 from latentbridge.models.tokenization import encode, token_id
-from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
-from latentbridge.rng import torch_rng
-from latentbridge.types import Conversation, EditMethod, EditResult, Picture, Skill, WordReport
+from latentbridge.models.trainable import TrainableModel, masked_mean
+from latentbridge.rng import repeat_seeds, torch_rng
+from latentbridge.types import Conversation, EditResult, Picture, Reply, Skill, WordReport
 
 if TYPE_CHECKING:
     from latentbridge.models.omnibridge.decoder import CaptionEncoder
@@ -43,6 +51,8 @@ _NEEDS: dict[Skill, frozenset[str]] = {
     "embed": frozenset(("bridge",)),
 }
 """Parts of the model that each skill needs besides the language model."""
+_BUILT_CONTEXT_LENGTH = 512
+"""Context length of a model built here, longer than anything it is trained on."""
 _TRAINABLE = ("backbone.", "projector.", "aligner.", "decoder.")
 
 
@@ -59,8 +69,6 @@ class OmniBridge(TrainableModel):
     """
 
     kind = "omnibridge"
-    default_steps = 20
-    default_guidance = 2.5
     config: ModelConfig
     tokenizer: Qwen2Tokenizer
 
@@ -85,11 +93,16 @@ class OmniBridge(TrainableModel):
             self.decoder = Decoder.from_config(config)
             self.autoencoder = PatchAutoencoder(config.autoencoder)
             self.scheduler = diffusion.make_scheduler(config.decoder.num_train_timesteps)
+        self.reply_options = ReplyOptions(max_tokens=256)
+        self.drawing_options = OmniBridgeOptions()
+        self.edit_options = OmniBridgeEditOptions()
         self.tokenizer = tokenizer
         self.captions: CaptionEncoder | None = None
         """Caption inputs of an attached released decoder."""
         self.roundtrip_steps = 4
         """Denoising steps of `draw`, from pure noise; one gives the mean of all drawings, which is blurred."""
+        if config.backbone.image_size_px:  # built here and trained on conversations about one picture
+            self.max_pictures, self.takes_system_message = 1, False
 
     # --- properties of the contract ---
 
@@ -117,6 +130,8 @@ class OmniBridge(TrainableModel):
 
     @property
     def context_length(self) -> int:
+        if self.config.backbone.image_size_px:
+            return _BUILT_CONTEXT_LENGTH
         return self.backbone.model.config.get_text_config().max_position_embeddings
 
     @property
@@ -134,54 +149,33 @@ class OmniBridge(TrainableModel):
 
     # --- skills, by the batch ---
 
-    def reply(
+    def _reply(
         self,
         conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[str]:
-        return generate_replies(
-            self.backbone, conversations, max_tokens=max_tokens, temperature=temperature, generators=generators
-        )
+        options: ReplyOptions,
+        generators: Sequence[torch.Generator] | None,
+    ) -> list[Reply]:
+        return generate_replies(self.backbone, conversations, options, generators)
 
-    @torch.no_grad()
-    def draw_descriptions(
-        self,
-        descriptions: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        conditioning: Conditioning = "query",
-    ) -> list[Picture]:
+    def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: OmniBridgeOptions) -> list[Picture]:
         """Generate a picture from each full description.
 
         The bridge reads the description as request and as reply, whatever the prompt was (the release keeps the prompt):
         states after a prompt that leaves a colour open hardly hold the colour that was chosen (docs/LOG.md, 2026-11-23).
         `conditioning="text"` sends the description through the text encoder instead of the bridge, for comparison.
         """
-        condition = self.describe_condition(descriptions, conditioning)
-        return self.decode_pictures(self.denoise(condition, seeds, steps, guidance))
+        condition = self.describe_condition(descriptions, options.conditioning)
+        return self.decode_pictures(self.denoise(condition, seeds, options.steps, options.guidance))
 
-    @torch.no_grad()
-    def edit_pictures(
+    def _edit(
         self,
         pictures: Sequence[Picture],
         instructions: Sequence[str],
         seeds: Sequence[int],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        method: EditMethod = "masked",
-        conditioning: Conditioning = "text",
+        options: OmniBridgeEditOptions,
     ) -> list[EditResult]:
-        if method not in get_args(EditMethod):
-            raise unknown_name("edit method", method, get_args(EditMethod))
-        if method == "reference":
-            return edit_like_release(self, pictures, instructions, seeds, steps, guidance)
-        return edit_in_mask(self, pictures, instructions, seeds, steps, guidance, conditioning)
+        edit = edit_like_release if options.method == "reference" else edit_in_mask
+        return edit(self, pictures, instructions, seeds, options)
 
     def count_tokens(self, conversation: Conversation) -> int:
         return self.backbone.tokenize([conversation], open_ended=True).input_ids.shape[1]
@@ -287,7 +281,7 @@ class OmniBridge(TrainableModel):
         A tensor holds pictures as float levels from 0 to 255, [b 3 h w], and passes gradients on.
         """
         drawn, images = (pictures, [None] * len(pictures)) if isinstance(pictures, Tensor) else (None, pictures)
-        alone = [Conversation((("", ""),), image) for image in images]
+        alone = [Conversation.with_picture((("", ""),), image) for image in images]
         batch = self.backbone.tokenize(alone, open_ended=True, drawn=drawn)
         return self.backbone.hidden(batch), batch.image_mask
 
@@ -326,12 +320,11 @@ class OmniBridge(TrainableModel):
         self,
         condition: Condition,
         seeds: Sequence[int],
-        steps: int | None = None,
-        guidance: float | None = None,
+        steps: int,
+        guidance: float,
         keep: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Return image latents [b c h w] drawn from a condition, with gradients; item i starts from the noise of `seeds[i]`."""
-        steps, guidance = self.sampling_settings(steps, guidance)
         return diffusion.last(self.denoise_steps(condition, seeds, steps, guidance, keep))
 
     def denoise_steps(
@@ -374,14 +367,15 @@ class OmniBridge(TrainableModel):
         return ContinuousBatch(self.backbone, slots, length)
 
     def draw_steps(
-        self, descriptions: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
+        self, descriptions: Sequence[str], seeds: Sequence[int], options: OmniBridgeOptions
     ) -> Generator[None, None, list[Picture]]:
         conditions: list[Condition] = []  # one by one, since descriptions differ in length
         for description in descriptions:
-            conditions.append(self.describe_condition([description], "query"))
+            conditions.append(self.describe_condition([description], options.conditioning))
             yield
         condition = map_condition(lambda *rows: torch.cat(rows), *conditions)
-        return self.decode_pictures((yield from last_of(self.denoise_steps(condition, seeds, steps, guidance))))
+        latents = self.denoise_steps(condition, seeds, options.steps, options.guidance)
+        return self.decode_pictures((yield from last_of(latents)))
 
     edit_steps = edit_in_mask_by_steps
 

@@ -13,9 +13,10 @@ from torch.nn.functional import pad
 from latentbridge.devices import device_of
 from latentbridge.errors import UserError
 from latentbridge.models.left_padding import IGNORE_INDEX
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
-from latentbridge.models.qwen_vl.sampling import choose
+from latentbridge.models.token_sampling import choose
 from latentbridge.types import Conversation
 
 _NO_TOKEN = -1
@@ -25,16 +26,16 @@ _BUCKET = 16
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Sampling settings of one reply; greedy at temperature 0."""
+    """Options of one reply and the generator of its tokens, which a greedy one does not need."""
 
-    temperature: float = 0.0
+    options: ReplyOptions = ReplyOptions()
     generator: torch.Generator | None = None
     """On the CPU, whatever the model's device."""
 
     def choose(self, logits: Tensor) -> int:
         """Return a token for float logits [v]."""
         generators = None if self.generator is None else [self.generator]
-        return int(choose(logits[None], self.temperature, generators)[0])
+        return int(choose(logits[None], self.options, generators)[0])
 
 
 class ContinuousBatch:

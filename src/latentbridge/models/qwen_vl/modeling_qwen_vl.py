@@ -114,7 +114,7 @@ class QwenVL(nn.Module):
         `drawn`, float levels [b 3 h w] from 0 to 255, is one picture per conversation, through which gradients pass. The
         batch is on the model's device unless `device` is given; worker processes build batches on the CPU.
         """
-        pictures = [c.picture for c in conversations if c.picture is not None]
+        pictures = [picture for c in conversations for picture in c.all_pictures]
         pixel_values, grid = self._process(pictures) if pictures else (None, None)
         if drawn is not None:
             assert not pictures, "a conversation has one picture"
@@ -122,15 +122,16 @@ class QwenVL(nn.Module):
         token_counts = iter(
             (grid.prod(dim=1) // self.image_processor.merge_size**2).tolist() if grid is not None else []
         )
+        pictures_by_turn = [[1] if drawn is not None else [len(turn) for turn in c.pictures] for c in conversations]
         chat = ChatML(self.tokenizer, self.system_prompt, markers_in_replies=True)
         rows = [
             tokenize_chat(
                 chat,
                 c,
-                self._image_ids(next(token_counts)) if drawn is not None or c.picture is not None else (),
+                [[self._image_ids(next(token_counts)) for _ in range(count)] for count in counts],
                 open_ended,
             )
-            for c in conversations
+            for c, counts in zip(conversations, pictures_by_turn, strict=True)
         ]
         length = max(len(row.ids) for row in rows)
         input_ids = torch.full((len(rows), length), self.padding)

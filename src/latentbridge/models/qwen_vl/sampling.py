@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from latentbridge.models.left_padding import IGNORE_INDEX
+from latentbridge.models.options import ReplyOptions, finish_reply
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
-from latentbridge.types import Conversation
+from latentbridge.models.token_sampling import choose
+from latentbridge.types import Conversation, Reply
 
 
 @dataclass(frozen=True)
@@ -31,28 +33,34 @@ class Replies:
 def generate_replies(
     backbone: QwenVL,
     conversations: Sequence[Conversation],
-    *,
-    max_tokens: int = 128,
-    temperature: float = 0.0,
+    options: ReplyOptions,
     generators: Sequence[torch.Generator] | None = None,
-) -> list[str]:
-    """Return the reply to each conversation; greedy, or sampled at `temperature` with one generator per conversation."""
+) -> list[Reply]:
+    """Return the reply to each conversation; greedy, or sampled with one generator per conversation."""
     prompts = backbone.tokenize(conversations, open_ended=True, pad="left")
-    replies = sample_replies(backbone, prompts, max_tokens=max_tokens, temperature=temperature, generators=generators)
-    return backbone.decode(replies.tokens)
+    replies = sample_replies(backbone, prompts, options, generators)
+    return [
+        finish_reply(
+            backbone.tokenizer,
+            [token for token in tokens if token != backbone.padding],
+            [backbone.end_of_turn],
+            options,
+            log_probs if options.temperature else (),
+            skip_special_tokens=False,  # the markers of a description to draw
+        )
+        for tokens, log_probs in zip(replies.tokens.tolist(), replies.log_probs.tolist(), strict=True)
+    ]
 
 
 @torch.no_grad()
 def sample_replies(
     backbone: QwenVL,
     prompts: TokenBatch,
-    *,
-    copies: int = 1,
-    max_tokens: int,
-    temperature: float = 0.0,
+    options: ReplyOptions,
     generators: Sequence[torch.Generator] | None = None,
+    copies: int = 1,
 ) -> Replies:
-    """Sample `copies` replies to each prompt; greedy, or at `temperature` with one generator per reply.
+    """Sample `copies` replies to each prompt; greedy, or with one generator per reply.
 
     Prompts are open-ended, left-padded, and prefilled once. A reply does not depend on the others.
     """
@@ -69,12 +77,12 @@ def sample_replies(
     sampled: list[Tensor] = []
     while True:
         logits = backbone.model.lm_head(states).float()
-        token, log_prob = choose(logits, temperature, generators)
+        token, log_prob = choose(logits, options, generators)
         tokens.append(torch.where(finished, backbone.padding, token))
         log_probs.append(log_prob.masked_fill(finished, 0.0))
         sampled.append(~finished)
         finished = finished | (tokens[-1] == backbone.end_of_turn)
-        if len(tokens) == max_tokens or bool(finished.all()):
+        if len(tokens) == options.max_tokens or bool(finished.all()):
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         output = backbone.model.model(
@@ -126,23 +134,3 @@ def _append_replies(prompts: TokenBatch, replies: Replies, copies: int) -> Token
         pixel_values=None,
         image_grid_thw=None if grid is None else grid.repeat_interleave(copies, dim=0),
     )
-
-
-def choose(logits: Tensor, temperature: float, generators: Sequence[torch.Generator] | None) -> tuple[Tensor, Tensor]:
-    """Return tokens [r] and their log-probabilities [r], which are 0 if greedy."""
-    if temperature == 0.0:
-        return logits.argmax(dim=-1), logits.new_zeros(len(logits))
-    assert generators is not None, "sampling needs one generator per reply"
-    probabilities = (logits / temperature).softmax(dim=-1)
-    tokens = sample_tokens(probabilities, generators)
-    return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
-
-
-def sample_tokens(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Sample one token per row, [r v] -> int64 [r], by inverse CDF with one number from the row's CPU generator.
-
-    torch.multinomial draws a number for every token of the vocabulary, which took a third of the sampling time.
-    """
-    cdf = probabilities.double().cumsum(dim=-1)
-    uniform = torch.cat([torch.rand(1, generator=generator) for generator in generators]).to(cdf)
-    return torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]

@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from latentbridge.errors import UserError
+from latentbridge.models.options import DrawingOptions
 from latentbridge.models.stepwise import StepwiseModel
 from latentbridge.models.unified import UnifiedModel
 from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk, whole_reply
@@ -47,14 +48,8 @@ class ReplyJob:
                 f"The conversation has {prompt_tokens} tokens; {model.context_length - 1} are the most, so shorten it."
             )
         yield
-        (text,) = model.reply(
-            [request.conversation],
-            max_tokens=request.max_tokens,
-            temperature=request.temperature,
-            generators=[request.generator()],
-        )
-        reply_tokens = model.count_tokens(Conversation(((text, ""),)))
-        return [whole_reply(request, text, prompt_tokens, reply_tokens)]
+        (reply,) = model.reply([request.conversation], [request.generator()], **vars(request.options))
+        return [whole_reply(reply, prompt_tokens)]
 
 
 @dataclass(frozen=True)
@@ -63,19 +58,17 @@ class GenerateJob:
 
     description: str
     seed: int
-    steps: int
-    guidance: float
+    options: DrawingOptions
 
     def shape(self, model: UnifiedModel) -> Hashable:
-        return self.steps, self.guidance
+        return self.options
 
     @classmethod
     def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[Picture]]:
         descriptions, seeds = [job.description for job in jobs], [job.seed for job in jobs]
-        steps, guidance = jobs[0].steps, jobs[0].guidance
         if isinstance(model, StepwiseModel):
-            return (yield from model.draw_steps(descriptions, seeds, steps, guidance))
-        return model.draw_descriptions(descriptions, seeds, steps=steps, guidance=guidance)
+            return (yield from model.draw_steps(descriptions, seeds, jobs[0].options))
+        return model.draw_descriptions(descriptions, seeds, **vars(jobs[0].options))
 
 
 @dataclass(frozen=True)
@@ -85,22 +78,20 @@ class EditJob:
     picture: Picture
     instruction: str
     seed: int
-    steps: int
-    guidance: float
+    options: DrawingOptions
     before: str = ""
     after: str = ""
 
     def shape(self, model: UnifiedModel) -> Hashable:
-        return self.steps, self.guidance
+        return self.options
 
     @classmethod
     def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[EditResult]]:
         pictures, seeds = [job.picture for job in jobs], [job.seed for job in jobs]
-        steps, guidance = jobs[0].steps, jobs[0].guidance
         if isinstance(model, StepwiseModel):
             before, after = [job.before for job in jobs], [job.after for job in jobs]
-            return (yield from model.edit_steps(pictures, before, after, seeds, steps, guidance))
-        return model.edit_pictures(pictures, [job.instruction for job in jobs], seeds, steps=steps, guidance=guidance)
+            return (yield from model.edit_steps(pictures, before, after, seeds, jobs[0].options))
+        return model.edit_pictures(pictures, [job.instruction for job in jobs], seeds, **vars(jobs[0].options))
 
 
 @dataclass(frozen=True)
@@ -123,7 +114,7 @@ class ImageEmbeddingJob:
     @classmethod
     def run_batch(cls, model: UnifiedModel, jobs: Sequence[Self]) -> Generator[None, None, list[EmbeddingOutput]]:
         pictures = [job.picture for job in jobs]
-        tokens = model.count_tokens(Conversation((("", ""),), pictures[0]))
+        tokens = model.count_tokens(Conversation.with_picture((("", ""),), pictures[0]))
         yield
         return [EmbeddingOutput(vector, tokens) for vector in model.embed(images=pictures)]
 

@@ -92,7 +92,9 @@ class Scheduler:
     @cached_property
     def _slots(self) -> ContinuousBatch:
         assert isinstance(self._model, StepwiseModel), "other models get no StartReply"
-        return self._model.new_reply_batch(self._settings.slots, self._settings.context_tokens)
+        return self._model.new_reply_batch(
+            self._settings.slots, self._settings.context_tokens or self._model.context_length
+        )
 
     def send(self, command: Command) -> None:
         """Queue a command, from any thread; it is handled before the next step."""
@@ -153,7 +155,7 @@ class Scheduler:
         replies = [self._waiting.pop(job) for job in numbers]
         with self._reporting_errors(numbers):
             requests = [reply.request for reply in replies]
-            sampling_params = [SamplingParams(request.temperature, request.generator()) for request in requests]
+            sampling_params = [SamplingParams(request.options, request.generator()) for request in requests]
             slots = self._slots.add([reply.prompt for reply in replies], sampling_params)
             self._running |= zip(slots, zip(numbers, replies, strict=True), strict=True)
 

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from latentbridge.models.options import ReplyOptions, find_stop
+from latentbridge.models.unified import CHAT_PURPOSE
 from latentbridge.rng import torch_rng
-from latentbridge.types import Conversation
+from latentbridge.types import Conversation, FinishReason, Reply
 
-FinishReason = Literal["stop", "length"]
 _REPLACEMENT = "\ufffd"
 """The character that an incomplete UTF-8 sequence decodes to."""
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A conversation to reply to, with its sampling parameters."""
+    """A conversation to reply to, with the options of the reply."""
 
     conversation: Conversation
-    max_tokens: int
-    temperature: float = 0.0
+    options: ReplyOptions
     seed: int = 0
-    stop: tuple[str, ...] = ()
-    """Texts that end the reply and are left out of it."""
-    purpose: str = "chat"
+    purpose: str = CHAT_PURPOSE
     """The stream of the seed that tokens are sampled from (`rng.py`)."""
 
     def generator(self) -> torch.Generator:
@@ -65,11 +62,11 @@ class Detokenizer:
         """Return the chunk of a token; `has_room` tells whether the slot holds another one."""
         self._tokens.append(token)
         text = self._decode(self._tokens)
-        stop_at = _find_stop(text, self._request.stop)
+        stop_at = find_stop(text, self._request.options.stop)
         reason: FinishReason | None = None
         if token == self._end_of_turn or stop_at is not None:
             reason = "stop"
-        elif len(self._tokens) == self._request.max_tokens or not has_room:
+        elif len(self._tokens) == self._request.options.max_tokens or not has_room:
             reason = "length"
         final = text[:stop_at] if reason else text[: len(text) - self._pending(text)]
         new, self._sent = final[self._sent :], max(self._sent, len(final))
@@ -79,18 +76,11 @@ class Detokenizer:
         """Return how many characters at the end may still change or become a stop text."""
         complete = text.rstrip(_REPLACEMENT)
         prefixes = (
-            n for stop in self._request.stop for n in range(len(stop) - 1, 0, -1) if complete.endswith(stop[:n])
+            n for stop in self._request.options.stop for n in range(len(stop) - 1, 0, -1) if complete.endswith(stop[:n])
         )
         return len(text) - len(complete) + max(prefixes, default=0)
 
 
-def whole_reply(request: GenerationRequest, text: str, prompt_tokens: int, reply_tokens: int) -> TokenChunk:
-    """Return a reply as one chunk of at least one token, cut at the first stop text."""
-    stop_at = _find_stop(text, request.stop)
-    reason: FinishReason = "length" if stop_at is None and reply_tokens >= request.max_tokens else "stop"
-    return TokenChunk(None, text[:stop_at], reason, prompt_tokens, max(1, reply_tokens))
-
-
-def _find_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Return the position of the first stop text, if any."""
-    return min((start for stop in stops if (start := text.find(stop)) >= 0), default=None)
+def whole_reply(reply: Reply, prompt_tokens: int) -> TokenChunk:
+    """Return a reply as one chunk of at least one token."""
+    return TokenChunk(None, reply.text, reply.finish_reason, prompt_tokens, max(1, len(reply.token_ids)))

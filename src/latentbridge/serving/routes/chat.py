@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: replies to conversations with at most one picture, whole or streamed."""
+"""POST /v1/chat/completions: replies to conversations, whole or streamed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 
 from latentbridge import prompts
 from latentbridge.errors import UserError
+from latentbridge.models.options import with_options
 from latentbridge.serving import schemas
 from latentbridge.serving.api_errors import error_document
 from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
@@ -41,11 +42,11 @@ _EFFORTS = {
 
 @router.post("/v1/chat/completions", response_model=schemas.ChatCompletion, responses=_STREAM, operation_id="chat")
 async def chat(body: schemas.ChatCompletionRequest, request: Request, service: ServiceDep) -> Any:
-    """Reply to a conversation with at most one picture, given as a data URL."""
+    """Reply to a conversation, whose pictures are data URLs."""
     service.check_model(body.model)
     service.engine.model.require("understand")
     generation = await generation_request(body, service)
-    request.state.charge(generation.max_tokens)
+    request.state.charge(generation.options.max_tokens)
     warnings = await chat_warnings(body, generation, service)
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": unix_time(), "model": service.settings.model_name}
     if not body.stream:
@@ -93,49 +94,64 @@ async def _events(
 
 async def generation_request(body: schemas.ChatCompletionRequest, service: Service) -> GenerationRequest:
     """Return the engine's request for a request body, within the limits."""
-    limits = service.settings
-    max_tokens = body.max_completion_tokens or body.max_tokens or limits.max_tokens
-    service.check_limit("max_tokens", max_tokens, limits.max_tokens)
+    model, limit = service.engine.model, service.settings.max_tokens
+    max_tokens = body.max_completion_tokens or body.max_tokens or limit
+    service.check_limit("max_tokens", max_tokens or 0, limit or model.context_length)
     stop = tuple([body.stop] if isinstance(body.stop, str) else body.stop or ())
     conversation = await _conversation(body.messages, body.reasoning_effort or "none", service)
-    return GenerationRequest(conversation, max_tokens, body.temperature or 0.0, seed_or_random(body.seed), stop)
+    changes = {"max_tokens": max_tokens, "temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}
+    options = with_options(model.reply_options, changes | {"stop": stop})
+    return GenerationRequest(conversation, options, seed_or_random(body.seed))
 
 
 async def chat_warnings(
     body: schemas.ChatCompletionRequest, generation: GenerationRequest, service: Service
 ) -> list[str]:
-    """Return warnings about the conversation's picture and the words of its last user message."""
+    """Return warnings about the conversation's pictures and the words of its last user message."""
     texts = [_parts(message)[0] for message in body.messages if message.role == "user"]
     text_warnings = service.input_check.text_warnings(texts[-1]) if texts else []
-    return [*await service.picture_warnings(generation.conversation.picture), *text_warnings]
+    about_pictures = [await service.picture_warnings(each) for each in generation.conversation.all_pictures]
+    return [*dict.fromkeys(warning for each in about_pictures for warning in each), *text_warnings]
 
 
 async def _conversation(messages: Sequence[schemas.Message], effort: str, service: Service) -> Conversation:
-    """Return the turns of user and assistant; system messages go before the next user text, for want of a system role."""
-    turns: list[tuple[str, str]] = []
-    question, texts, urls = "", list[str](), list[str]()
+    """Return the turns of user and assistant, and the system message.
+
+    For a model without a system role, and after the first turn, a system message goes before the next user text.
+    """
+    model = service.engine.model
+    system: str | None = None
+    turns, urls_by_turn = list[tuple[str, str]](), list[list[str]]([[]])
+    question, texts = "", list[str]()
     for message in messages:
-        text, picture_urls = _parts(message)
+        text, urls = _parts(message)
         texts.append(text)
-        urls += picture_urls
-        if message.role != "assistant":
+        urls_by_turn[-1] += urls
+        is_system = message.role in ("system", "developer")
+        if is_system and model.takes_system_message and not (turns or question):
+            system = f"{system}\n{text}" if system else text
+        elif message.role != "assistant":
             question = f"{question}\n{text}" if question else text
         elif token := _SPECIAL_TOKEN.search(text):
             raise UserError(f"An assistant's message contains {token[0]}, a special token of the model; leave it out.")
-        elif question:
+        elif question or urls_by_turn[-1]:
             turns.append((question, text))
+            urls_by_turn.append([])
             question = ""
         else:
             raise UserError("An assistant's message answers nothing; put a user's message before it.")
-    if not question and not urls:
+    if not question and not any(urls_by_turn):
         raise UserError("There is nothing to reply to; end with a user's message that has text or a picture.")
-    if len(urls) > 1:
-        raise UserError(f"The conversation has {len(urls)} pictures; this model looks at one.")
+    count = sum(map(len, urls_by_turn))
+    if model.max_pictures is not None and count > model.max_pictures:
+        raise UserError(f"The conversation has {count} pictures; this model looks at {model.max_pictures}.")
+    service.check_limit("pictures", count, service.settings.max_inputs)
     prompts.check_text(
         "conversation", "\n".join(texts).strip() or prompts.CAPTION_REQUEST, service.settings.max_characters
     )
-    question = _EFFORTS.get(effort, str)(question or prompts.CAPTION_REQUEST)
-    return Conversation((*turns, (question, "")), await service.fetch_picture(urls[0]) if urls else None)
+    turns.append((_EFFORTS.get(effort, str)(question or prompts.CAPTION_REQUEST), ""))
+    pictures = [tuple([await service.fetch_picture(url) for url in urls]) for urls in urls_by_turn]
+    return Conversation(tuple(turns), tuple(pictures) if count else (), system=system)
 
 
 def _parts(message: schemas.Message) -> tuple[str, list[str]]:

@@ -24,7 +24,7 @@ async def loopback(body: LoopbackRequest, request: Request, service: ServiceDep)
     engine, model = service.engine, service.engine.model
     for skill in ("understand", "generate", "embed"):
         model.require(skill)
-    request.state.charge(body.rounds * model.default_steps)
+    request.state.charge(body.rounds * model.drawing_options.steps)
     origin = await service.fetch_picture(body.image)
     seed = seed_or_random(body.seed)
 
@@ -36,9 +36,9 @@ async def loopback(body: LoopbackRequest, request: Request, service: ServiceDep)
         picture = origin
         first = previous = await embed(picture)
         for number in range(body.rounds):
-            words = await service.ask(picture, prompts.CAPTION_REQUEST, model.max_tokens)
+            words = await service.ask(picture, prompts.CAPTION_REQUEST, model.reply_options.max_tokens)
             noise_seed = int(numpy_rng(seed, "loopback", number).integers(2**31))
-            picture = await engine.run(GenerateJob(words, noise_seed, model.default_steps, model.default_guidance))
+            picture = await engine.run(GenerateJob(words, noise_seed, model.drawing_options))
             vector = await embed(picture)
             to_origin, to_previous = float(vector @ first), float(vector @ previous)
             rounds.append(

@@ -55,7 +55,7 @@ def tab(api: ApiBridge) -> None:
             body = ChatCompletionRequest(messages=sent, reasoning_effort="low" if in_steps else "none")
             generation = await generation_request(body, api.service)
             doubts = await chat_warnings(body, generation, api.service)
-            request.state.charge(generation.max_tokens)
+            request.state.charge(generation.options.max_tokens)
             lines = [*lines, _line("user", text)] if text else lines
             yield None, sent, lines, lines, gr.Button(interactive=True), show_warnings(doubts)
             answer = ""

@@ -38,12 +38,17 @@ def chosen_seed(seed: int | None) -> int | None:
 def sampling_inputs(service: Service) -> list[gr.Component]:
     """Return inputs for seed, steps and guidance."""
     model, limit = service.engine.model, service.settings.max_steps
-    steps = min(model.default_steps, limit)
+    steps = min(model.drawing_options.steps, limit)
     return [
         seed_input(),
         gr.Slider(1, limit, steps, step=1, label="Steps", info="More is slower and finer."),
         gr.Slider(
-            0, 10, model.default_guidance, step=0.1, label="Guidance", info="How strictly the words are followed."
+            0,
+            10,
+            model.drawing_options.guidance,
+            step=0.1,
+            label="Guidance",
+            info="How strictly the words are followed.",
         ),
     ]
 

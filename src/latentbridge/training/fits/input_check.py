@@ -52,8 +52,7 @@ class _Samples:
             self.uses[word] = self.uses.get(word, WordUse(0)) | use
 
     def add_conversation(self, talk: Conversation) -> None:
-        if talk.picture is not None:
-            self.pictures.append(talk.picture)
+        self.pictures += talk.all_pictures
         for request, reply in talk.turns:
             if request.startswith(prefix := prompts.draw_request("")):
                 self.add_words(request, WordUse.PROMPT)

@@ -158,7 +158,7 @@ class Align(DataStage):
         digest = sha256()
         for item in map(self._item, range(min(_PROBED_ITEMS, self.settings.items))):
             digest.update(repr((item.conversation.turns, item.caption, item.identity)).encode())
-            pictures = (item.target, item.picture, item.conversation.picture)
+            pictures = (item.target, item.picture, *item.conversation.all_pictures)
             digest.update(b"".join(picture.tobytes() for picture in pictures if picture is not None))
         return digest.hexdigest()
 

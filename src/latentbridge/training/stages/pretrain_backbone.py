@@ -63,12 +63,12 @@ class PretrainBackbone(Stage):
         fitting = (scene for scene in scenes("train", rng) if len(scene.things) <= max_things)
         sampled = list(islice(fitting, self.config.batch_size))
         conversations = [scene_conversation(scene, rng, self.tasks) for scene in sampled]
-        while all(one.picture is None for one in conversations):  # nothing to label; happens in batches of one or two
+        while all(not one.all_pictures for one in conversations):  # nothing to label; happens in batches of one or two
             conversations = [scene_conversation(scene, rng, self.tasks) for scene in sampled]
         sizes = model.config.backbone
         patch_px = sizes.patch_size_px * sizes.merge_size
         local = local_rows(list(zip(sampled, conversations, strict=True)))
-        labels = [_token_labels(scene, patch_px) for scene, one in local if one.picture is not None]
+        labels = [_token_labels(scene, patch_px) for scene, one in local if one.all_pictures]
         zero_weight = [_token_labels(sampled[index], patch_px) for index in zero_weight_indices(conversations)]
         labels += [np.full_like(one, IGNORE_INDEX) for one in zero_weight]
         tokens = model.backbone.tokenize(local_conversations(conversations), device=CPU)

@@ -21,13 +21,14 @@ from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder, resi
 from latentbridge.models.backbones.bagel.rectified_flow import guided, noised, sampling_times, training_times
 from latentbridge.models.chat import BagelChat, ChatTokens, tokenize_chat
 from latentbridge.models.left_padding import PaddedTokens, next_token_loss, pad_left
+from latentbridge.models.options import DrawingOptions, ReplyOptions, finish_reply
 from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
-from latentbridge.models.qwen_vl.sampling import sample_tokens
+from latentbridge.models.token_sampling import choose
 from latentbridge.models.tokenization import token_id
-from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
+from latentbridge.models.trainable import TrainableModel, masked_mean
 from latentbridge.ranks import per_rank_random
-from latentbridge.rng import torch_rng
-from latentbridge.types import Conversation, Picture
+from latentbridge.rng import repeat_seeds, torch_rng
+from latentbridge.types import Conversation, Picture, Reply
 
 FIRST, LAST = "<|im_start|>", "<|im_end|>"
 """Markers around every text, the user's and the model's."""
@@ -92,8 +93,7 @@ class Bagel(TrainableModel):
         self.autoencoder = autoencoder
         self.tokenizer = tokenizer
         self.roundtrip_steps = roundtrip_steps
-        self.default_steps = steps
-        self.default_guidance = guidance
+        self.drawing_options = DrawingOptions(steps, guidance)
         self.config = config
         self.image_size_px = None  # NaViT reads any size
         self.drawing_size_px = latents.grid * latents.patch * autoencoder.patch_px
@@ -112,50 +112,33 @@ class Bagel(TrainableModel):
 
     # --- skills, by the batch ---
 
-    @torch.no_grad()
-    def reply(
+    def _reply(
         self,
         conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[str]:
+        options: ReplyOptions,
+        generators: Sequence[torch.Generator] | None,
+    ) -> list[Reply]:
         features = self._conversation_features(conversations)
         chats = [
-            self._tokenize(conversation, 0 if image is None else len(image), open_ended=True)
-            for conversation, image in zip(conversations, features, strict=True)
+            self._tokenize(conversation, [len(image) for image in images], open_ended=True)
+            for conversation, images in zip(conversations, features, strict=True)
         ]
         tokens = self._pad([chat.ids for chat in chats])
-        states, past = self._hidden(tokens, [image for image in features if image is not None])
+        states, past = self._hidden(tokens, [image for images in features for image in images])
         mask, positions, replies = tokens.mask.bool(), self._positions(tokens)[:, -1:], []
         has_ended = mask.new_zeros(len(conversations), 1)
-        while len(replies) < max_tokens and not bool(has_ended.all()):
-            logits = self.language_model.lm_head(states[:, -1:])
-            if temperature == 0.0:
-                replies.append(logits.argmax(-1))
-            else:
-                assert generators is not None, "sampling needs one generator per conversation"
-                probabilities = (logits[:, -1].float() / temperature).softmax(-1)
-                replies.append(sample_tokens(probabilities, generators)[:, None])
+        while len(replies) < options.max_tokens and not bool(has_ended.all()):
+            logits = self.language_model.lm_head(states[:, -1]).float()
+            replies.append(choose(logits, options, generators)[0][:, None])
             has_ended |= replies[-1] == self._eos
             mask, positions = torch.cat([mask, torch.ones_like(has_ended)], dim=1), positions + 1
             stream = Stream(self.language_model.embed_tokens(replies[-1]), positions)
             (states,), past = self.language_model([stream], mask[:, None], past)
-        rows = [[*row, self._eos] for row in torch.cat(replies, dim=1).tolist()]
-        return self.tokenizer.batch_decode([row[: row.index(self._eos)] for row in rows], skip_special_tokens=True)
+        rows = torch.cat(replies, dim=1).tolist()
+        return [finish_reply(self.tokenizer, row, [self._eos], options) for row in rows]
 
-    @torch.no_grad()
-    def draw_descriptions(
-        self,
-        descriptions: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-    ) -> list[Picture]:
-        steps, guidance = self.sampling_settings(steps, guidance)
-        clean, _ = self._sample(descriptions, repeat_seeds(seeds, len(descriptions)), steps, guidance)
+    def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: DrawingOptions) -> list[Picture]:
+        clean, _ = self._sample(descriptions, seeds, options.steps, options.guidance)
         return to_pictures(self._decode_latents(clean))
 
     # --- latents and losses ---
@@ -182,13 +165,17 @@ class Bagel(TrainableModel):
 
     def understanding_loss(self, conversations: Sequence[Conversation], drawn: Tensor | None = None) -> Tensor:
         """Return the mean next-token cross-entropy over the tokens of replies."""
-        features = self._conversation_features(conversations) if drawn is None else self._encode_drawing(drawn)
+        features = (
+            self._conversation_features(conversations)
+            if drawn is None
+            else [[image] for image in self._encode_drawing(drawn)]
+        )
         chats = [
-            self._tokenize(conversation, 0 if image is None else len(image))
-            for conversation, image in zip(conversations, features, strict=True)
+            self._tokenize(conversation, [len(image) for image in images])
+            for conversation, images in zip(conversations, features, strict=True)
         ]
         tokens = self._pad([chat.ids for chat in chats])
-        states, _ = self._hidden(tokens, [image for image in features if image is not None])
+        states, _ = self._hidden(tokens, [image for images in features for image in images])
         return next_token_loss(self.language_model.lm_head, states, [chat.labels for chat in chats])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
@@ -284,10 +271,10 @@ class Bagel(TrainableModel):
 
     # --- images ---
 
-    def _conversation_features(self, conversations: Sequence[Conversation]) -> list[Tensor | None]:
-        """Return the SigLIP features [n h] of each conversation's picture, None if it has none."""
-        features = iter(self.eye([c.picture for c in conversations if c.picture is not None]))
-        return [next(features) if c.picture is not None else None for c in conversations]
+    def _conversation_features(self, conversations: Sequence[Conversation]) -> list[list[Tensor]]:
+        """Return the SigLIP features [n h] of each conversation's pictures."""
+        features = iter(self.eye([picture for c in conversations for picture in c.all_pictures]))
+        return [[next(features) for _ in c.all_pictures] for c in conversations]
 
     def _image_states(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return states [b s h] of pictures alone from their SigLIP features [n h], and the mask [b s] of image tokens."""
@@ -315,9 +302,12 @@ class Bagel(TrainableModel):
     def _tokenize_texts(self, texts: Sequence[str]) -> PaddedTokens:
         return self._pad([self.chat.text(text) for text in texts])
 
-    def _tokenize(self, conversation: Conversation, num_image_tokens: int, open_ended: bool = False) -> ChatTokens:
-        """Return the tokens of a conversation about an image, if any; `open_ended` omits the last reply."""
-        return tokenize_chat(self.chat, conversation, self._image_ids(num_image_tokens), open_ended)
+    def _tokenize(
+        self, conversation: Conversation, num_image_tokens: Sequence[int], open_ended: bool = False
+    ) -> ChatTokens:
+        """Return the tokens of a conversation about images of so many tokens each; `open_ended` omits the last reply."""
+        images = [self._image_ids(count) for count in num_image_tokens]
+        return tokenize_chat(self.chat, conversation, [images], open_ended)
 
     def _pad(self, rows: Sequence[list[int]]) -> PaddedTokens:
         return pad_left(rows, self._eos, device_of(self))

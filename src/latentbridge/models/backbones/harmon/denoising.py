@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate, pairwise
 from operator import mul
 from typing import NamedTuple
@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from latentbridge.models.backbones.harmon.mar import pick
+from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions
+from latentbridge.models.diffusion import Scheduler, sample
 from latentbridge.rng import torch_rng
 
 NUM_TIMESTEPS = 1000
@@ -131,6 +134,36 @@ def guided_prediction(
     return torch.cat([other + guidance * (prediction - other), variances], dim=1)
 
 
+def denoise(
+    head: nn.Module,
+    scheduler: Scheduler,
+    states: Tensor,
+    uncond: Tensor | None,
+    noise: Tensor,
+    step_noise: Tensor | None,
+    options: HarmonDrawingOptions,
+) -> Tensor:
+    """Return tokens [m c] from states [m d] and unit noise [m c], guided away from the states `uncond` [m d] if given.
+
+    With `step_noise` [steps m c] denoising is stochastic; otherwise it is deterministic, by `scheduler` and without variances.
+    """
+    if step_noise is not None:
+        predict = partial(guided_prediction, head, states=states, uncond=uncond, guidance=options.guidance)
+        process = LearnedVarianceDiffusion(len(step_noise))
+        return process.sample(predict, noise, step_noise, options.temperature)
+    drawn = sample(
+        lambda *inputs: head(*inputs)[:, : noise.shape[-1]],
+        scheduler,
+        states,
+        states if uncond is None else uncond,
+        noise[..., None, None],
+        [],
+        steps=options.num_denoising_steps,
+        guidance=1.0 if uncond is None else options.guidance,
+    )
+    return drawn[..., 0, 0]
+
+
 class Randomness(NamedTuple):
     """All random numbers of a batch of drawings, by position: each row follows from the seed of its picture."""
 
@@ -141,14 +174,26 @@ class Randomness(NamedTuple):
     step_noise: Tensor | None
     """Noise of each stochastic denoising step, noisiest first, [b steps n c]."""
 
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return `noise` and `step_noise` at positions [b j]."""
+        if self.step_noise is None:
+            return pick(self.noise, positions), None
+        every_step = positions[:, None].expand(-1, self.step_noise.shape[1], -1)
+        return pick(self.noise, positions), pick(self.step_noise, every_step)
 
-def draw_randomness(seeds: Sequence[int], num_tokens: int, channels: int, num_step_noises: int) -> Randomness:
-    """Draw the random numbers of one drawing per seed, on the CPU; no `step_noise` for 0 `num_step_noises`."""
+
+def draw_randomness(
+    seeds: Sequence[int], num_tokens: int, channels: int, options: HarmonDrawingOptions, device: torch.device
+) -> Randomness:
+    """Draw the random numbers of one drawing per seed, on the CPU, and move them to the device."""
     orders = [torch.randperm(num_tokens, generator=torch_rng(seed, "places")) for seed in seeds]
     noises = [torch.randn(num_tokens, channels, generator=torch_rng(seed, "image tokens")) for seed in seeds]
-    size = num_step_noises, num_tokens, channels
-    steps = [torch.randn(size, generator=torch_rng(seed, "denoising steps")) for seed in seeds if num_step_noises]
-    return Randomness(torch.stack(orders), torch.stack(noises), torch.stack(steps) if steps else None)
+    order, noise = torch.stack(orders).to(device), torch.stack(noises).to(device)
+    if options.sampler == "ddim":
+        return Randomness(order, noise, None)
+    size = options.num_denoising_steps, num_tokens, channels
+    steps = [torch.randn(size, generator=torch_rng(seed, "denoising steps")) for seed in seeds]
+    return Randomness(order, noise, torch.stack(steps).to(device))
 
 
 @cache

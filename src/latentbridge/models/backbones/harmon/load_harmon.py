@@ -22,7 +22,7 @@ from latentbridge.config import MarConfig, ReleaseConfig
 from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
-from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions
+from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions, HarmonReplyOptions
 from latentbridge.models.diffusion import Scheduler
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, read_tensors, tensor_names
 from latentbridge.models.tokenization import load_tokenizer
@@ -174,8 +174,8 @@ def _build(
         scheduler,
         tokenizer,
         HarmonDrawingOptions(),
+        HarmonReplyOptions(max_tokens=_MAX_TOKENS),
         image_size_px=sizes.image_size_px,
-        max_tokens=_MAX_TOKENS,
         config=config,
     )
 

@@ -125,16 +125,16 @@ class _Modulated(nn.Module):
 
 
 def known_counts(num_tokens: int, steps: int) -> list[int]:
-    """Return the number of known tokens before each generation step and after the last: from 0 to `num_tokens`, rising.
+    """Return the number of known tokens before each generation step and after the last: from 0 to `num_tokens`.
 
     floor(n cos(pi s / 2 S)) tokens stay masked after step s of S, so that few come first (MAR), but at least one token is
-    drawn in each step, the last one in the last; steps for which no token is left are omitted.
+    drawn in each step, and one is left for the last; with more steps than tokens some draw none.
     """
     counts = [0]
     for step in range(1, steps):
         masked = math.floor(num_tokens * math.cos(math.pi / 2 * step / steps))
         counts.append(min(max(counts[-1] + 1, num_tokens - masked), num_tokens - 1))
-    return sorted({*counts, num_tokens})
+    return [*counts, num_tokens]
 
 
 def resized_positions(positions: Tensor, grid: Grid, num_buffers: int = 0) -> Tensor:

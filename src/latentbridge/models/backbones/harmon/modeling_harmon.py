@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -19,10 +18,9 @@ from latentbridge.errors import UserError
 from latentbridge.images import ImageLike, open_picture
 from latentbridge.models.autoencoder import Autoencoder
 from latentbridge.models.backbones.harmon.denoising import (
-    LearnedVarianceDiffusion,
     Randomness,
+    denoise,
     draw_randomness,
-    guided_prediction,
     learned_variance_loss,
 )
 from latentbridge.models.backbones.harmon.mar import (
@@ -33,11 +31,10 @@ from latentbridge.models.backbones.harmon.mar import (
     known_counts,
     pick,
 )
-from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions
+from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions, HarmonReplyOptions
 from latentbridge.models.backbones.harmon.pictures import pad_and_resize
-from latentbridge.models.backbones.sampling import sampling_processors
-from latentbridge.models.chat import ChatML, ChatTokens, tokenize_chat
-from latentbridge.models.diffusion import Scheduler, draw_noise, noised_loss, sample
+from latentbridge.models.backbones.harmon.prompts import HarmonPrompts
+from latentbridge.models.diffusion import Scheduler, draw_noise, noised_loss
 from latentbridge.models.left_padding import (
     PaddedTokens,
     last_tokens_mask,
@@ -45,13 +42,15 @@ from latentbridge.models.left_padding import (
     pad_left,
     position_ids,
 )
+from latentbridge.models.options import DrawingOptions, finish_reply
 from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
-from latentbridge.models.tokenization import encode, token_id
-from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
+from latentbridge.models.token_sampling import sampling_processors
+from latentbridge.models.tokenization import encode
+from latentbridge.models.trainable import TrainableModel, masked_mean
 from latentbridge.ranks import per_rank_random
-from latentbridge.types import Conversation, Picture
+from latentbridge.rng import repeat_seeds
+from latentbridge.types import Conversation, Picture, Reply
 
-_PROMPT_PREFIX, _UNCOND_PROMPT = "Generate an image:", "Generate an image."
 _MIN_MASK_RATIO = 0.7
 """Smallest share of the tokens that training masks (MAR)."""
 _MASK_RATIO_STD = 0.25
@@ -74,14 +73,10 @@ class Context(NamedTuple):
 class GenerationStep(NamedTuple):
     """One step of masked generation."""
 
-    known: Tensor
-    """Positions known before it, ascending, int64 [b k]."""
     drawn: Tensor
     """Positions drawn by it, ascending, int64 [b j]."""
     states: Tensor
-    """The decoder's states of all positions, [b n d], with gradients."""
-    uncond_states: Tensor | None
-    """The same without the prompt."""
+    """The decoder's states of these positions, [b j d], with gradients."""
     tokens: Tensor
     """All tokens after it, [b n c]; zero where none is drawn yet."""
 
@@ -106,6 +101,8 @@ class Harmon(TrainableModel):
     kind = "harmon"
     image_size_px: int
     drawing_size_px: int
+    drawing_options: HarmonDrawingOptions
+    reply_options: HarmonReplyOptions
     tokenizer: Qwen2Tokenizer
 
     def __init__(
@@ -116,8 +113,8 @@ class Harmon(TrainableModel):
         scheduler: Scheduler,
         tokenizer: Qwen2Tokenizer,
         drawing_options: HarmonDrawingOptions,
+        reply_options: HarmonReplyOptions,
         image_size_px: int | None = None,
-        max_tokens: int = 160,
         config: TinyHarmonConfig | ReleaseConfig | None = None,
     ):
         """`scheduler` is that of the head, for the loss without learned variances and for deterministic sampling.
@@ -133,21 +130,17 @@ class Harmon(TrainableModel):
         self.autoencoder = autoencoder
         self.scheduler = scheduler
         self.tokenizer = tokenizer
-        self.drawing_options = drawing_options
-        self.default_steps, self.default_guidance = drawing_options.steps, drawing_options.guidance
-        self.max_tokens = max_tokens
+        self.drawing_options, self.reply_options = drawing_options, reply_options
         self.through_pixels = False
         self.config = config
         self.learned_variances = mar.learned_variances
         self.image_size_px = self.drawing_size_px = image_size_px or mar.grid * autoencoder.patch_px
         self.context_length = language_model.config.max_position_embeddings
         self.embedding_size = width
-        self.grid = (self.image_size_px // autoencoder.patch_px,) * 2
-        self.num_tokens, self.num_buffers = self.grid[0] * self.grid[1], mar.num_buffers
-        self.chat = ChatML(tokenizer, image_suffix="\n")
-        self._image, self._end, self._padding = (
-            token_id(tokenizer, name) for name in ("<|image_pad|>", "<|im_end|>", "<|endoftext|>")
-        )
+        side = self.image_size_px // autoencoder.patch_px
+        self.grid: Grid = (side, side)
+        self.num_tokens, self.num_buffers = side**2, mar.num_buffers
+        self.prompts = HarmonPrompts(tokenizer, mar.num_buffers)
 
     # --- properties of the contract ---
 
@@ -160,41 +153,36 @@ class Harmon(TrainableModel):
 
     # --- skills, by the batch ---
 
-    @torch.no_grad()
-    def reply(
+    def _reply(
         self,
         conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[str]:
-        tokens = self._pad([self._tokenize(conversation, open_ended=True).ids for conversation in conversations])
-        pictures = [c.picture for c in conversations if c.picture is not None]
-        features = self._encode_image(self._encode_pictures(pictures)) if pictures else None
+        options: HarmonReplyOptions,
+        generators: Sequence[torch.Generator] | None,
+    ) -> list[Reply]:
+        size_px = options.picture_size_px or self.image_size_px
+        if size_px % self.autoencoder.patch_px:
+            raise UserError(
+                f"Harmon reads pictures at multiples of {self.autoencoder.patch_px} pixels, not {size_px}; change "
+                "picture_size_px."
+            )
+        num_tokens = (size_px // self.autoencoder.patch_px) ** 2
+        rows = self._pad([self.prompts.conversation(c, num_tokens, open_ended=True).ids for c in conversations])
+        pictures = [picture for c in conversations for picture in c.all_pictures]
+        features = self._encode_image(self._encode_pictures(pictures, size_px)) if pictures else None
         replies = cast(Any, self.language_model).generate(
-            inputs_embeds=self._embed_tokens(tokens, features),
-            attention_mask=tokens.mask,
-            logits_processor=sampling_processors(temperature, generators),
-            max_new_tokens=max_tokens,
+            inputs_embeds=self._embed_tokens(rows, features),
+            attention_mask=rows.mask,
+            logits_processor=sampling_processors(options, generators),
+            max_new_tokens=options.max_tokens,
             do_sample=False,
-            pad_token_id=self._padding,
-            eos_token_id=self._end,
+            pad_token_id=self.prompts.padding,
+            eos_token_id=self.prompts.end,
         )
-        return self.tokenizer.batch_decode(replies, skip_special_tokens=True)
+        return [finish_reply(self.tokenizer, row, [self.prompts.end], options) for row in replies.tolist()]
 
-    @torch.no_grad()
-    def draw_descriptions(
-        self,
-        descriptions: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-    ) -> list[Picture]:
-        steps, guidance = self.sampling_settings(steps, guidance)
-        options = replace(self.drawing_options, steps=steps, guidance=guidance)
-        tokens, _ = self._sample(descriptions, repeat_seeds(seeds, len(descriptions)), options)
+    def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: HarmonDrawingOptions) -> list[Picture]:
+        self.check_size(options)
+        tokens, _ = self._sample(descriptions, seeds, options)
         return to_pictures(self._decode_tokens(tokens, self._drawing_grid(options)))
 
     # --- latents and losses ---
@@ -203,7 +191,7 @@ class Harmon(TrainableModel):
         start = encode(self.tokenizer, "<|im_start|>user\n", special=True)
         if not isinstance(items[0], str):
             image_tokens = self._encode_pictures(cast(Sequence[Picture], items))
-            rows = self._pad([[*start, *self._placeholders()]] * len(image_tokens))
+            rows = self._pad([[*start, *self.prompts.image(self.num_tokens)]] * len(image_tokens))
             embeds = self._embed_tokens(rows, self._encode_image(image_tokens))
             states = self._hidden(embeds, rows.mask)[:, len(start) :]
             return states[:, : self.num_tokens].mean(1).float()
@@ -221,7 +209,7 @@ class Harmon(TrainableModel):
         states = latents.unflatten(-1, (self.num_tokens, -1))
         options = self.drawing_options
         if options.sampler != "ddim":
-            options = replace(options, sampler="ddim", denoising_steps=None)
+            options = replace(options, sampler="ddim", denoising_steps=0)
         noise = self._randomness(repeat_seeds(seeds, len(latents)), self.grid, options).noise
         tokens = self._denoise(states, None, noise, None, options)
         if self.through_pixels:
@@ -233,9 +221,10 @@ class Harmon(TrainableModel):
 
     def understanding_loss(self, conversations: Sequence[Conversation], drawn: Tensor | None = None) -> Tensor:
         """Return the mean next-token cross-entropy over the tokens of replies."""
-        chats = [self._tokenize(conversation, has_drawing=drawn is not None) for conversation in conversations]
+        has_drawing = drawn is not None
+        chats = [self.prompts.conversation(c, self.num_tokens, has_drawing=has_drawing) for c in conversations]
         rows = self._pad([chat.ids for chat in chats])
-        pictures = [c.picture for c in conversations if c.picture is not None]
+        pictures = [picture for c in conversations for picture in c.all_pictures]
         tokens = self._encode_pictures(pictures) if pictures else drawn
         embeds = self._embed_tokens(rows, None if tokens is None else self._encode_image(tokens))
         states = self._hidden(embeds, rows.mask)
@@ -244,8 +233,8 @@ class Harmon(TrainableModel):
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Return the head's diffusion loss over masked tokens, with one mask ratio for the whole batch."""
         has_prompt = per_rank_random(torch.rand, (len(prompts),), rng) >= _PROMPT_DROPOUT
-        rows = self._tokenize_prompts([p if has else None for p, has in zip(prompts, has_prompt.tolist(), strict=True)])
-        return self._masked_loss(self._context(rows), self._encode_pictures(pictures), rng)
+        texts = [prompt if has else None for prompt, has in zip(prompts, has_prompt.tolist(), strict=True)]
+        return self._masked_loss(self._drawing_context(texts), self._encode_pictures(pictures), rng)
 
     def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Return `generation_loss` after the prompts of round trips, which hold an image in place of text.
@@ -253,10 +242,9 @@ class Harmon(TrainableModel):
         No part of the model only understands; the image's features get no gradient.
         """
         tokens = self._encode_pictures(pictures)
-        rows = self._tokenize_image_prompts(len(tokens))
         with torch.no_grad():
             features = self._encode_image(tokens)
-        return self._masked_loss(self._context(rows, features), tokens, rng)
+        return self._masked_loss(self._reconstruction_context(features), tokens, rng)
 
     def trainable(self, name: str) -> bool:
         return not name.startswith("autoencoder.")
@@ -283,10 +271,10 @@ class Harmon(TrainableModel):
     ) -> tuple[Tensor, Tensor]:
         """Return tokens [b n c], and the states [b n d] they were denoised from; only the states carry gradients."""
         grid = self._drawing_grid(options)
-        context = self._context(self._tokenize_prompts(prompts))
-        bare = None if options.guidance == 1 else self._context(self._tokenize_prompts([None] * len(prompts)))
+        context = self._drawing_context(prompts)
+        bare = None if options.guidance == 1 else self._drawing_context([None] * len(prompts))
         steps = list(self._generate(context, bare, self._randomness(seeds, grid, options), grid, options))
-        states = torch.cat([pick(step.states, step.drawn) for step in steps], dim=1)
+        states = torch.cat([step.states for step in steps], dim=1)
         order = torch.cat([step.drawn for step in steps], dim=1)
         return steps[-1].tokens, pick(states, order.argsort(1))
 
@@ -299,24 +287,37 @@ class Harmon(TrainableModel):
         options: HarmonDrawingOptions,
     ) -> Iterator[GenerationStep]:
         """Draw the tokens of a grid in groups, guided away from the context `bare` if it is given."""
-        order, noise, step_noise = randomness
-        tokens, num_tokens = torch.zeros_like(noise), noise.shape[1]
-        for start, stop in pairwise(known_counts(num_tokens, options.steps)):
+        order, tokens = randomness.order, torch.zeros_like(randomness.noise)
+        for start, stop in pairwise(sorted({*known_counts(order.shape[1], options.steps)})):
             known, drawn = order[:, :start].sort(1).values, order[:, start:stop].sort(1).values
-            states = self._generation_states(context, tokens, known, grid)
-            with torch.no_grad():
-                others = None if bare is None else self._generation_states(bare, tokens, known, grid)
-                latents = self._denoise(
-                    pick(states, drawn),
-                    None if others is None else pick(others, drawn),
-                    pick(noise, drawn),
-                    None
-                    if step_noise is None
-                    else pick(step_noise, drawn[:, None].expand(-1, step_noise.shape[1], -1)),
-                    replace(options, guidance=options.guidance_at(min(stop, num_tokens - 1) / num_tokens)),
-                )
-            tokens = tokens.scatter(1, drawn[..., None].expand_as(latents), latents)
-            yield GenerationStep(known, drawn, states, others, tokens)
+            step = self._step(context, bare, tokens, known, drawn, randomness, grid, options)
+            tokens = step.tokens
+            yield step
+
+    def _step(
+        self,
+        context: Context,
+        bare: Context | None,
+        tokens: Tensor,
+        known: Tensor,
+        drawn: Tensor,
+        randomness: Randomness,
+        grid: Grid,
+        options: HarmonDrawingOptions,
+    ) -> GenerationStep:
+        """Draw tokens at the positions `drawn` [b j], given `tokens` [b n c] at those `known` [b k]."""
+        states = self._generation_states(context, tokens, known, grid)
+        with torch.no_grad():
+            others = None if bare is None else self._generation_states(bare, tokens, known, grid)
+            latents = self._denoise(
+                pick(states, drawn),
+                None if others is None else pick(others, drawn),
+                *randomness.at(drawn),
+                options.at_step(known.shape[1] + drawn.shape[1], tokens.shape[1]),
+            )
+        return GenerationStep(
+            drawn, pick(states, drawn), tokens.scatter(1, drawn[..., None].expand_as(latents), latents)
+        )
 
     def _generation_states(self, context: Context, tokens: Tensor, known: Tensor, grid: Grid) -> Tensor:
         """Return the states [b n d] of all positions after a prompt, given tokens [b n c] at the positions `known` [b k]."""
@@ -342,39 +343,31 @@ class Harmon(TrainableModel):
 
         `step_noise` [b steps k c] is that of stochastic steps.
         """
-        flat, others = states.flatten(0, 1), None if uncond is None else uncond.flatten(0, 1)
-        if step_noise is not None:
-            process = LearnedVarianceDiffusion(options.num_denoising_steps)
-            rows = step_noise.transpose(0, 1).flatten(1, 2)
-            predict = partial(guided_prediction, self.head, states=flat, uncond=others, guidance=options.guidance)
-            return process.sample(predict, noise.flatten(0, 1), rows, options.temperature).view_as(noise)
-        drawn = sample(
-            lambda *inputs: self.head(*inputs)[:, : noise.shape[-1]],  # without variances
-            self.scheduler,
-            flat,
-            flat if others is None else others,
-            noise.flatten(0, 1)[..., None, None],
-            [],
-            steps=options.num_denoising_steps,
-            guidance=1.0 if others is None else options.guidance,
-        )
-        return drawn.view_as(noise)
+        rows = None if step_noise is None else step_noise.transpose(0, 1).flatten(1, 2)
+        others = None if uncond is None else uncond.flatten(0, 1)
+        arguments = states.flatten(0, 1), others, noise.flatten(0, 1), rows
+        return denoise(self.head, self.scheduler, *arguments, options).view_as(noise)
 
     def _randomness(self, seeds: Sequence[int], grid: Grid, options: HarmonDrawingOptions) -> Randomness:
-        step_noises = options.num_denoising_steps if options.sampler == "ddpm" else 0
-        drawn = draw_randomness(seeds, grid[0] * grid[1], self.autoencoder.channels, step_noises)
-        return Randomness(*(None if value is None else value.to(device_of(self)) for value in drawn))
+        return draw_randomness(seeds, grid[0] * grid[1], self.autoencoder.channels, options, device_of(self))
 
     # --- images ---
 
+    def check_size(self, options: DrawingOptions) -> None:
+        side = self.autoencoder.patch_px
+        assert isinstance(options, HarmonDrawingOptions)
+        if options.sampler == "ddpm" and not (self.learned_variances and options.num_denoising_steps > 1):
+            raise UserError(
+                "The sampler ddpm takes learned variances, which the release has, and 2 denoising steps or more; set "
+                'sampler="ddim".'
+            )
+        if options.size and any(length < side or length % side for length in options.size):
+            size = "x".join(map(str, options.size))
+            raise UserError(f"Harmon draws sides of multiples of {side} pixels, not {size}; change the size.")
+
     def _drawing_grid(self, options: HarmonDrawingOptions) -> Grid:
-        """Return the grid of a drawing; raise UserError for a size that is no multiple of a token's side."""
-        if options.size is None:
-            return self.grid
-        (width, height), side = options.size, self.autoencoder.patch_px
-        if min(width, height) < side or width % side or height % side:
-            raise UserError(f"Harmon draws multiples of {side} pixels, not {width}x{height}; change the size.")
-        return height // side, width // side
+        width, height = options.size or (self.image_size_px, self.image_size_px)
+        return height // self.autoencoder.patch_px, width // self.autoencoder.patch_px
 
     def _decode_tokens(self, tokens: Tensor, grid: Grid) -> Tensor:
         return self.autoencoder.decode(tokens.to(self.dtype).mT.unflatten(2, grid))
@@ -401,52 +394,31 @@ class Harmon(TrainableModel):
     def _reconstruction_states(self, tokens: Tensor) -> Tensor:
         """Return the states [b n d] of a new image with no token known, after a prompt that holds an image in place of text."""
         none_known = torch.zeros(len(tokens), 0, dtype=torch.long, device=tokens.device)
-        context = self._context(self._tokenize_image_prompts(len(tokens)), self._encode_image(tokens))
+        context = self._reconstruction_context(self._encode_image(tokens))
         return self._generation_states(context, tokens, none_known, self.grid)
 
     def _project_in(self, encoded: Tensor) -> Tensor:
         """Return the encoder's states in the language model's width; buffers come last, where they attend to all others."""
         return self.proj_in(encoded).roll(-self.num_buffers, dims=1)
 
-    # --- tokens ---
-
-    def _placeholders(self, size_px: int | None = None) -> list[int]:
-        """Token ids at the positions of an image that is read at `size_px`."""
-        side = (size_px or self.image_size_px) // self.autoencoder.patch_px
-        return [self._image] * (side**2 + self.num_buffers)
-
-    def _tokenize_prompts(self, prompts: Sequence[str | None]) -> PaddedTokens:
-        """Return prompts up to where the image begins; None is the unconditional prompt."""
-        texts = [_UNCOND_PROMPT if prompt is None else f"{_PROMPT_PREFIX} {prompt}" for prompt in prompts]
-        return self._pad([self.chat.user_turn(encode(self.tokenizer, text)) for text in texts])
-
-    def _tokenize_image_prompts(self, count: int) -> PaddedTokens:
-        """Return prompts that hold an image in place of text."""
-        content = [*encode(self.tokenizer, _PROMPT_PREFIX), *self._placeholders()]
-        return self._pad([self.chat.user_turn(content)] * count)
-
-    def _tokenize(
-        self,
-        conversation: Conversation,
-        open_ended: bool = False,
-        has_drawing: bool = False,
-        size_px: int | None = None,
-    ) -> ChatTokens:
-        """Return a conversation's tokens; `open_ended` omits the last reply, and a drawing may stand for the picture."""
-        has_image = has_drawing or conversation.picture is not None
-        return tokenize_chat(self.chat, conversation, self._placeholders(size_px) if has_image else (), open_ended)
+    # --- the language model ---
 
     def _pad(self, rows: Sequence[list[int]]) -> PaddedTokens:
-        return pad_left(rows, self._padding, device_of(self))
+        return pad_left(rows, self.prompts.padding, device_of(self))
 
     def _embed_tokens(self, rows: PaddedTokens, features: Tensor | None = None) -> Tensor:
         """Return embeddings [b s h] with the features of `_encode_image` at the placeholders."""
         embeds = self.language_model.get_input_embeddings()(rows.ids)
         if features is None:
             return embeds
-        return embeds.masked_scatter((rows.ids == self._image)[..., None], features.to(embeds.dtype))
+        return embeds.masked_scatter((rows.ids == self.prompts.placeholder)[..., None], features.to(embeds.dtype))
 
-    def _context(self, rows: PaddedTokens, features: Tensor | None = None) -> Context:
+    def _drawing_context(self, descriptions: Sequence[str | None]) -> Context:
+        rows = self._pad(self.prompts.drawings(descriptions))
+        return Context(self._embed_tokens(rows), rows.mask)
+
+    def _reconstruction_context(self, features: Tensor) -> Context:
+        rows = self._pad([self.prompts.reconstruction(self.num_tokens)] * len(features))
         return Context(self._embed_tokens(rows, features), rows.mask)
 
     def _hidden(self, embeds: Tensor, mask: Tensor) -> Tensor:

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from latentbridge.config.bounds import NonNegativeInt, Weight
+from latentbridge.models.options import DrawingOptions, ReplyOptions
+from latentbridge.sampling_limits import MAX_GUIDANCE, MAX_STEPS
 
 Sampler = Literal["ddpm", "ddim"]
 _DENOISING_STEPS: dict[Sampler, int] = {"ddpm": 100, "ddim": 25}
 
 
 @dataclass(frozen=True)
-class HarmonDrawingOptions:
-    """Options of generated pictures; `steps` are groups of tokens, and any multiple of a token's side is a `size`."""
+class HarmonReplyOptions(ReplyOptions):
+    """Options of a reply."""
 
-    steps: int = 64
-    guidance: float = 3.0
-    size: tuple[int, ...] | None = None
+    picture_size_px: NonNegativeInt = 0
+    """Side at which pictures are read, a multiple of a token's; 0 for the model's own."""
+
+
+@dataclass(frozen=True)
+class HarmonDrawingOptions(DrawingOptions):
+    """Options of generated pictures; `steps` are groups of tokens, and the sides of `size` are multiples of a token's."""
+
+    steps: Annotated[int, (1.0, float(MAX_STEPS))] = 64
+    guidance: Annotated[float, (0.0, MAX_GUIDANCE)] = 3.0
     sampler: Sampler = "ddpm"
     """Denoising of each token: stochastic with learned variances, or deterministic, which takes fewer steps."""
-    denoising_steps: int | None = None
-    """Steps for each token; by default 100 of "ddpm" and 25 of "ddim"."""
-    temperature: float = 1.0
+    denoising_steps: Annotated[int, (0.0, float(MAX_STEPS))] = 0
+    """Steps for each token; 0 for 100 of "ddpm" or 25 of "ddim"."""
+    temperature: Weight = 1.0
     """Scale of the noise that "ddpm" adds at each step."""
     guidance_schedule: Literal["constant", "linear"] = "constant"
     """Guidance of every step, or from 1 rising with the share of tokens drawn."""
 
     @property
     def num_denoising_steps(self) -> int:
-        return _DENOISING_STEPS[self.sampler] if self.denoising_steps is None else self.denoising_steps
+        return self.denoising_steps or _DENOISING_STEPS[self.sampler]
 
-    def guidance_at(self, share: float) -> float:
-        """Return the guidance of a step after which the `share` of the tokens is drawn."""
-        return 1 + (self.guidance - 1) * share if self.guidance_schedule == "linear" else self.guidance
+    def at_step(self, num_drawn: int, num_tokens: int) -> HarmonDrawingOptions:
+        """Return the options with the guidance of the step after which `num_drawn` of the tokens are drawn."""
+        if self.guidance_schedule == "constant":
+            return self
+        share = min(num_drawn, num_tokens - 1) / num_tokens  # the authors' count leaves one token in the last step too
+        return replace(self, guidance=1 + (self.guidance - 1) * share)

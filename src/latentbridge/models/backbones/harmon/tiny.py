@@ -7,7 +7,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from latentbridge.config import AutoencoderConfig, TinyHarmonConfig
 from latentbridge.models.autoencoder import Autoencoder, KLAutoencoder, PatchAutoencoder, kl_network
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
-from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions
+from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions, HarmonReplyOptions
 from latentbridge.models.diffusion import make_scheduler
 
 _TRAIN_TIMESTEPS = 1000
@@ -36,6 +36,7 @@ def build_harmon(config: TinyHarmonConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
         scheduler,
         tokenizer,
         HarmonDrawingOptions(steps=8, sampler="ddim", denoising_steps=8),
+        HarmonReplyOptions(),
         config=config,
     )
 

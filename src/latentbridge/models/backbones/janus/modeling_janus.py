@@ -19,7 +19,6 @@ from latentbridge.errors import UserError
 from latentbridge.files import read_json
 from latentbridge.images import ImageLike, open_picture
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
-from latentbridge.models.backbones.sampling import sampling_processors
 from latentbridge.models.chat import ChatTokens, JanusChat, tokenize_chat
 from latentbridge.models.left_padding import (
     PaddedTokens,
@@ -28,11 +27,13 @@ from latentbridge.models.left_padding import (
     pad_left,
     position_ids,
 )
+from latentbridge.models.options import DrawingOptions, ReplyOptions, finish_reply
 from latentbridge.models.pixels import quantized_levels, to_pictures
+from latentbridge.models.token_sampling import sampling_processors
 from latentbridge.models.tokenization import encode
-from latentbridge.models.trainable import TrainableModel, masked_mean, repeat_seeds
-from latentbridge.rng import torch_rng
-from latentbridge.types import Conversation, Picture
+from latentbridge.models.trainable import TrainableModel, masked_mean
+from latentbridge.rng import repeat_seeds, torch_rng
+from latentbridge.types import Conversation, Picture, Reply
 
 USER, ASSISTANT = "<|User|>", "<|Assistant|>"
 IMAGE, IMAGE_START, IMAGE_END = "<image_placeholder>", "<begin_of_image>", "<end_of_image>"
@@ -75,11 +76,10 @@ class JanusPro(TrainableModel):
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.default_guidance = guidance
         self.config = config
         sizes: Any = model.config
         self.num_codes: int = sizes.vision_config.num_image_tokens
-        self.default_steps = self.num_codes  # one step per code, whatever number a call names
+        self.drawing_options = DrawingOptions(self.num_codes, guidance)  # one step per code, whatever a call names
         self.codebook_size: int = sizes.vq_config.num_embeddings
         self.width: int = sizes.text_config.hidden_size
         self.image_size_px = self.drawing_size_px = sizes.vision_config.image_size
@@ -113,41 +113,31 @@ class JanusPro(TrainableModel):
 
     # --- skills, by the batch ---
 
-    @torch.no_grad()
-    def reply(
+    def _reply(
         self,
         conversations: Sequence[Conversation],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[str]:
+        options: ReplyOptions,
+        generators: Sequence[torch.Generator] | None,
+    ) -> list[Reply]:
         tokens = self._pad([self._tokenize(conversation, open_ended=True).ids for conversation in conversations])
-        pictures = [c.picture for c in conversations if c.picture is not None]
+        pictures = [picture for c in conversations for picture in c.all_pictures]
         replies = cast(Any, GenerationMixin).generate(  # its override in the library drops logits processors
             self.model,
             tokens.ids,
             attention_mask=tokens.mask,
             **({"pixel_values": self.pixel_values(pictures)} if pictures else {}),
-            logits_processor=sampling_processors(temperature, generators),
-            max_new_tokens=max_tokens,
+            logits_processor=sampling_processors(options, generators),
+            max_new_tokens=options.max_tokens,
             do_sample=False,
             guidance_scale=None,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
-        return self.tokenizer.batch_decode(replies[:, tokens.ids.shape[1] :], skip_special_tokens=True)
+        rows = replies[:, tokens.ids.shape[1] :].tolist()
+        return [finish_reply(self.tokenizer, row, [self.tokenizer.eos_token_id], options) for row in rows]
 
-    @torch.no_grad()
-    def draw_descriptions(
-        self,
-        descriptions: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-    ) -> list[Picture]:
-        codes = self._sample_codes(descriptions, repeat_seeds(seeds, len(descriptions)), guidance)
+    def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: DrawingOptions) -> list[Picture]:
+        codes = self._sample_codes(descriptions, seeds, options.guidance)
         return to_pictures(self.model.model.vqmodel.decode(codes))  # pyright: ignore[reportArgumentType]
 
     # --- latents and losses ---
@@ -161,7 +151,7 @@ class JanusPro(TrainableModel):
         return masked_mean(self._hidden(self._embed_tokens(tokens.ids), tokens.mask), mask)
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
-        codes = self._sample_codes(prompts, repeat_seeds(seeds, len(prompts)))
+        codes = self._sample_codes(prompts, repeat_seeds(seeds, len(prompts)), self.drawing_options.guidance)
         return self._code_states(prompts, codes).flatten(1).float()
 
     def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
@@ -180,7 +170,7 @@ class JanusPro(TrainableModel):
         """Return the mean next-token cross-entropy over the tokens of replies."""
         chats = [self._tokenize(conversation, has_drawing=drawn is not None) for conversation in conversations]
         tokens = self._pad([chat.ids for chat in chats])
-        pictures = [c.picture for c in conversations if c.picture is not None]
+        pictures = [picture for c in conversations for picture in c.all_pictures]
         embeds = self._embed_tokens(tokens.ids)
         if drawn is not None or pictures:
             pixel_values = self.pixel_values(pictures) if drawn is None else self._normalize_levels(drawn)
@@ -199,7 +189,7 @@ class JanusPro(TrainableModel):
         codes = self._encode_codes(pixel_values)
         with torch.no_grad():
             features = self._encode_image(pixel_values)
-        conversations = [Conversation((("", ""),), picture) for picture in pictures]
+        conversations = [Conversation.with_picture((("", ""),), picture) for picture in pictures]
         tokens = self._pad([[*self._tokenize(c, open_ended=True).ids, self._image_start] for c in conversations])
         embeds = self._embed_with_images(tokens.ids, features)
         return self._code_loss(self._code_states_after(embeds, tokens.mask, codes), codes)
@@ -210,12 +200,11 @@ class JanusPro(TrainableModel):
     # --- image codes ---
 
     @torch.no_grad()
-    def _sample_codes(self, prompts: Sequence[str], seeds: Sequence[int], guidance: float | None = None) -> Tensor:
+    def _sample_codes(self, prompts: Sequence[str], seeds: Sequence[int], guidance: float) -> Tensor:
         """Return codes, int64 [b n], sampled one after another under guidance.
 
         This is transformers' own loop with one generator per item.
         """
-        _, guidance = self.sampling_settings(None, guidance)
         ids, mask = self._tokenize_prompts(prompts)
         if guidance != 1:
             in_both = (ids == self.tokenizer.bos_token_id) | (ids == self._image_start)
@@ -316,9 +305,9 @@ class JanusPro(TrainableModel):
 
     def _tokenize(self, conversation: Conversation, open_ended: bool = False, has_drawing: bool = False) -> ChatTokens:
         """Return a conversation's tokens; `open_ended` omits the last reply, and a drawing may stand for the picture."""
-        has_image = has_drawing or conversation.picture is not None
-        image = [self._image_start, *[self._image] * self.num_codes, self._image_end] if has_image else []
-        return tokenize_chat(self.chat, conversation, image, open_ended)
+        image = [self._image_start, *[self._image] * self.num_codes, self._image_end]
+        images = [[image]] if has_drawing else [[image] * len(turn) for turn in conversation.pictures]
+        return tokenize_chat(self.chat, conversation, images, open_ended)
 
     def _pad(self, rows: Sequence[list[int]]) -> PaddedTokens:
         return pad_left(rows, self.tokenizer.pad_token_id, device_of(self))
