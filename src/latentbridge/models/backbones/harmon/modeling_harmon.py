@@ -3,50 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-from latentbridge.config import MarConfig, ReleaseConfig, TinyHarmonConfig
-from latentbridge.devices import device_of
 from latentbridge.errors import UserError
 from latentbridge.images import ImageLike, open_picture
-from latentbridge.models.autoencoder import Autoencoder
 from latentbridge.models.backbones.harmon.denoising import (
-    Randomness,
-    denoise,
-    draw_randomness,
     learned_variance_loss,
 )
 from latentbridge.models.backbones.harmon.mar import (
-    Grid,
-    MaskedDecoder,
-    MaskedEncoder,
-    TokenDenoiser,
-    known_counts,
     pick,
 )
+from latentbridge.models.backbones.harmon.masked_generation import Context, MaskedGeneration
 from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions, HarmonReplyOptions
-from latentbridge.models.backbones.harmon.pictures import pad_and_resize
-from latentbridge.models.backbones.harmon.prompts import HarmonPrompts
-from latentbridge.models.diffusion import Scheduler, draw_noise, noised_loss
+from latentbridge.models.diffusion import draw_noise, noised_loss
 from latentbridge.models.left_padding import (
-    PaddedTokens,
     last_tokens_mask,
     next_token_loss,
-    pad_left,
-    position_ids,
 )
 from latentbridge.models.options import DrawingOptions, finish_reply
-from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
+from latentbridge.models.pixels import quantized_levels, to_pictures
 from latentbridge.models.token_sampling import sampling_processors
 from latentbridge.models.tokenization import encode
-from latentbridge.models.trainable import TrainableModel, masked_mean
+from latentbridge.models.trainable import masked_mean
 from latentbridge.ranks import per_rank_random
 from latentbridge.rng import repeat_seeds
 from latentbridge.types import Conversation, Picture, Reply
@@ -61,27 +44,7 @@ _PROMPT_DROPOUT = 0.1
 """Share of training pictures without their prompt, for classifier-free guidance."""
 
 
-class Context(NamedTuple):
-    """What the language model reads before the image tokens, left-padded."""
-
-    embeds: Tensor
-    """[b s h]."""
-    mask: Tensor
-    """1 at real tokens, int64 [b s]."""
-
-
-class GenerationStep(NamedTuple):
-    """One step of masked generation."""
-
-    drawn: Tensor
-    """Positions drawn by it, ascending, int64 [b j]."""
-    states: Tensor
-    """The decoder's states of these positions, [b j d], with gradients."""
-    tokens: Tensor
-    """All tokens after it, [b n c]; zero where none is drawn yet."""
-
-
-class Harmon(TrainableModel):
+class Harmon(MaskedGeneration):
     """Harmon: a masked encoder, a language model and a masked decoder.
 
     A picture is n tokens, the image latents of its squares. The known tokens pass the encoder, then the language model
@@ -99,48 +62,6 @@ class Harmon(TrainableModel):
     """
 
     kind = "harmon"
-    image_size_px: int
-    drawing_size_px: int
-    drawing_options: HarmonDrawingOptions
-    reply_options: HarmonReplyOptions
-    tokenizer: Qwen2Tokenizer
-
-    def __init__(
-        self,
-        language_model: Qwen2ForCausalLM,
-        mar: MarConfig,
-        autoencoder: Autoencoder,
-        scheduler: Scheduler,
-        tokenizer: Qwen2Tokenizer,
-        drawing_options: HarmonDrawingOptions,
-        reply_options: HarmonReplyOptions,
-        image_size_px: int | None = None,
-        config: TinyHarmonConfig | ReleaseConfig | None = None,
-    ):
-        """`scheduler` is that of the head, for the loss without learned variances and for deterministic sampling.
-
-        `image_size_px` is the side of pictures that are read and drawn, by default that of the grid of learned positions.
-        `config` is what the model was built from, if it was built here.
-        """
-        super().__init__()
-        width = language_model.config.hidden_size
-        self.language_model = language_model
-        self.encoder, self.decoder, self.head = MaskedEncoder(mar), MaskedDecoder(mar), TokenDenoiser(mar)
-        self.proj_in, self.proj_out = _connector(mar.width, width, width), _connector(width, width, mar.width)
-        self.autoencoder = autoencoder
-        self.scheduler = scheduler
-        self.tokenizer = tokenizer
-        self.drawing_options, self.reply_options = drawing_options, reply_options
-        self.through_pixels = False
-        self.config = config
-        self.learned_variances = mar.learned_variances
-        self.image_size_px = self.drawing_size_px = image_size_px or mar.grid * autoencoder.patch_px
-        self.context_length = language_model.config.max_position_embeddings
-        self.embedding_size = width
-        side = self.image_size_px // autoencoder.patch_px
-        self.grid: Grid = (side, side)
-        self.num_tokens, self.num_buffers = side**2, mar.num_buffers
-        self.prompts = HarmonPrompts(tokenizer, mar.num_buffers)
 
     # --- properties of the contract ---
 
@@ -150,6 +71,18 @@ class Harmon(TrainableModel):
 
     def fit(self, image: ImageLike) -> Picture:
         return open_picture(image)  # padded and resized by rules of its own, at the size that a call asks for
+
+    def check_size(self, options: DrawingOptions) -> None:
+        side = self.autoencoder.patch_px
+        assert isinstance(options, HarmonDrawingOptions)
+        if options.sampler == "ddpm" and not (self.learned_variances and options.num_denoising_steps > 1):
+            raise UserError(
+                "The sampler ddpm takes learned variances, which the release has, and 2 denoising steps or more; set "
+                'sampler="ddim".'
+            )
+        if options.size and any(length < side or length % side for length in options.size):
+            size = "x".join(map(str, options.size))
+            raise UserError(f"Harmon draws sides of multiples of {side} pixels, not {size}; change the size.")
 
     # --- skills, by the batch ---
 
@@ -182,8 +115,9 @@ class Harmon(TrainableModel):
 
     def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: HarmonDrawingOptions) -> list[Picture]:
         self.check_size(options)
-        tokens, _ = self._sample(descriptions, seeds, options)
-        return to_pictures(self._decode_tokens(tokens, self._drawing_grid(options)))
+        plan = self._plan(descriptions, seeds, options)
+        *_, last = self._generate(plan)
+        return to_pictures(self._decode_tokens(last.tokens, plan.grid))
 
     # --- latents and losses ---
 
@@ -201,8 +135,10 @@ class Harmon(TrainableModel):
         return masked_mean(self._hidden(self._embed_tokens(rows), rows.mask), mask)
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
-        seeds = repeat_seeds(seeds, len(prompts))
-        return self._sample(prompts, seeds, self.drawing_options)[1].flatten(1).float()
+        plan = self._plan(prompts, repeat_seeds(seeds, len(prompts)), self.drawing_options)
+        steps = list(self._generate(plan))
+        order = torch.cat([step.drawn for step in steps], dim=1)
+        return pick(torch.cat([step.states for step in steps], dim=1), order.argsort(1)).flatten(1).float()
 
     def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         """Return image tokens [m n c]."""
@@ -249,8 +185,6 @@ class Harmon(TrainableModel):
     def trainable(self, name: str) -> bool:
         return not name.startswith("autoencoder.")
 
-    # --- masked generation ---
-
     def _masked_loss(self, context: Context, tokens: Tensor, rng: torch.Generator) -> Tensor:
         """Return the diffusion loss of the tokens [b n c] that are masked after a prompt."""
         share = nn.init.trunc_normal_(torch.empty(()), 1.0, _MASK_RATIO_STD, _MIN_MASK_RATIO, 1.0, generator=rng).item()
@@ -266,168 +200,8 @@ class Harmon(TrainableModel):
             return learned_variance_loss(self.head, clean[..., 0, 0], states, noise[..., 0, 0], timesteps)
         return noised_loss(self.head, self.scheduler, clean, states, noise, timesteps)
 
-    def _sample(
-        self, prompts: Sequence[str], seeds: Sequence[int], options: HarmonDrawingOptions
-    ) -> tuple[Tensor, Tensor]:
-        """Return tokens [b n c], and the states [b n d] they were denoised from; only the states carry gradients."""
-        grid = self._drawing_grid(options)
-        context = self._drawing_context(prompts)
-        bare = None if options.guidance == 1 else self._drawing_context([None] * len(prompts))
-        steps = list(self._generate(context, bare, self._randomness(seeds, grid, options), grid, options))
-        states = torch.cat([step.states for step in steps], dim=1)
-        order = torch.cat([step.drawn for step in steps], dim=1)
-        return steps[-1].tokens, pick(states, order.argsort(1))
-
-    def _generate(
-        self,
-        context: Context,
-        bare: Context | None,
-        randomness: Randomness,
-        grid: Grid,
-        options: HarmonDrawingOptions,
-    ) -> Iterator[GenerationStep]:
-        """Draw the tokens of a grid in groups, guided away from the context `bare` if it is given."""
-        order, tokens = randomness.order, torch.zeros_like(randomness.noise)
-        for start, stop in pairwise(sorted({*known_counts(order.shape[1], options.steps)})):
-            known, drawn = order[:, :start].sort(1).values, order[:, start:stop].sort(1).values
-            step = self._step(context, bare, tokens, known, drawn, randomness, grid, options)
-            tokens = step.tokens
-            yield step
-
-    def _step(
-        self,
-        context: Context,
-        bare: Context | None,
-        tokens: Tensor,
-        known: Tensor,
-        drawn: Tensor,
-        randomness: Randomness,
-        grid: Grid,
-        options: HarmonDrawingOptions,
-    ) -> GenerationStep:
-        """Draw tokens at the positions `drawn` [b j], given `tokens` [b n c] at those `known` [b k]."""
-        states = self._generation_states(context, tokens, known, grid)
-        with torch.no_grad():
-            others = None if bare is None else self._generation_states(bare, tokens, known, grid)
-            latents = self._denoise(
-                pick(states, drawn),
-                None if others is None else pick(others, drawn),
-                *randomness.at(drawn),
-                options.at_step(known.shape[1] + drawn.shape[1], tokens.shape[1]),
-            )
-        return GenerationStep(
-            drawn, pick(states, drawn), tokens.scatter(1, drawn[..., None].expand_as(latents), latents)
-        )
-
-    def _generation_states(self, context: Context, tokens: Tensor, known: Tensor, grid: Grid) -> Tensor:
-        """Return the states [b n d] of all positions after a prompt, given tokens [b n c] at the positions `known` [b k]."""
-        return self.decoder(self._encode_known(context, tokens, known, grid), known, grid)
-
-    def _encode_known(self, context: Context, tokens: Tensor, known: Tensor, grid: Grid) -> Tensor:
-        """Return the decoder's inputs [b buffers + k d]: the encoder's states plus what the language model makes of them."""
-        encoded = self.encoder(tokens, known, grid)
-        features = self._project_in(encoded)
-        mask = torch.cat([context.mask, context.mask.new_ones(features.shape[:2])], dim=1)
-        states = self._hidden(torch.cat([context.embeds, features], dim=1), mask)[:, context.embeds.shape[1] :]
-        return encoded + self.proj_out(states).roll(self.num_buffers, dims=1)
-
-    def _denoise(
-        self,
-        states: Tensor,
-        uncond: Tensor | None,
-        noise: Tensor,
-        step_noise: Tensor | None,
-        options: HarmonDrawingOptions,
-    ) -> Tensor:
-        """Return tokens [b k c] from states [b k d] and unit noise [b k c], guided away from the states `uncond` if given.
-
-        `step_noise` [b steps k c] is that of stochastic steps.
-        """
-        rows = None if step_noise is None else step_noise.transpose(0, 1).flatten(1, 2)
-        others = None if uncond is None else uncond.flatten(0, 1)
-        arguments = states.flatten(0, 1), others, noise.flatten(0, 1), rows
-        return denoise(self.head, self.scheduler, *arguments, options).view_as(noise)
-
-    def _randomness(self, seeds: Sequence[int], grid: Grid, options: HarmonDrawingOptions) -> Randomness:
-        return draw_randomness(seeds, grid[0] * grid[1], self.autoencoder.channels, options, device_of(self))
-
-    # --- images ---
-
-    def check_size(self, options: DrawingOptions) -> None:
-        side = self.autoencoder.patch_px
-        assert isinstance(options, HarmonDrawingOptions)
-        if options.sampler == "ddpm" and not (self.learned_variances and options.num_denoising_steps > 1):
-            raise UserError(
-                "The sampler ddpm takes learned variances, which the release has, and 2 denoising steps or more; set "
-                'sampler="ddim".'
-            )
-        if options.size and any(length < side or length % side for length in options.size):
-            size = "x".join(map(str, options.size))
-            raise UserError(f"Harmon draws sides of multiples of {side} pixels, not {size}; change the size.")
-
-    def _drawing_grid(self, options: HarmonDrawingOptions) -> Grid:
-        width, height = options.size or (self.image_size_px, self.image_size_px)
-        return height // self.autoencoder.patch_px, width // self.autoencoder.patch_px
-
-    def _decode_tokens(self, tokens: Tensor, grid: Grid) -> Tensor:
-        return self.autoencoder.decode(tokens.to(self.dtype).mT.unflatten(2, grid))
-
-    @torch.no_grad()
-    def _encode_pictures(self, pictures: Sequence[Picture], size_px: int | None = None) -> Tensor:
-        """Return the tokens [b n c] of pictures of any size, read at `size_px`."""
-        squares = [pad_and_resize(picture, size_px or self.image_size_px) for picture in pictures]
-        return self._encode_pixels(to_pixels(squares, device_of(self)))
-
-    def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        return self.autoencoder.encode(pixels.to(self.dtype)).flatten(2).mT
-
-    def _encode_image(self, tokens: Tensor) -> Tensor:
-        """Return the language model's inputs [b n + buffers h] for whole square images, from their tokens [b n c]."""
-        return self._project_in(self._encode_all(tokens))
-
-    def _encode_all(self, tokens: Tensor) -> Tensor:
-        """Return the encoder's states [b buffers + n d] of whole square images."""
-        every_position = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
-        side = math.isqrt(tokens.shape[1])
-        return self.encoder(tokens, every_position, (side, side))
-
     def _reconstruction_states(self, tokens: Tensor) -> Tensor:
         """Return the states [b n d] of a new image with no token known, after a prompt that holds an image in place of text."""
         none_known = torch.zeros(len(tokens), 0, dtype=torch.long, device=tokens.device)
         context = self._reconstruction_context(self._encode_image(tokens))
         return self._generation_states(context, tokens, none_known, self.grid)
-
-    def _project_in(self, encoded: Tensor) -> Tensor:
-        """Return the encoder's states in the language model's width; buffers come last, where they attend to all others."""
-        return self.proj_in(encoded).roll(-self.num_buffers, dims=1)
-
-    # --- the language model ---
-
-    def _pad(self, rows: Sequence[list[int]]) -> PaddedTokens:
-        return pad_left(rows, self.prompts.padding, device_of(self))
-
-    def _embed_tokens(self, rows: PaddedTokens, features: Tensor | None = None) -> Tensor:
-        """Return embeddings [b s h] with the features of `_encode_image` at the placeholders."""
-        embeds = self.language_model.get_input_embeddings()(rows.ids)
-        if features is None:
-            return embeds
-        return embeds.masked_scatter((rows.ids == self.prompts.placeholder)[..., None], features.to(embeds.dtype))
-
-    def _drawing_context(self, descriptions: Sequence[str | None]) -> Context:
-        rows = self._pad(self.prompts.drawings(descriptions))
-        return Context(self._embed_tokens(rows), rows.mask)
-
-    def _reconstruction_context(self, features: Tensor) -> Context:
-        rows = self._pad([self.prompts.reconstruction(self.num_tokens)] * len(features))
-        return Context(self._embed_tokens(rows, features), rows.mask)
-
-    def _hidden(self, embeds: Tensor, mask: Tensor) -> Tensor:
-        """Return the language model's states [b s h] after the final norm."""
-        output = self.language_model.model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids(mask), use_cache=False
-        )
-        return output.last_hidden_state
-
-
-def _connector(width_in: int, width: int, width_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width_in, width), nn.SiLU(), nn.Linear(width, width_out))

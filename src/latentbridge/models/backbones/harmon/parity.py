@@ -6,9 +6,10 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from transformers import Qwen2Config
 from latentbridge.config import MarConfig
 from latentbridge.models.backbones.harmon.denoising import LearnedVarianceDiffusion, Randomness, guided_prediction
 from latentbridge.models.backbones.harmon.load_harmon import Sizes, load_harmon
-from latentbridge.models.backbones.harmon.mar import Grid, known_counts, pick
-from latentbridge.models.backbones.harmon.modeling_harmon import Context, Harmon
+from latentbridge.models.backbones.harmon.mar import known_counts, pick
+from latentbridge.models.backbones.harmon.masked_generation import DrawingPlan
+from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions
 from latentbridge.models.backbones.harmon.pictures import pad_and_resize
 from latentbridge.models.pixels import to_pictures
@@ -49,6 +51,11 @@ def fixture_arrays(folder: Path) -> _Arrays:
 def model_arrays(harmon: Harmon, folder: Path) -> _Arrays:
     """Yield the arrays of `fixture_arrays`, computed by a loaded model."""
     expected, meta = load_file(folder / _EXPECTED), json.loads((folder / "meta.json").read_text())
+    computed = _all_arrays(harmon, expected, meta)
+    yield from ((name, array, tolerance) for name, array, tolerance in computed if name in expected)
+
+
+def _all_arrays(harmon: Harmon, expected: Mapping[str, Tensor], meta: Mapping[str, Any]) -> _Arrays:
     yield from _schedule_arrays(expected, meta)
     for name in expected:
         if match := re.fullmatch(r"und(\d+)\.(\d+)px\.tokens", name):
@@ -58,13 +65,21 @@ def model_arrays(harmon: Harmon, folder: Path) -> _Arrays:
             yield from _with_prefix(name, _reading_arrays(harmon, conversation, size_px, num_tokens))
         if match := re.fullmatch(r"gen(\d+)\.ids", name):
             yield from _with_prefix(name, _prompt_arrays(harmon, meta["prompts"][int(match[1])]))
+        if match := re.fullmatch(r"gen(\d+)\.(\d+)px\.order", name):
+            yield from _with_prefix(name, _places_arrays(expected[name], meta["num_iter"]))
         if match := re.fullmatch(r"(gen(\d+)\.(\d+)px)\.cfg([\d.]+)\.tokens", name):
-            drawing = _drawing(harmon, expected, meta, match[1], int(match[3]), float(match[4]))
-            contexts = _contexts(harmon, drawing, meta["prompts"][int(match[2])])
-            yield from _with_prefix(name, _drawing_arrays(harmon, drawing, contexts))
+            options = HarmonDrawingOptions(
+                steps=meta["num_iter"],
+                guidance=float(match[4]),
+                size=(int(match[3]),) * 2,
+                denoising_steps=int(meta["num_sampling_steps"]),
+            )
+            plan = harmon._plan([meta["prompts"][int(match[2])]], [0], options)
+            plan = plan._replace(randomness=_randomness(expected, match[1]))
+            yield from _with_prefix(name, _drawing_arrays(harmon, plan))
             for step in _recorded_steps(name, expected):
                 recorded = name.replace("tokens", f"step{step}.tokens")
-                yield from _with_prefix(recorded, _step_arrays(harmon, drawing, contexts, expected[recorded], step))
+                yield from _with_prefix(recorded, _step_arrays(harmon, plan, expected[recorded], step))
 
 
 def fixture_sizes(folder: Path) -> Sizes:
@@ -144,60 +159,44 @@ def _prompt_arrays(harmon: Harmon, prompt: str) -> _Arrays:
     yield "attention_mask", pad_sequence(masks, batch_first=True), 0.0
 
 
-class _Drawing(NamedTuple):
-    """The inputs of one drawing."""
-
-    randomness: Randomness
-    grid: Grid
-    options: HarmonDrawingOptions
-
-
-def _drawing(
-    harmon: Harmon, expected: Mapping[str, Tensor], meta: Mapping[str, Any], prefix: str, size_px: int, guidance: float
-) -> _Drawing:
+def _randomness(expected: Mapping[str, Tensor], prefix: str) -> Randomness:
     order = expected[f"{prefix}.order"].flip(0)  # its first entries stay masked longest
-    noise, step_noise = expected[f"{prefix}.initial_noise"], expected[f"{prefix}.step_noise"]
-    side = size_px // harmon.autoencoder.patch_px
-    options = HarmonDrawingOptions(
-        steps=meta["num_iter"], guidance=guidance, size=(size_px, size_px), denoising_steps=len(step_noise)
-    )
-    return _Drawing(Randomness(order[None], noise[None], step_noise[None]), (side, side), options)
+    return Randomness(order[None], expected[f"{prefix}.initial_noise"][None], expected[f"{prefix}.step_noise"][None])
 
 
-def _contexts(harmon: Harmon, drawing: _Drawing, prompt: str) -> tuple[Context, Context | None]:
-    bare = None if drawing.options.guidance == 1 else harmon._drawing_context([None])
-    return harmon._drawing_context([prompt]), bare
+def _places_arrays(order: Tensor, steps: int) -> _Arrays:
+    for step, (start, stop) in enumerate(pairwise(known_counts(len(order), steps))):
+        yield f"places{step}", order.flip(0)[start:stop].sort().values, 0.0
 
 
-def _drawing_arrays(harmon: Harmon, drawing: _Drawing, contexts: tuple[Context, Context | None]) -> _Arrays:
-    """Yield tokens and picture of a whole drawing."""
-    *_, last = harmon._generate(*contexts, *drawing)
-    yield "tokens", last.tokens, DRAWING_TOLERANCE
-    picture = to_pictures(harmon._decode_tokens(last.tokens, drawing.grid))[0]
+def _drawing_arrays(harmon: Harmon, plan: DrawingPlan) -> _Arrays:
+    """Yield the tokens before each step, those of the whole drawing, and its picture."""
+    tokens, steps = torch.zeros_like(plan.randomness.noise), harmon._generate(plan)
+    for step, (start, stop) in enumerate(pairwise(known_counts(tokens.shape[1], plan.options.steps))):
+        yield f"step{step}.tokens", tokens, DRAWING_TOLERANCE
+        tokens = next(steps).tokens if stop > start else tokens
+    yield "tokens", tokens, DRAWING_TOLERANCE
+    picture = to_pictures(harmon._decode_tokens(tokens, plan.grid))[0]
     yield "picture", torch.tensor(picture), PICTURE_TOLERANCE
 
 
-def _step_arrays(
-    harmon: Harmon, drawing: _Drawing, contexts: tuple[Context, Context | None], tokens: Tensor, step: int
-) -> _Arrays:
+def _step_arrays(harmon: Harmon, plan: DrawingPlan, tokens: Tensor, step: int) -> _Arrays:
     """Yield the intermediate states of one step, given the recorded tokens before it, and what it draws."""
-    randomness, grid, options = drawing
-    start, stop = known_counts(tokens.shape[1], options.steps)[step : step + 2]
-    known = randomness.order[:, :start].sort(1).values
+    order, grid = plan.randomness.order, plan.grid
+    start, stop = known_counts(tokens.shape[1], plan.options.steps)[step : step + 2]
+    known, places = order[:, :start].sort(1).values, order[:, start:stop].sort(1).values
     yield "known", known[0], 0.0
-    given = [context for context in contexts if context is not None]
-    encoded = [harmon._encode_known(context, tokens, known, grid) for context in given]
+    contexts = [plan.prompts] if plan.bare is None else [plan.prompts, plan.bare]
+    encoded = [harmon._encode_known(context, tokens, known, grid) for context in contexts]
     yield "encoded", torch.cat(encoded), TOLERANCE
     decoded = [harmon.decoder(each, known, grid) for each in encoded]
     yield "decoded", torch.cat(decoded), TOLERANCE
-    places = randomness.order[:, start:stop].sort(1).values
     states = [pick(each, places)[0] for each in decoded]
     uncond = states[1] if len(states) > 1 else None
-    noise = pick(randomness.noise, places)[0]
-    output = guided_prediction(harmon.head, noise, _TIMESTEP, states[0], uncond, options.guidance)
+    noise = pick(plan.randomness.noise, places)[0]
+    output = guided_prediction(harmon.head, noise, _TIMESTEP, states[0], uncond, plan.options.guidance)
     yield "net_out_t500", output, TOLERANCE
-    step_taken = harmon._step(*contexts, tokens, known, places, randomness, grid, options)
-    yield "drawn", pick(step_taken.tokens, places)[0], DRAWING_TOLERANCE
+    yield "drawn", pick(harmon._step(plan, tokens, known, places).tokens, places)[0], DRAWING_TOLERANCE
 
 
 def _recorded_steps(name: str, expected: Mapping[str, Tensor]) -> list[int]:
