@@ -27,6 +27,7 @@ from latentbridge.data.shapes.render import render
 from latentbridge.data.shapes.scenes import distinct_scenes
 from latentbridge.data.shapes.tasks import problem_conversation
 from latentbridge.models.checkpoint import as_omnibridge, load
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import sample_replies
 from latentbridge.rng import numpy_rng, torch_rng
@@ -85,9 +86,7 @@ def sampled(backbone: QwenVL, count: int) -> dict[str, list[float]]:
 
     def sample(copies: int) -> None:
         rngs = [torch_rng(0, "reply", number) for number in range(PAIRS * copies)]
-        sample_replies(
-            backbone, prompts, copies=copies, max_tokens=REPLY_TOKENS, temperature=TEMPERATURE, generators=rngs
-        )
+        sample_replies(backbone, prompts, ReplyOptions(REPLY_TOKENS, TEMPERATURE), rngs, copies=copies)
 
     ending, backbone.end_of_turn = backbone.end_of_turn, -1  # so that none ends before the others
     try:

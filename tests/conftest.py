@@ -85,7 +85,7 @@ def small_janus() -> JanusPro:
     sizes = TinyJanusConfig(width=32, num_layers=2, num_heads=2, image_size_px=32, codebook_size=61)
     model = new_model(sizes, seed=0)
     keep_sizes(model, torch_rng(0, "small janus"))
-    model.max_tokens = 5
+    model.reply_options = replace(model.reply_options, max_tokens=5)
     return model
 
 
@@ -118,7 +118,8 @@ def small_bagel() -> Bagel:
     )
     model = new_model(sizes, seed=0)
     keep_sizes(model, torch_rng(0, "small bagel"))
-    model.drawing_options.steps, model.roundtrip_steps, model.max_tokens = 3, 2, 5
+    model.roundtrip_steps, model.reply_options = 2, replace(model.reply_options, max_tokens=5)
+    model.drawing_options = replace(model.drawing_options, steps=3)
     return model
 
 

@@ -123,7 +123,8 @@ def test_replies_are_the_same_alone_and_in_a_batch(
     def replies(rows: list[int]) -> list[str]:
         generators = [torch_rng(row, "reply") for row in rows]
         asked = [conversations[row] for row in rows]
-        return model.reply(asked, max_tokens=6, temperature=temperature, generators=generators)
+        replies = model.reply(asked, generators, max_tokens=6, temperature=temperature)
+        return [reply.text for reply in replies]
 
     assert replies([0, 1]) == [*replies([0]), *replies([1])]
 

@@ -51,7 +51,7 @@ class Perfect:
     def understanding_loss(self, conversations: Sequence[Conversation]) -> Tensor:
         """Return the share of the picture's facts that the reply lacks."""
         (conversation,) = conversations
-        kept, total = caption_facts(conversation.turns[0][1], self.scene(conversation.picture))
+        kept, total = caption_facts(conversation.turns[0][1], self.scene(conversation.all_pictures[0]))
         return torch.tensor(1 - kept / total)
 
 

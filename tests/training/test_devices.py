@@ -48,6 +48,7 @@ from latentbridge.files import read_json, write_json
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import load_model, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch, SamplingParams
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
@@ -122,7 +123,9 @@ def skills(device: str) -> dict[str, Any]:
         network: Any = new_model(sizes, seed=0)
         keep_sizes(network, torch_rng(0, "small"))
         network.to(device_of(model))
-        network.max_tokens = network.drawing_options.steps = network.denoising_steps = 3
+        network.denoising_steps = 3
+        network.reply_options = ReplyOptions(max_tokens=3)
+        network.drawing_options = replace(network.drawing_options, steps=3)
         calls[f"{kind} understand"] = lambda network=network: network.understand([picture], ["Is there a star?"])[0]
         calls[f"{kind} generate"] = lambda network=network: network.draw_descriptions(["a red circle"], [5])[0].tolist()
     return {name: result_or_error(call) for name, call in calls.items()}
@@ -132,7 +135,7 @@ def slot_tokens(backbone: QwenVL) -> list[int]:
     """Return the first tokens of a reply generated in a slot."""
     slots = ContinuousBatch(backbone, count=2, length=64)
     prompt = slots.tokenize(Conversation((("What is there?", ""),)))
-    (slot,) = slots.add([prompt], [SamplingParams(0.7, torch_rng(3, "reply"))])
+    (slot,) = slots.add([prompt], [SamplingParams(ReplyOptions(temperature=0.7), torch_rng(3, "reply"))])
     return [slots.step()[slot] for _ in range(5)]
 
 

@@ -56,7 +56,6 @@ from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import ASSETS, Network, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl import sampling
-from latentbridge.models.qwen_vl.sampling import generate_replies
 from latentbridge.models.teachers import TEACHERS
 from latentbridge.models.tokenization import load_tokenizer, token_id
 from latentbridge.ranks import all_reduce_sum, global_mean, local_rows, rank, world_size
@@ -149,7 +148,7 @@ class GeneratingSft(Sft):
 
     def batch(self, model: Any, step: int) -> Any:
         for _ in range(1 + rank()):
-            self.replies += generate_replies(model.backbone, [QUESTION], max_tokens=2 + 3 * rank())
+            self.replies += model.reply([QUESTION], max_tokens=2 + 3 * rank())
         return super().batch(model, step)
 
 
@@ -341,7 +340,7 @@ def test_some_batches_have_images_on_one_rank_only(fast: Any):
     for step in range(config.steps):
         rng = numpy_rng(config.seed, "sft", step)
         sees = [
-            stage.worlds.world_at(rng, number).sample_conversation(rng).picture is not None
+            stage.worlds.world_at(rng, number).sample_conversation(rng).all_pictures != []
             for number in config.samples(0)
         ]
         split.append((any(sees[0::2]), any(sees[1::2])))
@@ -352,8 +351,8 @@ def test_ranks_may_call_the_model_different_numbers_of_times(fast: Any):
     folder, configs = fast
     replies = [read_json(folder / f"found_{each}.json")["replies"] for each in range(2)]
     model: Any = new_model(configs["sft"].model, configs["sft"].seed)
-    assert replies[0][0] == generate_replies(model.backbone, [QUESTION], max_tokens=2)[0]
-    assert replies[1][0] == replies[1][1] == generate_replies(model.backbone, [QUESTION], max_tokens=5)[0]
+    assert replies[0][0] == model.reply([QUESTION], max_tokens=2)[0]
+    assert replies[1][0] == replies[1][1] == model.reply([QUESTION], max_tokens=5)[0]
     assert furthest(weights(folder / "sft" / "generating"), weights(folder / "sft" / "two")) == 0
 
 

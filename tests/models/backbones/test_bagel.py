@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ def some_picture(height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray
 @torch.no_grad()
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_round_trip_reads_the_picture_a_viewer_gets(bagel: Bagel, steps: int):
-    bagel.drawing_options.guidance, bagel.drawing_options.steps, bagel.roundtrip_steps = 1.0, steps, steps
+    bagel.drawing_options = replace(bagel.drawing_options, guidance=1.0, steps=steps)
+    bagel.roundtrip_steps = steps
     expected = bagel._drawing_states(to_pixels(bagel.draw_descriptions(TEXTS, [5, 9])))
     returned = bagel.roundtrip(bagel.gen_latent(TEXTS, [5, 9]), [5, 9])
     torch.testing.assert_close(returned, expected, atol=5e-3, rtol=0)  # a pixel or two may tip to the next level
@@ -198,7 +200,7 @@ def test_answers_are_those_found_word_by_word_without_keeping_anything(bagel: Ba
         seen = bagel.eye([picture])
         row = bagel._tokenize(Conversation(((question, ""),)), len(seen[0]), open_ended=True).ids
         asked = len(row)
-        while len(row) < asked + bagel.max_tokens and row[-1] != bagel._eos:
+        while len(row) < asked + bagel.reply_options.max_tokens and row[-1] != bagel._eos:
             states, _ = bagel._hidden(bagel._pad([row]), seen)
             row = [*row, int(bagel.language_model.lm_head(states[0, -1]).argmax())]
         expected.append(bagel.tokenizer.decode([word for word in row[asked:] if word != bagel._eos]))
@@ -249,7 +251,7 @@ def test_the_understanding_loss_is_the_mean_over_tokens_of_replies(bagel: Bagel)
     ]
     losses = []
     for talk in talks:
-        seen = bagel.eye([talk.picture]) if talk.picture is not None else []
+        seen = bagel.eye(talk.all_pictures)
         chat = bagel._tokenize(talk, len(seen[0]) if seen else 0)
         states, _ = bagel._hidden(bagel._pad([chat.ids]), seen)
         log_probs = bagel.language_model.lm_head(states[0]).log_softmax(-1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,10 +35,9 @@ def some_tokens(rows: int = 2) -> Tensor:
 
 @torch.no_grad()
 def test_a_round_trip_draws_the_same_tokens_and_reads_them_whole(harmon: Harmon):
-    harmon.drawing_options.guidance = (
-        1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
-    )
-    drawn, _ = harmon._sample(TEXTS, [5, 9])
+    # a latent holds one branch of guidance, so only unguided drawings come from it alone
+    harmon.drawing_options = replace(harmon.drawing_options, guidance=1.0)
+    drawn, _ = harmon._sample(TEXTS, [5, 9], harmon.drawing_options.steps, 1.0)
     expected = harmon._reconstruction_states(drawn).flatten(1)
     latents = harmon.gen_latent(TEXTS, [5, 9])
     torch.testing.assert_close(harmon.roundtrip(latents, [5, 9]), expected, atol=1e-4, rtol=0)
@@ -46,7 +46,8 @@ def test_a_round_trip_draws_the_same_tokens_and_reads_them_whole(harmon: Harmon)
 
 @torch.no_grad()
 def test_through_pixels_it_reads_the_picture_a_viewer_gets(harmon: Harmon):
-    harmon.drawing_options.guidance, harmon.through_pixels = 1.0, True
+    harmon.drawing_options = replace(harmon.drawing_options, guidance=1.0)
+    harmon.through_pixels = True
     pictures = harmon.draw_descriptions(TEXTS, [5, 9])
     expected = harmon._reconstruction_states(harmon._encode_pictures(pictures)).flatten(1)
     latents = harmon.gen_latent(TEXTS, [5, 9])
@@ -90,8 +91,9 @@ def test_states_follow_from_the_words_and_the_known_tokens_alone(harmon: Harmon)
 @torch.no_grad()
 def test_a_drawing_is_made_of_the_states_that_it_tells(harmon: Harmon):
     """Group after group as the definition has it, written without the loop's own bookkeeping."""
-    harmon.drawing_options.guidance, seeds = 1.0, [5, 9]
-    drawn, states = harmon._sample(TEXTS, seeds)
+    harmon.drawing_options = replace(harmon.drawing_options, guidance=1.0)
+    seeds = [5, 9]
+    drawn, states = harmon._sample(TEXTS, seeds, harmon.drawing_options.steps, 1.0)
     rows, order = harmon._tokenize_prompts(TEXTS), harmon._order(seeds)
     for start, stop in [(0, 3), (3, 8), (8, 16)]:  # floor(16 cos(30 deg)) = 13 and floor(16 cos(60 deg)) = 8 masked
         known = order[:, :start].sort(1).values

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,8 @@ def some_codes(seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def test_a_round_trip_reads_the_picture_a_viewer_gets(janus: JanusPro):
-    janus.drawing_options.guidance = (
-        1.0  # a latent holds one branch of guidance, so only unguided drawings come from it alone
-    )
+    # a latent holds one branch of guidance, so only unguided drawings come from it alone
+    janus.drawing_options = replace(janus.drawing_options, guidance=1.0)
     pictures = janus.draw_descriptions(TEXTS, [5, 9])
     expected = janus._image_states(janus.pixel_values(pictures)).flatten(1)
     returned = janus.roundtrip(janus.gen_latent(TEXTS, [5, 9]), [5, 9])
@@ -44,7 +44,7 @@ def test_a_round_trip_reads_the_picture_a_viewer_gets(janus: JanusPro):
 def test_codes_without_chance_are_those_of_the_librarys_own_loop(
     janus: JanusPro, guidance: float, monkeypatch: pytest.MonkeyPatch
 ):
-    janus.drawing_options.guidance = guidance
+    janus.drawing_options = replace(janus.drawing_options, guidance=guidance)
     monkeypatch.setattr(janus, "_gumbel_noise", lambda seeds: torch.zeros(len(seeds), NUM_CODES, 61))
     rows = janus._tokenize_prompts(TEXTS[:1])
     config = janus.model.generation_config
@@ -58,12 +58,12 @@ def test_codes_without_chance_are_those_of_the_librarys_own_loop(
         guidance_scale=guidance,
         max_length=rows.ids.shape[1] + NUM_CODES,
     )
-    assert torch.equal(janus._sample_codes(TEXTS[:1], [0]), theirs)
+    assert torch.equal(janus._sample_codes(TEXTS[:1], [0], guidance), theirs)
 
 
 @torch.no_grad()
 def test_sampled_codes_follow_the_heads_probabilities(janus: JanusPro):
-    janus.drawing_options.guidance = 1.0
+    janus.drawing_options = replace(janus.drawing_options, guidance=1.0)
     count = 600
     gumbel_noise = torch.stack([janus._gumbel_noise([seed])[0, 0] for seed in range(count)])
     logits = torch.linspace(0, 4, 61)

@@ -160,7 +160,8 @@ def test_a_released_folder_is_read_whole(folder: Path, released: dict[str, Tenso
         released["vae.decoder.up.3.block.2.conv1.weight"],
     )
     assert harmon.language_model.lm_head.weight is harmon.language_model.model.embed_tokens.weight
-    harmon.drawing_options.steps, harmon.denoising_steps = 2, 2
+    harmon.drawing_options = replace(harmon.drawing_options, steps=2)
+    harmon.denoising_steps = 2
     latents = harmon.gen_latent(["a star"])
     assert latents.shape == (1, 4 * WIDTH) and harmon.roundtrip(latents).isfinite().all()
     assert harmon.generate("a star").picture.shape == (32, 32, 3)

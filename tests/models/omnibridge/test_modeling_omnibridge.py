@@ -11,7 +11,7 @@ from latentbridge import prompts
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.aligner import init_from_t5
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
-from latentbridge.types import Conversation
+from latentbridge.types import Conversation, Reply
 
 TEXTS = ["a red circle", "two blue stars on the left, one of them large, and nothing else at all", "x"]
 STEPS = 3
@@ -199,7 +199,7 @@ def test_a_reference_edit_sees_the_picture_but_not_the_instruction(
     small_model: OmniBridge, three_pictures, monkeypatch
 ):
     patched = "latentbridge.models.omnibridge.modeling_omnibridge.generate_replies"
-    monkeypatch.setattr(patched, lambda backbone, talks, **_: ["a red star"] * len(talks))
+    monkeypatch.setattr(patched, lambda backbone, talks, *_: [Reply("a red star", (), "stop")] * len(talks))
     options = {"seed": 3, "steps": STEPS, "method": "reference"}
     first, again = (small_model.edit(three_pictures[0], text, **options).picture for text in TEXTS[:2])
     assert np.array_equal(first, again)
@@ -209,7 +209,7 @@ def test_a_reference_edit_sees_the_picture_but_not_the_instruction(
 
 
 def test_an_unknown_edit_method_is_refused(small_model: OmniBridge, three_pictures):
-    with pytest.raises(UserError, match="Unknown edit method 'maskd'; did you mean 'masked'"):
+    with pytest.raises(UserError, match="Unknown value for method 'maskd'; did you mean 'masked'"):
         small_model.edit(three_pictures[0], "x", method="maskd")  # pyright: ignore[reportArgumentType]
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch, SamplingParams
 from latentbridge.models.qwen_vl.sampling import generate_replies
 from latentbridge.types import Conversation
@@ -23,6 +26,10 @@ def conversations(three_pictures: list[np.ndarray]) -> list[Conversation]:
     return [Conversation.with_picture(((text, ""),), picture) for text, picture in prompts]
 
 
+def texts_of(*arguments: Any) -> list[str]:
+    return [reply.text for reply in generate_replies(*arguments)]
+
+
 def generate(
     slots: ContinuousBatch, conversations: list[Conversation], arrivals: dict[int, list[int]], temperature: float = 0.0
 ):
@@ -31,7 +38,7 @@ def generate(
     slot_of: dict[int, int] = {}
     for step in range(max(arrivals) + MOST + 1):
         for conversation in arrivals.get(step, ()):
-            params = SamplingParams(temperature, torch.Generator().manual_seed(conversation))
+            params = SamplingParams(ReplyOptions(temperature=temperature), torch.Generator().manual_seed(conversation))
             (slot,) = slots.add([slots.tokenize(conversations[conversation])], [params])
             slot_of[slot], replies[conversation] = conversation, []
         for slot, token in slots.step().items():
@@ -59,7 +66,7 @@ def test_replies_equal_generate_replies(small_model: OmniBridge, conversations: 
     slots = ContinuousBatch(small_model.backbone, 5, LENGTH)
     for k, conversation in enumerate(conversations):
         written = small_model.backbone.decode(torch.tensor([generate(slots, conversations, {0: [k]})[k]]))
-        assert written == generate_replies(small_model.backbone, [conversation], max_tokens=MOST)
+        assert written == texts_of(small_model.backbone, [conversation], ReplyOptions(MOST))
 
 
 def test_prompts_of_one_shape_are_prefilled_together(small_model: OmniBridge, conversations: list[Conversation]):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.qwen_vl.batch import TokenBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat, QwenVL
 from latentbridge.models.qwen_vl.sampling import generate_replies
@@ -21,6 +22,10 @@ FIXTURE = load_file(Path(__file__).parents[2] / "golden" / "omnibridge" / "golde
 ATOL = 2e-5  # float32 rounding; observed 2e-6
 IMAGE_TOKEN = 90
 SIXTEEN_IMAGE_TOKENS = 16  # 64 px / (8 px patches merged 2 x 2), squared
+
+
+def texts_of(*arguments: Any) -> list[str]:
+    return [reply.text for reply in generate_replies(*arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +184,8 @@ def test_hidden_states_do_not_depend_on_padding_or_batch(backbone: QwenVL, three
 
 def test_replies_do_not_depend_on_the_batch(backbone: QwenVL, three_pictures: list[np.ndarray]):
     conversations = three_conversations(three_pictures)
-    together = generate_replies(backbone, conversations, max_tokens=12)
-    assert together == [generate_replies(backbone, [conversation], max_tokens=12)[0] for conversation in conversations]
+    together = texts_of(backbone, conversations, ReplyOptions(12))
+    assert together == [texts_of(backbone, [conversation], ReplyOptions(12))[0] for conversation in conversations]
     assert len(set(together)) == 3
 
 
@@ -196,7 +201,7 @@ def test_cached_generation_equals_uncached(backbone: QwenVL, three_pictures: lis
         batch.image_mask = torch.cat([batch.image_mask, torch.tensor([[False]])], dim=1)
     expected = backbone.tokenizer.decode(batch.input_ids[0, start:]).partition("<|im_end|>")[0]
     assert len(expected) > 8
-    assert generate_replies(backbone, [conversation], max_tokens=8) == [expected]
+    assert texts_of(backbone, [conversation], ReplyOptions(8)) == [expected]
 
 
 def test_sampled_replies_depend_on_their_generators_only(backbone: QwenVL, three_pictures: list[np.ndarray]):
@@ -204,7 +209,7 @@ def test_sampled_replies_depend_on_their_generators_only(backbone: QwenVL, three
 
     def sample(chosen: list[Conversation], seeds: list[int]) -> list[str]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return generate_replies(backbone, chosen, max_tokens=6, temperature=1.0, generators=generators)
+        return texts_of(backbone, chosen, ReplyOptions(6, 1.0), generators)
 
     together = sample(conversations, [1, 2, 3])
     assert together == sample(conversations, [1, 2, 3]) and together != sample(conversations, [4, 5, 6])

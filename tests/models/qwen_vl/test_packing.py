@@ -27,7 +27,7 @@ def batch(small_model) -> TokenBatch:
     conversations = [
         scene_conversation(scene, rng, TaskMix()) for scene, _ in zip(scenes("train", rng), range(11), strict=False)
     ]
-    assert 0 < sum(conversation.picture is None for conversation in conversations) < 11
+    assert 0 < sum(not conversation.all_pictures for conversation in conversations) < 11
     return small_model.backbone.tokenize(conversations)
 
 

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.options import ReplyOptions
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.qwen_vl.sampling import (
     Replies,
     generate_replies,
     reply_log_probs,
     sample_replies,
-    sample_tokens,
 )
+from latentbridge.models.token_sampling import sample_tokens
 from latentbridge.types import Conversation
 
 TEMPERATURE = 1.3
@@ -38,6 +41,10 @@ def prompts_of(backbone: QwenVL, conversations: list[Conversation]):
     return backbone.tokenize(conversations, open_ended=True, pad="left")
 
 
+def texts_of(*arguments: Any) -> list[str]:
+    return [reply.text for reply in generate_replies(*arguments)]
+
+
 def seeded(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -46,25 +53,20 @@ def test_copies_of_a_prompt_are_sampled_independently(backbone: QwenVL, conversa
     many = sample_replies(
         backbone,
         prompts_of(backbone, conversations),
+        ReplyOptions(7, temperature=1.0),
+        seeded(*range(6)),
         copies=2,
-        max_tokens=7,
-        temperature=1.0,
-        generators=seeded(*range(6)),
     )
     texts = backbone.decode(many.tokens)
     assert len(texts) == 6 and len(set(texts)) > 4
     for index, text in enumerate(texts):
-        alone = generate_replies(
-            backbone, [conversations[index // 2]], max_tokens=7, temperature=1.0, generators=seeded(index)
-        )
+        alone = texts_of(backbone, [conversations[index // 2]], ReplyOptions(7, temperature=1.0), seeded(index))
         assert alone == [text]
 
 
 def test_sampling_log_probs_equal_teacher_forced_ones(backbone: QwenVL, conversations: list[Conversation]):
     prompts = prompts_of(backbone, conversations)
-    replies = sample_replies(
-        backbone, prompts, copies=3, max_tokens=11, temperature=TEMPERATURE, generators=seeded(*range(9))
-    )
+    replies = sample_replies(backbone, prompts, ReplyOptions(11, TEMPERATURE), seeded(*range(9)), copies=3)
     lengths = replies.mask.sum(dim=1)
     assert len(set(lengths.tolist())) > 2 and 0 < int(replies.ended.sum()) < 9
     found = reply_log_probs(backbone, prompts, replies, TEMPERATURE)
@@ -78,10 +80,9 @@ def test_a_reply_ends_with_its_turn_or_at_the_limit(backbone: QwenVL, conversati
     replies = sample_replies(
         backbone,
         prompts_of(backbone, conversations),
+        ReplyOptions(11, temperature=1.0),
+        seeded(*range(9)),
         copies=3,
-        max_tokens=11,
-        temperature=1.0,
-        generators=seeded(*range(9)),
     )
     for tokens, mask, ended in zip(replies.tokens, replies.mask, replies.ended, strict=True):
         reply = tokens[mask].tolist()
@@ -92,17 +93,16 @@ def test_a_reply_ends_with_its_turn_or_at_the_limit(backbone: QwenVL, conversati
 
 
 def test_greedy_log_probs_are_zero(backbone: QwenVL, conversations: list[Conversation]):
-    assert (sample_replies(backbone, prompts_of(backbone, conversations), max_tokens=5).log_probs == 0).all()
+    assert (sample_replies(backbone, prompts_of(backbone, conversations), ReplyOptions(5)).log_probs == 0).all()
 
 
 def test_gradients_do_not_depend_on_padding(backbone: QwenVL, conversations: list[Conversation]):
     replies = sample_replies(
         backbone,
         prompts_of(backbone, conversations),
+        ReplyOptions(5, temperature=1.0),
+        seeded(*range(6)),
         copies=2,
-        max_tokens=5,
-        temperature=1.0,
-        generators=seeded(*range(6)),
     )
     weights = [p for name, p in backbone.named_parameters() if "q_proj" in name or "merger" in name]
 

@@ -11,6 +11,7 @@ import pytest
 from tests.serving.engine.working import LONG, answer, counted, question, reply_text, run, running_engine, until
 
 from latentbridge.errors import UserError
+from latentbridge.models.omnibridge.editing import OmniBridgeOptions
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.engine.engine import Engine, ServerBusy, ShuttingDown
 from latentbridge.serving.engine.jobs import GenerateJob, TextEmbeddingJob
@@ -26,8 +27,8 @@ def test_concurrent_results_equal_sequential_results(served_model: OmniBridge, s
         question("Is there a star? Think step by step.", scene_picture),
         TextEmbeddingJob("a red star"),
         TextEmbeddingJob("a tan star"),
-        GenerateJob("small red star top, on white", 1, 3, 2.5),
-        GenerateJob("large blue circle left, small tan ring top, on black", 2, 3, 2.5),
+        GenerateJob("small red star top, on white", 1, OmniBridgeOptions(3)),
+        GenerateJob("large blue circle left, small tan ring top, on black", 2, OmniBridgeOptions(3)),
     ]
 
     async def test() -> None:
@@ -45,7 +46,7 @@ def test_concurrent_results_equal_sequential_results(served_model: OmniBridge, s
 def test_a_short_reply_does_not_wait_for_a_long_drawing(served_model: OmniBridge):
     async def test() -> None:
         async with running_engine(served_model) as engine:
-            drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, LONG, 2.5)))
+            drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, OmniBridgeOptions(LONG))))
             await until(lambda: counted(engine, "batch_size_count", kind="GenerateJob") == 1)
             assert await reply_text(engine, question("Draw: a star", max_tokens=3))
             assert not drawing.done()
@@ -70,10 +71,10 @@ def test_a_disconnect_frees_the_slot(served_model: OmniBridge, scene_picture: Pi
 def test_a_cancelled_drawing_is_dropped(served_model: OmniBridge):
     async def test() -> None:
         async with running_engine(served_model) as engine:
-            drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, LONG, 2.5)))
+            drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, OmniBridgeOptions(LONG))))
             await until(lambda: counted(engine, "batch_size_count", kind="GenerateJob") == 1)
             drawing.cancel()
-            done = await engine.run(GenerateJob("red star, on white", 1, 1, 2.5))
+            done = await engine.run(GenerateJob("red star, on white", 1, OmniBridgeOptions(1)))
             assert done.shape == (64, 64, 3)
             assert counted(engine, "job_duration_seconds_count", kind="GenerateJob") == 1  # the long one never ended
 
@@ -100,7 +101,7 @@ def test_close_finishes_running_jobs_and_rejects_new_ones(served_model: OmniBrid
             pass
         engine.start()
         reply = asyncio.ensure_future(reply_text(engine, question("Draw: a star")))
-        drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, 5, 2.5)))
+        drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, OmniBridgeOptions(5))))
         await asyncio.sleep(0)
         await engine.close()
         assert not engine.ready

@@ -14,6 +14,7 @@ import pytest
 from tests.serving.engine.working import LONG, answer, counted, question, reply_text, run, running_engine, until
 
 from latentbridge.errors import UserError
+from latentbridge.models.omnibridge.editing import OmniBridgeOptions
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.serving.engine.engine import WorkersLost
 from latentbridge.serving.engine.jobs import GenerateJob, ImageEmbeddingJob, TextEmbeddingJob
@@ -29,13 +30,13 @@ def worker_pids() -> set[int]:
 
 def test_processes_give_the_results_of_a_thread_even_if_one_is_killed(served_model: OmniBridge, scene_picture: Picture):
     reply = question("Describe the picture. Think step by step.", scene_picture, 60, temperature=1.5, seed=3)
-    drawing = GenerateJob("large blue circle left, small tan ring top, on black", 2, 12, 2.5)
+    drawing = GenerateJob("large blue circle left, small tan ring top, on black", 2, OmniBridgeOptions(12))
     jobs: list[Any] = [
         question("What?", max_tokens=7, temperature=1.4, seed=5),
         question("Is there a star?", scene_picture),
         *(TextEmbeddingJob(text) for text in ("a red star", "a tan star", "a blue star")),
         ImageEmbeddingJob(scene_picture),
-        GenerateJob("small red star top, on white", 1, 3, 2.5),
+        GenerateJob("small red star top, on white", 1, OmniBridgeOptions(3)),
     ]
 
     async def test() -> None:
@@ -83,7 +84,7 @@ def test_a_job_that_killed_two_workers_fails_and_no_other(served_model: OmniBrid
     async def test() -> None:
         async with running_engine(served_model, workers=2) as engine:
             await until(lambda: counted(engine, "workers") == 2)
-            drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, LONG, 2.5)))
+            drawing = asyncio.ensure_future(engine.run(GenerateJob("red star, on white", 1, OmniBridgeOptions(LONG))))
             for attempt in (1, 2):
                 await until(lambda: counted(engine, "batch_size_count", kind="GenerateJob") == attempt)  # noqa: B023
                 for pid in worker_pids():

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from latentbridge.models.options import ReplyOptions
 from latentbridge.serving.engine.engine import Engine
 from latentbridge.serving.engine.metrics import Metrics
 from latentbridge.serving.engine.text_generation import GenerationRequest
@@ -27,8 +28,11 @@ async def running_engine(model: Any, **settings: Any) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-def question(text: str, picture: Picture | None = None, max_tokens: int = 40, **options: Any) -> GenerationRequest:
-    return GenerationRequest(Conversation.with_picture(((text, ""),), picture), max_tokens, **options)
+def question(
+    text: str, picture: Picture | None = None, max_tokens: int = 40, seed: int = 0, **options: Any
+) -> GenerationRequest:
+    conversation = Conversation.with_picture(((text, ""),), picture)
+    return GenerationRequest(conversation, ReplyOptions(max_tokens, **options), seed)
 
 
 async def reply_text(engine: Engine, request: GenerationRequest) -> str:
