@@ -90,8 +90,7 @@ def test_both_published_layouts_hold_the_same_model(harmon: Harmon, tmp_path: Pa
     write_release(FOLDER, tmp_path)
     tensors = torch.load(tmp_path / "harmon_tiny.pth", weights_only=True)
     tensors |= {
-        f"vae.{name}": tensor
-        for name, tensor in torch.load(tmp_path / "kl16.ckpt", weights_only=True)["model"].items()
+        f"vae.{name}": tensor for name, tensor in torch.load(tmp_path / "kl16.ckpt", weights_only=True)["model"].items()
     }
     del tensors["llm.lm_head.weight"]  # a transformers class saves tied weights once
     for name in ("harmon_tiny.pth", "kl16.ckpt"):
