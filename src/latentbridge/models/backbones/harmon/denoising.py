@@ -57,7 +57,7 @@ class LearnedVarianceDiffusion:
                 remaining.sqrt(),
                 (1 - remaining).sqrt(),
             ]
-        )
+        ).float()
 
     def sample(
         self, predict: Callable[[Tensor, int], Tensor], noise: Tensor, step_noise: Tensor, temperature: float = 1.0
@@ -105,7 +105,7 @@ class LearnedVarianceDiffusion:
 
     def _coefficients(self, index: Tensor) -> Tensor:
         """Return the rows of the table at `index` [m], float32 [rows m 1]."""
-        return self._table.to(index.device)[:, index].float()[..., None]
+        return self._table.to(index.device)[:, index, None]
 
 
 def learned_variance_loss(head: nn.Module, clean: Tensor, states: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ from latentbridge.types import Picture
 
 
 class Context(NamedTuple):
-    """What the language model reads before the image tokens, left-padded."""
+    """Inputs of the language model before the image tokens, left-padded."""
 
     embeds: Tensor
     """[b s h]."""
@@ -62,7 +62,7 @@ class DrawingPlan(NamedTuple):
 
 
 class GenerationStep(NamedTuple):
-    """What one step of masked generation yields."""
+    """Tokens drawn by one step of masked generation."""
 
     drawn: Tensor
     """Positions drawn by it, ascending, int64 [b j]."""

@@ -31,9 +31,9 @@ from latentbridge.types import Conversation
 
 TOLERANCE = 1e-5
 DRAWING_TOLERANCE = 2e-3
-"""Of what is denoised: the fixture's head amplifies errors of 1e-7 by 1e4."""
+"""Tolerance of denoised tokens: the fixture's head amplifies errors of 1e-7 by 1e4."""
 PICTURE_TOLERANCE = 0.03
-"""Of pictures: the share of values that may be rounded to another level, given those errors."""
+"""Share of a picture's values that those errors may round to another level."""
 _EXPECTED = "expected.safetensors"
 _TIMESTEP = 500
 _Arrays = Iterator[tuple[str, Tensor, float]]

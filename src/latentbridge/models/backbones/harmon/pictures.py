@@ -1,4 +1,4 @@
-"""How Harmon's release prepares pictures for reading (wusize/Harmon at 4eb6087, `scripts/image2text.py`)."""
+"""Preparation of pictures for reading, as by wusize/Harmon at 4eb6087 (`scripts/image2text.py`)."""
 
 from __future__ import annotations
 
