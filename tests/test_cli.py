@@ -219,7 +219,7 @@ def test_version(run: Callable[..., Result]):
         ("train pretrain-decoder --sample-every -1", "--sample-every -1"),
         ("train scene-teacher --sample-every 5", "leave out --sample-every"),
         ("train pretrain-decoder --track tensorbord", "did you mean 'tensorboard'?"),
-        ("edit in.png PROMPT --out o.png --method maskd", "did you mean 'masked'?"),
+        ("edit in.png PROMPT --out o.png --option method=maskd", "did you mean 'masked'?"),
         ("eval --out scores.txt", "does not end in .json"),
         ("eval --world shaps", "did you mean 'shapes'?"),
         ("eval --size 0", "--size 0"),

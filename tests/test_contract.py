@@ -19,6 +19,7 @@ from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, GenerationResult
 
 KINDS = ("omnibridge", "janus", "bagel", "harmon")
+EDITORS = ("omnibridge", "bagel")
 TEXTS = ["a red circle", "two blue stars, one of them large"]
 kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -72,10 +73,10 @@ def test_each_command_answers_or_refuses(
 
     edited = tmp_path / "edited.png"
     code, out = run(capsys, "edit", image, "make it red", "--out", edited, "--steps", 2, "--model", folder)
-    if kind == "omnibridge":
+    if kind in EDITORS:
         assert code == 0 and edited.exists()
     else:
-        assert code == 2 and f"This {kind} model cannot edit; load a model that can (OmniBridge)" in out
+        assert code == 2 and f"This {kind} model cannot edit; load a model that can (OmniBridge and BAGEL)" in out
         assert len(out.strip().splitlines()) == 1 and not edited.exists()
 
 
@@ -94,8 +95,8 @@ def test_a_loaded_model_has_its_kind_and_skills(kind: str, model: TrainableModel
     loaded = lb.load(folder)
     assert loaded.kind == kind and loaded.skills == model.skills
     assert loaded.context_length > 100 and loaded.device.type == "cpu" and loaded.dtype == model.dtype
-    assert ("edit" in loaded.skills) == (kind == "omnibridge")
-    if kind != "omnibridge":
+    assert ("edit" in loaded.skills) == (kind in EDITORS)
+    if kind not in EDITORS:
         with pytest.raises(UserError, match="cannot edit"):
             loaded.edit(np.zeros((32, 32, 3), np.uint8), "x")
 

@@ -67,8 +67,8 @@ def has_fast_bfloat16(device: torch.device = CPU) -> bool:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Return the device of a network's weights."""
-    return next(network.parameters()).device
+    """Return the device that a network computes on: that of its weights, unless they wait elsewhere (`models/offload.py`)."""
+    return getattr(network, "execution_device", None) or next(network.parameters()).device
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

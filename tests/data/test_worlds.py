@@ -40,12 +40,12 @@ def test_questions_about_one_picture_share_a_conversation_of_at_most_five(tmp_pa
 
 def test_a_picture_with_texts_is_described_and_sometimes_requested(tmp_path: Path):
     talks = own_talks(write_manifest(tmp_path, 1), 200)
-    requests = [talk for talk in talks if talk.picture is None]
+    requests = [talk for talk in talks if not talk.all_pictures]
     assert {talk.turns for talk in requests} == {
         ((prompts.draw_request("text 0"), prompts.wrap_description("text 0")),)
     }
     assert 0.1 < len(requests) / len(talks) < 0.3
-    assert {reply for talk in talks if talk.picture is not None for _, reply in talk.turns} == {"text 0"}
+    assert {reply for talk in talks if talk.all_pictures for _, reply in talk.turns} == {"text 0"}
 
 
 def test_an_edit_is_answered_by_the_description_to_draw(tmp_path: Path):
@@ -56,8 +56,8 @@ def test_an_edit_is_answered_by_the_description_to_draw(tmp_path: Path):
     talks = [world.sample_conversation(rng) for _ in range(60)]
     edits = [talk for talk in talks if talk.turns == (edit,)]
     described = [talk for talk in talks if talk.turns[0][1] == "a light wall"]
-    assert edits and all((talk.picture == source).all() for talk in edits)
-    assert described and all((talk.picture == target).all() for talk in described)
+    assert edits and all((talk.all_pictures[0] == source).all() for talk in edits)
+    assert described and all((talk.all_pictures[0] == target).all() for talk in described)
     pairs = [world.sample_align_item(rng) for _ in range(40)]
     assert {pair.caption for pair in pairs} == {"a light wall", "a wall"}
     assert all((pair.target == target).all() for pair in pairs)

@@ -111,8 +111,8 @@ def test_words_omitted_from_a_description_are_named(tiny: InputCheck):
 
 
 def test_an_edit_that_changes_the_size_causes_a_warning():
-    assert size_warnings(np.zeros((64, 64, 3), np.uint8), 64) == []
-    assert size_warnings(np.zeros((512, 512, 3), np.uint8), 64) == ["the picture comes back at 64 x 64 px."]
+    assert size_warnings(np.zeros((64, 64, 3), np.uint8), (64, 64)) == []
+    assert size_warnings(np.zeros((512, 512, 3), np.uint8), (64, 64)) == ["the picture comes back at 64 x 64 px."]
 
 
 def test_one_colour_and_noise_have_finite_statistics():

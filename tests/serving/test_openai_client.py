@@ -136,10 +136,10 @@ def test_models_are_listed_and_found(client: OpenAI):
 
 def test_invalid_requests_get_a_message_with_the_fix(client: OpenAI, picture_url: str):
     calls: dict[str, Any] = {
-        "leave out `size`": lambda: client.images.generate(prompt="a star", size="512x512"),
+        "leave out the size": lambda: client.images.generate(prompt="a star", size="512x512"),
         "the most this server accepts": lambda: client.images.generate(prompt="a star", n=9),
         "messages": lambda: client.chat.completions.create(model="tiny", messages=[]),
-        "looks at one": lambda: client.chat.completions.create(
+        "looks at 1 at most": lambda: client.chat.completions.create(
             model="tiny",
             messages=[*question("a", picture_url), {"role": "assistant", "content": "b"}, *question("c", picture_url)],
         ),

@@ -55,7 +55,7 @@ from latentbridge.files import read_json, write_json
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import ASSETS, Network, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
-from latentbridge.models.qwen_vl import sampling
+from latentbridge.models import token_sampling
 from latentbridge.models.teachers import TEACHERS
 from latentbridge.models.tokenization import load_tokenizer, token_id
 from latentbridge.ranks import all_reduce_sum, global_mean, local_rows, rank, world_size
@@ -165,7 +165,7 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(TEACHERS, "grey", lambda source: Grey())
     patch.setitem(REWARDS, "accuracy", early_letters)
     end = token_id(load_tokenizer(ASSETS / "tokenizer"), "<|im_end|>")
-    patch.setattr(sampling, "sample_tokens", partial(random_tokens, end))
+    patch.setattr(token_sampling, "sample_tokens", partial(random_tokens, end))
 
 
 def random_tokens(end: int, probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from latentbridge.config import AlignerConfig
+from latentbridge.models.blocks import blocks
 from latentbridge.models.checkpoint import new_model
 from latentbridge.models.omnibridge.aligner import BiTransformer
-from latentbridge.training.recompute import Recompute, blocks, recompute
+from latentbridge.training.recompute import Recompute, recompute
 from latentbridge.types import Conversation
 
 TALKS = [Conversation((("two red circles", "a blue star"),))]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentbridge.cli.arguments import AsJson, ModelName, check_at_least, check_folder
+from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
 from latentbridge.cli.output import print_json
 from latentbridge.errors import UserError
 from latentbridge.retrieval.filters import Condition, parse_condition
@@ -45,6 +46,7 @@ Fields = Annotated[
 
 
 @app.command()
+@with_loading_flags
 def build(
     source: Annotated[
         str,
@@ -55,6 +57,7 @@ def build(
     ] = None,
     fields: Fields = None,
     model: ModelName = "tiny",
+    loading: Loading = AS_RELEASED,
     as_json: AsJson = False,
 ) -> None:
     """Index pictures for `latentbridge search`.
@@ -77,12 +80,11 @@ def build(
     metadata, is_folder = _parse_fields(fields), "://" not in target
     if is_folder:
         check_folder(Path(target))
-    from latentbridge.cli.loading import open_model
     from latentbridge.models.checkpoint import fingerprint
     from latentbridge.retrieval.index_factory import create_index, is_index_folder
     from latentbridge.retrieval.validation import redact_password
 
-    loaded, is_new = open_model(model), not is_index_folder(target)
+    loaded, is_new = loading.open(model), not is_index_folder(target)
     index = create_index(target, loaded.embedding_size, fingerprint(loaded))
     result = sync_with_progress(loaded, index, pictures, metadata)
     if is_folder:
@@ -96,11 +98,13 @@ def build(
 
 
 @app.command()
+@with_loading_flags
 def add(
     address: Address,
     sources: Annotated[list[str], typer.Argument(metavar="SOURCES", help="Pictures, or sources as in `index build`.")],
     fields: Fields = None,
     model: ModelName = "tiny",
+    loading: Loading = AS_RELEASED,
     as_json: AsJson = False,
 ) -> None:
     """Add pictures to an index, or replace changed ones; nothing is dropped.
@@ -117,13 +121,12 @@ def add(
     opened: list[Source] = [FilePictures(files, folder)] if files else []
     opened += [open_source(source) for source in sources if Path(source) not in files]
     metadata = _parse_fields(fields)
-    from latentbridge.cli.loading import open_model
     from latentbridge.indexing import IndexingResult
     from latentbridge.query import check_index_model
     from latentbridge.retrieval.validation import redact_password
 
     index = open_index_at(address)
-    loaded = open_model(model)
+    loaded = loading.open(model)
     check_index_model(loaded, index, redact_password(address))
     results = (sync_with_progress(loaded, index, pictures, metadata, mirror=False) for pictures in opened)
     _print_result(redact_password(address), index, sum(results, IndexingResult()), as_json)

@@ -18,6 +18,7 @@ from latentbridge.cli.arguments import (
     check_out,
     check_world,
 )
+from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
 from latentbridge.cli.output import output_scores, print_json, print_scores, print_warnings, save_picture
 from latentbridge.errors import UserError, unknown_name
 from latentbridge.sampling_limits import check_sampling
@@ -35,6 +36,7 @@ _SIZE, _HOPS, _ROUNDS = 100, 4, 4
 _NUM_GALLERY_ROWS = 8
 
 
+@with_loading_flags
 def loopback(
     image: Annotated[Path | None, typer.Argument(metavar="[IMAGE]", help=PICTURE_KINDS)] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", help=f"Rounds of a picture; default {_ROUNDS}.")] = None,
@@ -48,6 +50,7 @@ def loopback(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures or scores, and a gallery.")] = None,
     seed: Seed = 7,
     model: ModelName = "tiny",
+    loading: Loading = AS_RELEASED,
     as_json: AsJson = False,
 ) -> None:
     """Describe a picture, draw the description, and repeat.
@@ -74,7 +77,7 @@ def loopback(
     if image is not None:
         rounds = _ROUNDS if rounds is None else rounds
         check_at_least("--rounds", rounds, 1)
-        _loopback_picture(image, rounds, out, seed, model, as_json)
+        _loopback_picture(image, rounds, out, seed, model, loading, as_json)
     elif world is not None:
         check_world(world, or_manifest=True)
         size, hops = (default if value is None else value for value, default in ((size, _SIZE), (hops, _HOPS)))
@@ -82,10 +85,12 @@ def loopback(
         check_at_least("--hops", hops, 1)
         if start not in (None, *STARTS):
             raise unknown_name("side to start at", str(start), STARTS)
-        _loopback_data(world, size, hops, start, encoder, out, seed, model, as_json)
+        _loopback_data(world, size, hops, start, encoder, out, seed, model, loading, as_json)
 
 
-def _loopback_picture(image: Path, rounds: int, out: Path | None, seed: int, model: str, as_json: bool) -> None:
+def _loopback_picture(
+    image: Path, rounds: int, out: Path | None, seed: int, model: str, loading: Loading, as_json: bool
+) -> None:
     import numpy as np
 
     from latentbridge.images import open_picture
@@ -93,10 +98,10 @@ def _loopback_picture(image: Path, rounds: int, out: Path | None, seed: int, mod
     picture = open_picture(image)
     from latentbridge.evaluation.loopback import loopback, round_cells
     from latentbridge.evaluation.pages.gallery import draw_sheet
-    from latentbridge.models.checkpoint import load, model_folder, shipped
+    from latentbridge.models.checkpoint import model_folder, shipped
     from latentbridge.models.input_check import read_input_check
 
-    (chain,) = loopback(load(model), [picture], rounds, seed)
+    (chain,) = loopback(loading.open_trainable(model), [picture], rounds, seed)
     if out:
         for number, step in enumerate(chain, start=1):
             save_picture(step.picture, out / f"round_{number}.png")
@@ -123,6 +128,7 @@ def _loopback_data(
     out: Path | None,
     seed: int,
     model: str,
+    loading: Loading,
     as_json: bool,
 ) -> None:
     import numpy as np
@@ -134,12 +140,13 @@ def _loopback_data(
     from latentbridge.evaluation.loopback import pair_cells
     from latentbridge.evaluation.pages.gallery import draw_sheet
     from latentbridge.files import write_json
-    from latentbridge.models.checkpoint import load
 
     starts: list[Start] = [side for side in STARTS if start in (None, side)]
     judge = _load_view(encoder, len(starts) * len(pairs) * (1 + hops // 2))
     conditions: dict[str, Any] = {"model": model, "world": world, "encoder": encoder}
-    document, results = evaluate_loopback(load(model), pairs, judge, hops=hops, seed=seed, starts=starts, **conditions)
+    document, results = evaluate_loopback(
+        loading.open_trainable(model), pairs, judge, hops=hops, seed=seed, starts=starts, **conditions
+    )
     if out:
         for result in results:
             sheet = draw_sheet(pair_cells(result, pairs[:_NUM_GALLERY_ROWS]))
@@ -157,8 +164,10 @@ def _loopback_data(
         print(out / "loopback.json")
 
 
+@with_loading_flags
 def consistency(
     model: ModelName = "tiny",
+    loading: Loading = AS_RELEASED,
     world: Annotated[str, typer.Option("--data", help='"shapes", "drawings", or a manifest (.jsonl).')] = "shapes",
     size: Annotated[int, typer.Option("--size", help="Number of pairs.")] = _SIZE,
     encoder: Encoder = "package",
@@ -181,15 +190,18 @@ def consistency(
 
     pairs = held_out_pairs(world, size, seed)
     from latentbridge.evaluation.agreement import evaluate_consistency
-    from latentbridge.models.checkpoint import load
 
     judge = _load_view(encoder, 2 * len(pairs))
     conditions: dict[str, Any] = {"model": model, "world": world, "encoder": encoder}
-    output_scores(evaluate_consistency(load(model), pairs, judge, seed=seed, **conditions), out, as_json)
+    output_scores(
+        evaluate_consistency(loading.open_trainable(model), pairs, judge, seed=seed, **conditions), out, as_json
+    )
 
 
+@with_loading_flags
 def reasoning(
     model: ModelName = "tiny",
+    loading: Loading = AS_RELEASED,
     world: Annotated[str, typer.Option("--data", help='"shapes", or a manifest (.jsonl) with questions.')] = "shapes",
     size: Annotated[int, typer.Option("--size", help="Problems of each kind; a manifest gives all.")] = 50,
     seed: Seed = 7,
@@ -213,10 +225,9 @@ def reasoning(
     from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 
     problems = held_out_problems(world, size, seed)
-    from latentbridge.models.checkpoint import load
 
     conditions: dict[str, Any] = {"model": model, "world": world, "size": size, "seed": seed}
-    output_scores(evaluate_reasoning(load(model).understand, problems, **conditions), out, as_json)
+    output_scores(evaluate_reasoning(loading.open(model).understand, problems, **conditions), out, as_json)
 
 
 def compare(

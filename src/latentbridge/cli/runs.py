@@ -19,6 +19,7 @@ from latentbridge.cli.arguments import (
     check_world,
     is_own_data,
 )
+from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
 from latentbridge.config import DataStageConfig, RunConfig, SceneConfig, with_overrides
 from latentbridge.errors import UserError
 from latentbridge.recipes import RECIPES, recipe
@@ -99,8 +100,10 @@ def _train(config: RunConfig, folder: Path, resume: bool, track: list[str], samp
             raise
 
 
+@with_loading_flags
 def evaluate(
     model: ModelName = "tiny",
+    loading: Loading = AS_RELEASED,
     world: Annotated[
         str,
         typer.Option("--world", help='"shapes", "drawings", or your own data: a manifest (.jsonl) or shards.'),
@@ -132,10 +135,9 @@ def evaluate(
         check_out(out, (".json",))
     from latentbridge.cli.output import output_scores
     from latentbridge.evaluation.run import World, evaluate
-    from latentbridge.models.checkpoint import load
 
     own = Path(world) if is_own_data(world) else None
-    output_scores(evaluate(load(model), own or cast(World, world), size=size), out, as_json)
+    output_scores(evaluate(loading.open_trainable(model), own or cast(World, world), size=size), out, as_json)
 
 
 def study(

@@ -11,6 +11,7 @@ import typer
 
 from latentbridge.cli.arguments import PICTURE_SUFFIXES, AsJson, ModelName, check_at_least, check_out
 from latentbridge.cli.index import INDEX_NAME, Where, open_index_at, parse_conditions, sync_with_progress
+from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
 from latentbridge.cli.output import make_grid, print_json, print_warnings, save_picture
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
@@ -27,6 +28,7 @@ _THUMBNAIL_PX = 160
 _MAX_WEIGHT = 100.0
 
 
+@with_loading_flags
 def search(
     address: Annotated[
         str, typer.Argument(metavar="INDEX", help="An index, a folder of pictures, or postgres://host/database/name.")
@@ -47,6 +49,7 @@ def search(
     out: Annotated[Path | None, typer.Option("--out", help="Page (.html) or grid of pictures (.png) to write.")] = None,
     allow_unknown: Annotated[bool, typer.Option("--allow-unknown", help="Rank by unknown words alone.")] = False,
     model: ModelName = "tiny",
+    loading: Loading = AS_RELEASED,
     as_json: AsJson = False,
 ) -> None:
     """Find pictures by text, a picture, items of the index, or any of them together.
@@ -82,9 +85,8 @@ def search(
         parts.append(QueryPart(picture=open_picture(image)))
     parts += [QueryPart(item=name) for name in like or []]
     opened = _open_index_or_source(address)
-    from latentbridge.cli.loading import open_model
 
-    loaded = open_model(model)
+    loaded = loading.open(model)
     index = opened if isinstance(opened, Index) else _index_in_memory(loaded, opened)
     check_index_model(loaded, index, redact_password(address))
     hits = search_index(loaded, index, *parts, k=k, where=conditions, allow_unknown=allow_unknown)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from latentbridge.cli.arguments import ModelName, check_at_least, check_folder
-from latentbridge.cli.loading import open_model
+from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
 from latentbridge.errors import UserError
 from latentbridge.light_imports import import_model
 from latentbridge.processes import cores
@@ -43,10 +43,12 @@ TimeoutS = Annotated[float, typer.Option("--timeout", help="Seconds after which 
 Workers = Annotated[int | None, typer.Option("--workers", help=_WORKERS_HELP)]
 
 
+@with_loading_flags
 def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     model: ModelName = "tiny",
+    loading: Loading = AS_RELEASED,
     name: Name = None,
     indexes: Indexes = None,
     keys: KeyFile = None,
@@ -94,17 +96,25 @@ def serve(
     rates = Rates(parse_allowances(limit or [], (*KINDS.values(), OTHER)))
     check_free(host, port)
     settings = Settings(
-        name or _base_name(model), model, workers, indexes, max_requests=max_requests, request_timeout_s=timeout_s
+        name or _base_name(model),
+        model,
+        vars(loading),
+        workers,
+        indexes,
+        max_requests=max_requests,
+        request_timeout_s=timeout_s,
     )
     limits = Limits()
-    app = create_app(open_model(model), settings, keys=api_keys, rates=rates, limits=limits, fetching=fetching)
+    app = create_app(loading.open(model), settings, keys=api_keys, rates=rates, limits=limits, fetching=fetching)
     if ui:
         add_page(app, rates)
     listen(app, host, port, limits)
 
 
+@with_loading_flags
 def mcp(
     model: ModelName = "tiny",
+    loading: Loading = AS_RELEASED,
     indexes: Indexes = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="A folder to save pictures in, so that other tools can use them.")
@@ -129,7 +139,11 @@ def mcp(
         from latentbridge.serving.tools import serve_stdio
     import asyncio
 
-    asyncio.run(serve_stdio(create_app(open_model(model), Settings(_base_name(model), model, indexes=indexes)), out))
+    asyncio.run(
+        serve_stdio(
+            create_app(loading.open(model), Settings(_base_name(model), model, vars(loading), indexes=indexes)), out
+        )
+    )
 
 
 def _check_indexes(location: str | None) -> None:

@@ -11,13 +11,13 @@ from latentbridge.cli.arguments import (
     PICTURE_KINDS,
     PICTURE_SUFFIXES,
     AsJson,
-    Device,
     ModelName,
     OutPicture,
     Seed,
     check_out,
 )
 from latentbridge.cli.drawing import Guidance, Options, Size, Steps, drawing_options
+from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
 from latentbridge.config import to_dict
 from latentbridge.errors import UserError
 from latentbridge.prompts import CAPTION_REQUEST, check_text
@@ -25,12 +25,13 @@ from latentbridge.prompts import CAPTION_REQUEST, check_text
 ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help=PICTURE_KINDS)]
 
 
+@with_loading_flags
 def understand(
     image: ImagePath,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.")] = CAPTION_REQUEST,
     reason: Annotated[bool, typer.Option("--reason", help="Ask for the steps before the answer.")] = False,
     model: ModelName = "tiny",
-    device: Device = "cpu",
+    loading: Loading = AS_RELEASED,
     as_json: AsJson = False,
 ) -> None:
     """Describe a picture, or answer a question about it.
@@ -50,9 +51,8 @@ def understand(
     from latentbridge.images import open_picture
 
     picture = open_picture(image)
-    from latentbridge.cli.loading import open_model
 
-    loaded = open_model(model, device, draws=False)
+    loaded = loading.open(model, draws=False)
     answer = loaded.understand(picture, question, reasoning=reason)
     check = loaded.input_check
     warnings = [*check.picture_warnings(picture), *check.text_warnings(question)]
@@ -63,6 +63,7 @@ def understand(
         print(answer)
 
 
+@with_loading_flags
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
     out: OutPicture,
@@ -72,7 +73,7 @@ def generate(
     size: Size = None,
     option: Options = None,
     model: ModelName = "tiny",
-    device: Device = "cpu",
+    loading: Loading = AS_RELEASED,
     as_json: AsJson = False,
 ) -> None:
     """Generate a picture from a prompt.
@@ -89,12 +90,11 @@ def generate(
     check_text("prompt", prompt)
     options = drawing_options(seed, steps, guidance, size, option)
     check_out(out, PICTURE_SUFFIXES)
-    from latentbridge.cli.loading import open_model
     from latentbridge.cli.output import print_json, print_warnings, save_picture
     from latentbridge.models.input_check import WordUse
     from latentbridge.models.options import with_options
 
-    loaded = open_model(model, device)
+    loaded = loading.open(model)
     result = loaded.generate(prompt, seed, **options)
     save_picture(result.picture, out)
     check, description = loaded.input_check, result.description
@@ -107,6 +107,7 @@ def generate(
         print(f"{out}: {description}")
 
 
+@with_loading_flags
 def edit(
     image: ImagePath,
     instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What to change.")],
@@ -117,7 +118,7 @@ def edit(
     size: Size = None,
     option: Options = None,
     model: ModelName = "tiny",
-    device: Device = "cpu",
+    loading: Loading = AS_RELEASED,
     as_json: AsJson = False,
 ) -> None:
     """Edit a picture by an instruction; the rest stays as it is.
@@ -138,11 +139,10 @@ def edit(
     from latentbridge.images import open_picture
 
     picture = open_picture(image)
-    from latentbridge.cli.loading import open_model
     from latentbridge.models.input_check import WordUse, size_warnings
     from latentbridge.models.options import with_options
 
-    loaded = open_model(model, device)
+    loaded = loading.open(model)
     result = loaded.edit(picture, instruction, seed, **options)
     save_picture(result.picture, out)
     check = loaded.input_check
@@ -162,12 +162,13 @@ def edit(
         print(f"{described}{out}")
 
 
+@with_loading_flags
 def embed(
     images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGES", help="Pictures.")] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="A text; may be given several times.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The .npz file to write.")] = None,
     model: ModelName = "tiny",
-    device: Device = "cpu",
+    loading: Loading = AS_RELEASED,
     as_json: AsJson = False,
 ) -> None:
     """Embed pictures and texts as vectors.
@@ -195,9 +196,8 @@ def embed(
     from latentbridge.images import open_picture
 
     pictures = [open_picture(path) for path in images]
-    from latentbridge.cli.loading import open_model
 
-    loaded = open_model(model, device, draws=False)
+    loaded = loading.open(model, draws=False)
     loaded.require("embed")
     empty = np.zeros((0, loaded.embedding_size), dtype=np.float32)
     image_vectors = np.concatenate([empty, *(loaded.embed(images=picture)[None] for picture in pictures)])

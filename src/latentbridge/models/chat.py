@@ -137,7 +137,7 @@ class JanusChat:
 
 @dataclass(frozen=True)
 class BagelChat:
-    """BAGEL's format: the image first, then texts between markers that do not tell user and model apart."""
+    """BAGEL's format: pictures and texts in order, texts between markers that do not tell system, user and model apart."""
 
     tokenizer: PreTrainedTokenizerBase
     start: int

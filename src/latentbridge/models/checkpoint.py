@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args, overload
 
 import torch
 from safetensors.torch import save_file
@@ -23,6 +23,9 @@ from latentbridge.files import atomic_write, read_json, write_json
 from latentbridge.light_imports import holds_saved_model
 from latentbridge.models.input_check import FILE as INPUT_CHECK
 from latentbridge.models.input_check import InputCheck, read_input_check
+from latentbridge.models.offload import Offload, place
+from latentbridge.models.quantization import Quantization
+from latentbridge.models.quantization import quantize as apply_quantization
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.rng import torch_rng
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 COMPAT = ("corrected", "reference")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 Network: TypeAlias = "TrainableModel | DualEncoder"
 """Everything that can be built, trained, saved and loaded; each has a `config` and a `tokenizer`."""
@@ -141,6 +145,9 @@ def load(
     device: str = "cpu",
     draws: bool = True,
     compat: Literal["corrected", "reference"] = "corrected",
+    dtype: str | torch.dtype = "auto",
+    quantize: Quantization | None = None,
+    offload: Offload | None = None,
 ) -> TrainableModel:
     """Return the model called `source`: "tiny" (ships with the package), a run or model folder, or a release folder.
 
@@ -149,10 +156,19 @@ def load(
     `adapter` is the folder of a LoRA adapter to attach (`models/adapters.py` detaches and merges). `device` is "cpu", "cuda", or
     "auto" for an accelerator if there is one. `draws=False` leaves out decoder, text encoder and autoencoder of an OmniBridge
     that only understands and embeds: it loads in half the time. `compat="reference"` makes an OmniBridge compute positions, pooling
-    and drawing states as its released code does (docs/recipes.md).
+    and drawing states as its released code does (docs/recipes.md). `dtype` is that of the weights, by default the release's own;
+    `quantize` puts the linear layers of transformer blocks in 8 or 4 bits (`models/quantization.py`), and `offload` keeps
+    blocks in host memory until the device needs them (`models/offload.py`).
     """
-    if compat not in COMPAT:
-        raise unknown_name("compat", str(compat), COMPAT)
+    for name, value, known in (
+        ("compat", compat, COMPAT),
+        ("quantize", quantize, (None, *get_args(Quantization))),
+        ("offload", offload, (None, *get_args(Offload))),
+        ("dtype", str(dtype).removeprefix("torch."), DTYPES),
+    ):
+        if value not in known:
+            raise unknown_name(name, str(value), [each for each in known if each is not None])
+    weights_dtype = None if dtype == "auto" else getattr(torch, str(dtype).removeprefix("torch."))
     torch_device = resolve_device(device)
     folder = shipped(source)
     model: Network | None = None
@@ -178,7 +194,19 @@ def load(
 
         attach_adapter(model, Path(adapter))
         model.input_check = InputCheck()
-    return model.to(torch_device)
+    if weights_dtype is not None:
+        cast_weights(model, weights_dtype)
+    if quantize is not None:
+        apply_quantization(model, quantize)
+    place(model, torch_device, offload)
+    return model
+
+
+def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give the parameters a data type, but those of an autoencoder, which needs float32; buffers keep theirs."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not name.startswith("autoencoder."):
+            parameter.data = parameter.data.to(dtype)
 
 
 def as_omnibridge(model: torch.nn.Module, verb: str) -> OmniBridge:
@@ -188,6 +216,13 @@ def as_omnibridge(model: torch.nn.Module, verb: str) -> OmniBridge:
     if not isinstance(model, OmniBridge):
         kind = getattr(model, "kind", "dual encoder")
         raise UserError(f"This {kind} model cannot {verb}; load an OmniBridge, such as 'tiny'.")
+    return model
+
+
+def as_trainable(model: torch.nn.Module) -> TrainableModel:
+    """Return the model if it understands and generates; raise UserError for any other."""
+    if not _is_trainable(model):
+        raise UserError("This model cannot understand and generate; load another, such as 'tiny'.")
     return model
 
 

@@ -200,11 +200,10 @@ class UnifiedModel(nn.Module, ABC):
         self.require("generate")
         texts, many = _listed(prompt)
         seeds = expand_seeds(seed, len(texts))
-        self.check_size(with_options(self.drawing_options, options))  # before the prompt is completed
+        resolved = with_options(self.drawing_options, options)
+        self.check_size(resolved)  # before the prompt is completed
         descriptions = self.rewrite(texts, seeds) if rewrite else texts
-        pictures = self.draw_descriptions(descriptions, seeds, **options)
-        rows = zip(pictures, descriptions, seeds, strict=True)
-        return _one_or_many([GenerationResult(*row) for row in rows], many)
+        return _one_or_many(self._generate(descriptions, seeds, resolved), many)
 
     @overload
     def edit(
@@ -305,6 +304,11 @@ class UnifiedModel(nn.Module, ABC):
     def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: Any) -> list[Picture]:
         """Return pictures, one seed each; models with the skill "generate" implement it."""
         raise NotImplementedError
+
+    def _generate(self, descriptions: Sequence[str], seeds: Sequence[int], options: Any) -> list[GenerationResult]:
+        """Return pictures with what they were drawn from; models that write more than the description first implement it."""
+        rows = zip(self._draw(descriptions, seeds, options), descriptions, seeds, strict=True)
+        return [GenerationResult(*row) for row in rows]
 
     def _edit(
         self, pictures: Sequence[Picture], instructions: Sequence[str], seeds: Sequence[int], options: Any

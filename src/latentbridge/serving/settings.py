@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,9 @@ class Settings:
     model_name: str = "tiny"
     """The model's name in the API."""
     source: str = "tiny"
-    """The argument of `load` that worker processes load the model with."""
+    """The model that worker processes load."""
+    loading: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Keyword arguments of `load` for worker processes."""
     workers: int = 1
     """1 computes in a thread of the server's process, more in that many child processes."""
     indexes: str | Path | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, Literal
 
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from latentbridge.models.blocks import blocks
 
 Recompute = Literal["none", "cheap", "blocks"]
 _SAVED_OPS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
@@ -32,15 +34,6 @@ def recompute(network: nn.Module, mode: Recompute) -> None:
         for name in _METHODS:
             if hasattr(type(block), name):
                 setattr(block, name, _checkpointed(getattr(block, name), contexts))
-
-
-def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the outermost members of module lists that have parameters."""
-    for module in network.children():
-        if not isinstance(module, nn.ModuleList):
-            yield from blocks(module)
-        else:
-            yield from (block for block in module if any(True for _ in block.parameters()))
 
 
 def _checkpointed(method: Callable[..., Any], contexts: dict[str, Any]) -> Callable[..., Any]:

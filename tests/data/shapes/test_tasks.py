@@ -55,7 +55,7 @@ def test_training_edits_lead_to_training_scenes():
         ((request, reply),) = talk.turns
         assert split_of(target) == "train" and target != scene
         assert parse_description(prompts.unwrap_description(reply)) == target
-        assert request.startswith("Edit: ") and np.array_equal(talk.picture, render(scene))  # pyright: ignore
+        assert request.startswith("Edit: ") and np.array_equal(talk.all_pictures[0], render(scene))  # pyright: ignore
 
 
 def test_a_scene_without_a_training_edit_gives_a_request():
@@ -65,13 +65,13 @@ def test_a_scene_without_a_training_edit_gives_a_request():
     scene = Scene.from_things(things, "sky")
     assert {sample_edit(scene, rng(seed)).kind for seed in range(20)} == {"background"} and split_of(scene) == "train"
     talk, target = scene_edit(scene, rng())
-    assert target == scene and talk.picture is None
+    assert target == scene and not talk.all_pictures
 
 
 def test_a_request_is_answered_by_the_full_description():
     for step, scene in enumerate(TRAIN[:50]):
         talk, target = scene_request(scene, rng(step))
-        assert target == scene and talk.picture is None
+        assert target == scene and not talk.all_pictures
         assert talk.turns[0][0].startswith("Draw: ")
         assert talk.turns[0][1] == prompts.wrap_description(describe(scene))
 

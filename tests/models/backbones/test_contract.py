@@ -221,7 +221,7 @@ def rounded(trips: Tensor) -> float:
 
 def calls(backbone: TrainableModel, latents: Tensor, pictures: Sequence[np.ndarray]) -> dict[str, Callable[[], Tensor]]:
     talks = [Conversation.with_picture((("What?", "a red circle"),), pictures[0]), Conversation((("Hello", "yes"),))]
-    untold = [replace(talk, picture=None) for talk in talks]
+    untold = [replace(talk, pictures=()) for talk in talks]
     return {
         "und_latent of pictures": lambda: backbone.und_latent(pictures[:2]),
         "und_latent of texts": lambda: backbone.und_latent(TEXTS),
@@ -289,7 +289,7 @@ def test_drawings_are_told_as_users_pictures_are(backbone: TrainableModel, laten
         if drawn.ndim == 4:  # a picture, not Harmon's image latents
             levels = drawn if drawn.max() > 2 else (drawn + 1) * 127.5
             pictures = [level.permute(1, 2, 0).round().to(torch.uint8).numpy() for level in levels]
-            seen = [replace(talk, picture=picture) for talk, picture in zip(talks, pictures, strict=True)]
+            seen = [replace(talk, pictures=((picture,),)) for talk, picture in zip(talks, pictures, strict=True)]
             torch.testing.assert_close(told, backbone.understanding_loss(seen), atol=ATOL, rtol=0)
 
 

@@ -19,7 +19,9 @@ def test_a_token_holds_one_square_with_its_channels_innermost(tokens: LatentToke
     found = tokens.split(latents)
     assert found.shape == (2, 4, 12)
     assert found[0, 1].tolist() == [2, 18, 34, 3, 19, 35, 6, 22, 38, 7, 23, 39]
-    assert torch.equal(tokens.join(found), latents)
+    assert torch.equal(tokens.join(found, (2, 2)), latents)
+    wide = latents.reshape(2, 3, 2, 8)
+    assert torch.equal(tokens.join(tokens.split(wide), (1, 4)), wide)
 
 
 @torch.no_grad()
@@ -36,7 +38,9 @@ def test_a_token_is_its_latents_its_time_and_its_place(tokens: LatentTokens):
         embedder.linear_2.bias,
     )
     expected = tokens.proj_in(noisy) + moments[:, None] + tokens.places
-    torch.testing.assert_close(tokens.enter(noisy, times), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tokens.enter(noisy, times, (2, 2)), expected, atol=1e-5, rtol=0)
+    column = tokens.enter(noisy[:, [0, 2]], times, (2, 1))
+    torch.testing.assert_close(column, expected[:, [0, 2]], atol=1e-5, rtol=0)
     assert (moments[0] - moments[1]).abs().max() > 1e-2
 
 

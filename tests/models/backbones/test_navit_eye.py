@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from transformers import SiglipVisionConfig
 
-from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder, fitted_size, resized
-from latentbridge.models.pixels import to_pixels
+from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder, resized
+from latentbridge.models.backbones.bagel.pictures import bicubic
+from latentbridge.models.pixels import to_pictures, to_pixels
 
 WIDTH, SIDE, PATCH_PX = 20, 5, 7
 
@@ -25,7 +26,7 @@ def eye() -> NaViTEncoder:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return NaViTEncoder(sizes, WIDTH, least_px=2 * PATCH_PX).eval()
+        return NaViTEncoder(sizes, WIDTH, shortest_px=2 * PATCH_PX).eval()
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -62,24 +63,10 @@ def test_pictures_of_any_size_are_read_as_if_alone(eye: NaViTEncoder):
     assert not torch.allclose(together[0], together[2], atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((980, 980), (980, 980)),
-        ((1024, 1024), (980, 980)),
-        ((300, 500), (294, 504)),  # 21.4 and 35.7 patches
-        ((100, 100), (224, 224)),
-        ((490, 1960), (252, 980)),  # 17.5 patches, to the even number
-        ((20, 2000), (14, 980)),
-    ],
-)
-def test_sizes_are_multiples_of_the_patch_within_bounds(size: tuple[int, int], expected: tuple[int, int]):
-    assert fitted_size(*size, patch_px=14, least_px=224, most_px=980) == expected
-    assert fitted_size(*size[::-1], patch_px=14, least_px=224, most_px=980) == expected[::-1]
-
-
-def test_resizing_stays_within_colours_and_leaves_fitting_pictures_alone():
-    pixels = to_pixels([picture(21, 14)])
+def test_resized_pixels_are_pillows_with_gradients():
+    pixels = to_pixels([picture(21, 14)]).requires_grad_()
     assert resized(pixels, (21, 14)) is pixels
-    sharp = torch.where(pixels > 0, 1.0, -1.0)
-    assert resized(sharp, (33, 17)).shape == (1, 3, 33, 17) and resized(sharp, (33, 17)).abs().max() <= 1
+    found = resized(pixels, (33, 17))
+    assert np.array_equal(to_pictures(found.detach())[0], bicubic(picture(21, 14), (33, 17)))
+    (found * torch.randn(found.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
+    assert pixels.grad is not None and pixels.grad.abs().amax(dim=(1,)).min() > 0

@@ -143,6 +143,8 @@ def test_every_tensor_of_the_release_finds_its_place(untied: Bagel, folder: Path
     assert (loaded.autoencoder.scale, loaded.autoencoder.shift) == (0.3611, 0.1159)
     untied.language_model.rotary_emb, untied.autoencoder = loaded.language_model.rotary_emb, loaded.autoencoder
     loaded.roundtrip_steps = untied.roundtrip_steps
+    assert (loaded.resize, loaded.reply_options.max_tokens) == ("app", 512), "as in the authors' app"
+    untied.resize = "app"
     latents = loaded.gen_latent(["a red circle"])
     torch.testing.assert_close(latents, untied.gen_latent(["a red circle"]))
     torch.testing.assert_close(loaded.roundtrip(latents), untied.roundtrip(latents))

@@ -31,7 +31,7 @@ def run_worker(connection_fd: int) -> None:
     from latentbridge.serving.engine.scheduler import Scheduler
 
     try:
-        model = load(settings.source)
+        model = load(settings.source, **settings.loading)
         if fingerprint(model) != expected_fingerprint:
             raise UserError(f"{settings.source} holds another model than the server does; start the server again.")
     except UserError as error:

@@ -144,7 +144,7 @@ async def _conversation(messages: Sequence[schemas.Message], effort: str, servic
         raise UserError("There is nothing to reply to; end with a user's message that has text or a picture.")
     count = sum(map(len, urls_by_turn))
     if model.max_pictures is not None and count > model.max_pictures:
-        raise UserError(f"The conversation has {count} pictures; this model looks at {model.max_pictures}.")
+        raise UserError(f"The conversation has {count} pictures; this model looks at {model.max_pictures} at most.")
     service.check_limit("pictures", count, service.settings.max_inputs)
     prompts.check_text(
         "conversation", "\n".join(texts).strip() or prompts.CAPTION_REQUEST, service.settings.max_characters

@@ -29,11 +29,12 @@ from torch import nn
 
 from latentbridge.config import DataStageConfig, ModelConfig, RunConfig
 from latentbridge.models.adapters import add_adapter
+from latentbridge.models.blocks import blocks
 from latentbridge.models.checkpoint import Network, outline
 from latentbridge.models.omnibridge.load_hunyuan_dit import attach_meta_decoder
 from latentbridge.training.costs.passes import Pass, Passes, passes
 from latentbridge.training.optim import make_optimizers
-from latentbridge.training.recompute import Recompute, blocks
+from latentbridge.training.recompute import Recompute
 from latentbridge.training.stage import Stage, trainable_parameters
 from latentbridge.training.stages import make_stage
 from latentbridge.training.stages.native import BackboneStage

@@ -8,12 +8,16 @@ from torch import Tensor, nn
 
 from latentbridge.models.time_embedding import TimeEmbedding
 
+Shape = tuple[int, int]
+"""Rows and columns of a picture's latent tokens, or of its patches."""
+
 
 class LatentTokens(nn.Module):
-    """Squares of `patch` x `patch` image latents as tokens: `grid` x `grid` of them make a picture.
+    """Squares of `patch` x `patch` image latents as tokens: at most `grid` rows and columns of them make a picture.
 
     A token is the projected latents plus a time embedding plus a fixed 2-D sine-cosine position embedding; the language
-    model's output state is projected to the velocity. Times from 0 to 1 enter the sinusoids unscaled.
+    model's output state is projected to the velocity. Times from 0 to 1 enter the sinusoids unscaled. A picture smaller than
+    the grid has the positions of its upper left part.
     """
 
     places: Tensor
@@ -27,10 +31,11 @@ class LatentTokens(nn.Module):
         self.proj_out = nn.Linear(width, self.size)
         self.register_buffer("places", place_table(grid, width))
 
-    def enter(self, noisy: Tensor, t: Tensor) -> Tensor:
-        """Return the tokens [b n h] of noisy latents [b n c] at times `t` [b]."""
+    def enter(self, noisy: Tensor, t: Tensor, shape: Shape) -> Tensor:
+        """Return the tokens [b n h] of noisy latents [b n c] of pictures of one shape at times `t` [b]."""
         latents = self.proj_in(noisy.to(self.proj_in.weight.dtype))
-        return latents + self.time_embedder(t)[:, None] + self.places
+        places = self.places.unflatten(0, (self.grid, self.grid))[: shape[0], : shape[1]].flatten(0, 1)
+        return latents + self.time_embedder(t)[:, None] + places
 
     def velocity(self, states: Tensor) -> Tensor:
         """Return velocities, float32 [b n c], from the generation expert's states [b n h]."""
@@ -42,11 +47,11 @@ class LatentTokens(nn.Module):
         squares = latents.unflatten(3, (-1, p)).unflatten(2, (-1, p))
         return squares.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
-    def join(self, tokens: Tensor) -> Tensor:
+    def join(self, tokens: Tensor, shape: Shape) -> Tensor:
         """Return the image latents [b c h w] of tokens: the inverse of `split`."""
-        p, grid = self.patch, self.grid
-        squares = tokens.view(-1, grid, grid, p, p, self.channels)
-        return squares.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.channels, grid * p, grid * p)
+        p, (rows, columns) = self.patch, shape
+        squares = tokens.view(-1, rows, columns, p, p, self.channels)
+        return squares.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.channels, rows * p, columns * p)
 
 
 def place_table(side: int, width: int) -> Tensor:

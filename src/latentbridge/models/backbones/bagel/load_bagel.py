@@ -1,10 +1,11 @@
 """Loading of BAGEL's release: experts, SigLIP and flow in `ema.safetensors`, Flux's VAE in `ae.safetensors`.
 
-Written without the weights at hand, from the paper, spec LatentUMM 6 and what is publicly known of the files. The tests
-check it against a folder they write in this layout. Not verified against the release: the names outside the language
-model, the order of numbers inside a patch (row, column, channel), the range of the time embedding (0 to 1), the shortest
-side of input images, and whether `vit_config.json` still counts SigLIP's last layer, which BAGEL leaves out. Unexpected
-names and shapes are refused.
+Verified against ByteDance-Seed/Bagel at 056b5fd, by reading and by a fixture of its numbers (`parity.py`): all tensor names, the
+linear patch embedding over (row, column, channel), the order of a latent token's numbers (row, column, channel), times from
+0 to 1 in the sinusoids, the range of input sizes, that `vit_config.json` counts one layer more than is used, Flux's
+layout of `ae.safetensors` with scale 0.3611 and shift 0.1159, and the config values that the authors' code sets itself. Its dtype is
+float32 in the release and may be any. Not verified, without the weights at hand: that the released files hold just these
+names. Unexpected names and shapes are refused.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from latentbridge.models.backbones.bagel.latent_tokens import LatentTokens
 from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureOfTransformers
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder
+from latentbridge.models.backbones.bagel.options import BagelReplyOptions
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.tokenization import load_tokenizer
@@ -49,9 +51,11 @@ _RENAMES = (
 _PATCHES = "eye.vision.embeddings.patch_embedding.weight"
 _FIX = "download it again"
 _LEAST_PX = 224
-"""Shortest side of input images; the longest is SigLIP's own, 980."""
+"""Shortest side at which SigLIP reads images; the longest is its own, 980."""
 _FLUX_SCALE, _FLUX_SHIFT = 0.3611, 0.1159
-"""Scale and shift of image latents, as in diffusers' Flux pipelines; the file does not hold them."""
+"""Scale and shift of image latents (`modeling/autoencoder.py` at 056b5fd); the file does not hold them."""
+_REPLY_OPTIONS = BagelReplyOptions(max_tokens=512)
+"""The default of the authors' `app.py`."""
 
 
 _LANGUAGE_7B: dict[str, Any] = {
@@ -81,14 +85,17 @@ _FLUX_WIDTHS, _FLUX_LAYERS = [128, 256, 512, 512], 2
 def build_bagel_7b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
     """Build BAGEL-7B-MoT with random weights."""
     width = _LANGUAGE_7B["hidden_size"]
-    return Bagel(
+    model = Bagel(
         MixtureOfTransformers(Qwen2Config.from_dict(_LANGUAGE_7B)),
         NaViTEncoder(SiglipVisionConfig.from_dict(_VISION_7B), width, _LEAST_PX),
         LatentTokens(_LATENT_CHANNELS, width, _LATENT_GRID, _LATENT_PATCH),
         KLAutoencoder(_flux_network(_FLUX_WIDTHS, _LATENT_CHANNELS, _FLUX_LAYERS)),
         tokenizer,
+        resize="app",
         config=config,
     )
+    model.reply_options = _REPLY_OPTIONS
+    return model
 
 
 def convert_key(released: str) -> str:
@@ -127,6 +134,7 @@ def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
     stored |= {f"autoencoder.vae.{name}": tensor.float() for name, tensor in _diffusers_names(flux, model).items()}
     check_state_dict(model, stored, folder)
     model.load_state_dict(stored, assign=True)
+    model.reply_options = _REPLY_OPTIONS
     return model.eval()
 
 
@@ -141,7 +149,7 @@ def _diffusers_names(flux: dict[str, Tensor], model: Bagel) -> dict[str, Tensor]
 
 def _build_on_meta(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tensor]) -> Bagel:
     """Build the model on the meta device, sized by its configs and tensors; raise KeyError for a missing tensor."""
-    language = Qwen2Config.from_dict(read_json(folder / _LANGUAGE))
+    language = Qwen2Config.from_dict({**read_json(folder / _LANGUAGE), "tie_word_embeddings": False})
     vision: Any = SiglipVisionConfig.from_dict(_siglip_sizes(folder / _VISION))
     width, token_size = stored["latents.proj_in.weight"].shape
     grid = math.isqrt(len(stored["latents.places"]))
@@ -153,6 +161,7 @@ def _build_on_meta(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tens
             LatentTokens(channels, width, grid, math.isqrt(token_size // channels)),
             KLAutoencoder(_flux_autoencoder(flux)),
             load_tokenizer(folder),
+            resize="app",
         )
     model.language_model.rotary_emb = Qwen2RotaryEmbedding(language)  # frequencies are not in the checkpoint
     positions = torch.arange(vision.image_size**2 // vision.patch_size**2)
@@ -168,7 +177,7 @@ def _as_convolution(weight: Tensor, patch_px: int) -> Tensor:
 
 
 def _siglip_sizes(path: Path) -> dict[str, Any]:
-    """Return SigLIP's config without its last layer and its head, which BAGEL leaves out (spec LatentUMM 6)."""
+    """Return SigLIP's config without its last layer and its head, which BAGEL leaves out (`app.py` at 056b5fd)."""
     sizes = read_json(path)
     return {**sizes, "num_hidden_layers": sizes["num_hidden_layers"] - 1, "vision_use_head": False}
 

@@ -14,6 +14,7 @@ from transformers.models.qwen2.modeling_qwen2 import (
     Qwen2RMSNorm,
     Qwen2RotaryEmbedding,
     apply_rotary_pos_emb,
+    repeat_kv,
 )
 
 Past = Sequence[tuple[Tensor, Tensor]]
@@ -120,6 +121,8 @@ class MixtureOfTransformers(nn.Module):
             if past:
                 keys, values = (torch.cat(parts, dim=2) for parts in zip(past[index], (keys, values), strict=True))
             present.append((keys, values))
+            if queries.device.type != "cpu":  # fused kernels there take no groups of heads beside a mask
+                keys, values = (repeat_kv(each, queries.shape[1] // each.shape[1]) for each in (keys, values))
             attended = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=visible[:, None], enable_gqa=True
             ).split(lengths, dim=2)

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from latentbridge.devices import device_of
-from latentbridge.models.backbones.bagel.latent_tokens import place_table
-from latentbridge.models.pixels import to_pixels
+from latentbridge.models.backbones.bagel.latent_tokens import Shape, place_table
+from latentbridge.models.backbones.bagel.pictures import ResizeRule, bicubic
+from latentbridge.models.pixels import to_pictures, to_pixels
 from latentbridge.types import Picture
 
 
@@ -26,11 +27,12 @@ class NaViTEncoder(nn.Module):
 
     places: Tensor
 
-    def __init__(self, config: SiglipVisionConfig, width: int, least_px: int):
-        """`config.image_size` is the longest side, `least_px` the shortest if the shape allows; `width` is that of the tokens."""
+    def __init__(self, config: SiglipVisionConfig, width: int, shortest_px: int):
+        """`config.image_size` is the longest side, `shortest_px` the shortest if the shape allows; `width` is that of the tokens."""
         super().__init__()
         sizes: Any = config
-        self.patch_px, self.most_px, self.least_px = sizes.patch_size, sizes.image_size, least_px
+        self.patch_px, self.most_px = sizes.patch_size, sizes.image_size
+        self.rule = ResizeRule(self.most_px, min(shortest_px, self.most_px), self.patch_px)
         self.vision = SiglipVisionModel(config)
         self.connector = nn.Sequential()
         self.connector.add_module("fc1", nn.Linear(sizes.hidden_size, width))
@@ -40,39 +42,35 @@ class NaViTEncoder(nn.Module):
 
     def forward(self, pictures: Sequence[Picture]) -> list[Tensor]:
         """Return the tokens [n h] of each picture, row-major."""
-        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, picture in enumerate(pictures):
-            by_size[(picture.shape[0], picture.shape[1])].append(index)
+        resized = [self.rule.resize(picture) for picture in pictures]
+        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, picture in enumerate(resized):
+            by_size[picture.shape].append(index)
         tokens: dict[int, Tensor] = {}
-        for (height, width), indices in by_size.items():
-            pixels = to_pixels([pictures[index] for index in indices], device_of(self))
-            size = fitted_size(height, width, self.patch_px, self.least_px, self.most_px)
-            tokens.update(zip(indices, self.encode_pixels(resized(pixels, size)), strict=True))
+        for indices in by_size.values():
+            pixels = to_pixels([resized[index] for index in indices], device_of(self))
+            tokens.update(zip(indices, self.encode_pixels(pixels), strict=True))
         return [tokens[index] for index in range(len(pictures))]
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Return the tokens [b n h] of pixels [b 3 h w] in [-1, 1], whose sides are multiples of the patch, with gradients."""
         embeddings = self.vision.embeddings
         patches = embeddings.patch_embedding(pixels.to(self.places.dtype))
-        rows, columns = (torch.arange(size, device=pixels.device) for size in patches.shape[2:])
-        positions = (rows[:, None] * (self.most_px // self.patch_px) + columns).flatten()
+        positions = self.positions((patches.shape[2], patches.shape[3])).to(pixels.device)
         states = patches.flatten(2).mT + embeddings.position_embedding(positions)
         states = cast(Tensor, self.vision.encoder(inputs_embeds=states).last_hidden_state)
         return self.connector(self.vision.post_layernorm(states)) + self.places[positions]
 
-
-def fitted_size(height: int, width: int, patch_px: int, least_px: int, most_px: int) -> tuple[int, int]:
-    """Return the height and width to resize a picture to: multiples of the patch, near its own size and shape.
-
-    The longer side is at most `most_px`; the shorter is at least `least_px` if the longer allows it.
-    """
-    scale = min(most_px / max(height, width), max(1.0, least_px / min(height, width)))
-    rows, columns = (max(1, round(side * scale / patch_px)) for side in (height, width))
-    return rows * patch_px, columns * patch_px
+    def positions(self, shape: Shape) -> Tensor:
+        """Return the place in the largest grid of each patch of a picture, int64 [n]."""
+        rows, columns = (torch.arange(size) for size in shape)
+        return (rows[:, None] * (self.most_px // self.patch_px) + columns).flatten()
 
 
 def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return pixels [b 3 h w] at another height and width; torch's bicubic may differ from Pillow's by two levels of 255."""
+    """Return pixels [b 3 h w] of whole levels at another height and width: Pillow's values, with torch's gradients."""
     if tuple(pixels.shape[2:]) == size:
         return pixels
-    return F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(-1, 1)
+    smooth = F.interpolate(pixels, size, mode="bicubic", antialias=True)
+    exact = to_pixels([bicubic(picture, size) for picture in to_pictures(pixels.detach())], pixels.device)
+    return smooth + (exact - smooth).detach()

@@ -43,12 +43,14 @@ def build_bagel(config: TinyBagelConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
         vision_use_head=False,
     )
     language_model = MixtureOfTransformers(language)
-    eye = NaViTEncoder(vision, config.width, least_px=most_px // 4)
+    eye = NaViTEncoder(vision, config.width, shortest_px=most_px // 4)
     latents = LatentTokens(_LATENT_CHANNELS, config.width, config.image_size_px // config.patch_size_px, _LATENT_PATCH)
     for part in (language_model, eye.connector, latents):
         part.apply(_initialise)
     nn.init.zeros_(latents.proj_out.weight)
-    return Bagel(language_model, eye, latents, _autoencoder(config), tokenizer, config=config)
+    model = Bagel(language_model, eye, latents, _autoencoder(config), tokenizer, config=config)
+    model.max_pictures, model.takes_system_message = 1, False  # as in the conversations it is trained on
+    return model
 
 
 def _autoencoder(config: TinyBagelConfig) -> Autoencoder:
