@@ -52,10 +52,10 @@ from latentbridge.config import (
 )
 from latentbridge.errors import UserError
 from latentbridge.files import read_json, write_json
+from latentbridge.models import token_sampling
 from latentbridge.models.backbones.loading import starting_network
 from latentbridge.models.checkpoint import ASSETS, Network, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
-from latentbridge.models import token_sampling
 from latentbridge.models.teachers import TEACHERS
 from latentbridge.models.tokenization import load_tokenizer, token_id
 from latentbridge.ranks import all_reduce_sum, global_mean, local_rows, rank, world_size

@@ -32,7 +32,7 @@ def some_tokens(rows: int = 2) -> Tensor:
 
 
 def steps_of(harmon: Harmon, seeds: list[int]) -> list[GenerationStep]:
-    return list(harmon._generate(harmon._plan(TEXTS, seeds, harmon.drawing_options)))
+    return list(harmon._drawing_steps(harmon._plan(TEXTS, seeds, harmon.drawing_options)))
 
 
 # --- the round trip ------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_an_array_is_the_authors(differences: dict[str, ArrayDifference], name: 
 def harmon(tmp_path_factory: pytest.TempPathFactory) -> Harmon:
     release = tmp_path_factory.mktemp("release")
     write_release(FOLDER, release)
-    return load_harmon(release, [fixture_sizes(FOLDER)])
+    return load_harmon(release, [fixture_sizes(FOLDER)], torch.float32)
 
 
 MOVES = [
@@ -96,6 +96,6 @@ def test_both_published_layouts_hold_the_same_model(harmon: Harmon, tmp_path: Pa
     for name in ("harmon_tiny.pth", "kl16.ckpt"):
         (tmp_path / name).unlink()
     save_file(tensors, tmp_path / "model.safetensors")
-    state = load_harmon(tmp_path, [fixture_sizes(FOLDER)]).state_dict()
+    state = load_harmon(tmp_path, [fixture_sizes(FOLDER)], torch.float32).state_dict()
     ours = harmon.state_dict()
     assert state.keys() == ours.keys() and all(torch.equal(state[name], ours[name]) for name in ours)

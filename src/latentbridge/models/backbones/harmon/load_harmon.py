@@ -86,9 +86,9 @@ _RENAMES = (
     (r"^mar\.diffusion_pos_embed_learned$", "decoder.head_positions"),
     (r"^mar\.(en|de)coder_pos_embed_learned$", r"\1coder.positions"),
     (r"^mar\.(en|de)coder_(blocks|norm)\.", r"\1coder.\2."),
-    (r"\.attn\.qkv\.", ".self_attn.in_proj_"),
-    (r"\.attn\.proj\.", ".self_attn.out_proj."),
-    (r"^((?:en|de)coder\..*)\.mlp\.fc", r"\1.linear"),
+    (r"^((?:en|de)coder\..*)\.attn\.(qkv|proj)\.", r"\1.\2."),
+    (r"^((?:en|de)coder\..*)\.mlp\.fc1\.", r"\1.mlp.0."),
+    (r"^((?:en|de)coder\..*)\.mlp\.fc2\.", r"\1.mlp.2."),
     (r"^mar\.diffloss\.net\.", "head."),
     (r"^head\.input_proj\.", "head.embed."),
     (r"^head\.cond_embed\.", "head.embed_state."),
@@ -132,10 +132,13 @@ def is_harmon(source: Path) -> bool:
     return {"llm", "mar"} <= groups
 
 
-def load_harmon(source: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B)) -> Harmon:
-    """Load a released Harmon in float32 from a folder of either layout, or from a `.pth` among others in its folder.
+def load_harmon(
+    source: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B), dtype: torch.dtype = torch.bfloat16
+) -> Harmon:
+    """Load a released Harmon from a folder of either layout, or from a `.pth` among others in its folder.
 
-    Every tensor must be known and present. Raise UserError, with nothing loaded, for anything else.
+    Every tensor must be known and present. Raise UserError, with nothing loaded, for anything else. Weights are `dtype`, by
+    default that of the authors' configs, the autoencoder's float32.
     """
     folder = source.parent if source.is_file() else source
     released = _released_tensors(source)
@@ -150,7 +153,11 @@ def load_harmon(source: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B
         harmon = _build(sizes, scheduler, tokenizer)
     if not torch.equal(stored.setdefault(_TIED, stored[_EMBEDDINGS]), stored[_EMBEDDINGS]):
         raise UserError(f"{source} has output embeddings of its own, but Harmon's are tied; download it again.")
-    stored = {name: _convert_tensor(name, tensor).float() for name, tensor in stored.items() if name != _TIED}
+    del stored[_TIED]
+    stored = {
+        name: _convert_tensor(name, tensor).to(torch.float32 if name.startswith("autoencoder.") else dtype)
+        for name, tensor in stored.items()
+    }
     check_state_dict(harmon, {**stored, _TIED: stored[_EMBEDDINGS]}, folder)
     harmon.load_state_dict(stored, strict=False, assign=True)  # all but the tied embeddings, by the check above
     harmon.language_model.tie_weights()

@@ -110,6 +110,26 @@ class TokenDenoiser(nn.Module):
         return self.out(self.norm(hidden) * (1 + scale) + shift)[..., None, None]
 
 
+class _Block(nn.Module):
+    """A pre-norm vision transformer block with an MLP of four times the width.
+
+    torch's `TransformerEncoderLayer` reads the weights of its linear layers itself, so quantised ones break it.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1, self.norm2 = (nn.LayerNorm(width, eps=_NORM_EPS) for _ in range(2))
+        self.qkv, self.proj = _xavier_linear(width, 3 * width), _xavier_linear(width, width)
+        self.mlp = nn.Sequential(_xavier_linear(width, 4 * width), nn.GELU(), _xavier_linear(4 * width, width))
+
+    def forward(self, states: Tensor) -> Tensor:
+        heads = self.qkv(self.norm1(states)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = nn.functional.scaled_dot_product_attention(*heads)
+        states = states + self.proj(attended.transpose(1, 2).flatten(2))
+        return states + self.mlp(self.norm2(states))
+
+
 class _Modulated(nn.Module):
     """A residual MLP block with adaLN modulation."""
 
@@ -166,6 +186,14 @@ def _learned(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(*shape) * _INIT_STD)
 
 
+def _xavier_linear(width_in: int, width_out: int) -> nn.Linear:
+    """Return a linear layer initialised as by MAR."""
+    layer = nn.Linear(width_in, width_out)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def _zero_linear(width_in: int, width_out: int) -> nn.Linear:
     """Return a linear layer initialised to zero."""
     layer = nn.Linear(width_in, width_out)
@@ -175,17 +203,4 @@ def _zero_linear(width_in: int, width_out: int) -> nn.Linear:
 
 
 def _blocks(config: MarConfig) -> nn.ModuleList:
-    """Return pre-norm vision transformer blocks with an MLP of four times the width."""
-    return nn.ModuleList(
-        nn.TransformerEncoderLayer(
-            config.width,
-            config.num_heads,
-            4 * config.width,
-            dropout=0.0,
-            activation="gelu",
-            layer_norm_eps=_NORM_EPS,
-            batch_first=True,
-            norm_first=True,
-        )
-        for _ in range(config.num_layers)
-    )
+    return nn.ModuleList(_Block(config.width, config.num_heads) for _ in range(config.num_layers))

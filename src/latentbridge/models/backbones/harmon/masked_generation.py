@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import torch
@@ -130,7 +130,7 @@ class MaskedGeneration(TrainableModel):
     def _randomness(self, seeds: Sequence[int], grid: Grid, options: HarmonDrawingOptions) -> Randomness:
         return draw_randomness(seeds, grid[0] * grid[1], self.autoencoder.channels, options, device_of(self))
 
-    def _generate(self, plan: DrawingPlan) -> Iterator[GenerationStep]:
+    def _drawing_steps(self, plan: DrawingPlan) -> Iterator[GenerationStep]:
         """Draw groups of tokens until all are drawn; only `states` carry gradients."""
         order, tokens = plan.randomness.order, torch.zeros_like(plan.randomness.noise)
         for start, stop in pairwise(sorted({*known_counts(order.shape[1], plan.options.steps)})):
@@ -181,8 +181,12 @@ class MaskedGeneration(TrainableModel):
 
     # --- images ---
 
+    @property
+    def _pixel_dtype(self) -> torch.dtype:
+        return next(chain(self.autoencoder.parameters(), self.autoencoder.buffers())).dtype
+
     def _decode_tokens(self, tokens: Tensor, grid: Grid) -> Tensor:
-        return self.autoencoder.decode(tokens.to(self.dtype).mT.unflatten(2, grid))
+        return self.autoencoder.decode(tokens.to(self._pixel_dtype).mT.unflatten(2, grid))
 
     @torch.no_grad()
     def _encode_pictures(self, pictures: Sequence[Picture], size_px: int | None = None) -> Tensor:
@@ -191,7 +195,7 @@ class MaskedGeneration(TrainableModel):
         return self._encode_pixels(to_pixels(squares, device_of(self)))
 
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        return self.autoencoder.encode(pixels.to(self.dtype)).flatten(2).mT
+        return self.autoencoder.encode(pixels.to(self._pixel_dtype)).flatten(2).mT
 
     def _encode_image(self, tokens: Tensor) -> Tensor:
         """Return the language model's inputs [b n + buffers h] for whole square images, from their tokens [b n c]."""

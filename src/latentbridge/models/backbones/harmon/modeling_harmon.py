@@ -116,7 +116,7 @@ class Harmon(MaskedGeneration):
     def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: HarmonDrawingOptions) -> list[Picture]:
         self.check_size(options)
         plan = self._plan(descriptions, seeds, options)
-        *_, last = self._generate(plan)
+        *_, last = self._drawing_steps(plan)
         return to_pictures(self._decode_tokens(last.tokens, plan.grid))
 
     # --- latents and losses ---
@@ -136,7 +136,7 @@ class Harmon(MaskedGeneration):
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
         plan = self._plan(prompts, repeat_seeds(seeds, len(prompts)), self.drawing_options)
-        steps = list(self._generate(plan))
+        steps = list(self._drawing_steps(plan))
         order = torch.cat([step.drawn for step in steps], dim=1)
         return pick(torch.cat([step.states for step in steps], dim=1), order.argsort(1)).flatten(1).float()
 

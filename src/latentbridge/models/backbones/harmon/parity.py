@@ -43,7 +43,7 @@ def fixture_arrays(folder: Path) -> _Arrays:
     """Yield (name, array, relative tolerance) of each array of a fixture folder, computed here."""
     with TemporaryDirectory() as release:
         write_release(folder, Path(release))
-        harmon = load_harmon(Path(release), [fixture_sizes(folder)])
+        harmon = load_harmon(Path(release), [fixture_sizes(folder)], torch.float32)
         yield from model_arrays(harmon, folder)
 
 
@@ -171,7 +171,7 @@ def _places_arrays(order: Tensor, steps: int) -> _Arrays:
 
 def _drawing_arrays(harmon: Harmon, plan: DrawingPlan) -> _Arrays:
     """Yield the tokens before each step, those of the whole drawing, and its picture."""
-    tokens, steps = torch.zeros_like(plan.randomness.noise), harmon._generate(plan)
+    tokens, steps = torch.zeros_like(plan.randomness.noise), harmon._drawing_steps(plan)
     for step, (start, stop) in enumerate(pairwise(known_counts(tokens.shape[1], plan.options.steps))):
         yield f"step{step}.tokens", tokens, DRAWING_TOLERANCE
         tokens = next(steps).tokens if stop > start else tokens
