@@ -299,8 +299,9 @@ def test_defaults_are_the_authors(harmon: Harmon):
 
 def test_drawings_have_any_size_of_whole_tokens(harmon: Harmon):
     assert harmon.generate("a star", size=(48, 80), **QUICK).picture.shape == (80, 48, 3)
-    with pytest.raises(UserError, match="multiples of 16 pixels, not 40x64"):
-        harmon.generate("a star", size=(40, 64), **QUICK)
+    for size, written in [((40, 64), "40x64"), ((64,), "64"), ((0, 16), "0x16")]:
+        with pytest.raises(UserError, match=f"multiples of 16 pixels, not {written};"):
+            harmon.generate("a star", size=size, **QUICK)
 
 
 def test_the_samplers_have_names_and_differ(harmon: Harmon):

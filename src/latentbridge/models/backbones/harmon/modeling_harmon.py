@@ -69,6 +69,12 @@ class Harmon(MaskedGeneration):
     def adapter_host(self) -> nn.Module:
         return self.language_model
 
+    @property
+    def roundtrip_options(self) -> HarmonDrawingOptions:
+        """Options of the drawings of round trips, which are denoised deterministically."""
+        options = self.drawing_options
+        return options if options.sampler == "ddim" else replace(options, sampler="ddim", denoising_steps=0)
+
     def fit(self, image: ImageLike) -> Picture:
         return open_picture(image)  # padded and resized by rules of its own, at the size that a call asks for
 
@@ -80,9 +86,10 @@ class Harmon(MaskedGeneration):
                 "The sampler ddpm takes learned variances, which the release has, and 2 denoising steps or more; set "
                 'sampler="ddim".'
             )
-        if options.size and any(length < side or length % side for length in options.size):
+        wrong = any(length < side or length % side for length in options.size or ())
+        if options.size is not None and (wrong or len(options.size) != 2):
             size = "x".join(map(str, options.size))
-            raise UserError(f"Harmon draws sides of multiples of {side} pixels, not {size}; change the size.")
+            raise UserError(f"Harmon draws widths and heights that are multiples of {side} pixels, not {size}; change the size.")
 
     # --- skills, by the batch ---
 
@@ -143,9 +150,7 @@ class Harmon(MaskedGeneration):
     def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         """Return image tokens [m n c]."""
         states = latents.unflatten(-1, (self.num_tokens, -1))
-        options = self.drawing_options
-        if options.sampler != "ddim":
-            options = replace(options, sampler="ddim", denoising_steps=0)
+        options = self.roundtrip_options
         noise = self._randomness(repeat_seeds(seeds, len(latents)), self.grid, options).noise
         tokens = self._denoise(states, None, noise, None, options)
         if self.through_pixels:
