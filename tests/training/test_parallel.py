@@ -148,7 +148,7 @@ class GeneratingSft(Sft):
 
     def batch(self, model: Any, step: int) -> Any:
         for _ in range(1 + rank()):
-            self.replies += model.reply([QUESTION], max_tokens=2 + 3 * rank())
+            self.replies += [reply.text for reply in model.reply([QUESTION], max_tokens=2 + 3 * rank())]
         return super().batch(model, step)
 
 
@@ -351,8 +351,8 @@ def test_ranks_may_call_the_model_different_numbers_of_times(fast: Any):
     folder, configs = fast
     replies = [read_json(folder / f"found_{each}.json")["replies"] for each in range(2)]
     model: Any = new_model(configs["sft"].model, configs["sft"].seed)
-    assert replies[0][0] == model.reply([QUESTION], max_tokens=2)[0]
-    assert replies[1][0] == replies[1][1] == model.reply([QUESTION], max_tokens=5)[0]
+    assert replies[0][0] == model.reply([QUESTION], max_tokens=2)[0].text
+    assert replies[1][0] == replies[1][1] == model.reply([QUESTION], max_tokens=5)[0].text
     assert furthest(weights(folder / "sft" / "generating"), weights(folder / "sft" / "two")) == 0
 
 
