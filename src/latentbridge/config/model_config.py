@@ -154,12 +154,15 @@ class MarConfig:
     """Layers of the encoder, and as many of the decoder."""
     num_heads: int = 6
     grid: int = 8
+    """Side of the grid of learned positions, which are resized for larger pictures."""
     channels: int = 16
     num_buffers: int = 16
     """Tokens without a position; the encoder has no others if the whole picture is masked."""
     head_width: int = 256
     """Width of the MLP that denoises one image latent at a time."""
     head_layers: int = 3
+    learned_variances: bool = False
+    """The head also predicts the variances of stochastic sampling, as in the release."""
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def _harmon(network: Any, text: int, picture_px: int, steps: int) -> ModelPasses
     vision = (Pass("encoder.", image, from_data=True), Pass("proj_in.", image, from_data=True))
     drawing = (*vision, Pass(language, text + image), Pass("proj_out.", image), Pass("decoder.", image))
     step = tuple(item._replace(times=float(network.drawing_options.steps)) for item in drawing)
-    denoise = (Pass("head.", network.num_tokens, network.denoising_steps),)
+    denoise = (Pass("head.", network.num_tokens, network.drawing_options.num_denoising_steps),)
     return ModelPasses(
         understand=(*vision, Pass(language, text + image), Pass("language_model.lm_head", text // 2)),
         generate=(*drawing, Pass("head.", 4 * network.num_tokens)),  # four noise levels per token (MAR)
