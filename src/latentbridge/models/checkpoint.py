@@ -48,7 +48,8 @@ BUILDERS = {
     "bagel": "backbones.bagel.tiny:build_bagel",
     "harmon": "backbones.harmon.tiny:build_harmon",
     "scene": "dual_encoder:build_scene",
-    "janus-pro-7b": "backbones.janus.load_janus:build_janus_pro_7b",
+    "janus-pro-1b": "backbones.janus.load_janus:build_janus_pro",
+    "janus-pro-7b": "backbones.janus.load_janus:build_janus_pro",
     "bagel-7b-mot": "backbones.bagel.load_bagel:build_bagel_7b",
     "harmon-1.5b": "backbones.harmon.load_harmon:build_harmon_1_5b",
 }

@@ -14,7 +14,7 @@ from latentbridge.models.backbones.bagel.load_bagel import is_bagel, load_bagel
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.harmon.load_harmon import is_harmon, load_harmon
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
-from latentbridge.models.backbones.janus.modeling_janus import JanusPro, is_janus
+from latentbridge.models.backbones.janus.load_janus import is_janus, load_janus
 from latentbridge.models.checkpoint import (
     ASSETS,
     BUILDERS,
@@ -40,7 +40,7 @@ class ReleaseKind(NamedTuple):
 
 
 RELEASES = (
-    ReleaseKind(is_janus, JanusPro.load),
+    ReleaseKind(is_janus, load_janus),
     ReleaseKind(is_bagel, load_bagel),
     ReleaseKind(is_harmon, load_harmon),
     ReleaseKind(is_released, load_released),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbedding, Qwen2VLVisionRotaryEmbedding
 
@@ -74,23 +73,20 @@ def load_released(folder: Path) -> OmniBridge:
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Read all tensors of a folder's safetensors files."""
-    files = sorted(folder.glob("*.safetensors"))
+    """Read all tensors of a folder's safetensors files, or of those that its index names."""
+    files = tensors.shard_files(folder, "*.safetensors")
     if not files:
         raise UserError(f"{folder} holds no .safetensors files; download the safetensors version of the checkpoint.")
-    return {name: tensor for path in files for name, tensor in tensors.read_tensors(path, "download it again").items()}
+    return {name: tensor for path in files for name, tensor in tensors.read_tensors(path, tensors.REDOWNLOAD).items()}
 
 
 def tensor_names(folder: Path) -> set[str]:
     """Return the names of the tensors in a folder's safetensors files without reading the tensors."""
-    names: set[str] = set()
-    for path in folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, framework="pt") as shard:
-                names.update(shard.keys())
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"Cannot read {path} ({error}); download it again.") from error
-    return names
+    return {
+        name
+        for path in tensors.shard_files(folder, "*.safetensors")
+        for name in tensors.read_header(path, tensors.REDOWNLOAD)
+    }
 
 
 def check_state_dict(model: nn.Module, stored: dict[str, torch.Tensor], folder: Path) -> None:
