@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -83,7 +84,7 @@ def open_pickled(path: Path, fix: str = REDOWNLOAD) -> dict[str, StoredTensor]:
     # fake tensors have the shapes, and the places of their storages in the file
     fake = FakeTensorMode() if start.startswith(_ZIP) else nullcontext()
     try:
-        with fake:
+        with fake, warnings.catch_warnings(action="ignore"):  # about protocols of pickles that are then refused
             stored: Any = torch.load(path, map_location="cpu", weights_only=True)
         if start.startswith(_ZIP):
             _check_archive(path)

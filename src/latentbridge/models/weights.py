@@ -108,7 +108,7 @@ class _Slot(NamedTuple):
 def _own_slots(module_name: str, module: nn.Module) -> list[_Slot]:
     prefix = f"{module_name}." if module_name else ""
     places = [(module._parameters, key) for key in module._parameters]
-    places += [(module._buffers, key) for key in module._buffers.keys() - module._non_persistent_buffers_set]
+    places += [(module._buffers, key) for key in module._buffers if key not in module._non_persistent_buffers_set]
     return [_Slot(prefix + key, tensors, key) for tensors, key in places if tensors[key] is not None]
 
 

@@ -30,13 +30,14 @@ from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder, is_d
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, is_released, load_released
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.trainable import TrainableModel
+from latentbridge.models.weights import AS_STORED, Placement
 
 
 class ReleaseKind(NamedTuple):
     """The test for, and the loader of, the release folders of one model."""
 
     holds: Callable[[Path], bool]
-    load: Callable[[Path], TrainableModel]
+    load: Callable[[Path, Placement], TrainableModel]
 
 
 RELEASES = (
@@ -50,9 +51,9 @@ UNIFIED = tuple(kind for kind in BUILDERS if kind != "scene")
 """Config kinds of models that understand and generate."""
 
 
-def load_release(folder: Path) -> TrainableModel | None:
+def load_release(folder: Path, placement: Placement = AS_STORED) -> TrainableModel | None:
     """Return the model of a release folder, or None if the folder holds no release."""
-    return next((kind.load(folder) for kind in RELEASES if kind.holds(folder)), None)
+    return next((kind.load(folder, placement) for kind in RELEASES if kind.holds(folder)), None)
 
 
 def load_network(source: str | Path, draws: bool = True) -> Network:
@@ -73,8 +74,7 @@ def starting_network(config: NetworkConfig, seed: int, init: Sequence[tuple[str,
     """
     folders = dict(init)
     whole = folders.get("")
-    if whole and (release := load_release(whole)):
-        release = release.float()
+    if whole and (release := load_release(whole, Placement(torch.float32))):
         check_state_dict(outline(config), release.state_dict(), whole)
         release.config = config  # pyright: ignore[reportAttributeAccessIssue]
         return release  # pyright: ignore[reportReturnType]

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbedding, Qwen2VLVisionRotaryEmbedding
 
 from latentbridge.config import OMNIBRIDGE_8B, QWEN2_VL_7B, BackboneConfig, ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models import tensors
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat
+from latentbridge.models.stored_tensor import StoredTensor
 from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.models.weights import AS_STORED, Placement, assign_weights, empty_weights
 
 _RENAMES = (
     ("model.visual.", "backbone.model.model.visual."),
@@ -51,45 +52,41 @@ def set_compat(model: OmniBridge, compat: Compat) -> None:
         model.retrieval.compat = compat
 
 
-def load_released(folder: Path) -> OmniBridge:
-    """Load a Qwen2-VL or OmniBridge from sharded safetensors in bfloat16; raises UserError if any tensor does not fit."""
-    stored = {convert_key(name): tensor.bfloat16() for name, tensor in read_tensors(folder).items()}
+def load_released(folder: Path, placement: Placement = AS_STORED) -> OmniBridge:
+    """Load a Qwen2-VL or OmniBridge from sharded safetensors, in bfloat16 by default; raises UserError if any tensor does not fit."""
+    stored = {convert_key(name): tensor for name, tensor in open_tensors(folder).items()}
     values = json.loads((folder / "config.json").read_text())
     config = OMNIBRIDGE_8B if any(name.startswith("aligner.") for name in stored) else ModelConfig(parts=("backbone",))
     config = replace(config, backbone=_backbone_config(values))
-    with torch.device("meta"):
+    with empty_weights():
         model = OmniBridge(config, load_tokenizer(folder))
     if config.backbone.tied_embeddings:
         stored.setdefault(
             "backbone.model.lm_head.weight", stored["backbone.model.model.language_model.embed_tokens.weight"]
         )
     check_state_dict(model, stored, folder)
-    model.load_state_dict(stored, assign=True)
-    for module in model.modules():
-        if isinstance(module, (Qwen2VLRotaryEmbedding, Qwen2VLVisionRotaryEmbedding)):
-            # the frequencies are not in the checkpoint, so they are still on the meta device
-            module.__init__(module.config)  # pyright: ignore[reportArgumentType]
+    assign_weights(model, stored, placement, torch.bfloat16)
     return model.eval()
 
 
-def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Read all tensors of a folder's safetensors files, or of those that its index names."""
+def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Return the tensors in a folder's safetensors files, or in those that its index names."""
     files = tensors.shard_files(folder, "*.safetensors")
     if not files:
         raise UserError(f"{folder} holds no .safetensors files; download the safetensors version of the checkpoint.")
-    return {name: tensor for path in files for name, tensor in tensors.read_tensors(path, tensors.REDOWNLOAD).items()}
+    return {name: tensor for path in files for name, tensor in tensors.open_tensors(path, tensors.REDOWNLOAD).items()}
 
 
 def tensor_names(folder: Path) -> set[str]:
-    """Return the names of the tensors in a folder's safetensors files without reading the tensors."""
+    """Return the names of the tensors in a folder's safetensors files, of which there may be none."""
     return {
         name
         for path in tensors.shard_files(folder, "*.safetensors")
-        for name in tensors.read_header(path, tensors.REDOWNLOAD)
+        for name in tensors.open_tensors(path, tensors.REDOWNLOAD)
     }
 
 
-def check_state_dict(model: nn.Module, stored: dict[str, torch.Tensor], folder: Path) -> None:
+def check_state_dict(model: nn.Module, stored: tensors.Tensors, folder: Path) -> None:
     """Raise UserError unless the names and shapes of `stored` are exactly the model's."""
     if mismatched := tensors.mismatched_tensors(model.state_dict(), stored):
         raise UserError(f"{folder} does not fit: {tensors.describe_mismatch(mismatched)}.")

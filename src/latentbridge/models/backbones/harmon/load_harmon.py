@@ -24,8 +24,11 @@ from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions, HarmonReplyOptions
 from latentbridge.models.diffusion import Scheduler
-from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, read_tensors, tensor_names
+from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, open_tensors, tensor_names
+from latentbridge.models.stored_tensor import StoredTensor
+from latentbridge.models.tensors import open_pickled
 from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.models.weights import AS_STORED, Placement, assign_weights, empty_weights
 
 _GRID = 16
 """Side of the grid of learned positions: 256 px in squares of 16."""
@@ -133,12 +136,12 @@ def is_harmon(source: Path) -> bool:
 
 
 def load_harmon(
-    source: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B), dtype: torch.dtype = torch.bfloat16
+    source: Path, placement: Placement = AS_STORED, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B)
 ) -> Harmon:
     """Load a released Harmon from a folder of either layout, or from a `.pth` among others in its folder.
 
-    Every tensor must be known and present. Raise UserError, with nothing loaded, for anything else. Weights are `dtype`, by
-    default that of the authors' configs, the autoencoder's float32.
+    Every tensor must be known and present. Raise UserError, with nothing loaded, for anything else. Weights are by default in
+    bfloat16, as in the authors' configs, the autoencoder's in float32.
     """
     folder = source.parent if source.is_file() else source
     released = _released_tensors(source)
@@ -148,21 +151,14 @@ def load_harmon(
         raise UserError(
             f"{folder} holds no tokenizer.json; download the tokenizer of Qwen/Qwen2.5-1.5B-Instruct into the folder."
         )
-    tokenizer, scheduler = load_tokenizer(folder), _scheduler()  # built outside meta: its schedule is in no checkpoint
-    with torch.device("meta"):
-        harmon = _build(sizes, scheduler, tokenizer)
-    if not torch.equal(stored.setdefault(_TIED, stored[_EMBEDDINGS]), stored[_EMBEDDINGS]):
+    with empty_weights():
+        harmon = _build(sizes, _scheduler(), load_tokenizer(folder))
+    head, words = stored.setdefault(_TIED, stored[_EMBEDDINGS]), stored[_EMBEDDINGS]
+    if head is not words and not (head.shape == words.shape and torch.equal(head.read(), words.read())):
         raise UserError(f"{source} has output embeddings of its own, but Harmon's are tied; download it again.")
-    del stored[_TIED]
-    stored = {
-        name: _convert_tensor(name, tensor).to(torch.float32 if name.startswith("autoencoder.") else dtype)
-        for name, tensor in stored.items()
-    }
-    check_state_dict(harmon, {**stored, _TIED: stored[_EMBEDDINGS]}, folder)
-    harmon.load_state_dict(stored, strict=False, assign=True)  # all but the tied embeddings, by the check above
-    harmon.language_model.tie_weights()
-    rotary = harmon.language_model.model.rotary_emb
-    rotary.__init__(rotary.config)  # frequencies are not in the checkpoint, so they are still on the meta device
+    stored = {name: _convert_tensor(name, tensor) for name, tensor in stored.items()}
+    check_state_dict(harmon, stored, folder)
+    assign_weights(harmon, stored, placement, torch.bfloat16)
     return harmon.eval()
 
 
@@ -187,7 +183,7 @@ def _build(
     )
 
 
-def _find_sizes(stored: Mapping[str, Tensor], known: Sequence[Sizes], source: Path) -> Sizes:
+def _find_sizes(stored: Mapping[str, StoredTensor], known: Sequence[Sizes], source: Path) -> Sizes:
     """Return the known sizes whose language model is as wide as the stored embeddings."""
     embeddings = stored.get(_EMBEDDINGS)
     width = None if embeddings is None else embeddings.shape[-1]
@@ -202,11 +198,11 @@ def _plain_files(source: Path) -> list[Path]:
     return [source] if source.is_file() else sorted(source.glob("harmon*.pth"))
 
 
-def _released_tensors(source: Path) -> dict[str, Tensor]:
+def _released_tensors(source: Path) -> dict[str, StoredTensor]:
     """Return the tensors of either layout under the authors' names, with the autoencoder's as `vae.`."""
     files = _plain_files(source)
     if not files:
-        return read_tensors(source)
+        return open_tensors(source)
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
         raise UserError(f"{source} holds several models ({names}); give the path of one of these files.")
@@ -216,42 +212,21 @@ def _released_tensors(source: Path) -> dict[str, Tensor]:
             f"{files[0].parent} holds {files[0].name} but no {_AUTOENCODER_FILE}; download it from the Hugging Face "
             "repository wusize/harmon into the folder."
         )
-    vae = _read_pickled(autoencoder).get("model")
-    if not isinstance(vae, Mapping):
-        raise UserError(f"{autoencoder} holds no autoencoder under 'model'; download it again from wusize/harmon.")
-    tensors = {**_read_pickled(files[0]), **{f"vae.{name}": tensor for name, tensor in vae.items()}}
-    if other := next((name for name, value in tensors.items() if not isinstance(value, Tensor)), None):
-        raise UserError(f"{files[0]} holds more than tensors (first: {other}); download it again from wusize/harmon.")
-    return tensors
+    return open_pickled(files[0]) | {f"vae.{name}": tensor for name, tensor in open_pickled(autoencoder).items()}
 
 
-def _read_pickled(path: Path) -> dict[str, Any]:
-    """Read a `.pth` or `.ckpt` that holds nothing but tensors and containers, mapped into memory."""
-    with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise UserError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull, or download it.")
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # unpicklers raise many types
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"Cannot read {path} as tensors alone ({reason}); download it again.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no dictionary of tensors; download it again from wusize/harmon.")
-    return values
-
-
-def _convert_tensor(name: str, tensor: Tensor) -> Tensor:
+def _convert_tensor(name: str, tensor: StoredTensor) -> StoredTensor:
     """Return a released tensor in our shape.
 
     Learned positions and tokens lose their leading dimensions of size 1; the autoencoder's attention is a linear layer instead
     of a convolution.
     """
-    if ".attentions." in name and tensor.ndim == 4:
-        return tensor[:, :, 0, 0]
+    if ".attentions." in name and len(tensor.shape) == 4:
+        return tensor.converted(lambda values: values[:, :, 0, 0])
     if name in ("encoder.buffer", "decoder.mask"):
-        return tensor.flatten()
-    if name.endswith("positions") and tensor.ndim == 3:
-        return tensor[0]
+        return tensor.converted(torch.flatten)
+    if name.endswith("positions") and len(tensor.shape) == 3:
+        return tensor.converted(lambda values: values[0])
     return tensor
 
 
