@@ -41,8 +41,8 @@ def test_whole_files_are_read(tmp_path: Path):
     torch.save(STATE, tmp_path / "w.bin")
     torch.save(STATE, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     torch.save({"model": STATE, "epoch": 3}, tmp_path / "kl16.ckpt")
-    for read, name in ((read_tensors, "w.safetensors"), (open_pickled, "w.bin"), (open_pickled, "old.bin")):
-        assert all(torch.equal(STATE[key], tensor) for key, tensor in read(tmp_path / name, FIX).items())
+    for read, name in ((open_tensors, "w.safetensors"), (open_pickled, "w.bin"), (open_pickled, "old.bin")):
+        assert all(torch.equal(STATE[key], tensor.read()) for key, tensor in read(tmp_path / name, FIX).items())
     assert open_pickled(tmp_path / "kl16.ckpt").keys() == STATE.keys()
     assert open_tensors(tmp_path / "w.safetensors", FIX).keys() == STATE.keys()
 
@@ -116,7 +116,7 @@ def test_shards_are_found_with_and_without_an_index(tmp_path: Path):
     assert len(shard_files(tmp_path, "model*.safetensors")) == 4
     write_index(tmp_path, names)
     assert [path.name for path in shard_files(tmp_path, "model*.safetensors")] == names
-    assert load_omnibridge.read_tensors(tmp_path).keys() == {"t0", "t1", "t2"} == load_omnibridge.tensor_names(tmp_path)
+    assert load_omnibridge.open_tensors(tmp_path).keys() == {"t0", "t1", "t2"} == load_omnibridge.tensor_names(tmp_path)
     assert shard_files(tmp_path, "pytorch_model*.bin") == []
 
 
@@ -126,7 +126,7 @@ def test_an_absent_shard_is_named(tmp_path: Path, with_index: bool):
     if with_index:
         write_index(tmp_path, names)
     (tmp_path / names[1]).unlink()
-    for read in (load_omnibridge.read_tensors, load_omnibridge.tensor_names):
+    for read in (load_omnibridge.open_tensors, load_omnibridge.tensor_names):
         with pytest.raises(UserError, match=rf"2 of the 3 files of its weights \({names[1]} is missing\)"):
             read(tmp_path)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -80,7 +80,8 @@ def in_file(path: Path, offset: int, outline: Tensor) -> StoredTensor:
 
 def _fill(target: Tensor, file: RawIOBase) -> None:
     """Read the bytes of a contiguous tensor on the CPU; raise EOFError if the file ends before."""
-    rest = memoryview(target.view(torch.uint8).numpy())
+    numbers: Any = target.view(torch.uint8).numpy()
+    rest = memoryview(numbers)
     while rest:
         count = file.readinto(rest)
         if not count:

@@ -64,7 +64,9 @@ def open_tensors(path: Path, fix: str) -> dict[str, StoredTensor]:
     for name, entry in entries.items():
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
-            raise UserError(f"{path} holds {name} as {entry['dtype']}, a data type that is not known; use another version.")
+            raise UserError(
+                f"{path} holds {name} as {entry['dtype']}, a data type that is not known; use another version."
+            )
         outline = torch.empty(entry["shape"], dtype=dtype, device="meta")
         begin, end = entry["data_offsets"]
         if end - begin != outline.nbytes:

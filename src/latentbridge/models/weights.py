@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from latentbridge.devices import CPU
 from latentbridge.models.quantization import Quantization, quantizable_layers, quantized
@@ -36,19 +38,20 @@ def empty_weights() -> Iterator[None]:
 
     Initialisations do nothing, and the global generator is left unchanged.
     """
-    register = nn.Module.register_parameter
+    thread = get_ident()
 
-    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        register(module, name, parameter)
-        if parameter is not None and not parameter.is_meta:  # one that is tied is there already
-            module._parameters[name] = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if parameter.is_meta or get_ident() != thread:  # tied to one that is there already, or of another model
+            return None
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
-    nn.Module.register_parameter = register_on_meta
+    returns: Any = on_meta  # torch annotates hooks as returning nothing
+    hook = register_module_parameter_registration_hook(returns)
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
-        nn.Module.register_parameter = register
+        hook.remove()
 
 
 @torch.no_grad()
@@ -64,7 +67,7 @@ def assign_weights(
     is the loader's own, by default that of each tensor in the model. Linear layers are quantised as soon as they are read.
     """
     sources = {id(slot.tensor): slot.name for slot in _slots(model) if slot.name in stored}
-    linear = {id(layer): (parent, name) for parent, name, layer in quantizable_layers(model)}
+    linear = {id(layer): (parent, name, layer) for parent, name, layer in quantizable_layers(model)}
     read: dict[int, Any] = {}
     for module_name, module in list(model.named_modules()):
         for slot in _own_slots(module_name, module):
@@ -76,14 +79,15 @@ def assign_weights(
                 read[id(old)] = nn.Parameter(values, old.requires_grad) if is_parameter else values
             slot.tensors[slot.key] = read.get(id(old), old)
         if placement.quantize and id(module) in linear:
-            parent, name = linear[id(module)]
-            setattr(parent, name, quantized(module, placement.quantize))
+            parent, name, layer = linear[id(module)]
+            setattr(parent, name, quantized(layer, placement.quantize))
 
 
 def weights_dtype(name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     """Return the data type of a model's tensor of that name where its weights are `dtype`."""
-    keeps = dtype is None or not tensor.is_floating_point() or name.startswith(_EXACT)
-    return tensor.dtype if keeps else dtype
+    if dtype is None or not tensor.is_floating_point() or name.startswith(_EXACT):
+        return tensor.dtype
+    return dtype
 
 
 @torch.no_grad()
@@ -91,6 +95,11 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """Give the tensors in a model's state dict a data type, but those of the parts that need their own."""
     for slot in _slots(model):
         slot.tensor.data = slot.tensor.data.to(weights_dtype(slot.name, slot.tensor, dtype))
+
+
+def stored_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Yield the parameters and persistent buffers of a model, tied ones once for each name, without copying any."""
+    return (slot.tensor for slot in _slots(model))
 
 
 class _Slot(NamedTuple):
@@ -113,5 +122,5 @@ def _own_slots(module_name: str, module: nn.Module) -> list[_Slot]:
 
 
 def _slots(model: nn.Module) -> Iterator[_Slot]:
-    for module_name, module in model.named_modules():
+    for module_name, module in model.named_modules(remove_duplicate=False):
         yield from _own_slots(module_name, module)

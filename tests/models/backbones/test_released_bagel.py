@@ -17,6 +17,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.backbones.bagel.load_bagel import convert_key, load_bagel
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.checkpoint import load
+from latentbridge.models.weights import Placement
 
 PATCHES = "vit_model.vision_model.embeddings.patch_embedding.weight"
 
@@ -134,7 +135,7 @@ def folder(untied: Bagel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.no_grad()
 def test_every_tensor_of_the_release_finds_its_place(untied: Bagel, folder: Path, three_pictures):
-    loaded = load_bagel(folder, torch.float32)
+    loaded = load_bagel(folder, Placement(torch.float32))
     expected = untied.state_dict()
     assert loaded.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())

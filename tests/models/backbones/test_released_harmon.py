@@ -27,8 +27,9 @@ from latentbridge.models.backbones.harmon.load_harmon import (
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.harmon.pictures import pad_and_resize
-from latentbridge.models.checkpoint import ASSETS, cast_weights, load
+from latentbridge.models.checkpoint import ASSETS, load
 from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.models.weights import Placement, cast_weights
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
 
@@ -183,7 +184,7 @@ def folder(released: dict[str, Tensor], tmp_path: Path) -> Path:
 
 @torch.no_grad()
 def test_a_released_folder_is_read_whole(folder: Path, released: dict[str, Tensor]):
-    harmon = load_harmon(folder, [HARMON_1_5B, SIZES], torch.float32)
+    harmon = load_harmon(folder, [HARMON_1_5B, SIZES], Placement(torch.float32))
     state = harmon.state_dict()
     used = released.keys() - {"mar.class_emb.weight"}
     assert len({convert_key(name) for name in used}) == len(used)
@@ -201,7 +202,7 @@ def test_a_released_folder_is_read_whole(folder: Path, released: dict[str, Tenso
 
 
 def test_the_plain_layout_holds_the_same_model(plain: Path, released: dict[str, Tensor]):
-    state = load_harmon(plain, [SIZES], torch.float32).state_dict()
+    state = load_harmon(plain, [SIZES], Placement(torch.float32)).state_dict()
     used = {convert_key(name): tensor for name, tensor in released.items() if name != "mar.class_emb.weight"}
     assert state.keys() == used.keys() | {"language_model.lm_head.weight"}
     assert all(torch.equal(state[name].flatten(), tensor.flatten()) for name, tensor in used.items())
@@ -287,7 +288,7 @@ def harmon(released: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("release")
     save_file(released, folder / "model.safetensors")
     load_tokenizer(ASSETS / "tokenizer").save_pretrained(folder)
-    return load_harmon(folder, [SIZES], torch.float32)
+    return load_harmon(folder, [SIZES], Placement(torch.float32))
 
 
 def test_defaults_are_the_authors(harmon: Harmon):

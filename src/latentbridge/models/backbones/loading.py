@@ -34,10 +34,10 @@ from latentbridge.models.weights import AS_STORED, Placement
 
 
 class ReleaseKind(NamedTuple):
-    """The test for, and the loader of, the release folders of one model."""
+    """The test for, and the loader of, the release folders of one model; the loader takes a folder and `placement`."""
 
     holds: Callable[[Path], bool]
-    load: Callable[[Path, Placement], TrainableModel]
+    load: Callable[..., TrainableModel]
 
 
 RELEASES = (
@@ -53,7 +53,7 @@ UNIFIED = tuple(kind for kind in BUILDERS if kind != "scene")
 
 def load_release(folder: Path, placement: Placement = AS_STORED) -> TrainableModel | None:
     """Return the model of a release folder, or None if the folder holds no release."""
-    return next((kind.load(folder, placement) for kind in RELEASES if kind.holds(folder)), None)
+    return next((kind.load(folder, placement=placement) for kind in RELEASES if kind.holds(folder)), None)
 
 
 def load_network(source: str | Path, draws: bool = True) -> Network:

@@ -148,7 +148,9 @@ def _diffusers_names(flux: dict[str, StoredTensor], model: Bagel) -> dict[str, S
     renamed: dict[str, Tensor | None] = convert_ldm_vae_checkpoint(numbers, dict(vae.config))
     known = {ours: (names[t.data_ptr()], t.shape) for ours, t in renamed.items() if t is not None}
     unknown = flux.keys() - {name for name, _ in known.values()}
-    converted = {ours: flux[name].converted(partial(torch.reshape, shape=shape)) for ours, (name, shape) in known.items()}
+    converted = {
+        ours: flux[name].converted(partial(torch.reshape, shape=shape)) for ours, (name, shape) in known.items()
+    }
     return converted | {name: flux[name] for name in unknown}
 
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
-from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from latentbridge.config import MarConfig, ReleaseConfig
@@ -136,7 +135,7 @@ def is_harmon(source: Path) -> bool:
 
 
 def load_harmon(
-    source: Path, placement: Placement = AS_STORED, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B)
+    source: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B), placement: Placement = AS_STORED
 ) -> Harmon:
     """Load a released Harmon from a folder of either layout, or from a `.pth` among others in its folder.
 

@@ -9,12 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
-from transformers.models.janus.modeling_janus import JanusVisionEmbeddings
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from latentbridge.config import ReleaseConfig
 from latentbridge.errors import UserError
@@ -65,7 +61,7 @@ def is_janus(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") in ("janus", MODEL_TYPE)
 
 
-def load_janus(folder: Path, placement: Placement = AS_STORED, vision_heads: int | None = None) -> JanusPro:
+def load_janus(folder: Path, vision_heads: int | None = None, placement: Placement = AS_STORED) -> JanusPro:
     """Load a Janus or Janus-Pro from a folder in the authors' layout or transformers', by default in the data type of its words.
 
     `vision_heads` is the number of SigLIP's attention heads where the authors' code does not know the tower's name.
