@@ -242,11 +242,11 @@ class Command:
 @pytest.mark.parametrize("name", [PLAIN, "kl16.ckpt"])
 def test_what_holds_more_than_tensors_is_refused_unread(plain: Path, name: str, tmp_path: Path):
     torch.save({"model": {"x": torch.zeros(1)}, "more": Command(tmp_path / "made")}, plain / name)
-    with pytest.raises(UserError, match=f"Cannot read .*{name} as tensors alone"):
+    with pytest.raises(UserError, match=f"{name} holds more than tensors"):
         load_harmon(plain, [SIZES])
     assert not (tmp_path / "made").exists()
     torch.save([torch.zeros(1)], plain / name)
-    with pytest.raises(UserError, match="holds no dictionary of tensors"):
+    with pytest.raises(UserError, match=f"{name} holds no state dict"):
         load_harmon(plain, [SIZES])
 
 
@@ -257,16 +257,16 @@ def test_pointers_and_halves_of_files_are_refused(plain: Path, name: str):
     with pytest.raises(UserError, match=f"Cannot read .*{name}.*download it again"):
         load_harmon(plain, [SIZES])
     (plain / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
-    with pytest.raises(UserError, match=f"{name} is a Git LFS pointer"):
+    with pytest.raises(UserError, match=f"{name}, which is a Git LFS pointer"):
         load_harmon(plain, [SIZES])
 
 
 def test_values_that_are_no_tensors_are_refused(plain: Path, released: dict[str, Tensor]):
     torch.save({"model": 3}, plain / "kl16.ckpt")
-    with pytest.raises(UserError, match="kl16.ckpt holds no autoencoder under 'model'"):
+    with pytest.raises(UserError, match="kl16.ckpt holds no state dict"):
         load_harmon(plain, [SIZES])
     torch.save({"model": {"encoder": 3}}, plain / "kl16.ckpt")
-    with pytest.raises(UserError, match=r"more than tensors \(first: vae.encoder\)"):
+    with pytest.raises(UserError, match="kl16.ckpt holds no state dict"):
         load_harmon(plain, [SIZES])
 
 

@@ -21,6 +21,7 @@ from latentbridge.models.backbones.janus.authors_layout import convert_tensor, t
 from latentbridge.models.backbones.janus.load_janus import MAX_TOKENS, SYSTEM_PROMPT, is_janus, load_janus
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 from latentbridge.models.checkpoint import load, outline
+from latentbridge.models.stored_tensor import in_memory
 from latentbridge.types import Conversation
 
 FIXTURE = Path(__file__).parents[2] / "golden" / "janus"
@@ -264,10 +265,10 @@ def test_an_unknown_tower_without_heads_is_said_aloud(folder: Path):
 
 def test_the_fused_attention_is_split_in_order():
     fused = torch.arange(12).view(6, 2)
-    parts = dict(convert_tensor("vision_model.vision_tower.blocks.3.attn.qkv.weight", fused))
+    parts = dict(convert_tensor("vision_model.vision_tower.blocks.3.attn.qkv.weight", in_memory(fused)))
     assert [name.split(".")[-2] for name in parts] == ["q_proj", "k_proj", "v_proj"]
-    assert torch.equal(torch.cat(list(parts.values())), fused)
-    assert not list(convert_tensor("gen_vision_model.quantize.codebook_used", fused))
+    assert torch.equal(torch.cat([part.read() for part in parts.values()]), fused)
+    assert not list(convert_tensor("gen_vision_model.quantize.codebook_used", in_memory(fused)))
 
 
 # --- strictness ------------------------------------------------------------------------------------
