@@ -75,7 +75,6 @@ _UNUSED = "mar.class_emb.weight"
 _TIED = "language_model.lm_head.weight"
 _EMBEDDINGS = "language_model.model.embed_tokens.weight"
 _AUTOENCODER_FILE = "kl16.ckpt"
-_LFS_POINTER = b"version https://git-lfs"
 _VAE_SCALE = 0.2325
 _VAE_LEVELS = 5
 _RENAMES = (
