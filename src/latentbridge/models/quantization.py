@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Literal
@@ -23,7 +24,11 @@ _NF4_BLOCK, _CPU_TILE = 64, 32
 
 
 def quantized_layers(scheme: Quantization) -> Any:
-    """Return bitsandbytes' module of layers; raise UserError if it is not installed."""
+    """Return bitsandbytes' module of layers; raise UserError if it is not installed.
+
+    It warns of kernels that it does without, and in each layer of inputs that it casts.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return import_module("bitsandbytes").nn
     except ImportError as error:
