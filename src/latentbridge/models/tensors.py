@@ -10,7 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeAlias
@@ -18,7 +18,6 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from latentbridge.errors import UserError
 from latentbridge.files import read_json
@@ -83,12 +82,14 @@ def open_pickled(path: Path, fix: str = REDOWNLOAD) -> dict[str, StoredTensor]:
     start = _first_bytes(path, fix)
     if not start.startswith((_ZIP, _PICKLE)):
         raise UserError(f"Cannot read {path}, which is no file of torch.save or is damaged; {fix}.")
-    # fake tensors have the shapes, and the places of their storages in the file
-    fake = FakeTensorMode() if start.startswith(_ZIP) else nullcontext()
+    archived = start.startswith(_ZIP)
     try:
-        with fake, warnings.catch_warnings(action="ignore"):  # about protocols of pickles that are then refused
+        with (
+            _outlines() if archived else nullcontext(),
+            warnings.catch_warnings(action="ignore"),
+        ):  # about protocols of pickles that are then refused
             stored: Any = torch.load(path, map_location="cpu", weights_only=True)
-        if start.startswith(_ZIP):
+        if archived:
             _check_archive(path)
     except UnpicklingError as error:
         raise UserError(
@@ -103,9 +104,15 @@ def open_pickled(path: Path, fix: str = REDOWNLOAD) -> dict[str, StoredTensor]:
     if not isinstance(stored, dict) or not all(isinstance(tensor, Tensor) for tensor in stored.values()):
         raise UserError(f"{path} holds no state dict, which names tensors; give the checkpoint's file of weights.")
     return {
-        name: _in_archive(path, tensor) if isinstance(tensor, FakeTensor) else in_memory(tensor.detach())
-        for name, tensor in stored.items()
+        name: _in_archive(path, tensor) if archived else in_memory(tensor.detach()) for name, tensor in stored.items()
     }
+
+
+def _outlines() -> AbstractContextManager[object]:
+    """Make torch.load return fake tensors, which have shapes, and the places of their storages in the file."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # imports much that inference does without
+
+    return FakeTensorMode()
 
 
 def _check_archive(path: Path) -> None:
@@ -116,7 +123,7 @@ def _check_archive(path: Path) -> None:
             raise ValueError("compressed, or of another order of bytes")
 
 
-def _in_archive(path: Path, tensor: FakeTensor) -> StoredTensor:
+def _in_archive(path: Path, tensor: Tensor) -> StoredTensor:
     """Return the tensor that a fake one stands for."""
     storage: Any = tensor.untyped_storage()
     offset = storage._checkpoint_offset + tensor.storage_offset() * tensor.element_size()
