@@ -168,3 +168,25 @@ def test_openmp_wait_policy_is_passive_by_default_and_imports_are_light():
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
         )
         assert result.stdout.split() == [policy, spins, "False", "False"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_process_forked_after_a_computation_on_several_threads_computes():
+    code = """if True:
+        import os, signal, torch
+        torch.set_num_threads(4)
+        import latentbridge
+        model = latentbridge.load("tiny")
+        before = model.embed(texts="a star").tolist()
+        torch.ones(2_000, 2_000).sin_()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            torch.ones(2_000, 2_000).sin_()
+            close = max(abs(a - b) for a, b in zip(before, model.embed(texts="a star").tolist())) < 1e-5
+            os._exit(7 if close and torch.get_num_threads() == 1 else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads())
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["7", "4"], done.stdout + done.stderr
