@@ -27,10 +27,12 @@ from latentbridge.models.omnibridge.editing import (
     edit_in_mask,
     edit_in_mask_by_steps,
     edit_like_release,
+    edit_views,
+    restore_edit,
 )
 from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
 from latentbridge.models.omnibridge.text_encoder import new_text_encoder
-from latentbridge.models.options import ReplyOptions
+from latentbridge.models.options import DrawingOptions, ReplyOptions
 from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
 from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
@@ -175,7 +177,14 @@ class OmniBridge(TrainableModel):
         options: OmniBridgeEditOptions,
     ) -> list[EditResult]:
         edit = edit_like_release if options.method == "reference" else edit_in_mask
-        return edit(self, pictures, instructions, seeds, options)
+        read, drawn = zip(*(self.edit_views(picture) for picture in pictures), strict=True)
+        results = edit(self, read, drawn, instructions, seeds, options)
+        return [self.restore_edit(*pair) for pair in zip(pictures, results, strict=True)]
+
+    def check_size(self, options: DrawingOptions) -> None:
+        if options.size is not None and isinstance(options, OmniBridgeEditOptions):
+            raise UserError("This model returns an edit at the picture's own size; leave out the size.")
+        super().check_size(options)
 
     def count_tokens(self, conversation: Conversation) -> int:
         return self.backbone.tokenize([conversation], open_ended=True).input_ids.shape[1]
@@ -378,6 +387,8 @@ class OmniBridge(TrainableModel):
         return self.decode_pictures((yield from last_of(latents)))
 
     edit_steps = edit_in_mask_by_steps
+    edit_views = edit_views
+    restore_edit = restore_edit
 
 
 def _between(ids: Tensor, start: int, end: int) -> Tensor:
