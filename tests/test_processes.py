@@ -93,6 +93,20 @@ def test_a_command_runs_with_nothing_of_the_current_folder(decoys: Path):
             assert ran(decoys) == []
 
 
+def say(text: str) -> None:
+    """Run in the worker process."""
+    print(text)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the C locale is POSIX")
+def test_a_process_prints_letters_that_its_locale_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    process = start_process(say, "größe ☂", log=tmp_path / "log")
+    assert process.wait(60) == 0, (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_bytes() in (b"gr\\xf6\\xdfe \\u2602\n", "größe ☂\n".encode())
+
+
 def test_pip_is_not_taken_from_the_folder_it_downloads_to(decoys: Path):
     code = "import runpy; runpy.run_module('pip', run_name='__main__', alter_sys=True)"
     done = subprocess.run([*python_command(code), "--version"], capture_output=True, text=True, cwd=decoys)

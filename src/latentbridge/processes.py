@@ -30,7 +30,7 @@ def start_process(
     `threads` sets OMP_NUM_THREADS. `log` is a file to which stdout and stderr are appended. `keep` are file descriptors
     that the process inherits. Nothing is imported from the current folder (`python_command`).
     """
-    call = f"from {work.__module__} import {work.__name__}; {work.__name__}(*{arguments!r})"
+    call = f"from {work.__module__} import {work.__name__}; {work.__name__}(*{arguments!a})"
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     command = python_command(call, _root_of(work.__module__))
     if log is None:
@@ -43,13 +43,15 @@ def start_process(
 def python_command(code: str, *last: str) -> list[str]:
     """Return the command of a Python that runs `code` and imports from where this one does, but not the current folder.
 
-    It ignores PYTHONPATH and the other PYTHON* variables (`python -I`), and decodes file names as this process does.
-    Folders in `last` come after all others, so their files take no library's place.
+    It ignores PYTHONPATH and the other PYTHON* variables (`python -I`), decodes file names as this process does, and prints
+    what its output's encoding lacks as escapes. Folders in `last` come after all others, so their files take no library's
+    place.
     """
     path = import_path()
     path += [folder for folder in last if folder not in path]
     utf8 = f"utf8={sys.flags.utf8_mode}"
-    return [sys.executable, "-I", "-X", utf8, "-c", f"import sys; sys.path[:] = {path!r}; {code}"]
+    start = f"import sys; sys.path[:] = {path!a}; sys.stdout.reconfigure(errors='backslashreplace')"
+    return [sys.executable, "-I", "-X", utf8, "-c", f"{start}; {code}"]
 
 
 def _root_of(module: str) -> str:
