@@ -99,7 +99,7 @@ async def _edited(
         return await service.engine.run_all([EditJob(source, instruction, seed, options) for seed in seeds])
     read, drawn = await asyncio.to_thread(model.edit_views, source)
     before, after = await asyncio.gather(
-        service.ask(read, prompts.CAPTION_REQUEST), service.ask(read, prompts.edit_request(instruction))
+        service.ask(read, prompts.CAPTION_REQUEST), service.ask(read, model.templates.edit_request(instruction))
     )
     after = prompts.unwrap_description(after)
     jobs = [EditJob(drawn, instruction, seed, options, before, after) for seed in seeds]
