@@ -40,7 +40,7 @@ from latentbridge.models.stepwise import last_of
 from latentbridge.models.tokenization import encode, token_id
 from latentbridge.models.trainable import TrainableModel, masked_mean
 from latentbridge.rng import repeat_seeds, torch_rng
-from latentbridge.types import Conversation, Picture, Reply, Skill, WordReport
+from latentbridge.types import Conversation, EditResult, Picture, Reply, Skill, WordReport
 
 if TYPE_CHECKING:
     from latentbridge.models.omnibridge.decoder import CaptionEncoder
