@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from latentbridge.errors import StorageError, UserError
 
-_NO_SPACE = "free some space or choose another folder"
+NO_SPACE = "free some space or choose another folder"
 
 
 @contextmanager
@@ -28,12 +28,12 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[Path]:
     Raises StorageError if the file cannot be written.
     """
     path = Path(path)
-    with _storage_errors(f"to {path.parent}", "choose a folder you may write to"):
+    with storage_errors(f"to {path.parent}", "choose a folder you may write to"):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        with _storage_errors(path, _NO_SPACE):
+        with storage_errors(path):
             yield temporary
             _fsync(temporary)
             if replace:
@@ -55,11 +55,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises StorageError if the folder cannot be written.
     """
     staging = staging_path(path)
-    with _storage_errors(f"to {path.parent}", "choose a folder you may write to"):
+    with storage_errors(f"to {path.parent}", "choose a folder you may write to"):
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     try:
-        with _storage_errors(path, _NO_SPACE):
+        with storage_errors(path):
             yield staging
             for written in (*staging.rglob("*"), staging):
                 _fsync(written)
@@ -124,7 +124,8 @@ def _fsync(path: Path) -> None:
 
 
 @contextmanager
-def _storage_errors(target: Path | str, fix: str) -> Iterator[None]:
+def storage_errors(target: Path | str, fix: str = NO_SPACE) -> Iterator[None]:
+    """Raise errors of the disk as a StorageError that names what could not be written."""
     try:
         yield
     except (OSError, SafetensorError) as error:

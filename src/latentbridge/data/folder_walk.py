@@ -51,6 +51,11 @@ class FolderWalk:
         waiting = [(self.folder, False)]
         while waiting:
             folder, is_linked = waiting.pop()
+            if is_linked:
+                identity = _identity(folder)
+                if identity in own | linked:
+                    continue
+                linked.add(identity)
             try:
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             except OSError as error:
@@ -60,16 +65,10 @@ class FolderWalk:
             inside: list[tuple[Path, bool]] = []
             for entry in filter(_is_folder, entries):
                 path, through_link = Path(entry.path), is_linked or entry.is_symlink()
-                if entry.name.startswith(_OWN_FOLDERS):
-                    continue
-                if through_link:
-                    identity = _identity(path)
-                    if identity in around:
-                        fault(f"{path} is a link to a folder around {self.folder}, which is not followed")
-                    if identity in around | own | linked:
-                        continue
-                    linked.add(identity)
-                inside.append((path, through_link))
+                if through_link and _identity(path) in around:
+                    fault(f"{path} is a link to a folder around {self.folder}, which is not followed")
+                elif not entry.name.startswith(_OWN_FOLDERS):
+                    inside.append((path, through_link))
             waiting += reversed(inside)
 
     def _files(self, entries: list[os.DirEntry[str]], fault: Callable[[str], None]) -> Iterator[FoundPicture]:

@@ -184,7 +184,7 @@ class _Reader:
                 status = path.stat()
                 digest = _file_digest(path, status.st_size, status.st_mtime_ns)
             except UserError as error:
-                fault(str(error).removesuffix("."))
+                fault(f"{path.name} {str(error).removeprefix(f'{path} ').removesuffix('.')}")
                 continue
             first_split, first = self._split_of_picture.setdefault(digest, (split, number))
             if first_split != split:

@@ -256,6 +256,9 @@ def _tar_entry(key: str, files: dict[str, bytes]) -> Entry:
     try:
         fields = without_nulls(parse_object(files["json"])) if "json" in files else {}
         (metadata if texts else line).update(fields)
+    except ValueError as error:
+        fault = fault or f"in its .json, {error}"
+    try:
         if texts:
             line["texts"] = [_decode_text(files[texts[0]])]
     except ValueError as error:
