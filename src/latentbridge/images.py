@@ -143,7 +143,10 @@ def _open_image(file: IO[bytes], name: str) -> Image.Image:
         getattr(plug_in, register)()
     if plug_in is None or kind not in Image.OPEN or not getattr(plug_in, "SUPPORTED", True):
         raise UserError(f"{name} is in the format {kind}; pip install {package}, or save it again as PNG or JPEG.")
-    return Image.open(file, formats=[kind])
+    try:
+        return Image.open(file, formats=[kind])
+    except UnidentifiedImageError:
+        raise _broken(name, ValueError("its head cannot be read")) from None
 
 
 def _check_path(path: Path) -> None:

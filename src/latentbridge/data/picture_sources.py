@@ -21,7 +21,7 @@ from PIL import Image
 
 from latentbridge.data.folder_walk import SUFFIXES, FolderWalk, FoundPicture, read_sidecars
 from latentbridge.data.own.json_lines import parse_object, read_lines
-from latentbridge.data.own.manifest import backslash_hint, is_inside
+from latentbridge.data.own.manifest import backslash_hint, is_inside, other_name_hint
 from latentbridge.data.own.shards import list_shards, read_entries, read_file
 from latentbridge.errors import UserError
 from latentbridge.files import find_path
@@ -88,6 +88,11 @@ def open_source(where: str) -> Source:
     if "://" in where:
         return ShardPictures(where)
     folder = find_path(Path(where))
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is a file; give a folder of pictures, or a manifest (.jsonl), which `latentbridge data convert` "
+            "makes of other formats."
+        )
     if not folder.is_dir():
         raise UserError(f"{folder} is neither an index nor a folder of pictures; check the path.")
     pictures = FolderPictures(folder)
@@ -217,7 +222,7 @@ class ManifestPictures(Source):
             image = entry.pop("image", None)
             if not isinstance(image, str) or not image or not is_inside(image):
                 self.unread.add("./")
-                fault(f"{place} has no `image` that is a path inside the manifest's folder")
+                fault(f"{place} has no `image` that is a path inside the manifest's folder{other_name_hint(entry)}")
                 continue
             path = find_path(self.path.parent / image)
             if "\\" in image and not path.exists():

@@ -77,6 +77,18 @@ def test_a_chain_and_its_key_steps_become_a_record(folder):
         ({"image": "b.png", "texts": "x"}, "line 2: `texts` must be a list of non-empty strings"),
         ({"image": "b.png", "texts": [" "]}, "line 2: `texts` must be a list of non-empty strings"),
         ({"image": "b.png"}, "line 2: the picture has no text"),
+        (
+            {"image": "b.png", "texts": ["x", "a" * 1001]},
+            "line 2: `texts` has a text of 1,001 characters; shorten it to",
+        ),
+        ({**ASKED, "answer": "a" * 4001}, "line 2: `answer` has a text of 4,001 characters; shorten it to 4,000"),
+        ({"image": "b.png", "texts": ["half \ud83d"]}, "line 2: this holds NUL or half of a surrogate pair"),
+        ({"image": "b.png", "caption": "x", "texts": ["x"]}, "line 2: unknown field 'caption'; did you mean 'texts'?"),
+        ({"image": "C:\\a.png", "texts": ["x"]}, "line 2: `image` must be a path inside the manifest's folder"),
+        (
+            {"image": "sub\\b.png", "texts": ["x"]},
+            "line 2: there is no picture sub\\b.png in the manifest's folder; write it with slashes, sub/b.png",
+        ),
         ({"image": "b.png", "texts": ["x"], "chain": CHAIN}, "line 2: `chain` needs `question` and `answer` beside it"),
         ({**ASKED, "chain": "it is 4"}, "line 2: `chain` needs the lines ### Image Description:"),
         ({**ASKED, "chain": CHAIN.replace("is: 4", "is: 5")}, "line 2: `chain` ends with '5', and `answer` is '4'"),

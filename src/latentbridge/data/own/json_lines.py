@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latentbridge.errors import UserError
+from latentbridge.files import find_path
 from latentbridge.images import PICTURE_KINDS
 
 _BOM = b"\xef\xbb\xbf"
@@ -24,6 +25,7 @@ _TO_CONVERT = (".json", ".csv", ".tsv")
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the number and content of each line that is not blank; raise UserError for another kind of file."""
+    path = find_path(path)
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}; give the path of a JSON-lines file.")
     if path.suffix.lower()[1:] in PICTURE_KINDS:

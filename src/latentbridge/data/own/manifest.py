@@ -23,6 +23,7 @@ from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from latentbridge import prompts
 from latentbridge.data.own.json_lines import is_storable, parse_object, read_lines
 from latentbridge.data.reasoning import read_chain
 from latentbridge.data.shapes.language import final_answer
@@ -42,6 +43,10 @@ _OTHER_NAMES = {
 """Names that other formats give to `FIELDS`."""
 _CONVERTED_FIELDS = ("conversations", "messages", "annotations", "questions", "images", "file_names")
 """Fields of formats that `latentbridge data convert` reads."""
+_MAX_CHARACTERS = {
+    **dict.fromkeys(("texts", "question", "instruction", "description"), prompts.MAX_CHARACTERS),
+    **dict.fromkeys(("answer", "chain"), 4 * prompts.MAX_CHARACTERS),
+}
 _MAX_QUOTED_FAULTS = 3
 _CACHED_DIGESTS = 1 << 20
 
@@ -256,10 +261,24 @@ def check_fields(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
         )
     elif edit and not is_inside(edit["target"]):
         fault("the `target` of `edit` must be a path inside the manifest's folder")
+    _check_lengths(entry, fault)
     if entry.get("split", "train") not in SPLITS:
         fault(f"unknown split {entry['split']!r}; {_suggestion(str(entry['split']), SPLITS)}")
     if not (texts or "question" in entry or edit):
         fault("the picture has no text; give `texts`, `question` and `answer`, or `edit`")
+
+
+def _check_lengths(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
+    """Pass to `fault` a sentence for a text that is too long: the memory of a step grows with its square."""
+    edit = entry.get("edit")
+    fields = entry | (edit if isinstance(edit, dict) else {})
+    for name, limit in _MAX_CHARACTERS.items():
+        texts = fields.get(name)
+        longest = max(
+            (len(text) for text in (texts if isinstance(texts, list) else [texts]) if _is_text(text)), default=0
+        )
+        if longest > limit:
+            fault(f"`{name}` has a text of {longest:,} characters; shorten it to {limit:,}")
 
 
 def _check_reasoning(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
@@ -281,6 +300,12 @@ def _check_reasoning(entry: dict[str, Any], fault: Callable[[str], None]) -> Non
         )
     elif final_answer(chain.answer) != final_answer(entry["answer"]):
         fault(f"`chain` ends with {chain.answer!r}, and `answer` is {entry['answer']!r}; make them the same")
+
+
+def other_name_hint(entry: dict[str, Any]) -> str:
+    """Return the end of a sentence about a line without `image` that calls it otherwise, or an empty text."""
+    name = next((name for name in entry if name.lower() in _OTHER_NAMES["image"]), None)
+    return f"; call its {name!r} so, or make a manifest with: latentbridge data convert" if name else ""
 
 
 def is_inside(path: str) -> bool:
