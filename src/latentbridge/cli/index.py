@@ -12,7 +12,7 @@ import typer
 from latentbridge.cli.arguments import AsJson, ModelName, Strict, check_at_least, check_folder
 from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
 from latentbridge.cli.output import exit_if_left_out, print_json, print_warnings
-from latentbridge.errors import UserError
+from latentbridge.errors import StorageError, UserError
 from latentbridge.retrieval.filters import SCALAR_TYPES, Condition, parse_condition, scalar_type
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def build(
             raise UserError(
                 f"None of the {len(result.left_out)} pictures in {source} can be read; see the lines above."
             )
+    except StorageError:  # what is committed stays, and the next build goes on
+        raise
     except UserError:
         index.close()
         if is_new and is_folder:

@@ -274,9 +274,8 @@ def _check_lengths(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
     fields = entry | (edit if isinstance(edit, dict) else {})
     for name, limit in _MAX_CHARACTERS.items():
         texts = fields.get(name)
-        longest = max(
-            (len(text) for text in (texts if isinstance(texts, list) else [texts]) if _is_text(text)), default=0
-        )
+        texts = texts if isinstance(texts, list) else [texts]
+        longest = max((len(text) for text in texts if isinstance(text, str)), default=0)
         if longest > limit:
             fault(f"`{name}` has a text of {longest:,} characters; shorten it to {limit:,}")
 
