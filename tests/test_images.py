@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from latentbridge.errors import UserError
-from latentbridge.images import FORMATS, fit_square, open_picture, picture_digest, picture_kind
+from latentbridge.images import FORMATS, fit_square, open_picture, picture_digest, picture_kind, resize
 
 RED = (255, 0, 0)
 
@@ -431,3 +431,25 @@ def test_small_and_thin_pictures_fill_the_square(shape: tuple[int, int]):
     assert fitted.shape == (64, 64, 3)
     assert fitted[31:33, 31:33].min() == 0
     assert (fitted == 0).all() == (shape[0] == shape[1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "vertical_first"),
+    [
+        ((150, 61), (26, 64), True),  # 86 rows fewer, 35 columns fewer
+        ((74, 33), (28, 64), False),  # 10 and 5: not more than twice as many
+        ((75, 33), (28, 64), True),
+        ((70, 90), (64, 49), False),
+        ((40, 30), (60, 39), True),  # one row fewer, and wider
+        ((30, 40), (80, 60), False),
+    ],
+)
+def test_resizing_passes_follow_one_order_whatever_pillow_is_installed(
+    shape: tuple[int, int], size: tuple[int, int], vertical_first: bool
+):
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    image, bicubic = Image.fromarray(picture), Image.Resampling.BICUBIC
+    by_rows = np.asarray(image.resize((image.width, size[1]), bicubic).resize(size, bicubic))
+    by_columns = np.asarray(image.resize((size[0], image.height), bicubic).resize(size, bicubic))
+    assert not np.array_equal(by_rows, by_columns)
+    assert np.array_equal(resize(picture, size, bicubic), by_rows if vertical_first else by_columns)

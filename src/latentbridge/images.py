@@ -90,6 +90,19 @@ def picture_kind(path: Path) -> str:
         return FORMATS["JPEG" if image.format == "MPO" else str(image.format)][0]  # MPO: JPEG with further images
 
 
+def resize(picture: Picture, size: tuple[int, int], filter: Image.Resampling) -> Picture:
+    """Return the picture at `size` (width, height) in two passes, in the order of Pillow 13 whatever Pillow is installed.
+
+    Levels are rounded after the first pass, so that the order shows. Up to Pillow 12 the horizontal pass always came first;
+    now the vertical does where the height shrinks by more than twice as many pixels as the width (python-pillow pull 9549).
+    """
+    image = Image.fromarray(picture)
+    lost_width, lost_height = image.width - size[0], image.height - size[1]
+    is_vertical_first = lost_height > max(0, 2 * lost_width)
+    first = (image.width, size[1]) if is_vertical_first else (size[0], image.height)
+    return np.asarray(image.resize(first, filter).resize(size, filter))
+
+
 def fit_square(picture: Picture, size_px: int) -> Picture:
     """Return the picture scaled to fit a square, centred on white; unchanged if it has that size."""
     height, width = picture.shape[:2]

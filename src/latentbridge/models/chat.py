@@ -113,12 +113,14 @@ class ChatML:
 
 @dataclass(frozen=True)
 class JanusChat:
-    """Janus-Pro's own format."""
+    """Janus-Pro's own format (`janus/utils/conversation.py` of deepseek-ai/Janus at 1daa72f), which strips every message."""
 
     tokenizer: PreTrainedTokenizerBase
+    system_prompt: str = ""
 
     def begin(self, system: str | None) -> list[int]:
-        return [_id(self.tokenizer.bos_token_id)]
+        text = self.system_prompt if system is None else system
+        return [_id(self.tokenizer.bos_token_id), *(encode(self.tokenizer, f"{text}\n\n") if text else [])]
 
     def request(self, text: str, images: Sequence[Sequence[int]], is_first: bool) -> list[int]:
         ids = encode(self.tokenizer, "<|User|>", special=True)
@@ -126,13 +128,14 @@ class JanusChat:
             between = encode(self.tokenizer, "\n")
             ids += [*encode(self.tokenizer, ": "), *images[0]]
             ids += [token for image in images[1:] for token in (*between, *image)]
-            ids += encode(self.tokenizer, f"\n{text}\n\n")
+            question = f"\n{text}".rstrip()
+            ids += encode(self.tokenizer, f"{question}\n\n")
         else:
-            ids += encode(self.tokenizer, f": {text}\n\n")
+            ids += encode(self.tokenizer, f": {text.strip()}\n\n")
         return [*ids, *encode(self.tokenizer, "<|Assistant|>", special=True), *encode(self.tokenizer, ":")]
 
     def reply(self, text: str) -> list[int]:
-        return [*encode(self.tokenizer, f" {text}"), _id(self.tokenizer.eos_token_id)]
+        return [*encode(self.tokenizer, f" {text.strip()}"), _id(self.tokenizer.eos_token_id)]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ def nearest_codes(latents: Tensor, book: Tensor) -> Tensor:
 def decode_entries(vq: JanusVQVAE, entries: Tensor) -> Tensor:
     """Return the pixels [b 3 h w] decoded from codebook entries [b n e]."""
     squares = entries.unflatten(1, tuple(vq.quantize.quant_state_dims))
-    return vq.decoder(vq.post_quant_conv(squares.permute(0, 3, 1, 2)))
+    squares = squares.permute(0, 3, 1, 2).contiguous()  # strided, convolutions round otherwise than the authors'
+    return vq.decoder(vq.post_quant_conv(squares))
 
 
 def squares_loss(vq: JanusVQVAE, pixels: Tensor) -> Tensor:

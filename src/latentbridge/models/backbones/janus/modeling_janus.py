@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, JanusForConditionalGeneration
-from transformers.generation.utils import GenerationMixin
+from transformers import JanusForConditionalGeneration
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from latentbridge.config import ReleaseConfig, TinyJanusConfig
 from latentbridge.devices import device_of
-from latentbridge.errors import UserError
-from latentbridge.files import read_json
 from latentbridge.images import ImageLike, open_picture
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
+from latentbridge.models.backbones.janus.pictures import resize_longest_side
+from latentbridge.models.backbones.text_decoding import decode_replies
 from latentbridge.models.chat import ChatTokens, JanusChat, tokenize_chat
 from latentbridge.models.left_padding import (
     PaddedTokens,
@@ -28,11 +27,11 @@ from latentbridge.models.left_padding import (
     position_ids,
 )
 from latentbridge.models.options import DrawingOptions, ReplyOptions, finish_reply
-from latentbridge.models.pixels import quantized_levels, to_pictures
-from latentbridge.models.token_sampling import sampling_processors
+from latentbridge.models.pixels import truncated_levels, truncated_pictures
 from latentbridge.models.tokenization import encode
 from latentbridge.models.trainable import TrainableModel, masked_mean
 from latentbridge.rng import repeat_seeds, torch_rng
+from latentbridge.sampling_limits import MAX_GUIDANCE, MAX_STEPS
 from latentbridge.types import Conversation, Picture, Reply
 
 USER, ASSISTANT = "<|User|>", "<|Assistant|>"
@@ -40,11 +39,28 @@ IMAGE, IMAGE_START, IMAGE_END = "<image_placeholder>", "<begin_of_image>", "<end
 SPECIAL_TOKENS = (USER, ASSISTANT, IMAGE, IMAGE_START, IMAGE_END)
 
 
-def is_janus(folder: Path) -> bool:
-    """Return whether a folder holds a Janus-Pro in transformers' layout."""
-    path = folder / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    return isinstance(config, dict) and config.get("model_type") == "janus"
+@dataclass(frozen=True)
+class JanusOptions(DrawingOptions):
+    """Options of drawings, with the defaults of the authors' `generation_inference.py`.
+
+    `steps` is the number of codes, one after another; another number changes nothing, since the codes fill a fixed grid, and
+    calls that name one number for any model must work with this one.
+    """
+
+    steps: Annotated[int, (1.0, float(MAX_STEPS))] = 576
+    guidance: Annotated[float, (0.0, MAX_GUIDANCE)] = 5.0
+    temperature: Annotated[float, (0.0, 100.0)] = 1.0
+    """Temperature of the codes' distribution under guidance; greedy at 0."""
+
+
+class GuidedLogits(NamedTuple):
+    """Logits of the next code of each drawing, float32 [b codes]."""
+
+    given: Tensor
+    """After the prompt."""
+    bare: Tensor
+    """After padding in the prompt's place; equal to `given` without guidance."""
+    guided: Tensor
 
 
 class JanusPro(TrainableModel):
@@ -58,6 +74,7 @@ class JanusPro(TrainableModel):
     """
 
     kind = "janus"
+    drawing_options: JanusOptions
     image_size_px: int
     drawing_size_px: int
     tokenizer: Any
@@ -67,11 +84,11 @@ class JanusPro(TrainableModel):
         model: JanusForConditionalGeneration,
         tokenizer: Any,
         image_processor: JanusImageProcessorPil,
-        guidance: float = 5.0,
+        system_prompt: str = "",
         config: TinyJanusConfig | ReleaseConfig | None = None,
     ):
-        """`guidance` is the classifier-free guidance of generated pictures; `config` is what the model was built from, if it
-        was built here."""
+        """`system_prompt` precedes conversations that name none; `config` is what the model was built from, if it was built
+        here."""
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
@@ -79,27 +96,16 @@ class JanusPro(TrainableModel):
         self.config = config
         sizes: Any = model.config
         self.num_codes: int = sizes.vision_config.num_image_tokens
-        self.drawing_options = DrawingOptions(self.num_codes, guidance)  # one step per code, whatever a call names
+        self.drawing_options = JanusOptions(steps=min(self.num_codes, MAX_STEPS))
         self.codebook_size: int = sizes.vq_config.num_embeddings
         self.width: int = sizes.text_config.hidden_size
         self.image_size_px = self.drawing_size_px = sizes.vision_config.image_size
         self.context_length = sizes.text_config.max_position_embeddings
         self.embedding_size = self.width
-        self.chat = JanusChat(tokenizer)
+        self.chat = JanusChat(tokenizer, system_prompt)
         self._image, self._image_start, self._image_end = (
             tokenizer.convert_tokens_to_ids(token) for token in (IMAGE, IMAGE_START, IMAGE_END)
         )
-
-    @classmethod
-    def load(cls, folder: Path) -> JanusPro:
-        """Load the release, or a model saved like it, from a folder in transformers' layout; safetensors only."""
-        if not (folder / "config.json").exists():
-            raise UserError(
-                f"{folder} holds no Janus-Pro (no config.json); give the folder of one in transformers' layout."
-            )
-        model = JanusForConditionalGeneration.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(model.eval(), tokenizer, JanusImageProcessorPil.from_pretrained(folder, local_files_only=True))
 
     # --- properties of the contract ---
 
@@ -111,6 +117,10 @@ class JanusPro(TrainableModel):
         """Return the image as it is: the image processor resizes and pads it."""
         return open_picture(image)
 
+    def count_tokens(self, conversation: Conversation) -> int:
+        """Return the number of tokens of a conversation's prompt, with those of its pictures."""
+        return len(self._tokenize(conversation, open_ended=True).ids)
+
     # --- skills, by the batch ---
 
     def _reply(
@@ -119,26 +129,13 @@ class JanusPro(TrainableModel):
         options: ReplyOptions,
         generators: Sequence[torch.Generator] | None,
     ) -> list[Reply]:
-        tokens = self._pad([self._tokenize(conversation, open_ended=True).ids for conversation in conversations])
-        pictures = [picture for c in conversations for picture in c.all_pictures]
-        replies = cast(Any, GenerationMixin).generate(  # its override in the library drops logits processors
-            self.model,
-            tokens.ids,
-            attention_mask=tokens.mask,
-            **({"pixel_values": self.pixel_values(pictures)} if pictures else {}),
-            logits_processor=sampling_processors(options, generators),
-            max_new_tokens=options.max_tokens,
-            do_sample=False,
-            guidance_scale=None,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-        )
-        rows = replies[:, tokens.ids.shape[1] :].tolist()
-        return [finish_reply(self.tokenizer, row, [self.tokenizer.eos_token_id], options) for row in rows]
+        tokens, embeds = self.embed_conversations(conversations)
+        language_model, head, end = self.model.model.language_model, self.model.lm_head, self.tokenizer.eos_token_id
+        decoded = decode_replies(language_model, head, embeds, tokens.mask, end, options, generators)
+        return [finish_reply(self.tokenizer, ids, [end], options, logprobs) for ids, logprobs in decoded]
 
-    def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: DrawingOptions) -> list[Picture]:
-        codes = self._sample_codes(descriptions, seeds, options.guidance)
-        return to_pictures(self.model.model.vqmodel.decode(codes))  # pyright: ignore[reportArgumentType]
+    def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: JanusOptions) -> list[Picture]:
+        return truncated_pictures(self.decode_pixels(self._sample_codes(descriptions, seeds, options)))
 
     # --- latents and losses ---
 
@@ -148,10 +145,10 @@ class JanusPro(TrainableModel):
         texts = [encode(self.tokenizer, f": {text}") for text in cast(Sequence[str], items)]
         tokens = self._pad([[*self._user_turn_start(), *text] for text in texts])
         mask = last_tokens_mask(tokens, [len(text) for text in texts])
-        return masked_mean(self._hidden(self._embed_tokens(tokens.ids), tokens.mask), mask)
+        return masked_mean(self.states(self._embed_tokens(tokens.ids), tokens.mask), mask)
 
     def gen_latent(self, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> Tensor:
-        codes = self._sample_codes(prompts, repeat_seeds(seeds, len(prompts)), self.drawing_options.guidance)
+        codes = self._sample_codes(prompts, repeat_seeds(seeds, len(prompts)), self.drawing_options)
         return self._code_states(prompts, codes).flatten(1).float()
 
     def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
@@ -161,7 +158,7 @@ class JanusPro(TrainableModel):
         gumbel_noise = self._gumbel_noise(repeat_seeds(seeds, len(latents)))
         soft = (logits + gumbel_noise).softmax(-1)
         hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
-        return quantized_levels(self._decode_codes(hard + soft - soft.detach()))
+        return truncated_levels(self._decode_weighted(hard + soft - soft.detach()))
 
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         return self._image_states(self._normalize_levels(self.draw(latents, seeds))).flatten(1).float()
@@ -174,21 +171,21 @@ class JanusPro(TrainableModel):
         embeds = self._embed_tokens(tokens.ids)
         if drawn is not None or pictures:
             pixel_values = self.pixel_values(pictures) if drawn is None else self._normalize_levels(drawn)
-            embeds = self._embed_with_images(tokens.ids, self._encode_image(pixel_values))
-        states = self._hidden(embeds, tokens.mask)
+            embeds = self._embed_with_images(tokens.ids, self.encode_image(pixel_values))
+        states = self.states(embeds, tokens.mask)
         return next_token_loss(self.model.lm_head, states, [chat.labels for chat in chats])
 
     def generation_loss(self, prompts: Sequence[str], pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Return the mean cross-entropy over the codes of the pictures; nothing in it is random."""
-        codes = self._encode_codes(self.pixel_values(pictures))
+        codes = self.encode_codes(self.pixel_values(pictures))
         return self._code_loss(self._code_states(prompts, codes), codes)
 
     def reconstruction_loss(self, pictures: Sequence[Picture], rng: torch.Generator) -> Tensor:
         """Return the loss over the codes of pictures after the pictures themselves; SigLIP gets no gradient."""
         pixel_values = self.pixel_values(pictures)
-        codes = self._encode_codes(pixel_values)
+        codes = self.encode_codes(pixel_values)
         with torch.no_grad():
-            features = self._encode_image(pixel_values)
+            features = self.encode_image(pixel_values)
         conversations = [Conversation.with_picture((("", ""),), picture) for picture in pictures]
         tokens = self._pad([[*self._tokenize(c, open_ended=True).ids, self._image_start] for c in conversations])
         embeds = self._embed_with_images(tokens.ids, features)
@@ -200,17 +197,21 @@ class JanusPro(TrainableModel):
     # --- image codes ---
 
     @torch.no_grad()
-    def _sample_codes(self, prompts: Sequence[str], seeds: Sequence[int], guidance: float) -> Tensor:
-        """Return codes, int64 [b n], sampled one after another under guidance.
+    def _sample_codes(self, prompts: Sequence[str], seeds: Sequence[int], options: JanusOptions) -> Tensor:
+        """Return codes, int64 [b n], sampled one after another with one generator per item."""
+        noise = (
+            self._gumbel_noise(seeds) * options.temperature
+        )  # an argmax of logits / temperature + noise samples, too
+        return self.decode_codes(
+            prompts, options.guidance, lambda index, logits: (logits.guided + noise[:, index]).argmax(-1)
+        )
 
-        This is transformers' own loop with one generator per item.
-        """
-        ids, mask = self._tokenize_prompts(prompts)
-        if guidance != 1:
-            in_both = (ids == self.tokenizer.bos_token_id) | (ids == self._image_start)
-            ids = torch.cat([ids, ids.where(in_both, self.tokenizer.pad_token_id)])
-            mask = mask.repeat(2, 1)
-        gumbel_noise = self._gumbel_noise(seeds)
+    @torch.no_grad()
+    def decode_codes(
+        self, prompts: Sequence[str], guidance: float, choose: Callable[[int, GuidedLogits], Tensor]
+    ) -> Tensor:
+        """Return codes, int64 [b n]: `choose` gets the index and the logits of the next one, and returns it for each drawing."""
+        ids, mask = self.prompt_branches(prompts) if guidance != 1 else self._tokenize_prompts(prompts)
         embeds, positions, cache, codes = self._embed_tokens(ids), position_ids(mask), None, []
         for index in range(self.num_codes):
             output = self.model.model.language_model(
@@ -222,14 +223,21 @@ class JanusPro(TrainableModel):
             )
             cache = output.past_key_values
             logits = self.model.model.generation_head(output.last_hidden_state[:, -1]).float()
-            if guidance != 1:
-                cond, uncond = logits.chunk(2)
-                logits = uncond + guidance * (cond - uncond)
-            codes.append((logits + gumbel_noise[:, index]).argmax(-1))
+            given, bare = logits[: len(prompts)], logits[-len(prompts) :]
+            codes.append(choose(index, GuidedLogits(given, bare, bare + guidance * (given - bare))))
             embeds = self._embed_codes(codes[-1][:, None]).repeat(len(ids) // len(prompts), 1, 1)
             positions = mask.sum(1, keepdim=True)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         return torch.stack(codes, dim=1)
+
+    def prompt_branches(self, prompts: Sequence[str]) -> PaddedTokens:
+        """Return the tokens of prompts, and after them as many rows with padding in place of all but the first and last token.
+
+        The model attends to that padding, unlike that which fills a row up to the longest.
+        """
+        ids, mask = self._tokenize_prompts(prompts)
+        kept = (ids == self.tokenizer.bos_token_id) | (ids == self._image_start)
+        return PaddedTokens(torch.cat([ids, ids.where(kept, self.tokenizer.pad_token_id)]), mask.repeat(2, 1))
 
     def _code_states(self, prompts: Sequence[str], codes: Tensor) -> Tensor:
         """Return the states [b n h] that predict each of `codes` [b n] from the ones before it."""
@@ -240,7 +248,7 @@ class JanusPro(TrainableModel):
         """Return `_code_states` after prompt embeddings [b s h] that end where the first code is predicted."""
         embeds = torch.cat([embeds, self._embed_codes(codes[:, :-1])], dim=1)
         mask = torch.cat([mask, torch.ones_like(codes[:, :-1])], dim=1)
-        return self._hidden(embeds, mask)[:, -self.num_codes :]
+        return self.states(embeds, mask)[:, -self.num_codes :]
 
     def _code_loss(self, states: Tensor, codes: Tensor) -> Tensor:
         """Return the mean cross-entropy of codes [b n] under the states [b n h] that predict them."""
@@ -254,14 +262,20 @@ class JanusPro(TrainableModel):
         uniform = torch.stack(rows).to(device_of(self))
         return -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
 
-    def _decode_codes(self, weights: Tensor) -> Tensor:
+    @torch.no_grad()
+    def decode_pixels(self, codes: Tensor) -> Tensor:
+        """Return the pixels [b 3 h w] of codes [b n]."""
+        vq = self.model.model.vqmodel
+        return decode_entries(vq, codebook(vq)[codes])
+
+    def _decode_weighted(self, weights: Tensor) -> Tensor:
         """Return the pixels that the VQ model decodes from weights [b n codes] over the codebook at every position."""
         vq = self.model.model.vqmodel
         book = codebook(vq)
         return decode_entries(vq, weights.to(book.dtype) @ book)
 
     @torch.no_grad()
-    def _encode_codes(self, pixel_values: Tensor) -> Tensor:
+    def encode_codes(self, pixel_values: Tensor) -> Tensor:
         """Return the nearest code at every position, int64 [b n], in float32: bfloat16 cannot tell neighbours apart."""
         vq = self.model.model.vqmodel
         with torch.autocast(pixel_values.device.type, enabled=False):
@@ -271,7 +285,10 @@ class JanusPro(TrainableModel):
 
     def pixel_values(self, pictures: Sequence[Picture]) -> Tensor:
         """Return the input [b 3 h w] of SigLIP and of the VQ model."""
-        batch = self.image_processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last")
+        fitted = [
+            resize_longest_side(picture, self.image_size_px, self.image_processor.min_size) for picture in pictures
+        ]
+        batch = self.image_processor(images=fitted, return_tensors="pt", input_data_format="channels_last")
         return batch["pixel_values"].to(device_of(self), self.model.dtype)
 
     def _normalize_levels(self, levels: Tensor) -> Tensor:
@@ -280,18 +297,18 @@ class JanusPro(TrainableModel):
         mean, std = (levels.new_tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
         return ((levels / 255 - mean) / std).to(self.model.dtype)
 
-    def _encode_image(self, pixel_values: Tensor) -> Tensor:
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
         """Return SigLIP's features in the language model's width, [b n h]."""
         return cast(Tensor, self.model.model.get_image_features(pixel_values).pooler_output)  # pyright: ignore
 
     def _image_states(self, pixel_values: Tensor) -> Tensor:
         """Return the language model's states at the image tokens of pictures alone, [b n h]."""
-        features = self._encode_image(pixel_values)
+        features = self.encode_image(pixel_values)
         start = [*self._user_turn_start(), *encode(self.tokenizer, ": "), self._image_start]
         embeds = self._embed_tokens(self._pad([start]).ids).expand(len(features), -1, -1)
         embeds = torch.cat([embeds, features], dim=1)
         mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=features.device)
-        return self._hidden(embeds, mask)[:, -self.num_codes :]
+        return self.states(embeds, mask)[:, -self.num_codes :]
 
     # --- tokens ---
 
@@ -300,7 +317,8 @@ class JanusPro(TrainableModel):
 
     def _tokenize_prompts(self, prompts: Sequence[str]) -> PaddedTokens:
         """Return prompts up to where the first code is predicted."""
-        chats = [self._tokenize(Conversation(((prompt, ""),)), open_ended=True) for prompt in prompts]
+        conversations = [Conversation(((prompt, ""),), system="") for prompt in prompts]
+        chats = [self._tokenize(conversation, open_ended=True) for conversation in conversations]
         return self._pad([[*chat.ids, self._image_start] for chat in chats])
 
     def _tokenize(self, conversation: Conversation, open_ended: bool = False, has_drawing: bool = False) -> ChatTokens:
@@ -308,6 +326,14 @@ class JanusPro(TrainableModel):
         image = [self._image_start, *[self._image] * self.num_codes, self._image_end]
         images = [[image]] if has_drawing else [[image] * len(turn) for turn in conversation.pictures]
         return tokenize_chat(self.chat, conversation, images, open_ended)
+
+    def embed_conversations(self, conversations: Sequence[Conversation]) -> tuple[PaddedTokens, Tensor]:
+        """Return the tokens of conversations up to where the next reply starts, and their embeddings [b s h]."""
+        tokens = self._pad([self._tokenize(conversation, open_ended=True).ids for conversation in conversations])
+        pictures = [picture for c in conversations for picture in c.all_pictures]
+        if not pictures:
+            return tokens, self._embed_tokens(tokens.ids)
+        return tokens, self._embed_with_images(tokens.ids, self.encode_image(self.pixel_values(pictures)))
 
     def _pad(self, rows: Sequence[list[int]]) -> PaddedTokens:
         return pad_left(rows, self.tokenizer.pad_token_id, device_of(self))
@@ -323,7 +349,7 @@ class JanusPro(TrainableModel):
     def _embed_codes(self, codes: Tensor) -> Tensor:
         return self.model.prepare_embeddings_for_image_generation(codes)
 
-    def _hidden(self, embeds: Tensor, mask: Tensor) -> Tensor:
+    def states(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Return the language model's states [b s h] after the final norm."""
         output = self.model.model.language_model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids(mask), use_cache=False
