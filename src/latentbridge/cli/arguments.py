@@ -29,7 +29,7 @@ Strict = Annotated[
 OutPicture = Annotated[Path, typer.Option("--out", help="The picture to write.")]
 
 MANIFEST_SUFFIX = ".jsonl"
-PICTURE_KINDS = "A picture: PNG, JPEG, WebP, GIF, BMP, TIFF or PPM."
+PICTURE_KINDS = "A picture: PNG, JPEG, WebP, GIF, BMP, TIFF, PPM or AVIF."
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
 
 
