@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import sys
 import warnings
@@ -85,6 +86,7 @@ def prepare(context: typer.Context) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it where it is installed
     if context.invoked_subcommand in (*_SINGLE_PROCESS, "train"):
         _set_threads(context.invoked_subcommand)
 
