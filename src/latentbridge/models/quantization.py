@@ -14,6 +14,8 @@ from latentbridge.models.blocks import blocks
 Quantization = Literal["int8", "nf4"]
 BYTES_PER_WEIGHT: dict[Quantization, float] = {"int8": 1.0, "nf4": 0.5}
 """Without scales, which add 4 bytes a row (int8) or 1 byte for 64 weights (nf4)."""
+_NF4_BLOCK = 64
+"""Weights that share a scale."""
 _FLOAT_PARTS = ("autoencoder.", "text_encoder.", "captions.")
 """Prefixes of the parts that stay as they are: small, or known to suffer."""
 
@@ -41,6 +43,13 @@ def quantizable_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Li
                 for name, layer in parent.named_children():
                     if type(layer) is nn.Linear:
                         yield parent, name, layer
+
+
+def weight_bytes(layer: nn.Linear, scheme: Quantization) -> float:
+    """Return the bytes of a layer's quantised weight and its scales."""
+    count = layer.weight.numel()
+    scales = 4 * layer.out_features if scheme == "int8" else count / _NF4_BLOCK
+    return count * BYTES_PER_WEIGHT[scheme] + scales
 
 
 def _quantized(library: Any, layer: nn.Linear, scheme: Quantization) -> nn.Module:

@@ -1,0 +1,144 @@
+"""Bytes of a model's weights by part and by where they wait, from its outline on the meta device."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latentbridge.models.checkpoint import cast_weights
+from latentbridge.models.memory.trace import META
+from latentbridge.models.offload import Offload, block_parts, waiting_parameters
+from latentbridge.models.quantization import Quantization, quantizable_layers, weight_bytes
+
+_LABELS = (
+    (r"autoencoder\.|\.vqmodel\.", "autoencoder"),
+    (r"\.visual\.|\.vision_model\.|^eye\.", "vision encoder"),
+    (r"^language_model\.gen\.", "generation expert"),
+    (r"language_model|lm_head", "language model"),
+    (r"^text_encoder\.|^captions\.", "text encoders"),
+    (r"^decoder\.", "decoder"),
+    (r"^encoder\.", "encoder"),
+    (r"^head\.", "denoising head"),
+)
+"""What parameters belong to, by the first pattern in their names."""
+_OTHERS = "connectors and heads"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The numbers that weights are kept in."""
+
+    dtype: torch.dtype
+    scheme: Quantization | None = None
+
+    @property
+    def flags(self) -> str:
+        """The command line's flags."""
+        name = str(self.dtype).removeprefix("torch.")
+        return f"--dtype {name}" + (f" --quantize {self.scheme}" if self.scheme else "")
+
+
+PRECISIONS = {
+    "float32": Precision(torch.float32),
+    "bfloat16": Precision(torch.bfloat16),
+    "int8": Precision(torch.bfloat16, "int8"),
+    "nf4": Precision(torch.bfloat16, "nf4"),
+}
+
+
+class BlockId(NamedTuple):
+    """A transformer block: the number of its part, and of the block in it."""
+
+    part: int
+    block: int
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """Bytes of a model's parameters and buffers."""
+
+    by_label: dict[str, float]
+    """By what they belong to."""
+    resident: float
+    """Of those that never wait in host memory."""
+    blocks: dict[BlockId, float]
+    """Of those of each block that wait in host memory if it is offloaded."""
+
+    @property
+    def total(self) -> float:
+        return sum(self.by_label.values())
+
+    def parts(self) -> dict[int, float]:
+        """Return the bytes of the blocks of each part."""
+        totals: Counter[int] = Counter()
+        for block, size in self.blocks.items():
+            totals[block.part] += size  # pyright: ignore[reportArgumentType]
+        return dict(totals)
+
+    def waiting(self, offload: Offload | None) -> float:
+        """Return the bytes that wait in host memory."""
+        return sum(self.blocks.values()) if offload else 0.0
+
+
+def set_precision(network: nn.Module, precision: Precision) -> None:
+    """Give an outline the data types of a precision, and stand-ins for quantised layers."""
+    cast_weights(network, precision.dtype)
+    if precision.scheme:
+        for parent, name, layer in list(quantizable_layers(network)):
+            setattr(parent, name, QuantizedOutline(layer, precision.scheme))
+
+
+def weigh(network: nn.Module) -> WeightBytes:
+    """Return the bytes of an outline's weights, each tied one once."""
+    sizes = {
+        id(layer.weight): layer.num_bytes for layer in network.modules() if isinstance(layer, QuantizedOutline)
+    }
+    by_label: Counter[str] = Counter()
+    total = 0.0
+    seen: set[int] = set()
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            size = sizes.get(id(tensor), tensor.numel() * tensor.element_size())
+            by_label[_label(name)] += size  # pyright: ignore[reportArgumentType]
+            total += size
+    blocks = {
+        BlockId(part, index): float(sum(_size(p, sizes) for p in {id(p): p for p in waiting_parameters(block)}.values()))
+        for part, members in enumerate(block_parts(network))
+        for index, block in enumerate(members)
+    }
+    return WeightBytes(dict(by_label), total - sum(blocks.values()), blocks)
+
+
+def _size(parameter: nn.Parameter, sizes: dict[int, float]) -> float:
+    return sizes.get(id(parameter), parameter.numel() * parameter.element_size())
+
+
+def _label(name: str) -> str:
+    return next((label for pattern, label in _LABELS if re.search(pattern, name)), _OTHERS)
+
+
+class QuantizedOutline(nn.Module):
+    """A linear layer on the meta device with the temporary tensors that bitsandbytes' kernels have."""
+
+    def __init__(self, layer: nn.Linear, scheme: Quantization):
+        super().__init__()
+        self.scheme = scheme
+        self.num_bytes = weight_bytes(layer, scheme)
+        values = torch.empty(layer.weight.shape, dtype=torch.int8, device=META)
+        self.weight = nn.Parameter(values, requires_grad=False)
+        self.bias = layer.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.scheme == "nf4":
+            return F.linear(inputs, self.weight.to(inputs.dtype), self.bias)
+        rows = inputs.flatten(0, -2)
+        products = torch._int_mm(rows.to(torch.float16).to(torch.int8), self.weight.mT)
+        outputs = products.to(inputs.dtype).unflatten(0, inputs.shape[:-1])
+        return outputs if self.bias is None else outputs + self.bias
