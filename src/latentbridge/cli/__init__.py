@@ -12,7 +12,20 @@ import typer
 from typer.core import TyperGroup
 
 from latentbridge import SPIN_COUNT
-from latentbridge.cli import adapters, calibrate, data, estimates, index, measures, runs, search, serving, skills
+from latentbridge.cli import (
+    adapters,
+    calibrate,
+    data,
+    describe,
+    estimates,
+    index,
+    measures,
+    plan,
+    runs,
+    search,
+    serving,
+    skills,
+)
 from latentbridge.errors import UserError
 from latentbridge.processes import cores, idle_cores
 
@@ -93,6 +106,8 @@ app.command()(serving.serve)
 app.command()(serving.mcp)
 app.command()(runs.train)
 app.command()(estimates.estimate)
+app.command()(plan.plan)
+app.command()(describe.describe)
 app.command("eval")(runs.evaluate)
 app.command()(measures.loopback)
 app.command()(measures.consistency)

@@ -21,6 +21,8 @@ from latentbridge.models.offload import block_parts, waiting_modules
 from latentbridge.models.unified import UnifiedModel
 
 _FEW_LAYERS = 3
+_FEW_TOKENS = 8
+"""Of a reply; the cache grows by as much with every further one."""
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Stretch:
     """Most live bytes, without weights, by the block that was brought last; equal blocks count as their first."""
     cache: dict[BlockId | None, float] = field(default_factory=dict)
     """Of these, what grows with the number of layers."""
+    brought: dict[BlockId, float] = field(default_factory=dict)
+    """How many blocks run."""
     work: Work = field(default_factory=Work)
 
 
@@ -54,45 +58,52 @@ class _Recorder:
         self.stretches: Profile = [Stretch(None)]
         self._trace = trace
         self._before = Work()
-        self._block: BlockId | None = None
-        self._entered: tuple[int, int] = (0, 0)
+        self._key: BlockId | None = None
+        self._block: nn.Module | None = None
+        self._first: dict[nn.Module, nn.Module] = {}
+        self._run: set[nn.Module] = set()
 
-    def enter(self, key: BlockId, place: int, identity: int) -> None:
-        """Note that a block runs, the member number `place` of its list."""
-        if self._entered == (place, identity):
+    def enter(self, key: BlockId, block: nn.Module, module: nn.Module) -> None:
+        """Note that a module of a block runs; a block runs again when its first module does."""
+        again = self._first.setdefault(block, module) is module and block in self._run
+        if block is self._block and not again:
             return
         self.close()
-        if key.part != self.stretches[-1].part or place < self._entered[0]:
+        if again or key.part != self.stretches[-1].part:
             self.stretches.append(Stretch(key.part))
-        self._block, self._entered = key, (place, identity)
+            self._run.clear()
+        stretch = self.stretches[-1]
+        stretch.brought[key] = stretch.brought.get(key, 0.0) + 1
+        self._run.add(block)
+        self._key, self._block = key, block
 
     def close(self) -> None:
         """Record the peak and the work since the last block was entered."""
         stretch, storages, work = self.stretches[-1], self._trace.storages, self._trace.work
-        stretch.peaks[self._block] = max(stretch.peaks.get(self._block, 0.0), storages.peak)
+        stretch.peaks[self._key] = max(stretch.peaks.get(self._key, 0.0), storages.peak)
         storages.peak = storages.live
-        stretch.work = Work(*(a + b - c for a, b, c in zip(*map(_values, (stretch.work, work, self._before)), strict=True)))
+        stretch.work = Work(
+            *(a + b - c for a, b, c in zip(*map(_values, (stretch.work, work, self._before)), strict=True))
+        )
         self._before = replace(work)
 
 
 @contextmanager
 def _hooked(network: nn.Module, equal: _Layers | None, current: list[_Recorder]) -> Iterator[None]:
     """Have the blocks of a whole network tell the last recorder in `current` when they run."""
-    numbers = {
-        id(block): BlockId(part, index)
+    keys = {
+        block: BlockId(part, index)
         for part, members in enumerate(block_parts(network))
         for index, block in enumerate(members)
     }
-    lists = [id(getattr(*holder)) for holder in equal.holders] if equal else []
-    handles = []
-    for module_list in network.modules():
-        if not isinstance(module_list, nn.ModuleList):
-            continue
-        for place, block in enumerate(module_list):
-            if id(block) in numbers:
-                key = numbers[id(module_list[0] if id(module_list) in lists else block)]
-                hook = _hook(current, key, place, id(block))
-                handles += [module.register_forward_pre_hook(hook) for module in waiting_modules(block)]
+    for holder in equal.holders if equal else ():
+        blocks = list(getattr(*holder))
+        keys.update((block, keys[blocks[0]]) for block in blocks if block in keys)
+    handles = [
+        module.register_forward_pre_hook(_hook(current, key, block))
+        for block, key in keys.items()
+        for module in waiting_modules(block)
+    ]
     try:
         yield
     finally:
@@ -100,12 +111,33 @@ def _hooked(network: nn.Module, equal: _Layers | None, current: list[_Recorder])
             handle.remove()
 
 
-def _hook(current: list[_Recorder], *arguments: Any) -> Callable[..., None]:
-    return lambda *_: current[-1].enter(*arguments)
+def _hook(current: list[_Recorder], key: BlockId, block: nn.Module) -> Callable[..., None]:
+    return lambda module, *_: current[-1].enter(key, block, module)
 
 
 def profile(model: UnifiedModel, request: Request) -> Profile:
-    """Return the profile of a request."""
+    """Return the profile of a request; of a long reply, only the first tokens are traced."""
+    tokens = dict(request.options).get("max_tokens", model.reply_options.max_tokens)
+    if request.verb != "understand" or tokens <= 2 * _FEW_TOKENS:
+        return _profiled(model, request)
+    short = replace(request, options=(*request.options, ("max_tokens", _FEW_TOKENS)))
+    start = _profiled(model, short)
+    return [*start, _later_passes(start[-3], start[-2], tokens - _FEW_TOKENS)]
+
+
+def _later_passes(before: Stretch, last: Stretch, count: int) -> Stretch:
+    """Return as one stretch the next `count` passes, each of which adds what the last added to the one before."""
+
+    def total(low: float, high: float) -> float:
+        return count * high + (high - low) * count * (count + 1) / 2
+
+    work = Work(*(total(*pair) for pair in zip(_values(before.work), _values(last.work), strict=True)))
+    grown = {block: peak + count * (peak - before.peaks[block]) for block, peak in last.peaks.items()}
+    cache = {block: size + count * (size - before.cache[block]) for block, size in last.cache.items()}
+    return Stretch(last.part, grown, cache, {block: count * times for block, times in last.brought.items()}, work)
+
+
+def _profiled(model: UnifiedModel, request: Request) -> Profile:
     layers, recorders = _equal_layers(model), list[_Recorder]()
     with _hooked(model, layers, recorders):
         if layers is None:
@@ -139,6 +171,7 @@ def _extrapolated(fewer: Stretch, more: Stretch, few: int, count: int) -> Stretc
         more.part,
         {block: peak + (count - few) * growth[block] for block, peak in more.peaks.items()},
         {block: count * size for block, size in growth.items()},
+        {block: at_count(fewer.brought[block], times) for block, times in more.brought.items()},
         work,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from latentbridge.models.options import DrawingOptions, ReplyOptions, with_options
 from latentbridge.models.tokenization import encode
 from latentbridge.models.unified import UnifiedModel
 from latentbridge.types import Skill
@@ -52,3 +53,14 @@ def _text(model: UnifiedModel, num_tokens: int) -> str:
     """Return a text of about so many tokens."""
     each = max(1, len(encode(model.tokenizer, f" {_WORD}")))
     return " ".join([_WORD] * max(1, num_tokens // each))
+
+
+def checked_options(model: UnifiedModel, request: Request) -> ReplyOptions | DrawingOptions:
+    """Return the options of a request; raise UserError if the model lacks the verb, an option or the size."""
+    model.require(request.verb)
+    defaults: dict[str, Any] = {"generate": "drawing_options", "edit": "edit_options"}
+    options = with_options(getattr(model, defaults.get(request.verb, "reply_options")), dict(request.options))
+    if isinstance(options, DrawingOptions):
+        options = with_options(options, {"size": request.size})
+        model.check_size(options)
+    return options

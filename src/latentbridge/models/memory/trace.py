@@ -24,6 +24,8 @@ from torch.utils.flop_counter import flop_registry
 META = torch.device("meta")
 _aten: Any = torch.ops.aten
 _INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default}
+_sizes: dict[Any, Any] = {}
+"""Of the results of operations by the sizes of their inputs: blocks repeat, and torch takes long to find them."""
 _MOST_VALUES = 2**25
 """Most elements of a tensor whose values are kept."""
 
@@ -60,7 +62,7 @@ class Work:
     flops: float = 0.0
     moved: float = 0.0
     """Bytes that operations read and write."""
-    operations: int = 0
+    operations: float = 0.0
 
 
 class SizeTrace(TorchDispatchMode):
@@ -70,7 +72,6 @@ class SizeTrace(TorchDispatchMode):
         super().__init__()
         self.storages = StorageCount((*network.parameters(), *network.buffers()))
         self.work = Work()
-        self._sizes: dict[Any, Any] = {}
         self._functions = _Functions(self.work)
 
     def __enter__(self) -> SizeTrace:
@@ -111,22 +112,9 @@ class SizeTrace(TorchDispatchMode):
             args, kwargs = tree_map_only(Tensor, partial(_value_or_guess, guess=True), (args, kwargs))
             return tree_map_only(Tensor, _to_meta, function(*args, **kwargs))
         values = _values(function, args, kwargs, tensors)
-        result = args[0] if _is_in_place(function) else self._sized(function, args, kwargs)
+        result = args[0] if _is_in_place(function) else _sized(function, args, kwargs)
         _attach(result, values)
         return result
-
-    def _sized(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """Return meta tensors of the sizes of an operation's result; sizes are kept, since blocks repeat."""
-        if function.is_view:
-            return function(*args, **kwargs)
-        key = function, _signature(args), _signature(tuple(kwargs.items()))
-        if key not in self._sizes:
-            args, kwargs = tree_map_only(Tensor, _on_meta, (args, kwargs))
-            result = function(*args, **kwargs)
-            self._sizes[key] = tree_map_only(Tensor, _signature, result)
-            return result
-        sizes = self._sizes[key]
-        return _empty(sizes) if isinstance(sizes, _Sizes) else tree_map_only(_Sizes, _empty, sizes, is_leaf=_is_sizes)
 
     def _to_host(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Return the result of a copy to the host."""
@@ -141,9 +129,23 @@ class SizeTrace(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 work.moved += tensor.numel() * tensor.element_size()
         if function is _aten._int_mm.default:
-            work.flops += 2 * result.numel() * args[0].shape[1]
+            work.flops += 2 * written[0].numel() * args[0].shape[1]
         elif flops := flop_registry.get(function._overloadpacket):
             work.flops += flops(*args, **kwargs, out_val=result)
+
+
+def _sized(function: Any, args: Any, kwargs: Any) -> Any:
+    """Return meta tensors of the sizes of an operation's result."""
+    if function.is_view:
+        return function(*args, **kwargs)
+    key = function, _signature(args), _signature(tuple(kwargs.items()))
+    if key not in _sizes:
+        args, kwargs = tree_map_only(Tensor, _on_meta, (args, kwargs))
+        result = function(*args, **kwargs)
+        _sizes[key] = tree_map_only(Tensor, _signature, result)
+        return result
+    sizes = _sizes[key]
+    return _empty(sizes) if isinstance(sizes, _Sizes) else tree_map_only(_Sizes, _empty, sizes, is_leaf=_is_sizes)
 
 
 class _Functions(TorchFunctionMode):
@@ -204,7 +206,9 @@ def _tensors(arguments: Any) -> Iterator[Tensor]:
 
 @cache
 def _is_in_place(function: Any) -> bool:
-    """Return whether an operation changes its first argument and returns it."""
+    """Return whether an operation changes the values of its first argument alone, and returns it."""
+    if torch.Tag.inplace_view in function.tags:
+        return False
     first = function._schema.arguments[0] if function._schema.arguments else None
     return first is not None and first.alias_info is not None and first.alias_info.is_write
 
@@ -215,7 +219,11 @@ def _is_written_on_host(function: Any, args: Any) -> bool:
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_meta else torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=META)
+    return (
+        tensor
+        if tensor.is_meta
+        else torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=META)
+    )
 
 
 def _to_meta(value: Tensor) -> Tensor:

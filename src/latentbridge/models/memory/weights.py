@@ -63,27 +63,28 @@ class BlockId(NamedTuple):
 class WeightBytes:
     """Bytes of a model's parameters and buffers."""
 
-    by_label: dict[str, float]
-    """By what they belong to."""
-    resident: float
-    """Of those that never wait in host memory."""
+    resident: dict[str, float]
+    """Of those that never wait in host memory, by what they belong to."""
     blocks: dict[BlockId, float]
     """Of those of each block that wait in host memory if it is offloaded."""
+    labels: dict[BlockId, str]
+    """What each block belongs to."""
 
     @property
     def total(self) -> float:
-        return sum(self.by_label.values())
-
-    def parts(self) -> dict[int, float]:
-        """Return the bytes of the blocks of each part."""
-        totals: Counter[int] = Counter()
-        for block, size in self.blocks.items():
-            totals[block.part] += size  # pyright: ignore[reportArgumentType]
-        return dict(totals)
+        return sum(self.resident.values()) + sum(self.blocks.values())
 
     def waiting(self, offload: Offload | None) -> float:
         """Return the bytes that wait in host memory."""
         return sum(self.blocks.values()) if offload else 0.0
+
+    def on_device(self, offload: Offload | None, block: BlockId | None) -> dict[str, float]:
+        """Return the bytes on the device by what they belong to, while a block runs; None is before any has run."""
+        found: Counter[str] = Counter(self.resident)  # pyright: ignore[reportArgumentType]
+        for other, size in self.blocks.items():
+            if offload is None or other == block or (offload == "parts" and block and other.part == block.part):
+                found[self.labels[other]] += size  # pyright: ignore[reportArgumentType]
+        return dict(found)
 
 
 def set_precision(network: nn.Module, precision: Precision) -> None:
@@ -96,31 +97,31 @@ def set_precision(network: nn.Module, precision: Precision) -> None:
 
 def weigh(network: nn.Module) -> WeightBytes:
     """Return the bytes of an outline's weights, each tied one once."""
-    sizes = {
-        id(layer.weight): layer.num_bytes for layer in network.modules() if isinstance(layer, QuantizedOutline)
-    }
-    by_label: Counter[str] = Counter()
-    total = 0.0
-    seen: set[int] = set()
+    sizes = {id(layer.weight): layer.num_bytes for layer in network.modules() if isinstance(layer, QuantizedOutline)}
+    names = {block: name for name, block in network.named_modules()}
+    blocks: dict[BlockId, float] = {}
+    labels: dict[BlockId, str] = {}
+    counted: set[int] = set()
+    for part, members in enumerate(block_parts(network)):
+        for index, block in enumerate(members):
+            waiting = {id(p): p for p in waiting_parameters(block) if id(p) not in counted}
+            blocks[BlockId(part, index)] = sum(_size(tensor, sizes) for tensor in waiting.values())
+            labels[BlockId(part, index)] = part_of(f"{names[block]}.")
+            counted |= waiting.keys()
+    resident: Counter[str] = Counter()
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            size = sizes.get(id(tensor), tensor.numel() * tensor.element_size())
-            by_label[_label(name)] += size  # pyright: ignore[reportArgumentType]
-            total += size
-    blocks = {
-        BlockId(part, index): float(sum(_size(p, sizes) for p in {id(p): p for p in waiting_parameters(block)}.values()))
-        for part, members in enumerate(block_parts(network))
-        for index, block in enumerate(members)
-    }
-    return WeightBytes(dict(by_label), total - sum(blocks.values()), blocks)
+        if id(tensor) not in counted:
+            counted.add(id(tensor))
+            resident[part_of(name)] += _size(tensor, sizes)  # pyright: ignore[reportArgumentType]
+    return WeightBytes(dict(resident), blocks, labels)
 
 
-def _size(parameter: nn.Parameter, sizes: dict[int, float]) -> float:
-    return sizes.get(id(parameter), parameter.numel() * parameter.element_size())
+def _size(tensor: Tensor, sizes: dict[int, float]) -> float:
+    return sizes.get(id(tensor), float(tensor.numel() * tensor.element_size()))
 
 
-def _label(name: str) -> str:
+def part_of(name: str) -> str:
+    """Return what a parameter belongs to, by its name."""
     return next((label for pattern, label in _LABELS if re.search(pattern, name)), _OTHERS)
 
 
