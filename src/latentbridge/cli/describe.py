@@ -61,11 +61,11 @@ def _lines(document: dict[str, Any]) -> list[str]:
         "system prompt": json.dumps(document["system_prompt"]) if document["system_prompt"] else "none",
         **({"licence": document["licence"]} if document["licence"] else {}),
     }
-    lines = [f"{name:<22}{value}" for name, value in rows.items()]
+    lines = [f"{name:<26}{value}" for name, value in rows.items()]
     for verb, options in document["options"].items():
         lines += ["", f"{verb} (--option NAME=VALUE)"]
         lines += [
-            f"  {name + '=' + json.dumps(option['default']):<28}{option['doc']}".rstrip()
+            f"  {name + '=' + json.dumps(option['default']):<30}{option['doc']}".rstrip()
             for name, option in options.items()
         ]
     return lines

@@ -9,7 +9,7 @@ import textwrap
 from collections import Counter
 from typing import Any
 
-from latentbridge.models.memory.known import outlined
+from latentbridge.models.memory.known import RELEASES, outlined
 from latentbridge.models.memory.weights import part_of
 from latentbridge.models.unified import UnifiedModel
 from latentbridge.types import Skill
@@ -43,7 +43,7 @@ def describe(source: str) -> dict[str, Any]:
         "lacking": lacking,
         "parameters": sum(parameters.values()),
         "parameters_by_part": dict(parameters.most_common()),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": "bfloat16" if source.lower() in RELEASES else str(model.dtype).removeprefix("torch."),
         "reads_px": model.image_size_px,
         "draws_px": model.drawing_size_px if "generate" in model.skills else None,
         "context_tokens": model.context_length,

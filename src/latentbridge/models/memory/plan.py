@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 from latentbridge.errors import UserError
 from latentbridge.models.memory.known import RELEASES, outlined
@@ -94,30 +94,31 @@ class Plan:
 
 def plan(source: str, request: Request, rates: Rates = Rates()) -> Plan:
     """Return what a request to a model needs; raise UserError for an unknown model, or a request that it does not take."""
-    modes, download = list[Mode](), 0.0
-    for name in PRECISIONS:
-        model = outlined(source)
-        found = measure(model, name, request, rates)
-        modes += found
-        if name == "bfloat16" and source.lower() in RELEASES:
-            download = sum(found[0].weights.values())
-    return Plan(source, request, tuple(modes), download)
-
-
-def measure(model: UnifiedModel, precision: str, request: Request, rates: Rates = Rates()) -> list[Mode]:
-    """Return the modes of one precision; the outline takes its data types."""
-    set_precision(model, PRECISIONS[precision])
+    model = outlined(source)
+    set_precision(model, PRECISIONS["bfloat16"])
     weights, variants = weigh(model), list(_variants(model, request))
-    speed = replace(rates, tflops=rates.tflops / (2 if precision == "float32" else 1))
+    found = {"bfloat16": (weights, variants[0].profile)}
+    for name in PRECISIONS.keys() - found.keys():
+        model = outlined(source)
+        set_precision(model, PRECISIONS[name])
+        found[name] = weigh(model), profile(model, variants[0].request)
     modes = []
     for offload in _OFFLOADS:
-        seconds = sum(factor * _seconds(each, weights, offload, speed) for factor, each in variants)
-        modes.append(_mode(precision, offload, variants[0][1], weights, seconds))
-    return modes
+        few_steps, *others = [_seconds(each.profile, weights, offload, rates) for each in variants]
+        scale = (
+            sum(each.factor * seconds for each, seconds in zip(variants, (few_steps, *others), strict=True)) / few_steps
+        )
+        modes += [_mode(name, offload, *found[name], scale, rates) for name in PRECISIONS]
+    modes.sort(key=lambda mode: list(PRECISIONS).index(mode.precision))
+    return Plan(source, request, tuple(modes), weights.total if source.lower() in RELEASES else 0.0)
 
 
-def _mode(precision: str, offload: Offload | None, found: Profile, weights: WeightBytes, seconds: float) -> Mode:
-    """Return a mode at its peak."""
+def _mode(
+    precision: str, offload: Offload | None, weights: WeightBytes, found: Profile, scale: float, rates: Rates
+) -> Mode:
+    """Return a mode at its peak; it takes `scale` times as long as its profile."""
+    if precision == "float32":
+        rates = replace(rates, tflops=rates.tflops / 2)
 
     def device(stretch: Stretch, block: BlockId | None) -> float:
         return stretch.peaks[block] + brought[block]
@@ -133,7 +134,7 @@ def _mode(precision: str, offload: Offload | None, found: Profile, weights: Weig
         cache,
         stretch.peaks[block] - cache,
         _PROCESS + weights.waiting(offload),
-        seconds,
+        scale * _seconds(found, weights, offload, rates),
     )
 
 
@@ -153,16 +154,24 @@ def _seconds(found: Profile, weights: WeightBytes, offload: Offload | None, rate
         if offload == "layers":
             brought = sum(weights.blocks[block] * times for block, times in stretch.brought.items())
         else:
-            brought = totals.get(stretch.part, 0.0) if offload and stretch.part != part else 0.0
+            brought = stretch.times * totals.get(stretch.part, 0.0) if offload and stretch.part != part else 0.0
         total += brought / (rates.link_gb * 1e9)
         part = stretch.part
     return total
 
 
-def _variants(model: UnifiedModel, request: Request) -> Iterator[tuple[float, Profile]]:
-    """Yield profiles with few steps, and factors by which their times add up to that of all steps.
+class _Variant(NamedTuple):
+    """A request with few steps; times of all variants by their factors add up to the time of all steps."""
 
-    Each step takes as long as any other, and each denoising step in it (Harmon's head). The first has the peak.
+    factor: float
+    request: Request
+    profile: Profile
+
+
+def _variants(model: UnifiedModel, request: Request) -> Iterator[_Variant]:
+    """Yield a request with few steps, which has the peak, and with fewer: each step takes as long as any other.
+
+    So does each denoising step in it (Harmon's head).
     """
     options = checked_options(model, request)
     counts: dict[str, int] = {}
@@ -171,17 +180,15 @@ def _variants(model: UnifiedModel, request: Request) -> Iterator[tuple[float, Pr
         counts = {name: count for name, count in found.items() if count > _FEW_STEPS[1] + 2}
     low, high = _FEW_STEPS
     base = dict.fromkeys(counts, high)
-    factors: dict[str, float] = {}
     scale = counts.get("steps", high) / high
-    for name, count in counts.items():
-        factors[name] = (count - high) / (high - low) * (scale if name == "denoising_steps" else 1.0)
-    yield 1.0 + sum(factors.values()), profile(model, _with(request, base))
-    for name, factor in factors.items():
-        yield -factor, profile(model, _with(request, {**base, name: low}))
-
-
-def _with(request: Request, options: dict[str, Any]) -> Request:
-    return replace(request, options=(*request.options, *options.items()))
+    factors = {name: (count - high) / (high - low) for name, count in counts.items()}
+    if "denoising_steps" in factors:
+        factors["denoising_steps"] *= scale
+    requests = [(1.0 + sum(factors.values()), base)]
+    requests += [(-factor, {**base, name: low}) for name, factor in factors.items()]
+    for factor, changes in requests:
+        each = replace(request, options=(*request.options, *changes.items()))
+        yield _Variant(factor, each, profile(model, each))
 
 
 def parse_memory(text: str) -> float:

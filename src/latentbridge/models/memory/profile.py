@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from latentbridge.models.memory.requests import Request, runner
+from latentbridge.models.memory.requests import Request, stages
 from latentbridge.models.memory.trace import SizeTrace, Work
 from latentbridge.models.memory.weights import BlockId
 from latentbridge.models.offload import block_parts, waiting_modules
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.models.unified import UnifiedModel
 
 _FEW_LAYERS = 3
-_FEW_TOKENS = 8
-"""Of a reply; the cache grows by as much with every further one."""
 
 
 @dataclass
@@ -38,6 +37,8 @@ class Stretch:
     brought: dict[BlockId, float] = field(default_factory=dict)
     """How many blocks run."""
     work: Work = field(default_factory=Work)
+    times: int = 1
+    """Times that the part is brought, if others run between."""
 
 
 Profile = list[Stretch]
@@ -116,13 +117,25 @@ def _hook(current: list[_Recorder], key: BlockId, block: nn.Module) -> Callable[
 
 
 def profile(model: UnifiedModel, request: Request) -> Profile:
-    """Return the profile of a request; of a long reply, only the first tokens are traced."""
-    tokens = dict(request.options).get("max_tokens", model.reply_options.max_tokens)
-    if request.verb != "understand" or tokens <= 2 * _FEW_TOKENS:
-        return _profiled(model, request)
-    short = replace(request, options=(*request.options, ("max_tokens", _FEW_TOKENS)))
-    start = _profiled(model, short)
-    return [*start, _later_passes(start[-3], start[-2], tokens - _FEW_TOKENS)]
+    """Return the profile of a request; raise UserError if the model does not take it."""
+    layers, recorders = _equal_layers(model), list[_Recorder]()
+    found: Profile = []
+    with _hooked(model, layers, recorders):
+        for stage in stages(model, request):
+            passes = _profiled(model, stage.run, layers, recorders)
+            found += passes
+            if stage.more_passes:
+                found += [_later_passes(*pair, stage.more_passes) for pair in _last_passes(passes)]
+    return found
+
+
+def _last_passes(found: Profile) -> list[tuple[Stretch, Stretch]]:
+    """Return the stretches of the last two whole passes for single tokens, in pairs; what ends the profile is no whole one."""
+    parts = [stretch.part for stretch in found]
+    for length in range(1, len(found) // 2):
+        if parts[-1 - length : -1] == parts[-1 - 2 * length : -1 - length]:
+            return list(zip(found[-1 - 2 * length : -1 - length], found[-1 - length : -1], strict=True))
+    return []
 
 
 def _later_passes(before: Stretch, last: Stretch, count: int) -> Stretch:
@@ -134,24 +147,26 @@ def _later_passes(before: Stretch, last: Stretch, count: int) -> Stretch:
     work = Work(*(total(*pair) for pair in zip(_values(before.work), _values(last.work), strict=True)))
     grown = {block: peak + count * (peak - before.peaks[block]) for block, peak in last.peaks.items()}
     cache = {block: size + count * (size - before.cache[block]) for block, size in last.cache.items()}
-    return Stretch(last.part, grown, cache, {block: count * times for block, times in last.brought.items()}, work)
+    return Stretch(
+        last.part, grown, cache, {block: count * times for block, times in last.brought.items()}, work, count
+    )
 
 
-def _profiled(model: UnifiedModel, request: Request) -> Profile:
-    layers, recorders = _equal_layers(model), list[_Recorder]()
-    with _hooked(model, layers, recorders):
-        if layers is None:
-            return _traced(model, request, recorders)
-        few = min(layers.count, _FEW_LAYERS)
-        with _shortened(layers, few - 1):
-            fewer = _traced(model, request, recorders)
-        with _shortened(layers, few):
-            more = _traced(model, request, recorders)
+def _profiled(
+    model: UnifiedModel, run: Callable[[], Any], layers: _Layers | None, recorders: list[_Recorder]
+) -> Profile:
+    if layers is None:
+        return _traced(model, run, recorders)
+    few = min(layers.count, _FEW_LAYERS)
+    with _shortened(layers, few - 1):
+        fewer = _traced(model, run, recorders)
+    with _shortened(layers, few):
+        more = _traced(model, run, recorders)
     return [_extrapolated(*pair, few, layers.count) for pair in zip(fewer, more, strict=True)]
 
 
-def _traced(model: UnifiedModel, request: Request, recorders: list[_Recorder]) -> Profile:
-    run, trace = runner(model, request), SizeTrace(model)
+def _traced(model: UnifiedModel, run: Callable[[], Any], recorders: list[_Recorder]) -> Profile:
+    trace = SizeTrace(model)
     recorders.append(_Recorder(trace))
     with trace:
         run()
@@ -183,6 +198,8 @@ def _values(work: Work) -> Sequence[float]:
 def _equal_layers(model: UnifiedModel) -> _Layers | None:
     """Return the lists of equal layers of the language model: the largest of the model, and others like it; None for fewer than 2."""
     found: dict[tuple[int, int], list[tuple[nn.Module, str, list[nn.Module]]]] = {}
+    if not isinstance(model, TrainableModel):
+        return None
     for path, owner in model.adapter_host.named_modules():
         for name, child in owner.named_children():
             if isinstance(child, nn.ModuleList) and len(child) > 1:

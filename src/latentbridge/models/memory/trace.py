@@ -136,7 +136,7 @@ class SizeTrace(TorchDispatchMode):
 
 def _sized(function: Any, args: Any, kwargs: Any) -> Any:
     """Return meta tensors of the sizes of an operation's result."""
-    if function.is_view:
+    if function.is_view or torch.Tag.inplace_view in function.tags:
         return function(*args, **kwargs)
     key = function, _signature(args), _signature(tuple(kwargs.items()))
     if key not in _sizes:
