@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from latentbridge.models.blocks import blocks
+from latentbridge.models.quantization import forget_weight
 
 Offload = Literal["parts", "layers"]
 
@@ -52,10 +53,13 @@ def waiting_modules(block: nn.Module) -> Iterator[nn.Module]:
 
 def _move_others(model: nn.Module, device: torch.device, waiting: set[int]) -> None:
     """Move the parameters and buffers that do not wait in host memory."""
+    moved: dict[int, nn.Parameter] = {}  # tied parameters stay one
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in waiting:
-                module._parameters[name] = _on(parameter, device)
+                if id(parameter) not in moved:
+                    moved[id(parameter)] = _on(parameter, device)
+                module._parameters[name] = moved[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = buffer.to(device)
@@ -96,6 +100,7 @@ class _Offloader:
             if self._on_device is not hosted:
                 for module, name, parameter in self._on_device:
                     module._parameters[name] = parameter
+                    forget_weight(module)
                 for module, name, parameter in hosted:
                     module._parameters[name] = _on(parameter, self._device)
                 self._on_device = hosted

@@ -45,6 +45,13 @@ def quantizable_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Li
                         yield parent, name, layer
 
 
+def forget_weight(module: nn.Module) -> None:
+    """Drop what an int8 layer of bitsandbytes keeps of its weight besides the parameter; other modules keep nothing."""
+    state: Any = getattr(module, "state", None)
+    if getattr(state, "CB", None) is not None:
+        state.CB = state.SCB = None
+
+
 def weight_bytes(layer: nn.Linear, scheme: Quantization) -> float:
     """Return the bytes of a layer's quantised weight and its scales."""
     count = layer.weight.numel()

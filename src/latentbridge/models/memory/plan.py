@@ -25,7 +25,7 @@ RESERVED = 1.0 * GIB
 """Of a GPU's memory, for its context, the libraries' workspaces and what its allocator cannot use."""
 _PROCESS = 1.0 * GIB
 """Host memory of Python and the libraries."""
-_OFFLOADS: tuple[Offload | None, ...] = (None, "parts", "layers")
+OFFLOADS: tuple[Offload | None, ...] = (None, "parts", "layers")
 _PREFERRED = (
     ("bfloat16", None), ("bfloat16", "parts"), ("int8", None), ("nf4", None), ("int8", "parts"), ("nf4", "parts"),
     ("bfloat16", "layers"), ("int8", "layers"), ("nf4", "layers"),
@@ -103,7 +103,7 @@ def plan(source: str, request: Request, rates: Rates = Rates()) -> Plan:
         set_precision(model, PRECISIONS[name])
         found[name] = weigh(model), profile(model, variants[0].request)
     modes = []
-    for offload in _OFFLOADS:
+    for offload in OFFLOADS:
         few_steps, *others = [_seconds(each.profile, weights, offload, rates) for each in variants]
         scale = (
             sum(each.factor * seconds for each, seconds in zip(variants, (few_steps, *others), strict=True)) / few_steps
@@ -111,6 +111,13 @@ def plan(source: str, request: Request, rates: Rates = Rates()) -> Plan:
         modes += [_mode(name, offload, *found[name], scale, rates) for name in PRECISIONS]
     modes.sort(key=lambda mode: list(PRECISIONS).index(mode.precision))
     return Plan(source, request, tuple(modes), weights.total if source.lower() in RELEASES else 0.0)
+
+
+def measure(model: UnifiedModel, precision: str, request: Request) -> list[Mode]:
+    """Return the modes of one precision, which the outline takes; times are for the steps that were traced."""
+    set_precision(model, PRECISIONS[precision])
+    found = weigh(model), profile(model, request)
+    return [_mode(precision, offload, *found, 1.0, Rates()) for offload in OFFLOADS]
 
 
 def _mode(
