@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentbridge.models import offload as offloading
-from latentbridge.models.checkpoint import cast_weights, new_model, outline
+from latentbridge.models.checkpoint import new_model, outline
 from latentbridge.models.memory.known import UNTRAINED
 from latentbridge.models.memory.plan import OFFLOADS, measure
 from latentbridge.models.memory.requests import Request, whole
@@ -28,6 +28,7 @@ from latentbridge.models.memory.trace import StorageCount
 from latentbridge.models.memory.weights import PRECISIONS
 from latentbridge.models.offload import Offload, block_parts, place, waiting_modules
 from latentbridge.models.quantization import quantize
+from latentbridge.models.weights import cast_weights
 
 VERBS = ("understand", "generate", "edit", "embed")
 OFF = 0.10

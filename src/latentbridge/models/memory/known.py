@@ -25,6 +25,7 @@ from latentbridge.models.omnibridge.load_hunyuan_dit import attach_meta_captions
 from latentbridge.models.omnibridge.load_omnibridge import set_release_defaults
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.unified import UnifiedModel
+from latentbridge.models.weights import Placement
 
 _WITH_DECODER = "omnibridge-8b"
 RELEASES: dict[str, NetworkConfig] = {
@@ -72,9 +73,9 @@ def _outlined_release(source: str, folder: Path) -> UnifiedModel:
 
     if not folder.exists():
         raise unknown_name("model", source, ("tiny", *RELEASES, *UNTRAINED, "FOLDER"))
-    network = load_release(folder)
+    network = load_release(folder, Placement(device=META))
     if network is None:
         from latentbridge.models.backbones.recognise import describe_folder
 
         raise UserError(f"{folder} {describe_folder(folder)}.")
-    return network.to(META)
+    return network.to(META)  # with the buffers that are computed

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentbridge.models.checkpoint import cast_weights
 from latentbridge.models.memory.trace import META
 from latentbridge.models.offload import Offload, block_parts, waiting_parameters
 from latentbridge.models.quantization import Quantization, quantizable_layers, weight_bytes
+from latentbridge.models.weights import cast_weights
 
 _LABELS = (
     (r"autoencoder\.|\.vqmodel\.", "autoencoder"),

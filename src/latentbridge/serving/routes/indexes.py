@@ -61,7 +61,7 @@ async def find_index(name: str, service: ServiceDep) -> IndexCard:
 @router.post("/v1/index/{name}/items", operation_id="add_items")
 async def add_items(name: str, body: AddRequest, request: Request, service: ServiceDep) -> AddResponse:
     """Add pictures to an index, all of them or none; an item replaces one of the same id."""
-    service.check_limit("The number of items", len(body.items), service.settings.max_inputs)
+    service.check_limit("The number of items", len(body.items), service.settings.max_items)
     request.state.charge(len(body.items))
     index = await _index(name, service)
     ids = [item.id for item in body.items]
