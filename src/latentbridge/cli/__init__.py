@@ -15,7 +15,20 @@ import typer
 from typer.core import TyperGroup
 
 from latentbridge import SPIN_COUNT
-from latentbridge.cli import adapters, calibrate, data, estimates, index, measures, runs, search, serving, skills
+from latentbridge.cli import (
+    adapters,
+    calibrate,
+    data,
+    describe,
+    estimates,
+    index,
+    measures,
+    plan,
+    runs,
+    search,
+    serving,
+    skills,
+)
 from latentbridge.errors import UserError
 from latentbridge.processes import cores, idle_cores
 
@@ -85,6 +98,7 @@ def prepare(context: typer.Context) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it where it is installed
     if context.invoked_subcommand in (*_SINGLE_PROCESS, "train"):
@@ -113,6 +127,8 @@ app.command()(serving.serve)
 app.command()(serving.mcp)
 app.command()(runs.train)
 app.command()(estimates.estimate)
+app.command()(plan.plan)
+app.command()(describe.describe)
 app.command("eval")(runs.evaluate)
 app.command()(measures.loopback)
 app.command()(measures.consistency)
