@@ -12,12 +12,25 @@ import typer
 from typer.core import TyperGroup
 
 from latentbridge import SPIN_COUNT
-from latentbridge.cli import adapters, calibrate, data, estimates, index, measures, runs, search, serving, skills
+from latentbridge.cli import (
+    adapters,
+    calibrate,
+    data,
+    doctor,
+    estimates,
+    index,
+    measures,
+    runs,
+    search,
+    serving,
+    skills,
+)
 from latentbridge.errors import UserError
 from latentbridge.processes import cores, idle_cores
 
 _SINGLE_PROCESS = (
     "understand", "generate", "edit", "embed", "search", "index", "eval", "loopback", "consistency", "reasoning", "quickstart",
+    "doctor", "export",
 )  # fmt: skip
 """Commands that run a model in this process, on as many threads as cores are idle; training and serving set their own."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -93,6 +106,7 @@ app.command()(serving.serve)
 app.command()(serving.mcp)
 app.command()(runs.train)
 app.command()(estimates.estimate)
+app.command()(doctor.doctor)
 app.command("eval")(runs.evaluate)
 app.command()(measures.loopback)
 app.command()(measures.consistency)

@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2Tokenizer, SiglipVisionConfig
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
@@ -30,25 +29,40 @@ from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureO
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder
 from latentbridge.models.backbones.bagel.options import BagelReplyOptions
+from latentbridge.models.backbones.names import NameTable, attention_to_linear, vae_rules
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict
 from latentbridge.models.tensors import read_tensors
 from latentbridge.models.tokenization import load_tokenizer
 
-_LANGUAGE, _VISION = "llm_config.json", "vit_config.json"
-_EXPERTS, _GENERATION = "language_model.model.", "_moe_gen"
-"""Prefix of both experts' weights, and the mark in those of the generation expert."""
-_RENAMES = (
-    ("language_model.model.embed_tokens.", "language_model.embed_tokens."),
-    ("vit_model.vision_model.", "eye.vision."),
-    ("connector.", "eye.connector."),
-    ("vit_pos_embed.pos_embed", "eye.places"),
-    ("latent_pos_embed.pos_embed", "latents.places"),
-    ("time_embedder.mlp.0.", "latents.time_embedder.linear_1."),
-    ("time_embedder.mlp.2.", "latents.time_embedder.linear_2."),
-    ("vae2llm.", "latents.proj_in."),
-    ("llm2vae.", "latents.proj_out."),
+LANGUAGE, VISION = "llm_config.json", "vit_config.json"
+_ATTENTION = "{[qkvo]_proj|[qk]_norm}"
+NAMES = NameTable(
+    (
+        ("language_model.model.embed_tokens.", "language_model.embed_tokens."),
+        (
+            rf"language_model.model.layers.{{\d+}}.self_attn.{_ATTENTION}_moe_gen.",
+            rf"language_model.gen.layers.{{\d+}}.{_ATTENTION}.",
+        ),
+        (r"language_model.model.layers.{\d+}.{\w+}_moe_gen.", r"language_model.gen.layers.{\d+}.{\w+}."),
+        ("language_model.model.norm_moe_gen.", "language_model.gen.norm."),
+        (
+            rf"language_model.model.layers.{{\d+}}.self_attn.{_ATTENTION}.",
+            rf"language_model.und.layers.{{\d+}}.{_ATTENTION}.",
+        ),
+        ("language_model.model.", "language_model.und."),
+        ("vit_model.vision_model.", "eye.vision."),
+        ("connector.", "eye.connector."),
+        ("vit_pos_embed.pos_embed$", "eye.places$"),
+        ("latent_pos_embed.pos_embed$", "latents.places$"),
+        ("time_embedder.mlp.0.", "latents.time_embedder.linear_1."),
+        ("time_embedder.mlp.2.", "latents.time_embedder.linear_2."),
+        ("vae2llm.", "latents.proj_in."),
+        ("llm2vae.", "latents.proj_out."),
+    )
 )
-_PATCHES = "eye.vision.embeddings.patch_embedding.weight"
+"""The authors' names in `ema.safetensors` and ours; `_moe_gen` marks the generation expert."""
+VAE = "autoencoder.vae."
+PATCHES = "eye.vision.embeddings.patch_embedding.weight"
 _FIX = "download it again"
 _LEAST_PX = 224
 """Shortest side at which SigLIP reads images; the longest is its own, 980."""
@@ -100,19 +114,12 @@ def build_bagel_7b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
 
 def convert_key(released: str) -> str:
     """Return our state-dict name of a tensor in `ema.safetensors`, or the name itself if it is unknown."""
-    for prefix, ours in _RENAMES:
-        if released.startswith(prefix):
-            return ours + released.removeprefix(prefix)
-    if not released.startswith(_EXPERTS):
-        return released
-    expert = "gen" if _GENERATION in released else "und"
-    name = released.removeprefix(_EXPERTS).replace(_GENERATION, "").replace(".self_attn.", ".")
-    return f"language_model.{expert}.{name}"
+    return NAMES.to_ours(released)
 
 
 def is_bagel(folder: Path) -> bool:
     """Return whether a folder has the config that only BAGEL's releases have."""
-    return (folder / _LANGUAGE).is_file()
+    return (folder / LANGUAGE).is_file()
 
 
 def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
@@ -120,18 +127,18 @@ def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
 
     Weights are `dtype`, the autoencoder's float32.
     """
-    for name in (_LANGUAGE, _VISION):
+    for name in (LANGUAGE, VISION):
         if not (folder / name).exists():
             raise UserError(f"{folder} holds no BAGEL (no {name}); give the folder of the release.")
     stored = {convert_key(name): tensor for name, tensor in read_tensors(folder / "ema.safetensors", _FIX).items()}
     flux = read_tensors(folder / "ae.safetensors", _FIX)
     try:
         model = _build_on_meta(folder, stored, flux)
-        stored[_PATCHES] = _as_convolution(stored[_PATCHES], model.eye.patch_px)
+        stored[PATCHES] = _as_convolution(stored[PATCHES], model.eye.patch_px)
     except KeyError as error:
         raise UserError(f"{folder} does not fit: {error.args[0]} is missing; {_FIX}.") from error
     stored = {name: tensor.to(dtype) for name, tensor in stored.items()}
-    stored |= {f"autoencoder.vae.{name}": tensor.float() for name, tensor in _diffusers_names(flux, model).items()}
+    stored |= {name: tensor.float() for name, tensor in _diffusers_names(flux, model).items()}
     check_state_dict(model, stored, folder)
     model.load_state_dict(stored, assign=True)
     model.reply_options = _REPLY_OPTIONS
@@ -140,17 +147,20 @@ def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
 
 def _diffusers_names(flux: dict[str, Tensor], model: Bagel) -> dict[str, Tensor]:
     """Return the tensors of Flux's VAE under diffusers' names; unknown ones keep theirs and are refused later."""
-    vae = cast(KLAutoencoder, model.autoencoder).vae
-    renamed = convert_ldm_vae_checkpoint(flux, dict(vae.config))
-    known = {name: tensor for name, tensor in renamed.items() if tensor is not None}
-    converted = {tensor.data_ptr() for tensor in known.values()}
-    return known | {name: tensor for name, tensor in flux.items() if tensor.data_ptr() not in converted}
+    names = autoencoder_names(cast(KLAutoencoder, model.autoencoder))
+    renamed = {names.to_ours(name): tensor for name, tensor in flux.items()}
+    return {name: attention_to_linear(name, tensor) for name, tensor in renamed.items()}
+
+
+def autoencoder_names(autoencoder: KLAutoencoder) -> NameTable:
+    """Return the names in `ae.safetensors` and ours."""
+    return NameTable(vae_rules(len(autoencoder.vae.config["block_out_channels"]), ours=VAE))
 
 
 def _build_on_meta(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tensor]) -> Bagel:
     """Build the model on the meta device, sized by its configs and tensors; raise KeyError for a missing tensor."""
-    language = Qwen2Config.from_dict({**read_json(folder / _LANGUAGE), "tie_word_embeddings": False})
-    vision: Any = SiglipVisionConfig.from_dict(_siglip_sizes(folder / _VISION))
+    language = Qwen2Config.from_dict({**read_json(folder / LANGUAGE), "tie_word_embeddings": False})
+    vision: Any = SiglipVisionConfig.from_dict(_siglip_sizes(folder / VISION))
     width, token_size = stored["latents.proj_in.weight"].shape
     grid = math.isqrt(len(stored["latents.places"]))
     channels = flux["decoder.conv_in.weight"].shape[1]
