@@ -21,6 +21,7 @@ from latentbridge.devices import resolve_device
 from latentbridge.errors import StorageError, UserError, unknown_name
 from latentbridge.files import atomic_write, read_json, write_json
 from latentbridge.light_imports import holds_saved_model
+from latentbridge.models.backbones.recognise import describe_folder
 from latentbridge.models.input_check import FILE as INPUT_CHECK
 from latentbridge.models.input_check import InputCheck, read_input_check
 from latentbridge.models.offload import Offload, place
@@ -244,9 +245,9 @@ def load_model(folder: Path, draws: bool = True) -> Network:
     Raise UserError if anything is missing or does not fit.
     """
     folder = model_folder(folder)
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder} holds no model (no config.json); give a model folder, a run folder or 'tiny'.")
-    stored = read_json(folder / "config.json")
+    stored = read_json(folder / "config.json") if (folder / "config.json").exists() else None
+    if stored is None or (isinstance(stored, dict) and "model_type" in stored):  # a config of transformers
+        raise UserError(f"{folder} {describe_folder(folder)}.")
     if isinstance(stored, dict) and {"stage", "steps"} <= stored.keys():
         raise UserError(f"{folder} is a run that has not finished, so it holds no model; continue it with --resume.")
     config = from_dict(NetworkConfig, stored)

@@ -29,6 +29,21 @@ def quantized_levels(pixels: Tensor) -> Tensor:
     return levels + (_quantize(levels) - levels).detach()
 
 
+def truncated_levels(pixels: Tensor) -> Tensor:
+    """Return the values of `truncated_pictures` as floats from 0 to 255, with a straight-through gradient."""
+    levels = _unit(pixels) * 255
+    return levels + (levels.clamp(0, 255).floor() - levels).detach()
+
+
+def truncated_pictures(pixels: Tensor) -> list[Picture]:
+    """Convert pixels to pictures, rounded down and clamped to [-1, 1], as NumPy's conversion to uint8 does."""
+    return list((_unit(pixels) * 255).clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy())
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    return (pixels.float() + 1) / 2
+
+
 def _to_levels(pixels: Tensor) -> Tensor:
     return (pixels.float() + 1) * 127.5
 

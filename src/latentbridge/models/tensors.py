@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -45,7 +46,8 @@ def read_pickled(path: Path, fix: str = REDOWNLOAD) -> dict[str, Tensor]:
     if not start.startswith((_ZIP, _PICKLE)):
         raise UserError(f"Cannot read {path}, which is no file of torch.save or is damaged; {fix}.")
     try:
-        stored: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(_ZIP))
+        with warnings.catch_warnings(action="ignore"):  # about protocols of pickles that are then refused
+            stored: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(_ZIP))
     except UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors, so it could run code when opened and is refused; "

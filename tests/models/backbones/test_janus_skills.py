@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.janus.load_janus import load_janus
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro
-from latentbridge.models.backbones.janus.pictures import resize_longest_side, truncated_levels, truncated_pictures
+from latentbridge.models.backbones.janus.pictures import resize_longest_side
+from latentbridge.models.pixels import truncated_levels, truncated_pictures
 from latentbridge.types import Conversation
 
 FIXTURE = Path(__file__).parents[2] / "golden" / "janus"

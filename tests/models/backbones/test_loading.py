@@ -57,6 +57,20 @@ def test_a_folder_of_nothing_is_refused_in_a_sentence(tmp_path: Path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("vit_config.json", "{}", "looks like BAGEL but lacks llm_config.json, ema.safetensors"),
+        ("config.json", '{"model_type": "llama"}', "a model of the type 'llama', which is not one"),
+        ("adapter_config.json", "{}", "is a LoRA adapter"),
+    ],
+)
+def test_a_folder_of_no_model_is_told_what_it_looks_like(tmp_path: Path, file: str, content: str, message: str):
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
+
+
 def test_what_a_run_asks_of_round_trips_reaches_the_backbones_that_have_it(small_harmon: Harmon, small_bagel: Bagel):
     assert not small_harmon.through_pixels
     backbones: list[Any] = [

@@ -69,7 +69,7 @@ def test_a_qwen_without_weights_is_told_so(tmp_path: Path, kind: str):
         (["transformer/config.json", "model_index.json"], "is a drawing decoder"),
         (["snapshots/abc/config.json", "refs/main"], "one level down; give .*snapshots/abc"),
         (["Janus-Pro-7B/config.json"], "one level down; give .*Janus-Pro-7B"),
-        (["pytorch_model.bin"], "weights without a config.json"),
+        (["pytorch_model.bin"], "no model, only weights without a config.json"),
         (["notes.txt"], "holds no model"),
         ({"config.json": {"model_type": "llama"}}, "type 'llama', which is not one .*BAGEL, Harmon, Janus-Pro"),
         (JANUS, "looks like Janus-Pro, but its files do not belong together"),
@@ -82,5 +82,5 @@ def test_other_folders(tmp_path: Path, files: Any, told: str):
 def test_damaged_configs_and_odd_paths_are_no_error(tmp_path: Path):
     (tmp_path / "config.json").write_text("{")
     assert describe_folder(tmp_path).startswith("holds no model")
-    assert describe_folder(tmp_path / "config.json") == "is no folder; check the path"
-    assert describe_folder(tmp_path / "nothing") == "does not exist; check the path"
+    assert describe_folder(tmp_path / "config.json") == "holds no model, but is a file; check the path"
+    assert describe_folder(tmp_path / "nothing") == "holds no model, nor does it exist; check the path"

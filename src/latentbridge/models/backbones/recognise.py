@@ -1,4 +1,4 @@
-"""What a folder that no loader takes looks like, and what it lacks."""
+"""Descriptions of folders that no loader takes: the model that they look like, and the files that they lack."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ LAYOUTS = (
 def describe_folder(folder: Path) -> str:
     """Return the rest of a sentence that begins with the folder: what it looks like, what it lacks, and what to do."""
     if not folder.is_dir():
-        return "is no folder; check the path" if folder.exists() else "does not exist; check the path"
+        return f"holds no model, {'but is a file' if folder.exists() else 'nor does it exist'}; check the path"
     if special := _other_use(folder):
         return special
     layout = max(LAYOUTS, key=lambda layout: layout.evidence(folder))
@@ -83,7 +83,7 @@ def describe_folder(folder: Path) -> str:
     if kind := _read(folder / "config.json").get("model_type"):
         return f"holds a model of the type {kind!r}, which is not one that this package knows ({known})"
     if _holds(folder, f"{_WEIGHTS}|*.bin|*.pth|*.ckpt"):
-        return f"holds weights without a config.json that says whose they are; give the whole folder of a release ({known})"
+        return f"holds no model, only weights without a config.json; give the whole folder of a release ({known})"
     return "holds no model (no config.json); give a model folder, a run folder or 'tiny'"
 
 

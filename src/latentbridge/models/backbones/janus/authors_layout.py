@@ -23,7 +23,7 @@ _TOWERS = {
     "siglip_so400m_patch14_384": {"layers": 27, "heads": 16},
     "siglip_so400m_patch14_224": {"layers": 27, "heads": 16},
 }
-"""What the shapes of a vision tower do not tell, by its name (`janus/models/siglip_vit.py`)."""
+"""Layers and heads of a vision tower by its name, which shapes do not tell (`janus/models/siglip_vit.py`)."""
 UNUSED = ("vision_model.vision_tower.attn_pool.", "gen_vision_model.quantize.codebook_used")
 """Tensors that no path of the authors' code reads: SigLIP's pooling head (`ignore_head`) and a record of training."""
 _TOWER, _VISION = "vision_model.vision_tower.", "model.vision_model."

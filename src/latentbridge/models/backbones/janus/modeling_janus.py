@@ -16,7 +16,7 @@ from latentbridge.config import ReleaseConfig, TinyJanusConfig
 from latentbridge.devices import device_of
 from latentbridge.images import ImageLike, open_picture
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
-from latentbridge.models.backbones.janus.pictures import resize_longest_side, truncated_levels, truncated_pictures
+from latentbridge.models.backbones.janus.pictures import resize_longest_side
 from latentbridge.models.backbones.text_decoding import decode_replies
 from latentbridge.models.chat import ChatTokens, JanusChat, tokenize_chat
 from latentbridge.models.left_padding import (
@@ -27,6 +27,7 @@ from latentbridge.models.left_padding import (
     position_ids,
 )
 from latentbridge.models.options import DrawingOptions, ReplyOptions, finish_reply
+from latentbridge.models.pixels import truncated_levels, truncated_pictures
 from latentbridge.models.tokenization import encode
 from latentbridge.models.trainable import TrainableModel, masked_mean
 from latentbridge.rng import repeat_seeds, torch_rng
@@ -49,7 +50,7 @@ class JanusOptions(DrawingOptions):
     steps: Annotated[int, (1.0, float(MAX_STEPS))] = 576
     guidance: Annotated[float, (0.0, MAX_GUIDANCE)] = 5.0
     temperature: Annotated[float, (0.0, 100.0)] = 1.0
-    """Of the codes' distribution under guidance; greedy at 0."""
+    """Temperature of the codes' distribution under guidance; greedy at 0."""
 
 
 class GuidedLogits(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the code here computes of the arrays that the authors' code of Janus-Pro computed (`doctor --fixture`)."""
+"""A fixture of the numbers of Janus-Pro's authors, recomputed by the methods that users run (`doctor --fixture`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from latentbridge.files import read_json
 from latentbridge.models.backbones.janus.load_janus import load_janus
 from latentbridge.models.backbones.janus.modeling_janus import GuidedLogits, JanusPro
-from latentbridge.models.backbones.janus.pictures import truncated_pictures
+from latentbridge.models.pixels import truncated_pictures
 from latentbridge.models.tensors import REDOWNLOAD, read_tensors
 from latentbridge.types import Conversation, Picture
 
