@@ -70,7 +70,7 @@ HARMON_1_5B = Sizes(
 
 UNUSED = "mar.class_emb.weight"
 """MAR's class embeddings, which every checkpoint holds and Harmon's forward pass never reads."""
-_TIED = "language_model.lm_head.weight"
+TIED = "language_model.lm_head.weight"
 _EMBEDDINGS = "language_model.model.embed_tokens.weight"
 AUTOENCODER_FILE = "kl16.ckpt"
 _LFS_POINTER = b"version https://git-lfs"
@@ -140,14 +140,14 @@ def load_harmon(
     tokenizer, scheduler = load_tokenizer(folder), _scheduler()  # built outside meta: its schedule is in no checkpoint
     with torch.device("meta"):
         harmon = _build(sizes, scheduler, tokenizer)
-    if not torch.equal(stored.setdefault(_TIED, stored[_EMBEDDINGS]), stored[_EMBEDDINGS]):
+    if not torch.equal(stored.setdefault(TIED, stored[_EMBEDDINGS]), stored[_EMBEDDINGS]):
         raise UserError(f"{source} has output embeddings of its own, but Harmon's are tied; download it again.")
-    del stored[_TIED]
+    del stored[TIED]
     stored = {
         name: _convert_tensor(name, tensor).to(torch.float32 if name.startswith("autoencoder.") else dtype)
         for name, tensor in stored.items()
     }
-    check_state_dict(harmon, {**stored, _TIED: stored[_EMBEDDINGS]}, folder)
+    check_state_dict(harmon, {**stored, TIED: stored[_EMBEDDINGS]}, folder)
     harmon.load_state_dict(stored, strict=False, assign=True)  # all but the tied embeddings, by the check above
     harmon.language_model.tie_weights()
     rotary = harmon.language_model.model.rotary_emb

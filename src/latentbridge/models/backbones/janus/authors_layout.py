@@ -18,7 +18,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.backbones.names import NameTable, Rule
 
 MODEL_TYPE = "multi_modality"
-_TOWERS = {
+TOWERS = {
     "siglip_large_patch16_384": {"layers": 24, "heads": 16},
     "siglip_so400m_patch14_384": {"layers": 27, "heads": 16},
     "siglip_so400m_patch14_224": {"layers": 27, "heads": 16},
@@ -117,7 +117,7 @@ def _vision_config(
     width, _, patch, _ = _shape(shapes, f"{tower}patch_embed.proj.weight", 4)
     mlp_width = _shape(shapes, f"{tower}blocks.0.mlp.fc1.weight", 2)[0]
     image_px = params.get("image_size", patch * round(_shape(shapes, f"{tower}pos_embed", 3)[1] ** 0.5))
-    known = _TOWERS.get(params.get("model_name", ""))
+    known = TOWERS.get(params.get("model_name", ""))
     layers = _layers(params, known["layers"]) if known else _count(shapes, rf"{re.escape(tower)}blocks\.(\d+)\.")
     return {
         "hidden_size": width,
