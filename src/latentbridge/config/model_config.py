@@ -7,8 +7,22 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
+class QwenRelease:
+    """What the folder of a released Qwen-VL says of it, as JSON texts; empty for a model built here."""
+
+    config: str = ""
+    """transformers' config.json, from which the network is built instead of from the sizes beside."""
+    processor: str = ""
+    """Settings of the image processor; without them pictures are limited to `pixel_range`."""
+    generation: str = ""
+    """generation_config.json: sampling defaults and the tokens that end a reply."""
+    reply_prefix: str = ""
+    """Text with which the chat template opens a reply, as thinking models have it."""
+
+
+@dataclass(frozen=True)
 class BackboneConfig:
-    """A Qwen2-VL."""
+    """A Qwen2-VL; with a `release`, also a Qwen2.5-VL or Qwen3-VL."""
 
     hidden_size: int = 192
     num_layers: int = 4
@@ -30,6 +44,7 @@ class BackboneConfig:
     tied_embeddings: bool = True
     system_prompt: str = ""
     """The ChatML system line; the tiny model has none, released Qwen2-VL uses "You are a helpful assistant."."""
+    release: QwenRelease = QwenRelease()
 
 
 @dataclass(frozen=True)

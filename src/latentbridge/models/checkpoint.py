@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args, overload
 
 import torch
 from safetensors.torch import save_file
@@ -32,16 +32,16 @@ from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.rng import torch_rng
 
 if TYPE_CHECKING:
-    from latentbridge.models.dual_encoder import DualEncoder
     from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
     from latentbridge.models.trainable import TrainableModel
+    from latentbridge.models.unified import UnifiedModel
 
 ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 COMPAT = ("corrected", "reference")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-Network: TypeAlias = "TrainableModel | DualEncoder"
+Network: TypeAlias = "UnifiedModel"
 """Everything that can be built, trained, saved and loaded; each has a `config` and a `tokenizer`."""
 BUILDERS = {
     "omnibridge": "omnibridge.modeling_omnibridge:OmniBridge",
@@ -150,11 +150,11 @@ def load(
     dtype: str | torch.dtype = "auto",
     quantize: Quantization | None = None,
     offload: Offload | None = None,
-) -> TrainableModel:
+) -> UnifiedModel:
     """Return the model called `source`: "tiny" (ships with the package), a run or model folder, or a release folder.
 
-    Releases are those of Qwen2-VL, OmniBridge, Janus-Pro, BAGEL and Harmon. `decoder` is the folder of a released HunyuanDiT for
-    an OmniBridge without a decoder of its own; by default it is `decoder/` inside the release folder, if there is one.
+    Releases are those of Qwen-VL, OmniBridge, Janus-Pro, BAGEL, Harmon and dual encoders such as CLIP. `decoder` is the folder
+    of a released HunyuanDiT for an OmniBridge without a decoder of its own; by default it is `decoder/` inside the release folder, if there is one.
     `adapter` is the folder of a LoRA adapter to attach (`models/adapters.py` detaches and merges). `device` is "cpu", "cuda", or
     "auto" for an accelerator if there is one. `draws=False` leaves out decoder, text encoder and autoencoder of an OmniBridge
     that only understands and embeds: it loads in half the time. `compat="reference"` makes an OmniBridge compute positions, pooling
@@ -181,8 +181,6 @@ def load(
         if model is not None and decoder is None and draws and (folder / "decoder").is_dir():
             decoder = folder / "decoder"
     model = load_model(folder, draws) if model is None else model
-    if not _is_trainable(model):
-        raise UserError(f"{source} holds a dual encoder, which only embeds; give the folder of another model.")
     if compat != "corrected":
         from latentbridge.models.omnibridge.load_omnibridge import set_compat
 
@@ -211,27 +209,24 @@ def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def as_omnibridge(model: torch.nn.Module, verb: str) -> OmniBridge:
+def as_omnibridge(model: UnifiedModel, verb: str) -> OmniBridge:
     """Return the model if it is an OmniBridge; raise UserError otherwise, saying that no other model can do what `verb` says."""
     from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 
     if not isinstance(model, OmniBridge):
-        kind = getattr(model, "kind", "dual encoder")
-        raise UserError(f"This {kind} model cannot {verb}; load an OmniBridge, such as 'tiny'.")
+        raise UserError(f"This {model.kind} model cannot {verb}; load an OmniBridge, such as 'tiny'.")
     return model
 
 
-def as_trainable(model: torch.nn.Module) -> TrainableModel:
-    """Return the model if it understands and generates; raise UserError for any other."""
-    if not _is_trainable(model):
-        raise UserError("This model cannot understand and generate; load another, such as 'tiny'.")
-    return model
-
-
-def _is_trainable(model: torch.nn.Module) -> TypeGuard[TrainableModel]:
+def as_trainable(model: UnifiedModel) -> TrainableModel:
+    """Return the model if it has losses and latents; raise UserError for one that only embeds."""
     from latentbridge.models.trainable import TrainableModel
 
-    return isinstance(model, TrainableModel)
+    if not isinstance(model, TrainableModel):
+        raise UserError(
+            f"This {model.kind} model only embeds; load one that understands and generates, such as 'tiny'."
+        )
+    return model
 
 
 def shipped(source: str | Path) -> Path:
@@ -258,8 +253,7 @@ def load_model(folder: Path, draws: bool = True) -> Network:
     with torch.random.fork_rng(devices=[]):
         model = _build(config, load_tokenizer(folder))
     load_parts(model, folder, parts)
-    if _is_trainable(model):
-        model.input_check = read_input_check(folder)
+    model.input_check = read_input_check(folder)
     return model
 
 
