@@ -36,6 +36,8 @@ class ReleaseFiles:
     """Values of JSON files by file."""
     unused: tuple[str, ...] = ()
     """Starts of the names of tensors in the authors' checkpoints that no code reads."""
+    left_out: tuple[str, ...] = ()
+    """Parts of the model that the layout has no place for."""
 
 
 def write_release(

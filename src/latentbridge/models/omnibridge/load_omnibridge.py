@@ -13,30 +13,37 @@ from latentbridge import prompts
 from latentbridge.config import OMNIBRIDGE_8B, ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models import tensors
+from latentbridge.models.backbones.names import NameTable, Rule
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat
 from latentbridge.models.qwen_vl.release import read_backbone_config
 from latentbridge.models.tokenization import load_tokenizer
 
-_RENAMES = (
+_LIBRARY: tuple[Rule, ...] = (
     ("model.visual.", "backbone.model.model.visual."),
     ("model.language_model.", "backbone.model.model.language_model."),
+)
+_AUTHORS: tuple[Rule, ...] = (
     ("visual.", "backbone.model.model.visual."),
     ("model.", "backbone.model.model.language_model."),
+)
+_HEADS = "{image_queries|text_queries|image_proj|text_proj|logit_scale|fusion_alpha}"
+_SHARED: tuple[Rule, ...] = (
     ("lm_head.", "backbone.model.lm_head."),
     ("downsampling_linear_layer.", "projector."),
     ("bilm.", "aligner."),
+    (_HEADS, f"retrieval.{_HEADS}"),
 )
+AUTHORS_NAMES = NameTable((*_AUTHORS, *_SHARED))
+"""Names of transformers before 4.52, which the authors' code has, and ours."""
+NAMES = NameTable((*_LIBRARY, *_AUTHORS, *_SHARED))
+"""Names of either layout and ours; the other way, those of transformers from 4.52."""
 _STEPS, _GUIDANCE = 100, 6.0
-_HEADS = ("image_queries", "text_queries", "image_proj", "text_proj", "logit_scale", "fusion_alpha")
 
 
 def convert_key(released: str) -> str:
     """Return the state-dict key of a released tensor, in the layout of transformers before 4.52 (`visual.*`) or after."""
-    for prefix, new_prefix in _RENAMES:
-        if released.startswith(prefix):
-            return new_prefix + released.removeprefix(prefix)
-    return f"retrieval.{released}" if released.startswith(_HEADS) else released
+    return NAMES.to_ours(released)
 
 
 def set_compat(model: OmniBridge, compat: Compat) -> None:
