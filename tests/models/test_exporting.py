@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,11 +20,16 @@ from latentbridge.models.backbones.bagel.load_bagel import load_bagel
 from latentbridge.models.backbones.harmon.load_harmon import load_harmon
 from latentbridge.models.backbones.harmon.parity import fixture_sizes, write_release
 from latentbridge.models.backbones.janus.load_janus import load_janus
+from latentbridge.models.backbones.release_files import write_release as write_files
 from latentbridge.models.checkpoint import new_model
-from latentbridge.models.exporting import export_model, release_files
+from latentbridge.models.exporting import Layout, release_files
 from latentbridge.models.omnibridge.load_omnibridge import load_released
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def write(model: Any, folder: Path, layout: Layout, base: Path | None = None) -> None:
+    write_files(release_files(model, layout), model.tokenizer, folder, base)
 
 
 def names(path: Path) -> set[str]:
@@ -47,7 +53,7 @@ def test_bagel_goes_back_to_its_authors_files(tmp_path: Path):
     base = GOLDEN / "bagel"
     model = load_bagel(base)
     train_a_little(model)
-    export_model(model, tmp_path, "authors", base)
+    write(model, tmp_path, "authors", base)
     assert same(load_bagel(tmp_path), model)
     for name in ("ema.safetensors", "ae.safetensors"):
         assert names(tmp_path / name) == names(base / name)
@@ -66,7 +72,7 @@ def test_janus_goes_to_both_layouts(tmp_path: Path, layout):
     base = GOLDEN / "janus"
     model = load_janus(base, vision_heads=4)
     train_a_little(model)
-    export_model(model, tmp_path, layout, base if layout == "authors" else None)
+    write(model, tmp_path, layout, base if layout == "authors" else None)
     loaded = load_janus(tmp_path)
     assert same(loaded, model)
     assert loaded.image_processor.to_dict() == model.image_processor.to_dict()
@@ -90,7 +96,7 @@ def test_harmon_goes_to_both_layouts(tmp_path: Path, layout):
     sizes = [fixture_sizes(GOLDEN / "harmon")]
     model = load_harmon(base, sizes)
     train_a_little(model)
-    export_model(model, out, layout, base)
+    write(model, out, layout, base)
     assert same(load_harmon(out, sizes), model)
     released = names(GOLDEN / "harmon" / "harmon_tiny.safetensors")
     vae = set(json.loads((GOLDEN / "harmon" / "kl16_shapes.json").read_text())["shapes"])
@@ -105,7 +111,7 @@ def test_harmon_goes_to_both_layouts(tmp_path: Path, layout):
 @pytest.mark.parametrize("layout", ["authors", "transformers"])
 def test_omnibridge_goes_to_old_and_new_names(tmp_path: Path, small_config: ModelConfig, layout):
     model = new_model(small_config, 0).bfloat16()
-    export_model(model, tmp_path, layout)
+    write(model, tmp_path, layout)
     loaded = load_released(tmp_path)
     ours, theirs = model.state_dict(), loaded.state_dict()
     assert ours.keys() > theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -125,7 +131,7 @@ def test_files_of_the_base_come_along_but_its_weights_do_not(tmp_path: Path):
     (base / "model.safetensors.index.json").write_text('{"weight_map": {}}')
     (base / "notes.bin").write_bytes(b"weights")
     model = load_bagel(base)
-    export_model(model, tmp_path / "out", "authors", base)
+    write(model, tmp_path / "out", "authors", base)
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert "generation_config.json" in written
     assert not written & {"model.safetensors.index.json", "notes.bin", "expected.safetensors", "README.md"}

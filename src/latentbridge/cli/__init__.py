@@ -18,6 +18,7 @@ from latentbridge.cli import (
     data,
     doctor,
     estimates,
+    export,
     index,
     measures,
     runs,
@@ -107,6 +108,7 @@ app.command()(serving.mcp)
 app.command()(runs.train)
 app.command()(estimates.estimate)
 app.command()(doctor.doctor)
+app.command()(export.export)
 app.command("eval")(runs.evaluate)
 app.command()(measures.loopback)
 app.command()(measures.consistency)

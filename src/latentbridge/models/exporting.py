@@ -17,7 +17,7 @@ from latentbridge.models.backbones.harmon import export as harmon
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.janus import export as janus
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro
-from latentbridge.models.backbones.release_files import ReleaseFiles, write_release
+from latentbridge.models.backbones.release_files import ReleaseFiles
 from latentbridge.models.checkpoint import Network
 from latentbridge.models.omnibridge import export as omnibridge
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
@@ -49,11 +49,6 @@ def release_files(model: Network, layout: Layout) -> ReleaseFiles:
     if isinstance(model, OmniBridge):
         return omnibridge.release_files(model, authors=layout == "authors")
     raise UserError("This model has no released layout; only a Janus-Pro, BAGEL, Harmon, OmniBridge or Qwen-VL has.")
-
-
-def export_model(model: Network, folder: Path, layout: Layout, base: Path | None = None) -> None:
-    """Write a model as a release's folder; other files of the release come from `base`, the folder it was trained from."""
-    write_release(release_files(model, layout), model.tokenizer, folder, base)
 
 
 def export_adapter(adapter: Path, folder: Path, kind: str, base_name: str) -> None:
