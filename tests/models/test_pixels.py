@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
+from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels, truncated_levels, truncated_pictures
 
 
 def test_pixels_convert_back_to_pictures():
@@ -23,3 +23,13 @@ def test_quantized_levels_equal_the_stored_values_with_a_straight_through_gradie
     assert np.abs(levels.detach()[0, 0, 0].numpy() - stored[0, 0, :, 0]).max() < 1e-4  # float32 rounding of 255
     levels.sum().backward()
     assert torch.equal(pixels.grad, torch.full_like(pixels, 127.5))
+
+
+def test_levels_are_cut_off_and_pass_gradients():
+    pixels = torch.tensor([-2.0, -1.0, -0.993, 0.0, 0.9999, 1.0, 3.0]).expand(1, 3, 1, 7).clone().requires_grad_()
+    levels = truncated_levels(pixels)
+    assert levels[0, 0, 0].tolist() == [0, 0, 0, 127, 254, 255, 255]
+    levels.sum().backward()
+    assert pixels.grad is not None and bool((pixels.grad == 127.5).all())
+    picture = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    assert np.array_equal(truncated_pictures(to_pixels([picture]) + 1e-4)[0], picture)

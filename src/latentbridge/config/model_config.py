@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class QwenRelease:
-    """What the folder of a released Qwen-VL says of it, as JSON texts; empty for a model built here."""
+    """Settings files of a released Qwen-VL, as JSON texts; empty for a model built here."""
 
     config: str = ""
     """transformers' config.json, from which the network is built instead of from the sizes beside."""

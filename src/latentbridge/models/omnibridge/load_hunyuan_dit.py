@@ -76,7 +76,7 @@ def attach_meta_decoder(model: OmniBridge) -> None:
 
 
 class Layout(NamedTuple):
-    """Where the parts of a HunyuanDiT are."""
+    """Locations and settings of the parts of a HunyuanDiT."""
 
     config: dict[str, Any]
     """diffusers' config of the transformer."""
@@ -86,7 +86,7 @@ class Layout(NamedTuple):
     captions: Path
     text_encoder: Path
     tokenizers: tuple[Path, Path]
-    """Of BERT and of mT5."""
+    """Folders of BERT's tokenizer and of mT5's."""
     scheduler: Scheduler
     pickled: bool
     """True if parts may be in `.bin` files, of which tensors alone are unpickled."""

@@ -59,8 +59,8 @@ _TRAINABLE = ("backbone.", "projector.", "aligner.", "decoder.")
 class OmniBridge(TrainableModel):
     """OmniBridge (arXiv 2509.19018) from library parts and our bridge.
 
-    Parts: `backbone` (Qwen2-VL), `projector`, `aligner` (BiTransformer), `retrieval` (heads), `second_view` if the config has
-    one, `text_encoder` (T5), `decoder` (HunyuanDiT) and `autoencoder`.
+    Parts: `backbone` (a Qwen-VL), `projector`, `aligner` (BiTransformer), `retrieval` (heads), `second_view` if the config has
+    one, `text_encoder` (T5), `decoder` (HunyuanDiT) and `autoencoder`. A Qwen-VL release is a model of backbone only.
 
     The latent of generation is the decoder's whole condition [n * d], position after position: pooled, it would no longer
     determine the drawing. A drawing is encoded by the same aligner queries over the backbone's states of it, which is also how
@@ -256,7 +256,7 @@ class OmniBridge(TrainableModel):
         if self.captions is not None:
             return self.captions.text_tokens(texts)[0]
         length, padding = self.config.text_length, self.backbone.padding
-        rows = [encode(self.backbone.tokenizer, text)[:length] for text in texts]
+        rows = [encode(self.tokenizer, text)[:length] for text in texts]
         return torch.tensor([row + [padding] * (length - len(row)) for row in rows], device=device_of(self))
 
     def text_condition(self, texts: Sequence[str]) -> Tensor:
@@ -283,8 +283,7 @@ class OmniBridge(TrainableModel):
     def image_hidden(self, pictures: Sequence[Picture] | Tensor) -> tuple[Tensor, Tensor]:
         """Return backbone states [b s h] of pictures alone, and the mask [b s] of image tokens.
 
-        A tensor holds pictures as float levels from 0 to 255, [b 3 h w], and passes gradients on. Positions are M-RoPE's, in
-        the released code too (spec 2.3 step 3, 2.4).
+        A tensor holds float levels from 0 to 255, [b 3 h w]. Positions are M-RoPE's, in the release too (spec 2.3 step 3).
         """
         drawn, images = (pictures, [None] * len(pictures)) if isinstance(pictures, Tensor) else (None, pictures)
         alone = [Conversation.with_picture((("", ""),), image) for image in images]

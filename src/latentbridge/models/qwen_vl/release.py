@@ -18,7 +18,7 @@ from latentbridge.models.tokenization import encode
 from latentbridge.types import Conversation
 
 _DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
-"""Of Qwen2-VL's and Qwen2.5-VL's chat templates, for a folder without one."""
+"""The system prompt of Qwen2-VL's and Qwen2.5-VL's chat templates, for a folder without a template."""
 _OPENED = re.compile(
     r"(?:<\|im_start\|>system\n(?P<system>.*?)<\|im_end\|>\n)?"
     r"<\|im_start\|>user\nQ<\|im_end\|>\n<\|im_start\|>assistant\n(?P<prefix>.*)",

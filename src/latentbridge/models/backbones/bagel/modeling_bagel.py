@@ -22,11 +22,11 @@ from latentbridge.models.backbones.bagel.options import (
     BagelOptions,
     BagelReplyOptions,
 )
-from latentbridge.models.backbones.bagel.pictures import write_pictures, written_levels
 from latentbridge.models.backbones.bagel.rectified_flow import noised, training_times
 from latentbridge.models.chat import ChatTokens, tokenize_chat
 from latentbridge.models.left_padding import next_token_loss
 from latentbridge.models.options import DrawingOptions, ReplyOptions, finish_reply
+from latentbridge.models.pixels import truncated_levels, truncated_pictures
 from latentbridge.models.token_sampling import Generators
 from latentbridge.models.trainable import masked_mean
 from latentbridge.ranks import per_rank_random
@@ -83,7 +83,7 @@ class Bagel(BagelNetwork):
         shape = self.latent_shape(options.size)
         branches, thoughts = self.branches(descriptions, (), options)
         clean, _ = self.sample(branches, self.noise(seeds, shape), shape, options)
-        pictures = write_pictures(self.decode_latents(clean, shape))
+        pictures = truncated_pictures(self.decode_latents(clean, shape))
         if thoughts:
             descriptions = [f"{text}\n{thought}" for text, thought in zip(descriptions, thoughts, strict=True)]
         return [GenerationResult(*row) for row in zip(pictures, descriptions, seeds, strict=True)]
@@ -100,7 +100,7 @@ class Bagel(BagelNetwork):
             shape = self.latent_shape(options.size or (width, height))
             branches, thoughts = self.branches([instructions[i] for i in rows], [sources[i] for i in rows], options)
             clean, _ = self.sample(branches, self.noise([seeds[i] for i in rows], shape), shape, options)
-            drawn = write_pictures(self.decode_latents(clean, shape))
+            drawn = truncated_pictures(self.decode_latents(clean, shape))
             for i, picture, thought in zip(rows, drawn, thoughts or [""] * len(rows), strict=True):
                 results[i] = EditResult(picture, after=thought)
         return [results[index] for index in range(len(pictures))]
@@ -170,7 +170,7 @@ class Bagel(BagelNetwork):
         """Return pixels [m 3 h w] in [-1, 1]."""
         states = latents.unflatten(-1, (self.latents.grid**2, -1)).to(self.latents.places.dtype)
         clean = self.noise(repeat_seeds(seeds, len(latents)), self._square) - self.latents.velocity(states)
-        return written_levels(self.decode_latents(clean, self._square)) / 127.5 - 1
+        return truncated_levels(self.decode_latents(clean, self._square)) / 127.5 - 1
 
     def roundtrip(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         return self._drawing_states(self.draw(latents, seeds))

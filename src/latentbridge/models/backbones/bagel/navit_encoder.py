@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from latentbridge.devices import device_of
+from latentbridge.images import resize
 from latentbridge.models.backbones.bagel.latent_tokens import Shape, place_table
-from latentbridge.models.backbones.bagel.pictures import ResizeRule, bicubic
+from latentbridge.models.backbones.bagel.pictures import ResizeRule
 from latentbridge.models.pixels import to_pictures, to_pixels
 from latentbridge.types import Picture
 
@@ -72,5 +74,8 @@ def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(pixels.shape[2:]) == size:
         return pixels
     smooth = F.interpolate(pixels, size, mode="bicubic", antialias=True)
-    exact = to_pixels([bicubic(picture, size) for picture in to_pictures(pixels.detach())], pixels.device)
+    exact = to_pixels(
+        [resize(picture, (size[1], size[0]), Image.Resampling.BICUBIC) for picture in to_pictures(pixels.detach())],
+        pixels.device,
+    )
     return smooth + (exact - smooth).detach()

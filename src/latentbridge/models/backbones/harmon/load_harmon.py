@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
@@ -25,6 +25,7 @@ from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions, H
 from latentbridge.models.backbones.names import NameTable, attention_to_linear, vae_rules
 from latentbridge.models.diffusion import Scheduler
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, read_tensors, tensor_names
+from latentbridge.models.tensors import read_pickled
 from latentbridge.models.tokenization import load_tokenizer
 
 _GRID = 16
@@ -73,7 +74,6 @@ UNUSED = "mar.class_emb.weight"
 TIED = "language_model.lm_head.weight"
 _EMBEDDINGS = "language_model.model.embed_tokens.weight"
 AUTOENCODER_FILE = "kl16.ckpt"
-_LFS_POINTER = b"version https://git-lfs"
 _VAE_SCALE = 0.2325
 _VAE_LEVELS = 5
 _VAE = "autoencoder.vae."
@@ -205,28 +205,8 @@ def _released_tensors(source: Path) -> dict[str, Tensor]:
             f"{files[0].parent} holds {files[0].name} but no {AUTOENCODER_FILE}; download it from the Hugging Face "
             "repository wusize/harmon into the folder."
         )
-    vae = _read_pickled(autoencoder).get("model")
-    if not isinstance(vae, Mapping):
-        raise UserError(f"{autoencoder} holds no autoencoder under 'model'; download it again from wusize/harmon.")
-    tensors = {**_read_pickled(files[0]), **{f"vae.{name}": tensor for name, tensor in vae.items()}}
-    if other := next((name for name, value in tensors.items() if not isinstance(value, Tensor)), None):
-        raise UserError(f"{files[0]} holds more than tensors (first: {other}); download it again from wusize/harmon.")
-    return tensors
-
-
-def _read_pickled(path: Path) -> dict[str, Any]:
-    """Read a `.pth` or `.ckpt` that holds nothing but tensors and containers, mapped into memory."""
-    with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise UserError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull, or download it.")
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # unpicklers raise many types
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"Cannot read {path} as tensors alone ({reason}); download it again.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no dictionary of tensors; download it again from wusize/harmon.")
-    return values
+    vae = {f"vae.{name}": tensor for name, tensor in read_pickled(autoencoder).items()}
+    return {**read_pickled(files[0]), **vae}
 
 
 def _convert_tensor(name: str, tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from latentbridge.models.backbones.harmon.mar import (
 )
 from latentbridge.models.backbones.harmon.masked_generation import Context, MaskedGeneration
 from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions, HarmonReplyOptions
+from latentbridge.models.backbones.text_decoding import decode_replies
 from latentbridge.models.diffusion import draw_noise, noised_loss
 from latentbridge.models.left_padding import (
     last_tokens_mask,
@@ -27,7 +28,6 @@ from latentbridge.models.left_padding import (
 )
 from latentbridge.models.options import DrawingOptions, finish_reply
 from latentbridge.models.pixels import quantized_levels, to_pictures
-from latentbridge.models.token_sampling import sampling_processors
 from latentbridge.models.tokenization import encode
 from latentbridge.models.trainable import masked_mean
 from latentbridge.ranks import per_rank_random
@@ -69,8 +69,18 @@ class Harmon(MaskedGeneration):
     def adapter_host(self) -> nn.Module:
         return self.language_model
 
+    @property
+    def roundtrip_options(self) -> HarmonDrawingOptions:
+        """Options of the drawings of round trips, which are denoised deterministically."""
+        options = self.drawing_options
+        return options if options.sampler == "ddim" else replace(options, sampler="ddim", denoising_steps=0)
+
     def fit(self, image: ImageLike) -> Picture:
         return open_picture(image)  # padded and resized by rules of its own, at the size that a call asks for
+
+    def count_tokens(self, conversation: Conversation) -> int:
+        """Return the number of tokens of a conversation's prompt, with those of its pictures."""
+        return len(self.prompts.conversation(conversation, self.num_tokens, open_ended=True).ids)
 
     def check_size(self, options: DrawingOptions) -> None:
         side = self.autoencoder.patch_px
@@ -80,9 +90,12 @@ class Harmon(MaskedGeneration):
                 "The sampler ddpm takes learned variances, which the release has, and 2 denoising steps or more; set "
                 'sampler="ddim".'
             )
-        if options.size and any(length < side or length % side for length in options.size):
+        wrong = any(length < side or length % side for length in options.size or ())
+        if options.size is not None and (wrong or len(options.size) != 2):
             size = "x".join(map(str, options.size))
-            raise UserError(f"Harmon draws sides of multiples of {side} pixels, not {size}; change the size.")
+            raise UserError(
+                f"Harmon draws widths and heights that are multiples of {side} pixels, not {size}; change the size."
+            )
 
     # --- skills, by the batch ---
 
@@ -102,16 +115,10 @@ class Harmon(MaskedGeneration):
         rows = self._pad([self.prompts.conversation(c, num_tokens, open_ended=True).ids for c in conversations])
         pictures = [picture for c in conversations for picture in c.all_pictures]
         features = self._encode_image(self._encode_pictures(pictures, size_px)) if pictures else None
-        replies = cast(Any, self.language_model).generate(
-            inputs_embeds=self._embed_tokens(rows, features),
-            attention_mask=rows.mask,
-            logits_processor=sampling_processors(options, generators),
-            max_new_tokens=options.max_tokens,
-            do_sample=False,
-            pad_token_id=self.prompts.padding,
-            eos_token_id=self.prompts.end,
-        )
-        return [finish_reply(self.tokenizer, row, [self.prompts.end], options) for row in replies.tolist()]
+        embeds, end = self._embed_tokens(rows, features), self.prompts.end
+        language_model, head = self.language_model.model, self.language_model.lm_head
+        decoded = decode_replies(language_model, head, embeds, rows.mask, end, options, generators)
+        return [finish_reply(self.tokenizer, ids, [end], options, logprobs) for ids, logprobs in decoded]
 
     def _draw(self, descriptions: Sequence[str], seeds: Sequence[int], options: HarmonDrawingOptions) -> list[Picture]:
         self.check_size(options)
@@ -143,9 +150,7 @@ class Harmon(MaskedGeneration):
     def draw(self, latents: Tensor, seeds: Sequence[int] = (0,)) -> Tensor:
         """Return image tokens [m n c]."""
         states = latents.unflatten(-1, (self.num_tokens, -1))
-        options = self.drawing_options
-        if options.sampler != "ddim":
-            options = replace(options, sampler="ddim", denoising_steps=0)
+        options = self.roundtrip_options
         noise = self._randomness(repeat_seeds(seeds, len(latents)), self.grid, options).noise
         tokens = self._denoise(states, None, noise, None, options)
         if self.through_pixels:
