@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latentbridge.cli.arguments import AsJson
+from latentbridge.cli.arguments import AsJson, check_out
 from latentbridge.errors import UserError
 
 
@@ -46,6 +46,36 @@ def doctor(
         if record or against:
             raise UserError("A parity folder has no fingerprint; give --record or --against with a model's folder.")
         raise typer.Exit(_check_fixture(fixture, as_json))
+    assert folder is not None
+    if record:
+        check_out(record, (".json",))
+    if against and not against.is_file():
+        raise UserError(f"There is no file {against}; write one with latentbridge doctor FOLDER --record.")
+    raise typer.Exit(_check_folder(folder, record, against, as_json))
+
+
+def _check_folder(folder: Path, record: Path | None, against: Path | None, as_json: bool) -> int:
+    from latentbridge.cli.output import print_json
+    from latentbridge.files import write_json
+    from latentbridge.models.doctor.checks import Check, check_release
+    from latentbridge.models.doctor.fingerprint import compare_fingerprint, take_fingerprint
+    from latentbridge.models.doctor.release_folder import open_release_folder
+
+    checks = list(check_release(open_release_folder(folder)))
+    if against:
+        checks += compare_fingerprint(folder, against)
+    elif record:
+        write_json(record, take_fingerprint(folder))
+        checks.append(Check("ok", "fingerprint", f"written to {record}"))
+    else:
+        checks.append(Check("unknown", "fingerprint", "none is recorded; --record writes that of a folder you trust"))
+    wrong = sum(check.status == "wrong" for check in checks)
+    if as_json:
+        print_json({"folder": folder, "wrong": wrong, "checks": [check._asdict() for check in checks]})
+    else:
+        for check in checks:
+            print(f"{check.status:<9}{check.subject:<26}{check.message}")
+    return int(wrong > 0)
 
 
 def _check_fixture(folder: Path, as_json: bool) -> int:

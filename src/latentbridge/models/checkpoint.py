@@ -52,7 +52,8 @@ BUILDERS = {
     "janus-pro-1b": "backbones.janus.load_janus:build_janus_pro",
     "janus-pro-7b": "backbones.janus.load_janus:build_janus_pro",
     "bagel-7b-mot": "backbones.bagel.load_bagel:build_bagel_7b",
-    "harmon-1.5b": "backbones.harmon.load_harmon:build_harmon_1_5b",
+    "harmon-1.5b": "backbones.harmon.load_harmon:build_released_harmon",
+    "harmon-0.5b": "backbones.harmon.load_harmon:build_released_harmon",
 }
 """Module of `latentbridge.models` and builder in it by the `kind` of a config, imported on use; a builder takes config and
 tokenizer and initialises weights with the global generator."""
@@ -299,5 +300,5 @@ def fingerprint(model: torch.nn.Module) -> str:
     """Return a hash of a model's weights, stored with indexes that the model made (`Index.model_fingerprint`)."""
     digest = sha256()
     for tensor in model.state_dict().values():
-        digest.update(tensor.cpu().contiguous().view(-1).numpy().data)
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -13,7 +13,7 @@ from latentbridge.config import RunConfig, from_dict, to_dict
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import format_score
 from latentbridge.files import atomic_write, read_json
-from latentbridge.models.release_records import ReleaseRecord, record_named
+from latentbridge.models.doctor.records import ReleaseRecord, record_named
 from latentbridge.run_folder import RunFolder
 
 _TASKS = {

@@ -22,7 +22,7 @@ _TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML as Qwen-VL writes it, with a system prompt set before."""
+"""ChatML as Qwen-VL writes it, where `system` is set before."""
 
 
 def release_files(model: OmniBridge, authors: bool) -> ReleaseFiles:
@@ -53,9 +53,13 @@ def _configs(model: OmniBridge, authors: bool) -> dict[str, Any]:
     if release.generation:
         configs["generation_config.json"] = json.loads(release.generation)
     if not release.config:
-        system = f"{{% set system = {json.dumps(backbone.system_prompt)} %}}"
-        configs["chat_template.json"] = {"chat_template": system + _TEMPLATE}
+        configs["chat_template.json"] = {"chat_template": chat_template(backbone.system_prompt)}
     return configs
+
+
+def chat_template(system_prompt: str) -> str:
+    """Return ChatML as Qwen-VL writes it, in Jinja."""
+    return f"{{% set system = {json.dumps(system_prompt)} %}}{_TEMPLATE}"
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def load_released(folder: Path) -> OmniBridge:
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):  # rotary frequencies, in no checkpoint
             module.__init__(module.config)  # pyright: ignore[reportArgumentType]
     if "bridge" in config.parts:
-        _set_release_defaults(model)
+        set_release_defaults(model)
     return model.eval()
 
 
@@ -118,7 +118,7 @@ def _bridge_config(stored: Mapping[str, torch.Tensor]) -> ModelConfig:
     return replace(OMNIBRIDGE_8B, aligner=aligner, retrieval=retrieval, text_length=queries)
 
 
-def _set_release_defaults(model: OmniBridge) -> None:
+def set_release_defaults(model: OmniBridge) -> None:
     """Give an OmniBridge the prompts and sampling defaults of its authors' scripts (spec 2.2 step 7, 2.3)."""
     model.templates = prompts.OMNIBRIDGE_RELEASE
     model.drawing_options = replace(model.drawing_options, steps=_STEPS, guidance=_GUIDANCE)

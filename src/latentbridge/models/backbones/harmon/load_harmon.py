@@ -155,9 +155,10 @@ def load_harmon(
     return harmon.eval()
 
 
-def build_harmon_1_5b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
-    """Build Harmon-1.5B with random weights, for pictures of 512 px."""
-    return _build(HARMON_1_5B, _scheduler(), tokenizer, config)
+def build_released_harmon(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
+    """Build Harmon-0.5B or -1.5B with random weights, for pictures of 512 px."""
+    sizes = HARMON_0_5B if config.kind == "harmon-0.5b" else HARMON_1_5B
+    return _build(sizes, _scheduler(), tokenizer, config)
 
 
 def _build(

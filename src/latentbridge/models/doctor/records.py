@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+Family: TypeAlias = Literal["bagel", "janus", "harmon", "omnibridge", "qwen-vl"]
 QWEN_TOKENS: Mapping[str, int] = {
     "<|endoftext|>": 151643,
     "<|im_start|>": 151644,
@@ -50,8 +51,7 @@ class ReleaseRecord:
     name: str
     repository: str
     """Name on the Hugging Face hub."""
-    family: str
-    """"bagel", "janus", "harmon", "omnibridge" or "qwen-vl"."""
+    family: Family
     width: int
     """Hidden size of the language model, by which releases of a family are told apart."""
     source: str
@@ -168,7 +168,7 @@ RECORDS = (
 )
 
 
-def find_record(family: str, width: int) -> ReleaseRecord | None:
+def find_record(family: Family, width: int) -> ReleaseRecord | None:
     """Return the record of a family's release whose language model has a hidden size."""
     return next((record for record in RECORDS if (record.family, record.width) == (family, width)), None)
 
