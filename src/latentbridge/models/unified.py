@@ -84,11 +84,6 @@ class UnifiedModel(nn.Module, ABC):
         return frozenset(("understand", "generate", "embed"))
 
     @property
-    @abstractmethod
-    def adapter_host(self) -> nn.Module:
-        """The library module that holds the language model, where LoRA adapters are added."""
-
-    @property
     def description_tokens(self) -> int:
         """Largest number of tokens of a rewritten prompt; 0 for a model that draws prompts as they are."""
         return 0

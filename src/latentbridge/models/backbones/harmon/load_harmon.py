@@ -188,8 +188,8 @@ def _find_sizes(stored: Mapping[str, Tensor], known: Sequence[Sizes], source: Pa
 
 
 def _plain_files(source: Path) -> list[Path]:
-    """Return the state dicts in GitHub's layout: the source itself if it is a file."""
-    return [source] if source.is_file() else sorted(source.glob("harmon*.pth"))
+    """Return the state dicts in GitHub's layout: the source itself if it is such a file."""
+    return [source] if source.is_file() and source.suffix == ".pth" else sorted(source.glob("harmon*.pth"))
 
 
 def _released_tensors(source: Path) -> dict[str, Tensor]:
