@@ -52,7 +52,9 @@ def omnibridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_json(folder / "generation_config.json", {"do_sample": True, "top_k": 1, "repetition_penalty": 1.0})
     write_tokenizer(folder, qwen_tokens("<img>", "</img>"), first=151643)
     scheduler = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "steps_offset": 1}
-    (folder / "decoder" / "scheduler").mkdir(parents=True)
+    for part in ("scheduler", "transformer"):
+        (folder / "decoder" / part).mkdir(parents=True)
+    write_json(folder / "decoder" / "transformer" / "config.json", {})
     write_json(folder / "decoder" / "scheduler" / "scheduler_config.json", scheduler)
     return folder
 
