@@ -23,6 +23,7 @@ from latentbridge.models.backbones.bagel.load_bagel import load_bagel
 from latentbridge.models.backbones.janus.load_janus import load_janus
 from latentbridge.models.backbones.loading import load_release
 from latentbridge.models.checkpoint import save_model
+from latentbridge.models.weights import Placement
 from latentbridge.recipes import recipe
 from latentbridge.run_folder import RunFolder, describe_environment
 
@@ -59,7 +60,7 @@ def test_a_run_becomes_a_release_that_loads_as_the_same_model(
     out = tmp_path / "out"
     code, printed, _ = call("export", str(bagel_run.path), "--out", str(out))
     assert code == 0 and printed == f"The model is in {out}, its card in {out / 'README.md'}\n"
-    loaded = load_bagel(out, torch.float32).state_dict()
+    loaded = load_bagel(out, Placement(torch.float32)).state_dict()
     ours = small_bagel.state_dict()
     assert loaded.keys() == ours.keys() and all(torch.equal(loaded[name], ours[name]) for name in ours)
     assert (out / "generation_config.json").is_file()  # of the release beside the run

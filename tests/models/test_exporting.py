@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from latentbridge.config import ModelConfig
+from latentbridge.config import OMNIBRIDGE_8B, ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.bagel.load_bagel import load_bagel
 from latentbridge.models.backbones.harmon.load_harmon import load_harmon
 from latentbridge.models.backbones.harmon.parity import fixture_sizes, write_release
 from latentbridge.models.backbones.janus.load_janus import load_janus
 from latentbridge.models.backbones.release_files import write_release as write_files
-from latentbridge.models.checkpoint import new_model
+from latentbridge.models.checkpoint import TINY, load_model, new_model, outline
 from latentbridge.models.exporting import Layout, release_files
 from latentbridge.models.omnibridge.load_omnibridge import load_released
 
@@ -110,7 +111,8 @@ def test_harmon_goes_to_both_layouts(tmp_path: Path, layout):
 
 @pytest.mark.parametrize("layout", ["authors", "transformers"])
 def test_omnibridge_goes_to_old_and_new_names(tmp_path: Path, small_config: ModelConfig, layout):
-    model = new_model(small_config, 0).bfloat16()
+    retrieval = replace(small_config.retrieval, num_heads=OMNIBRIDGE_8B.retrieval.num_heads)
+    model = new_model(replace(small_config, retrieval=retrieval), 0).bfloat16()
     write(model, tmp_path, layout)
     loaded = load_released(tmp_path)
     ours, theirs = model.state_dict(), loaded.state_dict()
@@ -122,6 +124,20 @@ def test_omnibridge_goes_to_old_and_new_names(tmp_path: Path, small_config: Mode
     assert old == (layout == "authors")
     assert json.loads((tmp_path / "config.json").read_text())["mm_added_mlp"] is True
     assert "decoder" in release_files(model, layout).left_out
+
+
+def test_every_tensor_of_omnibridge_has_its_released_name():
+    released = json.loads((GOLDEN / "omnibridge" / "full_state_dict_shapes.json").read_text())
+    model = outline(OMNIBRIDGE_8B)
+    written = release_files(model, "authors").weights["model.safetensors"]
+    assert {name: list(tensor.shape) for name, tensor in written.items()} == released and len(released) == 1046
+
+
+def test_a_bridge_that_no_release_can_hold_is_refused(small_config: ModelConfig):
+    with pytest.raises(UserError, match="whose retrieval.num_heads is 2 where every release has 16"):
+        release_files(new_model(small_config, 0), "authors")
+    with pytest.raises(UserError, match="whose aligner.cross_bias is True where every release has False"):
+        release_files(load_model(TINY), "authors")
 
 
 def test_files_of_the_base_come_along_but_its_weights_do_not(tmp_path: Path):
@@ -141,7 +157,7 @@ def test_files_of_the_base_come_along_but_its_weights_do_not(tmp_path: Path):
 def test_models_of_no_release_are_refused(small_harmon, small_bagel):
     with pytest.raises(UserError, match="predicts no variances or has an autoencoder of its own"):
         release_files(small_harmon, "authors")
-    patched = copy.copy(small_bagel)
+    patched = copy.deepcopy(small_bagel)
     patched.autoencoder = nn.Identity()
     with pytest.raises(UserError, match="autoencoder of its own"):
         release_files(patched, "authors")

@@ -70,7 +70,7 @@ def copied(omnibridge: Path, tmp_path: Path) -> Path:
 
 
 def test_a_release_as_recorded_passes(omnibridge: Path, call: Callable[..., tuple[int, str, str]]):
-    assert found(omnibridge) == {"unknown dtype": ["BF16; none is recorded"]}
+    assert found(omnibridge) == {"unknown dtype": ["bfloat16; none is recorded"]}
     code, out, _ = call("doctor", str(omnibridge))
     lines = out.splitlines()
     assert code == 0 and lines[0].startswith("ok       release                   OmniBridge-8B, recorded from xiao-xt")
@@ -208,7 +208,10 @@ def test_bagel_and_janus_at_their_full_sizes(tmp_path: Path):
 
 
 def test_other_data_types_are_told(tmp_path: Path):
-    assert "F16, where the release has BF16" in found(released(tmp_path, "Janus-Pro-1B", "F16"))["warning dtype"][0]
+    assert (
+        "float16, where the release has bfloat16"
+        in found(released(tmp_path, "Janus-Pro-1B", "F16"))["warning dtype"][0]
+    )
     assert "a quantised copy" in found(released(tmp_path, "Janus-Pro-1B", "I8"))["wrong dtype"][0]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from latentbridge.models.stored_tensor import StoredTensor
+
 Rule = tuple[str, str]
 """The authors' pattern and ours: text, in which {...} is a regular expression that stands for the same text on both sides
 and is escaped outside of it. Patterns match at the start of a name, and the rest is kept; one that ends in $ is a whole name."""
@@ -56,9 +58,10 @@ def vae_rules(levels: int, theirs: str = "", ours: str = "") -> list[Rule]:
     return [(theirs + pattern, ours + our_pattern) for pattern, our_pattern in rules]
 
 
-def attention_to_linear(name: str, tensor: Tensor) -> Tensor:
+def attention_to_linear(name: str, tensor: StoredTensor) -> StoredTensor:
     """Return a tensor of an autoencoder of ours; weights of attention are stored as convolutions of one pixel."""
-    return tensor[:, :, 0, 0] if ".attentions." in name and tensor.ndim == 4 else tensor
+    is_convolution = ".attentions." in name and len(tensor.shape) == 4
+    return tensor.converted(lambda values: values[:, :, 0, 0]) if is_convolution else tensor
 
 
 def attention_to_convolution(name: str, tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from latentbridge.errors import UserError
 from latentbridge.files import atomic_write, write_json
 from latentbridge.models.checkpoint import save_tokenizer
-from latentbridge.models.tensors import REDOWNLOAD, read_pickled, read_tensors
+from latentbridge.models.tensors import REDOWNLOAD, open_pickled, open_tensors
 from latentbridge.models.tokenization import load_tokenizer
 
 _COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py", "LICENSE*")
@@ -97,6 +97,7 @@ def _same_words(base: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def _unused_tensors(base: Path, prefixes: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a base release whose names start with one of `prefixes`."""
-    for pattern, read in (("*.safetensors", read_tensors), ("*.pth", read_pickled), ("*.bin", read_pickled)):
+    for pattern, open_file in (("*.safetensors", open_tensors), ("*.pth", open_pickled), ("*.bin", open_pickled)):
         for path in sorted(base.glob(pattern)):
-            yield from ((name, each) for name, each in read(path, REDOWNLOAD).items() if name.startswith(prefixes))
+            stored = open_file(path, REDOWNLOAD)
+            yield from ((name, tensor.read()) for name, tensor in stored.items() if name.startswith(prefixes))

@@ -30,7 +30,7 @@ _OUTLINES: Mapping[str, NetworkConfig] = {
 _TIED = "llm.lm_head.weight"
 """The head of Harmon's language model, which is tied and may be stored or not."""
 _AUTOENCODERS = ("vae.", "encoder.", "decoder.", "gen_vision_model.", "model.vqmodel.")
-_FLOATS = ("BF16", "F16", "F32")
+_FLOATS = ("bfloat16", "float16", "float32")
 _SYSTEM_PROMPT = "You are a helpful assistant."
 """Of Qwen2-VL's chat template."""
 _SCHEDULE = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "steps_offset": 1}

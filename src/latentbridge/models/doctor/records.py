@@ -66,7 +66,7 @@ class ReleaseRecord:
     tokens: Mapping[str, int | None] = field(default_factory=dict)
     """Special tokens and their ids; None for an id that is not recorded."""
     dtype: str = ""
-    """Data type of the published weights, as safetensors names it; empty if unknown."""
+    """Data type of the published weights, such as bfloat16; empty if unknown."""
     drawing: Mapping[str, Any] = field(default_factory=dict)
     """The authors' defaults of drawings, under the names of the model's options."""
     replies: Mapping[str, Any] = field(default_factory=dict)
@@ -103,7 +103,7 @@ RECORDS = (
         tokens={
             name: QWEN_TOKENS[name] for name in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
         },
-        dtype="BF16",
+        dtype="bfloat16",
         drawing={"steps": 50, "guidance": 4.0, "renorm": "global", "interval": (0.4, 1.0), "shift": 3.0},
     ),
     *(
@@ -121,7 +121,7 @@ RECORDS = (
                 "processor_config.json": {"sft_format": "deepseek", "num_image_tokens": 576},
             },
             tokens=dict.fromkeys(_JANUS_TOKENS),
-            dtype="BF16",
+            dtype="bfloat16",
             drawing={"steps": 576, "guidance": 5.0, "temperature": 1.0},
             replies={"max_tokens": 512, "temperature": 0.0},
         )

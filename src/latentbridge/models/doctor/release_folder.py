@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from tokenizers import Tokenizer
 from torch import Size
 
@@ -22,7 +23,7 @@ from latentbridge.models.backbones.recognise import describe_folder
 from latentbridge.models.doctor.records import Family, ReleaseRecord, find_record
 from latentbridge.models.exporting import Layout
 from latentbridge.models.qwen_vl.release import is_qwen_vl
-from latentbridge.models.tensors import REDOWNLOAD, read_header, read_pickled, shard_files
+from latentbridge.models.tensors import REDOWNLOAD, open_pickled, open_tensors, shard_files
 
 _WORDS = "embed_tokens.weight"
 _BRIDGE = "bilm."
@@ -34,7 +35,7 @@ class Outline(NamedTuple):
 
     shape: Size
     dtype: str
-    """The data type as safetensors names it, such as BF16."""
+    """The data type's name, such as bfloat16."""
 
 
 class Token(NamedTuple):
@@ -161,20 +162,12 @@ _WEIGHTS: Mapping[Family, Callable[[Path], Iterator[tuple[Path, str]]]] = {
     "qwen-vl": _safetensors_files,
 }
 """Weight files of a folder, each with the prefix of its tensors' names."""
-_PICKLED_DTYPES = {
-    "torch.bfloat16": "BF16",
-    "torch.float16": "F16",
-    "torch.float32": "F32",
-    "torch.float64": "F64",
-}
 
 
 def _read_outlines(file: Path) -> dict[str, Outline]:
-    if file.suffix == ".safetensors":
-        header = read_header(file, REDOWNLOAD)
-        return {name: Outline(Size(entry["shape"]), entry["dtype"]) for name, entry in header.items()}
-    stored = read_pickled(file)
-    return {
-        name: Outline(tensor.shape, _PICKLED_DTYPES.get(str(tensor.dtype), str(tensor.dtype)))
-        for name, tensor in stored.items()
-    }
+    opened = open_tensors(file, REDOWNLOAD) if file.suffix == ".safetensors" else open_pickled(file)
+    return {name: Outline(tensor.shape, _dtype_name(tensor.dtype)) for name, tensor in opened.items()}
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

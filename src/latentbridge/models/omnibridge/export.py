@@ -7,10 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from latentbridge.config import to_dict
+from latentbridge.errors import UserError
 from latentbridge.models.backbones.release_files import ReleaseFiles
-from latentbridge.models.omnibridge.load_omnibridge import AUTHORS_NAMES, NAMES
+from latentbridge.models.omnibridge.load_omnibridge import AUTHORS_NAMES, NAMES, bridge_config
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.build import build_processor
+from latentbridge.models.stored_tensor import in_memory
 
 _RELEASED = ("backbone.", "projector.", "aligner.", "retrieval.")
 _TIED = "backbone.model.lm_head.weight"
@@ -28,8 +31,10 @@ _TEMPLATE = (
 def release_files(model: OmniBridge, authors: bool) -> ReleaseFiles:
     """Return the language model and the bridge as files, under the authors' names or those of transformers from 4.52.
 
-    A decoder is no part of the release, which takes an unchanged HunyuanDiT; nor is an auxiliary embedding.
+    A decoder is no part of the release, which takes an unchanged HunyuanDiT; nor is an auxiliary embedding. Raise UserError
+    for a bridge that the authors' class cannot be.
     """
+    _check_bridge(model)
     names = AUTHORS_NAMES if authors else NAMES
     tensors: dict[str, Tensor] = {}
     left_out: set[str] = set()
@@ -39,6 +44,20 @@ def release_files(model: OmniBridge, authors: bool) -> ReleaseFiles:
         elif name != _TIED or not model.config.backbone.tied_embeddings:
             tensors[names.to_theirs(name)] = tensor
     return ReleaseFiles({"model.safetensors": tensors}, _configs(model, authors), left_out=tuple(sorted(left_out)))
+
+
+def _check_bridge(model: OmniBridge) -> None:
+    """Raise UserError unless the shapes of a bridge's tensors tell all of its settings, as a loader must find them."""
+    if "bridge" not in model.config.parts:
+        return
+    read = bridge_config({name: in_memory(tensor) for name, tensor in model.state_dict().items()})
+    for part in ("aligner", "retrieval"):
+        ours, found = to_dict(getattr(model.config, part)), to_dict(getattr(read, part))
+        if other := [name for name, value in ours.items() if value != found[name]]:
+            raise UserError(
+                f"No layout of OmniBridge holds this bridge, whose {part}.{other[0]} is {ours[other[0]]} where every release has "
+                f"{found[other[0]]}; export one that was trained from the release's sizes."
+            )
 
 
 def _configs(model: OmniBridge, authors: bool) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.names import NameTable, Rule
+from latentbridge.models.stored_tensor import StoredTensor
 
 MODEL_TYPE = "multi_modality"
 TOWERS = {
@@ -68,16 +68,17 @@ NAMES = NameTable(
 """The authors' names and transformers'; a name that none fits is kept, and then refused as unexpected."""
 
 
-def convert_tensor(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+def convert_tensor(name: str, tensor: StoredTensor) -> Iterator[tuple[str, StoredTensor]]:
     """Yield a stored tensor under its names in transformers' state dict: three for a fused `qkv`, none for an unused one."""
     if name.startswith(UNUSED):
         return
     name = NAMES.to_ours(name)
     if ".self_attn.qkv." in name:
-        for part, chunk in zip("qkv", tensor.chunk(3), strict=True):
-            yield name.replace(".qkv.", f".{part}_proj."), chunk.clone()  # tensors of one storage cannot be saved
+        for index, part in enumerate("qkv"):
+            chunk = tensor.converted(lambda values, index=index: values.chunk(3)[index])
+            yield name.replace(".qkv.", f".{part}_proj."), chunk
     elif name.endswith(".position_embedding.weight"):
-        yield name, tensor.flatten(0, -2)
+        yield name, tensor.converted(lambda values: values.flatten(0, -2))
     else:
         yield name, tensor
 
