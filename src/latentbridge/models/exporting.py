@@ -26,7 +26,7 @@ from latentbridge.models.tensors import read_tensors
 Layout: TypeAlias = Literal["authors", "transformers"]
 _PREFIX = "base_model.model."
 _HOST = "language_model."
-"""Where the module that BAGEL's adapters are named after stands in the model."""
+"""The prefix of the module that BAGEL's adapters are named after."""
 _BAGEL_TARGETS = (
     r"language_model\.model\.layers\.\d+\.(self_attn\.[qkvo]_proj(_moe_gen)?|mlp(_moe_gen)?\.(gate|up|down)_proj)"
 )

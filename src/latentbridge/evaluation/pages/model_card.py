@@ -33,7 +33,7 @@ _COUNTS = ("step", "seconds", "samples", "waiting")
 
 @dataclass(frozen=True)
 class Exported:
-    """What a card says of an export beside its run."""
+    """The facts of an export that a card states beside its run's."""
 
     title: str
     layout: str

@@ -32,7 +32,7 @@ _TIED = "llm.lm_head.weight"
 _AUTOENCODERS = ("vae.", "encoder.", "decoder.", "gen_vision_model.", "model.vqmodel.")
 _FLOATS = ("bfloat16", "float16", "float32")
 _SYSTEM_PROMPT = "You are a helpful assistant."
-"""Of Qwen2-VL's chat template."""
+"""The system prompt of Qwen2-VL's chat template."""
 _SCHEDULE = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "steps_offset": 1}
 """The noise schedule of the decoder, as OmniBridge's authors set it (spec 2.2 step 7)."""
 
