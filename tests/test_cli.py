@@ -30,7 +30,7 @@ VERBS = (
     "index delete", "index compact", "index check", "index info", "index duplicates", "train", "eval",
     "consistency", "reasoning", "compare", "study", "report",
     "quickstart", "reproduce", "version", "data", "data build", "data check", "data convert", "data embed", "data sample",
-    "adapters", "adapters merge", "calibrate", "estimate", "serve", "mcp",
+    "adapters", "adapters merge", "calibrate", "estimate", "doctor", "export", "serve", "mcp",
 )  # fmt: skip
 
 

@@ -20,7 +20,9 @@ from latentbridge.cli import (
     calibrate,
     data,
     describe,
+    doctor,
     estimates,
+    export,
     index,
     measures,
     plan,
@@ -34,6 +36,7 @@ from latentbridge.processes import cores, idle_cores
 
 _SINGLE_PROCESS = (
     "understand", "generate", "edit", "embed", "search", "index", "eval", "loopback", "consistency", "reasoning", "quickstart",
+    "doctor", "export",
 )  # fmt: skip
 """Commands that run a model in this process, on as many threads as cores are idle; training and serving set their own."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -129,6 +132,8 @@ app.command()(runs.train)
 app.command()(estimates.estimate)
 app.command()(plan.plan)
 app.command()(describe.describe)
+app.command()(doctor.doctor)
+app.command()(export.export)
 app.command("eval")(runs.evaluate)
 app.command()(measures.loopback)
 app.command()(measures.consistency)
