@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any
@@ -73,6 +74,11 @@ def has_fast_bfloat16(device: torch.device = CPU) -> bool:
 def device_of(network: nn.Module) -> torch.device:
     """Return the device that a network computes on: that of its weights, unless they wait elsewhere (`models/offload.py`)."""
     return getattr(network, "execution_device", None) or next(network.parameters()).device
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which nothing is cast, on a device that has autocast or not."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

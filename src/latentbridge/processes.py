@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -112,7 +111,14 @@ def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Pat
 
 @contextmanager
 def folder_lock(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on a folder; raises UserError if it is taken and `wait` is off."""
+    """Hold an exclusive lock on a folder; raises UserError if it is taken and `wait` is off, or without POSIX locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        raise UserError(
+            "This command shares a folder between processes by POSIX locks, which this system lacks; use Linux or macOS, "
+            "or WSL on Windows."
+        ) from None
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
+import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +15,20 @@ import typer
 from typer.core import TyperGroup
 
 from latentbridge import SPIN_COUNT
-from latentbridge.cli import adapters, calibrate, data, estimates, index, measures, runs, search, serving, skills
+from latentbridge.cli import (
+    adapters,
+    calibrate,
+    data,
+    describe,
+    estimates,
+    index,
+    measures,
+    plan,
+    runs,
+    search,
+    serving,
+    skills,
+)
 from latentbridge.errors import UserError
 from latentbridge.processes import cores, idle_cores
 
@@ -28,7 +44,10 @@ class _CommandGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                _flush_output()
         except UserError as error:
             _exit(f"error: {' '.join(str(error).split())}", 2)
         except OSError as error:
@@ -38,6 +57,16 @@ class _CommandGroup(TyperGroup):
             _exit(f"error: Cannot write{target} ({error.strerror}); free some space or choose another folder.", 2)
         except KeyboardInterrupt:
             _exit("interrupted", 130)
+
+
+def _flush_output() -> None:
+    """Write what is left of the output, so that a full disk behind `>` is an error of the command."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "w") as nowhere:  # Python tries again at its end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise
 
 
 def _exit(message: str, code: int) -> None:
@@ -62,11 +91,16 @@ def prepare(context: typer.Context) -> None:
       latentbridge understand drawing.png "What is this?"
       latentbridge generate "a red circle left of a blue star" --out out.png
     """
+    for stream in (sys.stdout, sys.stderr):  # ids and captions may have letters that the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Before any library is imported: no network access, and no log messages of the libraries.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it where it is installed
     if context.invoked_subcommand in (*_SINGLE_PROCESS, "train"):
         _set_threads(context.invoked_subcommand)
 
@@ -93,6 +127,8 @@ app.command()(serving.serve)
 app.command()(serving.mcp)
 app.command()(runs.train)
 app.command()(estimates.estimate)
+app.command()(plan.plan)
+app.command()(describe.describe)
 app.command("eval")(runs.evaluate)
 app.command()(measures.loopback)
 app.command()(measures.consistency)

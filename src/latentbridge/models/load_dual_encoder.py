@@ -15,6 +15,7 @@ from latentbridge.files import read_json
 from latentbridge.models.dual_encoder import DualEncoder
 from latentbridge.models.library_logging import quiet
 from latentbridge.models.tensors import describe_mismatch
+from latentbridge.models.weights import AS_STORED, Placement
 
 _BUFFERS = "position_ids"
 """Last part of the names of tensors in older files that transformers computes now."""
@@ -30,8 +31,8 @@ def is_dual_encoder(folder: Path) -> bool:
 
 
 @torch.no_grad()
-def load_dual_encoder(folder: Path) -> DualEncoder:
-    """Load a dual encoder in float32; raise UserError unless its safetensors fit exactly and its features are vectors."""
+def load_dual_encoder(folder: Path, placement: Placement = AS_STORED) -> DualEncoder:
+    """Load a dual encoder, in float32 by default; raise UserError unless its safetensors fit exactly and its features are vectors."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"There is no safetensors model in {folder}; download the safetensors version of the model.")
     try:
@@ -40,7 +41,7 @@ def load_dual_encoder(folder: Path) -> DualEncoder:
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
-                dtype=torch.float32,
+                dtype=placement.dtype or torch.float32,
                 ignore_mismatched_sizes=True,  # reported below; the library's error names no tensor
                 output_loading_info=True,
             )

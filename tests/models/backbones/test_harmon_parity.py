@@ -14,6 +14,7 @@ from latentbridge.models.backbones.harmon.load_harmon import load_harmon
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.harmon.parity import fixture_arrays, fixture_sizes, model_arrays, write_release
 from latentbridge.models.backbones.parity import ArrayDifference, compare_arrays
+from latentbridge.models.weights import Placement
 
 FOLDER = Path(__file__).parents[2] / "golden" / "harmon"
 with safe_open(FOLDER / "expected.safetensors", "pt") as _file:
@@ -45,7 +46,7 @@ def test_an_array_is_the_authors(differences: dict[str, ArrayDifference], name: 
 def harmon(tmp_path_factory: pytest.TempPathFactory) -> Harmon:
     release = tmp_path_factory.mktemp("release")
     write_release(FOLDER, release)
-    return load_harmon(release, [fixture_sizes(FOLDER)], torch.float32)
+    return load_harmon(release, [fixture_sizes(FOLDER)], Placement(torch.float32))
 
 
 MOVES = [
@@ -96,6 +97,6 @@ def test_both_published_layouts_hold_the_same_model(harmon: Harmon, tmp_path: Pa
     for name in ("harmon_tiny.pth", "kl16.ckpt"):
         (tmp_path / name).unlink()
     save_file(tensors, tmp_path / "model.safetensors")
-    state = load_harmon(tmp_path, [fixture_sizes(FOLDER)], torch.float32).state_dict()
+    state = load_harmon(tmp_path, [fixture_sizes(FOLDER)], Placement(torch.float32)).state_dict()
     ours = harmon.state_dict()
     assert state.keys() == ours.keys() and all(torch.equal(state[name], ours[name]) for name in ours)

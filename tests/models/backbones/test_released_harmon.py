@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.models.backbones.release_layouts import PLAIN, harmon_shapes, write_harmon
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config
 
 from latentbridge.config import MarConfig
 from latentbridge.errors import UserError
@@ -27,8 +27,9 @@ from latentbridge.models.backbones.harmon.load_harmon import (
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.harmon.pictures import pad_and_resize
-from latentbridge.models.checkpoint import ASSETS, cast_weights, load
+from latentbridge.models.checkpoint import ASSETS, load
 from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.models.weights import Placement, cast_weights
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation
 
@@ -58,132 +59,36 @@ SIZES = Sizes(
     image_size_px=64,
 )
 EMBEDDINGS = "llm.model.embed_tokens.weight"
-PLAIN = "harmon_1.5b.pth"
 QUICK = {"steps": 2, "denoising_steps": 3}
-
-
-def layer(name: str, out: int, into: int, *kernel: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", (out, into, *kernel)
-    yield f"{name}.bias", (out,)
-
-
-def norm(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from ((f"{name}.{end}", (width,)) for end in ("weight", "bias"))
-
-
-def resnet(name: str, into: int, out: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from norm(f"{name}.norm1", into)
-    yield from layer(f"{name}.conv1", out, into, 3, 3)
-    yield from norm(f"{name}.norm2", out)
-    yield from layer(f"{name}.conv2", out, out, 3, 3)
-    if into != out:
-        yield from layer(f"{name}.nin_shortcut", out, into, 1, 1)
-
-
-def attention(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from norm(f"{name}.norm", width)
-    for part in ("q", "k", "v", "proj_out"):
-        yield from layer(f"{name}.{part}", width, width, 1, 1)
-
-
-def mar_layout() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The names and shapes of MAR's own checkpoint, a grid of 2 x 2 and buffers."""
-    yield "mar.class_emb.weight", (1000, WIDTH)
-    yield "mar.fake_latent", (1, WIDTH)
-    yield "mar.mask_token", (1, 1, WIDTH)
-    yield "mar.encoder_pos_embed_learned", (1, 4 + 3, WIDTH)
-    yield "mar.decoder_pos_embed_learned", (1, 4 + 3, WIDTH)
-    yield "mar.diffusion_pos_embed_learned", (1, 4, WIDTH)
-    yield from layer("mar.z_proj", WIDTH, CHANNELS)
-    yield from norm("mar.z_proj_ln", WIDTH)
-    yield from layer("mar.decoder_embed", WIDTH, WIDTH)
-    for half in ("encoder", "decoder"):
-        yield from norm(f"mar.{half}_norm", WIDTH)
-        block = f"mar.{half}_blocks.0"
-        for one in ("norm1", "norm2"):
-            yield from norm(f"{block}.{one}", WIDTH)
-        yield from layer(f"{block}.attn.qkv", 3 * WIDTH, WIDTH)
-        yield from layer(f"{block}.attn.proj", WIDTH, WIDTH)
-        yield from layer(f"{block}.mlp.fc1", 4 * WIDTH, WIDTH)
-        yield from layer(f"{block}.mlp.fc2", WIDTH, 4 * WIDTH)
-    net = "mar.diffloss.net"
-    yield from layer(f"{net}.time_embed.mlp.0", HEAD, 256)
-    yield from layer(f"{net}.time_embed.mlp.2", HEAD, HEAD)
-    yield from layer(f"{net}.cond_embed", HEAD, WIDTH)
-    yield from layer(f"{net}.input_proj", HEAD, CHANNELS)
-    yield from norm(f"{net}.res_blocks.0.in_ln", HEAD)
-    yield from layer(f"{net}.res_blocks.0.mlp.0", HEAD, HEAD)
-    yield from layer(f"{net}.res_blocks.0.mlp.2", HEAD, HEAD)
-    yield from layer(f"{net}.res_blocks.0.adaLN_modulation.1", 3 * HEAD, HEAD)
-    yield from layer(f"{net}.final_layer.adaLN_modulation.1", 2 * HEAD, HEAD)
-    yield from layer(f"{net}.final_layer.linear", 2 * CHANNELS, HEAD)
-
-
-def vae_layout() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """KL-16 in the names of latent diffusion."""
-    widths = [VAE, VAE, 2 * VAE, 2 * VAE, 4 * VAE]
-    for half, out in (("encoder", 2 * CHANNELS), ("decoder", 3)):
-        edge = widths[0]
-        yield from layer(f"vae.{half}.conv_in", *((edge, 3) if half == "encoder" else (widths[-1], CHANNELS)), 3, 3)
-        yield from norm(f"vae.{half}.norm_out", widths[-1] if half == "encoder" else edge)
-        yield from layer(f"vae.{half}.conv_out", out, widths[-1] if half == "encoder" else edge, 3, 3)
-        for place in ("block_1", "block_2"):
-            yield from resnet(f"vae.{half}.mid.{place}", widths[-1], widths[-1])
-        yield from attention(f"vae.{half}.mid.attn_1", widths[-1])
-    for level, width in enumerate(widths):
-        finer, coarser = widths[max(level - 1, 0)], widths[min(level + 1, 4)]
-        for block in range(2):
-            yield from resnet(f"vae.encoder.down.{level}.block.{block}", width if block else finer, width)
-        for block in range(3):
-            yield from resnet(f"vae.decoder.up.{level}.block.{block}", width if block else coarser, width)
-        if level < 4:
-            yield from layer(f"vae.encoder.down.{level}.downsample.conv", width, width, 3, 3)
-        if level > 0:
-            yield from layer(f"vae.decoder.up.{level}.upsample.conv", width, width, 3, 3)
-    for block in range(2):
-        yield from attention(f"vae.encoder.down.4.attn.{block}", widths[-1])
-    yield from layer("vae.quant_conv", 2 * CHANNELS, 2 * CHANNELS, 1, 1)
-    yield from layer("vae.post_quant_conv", CHANNELS, CHANNELS, 1, 1)
 
 
 @pytest.fixture(scope="module")
 def released() -> dict[str, Tensor]:
     """Random tensors in the released layout; the language model's come from a model of that size."""
-    with torch.device("meta"):
-        words = Qwen2ForCausalLM(SIZES.language_model).state_dict()
-    shapes = {f"llm.{name}": tuple(tensor.shape) for name, tensor in words.items() if name != "lm_head.weight"}
-    shapes |= dict(mar_layout()) | dict(vae_layout())
-    for name, (out, into) in {"proj_in": (32, WIDTH), "proj_out": (WIDTH, 32)}.items():
-        shapes |= dict(layer(f"{name}.0", 32, into)) | dict(layer(f"{name}.2", out, 32))
+    shapes = harmon_shapes(SIZES)
     rng = torch_rng(0, "released")
     return {
         name: torch.randn(shape, generator=rng) * (1 if len(shape) < 2 else shape[1:].numel() ** -0.5)
-        for name, shape in ((name, torch.Size(shape)) for name, shape in shapes.items())
+        for name, shape in shapes.items()
     }
 
 
 @pytest.fixture
 def plain(released: dict[str, Tensor], tmp_path: Path) -> Path:
     """A folder in GitHub's layout."""
-    vae = {name.removeprefix("vae."): tensor for name, tensor in released.items() if name.startswith("vae.")}
-    torch.save({name: tensor for name, tensor in released.items() if not name.startswith("vae.")}, tmp_path / PLAIN)
-    torch.save({"model": vae}, tmp_path / "kl16.ckpt")
-    load_tokenizer(ASSETS / "tokenizer").save_pretrained(tmp_path)
+    write_harmon(released, tmp_path, plain=True)
     return tmp_path
 
 
 @pytest.fixture
 def folder(released: dict[str, Tensor], tmp_path: Path) -> Path:
-    names = sorted(released)
-    for index, part in enumerate((names[::2], names[1::2])):
-        save_file({name: released[name] for name in part}, tmp_path / f"model-{index}.safetensors")
-    load_tokenizer(ASSETS / "tokenizer").save_pretrained(tmp_path)
+    write_harmon(released, tmp_path, plain=False)
     return tmp_path
 
 
 @torch.no_grad()
 def test_a_released_folder_is_read_whole(folder: Path, released: dict[str, Tensor]):
-    harmon = load_harmon(folder, [HARMON_1_5B, SIZES], torch.float32)
+    harmon = load_harmon(folder, [HARMON_1_5B, SIZES], Placement(torch.float32))
     state = harmon.state_dict()
     used = released.keys() - {"mar.class_emb.weight"}
     assert len({convert_key(name) for name in used}) == len(used)
@@ -201,7 +106,7 @@ def test_a_released_folder_is_read_whole(folder: Path, released: dict[str, Tenso
 
 
 def test_the_plain_layout_holds_the_same_model(plain: Path, released: dict[str, Tensor]):
-    state = load_harmon(plain, [SIZES], torch.float32).state_dict()
+    state = load_harmon(plain, [SIZES], Placement(torch.float32)).state_dict()
     used = {convert_key(name): tensor for name, tensor in released.items() if name != "mar.class_emb.weight"}
     assert state.keys() == used.keys() | {"language_model.lm_head.weight"}
     assert all(torch.equal(state[name].flatten(), tensor.flatten()) for name, tensor in used.items())
@@ -261,7 +166,7 @@ def harmon(released: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("release")
     save_file(released, folder / "model.safetensors")
     load_tokenizer(ASSETS / "tokenizer").save_pretrained(folder)
-    return load_harmon(folder, [SIZES], torch.float32)
+    return load_harmon(folder, [SIZES], Placement(torch.float32))
 
 
 def test_defaults_are_the_authors(harmon: Harmon):

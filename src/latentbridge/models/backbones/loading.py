@@ -38,13 +38,14 @@ from latentbridge.models.tensors import describe_mismatch, mismatched_tensors
 from latentbridge.models.tokenization import add_image_markers, load_tokenizer
 from latentbridge.models.trainable import TrainableModel
 from latentbridge.models.unified import UnifiedModel
+from latentbridge.models.weights import AS_STORED, Placement
 
 
 class ReleaseKind(NamedTuple):
-    """The test for, and the loader of, the release folders of one model."""
+    """The test for, and the loader of, the release folders of one model; the loader takes a folder and `placement`."""
 
     holds: Callable[[Path], bool]
-    load: Callable[[Path], UnifiedModel]
+    load: Callable[..., UnifiedModel]
 
 
 RELEASES = (
@@ -59,9 +60,9 @@ UNIFIED = tuple(kind for kind in BUILDERS if kind != "scene")
 """Config kinds of models that understand and generate."""
 
 
-def load_release(folder: Path) -> UnifiedModel | None:
+def load_release(folder: Path, placement: Placement = AS_STORED) -> UnifiedModel | None:
     """Return the model of a release folder, or None if the folder holds no release."""
-    return next((kind.load(folder) for kind in RELEASES if kind.holds(folder)), None)
+    return next((kind.load(folder, placement=placement) for kind in RELEASES if kind.holds(folder)), None)
 
 
 def load_network(source: str | Path, draws: bool = True) -> Network:
@@ -86,8 +87,7 @@ def starting_network(config: NetworkConfig, seed: int, init: Sequence[tuple[str,
     source, words = folders.get("backbone.", whole), ASSETS / "tokenizer"
     if source and isinstance(config, ModelConfig) and config.backbone.vocab_size:
         config, words = replace(config, backbone=_stored_backbone(source, config.backbone)), model_folder(source)
-    if whole and (release := load_release(whole)):
-        release = release.float()
+    if whole and (release := load_release(whole, Placement(torch.float32))):
         check_state_dict(outline(config), release.state_dict(), whole)
         release.config = config
         if isinstance(release, OmniBridge):

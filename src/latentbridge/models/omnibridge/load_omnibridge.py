@@ -16,7 +16,9 @@ from latentbridge.models import tensors
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat
 from latentbridge.models.qwen_vl.release import read_backbone_config
+from latentbridge.models.stored_tensor import StoredTensor
 from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.models.weights import AS_STORED, Placement, assign_weights, empty_weights
 
 _RENAMES = (
     ("model.visual.", "backbone.model.model.visual."),
@@ -46,37 +48,33 @@ def set_compat(model: OmniBridge, compat: Compat) -> None:
         model.retrieval.compat = compat
 
 
-def load_released(folder: Path) -> OmniBridge:
-    """Load a Qwen-VL or OmniBridge from sharded safetensors in bfloat16; raises UserError if any tensor does not fit.
+def load_released(folder: Path, placement: Placement = AS_STORED) -> OmniBridge:
+    """Load a Qwen-VL or OmniBridge from sharded safetensors, in bfloat16 by default; raises UserError if any tensor does not fit.
 
     The image processor of an OmniBridge has the limits of its authors' scripts, not those of its folder (spec 2).
     """
     tokenizer = load_tokenizer(folder)
     backbone = read_backbone_config(folder, tokenizer)
-    stored = {convert_key(name): tensor.bfloat16() for name, tensor in read_tensors(folder).items()}
+    stored = {convert_key(name): tensor for name, tensor in open_tensors(folder).items()}
     if any(name.startswith("aligner.") for name in stored):
         backbone = replace(backbone, release=replace(backbone.release, processor=""))
         config = replace(_bridge_config(stored), backbone=backbone)
     else:
         config = ModelConfig(parts=("backbone",), backbone=backbone)
-    with torch.device("meta"):
+    with empty_weights():
         model = OmniBridge(config, tokenizer)
     if backbone.tied_embeddings:
         stored.setdefault(
             "backbone.model.lm_head.weight", stored["backbone.model.model.language_model.embed_tokens.weight"]
         )
     check_state_dict(model, stored, folder)
-    model.load_state_dict(stored, assign=True)
-    model.backbone.model.tie_weights()
-    for module in model.modules():
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):  # rotary frequencies, in no checkpoint
-            module.__init__(module.config)  # pyright: ignore[reportArgumentType]
+    assign_weights(model, stored, placement, torch.bfloat16)
     if "bridge" in config.parts:
-        _set_release_defaults(model)
+        set_release_defaults(model)
     return model.eval()
 
 
-def _bridge_config(stored: Mapping[str, torch.Tensor]) -> ModelConfig:
+def _bridge_config(stored: Mapping[str, StoredTensor]) -> ModelConfig:
     """Return the sizes of the bridge in a checkpoint, with our names; what no shape tells is OmniBridge-8B's."""
 
     def size(name: str, axis: int) -> int:
@@ -111,31 +109,31 @@ def _bridge_config(stored: Mapping[str, torch.Tensor]) -> ModelConfig:
     return replace(OMNIBRIDGE_8B, aligner=aligner, retrieval=retrieval, text_length=queries)
 
 
-def _set_release_defaults(model: OmniBridge) -> None:
+def set_release_defaults(model: OmniBridge) -> None:
     """Give an OmniBridge the prompts and sampling defaults of its authors' scripts (spec 2.2 step 7, 2.3)."""
     model.templates = prompts.OMNIBRIDGE_RELEASE
     model.drawing_options = replace(model.drawing_options, steps=_STEPS, guidance=_GUIDANCE)
     model.edit_options = replace(model.edit_options, steps=_STEPS, guidance=_GUIDANCE)
 
 
-def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Read all tensors of a folder's safetensors files, or of those that its index names."""
+def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Return the tensors in a folder's safetensors files, or in those that its index names."""
     files = tensors.shard_files(folder, "*.safetensors")
     if not files:
         raise UserError(f"{folder} holds no .safetensors files; download the safetensors version of the checkpoint.")
-    return {name: tensor for path in files for name, tensor in tensors.read_tensors(path, tensors.REDOWNLOAD).items()}
+    return {name: tensor for path in files for name, tensor in tensors.open_tensors(path, tensors.REDOWNLOAD).items()}
 
 
 def tensor_names(folder: Path) -> set[str]:
-    """Return the names of the tensors in a folder's safetensors files without reading the tensors."""
+    """Return the names of the tensors in a folder's safetensors files, of which there may be none."""
     return {
         name
         for path in tensors.shard_files(folder, "*.safetensors")
-        for name in tensors.read_header(path, tensors.REDOWNLOAD)
+        for name in tensors.open_tensors(path, tensors.REDOWNLOAD)
     }
 
 
-def check_state_dict(model: nn.Module, stored: dict[str, torch.Tensor], folder: Path) -> None:
+def check_state_dict(model: nn.Module, stored: tensors.Tensors, folder: Path) -> None:
     """Raise UserError unless the names and shapes of `stored` are exactly the model's."""
     if mismatched := tensors.mismatched_tensors(model.state_dict(), stored):
         raise UserError(f"{folder} does not fit: {tensors.describe_mismatch(mismatched)}.")

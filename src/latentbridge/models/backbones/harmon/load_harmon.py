@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
-from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from latentbridge.config import MarConfig, ReleaseConfig
@@ -24,9 +23,11 @@ from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions, HarmonReplyOptions
 from latentbridge.models.diffusion import Scheduler
-from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, read_tensors, tensor_names
-from latentbridge.models.tensors import read_pickled
+from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, open_tensors, tensor_names
+from latentbridge.models.stored_tensor import StoredTensor
+from latentbridge.models.tensors import open_pickled
 from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.models.weights import AS_STORED, Placement, assign_weights, empty_weights
 
 _GRID = 16
 """Side of the grid of learned positions: 256 px in squares of 16."""
@@ -133,12 +134,12 @@ def is_harmon(source: Path) -> bool:
 
 
 def load_harmon(
-    source: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B), dtype: torch.dtype = torch.bfloat16
+    source: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B), placement: Placement = AS_STORED
 ) -> Harmon:
     """Load a released Harmon from a folder of either layout, or from a `.pth` among others in its folder.
 
-    Every tensor must be known and present. Raise UserError, with nothing loaded, for anything else. Weights are `dtype`, by
-    default that of the authors' configs, the autoencoder's float32.
+    Every tensor must be known and present. Raise UserError, with nothing loaded, for anything else. Weights are by default in
+    bfloat16, as in the authors' configs, the autoencoder's in float32.
     """
     folder = source.parent if source.is_file() else source
     released = _released_tensors(source)
@@ -148,27 +149,21 @@ def load_harmon(
         raise UserError(
             f"{folder} holds no tokenizer.json; download the tokenizer of Qwen/Qwen2.5-1.5B-Instruct into the folder."
         )
-    tokenizer, scheduler = load_tokenizer(folder), _scheduler()  # built outside meta: its schedule is in no checkpoint
-    with torch.device("meta"):
-        harmon = _build(sizes, scheduler, tokenizer)
-    if not torch.equal(stored.setdefault(_TIED, stored[_EMBEDDINGS]), stored[_EMBEDDINGS]):
+    with empty_weights():
+        harmon = _build(sizes, _scheduler(), load_tokenizer(folder))
+    head, words = stored.setdefault(_TIED, stored[_EMBEDDINGS]), stored[_EMBEDDINGS]
+    if head is not words and not (head.shape == words.shape and torch.equal(head.read(), words.read())):
         raise UserError(f"{source} has output embeddings of its own, but Harmon's are tied; download it again.")
-    del stored[_TIED]
-    stored = {
-        name: _convert_tensor(name, tensor).to(torch.float32 if name.startswith("autoencoder.") else dtype)
-        for name, tensor in stored.items()
-    }
-    check_state_dict(harmon, {**stored, _TIED: stored[_EMBEDDINGS]}, folder)
-    harmon.load_state_dict(stored, strict=False, assign=True)  # all but the tied embeddings, by the check above
-    harmon.language_model.tie_weights()
-    rotary = harmon.language_model.model.rotary_emb
-    rotary.__init__(rotary.config)  # frequencies are not in the checkpoint, so they are still on the meta device
+    stored = {name: _convert_tensor(name, tensor) for name, tensor in stored.items()}
+    check_state_dict(harmon, stored, folder)
+    assign_weights(harmon, stored, placement, torch.bfloat16)
     return harmon.eval()
 
 
-def build_harmon_1_5b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
-    """Build Harmon-1.5B with random weights, for pictures of 512 px."""
-    return _build(HARMON_1_5B, _scheduler(), tokenizer, config)
+def build_released_harmon(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
+    """Build Harmon-0.5B or -1.5B with random weights, for pictures of 512 px."""
+    sizes = HARMON_0_5B if config.kind == "harmon-0.5b" else HARMON_1_5B
+    return _build(sizes, _scheduler(), tokenizer, config)
 
 
 def _build(
@@ -187,7 +182,7 @@ def _build(
     )
 
 
-def _find_sizes(stored: Mapping[str, Tensor], known: Sequence[Sizes], source: Path) -> Sizes:
+def _find_sizes(stored: Mapping[str, StoredTensor], known: Sequence[Sizes], source: Path) -> Sizes:
     """Return the known sizes whose language model is as wide as the stored embeddings."""
     embeddings = stored.get(_EMBEDDINGS)
     width = None if embeddings is None else embeddings.shape[-1]
@@ -202,11 +197,11 @@ def _plain_files(source: Path) -> list[Path]:
     return [source] if source.is_file() and source.suffix == ".pth" else sorted(source.glob("harmon*.pth"))
 
 
-def _released_tensors(source: Path) -> dict[str, Tensor]:
+def _released_tensors(source: Path) -> dict[str, StoredTensor]:
     """Return the tensors of either layout under the authors' names, with the autoencoder's as `vae.`."""
     files = _plain_files(source)
     if not files:
-        return read_tensors(source)
+        return open_tensors(source)
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
         raise UserError(f"{source} holds several models ({names}); give the path of one of these files.")
@@ -216,22 +211,21 @@ def _released_tensors(source: Path) -> dict[str, Tensor]:
             f"{files[0].parent} holds {files[0].name} but no {_AUTOENCODER_FILE}; download it from the Hugging Face "
             "repository wusize/harmon into the folder."
         )
-    vae = {f"vae.{name}": tensor for name, tensor in read_pickled(autoencoder).items()}
-    return {**read_pickled(files[0]), **vae}
+    return open_pickled(files[0]) | {f"vae.{name}": tensor for name, tensor in open_pickled(autoencoder).items()}
 
 
-def _convert_tensor(name: str, tensor: Tensor) -> Tensor:
+def _convert_tensor(name: str, tensor: StoredTensor) -> StoredTensor:
     """Return a released tensor in our shape.
 
     Learned positions and tokens lose their leading dimensions of size 1; the autoencoder's attention is a linear layer instead
     of a convolution.
     """
-    if ".attentions." in name and tensor.ndim == 4:
-        return tensor[:, :, 0, 0]
+    if ".attentions." in name and len(tensor.shape) == 4:
+        return tensor.converted(lambda values: values[:, :, 0, 0])
     if name in ("encoder.buffer", "decoder.mask"):
-        return tensor.flatten()
-    if name.endswith("positions") and tensor.ndim == 3:
-        return tensor[0]
+        return tensor.converted(torch.flatten)
+    if name.endswith("positions") and len(tensor.shape) == 3:
+        return tensor.converted(lambda values: values[0])
     return tensor
 
 

@@ -27,6 +27,7 @@ from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions
 from latentbridge.models.backbones.harmon.pictures import pad_and_resize
 from latentbridge.models.pixels import to_pictures
+from latentbridge.models.weights import Placement
 from latentbridge.types import Conversation
 
 TOLERANCE = 1e-5
@@ -43,7 +44,7 @@ def fixture_arrays(folder: Path) -> _Arrays:
     """Yield (name, array, relative tolerance) of each array of a fixture folder, computed here."""
     with TemporaryDirectory() as release:
         write_release(folder, Path(release))
-        harmon = load_harmon(Path(release), [fixture_sizes(folder)], torch.float32)
+        harmon = load_harmon(Path(release), [fixture_sizes(folder)], Placement(torch.float32))
         yield from model_arrays(harmon, folder)
 
 
