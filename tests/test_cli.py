@@ -292,7 +292,11 @@ def test_the_shipped_model_warns_of_what_it_was_not_trained_on(run: Callable[...
     drawn = run("generate", "a cat", "--out", tmp_path / "out.png", "--steps", "1")
     assert drawn.code == 0 and drawn.err == 'warning: "tiny" was not trained on prompts with the word "cat".\n'
     edited = run("edit", photograph, "remove the star", "--out", tmp_path / "out.png", "--steps", "1", "--json")
-    assert json.loads(edited.out)["warnings"][1:] == ["the picture comes back at 64 x 64 px."] and edited.err == ""
+    assert (
+        json.loads(edited.out)["warnings"][1:]
+        == ["the change was drawn at 64 x 64 px and scaled up; the rest keeps its own pixels."]
+        and edited.err == ""
+    )
     walked = run("loopback", photograph, "--rounds", "1", "--json")
     assert json.loads(walked.out)["warnings"] == told[:1]
     embedded = run("embed", photograph, "--text", "zxqv", "--json")
@@ -363,7 +367,10 @@ def test_edit_tells_before_and_after(run: Callable[..., Result], picture: Path, 
     document = json.loads(result.out)
     assert result.code == 0 and result.err == ""
     assert {"before", "after", "changed_share", "seed", "out"} <= document.keys()
-    assert Image.open(out).size == (64, 64)
+    with Image.open(picture) as before, Image.open(out) as after:
+        assert after.size == before.size == (80, 40)
+        changed = (np.asarray(before.convert("RGB")) != np.asarray(after)).any(axis=-1)
+    assert changed.mean() <= document["changed_share"]
 
 
 def test_embed_gives_unit_vectors_both_ways(run: Callable[..., Result], picture: Path, model: Path):
