@@ -12,12 +12,12 @@ import typer
 from typer.core import TyperGroup
 
 from latentbridge import SPIN_COUNT
-from latentbridge.cli import adapters, calibrate, data, estimates, index, measures, runs, search, serving, skills
+from latentbridge.cli import adapters, bench, calibrate, data, estimates, index, measures, runs, search, serving, skills
 from latentbridge.errors import UserError
 from latentbridge.processes import cores, idle_cores
 
 _SINGLE_PROCESS = (
-    "understand", "generate", "edit", "embed", "search", "index", "eval", "loopback", "consistency", "reasoning", "quickstart",
+    "understand", "generate", "edit", "embed", "search", "index", "eval", "loopback", "consistency", "reasoning", "bench", "quickstart",
 )  # fmt: skip
 """Commands that run a model in this process, on as many threads as cores are idle; training and serving set their own."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -97,6 +97,7 @@ app.command("eval")(runs.evaluate)
 app.command()(measures.loopback)
 app.command()(measures.consistency)
 app.command()(measures.reasoning)
+app.command()(bench.bench)
 app.command()(measures.compare)
 app.command()(runs.study)
 app.command()(runs.report)

@@ -305,5 +305,6 @@ def fingerprint(model: torch.nn.Module) -> str:
     """Return a hash of a model's weights, stored with indexes that the model made (`Index.model_fingerprint`)."""
     digest = sha256()
     for tensor in model.state_dict().values():
-        digest.update(tensor.cpu().contiguous().view(-1).numpy().data)
+        # bytes, since NumPy has no bfloat16
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -1,0 +1,121 @@
+"""The command `bench`, which scores a model on a standard benchmark in its published format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latentbridge.cli.arguments import AsJson, ModelName, Seed, check_at_least, check_folder
+from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
+from latentbridge.cli.output import print_json, print_scores
+from latentbridge.errors import UserError
+from latentbridge.evaluation.bench.registry import BENCHMARKS, Card, card
+from latentbridge.sampling_limits import check_sampling
+
+if TYPE_CHECKING:
+    from latentbridge.evaluation.bench.cached_model import CachedModel
+    from latentbridge.evaluation.bench.tools import Tools
+
+
+@with_loading_flags
+def bench(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A benchmark of --list.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List the benchmarks and stop.")] = False,
+    data: Annotated[Path | None, typer.Option("--data", help="The folder of the benchmark's files.")] = None,
+    model: ModelName = "tiny",
+    loading: Loading = AS_RELEASED,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run folder; runs/bench/MODEL/NAME unless given.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Score the first so many items only.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the results that the run folder holds.")] = False,
+    batch: Annotated[int, typer.Option("--batch", help="Items generated at once.")] = 8,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Most tokens of a reply.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps of a picture.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on a standard benchmark.
+
+    Replies and pictures are kept in the run folder by content: interrupted at any moment, --resume loses and repeats
+    nothing, and scoring again generates nothing.
+
+    \b
+    Examples:
+      latentbridge bench --list
+      latentbridge bench mme --data MME_Benchmark_release_version
+      latentbridge bench mmmu --model Janus-Pro-1B --data MMMU --batch 16 --device auto
+      latentbridge bench flickr30k --data flickr30k --limit 100 --json
+      latentbridge bench mme --data MME_Benchmark_release_version --out runs/mme --resume
+    """
+    if show_list:
+        _print_list(as_json)
+        return
+    if name is None or data is None:
+        raise UserError("Give a benchmark and --data FOLDER; `latentbridge bench --list` shows the benchmarks.")
+    chosen = card(name)
+    for option, value in (("--limit", limit), ("--batch", batch), ("--max-tokens", max_tokens)):
+        if value is not None:
+            check_at_least(option, value, 1)
+    check_sampling(seed, steps=1 if steps is None else steps, guidance=1.0, prefix="--")
+    folder = out or Path("runs") / "bench" / Path(model).name / name
+    check_folder(folder)
+    from latentbridge.evaluation.bench.data_folder import DataFolder
+    from latentbridge.evaluation.bench.harness import REPORT, run_benchmark
+    from latentbridge.evaluation.bench.registry import make_benchmark
+
+    files = DataFolder(data)
+    tools = _tools(chosen, model, loading, folder, batch, seed, max_tokens, steps)
+    benchmark = make_benchmark(name)
+    progress = sys.stderr.isatty()
+    report = run_benchmark(
+        name, benchmark, files, tools, folder, limit=limit, resume=resume, progress=progress, model_name=model
+    )
+    if as_json:
+        print_json(report)
+        return
+    print_scores(report["rows"])
+    print(", ".join(f"{count:,} {status}" for status, count in report["counts"].items()))
+    print(folder / REPORT)
+
+
+def _tools(
+    chosen: Card,
+    model: str,
+    loading: Loading,
+    folder: Path,
+    batch: int,
+    seed: int,
+    max_tokens: int | None,
+    steps: int | None,
+) -> Tools:
+    """Load the model under test; raise UserError if it lacks the skill that the benchmark needs."""
+    from latentbridge.evaluation.bench.cached_model import CachedModel
+    from latentbridge.evaluation.bench.tools import Tools
+
+    network = loading.open(model)
+    network.require(chosen.skill)
+    options: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
+    drawing: dict[str, Any] = {} if steps is None else {"steps": steps}
+    generations = folder / "generations"
+    tested: CachedModel = CachedModel(
+        network, generations, batch_size=batch, seed=seed, reply_options=options, drawing_options=drawing
+    )
+    return Tools(tested)
+
+
+def _print_list(as_json: bool) -> None:
+    if as_json:
+        print_json({name: vars(entry) for name, entry in BENCHMARKS.items()})
+        return
+    for name, entry in BENCHMARKS.items():
+        judge = "needs a judge" if entry.needs_judge else "no judge"
+        others = ", ".join(f"--{need}" for need in entry.needs)
+        print(f"{name:<16}{entry.title}; {entry.size}; {judge}{f'; takes {others}' if others else ''}")
+        print(f"{'':<16}{entry.format}")
+        print(f"{'':<16}{entry.licence}; {entry.citation}")
+        if entry.deviations:
+            print(f"{'':<16}differs: {entry.deviations}")

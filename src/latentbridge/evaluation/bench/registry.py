@@ -1,0 +1,142 @@
+"""The benchmarks by name: what `latentbridge bench --list` tells, and where each is implemented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from latentbridge.errors import unknown_name
+
+if TYPE_CHECKING:
+    from latentbridge.evaluation.bench.benchmark import Benchmark
+
+Need = Literal["detector", "colours", "encoder", "vqa", "judge"]
+"""A model beside the one under test, named by the option --NEED."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a researcher must know of a benchmark before it runs."""
+
+    title: str
+    format: str
+    """Files that --data must hold."""
+    size: str
+    licence: str
+    """As its authors state it."""
+    citation: str
+    skill: Literal["understand", "generate", "edit", "embed"]
+    """Skill that the model must have."""
+    implementation: str
+    """Module of this package, and class or factory in it, with an argument after a second colon."""
+    needs: tuple[Need, ...] = ()
+    deviations: str = ""
+    """How scores differ from those of the authors' own code."""
+
+    @property
+    def needs_judge(self) -> bool:
+        return "judge" in self.needs
+
+
+BENCHMARKS: dict[str, Card] = {
+    "mme": Card(
+        "MME",
+        "14 task folders with TASK/*.txt and pictures, or TASK.txt files",
+        "2,374 questions, 1,187 pictures",
+        "research only; pictures as of their sources",
+        "arXiv:2306.13394",
+        "understand",
+        "mme:Mme",
+        deviations="a question without a picture stays in its pair and counts as 0",
+    ),
+    "pope": Card(
+        "POPE",
+        "coco_pope_{random,popular,adversarial}.json (lines) and COCO val2014 pictures, or Parquet",
+        "9,000 questions, 500 pictures",
+        "MIT; pictures: COCO terms",
+        "arXiv:2305.10355",
+        "understand",
+        "pope:Pope",
+        deviations="a reply with neither yes nor no counts as 0, not as yes",
+    ),
+    "mmbench": Card(
+        "MMBench",
+        "MMBench_DEV_EN.tsv or another split with answers (VLMEvalKit)",
+        "4,329 rows of dev EN: 1,164 questions, rotated",
+        "Apache-2.0",
+        "arXiv:2307.06281",
+        "understand",
+        "mmbench:MmBench",
+        deviations="answers by rules (VLMEvalKit's exact matching); unread replies are never guessed",
+    ),
+    "mmstar": Card(
+        "MMStar",
+        "MMStar.tsv (VLMEvalKit) or the authors' Parquet",
+        "1,500 questions",
+        "see its authors",
+        "arXiv:2403.20330",
+        "understand",
+        "mmbench:MmStar",
+    ),
+    "scienceqa": Card(
+        "ScienceQA, test",
+        "problems.json with images/test/ID/, or Parquet",
+        "4,241 questions, 2,017 with a picture",
+        "CC BY-NC-SA 4.0",
+        "arXiv:2209.09513",
+        "understand",
+        "science:ScienceQa",
+    ),
+    "ai2d": Card(
+        "AI2D, test",
+        "Parquet with question, options, answer, image, or AI2D_TEST.tsv (VLMEvalKit)",
+        "3,088 questions",
+        "CC BY-SA",
+        "arXiv:1603.07396",
+        "understand",
+        "science:Ai2d",
+    ),
+    "m3cot": Card(
+        "M3CoT, test",
+        "test.jsonl and pictures, or Parquet",
+        "about 2,300 questions",
+        "see its authors",
+        "arXiv:2405.16473",
+        "understand",
+        "science:M3Cot",
+    ),
+    "mmmu": Card(
+        "MMMU, validation",
+        "Parquet per subject",
+        "900 questions in 30 subjects",
+        "Apache-2.0",
+        "arXiv:2311.16502",
+        "understand",
+        "mmmu:Mmmu",
+        deviations="a reply without a letter counts as 0, where the authors' code draws one at random",
+    ),
+    "mathvista-mc": Card(
+        "MathVista testmini, multiple choice by rules",
+        "Parquet",
+        "540 of 1,000 questions",
+        "CC BY-SA 4.0",
+        "arXiv:2310.02255",
+        "understand",
+        "mathvista:MathVistaChoices",
+        deviations="rules only: no judge, no nearest option",
+    ),
+}
+
+
+def card(name: str) -> Card:
+    """Return the card of a benchmark; raise UserError for an unknown name."""
+    if name not in BENCHMARKS:
+        raise unknown_name("benchmark", name, BENCHMARKS)
+    return BENCHMARKS[name]
+
+
+def make_benchmark(name: str) -> Benchmark[Any]:
+    """Return the benchmark of a name."""
+    module, attribute, *arguments = card(name).implementation.split(":")
+    return getattr(import_module(f"latentbridge.evaluation.bench.{module}"), attribute)(*arguments)

@@ -1,0 +1,200 @@
+"""Tiny folders in the published formats of benchmarks, made of our own pictures and words."""
+
+from __future__ import annotations
+
+import base64
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from latentbridge.data.shapes.render import render
+from latentbridge.data.shapes.scenes import distinct_scenes
+from latentbridge.rng import numpy_rng
+from latentbridge.types import Picture
+
+
+def pictures(count: int) -> list[Picture]:
+    return [render(scene) for scene in distinct_scenes("test", numpy_rng(0, "benchmark samples"), count)]
+
+
+def save(picture: Picture, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+    return path
+
+
+def png(picture: Picture) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def write_tsv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(rows[0])
+    lines = ["\t".join(columns), *("\t".join(str(row.get(c, "")) for c in columns) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def mme(folder: Path) -> Path:
+    """One task in the release's two layouts, one in the tool's: 2 + 2 + 1 pictures."""
+    shown = pictures(5)
+    for number in (0, 1):
+        save(shown[number], folder / "existence" / f"{number}.jpg")
+        lines = "Is there a circle? Please answer yes or no.\tYes\nIs there a dog? Please answer yes or no.\tNo\n"
+        (folder / "existence" / f"{number}.txt").write_text(lines)
+        save(shown[2 + number], folder / "artwork" / "images" / f"{number}.png")
+        (folder / "artwork" / "questions_answers_YN").mkdir(exist_ok=True)
+        (folder / "artwork" / "questions_answers_YN" / f"{number}.txt").write_text(lines)
+    save(shown[4], folder / "code_reasoning" / "0.png")
+    (folder / "code_reasoning.txt").write_text("0.png\tIs it 1?\tYes\n0.png\tIs it 2?\tNo\n")
+    return folder
+
+
+def pope(folder: Path, count: int = 2) -> Path:
+    for number, picture in enumerate(pictures(count)):
+        save(picture, folder / "val2014" / f"COCO_val2014_{number:012d}.jpg")
+    for sampling in ("random", "popular", "adversarial"):
+        rows = [
+            {
+                "question_id": number,
+                "image": f"COCO_val2014_{number // 2:012d}.jpg",
+                "text": "Is there a circle in the image?" if number % 2 == 0 else "Is there a dog in the image?",
+                "label": "no" if number % 2 else "yes",
+            }
+            for number in range(2 * count)
+        ]
+        write_lines(folder / f"coco_pope_{sampling}.json", rows)
+    return folder
+
+
+def mmbench(folder: Path) -> Path:
+    """Two questions, each with its second rotation, whose picture is named by the first row's index."""
+    rows: list[dict[str, Any]] = []
+    for number, picture in enumerate(pictures(2)):
+        common = {"hint": "", "question": "Which shape?", "category": "shape", "C": "", "D": ""}
+        text = base64.b64encode(png(picture)).decode()
+        rows.append({"index": number, **common, "A": "circle", "B": "star", "answer": "A", "image": text})
+        again = {"index": 1_000_000 + number, **common, "A": "star", "B": "circle", "answer": "B", "image": number}
+        rows.append(again)
+    write_tsv(folder / "MMBench_DEV_EN.tsv", sorted(rows, key=lambda row: row["index"]))
+    return folder
+
+
+def mmstar(folder: Path) -> Path:
+    question = "Which?\nOptions: A: one, two, B: three, C: four, D: five"
+    rows = [
+        {
+            "index": n,
+            "question": question,
+            "image": png(p),
+            "answer": "A",
+            "category": "math",
+            "l2_category": "geometry",
+        }
+        for n, p in enumerate(pictures(2))
+    ]
+    write_parquet(folder / "mmstar.parquet", rows)
+    return folder
+
+
+def scienceqa(folder: Path) -> Path:
+    common = {
+        "question": "Which?",
+        "choices": ["a rock", "a star"],
+        "answer": 1,
+        "hint": "",
+        "subject": "natural science",
+    }
+    problems = {
+        "1": {**common, "image": "image.png", "split": "test"},
+        "2": {**common, "image": None, "split": "test", "hint": "Stars shine."},
+        "3": {**common, "image": "image.png", "split": "train"},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "problems.json").write_text(json.dumps(problems))
+    save(pictures(1)[0], folder / "images" / "test" / "1" / "image.png")
+    return folder
+
+
+def ai2d(folder: Path) -> Path:
+    rows = [
+        {
+            "question": "What eats A?",
+            "options": ["fox", "owl"],
+            "answer": str(n),
+            "image": {"bytes": png(p), "path": ""},
+        }
+        for n, p in enumerate(pictures(2))
+    ]
+    write_parquet(folder / "data" / "test-00000-of-00001.parquet", rows)
+    return folder
+
+
+def m3cot(folder: Path) -> Path:
+    rows = [
+        {
+            "id": f"science-{n}", "question": "Which?", "context": "", "choices": ["one", "two", "three"], "answer": "C",
+            "domain": "science", "topic": "physics", "image": f"images/{n}.png",
+        }
+        for n in range(2)
+    ]  # fmt: skip
+    for number, picture in enumerate(pictures(2)):
+        save(picture, folder / "images" / f"{number}.png")
+    write_lines(folder / "test.jsonl", rows)
+    return folder
+
+
+def mmmu(folder: Path) -> Path:
+    """A lettered question whose second picture is in an option, and an open one with two answers."""
+    one, two = ({"bytes": png(picture), "path": "x.png"} for picture in pictures(2))
+    rows = [
+        {
+            "id": "validation_Art_1", "question": "What is <image 1>?", "options": "['a star', '<image 2>']",
+            "answer": "B", "question_type": "multiple-choice", "image_1": one, "image_2": two,
+        },
+        {
+            "id": "validation_Art_2", "question": "How many in <image 1>?", "options": "[]",
+            "answer": "['3', 'three']", "question_type": "open", "image_1": one, "image_2": None,
+        },
+    ]  # fmt: skip
+    write_parquet(folder / "Art" / "validation-00000-of-00001.parquet", rows)
+    return folder
+
+
+def mathvista(folder: Path) -> Path:
+    common = {"unit": None, "precision": None, "answer_type": "text", "metadata": {"task": "figure question answering"}}
+    shown = [{"bytes": png(picture), "path": ""} for picture in pictures(2)]
+    query = "Hint: Please answer the question and provide the correct option letter at the end.\nQuestion: Which?"
+    rows = [
+        {"pid": "1", "question": "Which?", "query": f"{query}\nChoices:\n(A) yes\n(B) no", "choices": ["yes", "no"],
+         "answer": "no", "question_type": "multi_choice", "image": "images/1.jpg", "decoded_image": shown[0], **common},
+        {"pid": "2", "question": "How many?", "query": "How many?", "choices": None, "answer": "4",
+         "question_type": "free_form", "image": "images/2.jpg", "decoded_image": shown[1], **common},
+    ]  # fmt: skip
+    write_parquet(folder / "data" / "testmini-00000-of-00001.parquet", rows)
+    return folder
+
+
+QUESTIONS = {
+    "mme": mme, "pope": pope, "mmbench": mmbench, "mmstar": mmstar, "scienceqa": scienceqa, "ai2d": ai2d,
+    "m3cot": m3cot, "mmmu": mmmu, "mathvista-mc": mathvista,
+}  # fmt: skip
