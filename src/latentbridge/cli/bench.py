@@ -64,8 +64,9 @@ def bench(
     folder = out or Path("runs") / "bench" / Path(model).name / name
     check_folder(folder)
     from latentbridge.evaluation.bench.data_folder import DataFolder
-    from latentbridge.evaluation.bench.harness import REPORT, run_benchmark
+    from latentbridge.evaluation.bench.harness import run_benchmark
     from latentbridge.evaluation.bench.registry import make_benchmark
+    from latentbridge.evaluation.compare import BENCH_REPORT
 
     files = DataFolder(data)
     tools = _tools(chosen, model, loading, folder, batch, seed, max_tokens, steps)
@@ -79,7 +80,7 @@ def bench(
         return
     print_scores(report["rows"])
     print(", ".join(f"{count:,} {status}" for status, count in report["counts"].items()))
-    print(folder / REPORT)
+    print(folder / BENCH_REPORT)
 
 
 def _tools(

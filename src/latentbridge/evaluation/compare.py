@@ -12,8 +12,10 @@ from latentbridge.evaluation.metrics import Unit, outcome_values
 from latentbridge.evaluation.statistics import fisher_exact, holm, mcnemar, permutation_test
 from latentbridge.files import read_json
 
-REPORTS = ("scores.json", "consistency.json", "loopback.json", "reasoning.json", "bench.json")
-"""Names of the reports of `eval`, `consistency`, `loopback`, `reasoning` and `bench`, in the order in which they are shown."""
+REPORTS = ("scores.json", "consistency.json", "loopback.json", "reasoning.json")
+"""File names of the reports of `eval`, `consistency`, `loopback` and `reasoning`, in the order in which they are shown."""
+BENCH_REPORT = "bench.json"
+"""File name of the report of `bench`, shown last."""
 SAME_FOR_BOTH = (
     "world",
     "size",
@@ -55,7 +57,7 @@ def compare(before: Path, after: Path) -> list[Difference]:
     for numbers. Otherwise Fisher's exact test compares the shares as of different items. A difference that is not significant
     at `LEVEL` after Holm's correction over all measures is "noise".
     """
-    reports = {name: (_report(before, name), _report(after, name)) for name in REPORTS}
+    reports = {name: (_report(before, name), _report(after, name)) for name in (*REPORTS, BENCH_REPORT)}
     shared = {name: (a, b) for name, (a, b) in reports.items() if a is not None and b is not None}
     if not shared:
         raise UserError(

@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -198,3 +199,63 @@ QUESTIONS = {
     "mme": mme, "pope": pope, "mmbench": mmbench, "mmstar": mmstar, "scienceqa": scienceqa, "ai2d": ai2d,
     "m3cot": m3cot, "mmmu": mmmu, "mathvista-mc": mathvista,
 }  # fmt: skip
+
+
+def karpathy(folder: Path, name: str) -> Path:
+    """Three test pictures of five or six captions, and one of another split."""
+    rows: list[dict[str, Any]] = []
+    for number, picture in enumerate(pictures(4)):
+        save(picture, folder / "val2014" / f"{number}.jpg")
+        ids = [10 * number + place for place in range(6 if number == 1 else 5)]
+        rows.append(
+            {
+                "filepath": "val2014", "filename": f"{number}.jpg", "cocoid": number, "sentids": ids,
+                "split": "train" if number == 3 else "test",
+                "sentences": [{"raw": f"a thing {id}", "sentid": id, "tokens": [], "imgid": number} for id in ids],
+            }
+        )  # fmt: skip
+    (folder / f"dataset_{name}.json").write_text(json.dumps({"dataset": name, "images": rows}))
+    return folder
+
+
+def eccv(folder: Path) -> Path:
+    karpathy(folder, "coco")
+    (folder / "eccv_image_to_caption.json").write_text(json.dumps({"0": [0, 1, 10], "2": [20]}))
+    (folder / "eccv_caption_to_image.json").write_text(json.dumps({"0": [0, 1], "20": [2]}))
+    np.save(folder / "coco_test_ids.npy", np.array([0, 1, 2, 3, 4, 10, 11, 12, 13, 15, 20, 21, 22, 23, 24]))
+    return folder
+
+
+def cirr(folder: Path) -> Path:
+    names = {f"dev-{n}": f"./dev/dev-{n}.png" for n in range(7)}
+    for picture, path in zip(pictures(7), names.values(), strict=True):
+        save(picture, folder / path)
+    members = [f"dev-{n}" for n in range(6)]
+    rows = [
+        {"pairid": 100 + n, "reference": f"dev-{n}", "target_hard": f"dev-{n + 1}", "target_soft": {f"dev-{n + 1}": 1.0},
+         "caption": "Show one circle more", "img_set": {"id": 1, "members": members}}
+        for n in range(2)
+    ]  # fmt: skip
+    (folder / "cap.rc2.val.json").write_text(json.dumps(rows))
+    (folder / "split.rc2.val.json").write_text(json.dumps(names))
+    return folder
+
+
+def fashioniq(folder: Path) -> Path:
+    for offset, kind in enumerate(("dress", "shirt")):
+        names = [f"B{offset}{n}" for n in range(3)]
+        for number, name in enumerate(names):
+            save(pictures(6)[3 * offset + number], folder / "images" / f"{name}.{'png' if number else 'jpg'}")
+        row = {"target": names[1], "candidate": names[0], "captions": ["is shorter.", "has a star"]}
+        (folder / f"cap.{kind}.val.json").write_text(json.dumps([row]))
+        (folder / f"split.{kind}.val.json").write_text(json.dumps(names))
+    return folder
+
+
+RETRIEVAL = {
+    "flickr30k": lambda folder: karpathy(folder, "flickr30k"),
+    "coco": lambda folder: karpathy(folder, "coco"),
+    "eccv-caption": eccv,
+    "cirr": cirr,
+    "fashioniq": fashioniq,
+}

@@ -11,6 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from latentbridge.errors import UserError
 from latentbridge.files import file_digest
 
@@ -59,6 +61,10 @@ class DataFolder:
             return json.loads(self.text(path))
         except ValueError as error:
             raise UserError(f"{path} is no JSON ({error}); download it again.") from error
+
+    def array(self, path: Path) -> np.ndarray:
+        """Return an .npy file."""
+        return np.load(self._record(path), allow_pickle=False)
 
     def rows(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yield the rows of a .parquet, .tsv, .csv, .jsonl or .json file; JSON may also hold one object a line."""

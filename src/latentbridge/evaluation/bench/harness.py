@@ -19,13 +19,14 @@ from latentbridge.evaluation.bench.benchmark import STATUSES, Benchmark, Result
 from latentbridge.evaluation.bench.data_folder import DataFolder
 from latentbridge.evaluation.bench.json_log import JsonLog
 from latentbridge.evaluation.bench.tools import Tools
+from latentbridge.evaluation.compare import BENCH_REPORT
 from latentbridge.evaluation.run import make_report
 from latentbridge.evaluation.shapes import batched
 from latentbridge.files import read_json, write_json
 from latentbridge.processes import folder_lock
 from latentbridge.run_folder import describe_environment
 
-REPORT, RESULTS, CONDITIONS = "bench.json", "results.jsonl", "conditions.json"
+RESULTS, CONDITIONS = "results.jsonl", "conditions.json"
 _NAMED = 20
 """Most items named in the report per status that counts as 0; `results.jsonl` names all."""
 
@@ -79,7 +80,7 @@ def run_benchmark(
                 bar.update(len(part))
         results = [_read_result(log.records[item.id]) for item in items]
         report = _report(benchmark, results, stated)
-        write_json(out / REPORT, report)
+        write_json(out / BENCH_REPORT, report)
     return report
 
 
