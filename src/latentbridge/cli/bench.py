@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,13 @@ def bench(
     batch: Annotated[int, typer.Option("--batch", help="Items generated at once.")] = 8,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Most tokens of a reply.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps of a picture.")] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option("--encoder", help='Grades pictures: "dinov2:FOLDER", clip, longclip, siglip, dinov3; repeatable.'),
+    ] = None,
+    detector: Annotated[Path | None, typer.Option("--detector", help="Folder of a transformers detector.")] = None,
+    colours: Annotated[Path | None, typer.Option("--colours", help="Folder of a CLIP that tells colours.")] = None,
+    vqa: Annotated[str | None, typer.Option("--vqa", help="Model that answers questions about pictures.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +77,12 @@ def bench(
     from latentbridge.evaluation.compare import BENCH_REPORT
 
     files = DataFolder(data)
+    graders = {"encoder": encoder, "detector": detector, "colours": colours, "vqa": vqa}
+    for need in chosen.needs:
+        if not graders[need]:
+            raise UserError(f"{name} needs a grading model; name it with --{need}.")
     tools = _tools(chosen, model, loading, folder, batch, seed, max_tokens, steps)
+    tools = _with_graders(tools, loading, folder, graders)
     benchmark = make_benchmark(name)
     progress = sys.stderr.isatty()
     report = run_benchmark(
@@ -106,6 +119,24 @@ def _tools(
         network, generations, batch_size=batch, seed=seed, reply_options=options, drawing_options=drawing
     )
     return Tools(tested)
+
+
+def _with_graders(tools: Tools, loading: Loading, folder: Path, graders: dict[str, Any]) -> Tools:
+    """Load the grading models that are named."""
+    from latentbridge.evaluation.bench.cached_model import CachedModel
+    from latentbridge.evaluation.bench.detector import Detector
+    from latentbridge.evaluation.bench.encoders import load_encoder
+    from latentbridge.models.teachers import load_teacher
+
+    loaded: dict[str, Any] = {"encoders": [load_encoder(source) for source in graders["encoder"] or ()]}
+    if graders["detector"]:
+        loaded["detector"] = Detector(graders["detector"])
+    if graders["colours"]:
+        loaded["colours"] = load_teacher(f"clip:{graders['colours']}")
+    if graders["vqa"]:
+        batch = tools.model.batch_size
+        loaded["vqa"] = CachedModel(loading.open(graders["vqa"]), folder / "generations-vqa", batch_size=batch)
+    return replace(tools, **loaded)
 
 
 def _print_list(as_json: bool) -> None:

@@ -25,7 +25,7 @@ def two_models(request: pytest.FixtureRequest, tiny, small_janus):
 def tools_of(tmp_path: Path) -> Callable[..., Tools]:
     def build(model, folder: str = "generations", **others) -> Tools:
         cached = CachedModel(
-            model, tmp_path / folder, batch_size=4, reply_options={"max_tokens": 5}, drawing_options={"steps": 1}
+            model, tmp_path / folder, batch_size=4, reply_options={"max_tokens": 5}, drawing_options={"steps": 2}
         )
         return Tools(cached, **others)
 

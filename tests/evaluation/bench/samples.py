@@ -259,3 +259,73 @@ RETRIEVAL = {
     "cirr": cirr,
     "fashioniq": fashioniq,
 }
+
+
+def geneval(folder: Path) -> Path:
+    rows = [
+        {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
+        {"tag": "counting", "include": [{"class": "tv remote", "count": 2}], "exclude": [{"class": "tv remote", "count": 3}],
+         "prompt": "a photo of two tv remotes"},
+    ]  # fmt: skip
+    write_lines(folder / "evaluation_metadata.jsonl", rows)
+    return folder
+
+
+def geneval2(folder: Path) -> Path:
+    row = {
+        "prompt": "two red stars", "atom_count": 3, "skills": ["count", "attribute", "object"],
+        "vqa_list": [["How many stars are in the image?", "two"], ["Are the stars red?", "Yes"], ["Are there any stars in the image?", "Yes"]],
+    }  # fmt: skip
+    write_lines(folder / "geneval2_data.jsonl", [row])
+    return folder
+
+
+def dpg(folder: Path) -> Path:
+    """Two prompts; the first row of the file is the first question of the first."""
+    lines = [
+        "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,question_natural_language",
+        'p1,"a red star, left",,1,0,entity,whole,entity - whole (star),Is there a star?',
+        'p1,"a red star, left",,2,1,attribute,color,"attribute - color (star, red)",Is the star red?',
+        "p2,a circle,,1,0,entity,whole,entity - whole (circle),Is there a circle?",
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dpg_bench.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def mjhq(folder: Path) -> Path:
+    rows = {f"a{n}": {"category": "art", "prompt": f"{n} circles"} for n in range(3)}
+    for id, picture in zip(rows, pictures(3), strict=True):
+        save(picture, folder / "mjhq30k_imgs" / "art" / f"{id}.jpg")
+    (folder / "meta_data.json").write_text(json.dumps(rows))
+    return folder
+
+
+def unified_bench(folder: Path) -> Path:
+    for number, picture in enumerate(pictures(2)):
+        save(picture, folder / "Image" / f"{number}.jpg")
+    return folder
+
+
+def realunify(folder: Path) -> Path:
+    common = {
+        "question": "Which?",
+        "option": ["one", "two"],
+        "evaluation_prompt": "Which?\nA. one\nB. two",
+        "answer": "B",
+    }
+    rows = [
+        {"index": n, "task_type": "mental_tracking", "input_image": f"./image/t/{n}.png", "edit_prompt": "remove the star", **common}
+        for n in range(2)
+    ]  # fmt: skip
+    for number, picture in enumerate(pictures(2)):
+        save(picture, folder / "image" / "t" / f"{number}.png")
+    for way in ("direct", "step"):
+        (folder / f"GEU_{way}.json").write_text(json.dumps(rows))
+    return folder
+
+
+GENERATION = {
+    "geneval": geneval, "geneval2": geneval2, "dpg-bench": dpg, "mjhq": mjhq, "unified-bench": unified_bench,
+    "realunify-direct": realunify, "realunify-step": realunify,
+}  # fmt: skip

@@ -73,6 +73,9 @@ class Benchmark(ABC, Generic[ItemT]):
     def evaluate(self, items: Sequence[ItemT], tools: Tools) -> list[Result]:
         """Return the result of each item of a batch, in order."""
 
+    def finish(self, items: Sequence[ItemT], results: Sequence[Result], tools: Tools) -> None:
+        """Measure what no item has by itself, such as a distance of distributions; `aggregate` follows."""
+
     @abstractmethod
     def aggregate(self, results: Sequence[Result]) -> list[Score]:
         """Return the scores over the results of all items, in the order of `load`."""
@@ -86,9 +89,9 @@ def judged(id: str, answer: str | None, truth: str, reply: str, group: str = "")
     return Result(id, "right" if right else "wrong", float(right), answer, truth, group)
 
 
-def missing(id: str, reason: str, truth: str = "", group: str = "") -> Result:
-    """Return the result of an item without a reply or picture."""
-    return Result(id, "missing", 0.0, "", truth, group, reason)
+def missing(id: str, reason: str, truth: str = "", group: str = "", measures: dict[str, float] | None = None) -> Result:
+    """Return the result of an item without a reply or picture; `measures` keep what it would have counted for."""
+    return Result(id, "missing", 0.0, "", truth, group, reason, measures or {})
 
 
 def complete_groups(items: Sequence[ItemT], keys: Sequence[str], limit: int) -> list[ItemT]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 
 from latentbridge.data.stores.embeddings import EmbeddingStore
@@ -18,8 +19,10 @@ from latentbridge.evaluation.bench.json_log import JsonLog
 from latentbridge.evaluation.bench.pictures import PictureReader, PictureSource
 from latentbridge.files import atomic_write
 from latentbridge.images import open_picture
-from latentbridge.models.checkpoint import fingerprint
+from latentbridge.models.checkpoint import as_trainable, fingerprint
 from latentbridge.models.options import with_options
+from latentbridge.models.tokenization import encode
+from latentbridge.models.trainable import TrainableModel
 from latentbridge.models.unified import CHAT_PURPOSE, UnifiedModel
 from latentbridge.rng import torch_rng
 from latentbridge.types import Conversation, EmbeddingSpace, Picture
@@ -80,6 +83,7 @@ class CachedModel:
         self.generated = 0
         """Number of replies, pictures and embeddings made since this was built; what was kept does not count."""
         self._replies = JsonLog(folder / "replies.jsonl", "key")
+        self._shares = JsonLog(folder / "probabilities.jsonl", "key")
         self._embeddings: EmbeddingStore | None = None
 
     def reply(self, questions: Sequence[Question], **options: Any) -> list[str | Failure]:
@@ -103,15 +107,41 @@ class CachedModel:
         jobs = [self._job(question, question.prompt, question.pictures, content) for question in questions]
         return self._run(jobs, kept, make, keep)
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], **options: Any) -> list[Picture | Failure]:
-        """Return a picture for each prompt and seed; prompts are drawn as they are, or as the model completes them."""
+    def probabilities(
+        self, questions: Sequence[Question], candidates: Sequence[Sequence[str]]
+    ) -> list[list[float] | Failure]:
+        """Return the probability of each candidate reply to each question, among its candidates."""
+        model = as_trainable(self.model)
+
+        def make(jobs: Sequence[_Job[tuple[Question, Sequence[str]]]]) -> list[list[float]]:
+            return [_candidate_shares(model, self._conversation(job.content[0]), job.content[1]) for job in jobs]
+
+        def keep(keys: Sequence[str], shares: Sequence[list[float]]) -> None:
+            self._shares.append({"key": key, "shares": row} for key, row in zip(keys, shares, strict=True))
+
+        def kept(key: str) -> list[float] | None:
+            return self._shares.records[key]["shares"] if key in self._shares else None
+
+        jobs = [
+            self._job((question, replies), question.prompt, question.pictures, {"skill": "choose", "replies": replies})
+            for question, replies in zip(questions, candidates, strict=True)
+        ]
+        return self._run(jobs, kept, make, keep)
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], rewrite: bool = True, **options: Any
+    ) -> list[Picture | Failure]:
+        """Return a picture for each prompt and seed; with `rewrite` a model that completes prompts does so."""
         self.model.require("generate")
         given = {**options, **self.drawing_options}
-        content = {"skill": "generate", "options": asdict(with_options(self.model.drawing_options, given))}
+        resolved = asdict(with_options(self.model.drawing_options, given))
+        content = {"skill": "generate", "options": resolved, "rewrite": rewrite}
 
         def make(jobs: Sequence[_Job[tuple[str, int]]]) -> list[Picture]:
             texts, numbers = zip(*(job.content for job in jobs), strict=True)
-            return [result.picture for result in self.model.generate(list(texts), list(numbers), **given)]
+            return [
+                result.picture for result in self.model.generate(list(texts), list(numbers), rewrite=rewrite, **given)
+            ]
 
         rows = zip(prompts, seeds, strict=True)
         jobs = [self._job((prompt, seed), prompt, (), {**content, "seed": seed}) for prompt, seed in rows]
@@ -237,3 +267,15 @@ class CachedModel:
             space = EmbeddingSpace(identity, self.model.embedding_size, "unit")
             self._embeddings = EmbeddingStore(self.folder / f"embeddings-{identity}", space)
         return self._embeddings
+
+
+@torch.no_grad()
+def _candidate_shares(model: TrainableModel, conversation: Conversation, replies: Sequence[str]) -> list[float]:
+    """Return the probability of each reply as a whole, end of turn included, divided by their sum."""
+    prompt = conversation.turns[0][0]
+    logs: list[float] = []
+    for reply in replies:
+        loss = model.understanding_loss([replace(conversation, turns=((prompt, reply),))])
+        logs.append(-float(loss) * (len(encode(model.tokenizer, reply)) + 1))
+    shares = np.exp(np.array(logs) - max(logs))
+    return (shares / shares.sum()).tolist()

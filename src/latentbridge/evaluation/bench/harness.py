@@ -64,6 +64,7 @@ def run_benchmark(
         **tools.model.identity,
         "seed": tools.model.seed,
         "options": {"reply": tools.model.reply_options, "drawing": tools.model.drawing_options},
+        **tools.describe(),
         **conditions,
     }
     with folder_lock(out, wait=False):
@@ -79,6 +80,7 @@ def run_benchmark(
                 log.append(result.to_dict() for result in results)
                 bar.update(len(part))
         results = [_read_result(log.records[item.id]) for item in items]
+        benchmark.finish(items, results, tools)
         report = _report(benchmark, results, stated)
         write_json(out / BENCH_REPORT, report)
     return report

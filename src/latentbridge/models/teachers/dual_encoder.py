@@ -68,7 +68,7 @@ class _FromFolder(DualEncoderTeacher):
         if report["missing_keys"]:
             first = min(report["missing_keys"])
             raise UserError(f"{folder} is no {kind} model: {first} is missing; give the folder of one.")
-        super().__init__(DualEncoder(model, processor, tokenizer, self.tokens), f"{kind}:{_digest(path)}")
+        super().__init__(DualEncoder(model, processor, tokenizer, self.tokens), f"{kind}:{folder_digest(path)}")
 
 
 class Clip(_FromFolder):
@@ -98,7 +98,7 @@ class Scene(DualEncoderTeacher):
         super().__init__(network, f"scene:{fingerprint(network)}")
 
 
-def _digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """Return a hash of the files in a model folder that determine its embeddings."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.suffix in _DIGEST_SUFFIXES):
