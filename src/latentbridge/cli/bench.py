@@ -43,6 +43,13 @@ def bench(
     detector: Annotated[Path | None, typer.Option("--detector", help="Folder of a transformers detector.")] = None,
     colours: Annotated[Path | None, typer.Option("--colours", help="Folder of a CLIP that tells colours.")] = None,
     vqa: Annotated[str | None, typer.Option("--vqa", help="Model that answers questions about pictures.")] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", metavar="URL", help="OpenAI-compatible endpoint, such as http://host/v1.")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option("--judge-model", help="Name of the judge.")] = None,
+    judge_prices: Annotated[
+        tuple[float, float] | None, typer.Option("--judge-prices", help="Dollars per million tokens read and written.")
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -77,12 +84,14 @@ def bench(
     from latentbridge.evaluation.compare import BENCH_REPORT
 
     files = DataFolder(data)
-    graders = {"encoder": encoder, "detector": detector, "colours": colours, "vqa": vqa}
+    if judge and not judge_model:
+        raise UserError("Name the judge that --judge serves with --judge-model.")
+    graders = {"encoder": encoder, "detector": detector, "colours": colours, "vqa": vqa, "judge": judge}
     for need in chosen.needs:
         if not graders[need]:
             raise UserError(f"{name} needs a grading model; name it with --{need}.")
     tools = _tools(chosen, model, loading, folder, batch, seed, max_tokens, steps)
-    tools = _with_graders(tools, loading, folder, graders)
+    tools = _with_graders(tools, loading, folder, {**graders, "judge_model": judge_model, "judge_prices": judge_prices})
     benchmark = make_benchmark(name)
     progress = sys.stderr.isatty()
     report = run_benchmark(
@@ -126,6 +135,7 @@ def _with_graders(tools: Tools, loading: Loading, folder: Path, graders: dict[st
     from latentbridge.evaluation.bench.cached_model import CachedModel
     from latentbridge.evaluation.bench.detector import Detector
     from latentbridge.evaluation.bench.encoders import load_encoder
+    from latentbridge.evaluation.bench.judge import Judge
     from latentbridge.models.teachers import load_teacher
 
     loaded: dict[str, Any] = {"encoders": [load_encoder(source) for source in graders["encoder"] or ()]}
@@ -136,6 +146,8 @@ def _with_graders(tools: Tools, loading: Loading, folder: Path, graders: dict[st
     if graders["vqa"]:
         batch = tools.model.batch_size
         loaded["vqa"] = CachedModel(loading.open(graders["vqa"]), folder / "generations-vqa", batch_size=batch)
+    if graders["judge"]:
+        loaded["judge"] = Judge(graders["judge"], graders["judge_model"], folder / "judge", graders["judge_prices"])
     return replace(tools, **loaded)
 
 

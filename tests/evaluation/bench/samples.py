@@ -329,3 +329,64 @@ GENERATION = {
     "geneval": geneval, "geneval2": geneval2, "dpg-bench": dpg, "mjhq": mjhq, "unified-bench": unified_bench,
     "realunify-direct": realunify, "realunify-step": realunify,
 }  # fmt: skip
+
+
+def wise(folder: Path, end: str = "") -> Path:
+    rows = [
+        {"Prompt": "the largest planet", "Explanation": "Jupiter", "Category": "x", "Subcategory": "y", "prompt_id": n}
+        for n in (568, 401)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"spatio-temporal_reasoning{end}.json").write_text(json.dumps(rows))
+    return folder
+
+
+def imgedit(folder: Path) -> Path:
+    rows = {str(n): {"id": f"animal/{n}.jpg", "prompt": "make it red", "edit_type": "adjust"} for n in range(2)}
+    for number, picture in enumerate(pictures(2)):
+        save(picture, folder / "animal" / f"{number}.jpg")
+    (folder / "basic_edit.json").write_text(json.dumps(rows))
+    (folder / "prompts.json").write_text(json.dumps({"adjust": "Grade this edit: <edit_prompt>"}))
+    return folder
+
+
+def gedit(folder: Path) -> Path:
+    rows = [
+        {"key": f"k{n}", "task_type": "color_alter", "instruction": "make it red", "instruction_language": language,
+         "Intersection_exist": True, "input_image": {"bytes": png(picture), "path": ""}}
+        for n, (language, picture) in enumerate(zip(("en", "cn"), pictures(2), strict=True))
+    ]  # fmt: skip
+    write_parquet(folder / "data.parquet", rows)
+    return folder
+
+
+def ueval(folder: Path) -> Path:
+    rubric = {"criterion": "It is red.", "tags": ["x"]}
+    row = {
+        "id": "1", "prompt": "How do I draw a star?", "task_type": "art", "question_type": "open",
+        "text_rubrics": [rubric, {"criterion": "It is blue.", "tags": ["x"]}], "image_rubrics": [{**rubric, "type": "y"}],
+    }  # fmt: skip
+    write_parquet(folder / "data" / "test-00000-of-00001.parquet", [row])
+    return folder
+
+
+def mmvet(folder: Path) -> Path:
+    rows = {
+        f"v1_{n}": {"imagename": f"v1_{n}.png", "question": "What is x?", "answer": "-1<AND>-5", "capability": ["ocr", "math"][: n + 1]}
+        for n in range(2)
+    }  # fmt: skip
+    for name, picture in zip(rows, pictures(2), strict=True):
+        save(picture, folder / "images" / f"{name}.png")
+    (folder / "mm-vet.json").write_text(json.dumps(rows))
+    return folder
+
+
+JUDGED = {
+    "wise": wise,
+    "wise-verified": lambda folder: wise(folder, "_verified"),
+    "imgedit": imgedit,
+    "gedit": gedit,
+    "ueval": ueval,
+    "mm-vet": mmvet,
+    "mathvista": mathvista,
+}

@@ -71,7 +71,7 @@ def run_benchmark(
         log = _open_results(out, json.loads(json.dumps(stated, default=str)), resume)
         todo = [item for item in items if item.id not in log]
         if todo:
-            benchmark.prepare(items, tools)
+            benchmark.prepare(todo, tools)
         bar = tqdm(total=len(items), initial=len(items) - len(todo), desc=name, unit="item", disable=not progress)
         with bar:
             for part in batched(todo, tools.model.batch_size):

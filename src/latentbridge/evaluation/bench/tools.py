@@ -13,6 +13,7 @@ from latentbridge.types import Teacher
 if TYPE_CHECKING:
     from latentbridge.evaluation.bench.detector import Detector
     from latentbridge.evaluation.bench.encoders import PictureEncoder
+    from latentbridge.evaluation.bench.judge import Judge
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class Tools:
     """A CLIP that tells the colours of objects."""
     vqa: CachedModel | None = None
     """A model that answers questions about generated pictures."""
+    judge: Judge | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return what names the grading models, for the report."""
@@ -36,6 +38,7 @@ class Tools:
             "detector": self.detector.describe() if self.detector else None,
             "colours": self.colours.space.model if self.colours else None,
             "vqa": self.vqa.identity if self.vqa else None,
+            "judge": self.judge.describe() if self.judge else None,
         }
 
 
