@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from latentbridge.errors import UserError
 from latentbridge.evaluation.bench.benchmark import Result, by_group, composite, missing
@@ -27,6 +28,7 @@ from latentbridge.evaluation.bench.judged import JudgedBenchmark, judge_of, read
 from latentbridge.evaluation.bench.pictures import PictureSource
 from latentbridge.evaluation.bench.tools import Tools
 from latentbridge.evaluation.metrics import Score
+from latentbridge.images import resize
 
 _WISE_LABELS = ("Consistency", "Realism", "Aesthetic Quality")
 _WISE_ENDS = {
@@ -189,6 +191,8 @@ class GEdit(JudgedBenchmark[JudgedItem]):
                 reason = picture.reason if isinstance(picture, Failure) else "no picture"
                 results.append(missing(item.id, reason, group=item.group))
                 continue
+            height, width = tools.model.pictures.open(item.picture).shape[:2]
+            picture = resize(picture, (width, height), Image.Resampling.BICUBIC)  # as the authors show it
             followed = Judgement(_SC_REQUEST.format(instruction=item.prompt), (item.picture, picture))
             semantic, perceptual = judge_of(tools).ask([followed, Judgement(_PQ_REQUEST, (picture,))], read_two_grades)
             failure = next((part for part in (semantic, perceptual) if isinstance(part, Failure)), None)
