@@ -100,8 +100,8 @@ def small_harmon() -> Harmon:
     sizes = TinyHarmonConfig(width=32, num_layers=2, num_heads=2, mar=mar, autoencoder="kl", vae_channels=8)
     model = new_model(sizes, seed=0)
     keep_sizes(model, torch_rng(0, "small harmon"))
-    model.denoising_steps, model.reply_options = 3, replace(model.reply_options, max_tokens=5)
-    model.drawing_options = replace(model.drawing_options, steps=3)
+    model.drawing_options = replace(model.drawing_options, steps=3, denoising_steps=3)
+    model.reply_options = replace(model.reply_options, max_tokens=5)
     return model
 
 

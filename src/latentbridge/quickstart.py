@@ -34,7 +34,7 @@ from latentbridge.evaluation.pages.report import (
     understand_section,
 )
 from latentbridge.files import read_json
-from latentbridge.models.checkpoint import TINY, as_omnibridge, load
+from latentbridge.models.checkpoint import TINY, as_omnibridge, as_trainable, load
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.recipes import QUICKSTART
 from latentbridge.run_folder import RunFolder
@@ -196,7 +196,7 @@ def post_train(model: OmniBridge, folder: Path, out: Path) -> tuple[str, Section
     remove_stale_run(config, out / "post-trained")
     before = measure_loopback(model, pairs, "text", _HOPS, [])
     train(config, make_stage(config), out / "post-trained", resume=True)
-    after = measure_loopback(load(out / "post-trained"), pairs, "text", _HOPS, [])
+    after = measure_loopback(as_trainable(load(out / "post-trained")), pairs, "text", _HOPS, [])
     kept = [mean_facts_kept(measured, pairs) for measured in (before, after)]
     result = (
         f"{kept[0]:.0%} of what words say is kept after {_HOPS} hops before, {kept[1]:.0%} after {config.steps} steps"

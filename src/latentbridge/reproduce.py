@@ -12,7 +12,7 @@ from latentbridge.data.drawings.catalogue import build_drawings, load_drawings
 from latentbridge.errors import UserError
 from latentbridge.evaluation.run import evaluate
 from latentbridge.files import atomic_write, write_json
-from latentbridge.models.checkpoint import TINY, load, save_model
+from latentbridge.models.checkpoint import TINY, as_trainable, load, save_model
 from latentbridge.processes import start_process
 from latentbridge.run_folder import RunFolder
 from latentbridge.training.fits.input_check import fit_input_check
@@ -57,7 +57,7 @@ def _export(runs: Path, folder: Path) -> None:
 
 def _write_scores(folder: Path) -> None:
     """Evaluate the model in a folder on both worlds and write its `scores.json`."""
-    model = load(folder)
+    model = as_trainable(load(folder))
     worlds = [evaluate(model, "shapes", size=50), evaluate(model, "drawings", size=50)]
     scores = {
         **{key: worlds[0][key] for key in ("size", "seed", "date", "hardware")},

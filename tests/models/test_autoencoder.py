@@ -68,7 +68,7 @@ def test_each_patch_maps_to_one_latent():
     assert changed.nonzero().tolist() == [[1, 3]]
 
 
-def test_a_kl_network_halves_at_each_level_and_attends_at_the_coarsest():
+def test_a_kl_network_halves_at_each_level_and_its_encoder_attends_at_the_coarsest():
     vae = kl_network([4, 4, 8], channels=5, attention=True, norm_num_groups=2, scaling_factor=2.0)
     autoencoder = KLAutoencoder(vae)
     pictures = torch.randn(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))
@@ -76,4 +76,4 @@ def test_a_kl_network_halves_at_each_level_and_attends_at_the_coarsest():
     assert (autoencoder.patch_px, autoencoder.channels, autoencoder.scale) == (4, 5, 2.0)
     assert latents.shape == (1, 5, 2, 3) and autoencoder.decode(latents).shape == pictures.shape
     attending = [block for block in (*vae.encoder.down_blocks, *vae.decoder.up_blocks) if hasattr(block, "attentions")]
-    assert attending == [vae.encoder.down_blocks[-1], vae.decoder.up_blocks[0]]
+    assert attending == [vae.encoder.down_blocks[-1]]

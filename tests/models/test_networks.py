@@ -14,7 +14,7 @@ from latentbridge.errors import UserError
 from latentbridge.files import read_json, write_json
 from latentbridge.models.checkpoint import Network, as_omnibridge, load, load_model, new_model, save_model, unique_state
 
-ATTRIBUTES_NOT_SAVED = ("reply_options", "drawing_options", "edit_options", "denoising_steps")
+ATTRIBUTES_NOT_SAVED = ("reply_options", "drawing_options", "edit_options")
 """How long answers and drawings take is said anew by whoever loads a model."""
 
 networks = pytest.mark.parametrize("name", ["omnibridge", "janus", "bagel", "harmon"])

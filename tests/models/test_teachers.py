@@ -8,48 +8,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from tests.models.tiny_dual_encoders import save_dual_encoder
+from transformers import CLIPModel, SiglipModel
 
 from latentbridge.errors import UserError
 from latentbridge.models.teachers import load_teacher
 from latentbridge.types import Teacher
 
-WORDS = ("<pad>", "<unk>", "<eos>", "red", "blue", "circle", "star", "left", "of")
-CONTEXT, SIDE = 7, 14
 TEXTS = ["red circle", "blue star left of red circle red star", "star"]
 
 
 @pytest.fixture(scope="module", params=["clip", "siglip"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with random weights, saved as released ones are; CLIP projects 24 numbers to 13."""
-    path = tmp_path_factory.mktemp("models") / request.param
-    tower = {"hidden_size": 24, "intermediate_size": 29, "num_hidden_layers": 2, "num_attention_heads": 3}
-    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 2}
-    text = {**tower, "vocab_size": len(WORDS), "max_position_embeddings": CONTEXT, **ids}
-    if request.param == "clip":
-        text["eos_token_id"] = 2
-    vision = {**tower, "image_size": SIDE, "patch_size": 7}
-    size = {"height": SIDE, "width": SIDE}
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        if request.param == "clip":
-            CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=13)).save_pretrained(path)
-            CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=size).save_pretrained(path)
-        else:
-            SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(path)
-            SiglipImageProcessorPil(size=size).save_pretrained(path)
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-    words.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 2)])  # pyright: ignore[reportAttributeAccessIssue]
-    names = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "<eos>"}
-    PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(path)
-    return path
+    return save_dual_encoder(request.param, tmp_path_factory.mktemp("models") / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +81,7 @@ def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path):
     tensors = load_file(copy / "model.safetensors")
     tensors.pop(name := "text_model.final_layer_norm.weight")
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=f"{name} is missing"):
+    with pytest.raises(UserError, match=f"1 tensors are missing.*first: {name}"):
         load_teacher(f"{folder.name}:{copy}")
     torch.save(tensors, copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
@@ -121,7 +92,7 @@ def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path):
 def test_unknown_teachers_are_refused():
     with pytest.raises(UserError, match="did you mean 'siglip'"):
         load_teacher("siglib:here")
-    with pytest.raises(UserError, match="name the teacher clip:FOLDER"):
+    with pytest.raises(UserError, match="name it as clip:FOLDER"):
         load_teacher("clip")
 
 

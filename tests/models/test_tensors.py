@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from latentbridge.errors import UserError
 from latentbridge.models.omnibridge import load_omnibridge
-from latentbridge.models.tensors import read_header, read_pickled, read_tensors, shard_files
+from latentbridge.models.tensors import open_pickled, open_tensors, read_tensors, shard_files
 
 FIX = "fetch it anew"
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
@@ -41,10 +41,10 @@ def test_whole_files_are_read(tmp_path: Path):
     torch.save(STATE, tmp_path / "w.bin")
     torch.save(STATE, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     torch.save({"model": STATE, "epoch": 3}, tmp_path / "kl16.ckpt")
-    for read, name in ((read_tensors, "w.safetensors"), (read_pickled, "w.bin"), (read_pickled, "old.bin")):
-        assert all(torch.equal(STATE[key], tensor) for key, tensor in read(tmp_path / name, FIX).items())
-    assert read_pickled(tmp_path / "kl16.ckpt").keys() == STATE.keys()
-    assert read_header(tmp_path / "w.safetensors", FIX).keys() == STATE.keys()
+    for read, name in ((open_tensors, "w.safetensors"), (open_pickled, "w.bin"), (open_pickled, "old.bin")):
+        assert all(torch.equal(STATE[key], tensor.read()) for key, tensor in read(tmp_path / name, FIX).items())
+    assert open_pickled(tmp_path / "kl16.ckpt").keys() == STATE.keys()
+    assert open_tensors(tmp_path / "w.safetensors", FIX).keys() == STATE.keys()
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
@@ -54,7 +54,7 @@ def test_a_half_downloaded_file_is_refused(tmp_path: Path, name: str, share: flo
     save_file(state, path) if name.endswith("safetensors") else torch.save(state, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    refused(read_tensors if name.endswith("safetensors") else read_pickled, path, f"cut short|damaged.*{FIX}")
+    refused(read_tensors if name.endswith("safetensors") else open_pickled, path, f"cut short|damaged.*{FIX}")
 
 
 def test_a_file_says_how_much_of_it_is_missing(tmp_path: Path):
@@ -65,7 +65,7 @@ def test_a_file_says_how_much_of_it_is_missing(tmp_path: Path):
     refused(read_tensors, path, f"cut short, with {len(content) - 9000:,} of {len(content):,} bytes; {FIX}")
 
 
-@pytest.mark.parametrize("read", [read_tensors, read_pickled, read_header])
+@pytest.mark.parametrize("read", [read_tensors, open_pickled, open_tensors])
 def test_pointers_pages_and_nothing_are_refused(tmp_path: Path, read: Any):
     path = tmp_path / "weights"
     refused(read, path, "No such file")
@@ -73,7 +73,7 @@ def test_pointers_pages_and_nothing_are_refused(tmp_path: Path, read: Any):
     refused(read, path, "Git LFS pointer .*git lfs pull")
     path.write_bytes(b"<!DOCTYPE html><html><body>Not found</body></html>")
     refused(read, path, FIX)
-    path.write_bytes(b"\x02\x00\x00\x00\x00\x00\x00\x00[]" if read is not read_pickled else b"\x80junk")
+    path.write_bytes(b"\x02\x00\x00\x00\x00\x00\x00\x00[]" if read is not open_pickled else b"\x80junk")
     with pytest.raises(UserError):
         read(path, FIX)
 
@@ -82,16 +82,16 @@ def test_a_pickle_that_could_run_code_is_refused(tmp_path: Path, capsys: pytest.
     path = tmp_path / "pytorch_model.bin"
     for content in ({**STATE, "hook": Command()}, Command()):
         torch.save(content, path)
-        refused(read_pickled, path, "more than tensors.*refused; use the safetensors version")
+        refused(open_pickled, path, "more than tensors.*refused; use the safetensors version")
     path.write_bytes(pickle.dumps(Command()))
-    refused(read_pickled, path, "refused")
+    refused(open_pickled, path, "refused")
     assert "executed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [{**STATE, "step": 3}, [torch.ones(2)], {"model": 4}, torch.ones(2)])
 def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: Any):
     torch.save(content, tmp_path / "x.pth")
-    refused(read_pickled, tmp_path / "x.pth", "holds no state dict")
+    refused(open_pickled, tmp_path / "x.pth", "holds no state dict")
 
 
 # --- shards ----------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_shards_are_found_with_and_without_an_index(tmp_path: Path):
     assert len(shard_files(tmp_path, "model*.safetensors")) == 4
     write_index(tmp_path, names)
     assert [path.name for path in shard_files(tmp_path, "model*.safetensors")] == names
-    assert load_omnibridge.read_tensors(tmp_path).keys() == {"t0", "t1", "t2"} == load_omnibridge.tensor_names(tmp_path)
+    assert load_omnibridge.open_tensors(tmp_path).keys() == {"t0", "t1", "t2"} == load_omnibridge.tensor_names(tmp_path)
     assert shard_files(tmp_path, "pytorch_model*.bin") == []
 
 
@@ -126,7 +126,7 @@ def test_an_absent_shard_is_named(tmp_path: Path, with_index: bool):
     if with_index:
         write_index(tmp_path, names)
     (tmp_path / names[1]).unlink()
-    for read in (load_omnibridge.read_tensors, load_omnibridge.tensor_names):
+    for read in (load_omnibridge.open_tensors, load_omnibridge.tensor_names):
         with pytest.raises(UserError, match=rf"2 of the 3 files of its weights \({names[1]} is missing\)"):
             read(tmp_path)
 

@@ -123,8 +123,7 @@ def skills(device: str) -> dict[str, Any]:
         network: Any = new_model(sizes, seed=0)
         keep_sizes(network, torch_rng(0, "small"))
         network.to(device_of(model))
-        network.denoising_steps = 3
-        network.reply_options = ReplyOptions(max_tokens=3)
+        network.reply_options = replace(network.reply_options, max_tokens=3)
         network.drawing_options = replace(network.drawing_options, steps=3)
         calls[f"{kind} understand"] = lambda network=network: network.understand([picture], ["Is there a star?"])[0]
         calls[f"{kind} generate"] = lambda network=network: network.draw_descriptions(["a red circle"], [5])[0].tolist()

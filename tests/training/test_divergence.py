@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from latentbridge.config import DataStageConfig, OptimConfig, RunConfig, SftConfig
 from latentbridge.files import read_json
-from latentbridge.models.checkpoint import TINY, Network, read_tensors
+from latentbridge.models.checkpoint import TINY, Network
+from latentbridge.models.tensors import read_tensors
 from latentbridge.recipes import recipe
 from latentbridge.rng import numpy_rng
 from latentbridge.run_folder import RunFolder

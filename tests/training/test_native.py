@@ -217,5 +217,4 @@ def test_recipes_of_other_backbones_init_from_their_pretraining():
 def test_images_have_the_size_of_the_recipe(kind: str):
     model: Any = new_model(recipe(f"pretrain-{kind}").model, 0)
     model.drawing_options = replace(model.drawing_options, steps=2)
-    model.denoising_steps = 1
     assert np.shape(model.generate("a star").picture) == (32, 32, 3) and model.drawing_size_px == 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -67,6 +68,7 @@ def prepare(context: typer.Context) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it where it is installed
     if context.invoked_subcommand in (*_SINGLE_PROCESS, "train"):
         _set_threads(context.invoked_subcommand)
 

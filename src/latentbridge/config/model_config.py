@@ -7,8 +7,22 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
+class QwenRelease:
+    """Settings files of a released Qwen-VL, as JSON texts; empty for a model built here."""
+
+    config: str = ""
+    """transformers' config.json, from which the network is built instead of from the sizes beside."""
+    processor: str = ""
+    """Settings of the image processor; without them pictures are limited to `pixel_range`."""
+    generation: str = ""
+    """generation_config.json: sampling defaults and the tokens that end a reply."""
+    reply_prefix: str = ""
+    """Text with which the chat template opens a reply, as thinking models have it."""
+
+
+@dataclass(frozen=True)
 class BackboneConfig:
-    """A Qwen2-VL."""
+    """A Qwen2-VL; with a `release`, also a Qwen2.5-VL or Qwen3-VL."""
 
     hidden_size: int = 192
     num_layers: int = 4
@@ -30,6 +44,7 @@ class BackboneConfig:
     tied_embeddings: bool = True
     system_prompt: str = ""
     """The ChatML system line; the tiny model has none, released Qwen2-VL uses "You are a helpful assistant."."""
+    release: QwenRelease = QwenRelease()
 
 
 @dataclass(frozen=True)
@@ -154,12 +169,15 @@ class MarConfig:
     """Layers of the encoder, and as many of the decoder."""
     num_heads: int = 6
     grid: int = 8
+    """Side of the grid of learned positions, which are resized for larger pictures."""
     channels: int = 16
     num_buffers: int = 16
     """Tokens without a position; the encoder has no others if the whole picture is masked."""
     head_width: int = 256
     """Width of the MLP that denoises one image latent at a time."""
     head_layers: int = 3
+    learned_variances: bool = False
+    """The head also predicts the variances of stochastic sampling, as in the release."""
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args, overload
 
 import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from latentbridge.config import ModelConfig, NetworkConfig, from_dict, to_dict
-from latentbridge.devices import resolve_device
+from latentbridge.devices import CPU, resolve_device
 from latentbridge.errors import StorageError, UserError, unknown_name
 from latentbridge.files import atomic_write, read_json, write_json
 from latentbridge.light_imports import holds_saved_model
@@ -25,23 +26,34 @@ from latentbridge.models.backbones.recognise import describe_folder
 from latentbridge.models.input_check import FILE as INPUT_CHECK
 from latentbridge.models.input_check import InputCheck, read_input_check
 from latentbridge.models.offload import Offload, place
-from latentbridge.models.quantization import Quantization
+from latentbridge.models.quantization import Quantization, quantized_layers
 from latentbridge.models.quantization import quantize as apply_quantization
-from latentbridge.models.tensors import read_tensors
+from latentbridge.models.stored_tensor import StoredTensor
+from latentbridge.models.tensors import open_tensors
 from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.models.weights import (
+    AS_STORED,
+    Placement,
+    assign_weights,
+    cast_weights,
+    empty_weights,
+    stored_tensors,
+)
 from latentbridge.rng import torch_rng
 
 if TYPE_CHECKING:
-    from latentbridge.models.dual_encoder import DualEncoder
     from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
     from latentbridge.models.trainable import TrainableModel
+    from latentbridge.models.unified import UnifiedModel
 
 ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 COMPAT = ("corrected", "reference")
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+"""What torch's error of too little host memory names."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-Network: TypeAlias = "TrainableModel | DualEncoder"
+Network: TypeAlias = "UnifiedModel"
 """Everything that can be built, trained, saved and loaded; each has a `config` and a `tokenizer`."""
 BUILDERS = {
     "omnibridge": "omnibridge.modeling_omnibridge:OmniBridge",
@@ -150,11 +162,11 @@ def load(
     dtype: str | torch.dtype = "auto",
     quantize: Quantization | None = None,
     offload: Offload | None = None,
-) -> TrainableModel:
+) -> UnifiedModel:
     """Return the model called `source`: "tiny" (ships with the package), a run or model folder, or a release folder.
 
-    Releases are those of Qwen2-VL, OmniBridge, Janus-Pro, BAGEL and Harmon. `decoder` is the folder of a released HunyuanDiT for
-    an OmniBridge without a decoder of its own; by default it is `decoder/` inside the release folder, if there is one.
+    Releases are those of Qwen-VL, OmniBridge, Janus-Pro, BAGEL, Harmon and dual encoders such as CLIP. `decoder` is the folder
+    of a released HunyuanDiT for an OmniBridge without a decoder of its own; by default it is `decoder/` inside the release folder, if there is one.
     `adapter` is the folder of a LoRA adapter to attach (`models/adapters.py` detaches and merges). `device` is "cpu", "cuda", or
     "auto" for an accelerator if there is one. `draws=False` leaves out decoder, text encoder and autoencoder of an OmniBridge
     that only understands and embeds: it loads in half the time. `compat="reference"` makes an OmniBridge compute positions, pooling
@@ -170,19 +182,46 @@ def load(
     ):
         if value not in known:
             raise unknown_name(name, str(value), [each for each in known if each is not None])
-    weights_dtype = None if dtype == "auto" else getattr(torch, str(dtype).removeprefix("torch."))
+    if quantize is not None:
+        quantized_layers(quantize)  # refuses before anything is read
     torch_device = resolve_device(device)
-    folder = shipped(source)
+    placement = Placement(
+        dtype=None if dtype == "auto" else getattr(torch, str(dtype).removeprefix("torch.")),
+        device=torch_device if offload is None else CPU,
+        quantize=quantize if adapter is None else None,  # an adapter knows its base by weights that are not quantised
+    )
+    with _explain_lack_of_memory(source, torch_device):
+        model = _load_with_decoder(shipped(source), decoder, draws, compat, placement)
+        if adapter is not None:
+            from latentbridge.models.adapters import attach_adapter
+
+            attach_adapter(model, Path(adapter))
+            model.input_check = InputCheck()
+        # what a loader or an adapter has left as it is in its file
+        if placement.dtype is not None:
+            cast_weights(model, placement.dtype)
+        if quantize is not None:
+            apply_quantization(model, quantize)
+        place(model, torch_device, offload)
+    return model
+
+
+def _load_with_decoder(
+    folder: Path,
+    decoder: str | Path | None,
+    draws: bool,
+    compat: Literal["corrected", "reference"],
+    placement: Placement,
+) -> UnifiedModel:
+    """Return the model in a folder of ours or of a release, with the decoder in another folder, or in that of the release."""
     model: Network | None = None
     if not holds_saved_model(folder):
         from latentbridge.models.backbones.loading import load_release
 
-        model = load_release(folder)
+        model = load_release(folder, placement)
         if model is not None and decoder is None and draws and (folder / "decoder").is_dir():
             decoder = folder / "decoder"
-    model = load_model(folder, draws) if model is None else model
-    if not _is_trainable(model):
-        raise UserError(f"{source} holds a dual encoder, which only embeds; give the folder of another model.")
+    model = load_model(folder, draws, placement) if model is None else model
     if compat != "corrected":
         from latentbridge.models.omnibridge.load_omnibridge import set_compat
 
@@ -190,48 +229,42 @@ def load(
     if decoder is not None:
         from latentbridge.models.omnibridge.load_hunyuan_dit import attach_decoder
 
-        attach_decoder(as_omnibridge(model, "take a decoder"), Path(decoder))
-    if adapter is not None:
-        from latentbridge.models.adapters import attach_adapter
-
-        attach_adapter(model, Path(adapter))
-        model.input_check = InputCheck()
-    if weights_dtype is not None:
-        cast_weights(model, weights_dtype)
-    if quantize is not None:
-        apply_quantization(model, quantize)
-    place(model, torch_device, offload)
+        attach_decoder(as_omnibridge(model, "take a decoder"), Path(decoder), placement.dtype or torch.float16)
     return model
 
 
-def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Give the parameters a data type, but those of an autoencoder, which needs float32; buffers keep theirs."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not name.startswith("autoencoder."):
-            parameter.data = parameter.data.to(dtype)
+@contextmanager
+def _explain_lack_of_memory(source: str | Path, device: torch.device) -> Iterator[None]:
+    """Raise UserError where torch finds too little memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and _CPU_ALLOCATOR not in str(error):
+            raise
+        raise UserError(
+            f"{device} has too little memory for {source}; `latentbridge plan {source}` tells what fits where, such as "
+            "--dtype bfloat16, --quantize nf4 or --offload layers."
+        ) from error
 
 
-def as_omnibridge(model: torch.nn.Module, verb: str) -> OmniBridge:
+def as_omnibridge(model: UnifiedModel, verb: str) -> OmniBridge:
     """Return the model if it is an OmniBridge; raise UserError otherwise, saying that no other model can do what `verb` says."""
     from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 
     if not isinstance(model, OmniBridge):
-        kind = getattr(model, "kind", "dual encoder")
-        raise UserError(f"This {kind} model cannot {verb}; load an OmniBridge, such as 'tiny'.")
+        raise UserError(f"This {model.kind} model cannot {verb}; load an OmniBridge, such as 'tiny'.")
     return model
 
 
-def as_trainable(model: torch.nn.Module) -> TrainableModel:
-    """Return the model if it understands and generates; raise UserError for any other."""
-    if not _is_trainable(model):
-        raise UserError("This model cannot understand and generate; load another, such as 'tiny'.")
-    return model
-
-
-def _is_trainable(model: torch.nn.Module) -> TypeGuard[TrainableModel]:
+def as_trainable(model: UnifiedModel) -> TrainableModel:
+    """Return the model if it has losses and latents; raise UserError for one that only embeds."""
     from latentbridge.models.trainable import TrainableModel
 
-    return isinstance(model, TrainableModel)
+    if not isinstance(model, TrainableModel):
+        raise UserError(
+            f"This {model.kind} model only embeds; load one that understands and generates, such as 'tiny'."
+        )
+    return model
 
 
 def shipped(source: str | Path) -> Path:
@@ -239,10 +272,10 @@ def shipped(source: str | Path) -> Path:
     return TINY if str(source) == "tiny" else Path(source)
 
 
-def load_model(folder: Path, draws: bool = True) -> Network:
+def load_model(folder: Path, draws: bool = True, placement: Placement = AS_STORED) -> Network:
     """Load the network saved in a folder or in a run folder's `model/`; without `draws`, an OmniBridge gets no decoder.
 
-    Raise UserError if anything is missing or does not fit.
+    Weights are in float32 by default. Raise UserError if anything is missing or does not fit.
     """
     folder = model_folder(folder)
     stored = read_json(folder / "config.json") if (folder / "config.json").exists() else None
@@ -255,19 +288,26 @@ def load_model(folder: Path, draws: bool = True) -> Network:
     if isinstance(config, ModelConfig) and not draws:
         config = replace(config, parts=tuple(part for part in config.parts if part != "decoder"))
         parts = ["backbone.", "projector.", "aligner.", "retrieval.", "second_view."]
-    with torch.random.fork_rng(devices=[]):
+    with empty_weights():
         model = _build(config, load_tokenizer(folder))
-    load_parts(model, folder, parts)
-    if _is_trainable(model):
-        model.input_check = read_input_check(folder)
+    assign_weights(model, _open_parts(model, folder, parts), placement)
+    model.input_check = read_input_check(folder)
     return model
 
 
 def load_parts(model: torch.nn.Module, folder: Path, parts: Sequence[str]) -> None:
     """Copy the tensors whose names start with one of `parts` from a model folder; raise UserError unless all exist and fit."""
-    folder = model_folder(folder)
+    stored = _open_parts(model, model_folder(folder), parts)
+    with torch.no_grad():
+        for name, tensor in unique_state(model).items():
+            if name in stored:
+                tensor.copy_(stored[name].read(tensor.dtype))
+
+
+def _open_parts(model: torch.nn.Module, folder: Path, parts: Sequence[str]) -> dict[str, StoredTensor]:
+    """Return the stored tensors whose names start with one of `parts`; raise UserError unless they are just the model's."""
     path = folder / "model.safetensors"
-    stored = read_tensors(path, "train or download the model again")
+    stored = open_tensors(path, "train or download the model again")
     expected = {name: tensor for name, tensor in unique_state(model).items() if name.startswith(tuple(parts))}
     stored = {name: tensor for name, tensor in stored.items() if name.startswith(tuple(parts))}
     if not expected:
@@ -279,9 +319,7 @@ def load_parts(model: torch.nn.Module, folder: Path, parts: Sequence[str]) -> No
         raise UserError(
             f"{path} does not fit this model: {len(odd)} tensors are missing, unexpected or of another shape (first: {odd[0]})."
         )
-    with torch.no_grad():
-        for name, tensor in expected.items():
-            tensor.copy_(stored[name])
+    return stored
 
 
 def model_folder(folder: Path) -> Path:
@@ -293,18 +331,24 @@ def unique_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return the state dict with each tied tensor once, under its first name."""
     seen: set[int] = set()
     state: dict[str, torch.Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() in seen and tensor.numel():
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        key = id(tensor) if tensor.is_meta else tensor.data_ptr()
+        if key in seen and tensor.numel():
             continue
-        seen.add(tensor.data_ptr())
-        state[name] = tensor
+        seen.add(key)
+        state[name] = tensor.detach()
     return state
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """Return a hash of a model's weights, stored with indexes that the model made (`Index.model_fingerprint`)."""
+    """Return a hash of a model's weights, stored with indexes that the model made (`Index.model_fingerprint`).
+
+    Quantised weights count by their kind alone, since bitsandbytes repacks them when they are first used.
+    """
     digest = sha256()
-    for tensor in model.state_dict().values():
-        # bytes, since NumPy has no bfloat16
-        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    for tensor in stored_tensors(model):
+        if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(type(tensor).__name__.encode())
     return digest.hexdigest()[:16]

@@ -1,53 +1,100 @@
-"""Dual encoders of pictures and texts: transformers' CLIP and SigLIP, and a small SigLIP trained here."""
+"""Dual encoders of pictures and texts: transformers' CLIP, SigLIP and their kin, and a small SigLIP trained here."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import Qwen2Tokenizer, SiglipConfig, SiglipModel
+from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer, SiglipConfig, SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from latentbridge.config import SceneConfig
 from latentbridge.devices import device_of
-from latentbridge.types import Picture
+from latentbridge.images import ImageLike, open_picture
+from latentbridge.models.unified import UnifiedModel
+from latentbridge.types import Picture, Skill
 
-SIGLIP_TOKENS: dict[str, Any] = {"padding": "max_length", "return_attention_mask": False}
-"""SigLIP's tokenizer settings: it attends to padding and always pads to its context length."""
+_UNMASKED = ("siglip", "siglip2")
+"""Kinds whose text encoders attend to padding, as they were trained."""
 _INITIAL_SCALE = 1 / 0.07
 """CLIP's initial logit scale; SigLIP's belongs to its sigmoid loss."""
 
 
-class DualEncoder(nn.Module):
-    """transformers' CLIP or SigLIP with its processor and tokenizer; its embeddings are unit vectors."""
+class DualEncoder(UnifiedModel):
+    """A model of transformers with text and picture features, which it gives as unit vectors of one space.
+
+    Texts are cut at the context length and always padded to it, as these models were trained; so a vector does not depend on
+    the batch. Pictures go through the model's own processor, on Pillow.
+    """
 
     def __init__(
-        self, model: Any, processor: Any, tokenizer: Any, tokens: dict[str, Any], config: SceneConfig | None = None
+        self, model: Any, processor: Any, tokenizer: PreTrainedTokenizerBase, config: SceneConfig | None = None
     ) -> None:
-        """`tokens` are tokenizer settings; `config` is given for models built here."""
+        """`model` is transformers', `processor` its picture processor; `config` is given for models built here."""
         super().__init__()
         self.model = model
         self.processor = processor
         self.tokenizer = tokenizer
-        self.tokens = tokens
         self.config = config
+        self.kind = model.config.model_type if config is None else config.kind
+        positions = getattr(model.config.text_config, "max_position_embeddings", tokenizer.model_max_length)
+        self.context_length = min(positions, tokenizer.model_max_length)
+        self.image_size_px = None
+        self.drawing_size_px = None
+
+    @property
+    def skills(self) -> frozenset[Skill]:
+        return frozenset(("embed",))
+
+    @property
+    def embedding_size(self) -> int:
+        config = self.model.config
+        return config.projection_dim if hasattr(config, "projection_dim") else config.vision_config.hidden_size
+
+    def fit(self, image: ImageLike) -> Picture:
+        """Return an image as the processor resizes and crops it, which it leaves unchanged when it gets it again.
+
+        A processor whose output keeps the aspect ratio (SigLIP 2's NaFlex) gets the image at its own size.
+        """
+        picture = open_picture(image)
+        if "spatial_shapes" in self.processor.model_input_names:
+            return picture
+        plain = self._process([picture], do_rescale=False, do_normalize=False)["pixel_values"][0]
+        return plain.permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
+
+    def embedding(self, kind: Literal["image", "text"], items: Sequence[Picture] | Sequence[str]) -> Tensor:
+        if kind == "image":
+            return self.embed_pictures(cast(Sequence[Picture], items))
+        return self.embed_texts(cast(Sequence[str], items))
 
     def embed_pictures(self, pictures: Sequence[Picture]) -> Tensor:
         """Return float32 [b e] of pictures of any sizes."""
-        images = [Image.fromarray(picture) for picture in pictures]
-        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"].to(device_of(self))
-        return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
+        inputs = self._process(pictures).to(device_of(self), self.dtype)
+        return _unit(self.model.get_image_features(**inputs))
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return float32 [b e] of texts, truncated at the context length."""
-        length = self.model.config.text_config.max_position_embeddings
-        inputs = self.tokenizer(list(texts), truncation=True, max_length=length, return_tensors="pt", **self.tokens)
-        return F.normalize(self.model.get_text_features(**inputs.to(device_of(self))).pooler_output.float(), dim=-1)
+        """Return float32 [b e] of texts."""
+        inputs = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.context_length,
+            return_attention_mask=None if self.model.config.model_type not in _UNMASKED else False,
+            return_tensors="pt",
+        )
+        return _unit(self.model.get_text_features(**inputs.to(device_of(self))))
+
+    def _process(self, pictures: Sequence[Picture], **options: bool) -> Any:
+        return self.processor(images=[Image.fromarray(picture) for picture in pictures], return_tensors="pt", **options)
+
+
+def _unit(features: Any) -> Tensor:
+    return F.normalize(features.pooler_output.float(), dim=-1)
 
 
 def build_scene(config: SceneConfig, tokenizer: Qwen2Tokenizer) -> DualEncoder:
@@ -77,4 +124,4 @@ def build_scene(config: SceneConfig, tokenizer: Qwen2Tokenizer) -> DualEncoder:
     with torch.no_grad():
         model.logit_scale.fill_(math.log(_INITIAL_SCALE))
     side = {"height": config.image_size_px, "width": config.image_size_px}
-    return DualEncoder(model, SiglipImageProcessorPil(size=side), tokenizer, SIGLIP_TOKENS, config)
+    return DualEncoder(model, SiglipImageProcessorPil(size=side), tokenizer, config)

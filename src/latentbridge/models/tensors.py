@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeAlias
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from latentbridge.errors import UserError
 from latentbridge.files import read_json
+from latentbridge.models.stored_tensor import StoredTensor, in_file, in_memory
 
 REDOWNLOAD = "download it again"
 _LFS_POINTER = b"version https://git-lfs"
@@ -27,44 +29,117 @@ _ZIP, _PICKLE = b"PK", b"\x80"
 """First bytes of what torch.save writes since version 1.6, and of what it wrote before."""
 _NUMBERED = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
 """The file name of a shard, as transformers numbers them."""
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Data types by their names in a safetensors header."""
 _WRAPPERS = ("model", "state_dict")
 """Keys under which training scripts put the state dict of a checkpoint."""
 
+Tensors: TypeAlias = Mapping[str, Tensor] | Mapping[str, StoredTensor]
+"""Tensors by name, read or not."""
+
 
 def read_tensors(path: Path, fix: str) -> dict[str, Tensor]:
-    """Load a safetensors file; raises UserError, which advises the `fix`, if it is missing or damaged."""
-    read_header(path, fix)
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"Cannot read {path} ({error}); {fix}.") from error
+    """Read a whole safetensors file; raises UserError, which advises the `fix`, if it is missing or damaged."""
+    return {name: tensor.read() for name, tensor in open_tensors(path, fix).items()}
 
 
-def read_pickled(path: Path, fix: str = REDOWNLOAD) -> dict[str, Tensor]:
-    """Load the state dict in a file of torch.save, memory-mapped; raise UserError if it holds anything but tensors."""
+def open_tensors(path: Path, fix: str) -> dict[str, StoredTensor]:
+    """Return the tensors of a safetensors file; raises UserError, which advises the `fix`, if it is missing or damaged."""
+    stored: dict[str, StoredTensor] = {}
+    entries, start = _read_header(path, fix)
+    for name, entry in entries.items():
+        dtype = _DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise UserError(
+                f"{path} holds {name} as {entry['dtype']}, a data type that is not known; use another version."
+            )
+        outline = torch.empty(entry["shape"], dtype=dtype, device="meta")
+        begin, end = entry["data_offsets"]
+        if end - begin != outline.nbytes:
+            raise UserError(f"Cannot read {path}, where {name} has another size than its shape; {fix}.")
+        stored[name] = in_file(path, start + begin, outline)
+    return stored
+
+
+def open_pickled(path: Path, fix: str = REDOWNLOAD) -> dict[str, StoredTensor]:
+    """Return the state dict in a file of torch.save; raise UserError if it holds anything but tensors.
+
+    Files of torch before 1.6 are read into memory at once.
+    """
     start = _first_bytes(path, fix)
     if not start.startswith((_ZIP, _PICKLE)):
         raise UserError(f"Cannot read {path}, which is no file of torch.save or is damaged; {fix}.")
+    archived = start.startswith(_ZIP)
     try:
-        with warnings.catch_warnings(action="ignore"):  # about protocols of pickles that are then refused
-            stored: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(_ZIP))
+        with (
+            _outlines() if archived else nullcontext(),
+            warnings.catch_warnings(action="ignore"),
+        ):  # about protocols of pickles that are then refused
+            stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+        if archived:
+            _check_archive(path)
     except UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors, so it could run code when opened and is refused; "
             "use the safetensors version of the checkpoint."
         ) from error
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, BadZipFile) as error:
         raise UserError(f"Cannot read {path}, which is damaged or cut short; {fix}.") from error
     for wrapper in _WRAPPERS:
         if isinstance(stored, dict) and isinstance(stored.get(wrapper), dict):
             stored = stored[wrapper]
     if not isinstance(stored, dict) or not all(isinstance(tensor, Tensor) for tensor in stored.values()):
         raise UserError(f"{path} holds no state dict, which names tensors; give the checkpoint's file of weights.")
-    return stored
+    return {
+        name: _in_archive(path, tensor) if archived else in_memory(tensor.detach()) for name, tensor in stored.items()
+    }
 
 
-def read_header(path: Path, fix: str) -> dict[str, Any]:
-    """Return the entry of each tensor in a safetensors file; raise UserError if the file is missing, cut short or no such file."""
+def _outlines() -> AbstractContextManager[object]:
+    """Make torch.load return fake tensors, which have shapes, and the places of their storages in the file."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # imports much that inference does without
+
+    return FakeTensorMode()
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError unless the numbers lie in a file of torch.save as they are, in this machine's order of bytes."""
+    with ZipFile(path) as archive:
+        order = [archive.read(name).decode() for name in archive.namelist() if name.endswith("/byteorder")]
+        if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()) or order not in ([], [sys.byteorder]):
+            raise ValueError("compressed, or of another order of bytes")
+
+
+def _in_archive(path: Path, tensor: Tensor) -> StoredTensor:
+    """Return the tensor that a fake one stands for."""
+    storage: Any = tensor.untyped_storage()
+    offset = storage._checkpoint_offset + tensor.storage_offset() * tensor.element_size()
+    shape, stride = tensor.shape, tensor.stride()
+    if tensor.is_contiguous():
+        return in_file(path, offset, torch.empty(shape, dtype=tensor.dtype, device="meta"))
+    length = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    span = torch.empty(length, dtype=tensor.dtype, device="meta")
+    return in_file(path, offset, span).converted(lambda numbers: numbers.as_strided(shape, stride))
+
+
+def _read_header(path: Path, fix: str) -> tuple[dict[str, Any], int]:
+    """Return the entry of each tensor in a safetensors file, and where their bytes start.
+
+    Raise UserError if the file is missing, cut short or no such file.
+    """
     start = _first_bytes(path, fix)
     length, size = int.from_bytes(start[:8], "little"), path.stat().st_size
     try:
@@ -77,7 +152,7 @@ def read_header(path: Path, fix: str) -> dict[str, Any]:
         raise UserError(f"Cannot read {path}, which is no safetensors file or is cut short; {fix}.") from error
     if size < expected:
         raise UserError(f"Cannot read {path}, which is cut short, with {size:,} of {expected:,} bytes; {fix}.")
-    return entries
+    return entries, 8 + length
 
 
 def shard_files(folder: Path, pattern: str) -> list[Path]:
@@ -133,7 +208,7 @@ def _first_bytes(path: Path, fix: str) -> bytes:
     return start
 
 
-def mismatched_tensors(expected: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
+def mismatched_tensors(expected: Tensors, stored: Tensors) -> list[str]:
     """Return the names that only one side has, or that have different shapes, sorted."""
     shapes = ({(name, tensor.shape) for name, tensor in tensors.items()} for tensors in (expected, stored))
     return sorted({name for name, _ in set.symmetric_difference(*shapes)})

@@ -55,6 +55,16 @@ def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
     return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
 
 
+def add_image_markers(tokenizer: Qwen2Tokenizer) -> None:
+    """Make `<img>` and `</img>` special tokens, if they are none; a released Qwen's embedding table has rows to spare.
+
+    They then have the ids after its last, as in OmniBridge's release (spec 2.2).
+    """
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [IMG_START, IMG_END]}, replace_extra_special_tokens=False
+    )
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool = False) -> list[int]:
     """Return token ids; without `special`, names of special tokens are encoded as plain text, as user input must be.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ _MODELS_WITH: dict[Skill, str] = {
     "understand": "OmniBridge, Janus-Pro, BAGEL and Harmon",
     "generate": "OmniBridge, Janus-Pro, BAGEL and Harmon",
     "edit": "OmniBridge and BAGEL",
-    "embed": "OmniBridge, Janus-Pro, BAGEL and Harmon",
+    "embed": "OmniBridge, Janus-Pro, BAGEL, Harmon, CLIP and SigLIP",
 }
 _T = TypeVar("_T")
 
@@ -44,8 +44,8 @@ class UnifiedModel(nn.Module, ABC):
     item does not depend on the others in its batch, and nothing draws from a global generator.
     """
 
-    kind: ClassVar[str]
-    """Family of the model: "omnibridge", "janus", "bagel" or "harmon"."""
+    kind: str
+    """Family of the model: "omnibridge", "janus", "bagel", "harmon", or a dual encoder's name in transformers ("clip")."""
     config: NetworkConfig | None
     """Config that the model was built from; None for a release."""
     tokenizer: PreTrainedTokenizerBase
@@ -69,6 +69,8 @@ class UnifiedModel(nn.Module, ABC):
         self.input_check = InputCheck()
         """Record of the training data that `load_model` found beside the weights; empty otherwise."""
         self.reply_options = ReplyOptions()
+        self.templates = prompts.BUILT
+        """The requests that the model was trained on."""
         self.max_pictures: int | None = None
         """Most pictures of a conversation; None for any number that fits the context."""
         self.takes_system_message = True
@@ -80,11 +82,6 @@ class UnifiedModel(nn.Module, ABC):
     def skills(self) -> frozenset[Skill]:
         """Skills this model has."""
         return frozenset(("understand", "generate", "embed"))
-
-    @property
-    @abstractmethod
-    def adapter_host(self) -> nn.Module:
-        """The library module that holds the language model, where LoRA adapters are added."""
 
     @property
     def description_tokens(self) -> int:
@@ -149,7 +146,7 @@ class UnifiedModel(nn.Module, ABC):
         """
         self.require("understand")
         pictures, texts, many = self._paired(images, questions)
-        texts = [prompts.with_reasoning(text) for text in texts] if reasoning else texts
+        texts = [self.templates.with_reasoning(text) for text in texts] if reasoning else texts
         seeds = expand_seeds(options.pop("seed", 0), len(texts))
         conversations = [
             Conversation.with_picture(((text, ""),), picture) for text, picture in zip(texts, pictures, strict=True)
@@ -174,7 +171,7 @@ class UnifiedModel(nn.Module, ABC):
         texts, many = _listed(prompt)
         if self.description_tokens:
             generators = [torch_rng(value, REWRITE_PURPOSE) for value in expand_seeds(seed, len(texts))]
-            conversations = [rewrite_conversation(text) for text in texts]
+            conversations = [rewrite_conversation(self, text) for text in texts]
             limit = self.description_tokens
             replies = self.reply(conversations, generators, max_tokens=limit, temperature=temperature)
             texts = [prompts.unwrap_description(reply.text) for reply in replies]
@@ -345,9 +342,9 @@ class UnifiedModel(nn.Module, ABC):
         return [self.fit(item) for item in items], words, many_images or many_texts
 
 
-def rewrite_conversation(prompt: str) -> Conversation:
+def rewrite_conversation(model: UnifiedModel, prompt: str) -> Conversation:
     """Return the conversation whose reply is the full description of a prompt."""
-    return Conversation(((prompts.draw_request(prompt), ""),))
+    return Conversation(((model.templates.rewrite_request(prompt), ""),))
 
 
 def expand_seeds(seed: int | Sequence[int], count: int) -> list[int]:

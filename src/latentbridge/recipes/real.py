@@ -19,7 +19,7 @@ RELEASES = {
     "HunyuanDiT-v1.2-Diffusers": "diffusers' layout, safetensors",
     "BAGEL-7B-MoT": "ema.safetensors, ae.safetensors, llm_config.json, vit_config.json and the tokenizer",
     "Janus-Pro-7B": "transformers' layout, safetensors",
-    "Harmon-1_5B": "safetensors and the tokenizer",
+    "Harmon-1_5B": "safetensors, or harmon_1.5b.pth and kl16.ckpt; the tokenizer of Qwen2.5-1.5B-Instruct",
 }
 """Released weights that runs start from: the folder's name beside the runs, and its contents."""
 

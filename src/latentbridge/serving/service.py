@@ -97,7 +97,7 @@ class Service:
         limit = self.engine.model.description_tokens
         if not limit:
             return prompt
-        conversation = rewrite_conversation(prompt)
+        conversation = rewrite_conversation(self.engine.model, prompt)
         options = ReplyOptions(limit, REWRITE_TEMPERATURE)
         request = GenerationRequest(conversation, options, seed, purpose=REWRITE_PURPOSE)
         return prompts.unwrap_description(await self._text(request))

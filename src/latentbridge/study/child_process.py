@@ -11,7 +11,7 @@ import torch
 from latentbridge.config import from_dict
 from latentbridge.errors import StorageError, UserError
 from latentbridge.files import write_json
-from latentbridge.models.checkpoint import load
+from latentbridge.models.checkpoint import as_trainable, load
 from latentbridge.processes import folder_lock
 from latentbridge.run_folder import RunFolder
 from latentbridge.studies import MeasurementConfig
@@ -52,7 +52,7 @@ def execute_run(run: Run, out: Path, measuring: MeasurementConfig | None) -> Non
             raise
     if measuring is None or not status.missing:
         return
-    backbone, weights = load(model_folder(run.name, out)), weights_digest(run.name, out)
+    backbone, weights = as_trainable(load(model_folder(run.name, out))), weights_digest(run.name, out)
     for world, report in status.missing:
         print(f"measuring {world} {report}", flush=True)
         make_document(backbone, status.folder, world, report, measuring, weights)

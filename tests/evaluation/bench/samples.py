@@ -333,7 +333,7 @@ GENERATION = {
 
 def wise(folder: Path, end: str = "") -> Path:
     rows = [
-        {"Prompt": "the largest planet", "Explanation": "Jupiter", "Category": "x", "Subcategory": "y", "prompt_id": n}
+        {"Prompt": f"planet {n}", "Explanation": "Jupiter", "Category": "x", "Subcategory": "y", "prompt_id": n}
         for n in (568, 401)
     ]
     folder.mkdir(parents=True, exist_ok=True)

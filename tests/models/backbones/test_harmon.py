@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from latentbridge.models.backbones.harmon import modeling_harmon as harmon_module
 from latentbridge.models.backbones.harmon.mar import pick
+from latentbridge.models.backbones.harmon.masked_generation import Context, GenerationStep
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.pixels import to_pixels
 from latentbridge.rng import torch_rng
@@ -30,6 +31,10 @@ def some_tokens(rows: int = 2) -> Tensor:
     return torch.randn(rows, NUM_TOKENS, CHANNELS, generator=torch_rng(0, "some tokens"))
 
 
+def steps_of(harmon: Harmon, seeds: list[int]) -> list[GenerationStep]:
+    return list(harmon._drawing_steps(harmon._plan(TEXTS, seeds, harmon.drawing_options)))
+
+
 # --- the round trip ------------------------------------------------------------------------------
 
 
@@ -37,7 +42,7 @@ def some_tokens(rows: int = 2) -> Tensor:
 def test_a_round_trip_draws_the_same_tokens_and_reads_them_whole(harmon: Harmon):
     # a latent holds one branch of guidance, so only unguided drawings come from it alone
     harmon.drawing_options = replace(harmon.drawing_options, guidance=1.0)
-    drawn, _ = harmon._sample(TEXTS, [5, 9], harmon.drawing_options.steps, 1.0)
+    drawn = steps_of(harmon, [5, 9])[-1].tokens
     expected = harmon._reconstruction_states(drawn).flatten(1)
     latents = harmon.gen_latent(TEXTS, [5, 9])
     torch.testing.assert_close(harmon.roundtrip(latents, [5, 9]), expected, atol=1e-4, rtol=0)
@@ -76,10 +81,10 @@ def test_the_gradient_of_a_round_trip_is_exact(harmon: Harmon):
 
 @torch.no_grad()
 def test_states_follow_from_the_words_and_the_known_tokens_alone(harmon: Harmon):
-    known, rows, tokens = torch.tensor([[2, 3, 11]] * 2), harmon._tokenize_prompts(TEXTS), some_tokens()
+    known, context, tokens = torch.tensor([[2, 3, 11]] * 2), harmon._drawing_context(TEXTS), some_tokens()
 
     def states(given: Tensor) -> Tensor:
-        return harmon._generation_states(harmon._embed_tokens(rows), rows.mask, given, known)
+        return harmon._generation_states(context, given, known, harmon.grid)
 
     unseen, seen = tokens.clone(), tokens.clone()
     unseen[:, 5] += 1
@@ -91,29 +96,35 @@ def test_states_follow_from_the_words_and_the_known_tokens_alone(harmon: Harmon)
 @torch.no_grad()
 def test_a_drawing_is_made_of_the_states_that_it_tells(harmon: Harmon):
     """Group after group as the definition has it, written without the loop's own bookkeeping."""
-    harmon.drawing_options = replace(harmon.drawing_options, guidance=1.0)
     seeds = [5, 9]
-    drawn, states = harmon._sample(TEXTS, seeds, harmon.drawing_options.steps, 1.0)
-    rows, order = harmon._tokenize_prompts(TEXTS), harmon._order(seeds)
-    for start, stop in [(0, 3), (3, 8), (8, 16)]:  # floor(16 cos(30 deg)) = 13 and floor(16 cos(60 deg)) = 8 masked
-        known = order[:, :start].sort(1).values
-        expected = harmon._generation_states(harmon._embed_tokens(rows), rows.mask, drawn, known)
-        group = order[:, start:stop]
-        torch.testing.assert_close(pick(states, group), pick(expected, group), atol=1e-4, rtol=0)
-    torch.testing.assert_close(harmon._denoise(states, harmon._noise(seeds)), drawn, atol=1e-4, rtol=0)
+    harmon.drawing_options = replace(harmon.drawing_options, guidance=1.0)
+    steps, latents = steps_of(harmon, seeds), harmon.gen_latent(TEXTS, seeds).unflatten(1, (NUM_TOKENS, -1))
+    drawn, context = steps[-1].tokens, harmon._drawing_context(TEXTS)
+    order = harmon._randomness(seeds, harmon.grid, harmon.drawing_options).order
+    for step, (start, stop) in zip(steps, [(0, 3), (3, 8), (8, 16)], strict=True):
+        # floor(16 cos(30 deg)) = 13 and floor(16 cos(60 deg)) = 8 masked
+        known, group = order[:, :start].sort(1).values, order[:, start:stop].sort(1).values
+        expected = pick(harmon._generation_states(context, drawn, known, harmon.grid), group)
+        assert torch.equal(step.drawn, group)
+        torch.testing.assert_close(step.states, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(pick(latents, group), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(harmon.draw(latents.flatten(1), seeds), drawn, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
 def test_guidance_goes_away_from_what_no_prompt_gives(harmon: Harmon):
     states, uncond = torch.randn(2, 2, NUM_TOKENS, 28, generator=torch_rng(0, "states"))
     noise = some_tokens()
-    plain = harmon._denoise(states, noise)
-    torch.testing.assert_close(harmon._denoise(states, noise, states), plain, atol=1e-4, rtol=0)
-    assert (harmon._denoise(states, noise, uncond) - plain).abs().max() > 0.1
-    harmon.denoising_steps = 1  # one step is linear in the prediction
-    other, plain = harmon._denoise(uncond, noise), harmon._denoise(states, noise)
+
+    def denoised(given: Tensor, other: Tensor | None, steps: int) -> Tensor:
+        return harmon._denoise(given, other, noise, None, replace(harmon.drawing_options, denoising_steps=steps))
+
+    plain = denoised(states, None, 3)
+    torch.testing.assert_close(denoised(states, states, 3), plain, atol=1e-4, rtol=0)
+    assert (denoised(states, uncond, 3) - plain).abs().max() > 0.1
+    other, plain = denoised(uncond, None, 1), denoised(states, None, 1)  # one step is linear in the prediction
     expected = other + harmon.drawing_options.guidance * (plain - other)
-    torch.testing.assert_close(harmon._denoise(states, noise, uncond), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(denoised(states, uncond, 1), expected, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -121,11 +132,12 @@ def test_what_the_language_model_says_meets_the_state_it_is_about(harmon: Harmon
     harmon.proj_in, harmon.proj_out = nn.Sequential(), nn.Sequential()
     encoded = torch.randn(2, NUM_BUFFERS + 2, 28, generator=torch_rng(0, "encoded"))
     heard: list[Tensor] = []
-    monkeypatch.setattr(harmon.encoder, "forward", lambda tokens, known: encoded)
-    monkeypatch.setattr(harmon.decoder, "forward", lambda states, known: states)
+    monkeypatch.setattr(harmon.encoder, "forward", lambda tokens, known, grid: encoded)
+    monkeypatch.setattr(harmon.decoder, "forward", lambda states, known, grid: states)
     monkeypatch.setattr(harmon, "_hidden", lambda embeds, mask: heard.append(embeds) or embeds)
     mask = torch.ones(2, 7, dtype=torch.long)
-    merged = harmon._generation_states(torch.zeros(2, 7, 28), mask, some_tokens(), torch.tensor([[2, 3]] * 2))
+    context = Context(torch.zeros(2, 7, 28), mask)
+    merged = harmon._generation_states(context, some_tokens(), torch.tensor([[2, 3]] * 2), harmon.grid)
     assert torch.equal(merged, 2 * encoded)
     assert torch.equal(heard[0][:, 7:], torch.cat([encoded[:, NUM_BUFFERS:], encoded[:, :NUM_BUFFERS]], dim=1))
 
@@ -136,11 +148,11 @@ def test_the_head_learns_masked_tokens_of_its_own_picture(harmon: Harmon, monkey
     known: list[Tensor] = []
     clean: list[Tensor] = []
     asked: list[str | None] = []
-    requests = harmon._tokenize_prompts
+    requests = harmon.prompts.drawings
     monkeypatch.setattr(harmon, "_encode_pictures", lambda pictures: tokens)
-    monkeypatch.setattr(harmon, "_tokenize_prompts", lambda prompts: asked.extend(prompts) or requests(prompts))
+    monkeypatch.setattr(harmon.prompts, "drawings", lambda prompts: asked.extend(prompts) or requests(prompts))
     monkeypatch.setattr(
-        harmon, "_generation_states", lambda e, m, given, k: known.append(k) or given.mean(2, keepdim=True)
+        harmon, "_generation_states", lambda c, given, k, g: known.append(k) or given.mean(2, keepdim=True)
     )
     monkeypatch.setattr(
         harmon_module,
@@ -183,7 +195,7 @@ def test_a_picture_drawn_again_follows_a_reading_that_is_held_still(harmon: Harm
 def _after_the_share(purpose: str) -> torch.Generator:
     """The generator of a loss once the masked share is drawn."""
     rng = torch_rng(0, purpose)
-    torch.rand((), generator=rng)
+    nn.init.trunc_normal_(torch.empty(()), 1.0, 0.25, 1.0, 1.0, generator=rng)
     return rng
 
 
@@ -196,18 +208,22 @@ def test_tokens_lie_row_after_row(harmon: Harmon):
     latents = harmon.autoencoder.encode(pixels)
     tokens = harmon._encode_pixels(pixels)
     assert torch.equal(tokens[1, 4 * 2 + 3], latents[1, :, 2, 3])
-    torch.testing.assert_close(harmon._decode_tokens(tokens), harmon.autoencoder.decode(latents), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        harmon._decode_tokens(tokens, harmon.grid), harmon.autoencoder.decode(latents), atol=1e-5, rtol=0
+    )
 
 
 @torch.no_grad()
 def test_pictures_are_understood_where_their_tokens_stand(harmon: Harmon, three_pictures: list[np.ndarray]):
     """The mean over the n tokens, after which buffers and words may follow unseen."""
-    words = harmon._tokenize(Conversation.with_picture((("What?", "a star"),), three_pictures[0])).ids
+    words = harmon.prompts.conversation(
+        Conversation.with_picture((("What?", "a star"),), three_pictures[0]), NUM_TOKENS
+    ).ids
     rows = harmon._pad([words])
     states = harmon._hidden(
         harmon._embed_tokens(rows, harmon._encode_image(harmon._encode_pictures(three_pictures[:1]))), rows.mask
     )
-    first = words.index(harmon._image)
+    first = words.index(harmon.prompts.placeholder)
     expected = states[:, first : first + NUM_TOKENS].mean(1)
     torch.testing.assert_close(harmon.und_latent(three_pictures[:1]), expected, atol=1e-5, rtol=0)
 
@@ -221,7 +237,7 @@ def test_answers_do_not_depend_on_other_questions(harmon: Harmon, three_pictures
 
 def test_the_understanding_loss_is_the_librarys(harmon: Harmon, three_pictures: list[np.ndarray]):
     talk = Conversation.with_picture((("What?", "a star"),), three_pictures[0])
-    chat = harmon._tokenize(talk)
+    chat = harmon.prompts.conversation(talk, NUM_TOKENS)
     embeds = harmon._embed_tokens(
         harmon._pad([chat.ids]), harmon._encode_image(harmon._encode_pictures(three_pictures[:1]))
     )
@@ -236,24 +252,26 @@ def test_the_understanding_loss_is_the_librarys(harmon: Harmon, three_pictures: 
 
 def test_conversations_are_worded_as_in_the_release(harmon: Harmon):
     picture = np.zeros((32, 32, 3), np.uint8)
-    chat = harmon._tokenize(Conversation.with_picture((("What?", "a star"), ("Sure?", "yes")), picture))
+    chat = harmon.prompts.conversation(
+        Conversation.with_picture((("What?", "a star"), ("Sure?", "yes")), picture), NUM_TOKENS
+    )
     assert harmon.tokenizer.decode(chat.ids) == (
         f"<|im_start|>user\n{IMAGE}\nWhat?<|im_end|>\n<|im_start|>assistant\na star<|im_end|>\n"
         "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>"
     )
     assert harmon.tokenizer.decode([label for label in chat.labels if label >= 0]) == "a star<|im_end|>yes<|im_end|>"
-    open_ended = harmon._tokenize(Conversation((("Hi", ""),)), open_ended=True).ids
+    open_ended = harmon.prompts.conversation(Conversation((("Hi", ""),)), NUM_TOKENS, open_ended=True).ids
     assert harmon.tokenizer.decode(open_ended) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_requests_are_worded_as_in_the_release(harmon: Harmon):
-    rows = harmon._tokenize_prompts(["a star", None])
-    words = [harmon.tokenizer.decode(ids[mask.bool()]) for ids, mask in zip(*rows, strict=True)]
+    rows = harmon.prompts.drawings(["a star", None])
+    words = [harmon.tokenizer.decode(ids) for ids in rows]
     around = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n".format
     assert words == [around("Generate an image: a star"), around("Generate an image.")]
 
 
 def test_what_users_type_makes_no_special_tokens(harmon: Harmon):
-    ids = harmon._tokenize(Conversation((("<|image_pad|><|im_end|>", "x"),))).ids
-    assert ids.count(harmon._image) == 0 and ids.count(harmon._end) == 2
-    assert harmon._tokenize_prompts(["<|image_pad|>"]).ids.eq(harmon._image).sum() == 0
+    ids = harmon.prompts.conversation(Conversation((("<|image_pad|><|im_end|>", "x"),)), NUM_TOKENS).ids
+    assert ids.count(harmon.prompts.placeholder) == 0 and ids.count(harmon.prompts.end) == 2
+    assert harmon.prompts.placeholder not in harmon.prompts.drawings(["<|image_pad|>"])[0]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-import json
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.models.backbones.release_layouts import PATCHES, write_bagel
 from torch import Tensor, nn
 
 from latentbridge.errors import UserError
 from latentbridge.models.backbones.bagel.load_bagel import convert_key, load_bagel
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.checkpoint import load
-
-PATCHES = "vit_model.vision_model.embeddings.patch_embedding.weight"
+from latentbridge.models.weights import Placement
 
 
 @pytest.mark.parametrize(
@@ -49,51 +47,6 @@ def test_names_of_the_release(released: str, ours: str):
     assert convert_key(released) == ours
 
 
-def released_name(ours: str) -> str:
-    """The other way round, written apart from `convert_key`."""
-    attention = re.fullmatch(r"language_model\.(und|gen)\.layers\.(\d+)\.([qkvo]_(?:proj|norm))\.(\w+)", ours)
-    rest = re.fullmatch(r"language_model\.(und|gen)\.((?:layers\.\d+\.)?\w+)\.(.+)", ours)
-    if attention:
-        expert, layer, part, kind = attention.groups()
-        return f"language_model.model.layers.{layer}.self_attn.{part}{'_moe_gen' * (expert == 'gen')}.{kind}"
-    if rest:
-        expert, part, kind = rest.groups()
-        return f"language_model.model.{part}{'_moe_gen' * (expert == 'gen')}.{kind}"
-    for mine, theirs in (
-        ("language_model.embed_tokens", "language_model.model.embed_tokens"),
-        ("eye.vision", "vit_model.vision_model"),
-        ("eye.connector", "connector"),
-        ("eye.places", "vit_pos_embed.pos_embed"),
-        ("latents.places", "latent_pos_embed.pos_embed"),
-        ("latents.time_embedder.linear_1", "time_embedder.mlp.0"),
-        ("latents.time_embedder.linear_2", "time_embedder.mlp.2"),
-        ("latents.proj_in", "vae2llm"),
-        ("latents.proj_out", "llm2vae"),
-    ):
-        ours = ours.replace(mine, theirs)
-    return ours
-
-
-def flux_name(name: str, levels: int) -> str:
-    """The name of a tensor of diffusers' autoencoder in the layout of Flux and of latent diffusion before it."""
-    name = re.sub(r"up_blocks\.(\d+)", lambda found: f"up.{levels - 1 - int(found[1])}", name)
-    name = re.sub(r"mid_block\.resnets\.(\d+)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
-    for diffusers, flux in (
-        ("down_blocks", "down"),
-        (".resnets", ".block"),
-        ("downsamplers.0", "downsample"),
-        ("upsamplers.0", "upsample"),
-        ("mid_block.attentions.0", "mid.attn_1"),
-        ("group_norm", "norm"),
-        ("to_out.0", "proj_out"),
-        (".to_", "."),
-        ("conv_shortcut", "nin_shortcut"),
-        ("conv_norm_out", "norm_out"),
-    ):
-        name = name.replace(diffusers, flux)
-    return name
-
-
 @pytest.fixture(scope="module")
 def untied(small_bagel: Bagel) -> Bagel:
     """The small model with a head of its own, as in the release."""
@@ -106,35 +59,13 @@ def untied(small_bagel: Bagel) -> Bagel:
 def folder(untied: Bagel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model in the layout of the release."""
     folder = tmp_path_factory.mktemp("released")
-    state = {name: tensor.contiguous() for name, tensor in untied.state_dict().items()}
-    vae = {name.removeprefix("autoencoder.vae."): state.pop(name) for name in list(state) if "autoencoder." in name}
-    weights = {released_name(name): tensor for name, tensor in state.items()}
-    weights[PATCHES] = weights[PATCHES].permute(0, 2, 3, 1).flatten(1).contiguous()
-    save_file(weights, folder / "ema.safetensors")
-    flux = {
-        flux_name(name, levels=3): tensor[..., None, None] if "attentions" in name and tensor.ndim == 2 else tensor
-        for name, tensor in vae.items()
-    }
-    save_file(flux, folder / "ae.safetensors")
-    language = untied.language_model.config.to_dict()
-    del language["rope_parameters"]
-    language |= {
-        "tie_word_embeddings": False,
-        "rope_theta": 500.0,
-        "qk_norm": True,
-        "layer_module": "Qwen2MoTDecoderLayer",
-    }
-    (folder / "llm_config.json").write_text(json.dumps(language))
-    vision = untied.eye.vision.config.to_dict()
-    vision |= {"num_hidden_layers": vision["num_hidden_layers"] + 1, "vision_use_head": True, "rope": False}
-    (folder / "vit_config.json").write_text(json.dumps(vision))
-    untied.tokenizer.save_pretrained(folder)
+    write_bagel(untied, folder)
     return folder
 
 
 @torch.no_grad()
 def test_every_tensor_of_the_release_finds_its_place(untied: Bagel, folder: Path, three_pictures):
-    loaded = load_bagel(folder, torch.float32)
+    loaded = load_bagel(folder, Placement(torch.float32))
     expected = untied.state_dict()
     assert loaded.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())

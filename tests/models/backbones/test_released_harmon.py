@@ -1,22 +1,37 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from tests.models.backbones.release_layouts import PLAIN, harmon_shapes, write_harmon
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config
 
 from latentbridge.config import MarConfig
 from latentbridge.errors import UserError
-from latentbridge.models.backbones.harmon.load_harmon import HARMON_0_5B, HARMON_1_5B, Sizes, convert_key, load_harmon
+from latentbridge.models.backbones.harmon.load_harmon import (
+    HARMON_0_5B,
+    HARMON_1_5B,
+    Sizes,
+    convert_key,
+    is_harmon,
+    load_harmon,
+)
 from latentbridge.models.backbones.harmon.mar import MaskedDecoder, MaskedEncoder, TokenDenoiser
+from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
+from latentbridge.models.backbones.harmon.pictures import pad_and_resize
 from latentbridge.models.checkpoint import ASSETS, load
 from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.models.weights import Placement, cast_weights
 from latentbridge.rng import torch_rng
+from latentbridge.types import Conversation
 
 CHANNELS, WIDTH, HEAD, VAE = 5, 28, 31, 32
 SIZES = Sizes(
@@ -29,142 +44,237 @@ SIZES = Sizes(
         vocab_size=len(load_tokenizer(ASSETS / "tokenizer")),
         tie_word_embeddings=True,
     ),
-    MarConfig(width=WIDTH, num_layers=1, num_heads=2, channels=CHANNELS, num_buffers=3, head_width=HEAD, head_layers=1),
+    MarConfig(
+        width=WIDTH,
+        num_layers=1,
+        num_heads=2,
+        grid=2,
+        channels=CHANNELS,
+        num_buffers=3,
+        head_width=HEAD,
+        head_layers=1,
+        learned_variances=True,
+    ),
     VAE,
+    image_size_px=64,
 )
-
-
-def layer(name: str, out: int, into: int, *kernel: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", (out, into, *kernel)
-    yield f"{name}.bias", (out,)
-
-
-def norm(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from ((f"{name}.{end}", (width,)) for end in ("weight", "bias"))
-
-
-def resnet(name: str, into: int, out: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from norm(f"{name}.norm1", into)
-    yield from layer(f"{name}.conv1", out, into, 3, 3)
-    yield from norm(f"{name}.norm2", out)
-    yield from layer(f"{name}.conv2", out, out, 3, 3)
-    if into != out:
-        yield from layer(f"{name}.nin_shortcut", out, into, 1, 1)
-
-
-def attention(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from norm(f"{name}.norm", width)
-    for part in ("q", "k", "v", "proj_out"):
-        yield from layer(f"{name}.{part}", width, width, 1, 1)
-
-
-def mar_layout() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The names and shapes of MAR's own checkpoint, a grid of 2 x 2 and buffers."""
-    yield "mar.fake_latent", (1, WIDTH)
-    yield "mar.mask_token", (1, 1, WIDTH)
-    yield "mar.encoder_pos_embed_learned", (1, 4 + 3, WIDTH)
-    yield "mar.decoder_pos_embed_learned", (1, 4 + 3, WIDTH)
-    yield "mar.diffusion_pos_embed_learned", (1, 4, WIDTH)
-    yield from layer("mar.z_proj", WIDTH, CHANNELS)
-    yield from norm("mar.z_proj_ln", WIDTH)
-    yield from layer("mar.decoder_embed", WIDTH, WIDTH)
-    for half in ("encoder", "decoder"):
-        yield from norm(f"mar.{half}_norm", WIDTH)
-        block = f"mar.{half}_blocks.0"
-        for one in ("norm1", "norm2"):
-            yield from norm(f"{block}.{one}", WIDTH)
-        yield from layer(f"{block}.attn.qkv", 3 * WIDTH, WIDTH)
-        yield from layer(f"{block}.attn.proj", WIDTH, WIDTH)
-        yield from layer(f"{block}.mlp.fc1", 4 * WIDTH, WIDTH)
-        yield from layer(f"{block}.mlp.fc2", WIDTH, 4 * WIDTH)
-    net = "mar.diffloss.net"
-    yield from layer(f"{net}.time_embed.mlp.0", HEAD, 256)
-    yield from layer(f"{net}.time_embed.mlp.2", HEAD, HEAD)
-    yield from layer(f"{net}.cond_embed", HEAD, WIDTH)
-    yield from layer(f"{net}.input_proj", HEAD, CHANNELS)
-    yield from norm(f"{net}.res_blocks.0.in_ln", HEAD)
-    yield from layer(f"{net}.res_blocks.0.mlp.0", HEAD, HEAD)
-    yield from layer(f"{net}.res_blocks.0.mlp.2", HEAD, HEAD)
-    yield from layer(f"{net}.res_blocks.0.adaLN_modulation.1", 3 * HEAD, HEAD)
-    yield from layer(f"{net}.final_layer.adaLN_modulation.1", 2 * HEAD, HEAD)
-    yield from layer(f"{net}.final_layer.linear", 2 * CHANNELS, HEAD)
-
-
-def vae_layout() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """KL-16 in the names of latent diffusion."""
-    widths = [VAE, VAE, 2 * VAE, 2 * VAE, 4 * VAE]
-    for half, out in (("encoder", 2 * CHANNELS), ("decoder", 3)):
-        edge = widths[0]
-        yield from layer(f"vae.{half}.conv_in", *((edge, 3) if half == "encoder" else (widths[-1], CHANNELS)), 3, 3)
-        yield from norm(f"vae.{half}.norm_out", widths[-1] if half == "encoder" else edge)
-        yield from layer(f"vae.{half}.conv_out", out, widths[-1] if half == "encoder" else edge, 3, 3)
-        for place in ("block_1", "block_2"):
-            yield from resnet(f"vae.{half}.mid.{place}", widths[-1], widths[-1])
-        yield from attention(f"vae.{half}.mid.attn_1", widths[-1])
-    for level, width in enumerate(widths):
-        finer, coarser = widths[max(level - 1, 0)], widths[min(level + 1, 4)]
-        for block in range(2):
-            yield from resnet(f"vae.encoder.down.{level}.block.{block}", width if block else finer, width)
-        for block in range(3):
-            yield from resnet(f"vae.decoder.up.{level}.block.{block}", width if block else coarser, width)
-        if level < 4:
-            yield from layer(f"vae.encoder.down.{level}.downsample.conv", width, width, 3, 3)
-        if level > 0:
-            yield from layer(f"vae.decoder.up.{level}.upsample.conv", width, width, 3, 3)
-    for part, count in (("encoder.down", 2), ("decoder.up", 3)):
-        for block in range(count):
-            yield from attention(f"vae.{part}.4.attn.{block}", widths[-1])
-    yield from layer("vae.quant_conv", 2 * CHANNELS, 2 * CHANNELS, 1, 1)
-    yield from layer("vae.post_quant_conv", CHANNELS, CHANNELS, 1, 1)
+EMBEDDINGS = "llm.model.embed_tokens.weight"
+QUICK = {"steps": 2, "denoising_steps": 3}
 
 
 @pytest.fixture(scope="module")
 def released() -> dict[str, Tensor]:
     """Random tensors in the released layout; the language model's come from a model of that size."""
-    with torch.device("meta"):
-        words = Qwen2ForCausalLM(SIZES.language_model).state_dict()
-    shapes = {f"llm.{name}": tuple(tensor.shape) for name, tensor in words.items() if name != "lm_head.weight"}
-    shapes |= dict(mar_layout()) | dict(vae_layout())
-    for name, (out, into) in {"proj_in": (32, WIDTH), "proj_out": (WIDTH, 32)}.items():
-        shapes |= (
-            dict(layer(f"{name}.0", 32, into)) | dict(layer(f"{name}.2", 32, 32)) | dict(layer(f"{name}.4", out, 32))
-        )
+    shapes = harmon_shapes(SIZES)
     rng = torch_rng(0, "released")
     return {
         name: torch.randn(shape, generator=rng) * (1 if len(shape) < 2 else shape[1:].numel() ** -0.5)
-        for name, shape in ((name, torch.Size(shape)) for name, shape in shapes.items())
+        for name, shape in shapes.items()
     }
 
 
 @pytest.fixture
+def plain(released: dict[str, Tensor], tmp_path: Path) -> Path:
+    """A folder in GitHub's layout."""
+    write_harmon(released, tmp_path, plain=True)
+    return tmp_path
+
+
+@pytest.fixture
 def folder(released: dict[str, Tensor], tmp_path: Path) -> Path:
-    names = sorted(released)
-    for index, part in enumerate((names[::2], names[1::2])):
-        save_file({name: released[name] for name in part}, tmp_path / f"model-{index}.safetensors")
-    load_tokenizer(ASSETS / "tokenizer").save_pretrained(tmp_path)
+    write_harmon(released, tmp_path, plain=False)
     return tmp_path
 
 
 @torch.no_grad()
 def test_a_released_folder_is_read_whole(folder: Path, released: dict[str, Tensor]):
-    harmon = load_harmon(folder, [HARMON_1_5B, SIZES])
+    harmon = load_harmon(folder, [HARMON_1_5B, SIZES], Placement(torch.float32))
     state = harmon.state_dict()
-    assert len({convert_key(name) for name in released}) == len(released)
-    assert set(state) == {convert_key(name) for name in released} | {"language_model.lm_head.weight"}
-    assert torch.equal(
-        state["encoder.blocks.0.self_attn.in_proj_weight"], released["mar.encoder_blocks.0.attn.qkv.weight"]
-    )
-    assert torch.equal(state["head.out.weight"], released["mar.diffloss.net.final_layer.linear.weight"][:CHANNELS])
+    used = released.keys() - {"mar.class_emb.weight"}
+    assert len({convert_key(name) for name in used}) == len(used)
+    assert set(state) == {convert_key(name) for name in used} | {"language_model.lm_head.weight"}
+    assert torch.equal(state["encoder.blocks.0.qkv.weight"], released["mar.encoder_blocks.0.attn.qkv.weight"])
+    assert torch.equal(state["head.out.weight"], released["mar.diffloss.net.final_layer.linear.weight"])
     assert torch.equal(
         state["autoencoder.vae.decoder.up_blocks.1.resnets.2.conv1.weight"],
         released["vae.decoder.up.3.block.2.conv1.weight"],
     )
     assert harmon.language_model.lm_head.weight is harmon.language_model.model.embed_tokens.weight
-    harmon.drawing_options = replace(harmon.drawing_options, steps=2)
-    harmon.denoising_steps = 2
     latents = harmon.gen_latent(["a star"])
-    assert latents.shape == (1, 4 * WIDTH) and harmon.roundtrip(latents).isfinite().all()
-    assert harmon.generate("a star").picture.shape == (32, 32, 3)
+    assert latents.shape == (1, 16 * WIDTH) and harmon.roundtrip(latents).isfinite().all()
+    assert harmon.generate("a star", **QUICK).picture.shape == (64, 64, 3)
+
+
+def test_the_plain_layout_holds_the_same_model(plain: Path, released: dict[str, Tensor]):
+    state = load_harmon(plain, [SIZES], Placement(torch.float32)).state_dict()
+    used = {convert_key(name): tensor for name, tensor in released.items() if name != "mar.class_emb.weight"}
+    assert state.keys() == used.keys() | {"language_model.lm_head.weight"}
+    assert all(torch.equal(state[name].flatten(), tensor.flatten()) for name, tensor in used.items())
+
+
+def test_one_of_several_models_is_named_by_its_file(plain: Path):
+    (plain / "harmon_1.5b-o.pth").write_bytes((plain / PLAIN).read_bytes())
+    with pytest.raises(UserError, match=r"several models \(harmon_1.5b-o.pth, harmon_1.5b.pth\); give the path of one"):
+        load_harmon(plain, [SIZES])
+    assert is_harmon(plain / PLAIN) and load_harmon(plain / PLAIN, [SIZES]).kind == "harmon"
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("kl16.ckpt", "holds harmon_1.5b.pth but no kl16.ckpt; download it from .* wusize/harmon"),
+        ("tokenizer.json", "holds no tokenizer.json; download the tokenizer of Qwen/Qwen2.5-1.5B-Instruct"),
+    ],
+)
+def test_a_plain_folder_says_what_is_missing_and_where_it_is(plain: Path, missing: str, message: str):
+    (plain / missing).unlink()
+    assert is_harmon(plain)
+    with pytest.raises(UserError, match=message):
+        load_harmon(plain, [SIZES])
+
+
+@pytest.mark.parametrize("name", [PLAIN, "kl16.ckpt"])
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"model": {"x": torch.zeros(1)}, "more": Path("/")}, "holds more than tensors, so it could run code"),
+        ({"model": 3}, "holds no state dict"),
+        (torch.zeros(1), "holds no state dict"),
+    ],
+)
+def test_a_file_of_other_things_than_tensors_is_refused(plain: Path, name: str, stored: Any, message: str):
+    torch.save(stored, plain / name)
+    with pytest.raises(UserError, match=f"{name} {message}"):
+        load_harmon(plain, [SIZES])
+
+
+def test_output_embeddings_must_be_the_tied_ones(plain: Path, released: dict[str, Tensor]):
+    tensors = {name: tensor for name, tensor in released.items() if not name.startswith("vae.")}
+    torch.save(tensors | {"llm.lm_head.weight": tensors[EMBEDDINGS].clone()}, plain / PLAIN)
+    load_harmon(plain, [SIZES])
+    torch.save(tensors | {"llm.lm_head.weight": tensors[EMBEDDINGS] + 1}, plain / PLAIN)
+    with pytest.raises(UserError, match="output embeddings of its own"):
+        load_harmon(plain, [SIZES])
+
+
+# --- what users ask of a release -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def harmon(released: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Harmon:
+    """A released Harmon whose replies end; not to be changed."""
+    folder = tmp_path_factory.mktemp("release")
+    save_file(released, folder / "model.safetensors")
+    load_tokenizer(ASSETS / "tokenizer").save_pretrained(folder)
+    return load_harmon(folder, [SIZES], Placement(torch.float32))
+
+
+def test_defaults_are_the_authors(harmon: Harmon):
+    options = harmon.drawing_options
+    assert (options.steps, options.guidance, options.sampler, options.temperature) == (64, 3.0, "ddpm", 1.0)
+    assert options.num_denoising_steps == 100 and harmon.reply_options.max_tokens == 1024
+    assert replace(options, sampler="ddim").num_denoising_steps == 25
+
+
+def test_drawings_have_any_size_of_whole_tokens(harmon: Harmon):
+    assert harmon.generate("a star", size=(48, 80), **QUICK).picture.shape == (80, 48, 3)
+    for size, written in [((40, 64), "40x64"), ((64,), "64"), ((0, 16), "0x16")]:
+        with pytest.raises(UserError, match=f"multiples of 16 pixels, not {written};"):
+            harmon.generate("a star", size=size, **QUICK)
+
+
+def test_the_samplers_have_names_and_differ(harmon: Harmon):
+    def drawn(**options: Any) -> np.ndarray:
+        return harmon.generate("a star", seed=4, **{**QUICK, **options}).picture.astype(int)
+
+    stochastic = drawn()
+    assert np.array_equal(drawn(sampler="ddpm"), stochastic) and not np.array_equal(drawn(sampler="ddim"), stochastic)
+    assert not np.array_equal(drawn(temperature=0.5), stochastic)
+    assert not np.array_equal(drawn(guidance_schedule="linear"), stochastic)
+    with pytest.raises(UserError, match="sampler"):
+        drawn(sampler="euler")
+    with pytest.raises(UserError, match='2 denoising steps or more; set sampler="ddim"'):
+        drawn(denoising_steps=1)
+
+
+def test_a_model_without_learned_variances_refuses_the_stochastic_sampler(small_harmon: Harmon):
+    with pytest.raises(UserError, match='takes learned variances.*sampler="ddim"'):
+        small_harmon.generate("a star", sampler="ddpm")
+
+
+def test_a_drawing_does_not_depend_on_its_batch(harmon: Harmon):
+    texts, seeds = ["a star", "three large blue circles on the left"], [7, 3]
+    together = harmon.generate(texts, seeds, **QUICK)
+    for text, seed, result in zip(texts, seeds, together, strict=True):
+        alone = harmon.generate(text, seed, **QUICK).picture
+        assert np.abs(alone.astype(int) - result.picture).max() <= 1
+    other = harmon.generate("a star", 8, **QUICK).picture
+    assert np.abs(other.astype(int) - together[0].picture).max() > 1
+
+
+def test_pictures_of_any_shape_are_read_at_any_size_of_whole_tokens(harmon: Harmon):
+    picture = np.random.default_rng(0).integers(0, 256, (30, 70, 3), np.uint8)
+    conversation = Conversation.with_picture((("What?", ""),), picture)
+    sizes = [harmon.reply([conversation], max_tokens=3, picture_size_px=size)[0].token_ids for size in (0, 64, 96)]
+    assert sizes[0] == sizes[1] and len(sizes[2]) <= 3
+    with pytest.raises(UserError, match="multiples of 16 pixels, not 70"):
+        harmon.reply([conversation], picture_size_px=70)
+
+
+def test_pictures_are_padded_with_grey_and_resized_by_pillows_default():
+    picture = np.full((2, 6, 3), 255, np.uint8)
+    assert np.array_equal(pad_and_resize(picture, 6)[:, 0, 0], [127, 127, 255, 255, 127, 127])
+    noise = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    assert np.array_equal(pad_and_resize(noise, 4), np.asarray(Image.fromarray(noise).resize((4, 4), Image.BICUBIC)))
+
+
+def test_conversations_hold_several_pictures_and_turns(harmon: Harmon, three_pictures: list[np.ndarray]):
+    turns = (("Compare.", "They differ."), ("And this?", ""))
+    pictures = ((three_pictures[0], three_pictures[1]), (three_pictures[2],))
+    conversation = Conversation(turns, pictures, system="Be brief.")
+    ids = harmon.prompts.conversation(conversation, 16, open_ended=True).ids
+    image = "<|image_pad|>" * (16 + 3) + "\n"
+    assert harmon.tokenizer.decode(ids) == (
+        f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{image}{image}Compare.<|im_end|>\n"
+        f"<|im_start|>assistant\nThey differ.<|im_end|>\n<|im_start|>user\n{image}And this?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert len(harmon.reply([conversation], max_tokens=4)[0].token_ids) <= 4
+    swapped = Conversation(turns, ((three_pictures[1], three_pictures[0]), (three_pictures[2],)), system="Be brief.")
+    assert not torch.equal(last_states(harmon, conversation), last_states(harmon, swapped)), "each in its place"
+
+
+def last_states(harmon: Harmon, conversation: Conversation) -> Tensor:
+    rows = harmon._pad([harmon.prompts.conversation(conversation, 16, open_ended=True).ids])
+    features = harmon._encode_image(harmon._encode_pictures(conversation.all_pictures))
+    return harmon._hidden(harmon._embed_tokens(rows, features), rows.mask)[:, -1]
+
+
+def test_it_works_in_bfloat16(harmon: Harmon, three_pictures: list[np.ndarray]):
+    for whole in (False, True):  # the autoencoder stays in float32 unless the caller wants it otherwise
+        model = copy.deepcopy(harmon)
+        cast_weights(model, torch.bfloat16)
+        model = model.bfloat16() if whole else model
+        assert model.generate("a star", **QUICK).picture.shape == (64, 64, 3)
+        assert isinstance(model.understand(three_pictures[0], "What?", max_tokens=2), str)
+        vectors = [each.embed(images=three_pictures[0]) for each in (model, harmon)]
+        assert float(vectors[0] @ vectors[1]) > 0.99
+
+
+def test_weights_have_the_authors_type_by_default(plain: Path):
+    model = load_harmon(plain, [SIZES])
+    assert model.dtype == model.head.out.weight.dtype == torch.bfloat16
+    assert next(model.autoencoder.parameters()).dtype == torch.float32
+
+
+def test_training_reaches_noise_and_variances(harmon: Harmon, three_pictures: list[np.ndarray]):
+    model = copy.deepcopy(harmon)
+    model.generation_loss(["a star"] * 3, three_pictures, torch_rng(0, "loss")).backward()
+    gradient = model.head.out.weight.grad
+    assert gradient is not None and all(half.abs().max() > 0 for half in gradient.chunk(2))
+
+
+# --- what is refused -----------------------------------------------------------------------------
 
 
 def test_a_tensor_too_few_or_too_many_is_refused_by_name(folder: Path, released: dict[str, Tensor]):
@@ -194,7 +304,7 @@ def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(("sizes", "published"), [(HARMON_0_5B, 208e6), (HARMON_1_5B, 943e6)])
 def test_sizes_add_up_to_those_published(sizes: Sizes, published: float):
     """MAR-B and MAR-H have 208 and 943 million parameters (MAR), a thousand class embeddings among them."""
-    mar = replace(sizes.mar, grid=16)
+    mar = sizes.mar
     with torch.device("meta"):
         parts = [MaskedEncoder(mar), MaskedDecoder(mar), TokenDenoiser(mar)]
     count = sum(parameter.numel() for part in parts for parameter in part.parameters()) + 1000 * mar.width

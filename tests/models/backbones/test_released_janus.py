@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.models.backbones.release_layouts import authors_config, authors_tensors, write_pickles
 from torch import Tensor
 from transformers import JanusConfig, JanusForConditionalGeneration
 
@@ -21,72 +22,11 @@ from latentbridge.models.backbones.janus.authors_layout import convert_tensor, t
 from latentbridge.models.backbones.janus.load_janus import MAX_TOKENS, SYSTEM_PROMPT, is_janus, load_janus
 from latentbridge.models.backbones.janus.modeling_janus import JanusPro
 from latentbridge.models.checkpoint import load, outline
+from latentbridge.models.stored_tensor import in_memory
 from latentbridge.types import Conversation
 
 FIXTURE = Path(__file__).parents[2] / "golden" / "janus"
 TEXTS = ["a red circle left of a blue square", "two stars"]
-BACK = (
-    (r"model\.vision_model\.embeddings\.patch_embedding", "vision_model.vision_tower.patch_embed.proj"),
-    (r"model\.vision_model\.embeddings\.position_embedding\.weight", "vision_model.vision_tower.pos_embed"),
-    (r"model\.vision_model\.post_layernorm", "vision_model.vision_tower.norm"),
-    (r"model\.vision_model\.encoder\.layers", "vision_model.vision_tower.blocks"),
-    (r"layer_norm(\d)", r"norm\1"),
-    (r"self_attn\.projection_layer", "attn.proj"),
-    (r"model\.language_model", "language_model.model"),
-    (r"^lm_head", "language_model.lm_head"),
-    (r"model\.generation_embeddings", "gen_embed"),
-    (r"model\.generation_head\.proj_out", "gen_head.output_mlp_projector"),
-    (r"model\.generation_head", "gen_head"),
-    (r"model\.(?:generation_)?vqmodel", "gen_vision_model"),
-    (r"\.(?:down|up)\.(\d)", r".conv_blocks.\1"),
-    (r"\.block\.", ".res."),
-    (r"mid\.block_1", "mid.0"),
-    (r"mid\.attn_1", "mid.1"),
-    (r"mid\.block_2", "mid.2"),
-    (r"model\.generation_aligner\.", "gen_aligner."),
-    (r"model\.aligner\.", "aligner."),
-    (r"aligner\.fc1", "aligner.layers.0"),
-)
-"""The authors' names of transformers' tensors, but for aligners' later layers and the fused qkv."""
-
-
-def authors_tensors(model: JanusForConditionalGeneration) -> dict[str, Tensor]:
-    """The state of a model under its authors' names."""
-    stored: dict[str, Tensor] = {}
-    state = model.state_dict()
-    for name, tensor in state.items():
-        if re.search(r"vision_model.*\.[kv]_proj", name):
-            continue
-        if "vision_model" in name and ".q_proj." in name:
-            tensor = torch.cat([state[name.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"])
-            name = name.replace("self_attn.q_proj", "attn.qkv")
-        for pattern, replacement in BACK:
-            name = re.sub(pattern, replacement, name)
-        name = re.sub(r"hidden_layers\.(\d)", lambda match: f"layers.{2 * int(match[1]) + 2}", name)
-        stored[name] = tensor[None] if name.endswith("pos_embed") else tensor
-    return stored
-
-
-def authors_config(
-    sizes: Any, depth: int, tower: str = "siglip_large_patch16_384", **tower_params: Any
-) -> dict[str, Any]:
-    """The config of a model, with only what the authors' files say."""
-    width, entries = sizes.text_config.hidden_size, sizes.vq_config.num_embeddings
-    params = {
-        "vision_config": {"image_size": sizes.vision_config.image_size, "model_name": tower, "select_layer": -1},
-        "aligner_config": {"depth": depth, "projector_type": "mlp_gelu", "n_embed": width},
-        "gen_aligner_config": {"depth": depth, "projector_type": "mlp_gelu", "n_embed": width},
-        "gen_vision_config": {"image_token_size": entries, "n_embed": sizes.vq_config.embed_dim},
-        "gen_head_config": {"n_embed": width, "image_token_embed": width, "image_token_size": entries},
-    }
-    params["vision_config"] |= tower_params
-    words = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    language = {name: getattr(sizes.text_config, name) for name in (*words, "vocab_size", "max_position_embeddings")}
-    return {
-        "model_type": "multi_modality",
-        "language_config": language | {"torch_dtype": "bfloat16", "_attn_implementation": "eager"},
-        **{part: {"params": values} for part, values in params.items()},
-    }
 
 
 @pytest.fixture
@@ -109,14 +49,7 @@ def as_pickles(folder: Path, with_index: bool) -> dict[str, Tensor]:
     stored = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     stored["gen_vision_model.quantize.codebook_used"] = torch.zeros(65536)
-    names = sorted(stored)
-    weight_map: dict[str, str] = {}
-    for index, part in enumerate((names[::2], names[1::2]), start=1):
-        path = folder / f"pytorch_model-{index:05}-of-00002.bin"
-        torch.save({name: stored[name] for name in part}, path)
-        weight_map |= dict.fromkeys(part, path.name)
-    if with_index:
-        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    write_pickles(stored, folder, with_index)
     return stored
 
 
@@ -264,10 +197,10 @@ def test_an_unknown_tower_without_heads_is_said_aloud(folder: Path):
 
 def test_the_fused_attention_is_split_in_order():
     fused = torch.arange(12).view(6, 2)
-    parts = dict(convert_tensor("vision_model.vision_tower.blocks.3.attn.qkv.weight", fused))
+    parts = dict(convert_tensor("vision_model.vision_tower.blocks.3.attn.qkv.weight", in_memory(fused)))
     assert [name.split(".")[-2] for name in parts] == ["q_proj", "k_proj", "v_proj"]
-    assert torch.equal(torch.cat(list(parts.values())), fused)
-    assert not list(convert_tensor("gen_vision_model.quantize.codebook_used", fused))
+    assert torch.equal(torch.cat([part.read() for part in parts.values()]), fused)
+    assert not list(convert_tensor("gen_vision_model.quantize.codebook_used", in_memory(fused)))
 
 
 # --- strictness ------------------------------------------------------------------------------------

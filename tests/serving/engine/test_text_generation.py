@@ -22,7 +22,7 @@ def decode(tokens) -> str:
 
 
 def chunks(tokens: list[int], stop: tuple[str, ...] = (), max_tokens: int = 99, room: int = 99) -> list[tuple]:
-    detokenizer = Detokenizer(GenerationRequest(CONVERSATION, ReplyOptions(max_tokens, stop=stop)), 5, END, decode)
+    detokenizer = Detokenizer(GenerationRequest(CONVERSATION, ReplyOptions(max_tokens, stop=stop)), 5, [END], decode)
     added = [detokenizer.add(token, number < room) for number, token in enumerate(tokens, start=1)]
     assert all(chunk.prompt_tokens == 5 and chunk.reply_tokens == n for n, chunk in enumerate(added, start=1))
     return [(chunk.text, chunk.finish_reason) for chunk in added]

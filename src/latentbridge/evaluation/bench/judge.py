@@ -85,15 +85,29 @@ class Judge:
 
         Raises UserError if the judge cannot be reached or refuses the key; what was answered is kept.
         """
-        if not judgements:
-            return []
-        with ThreadPoolExecutor(min(_THREADS, len(judgements))) as pool:
-            return list(pool.map(lambda judgement: self._judge(judgement, read), judgements))
+        contents = [self._content(judgement) for judgement in judgements]
+        keys = [content if isinstance(content, Failure) else json.dumps(content) for content in contents]
+        asked = {key: judgement for key, judgement in zip(keys, judgements, strict=True) if isinstance(key, str)}
+        results: dict[str, T | Failure] = {}
+        if asked:
+            with ThreadPoolExecutor(min(_THREADS, len(asked))) as pool:
+                made = pool.map(lambda entry: self._judge(json.loads(entry[0]), entry[1], read), asked.items())
+                results = dict(zip(asked, made, strict=True))
+        return [key if isinstance(key, Failure) else results[key] for key in keys]
 
-    def _judge(self, judgement: Judgement, read: Callable[[str], T | None]) -> T | Failure:
+    def _content(self, judgement: Judgement) -> dict[str, Any] | Failure:
+        """Return what an answer depends on, pictures by their hash; a Failure if one cannot be read."""
+        try:
+            digests = [self.pictures.digest(picture) for picture in judgement.pictures]
+        except UserError as error:
+            return Failure(str(error))
+        return {"text": judgement.text, "pictures": digests, "model": self.model, "most": judgement.max_tokens}
+
+    def _judge(self, content: dict[str, Any], judgement: Judgement, read: Callable[[str], T | None]) -> T | Failure:
         answer = ""
         for attempt in range(_ATTEMPTS):
-            answer = self._answer(judgement, attempt)
+            key = sha256(json.dumps({**content, "attempt": attempt}, sort_keys=True).encode()).hexdigest()
+            answer = self._answer(key, judgement)
             if isinstance(answer, Failure):
                 return answer
             value = read(answer)
@@ -101,19 +115,17 @@ class Judge:
                 return value
         return Failure(f"the judge's answer could not be read: {answer[:200]!r}")
 
-    def _answer(self, judgement: Judgement, attempt: int) -> str | Failure:
+    def _answer(self, key: str, judgement: Judgement) -> str | Failure:
         """Return a kept answer or a new one; only the request itself runs beside other threads."""
         with self._lock:
+            if key in self._answers:
+                return self._answers.records[key]["answer"]
             try:
-                digests = [self.pictures.digest(picture) for picture in judgement.pictures]
-                content = {"text": judgement.text, "pictures": digests, "model": self.model, "attempt": attempt}
-                key = sha256(json.dumps({**content, "most": judgement.max_tokens}, sort_keys=True).encode()).hexdigest()
-                if key in self._answers:
-                    return self._answers.records[key]["answer"]
-                parts: list[dict[str, Any]] = [{"type": "text", "text": judgement.text}]
-                parts += [{"type": "image_url", "image_url": {"url": self._data_url(p)}} for p in judgement.pictures]
+                urls = [self._data_url(picture) for picture in judgement.pictures]
             except UserError as error:
                 return Failure(str(error))
+        parts: list[dict[str, Any]] = [{"type": "text", "text": judgement.text}]
+        parts += [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         messages = [{"role": "user", "content": parts}]
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": judgement.max_tokens}
         answer = self._post(body)

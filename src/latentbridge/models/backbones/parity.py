@@ -33,7 +33,7 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
     if ours.shape != theirs.shape:
         return float("inf")
     if not theirs.is_floating_point():
-        return (ours.cpu() != theirs).double().mean().item()
+        return (ours.cpu() != theirs).double().mean().item() if theirs.numel() else 0.0
     ours, theirs = ours.detach().cpu().double(), theirs.double()
     if not torch.isfinite(ours).all():
         return float("inf")

@@ -27,6 +27,8 @@ EditMethod = Literal["masked", "reference"]
 """Editing method: inside a mask, or a new drawing as the released OmniBridge makes."""
 _MASK_PROBES = 4
 _DESCRIPTION_TOKENS = 128
+_REFUSAL = "I'm unable to see the image"
+"""The start of a reply that the release replaces by the instruction (spec 2.3 step 4)."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def edit_like_release(
     latents reach the decoder, so identity and layout are lost by design. The mask is the whole picture, and the source is
     not described.
     """
-    model.require("embed")  # the bridge
+    model.require("generate")  # the bridge
     after = _describe_after(model, pictures, instructions)
     hidden, mask = model.image_hidden(pictures)
     words = model.text_encoder.shared(model.text_ids(after))
@@ -122,11 +124,17 @@ def edit_like_release(
 
 
 def _describe_after(model: OmniBridge, pictures: Sequence[Picture], instructions: Sequence[str]) -> list[str]:
+    """Return the description that each instruction leads to; the instruction itself if the model says it sees no picture."""
     requests = [
-        Conversation.with_picture(((prompts.edit_request(instruction), ""),), picture)
+        Conversation.with_picture(((model.templates.edit_request(instruction), ""),), picture)
         for instruction, picture in zip(instructions, pictures, strict=True)
     ]
-    return [prompts.unwrap_description(reply.text) for reply in model.reply(requests, max_tokens=_DESCRIPTION_TOKENS)]
+    replies = model.reply(requests, max_tokens=max(_DESCRIPTION_TOKENS, 2 * model.config.text_length))
+    texts = [prompts.unwrap_description(reply.text) for reply in replies]
+    return [
+        instruction if text.startswith(_REFUSAL) else text
+        for text, instruction in zip(texts, instructions, strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -1,12 +1,12 @@
-"""Loading of a released HunyuanDiT, in diffusers' folder layout, as the decoder of any model with a bridge."""
+"""Loading of a released HunyuanDiT, in diffusers' folder layout or its authors', as the decoder of any model with a bridge."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffusers
 import torch
@@ -19,8 +19,20 @@ from transformers import BertModel, BertTokenizer, T5Config, T5EncoderModel, T5T
 from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.diffusion import Scheduler
+from latentbridge.models.library_logging import quiet
 from latentbridge.models.omnibridge.decoder import CaptionEncoder, Decoder
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.omnibridge.tencent_dit import (
+    AUTOENCODER,
+    CAPTION_TOKENIZER,
+    CAPTIONS,
+    MT5,
+    SCHEDULER,
+    build_tencent,
+    read_tencent,
+    tencent_config,
+    tencent_root,
+)
 from latentbridge.models.tensors import describe_mismatch
 
 PARTS = ("text_encoder.", "decoder.", "autoencoder.", "captions.")
@@ -49,6 +61,8 @@ _MT5_XL: dict[str, Any] = {
 _SDXL_WIDTHS = (128, 256, 512, 512)
 _UNUSED = ("pooler.",)
 """Key prefixes in released files that are ignored: BERT's pooler."""
+_PICKLED_UNUSED = (*_UNUSED, "cls.", "embeddings.position_ids", "decoder.", "lm_head.")
+"""The same in the authors' layout, whose files hold whole models: BERT's heads and mT5's decoder."""
 
 
 def attach_meta_decoder(model: OmniBridge) -> None:
@@ -61,17 +75,62 @@ def attach_meta_decoder(model: OmniBridge) -> None:
         )
 
 
+class Layout(NamedTuple):
+    """Locations and settings of the parts of a HunyuanDiT."""
+
+    config: dict[str, Any]
+    """diffusers' config of the transformer."""
+    transformer: Callable[[torch.dtype], Any]
+    """Loads the transformer."""
+    autoencoder: Path
+    captions: Path
+    text_encoder: Path
+    tokenizers: tuple[Path, Path]
+    """Folders of BERT's tokenizer and of mT5's."""
+    scheduler: Scheduler
+    pickled: bool
+    """True if parts may be in `.bin` files, of which tensors alone are unpickled."""
+
+
 def is_decoder(folder: Path) -> bool:
-    """Return whether a folder holds a decoder in diffusers' layout."""
-    return (folder / "transformer" / "config.json").is_file()
+    """Return whether a folder holds a decoder, in diffusers' layout or its authors'."""
+    return (folder / "transformer" / "config.json").is_file() or tencent_root(folder) is not None
+
+
+def _layout(folder: Path) -> Layout:
+    root = tencent_root(folder)
+    if root is not None:
+        stored = read_tencent(root)
+        config = tencent_config(stored, root)
+        return Layout(
+            config,
+            lambda dtype: build_tencent(stored, config, dtype, root),
+            root / AUTOENCODER,
+            root / CAPTIONS,
+            root / MT5,
+            (root / CAPTION_TOKENIZER, root / MT5),
+            _scheduler(SCHEDULER, root),
+            pickled=True,
+        )
+    path = folder / "scheduler" / "scheduler_config.json"
+    return Layout(
+        _read_json(folder / "transformer" / "config.json"),
+        lambda dtype: _network(HunyuanDiT2DModel, folder / "transformer", torch_dtype=dtype),
+        folder / "vae",
+        folder / "text_encoder",
+        folder / "text_encoder_2",
+        (folder / "tokenizer", folder / "tokenizer_2"),
+        _scheduler(_read_json(path), path),
+        pickled=False,
+    )
 
 
 def attach_decoder(model: OmniBridge, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Attach the HunyuanDiT v1.2 in `folder`, conditioned on the bridge's output instead of mT5's states (spec 2.2 step 7).
 
-    Weights are `dtype`, the autoencoder's float32, as in the release; bfloat16 would round timesteps to multiples of four.
-    The scheduler is the one in the folder; the release samples 100 steps with guidance 6. Raises UserError if the decoder
-    does not fit the model.
+    The folder has diffusers' layout or that of its authors (`tencent_dit.py`). Weights are `dtype`, the autoencoder's
+    float32, as in the release; bfloat16 would round timesteps to multiples of four. The scheduler is the one in the folder,
+    for the authors' layout DDPM. Raises UserError if the decoder does not fit the model.
     """
     if "decoder" in model.config.parts:
         raise UserError(
@@ -79,7 +138,8 @@ def attach_decoder(model: OmniBridge, folder: Path, dtype: torch.dtype = torch.f
         )
     if "bridge" not in model.config.parts:
         raise UserError("The model has no bridge that a decoder could read; give a decoder to an OmniBridge model.")
-    config = _read_json(folder / "transformer" / "config.json")
+    layout = _layout(folder)
+    config = layout.config
     expected = [config.get("text_len_t5"), config.get("cross_attention_dim_t5")]
     produced = [model.config.text_length, model.config.aligner.d_model]
     if expected != produced:
@@ -91,14 +151,12 @@ def attach_decoder(model: OmniBridge, folder: Path, dtype: torch.dtype = torch.f
         raise UserError(
             f"{folder} is a HunyuanDiT before version 1.2, which also takes style and size; use version 1.2."
         )
-    scheduler = _scheduler(folder / "scheduler" / "scheduler_config.json")
-    tokenizers = [
-        _tokenizer(kind, folder / name) for kind, name in ((BertTokenizer, "tokenizer"), (T5Tokenizer, "tokenizer_2"))
-    ]
-    transformer = _network(HunyuanDiT2DModel, folder / "transformer", torch_dtype=dtype)
-    autoencoder = KLAutoencoder(_network(AutoencoderKL, folder / "vae", torch_dtype=torch.float32))
-    text_encoder = _network(T5EncoderModel, folder / "text_encoder_2", dtype=dtype)
-    captions = _network(BertModel, folder / "text_encoder", dtype=dtype, add_pooling_layer=False)
+    tokenizers = [_tokenizer(*each) for each in zip((BertTokenizer, T5Tokenizer), layout.tokenizers, strict=True)]
+    transformer = layout.transformer(dtype)
+    pickled = layout.pickled
+    autoencoder = KLAutoencoder(_network(AutoencoderKL, layout.autoencoder, pickled, torch_dtype=torch.float32))
+    text_encoder = _network(T5EncoderModel, layout.text_encoder, pickled, dtype=dtype)
+    captions = _network(BertModel, layout.captions, pickled, dtype=dtype, add_pooling_layer=False)
     widths = [autoencoder.channels, text_encoder.config.d_model, captions.config.hidden_size]
     expected = [config["in_channels"], config["cross_attention_dim_t5"], config["cross_attention_dim"]]
     if widths != expected:
@@ -111,44 +169,36 @@ def attach_decoder(model: OmniBridge, folder: Path, dtype: torch.dtype = torch.f
         transformer, rope_span=_PRETRAINING_PX // autoencoder.patch_px // config["patch_size"]
     ).eval()
     model.add_module("autoencoder", autoencoder)
-    model.scheduler = scheduler
+    model.scheduler = layout.scheduler
 
 
-def _network(kind: Any, folder: Path, **options: Any) -> Any:
-    """Load a library's network from its folder; raises UserError if any tensor does not fit."""
-    if not any(folder.glob("*.safetensors")):
+def _network(kind: Any, folder: Path, pickled: bool = False, **options: Any) -> Any:
+    """Load a library's network from its folder; raises UserError if any tensor does not fit.
+
+    With `pickled` a folder may have `.bin` files instead of safetensors, from which both libraries read tensors alone.
+    """
+    safetensors = any(folder.glob("*.safetensors"))
+    if not safetensors and not (pickled and any(folder.glob("*.bin"))):
         raise UserError(f"{folder} holds no .safetensors files; download the safetensors version of the decoder.")
     try:
-        with _quiet():
+        with quiet(transformers.logging, diffusers_logging):
             network, report = kind.from_pretrained(
                 folder,
-                use_safetensors=True,
+                use_safetensors=safetensors,
                 local_files_only=True,
                 ignore_mismatched_sizes=True,  # reported below; the library's error names no tensor
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"Cannot read {folder} ({reason}); download it again.") from error
-    names = {*report["missing_keys"], *report["unexpected_keys"], *(name for name, *_ in report["mismatched_keys"])}
-    if mismatched := sorted(name for name in names if not name.startswith(_UNUSED)):
+    unused = _UNUSED if safetensors else _PICKLED_UNUSED
+    unexpected = {name for name in report["unexpected_keys"] if not name.startswith(unused)}
+    names = {*report["missing_keys"], *unexpected, *(name for name, *_ in report["mismatched_keys"])}
+    if mismatched := sorted(names):
         raise UserError(f"{folder} does not fit: {describe_mismatch(mismatched)}.")
     return network.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings of both libraries; the caller raises errors instead."""
-    libraries = (transformers.logging, diffusers_logging)
-    levels = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for library, level in zip(libraries, levels, strict=True):
-            library.set_verbosity(level)
 
 
 def _tokenizer(kind: Any, folder: Path) -> Any:
@@ -169,9 +219,8 @@ def _tokenizer(kind: Any, folder: Path) -> Any:
         ) from error
 
 
-def _scheduler(path: Path) -> Scheduler:
-    """Build the diffusers scheduler named in a config file."""
-    values = _read_json(path)
+def _scheduler(values: dict[str, Any], path: Path) -> Scheduler:
+    """Build the diffusers scheduler that a config names; `path` is where it is from."""
     name = values.get("_class_name", "")
     kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     if kind is None:

@@ -59,8 +59,8 @@ _TRAINABLE = ("backbone.", "projector.", "aligner.", "decoder.")
 class OmniBridge(TrainableModel):
     """OmniBridge (arXiv 2509.19018) from library parts and our bridge.
 
-    Parts: `backbone` (Qwen2-VL), `projector`, `aligner` (BiTransformer), `retrieval` (heads), `second_view` if the config has
-    one, `text_encoder` (T5), `decoder` (HunyuanDiT) and `autoencoder`.
+    Parts: `backbone` (a Qwen-VL), `projector`, `aligner` (BiTransformer), `retrieval` (heads), `second_view` if the config has
+    one, `text_encoder` (T5), `decoder` (HunyuanDiT) and `autoencoder`. A Qwen-VL release is a model of backbone only.
 
     The latent of generation is the decoder's whole condition [n * d], position after position: pooled, it would no longer
     determine the drawing. A drawing is encoded by the same aligner queries over the backbone's states of it, which is also how
@@ -93,7 +93,7 @@ class OmniBridge(TrainableModel):
             self.decoder = Decoder.from_config(config)
             self.autoencoder = PatchAutoencoder(config.autoencoder)
             self.scheduler = diffusion.make_scheduler(config.decoder.num_train_timesteps)
-        self.reply_options = ReplyOptions(max_tokens=256)
+        self.reply_options = self.backbone.reply_options
         self.drawing_options = OmniBridgeOptions()
         self.edit_options = OmniBridgeEditOptions()
         self.tokenizer = tokenizer
@@ -108,14 +108,15 @@ class OmniBridge(TrainableModel):
 
     @property
     def skills(self) -> frozenset[Skill]:
-        return frozenset(skill for skill, needed in _NEEDS.items() if needed <= self._parts)
+        return frozenset(skill for skill in _NEEDS if not self._missing_parts(skill))
 
-    @property
-    def _parts(self) -> set[str]:
-        return {*self.config.parts, *(["decoder"] if self.captions is not None else [])}
+    def _missing_parts(self, skill: Skill) -> frozenset[str]:
+        """Return the parts that the model lacks for a skill; a released backbone embeds without a bridge."""
+        needed = frozenset() if skill == "embed" and self.config.backbone.release.config else _NEEDS[skill]
+        return needed - {*self.config.parts, *(["decoder"] if self.captions is not None else [])}
 
     def require(self, skill: Skill) -> None:
-        for part in sorted(_NEEDS[skill] - self._parts, reverse=True):
+        for part in sorted(self._missing_parts(skill), reverse=True):
             raise UserError(
                 f"This model has no {part}, so it cannot {skill}; load an OmniBridge that was trained with it, such as 'tiny'."
             )
@@ -136,6 +137,8 @@ class OmniBridge(TrainableModel):
 
     @property
     def embedding_size(self) -> int:
+        if "bridge" not in self.config.parts:
+            return self.backbone.width
         auxiliary = self.config.second_view
         return self.config.retrieval.embedding_size + (auxiliary.width if auxiliary.words else 0)
 
@@ -181,6 +184,8 @@ class OmniBridge(TrainableModel):
         return self.backbone.tokenize([conversation], open_ended=True).input_ids.shape[1]
 
     def embedding(self, kind: Literal["image", "text"], items: Sequence[Any]) -> Tensor:
+        if "bridge" not in self.config.parts:
+            return super().embedding(kind, items)
         vectors = self.retrieval_vectors(kind, items)
         return self.second_view.concatenate(vectors, kind, items) if self.config.second_view.words else vectors
 
@@ -251,7 +256,7 @@ class OmniBridge(TrainableModel):
         if self.captions is not None:
             return self.captions.text_tokens(texts)[0]
         length, padding = self.config.text_length, self.backbone.padding
-        rows = [encode(self.backbone.tokenizer, text)[:length] for text in texts]
+        rows = [encode(self.tokenizer, text)[:length] for text in texts]
         return torch.tensor([row + [padding] * (length - len(row)) for row in rows], device=device_of(self))
 
     def text_condition(self, texts: Sequence[str]) -> Tensor:
@@ -278,16 +283,21 @@ class OmniBridge(TrainableModel):
     def image_hidden(self, pictures: Sequence[Picture] | Tensor) -> tuple[Tensor, Tensor]:
         """Return backbone states [b s h] of pictures alone, and the mask [b s] of image tokens.
 
-        A tensor holds pictures as float levels from 0 to 255, [b 3 h w], and passes gradients on.
+        A tensor holds float levels from 0 to 255, [b 3 h w]. Positions are M-RoPE's, in the release too (spec 2.3 step 3).
         """
         drawn, images = (pictures, [None] * len(pictures)) if isinstance(pictures, Tensor) else (None, pictures)
         alone = [Conversation.with_picture((("", ""),), image) for image in images]
         batch = self.backbone.tokenize(alone, open_ended=True, drawn=drawn)
-        return self.backbone.hidden(batch), batch.image_mask
+        return self.backbone.hidden(batch, compat="corrected"), batch.image_mask
 
     def text_hidden(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return backbone states [b s h] of texts as user turns, and the mask [b s] of real tokens."""
+        """Return backbone states [b s h] of texts as user turns, and the mask [b s] of real tokens.
+
+        With `compat="reference"` the mask leaves out the chat template (spec 2.4).
+        """
         batch = self.backbone.tokenize([Conversation(((text, ""),)) for text in texts], open_ended=True)
+        if self.backbone.compat == "reference":
+            return self.backbone.hidden(batch), self.backbone.last_text_mask(batch, texts)
         return self.backbone.hidden(batch), batch.attention_mask.bool()
 
     def query_condition(self, conversations: Sequence[Conversation]) -> Tensor:
@@ -297,7 +307,10 @@ class OmniBridge(TrainableModel):
     def description_condition(self, descriptions: Sequence[str]) -> Tensor:
         """Return `query_condition` [b n d] of full descriptions, each read as request and as reply."""
         return self.query_condition(
-            [Conversation(((prompts.draw_request(text), prompts.wrap_description(text)),)) for text in descriptions]
+            [
+                Conversation(((self.templates.rewrite_request(text), prompts.wrap_description(text)),))
+                for text in descriptions
+            ]
         )
 
     def aligned(self, hidden: Tensor, mask: Tensor) -> Tensor:

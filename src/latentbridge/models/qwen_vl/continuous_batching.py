@@ -15,6 +15,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.options import ReplyOptions
 from latentbridge.models.qwen_vl.batch import TokenBatch
+from latentbridge.models.qwen_vl.generation import SeenTokens
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.token_sampling import choose
 from latentbridge.types import Conversation
@@ -33,9 +34,9 @@ class SamplingParams:
     """On the CPU, whatever the model's device."""
 
     def choose(self, logits: Tensor) -> int:
-        """Return a token for float logits [v]."""
+        """Return a token for float logits [1 v]."""
         generators = None if self.generator is None else [self.generator]
-        return int(choose(logits[None], self.options, generators)[0])
+        return int(choose(logits, self.options, generators)[0])
 
 
 class ContinuousBatch:
@@ -50,7 +51,8 @@ class ContinuousBatch:
     def __init__(self, backbone: QwenVL, count: int, length: int):
         """`length` is the maximum number of tokens of prompt and reply together."""
         config = backbone.model.config.get_text_config()
-        shape = (count, config.num_key_value_heads, length, config.hidden_size // config.num_attention_heads)
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = (count, config.num_key_value_heads, length, head_dim)
         self.backbone = backbone
         self.length = length
         zeros = torch.zeros(shape, dtype=backbone.model.dtype, device=device_of(backbone))
@@ -65,6 +67,8 @@ class ContinuousBatch:
         self._pending = torch.full((count,), _NO_TOKEN, device=zeros.device)
         """Each slot's sampled token that is not in the cache yet."""
         self._sampling_params: list[SamplingParams | None] = [None] * count
+        self._seen: dict[int, SeenTokens] = {}
+        """The tokens of each slot in use."""
         self._rows = torch.arange(count, device=zeros.device)
 
     @property
@@ -98,15 +102,18 @@ class ContinuousBatch:
         length, tokens = batch.input_ids.shape[1], batch.attention_mask.sum(dim=1)
         inputs = self.backbone.inputs(batch)
         causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()[None, None]
-        output = self.backbone.model.model(**inputs | {"attention_mask": _as_given(causal)}, use_cache=True)
+        output = self.backbone.model.model(**inputs | {"attention_mask": causal}, use_cache=True)
         slots = [slot for slot, params in enumerate(self._sampling_params) if params is None][: len(prompts)]
         for (keys, values), layer in zip(self._layers, output.past_key_values.layers, strict=True):
             keys[slots, :, :length], values[slots, :, :length] = layer.keys, layer.values
         self._states[slots] = output.last_hidden_state[torch.arange(len(slots)), tokens - 1]
         self._cached[slots] = tokens
         self._positions[slots] = inputs["position_ids"].amax(dim=(0, 2)) + 1
-        for slot, params in zip(slots, sampling_params, strict=True):
+        vocabulary = self.backbone.model.lm_head.out_features
+        for row, (slot, params) in enumerate(zip(slots, sampling_params, strict=True)):
             self._sampling_params[slot] = params
+            ids, mask = batch.input_ids[row, None], batch.attention_mask[row, None]
+            self._seen[slot] = SeenTokens(params.options, ids, mask, vocabulary)
         return slots
 
     def release(self, slot: int) -> None:
@@ -121,10 +128,13 @@ class ContinuousBatch:
         self._forward_pending()
         logits = self.backbone.model.lm_head(self._states).float()
         tokens = {
-            slot: params.choose(logits[slot]) for slot, params in enumerate(self._sampling_params) if params is not None
+            slot: params.choose(self._seen[slot].penalize(logits[slot, None]))
+            for slot, params in enumerate(self._sampling_params)
+            if params is not None
         }
         for slot, token in tokens.items():
             self._pending[slot] = token
+            self._seen[slot].add(self._pending[slot, None])
         return tokens
 
     def _forward_pending(self) -> None:
@@ -135,7 +145,7 @@ class ContinuousBatch:
         visible = torch.arange(self.length, device=pending.device) <= self._cached[:, None]
         output = self.backbone.model.model.language_model(
             input_ids=torch.where(pending, self._pending, self.backbone.padding)[:, None],
-            attention_mask=_as_given(visible[:, None, None]),
+            attention_mask=visible[:, None, None],
             position_ids=self._positions[None, :, None].expand(3, -1, 1),
             past_key_values=self,
             use_cache=True,
@@ -162,8 +172,3 @@ def _concatenate(prompts: Sequence[TokenBatch]) -> TokenBatch:
         return torch.cat(tensors) if tensors else None
 
     return TokenBatch(**{name: column(name) for name in TokenBatch.__dataclass_fields__})  # pyright: ignore
-
-
-def _as_given(mask: Tensor) -> dict[str, Tensor]:
-    """Return an attention mask, bool [b 1 q k], in the form that transformers uses unchanged in every layer."""
-    return {"full_attention": mask}

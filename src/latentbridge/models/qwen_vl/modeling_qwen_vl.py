@@ -1,32 +1,37 @@
-"""The multimodal backbone: transformers' Qwen2-VL, unmodified, with an interface of conversations and hidden states."""
+"""The multimodal backbone: transformers' Qwen2-VL and its successors, unmodified, with an interface of conversations and hidden states."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from latentbridge.config import BackboneConfig
+from latentbridge.config import BackboneConfig, QwenRelease
 from latentbridge.devices import device_of, to_device
 from latentbridge.models.chat import ChatML, tokenize_chat
 from latentbridge.models.left_padding import IGNORE_INDEX, position_ids
 from latentbridge.models.qwen_vl.batch import TokenBatch
+from latentbridge.models.qwen_vl.build import build_model, build_processor
+from latentbridge.models.qwen_vl.generation import read_generation
 from latentbridge.models.qwen_vl.packing import pack
 from latentbridge.models.qwen_vl.patches import patchify
-from latentbridge.models.tokenization import token_id
+from latentbridge.models.tokenization import encode, token_id
 from latentbridge.ranks import global_mean
 from latentbridge.types import Conversation, Picture
+
+if TYPE_CHECKING:
+    from latentbridge.models.qwen_vl.build import QwenModel
 
 Compat = Literal["corrected", "reference"]
 """Behaviour as corrected here or as in OmniBridge's release; `docs/architecture.md` lists the differences."""
 
 
 class QwenVL(nn.Module):
-    """Qwen2VLForConditionalGeneration with its tokenizer and image processor.
+    """transformers' Qwen2-VL, Qwen2.5-VL or Qwen3-VL with its tokenizer and image processor.
 
     Position ids are M-RoPE's. `compat="reference"` gives the sequential ids that the released OmniBridge falls back to
     (spec 2.1 step 3).
@@ -34,10 +39,11 @@ class QwenVL(nn.Module):
 
     def __init__(
         self,
-        model: Qwen2VLForConditionalGeneration,
+        model: QwenModel,
         tokenizer: Qwen2Tokenizer,
         image_processor: Qwen2VLImageProcessorPil,
         system_prompt: str,
+        release: QwenRelease | None = None,
     ):
         super().__init__()
         self.model = model
@@ -47,53 +53,15 @@ class QwenVL(nn.Module):
         self.compat: Compat = "corrected"
         self.end_of_turn = token_id(tokenizer, "<|im_end|>")
         self.padding = token_id(tokenizer, "<|endoftext|>")
+        release = release or QwenRelease()
+        self.reply_options, self.end_ids = read_generation(release.generation, self.end_of_turn)
+        self._reply_prefix = encode(tokenizer, release.reply_prefix, special=True)
 
     @classmethod
     def from_config(cls, config: BackboneConfig, tokenizer: Qwen2Tokenizer) -> QwenVL:
         """Build a backbone of the configured size with random weights."""
-        head_dim = config.hidden_size // config.num_heads
-        temporal = head_dim // 8
-        spatial = (head_dim // 2 - temporal) // 2
-        qwen = Qwen2VLConfig(
-            text_config={
-                "hidden_size": config.hidden_size,
-                "num_hidden_layers": config.num_layers,
-                "num_attention_heads": config.num_heads,
-                "num_key_value_heads": config.num_kv_heads,
-                "intermediate_size": config.intermediate_size,
-                "vocab_size": config.vocab_size or len(tokenizer),
-                "tie_word_embeddings": config.tied_embeddings,
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": config.rope_theta,
-                    "mrope_section": [head_dim // 2 - 2 * spatial, spatial, spatial],
-                },
-                "bos_token_id": token_id(tokenizer, "<|endoftext|>"),
-                "eos_token_id": token_id(tokenizer, "<|im_end|>"),
-                "pad_token_id": token_id(tokenizer, "<|endoftext|>"),
-            },
-            vision_config={
-                "depth": config.vision_layers,
-                "embed_dim": config.vision_width,
-                "num_heads": config.vision_heads,
-                "hidden_size": config.hidden_size,
-                "patch_size": config.patch_size_px,
-                "spatial_merge_size": config.merge_size,
-            },
-            image_token_id=token_id(tokenizer, "<|image_pad|>"),
-            video_token_id=token_id(tokenizer, "<|video_pad|>"),
-            vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
-            vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
-            tie_word_embeddings=config.tied_embeddings,
-        )
-        min_area, max_area = (config.image_size_px**2,) * 2 if config.image_size_px else config.pixel_range
-        processor = Qwen2VLImageProcessorPil(
-            patch_size=config.patch_size_px,
-            merge_size=config.merge_size,
-            size={"shortest_edge": min_area, "longest_edge": max_area},
-        )
-        model = Qwen2VLForConditionalGeneration._from_config(qwen, attn_implementation="sdpa")
-        return cls(model, tokenizer, processor, config.system_prompt)
+        model, processor = build_model(config, tokenizer), build_processor(config)
+        return cls(model, tokenizer, processor, config.system_prompt, config.release)
 
     @property
     def width(self) -> int:
@@ -133,6 +101,9 @@ class QwenVL(nn.Module):
             )
             for c, counts in zip(conversations, pictures_by_turn, strict=True)
         ]
+        if open_ended:
+            for row in rows:
+                row.ids.extend(self._reply_prefix)
         length = max(len(row.ids) for row in rows)
         input_ids = torch.full((len(rows), length), self.padding)
         labels = torch.full((len(rows), length), IGNORE_INDEX)
@@ -150,27 +121,49 @@ class QwenVL(nn.Module):
         batch = TokenBatch(input_ids, attention_mask, image_mask, labels, weights, pixel_values, grid)
         return to_device(batch, device or device_of(self))
 
+    def last_text_mask(self, batch: TokenBatch, texts: Sequence[str]) -> Tensor:
+        """Return bool [b s], True at the last user text of each open-ended conversation."""
+        empty = tokenize_chat(ChatML(self.tokenizer), Conversation((("", ""),)), open_ended=True).ids
+        opening = encode(self.tokenizer, "<|im_start|>user\n", special=True)
+        after = len(empty) - len(opening) + len(self._reply_prefix)
+        counts = torch.tensor([[len(encode(self.tokenizer, text))] for text in texts], device=batch.input_ids.device)
+        real = batch.attention_mask
+        from_end = real.flip(1).cumsum(dim=1).flip(1)  # 1 at the last token
+        return real.bool() & (from_end > after) & (from_end <= after + counts)
+
     def pack(self, batch: TokenBatch) -> TokenBatch:
         """Pack several conversations into each row; the `language_loss` stays the same."""
         return pack(batch, self._position_ids(batch), self.padding)
 
-    def hidden(self, batch: TokenBatch, image_embeddings: Tensor | None = None) -> Tensor:
-        """Return last-layer states after the final norm, [b s d]; `image_embeddings` of the batch may be precomputed."""
-        inputs = self.inputs(batch)
-        if image_embeddings is not None:
-            embeds = self.model.get_input_embeddings()(batch.input_ids)
-            embeds = embeds.masked_scatter(batch.image_mask[..., None], image_embeddings.to(embeds.dtype))
-            inputs = {name: inputs[name] for name in ("attention_mask", "position_ids")} | {"inputs_embeds": embeds}
-        return self.model.model(**inputs, use_cache=False).last_hidden_state
+    def hidden(self, batch: TokenBatch, image_embeddings: Tensor | None = None, compat: Compat | None = None) -> Tensor:
+        """Return last-layer states after the final norm, [b s d].
+
+        `image_embeddings` of the batch may be precomputed; `compat` is the backbone's own unless given.
+        """
+        inputs = self.inputs(batch, compat)
+        if image_embeddings is None:
+            return self.model.model(**inputs, use_cache=False).last_hidden_state
+        embeds = self.model.get_input_embeddings()(batch.input_ids)
+        first, *deeper = image_embeddings.to(embeds.dtype).flatten(0, -2).split(self.width, dim=-1)
+        embeds = embeds.masked_scatter(batch.image_mask[..., None], first)
+        inputs = {name: inputs[name] for name in ("attention_mask", "position_ids")} | {"inputs_embeds": embeds}
+        if deeper:
+            inputs |= {"visual_pos_masks": batch.image_mask, "deepstack_visual_embeds": deeper}
+        return self.model.model.language_model(**inputs, use_cache=False).last_hidden_state
 
     def image_embeddings(self, batch: TokenBatch) -> Tensor:
         """Return the vision tower's output for pictures of one size, [pictures tokens d]."""
         return torch.stack(self.image_embedding_list(batch))
 
     def image_embedding_list(self, batch: TokenBatch) -> list[Tensor]:
-        """Return the vision tower's output for each picture, [tokens d]."""
-        features = self.model.model.get_image_features(batch.pixel_values, batch.image_grid_thw)  # pyright: ignore
-        return list(cast(Sequence[Tensor], features.pooler_output))  # pyright: ignore
+        """Return the vision tower's output for each picture, [tokens d].
+
+        Qwen3-VL adds the states of some of its vision layers to the first layers of its language model (DeepStack,
+        arXiv 2406.04334); they follow in the same rows, [tokens (1 + layers) d].
+        """
+        features: Any = self.model.model.get_image_features(batch.pixel_values, batch.image_grid_thw)  # pyright: ignore
+        layers = [features.pooler_output, *getattr(features, "deepstack_features", [])]
+        return [torch.cat(picture, dim=-1) for picture in zip(*layers, strict=True)]
 
     def language_loss(self, batch: TokenBatch, image_embeddings: Tensor | None = None) -> Tensor:
         """Return the mean next-token cross-entropy over all ranks; a reply's weight is the square root of its length.
@@ -190,23 +183,23 @@ class QwenVL(nn.Module):
         return [self._decode(row) for row in tokens.tolist()]
 
     def _decode(self, row: list[int]) -> str:
-        end = row.index(self.end_of_turn) if self.end_of_turn in row else len(row)
+        end = next((index for index, token in enumerate(row) if token in self.end_ids), len(row))
         return str(self.tokenizer.decode([token for token in row[:end] if token != self.padding]))
 
-    def inputs(self, batch: TokenBatch) -> dict:
+    def inputs(self, batch: TokenBatch, compat: Compat | None = None) -> dict:
         """Return the keyword arguments of transformers' model for a batch."""
         inputs = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask if batch.position_ids is None else None,
-            "position_ids": self._position_ids(batch) if batch.position_ids is None else batch.position_ids,
+            "position_ids": self._position_ids(batch, compat) if batch.position_ids is None else batch.position_ids,
             "mm_token_type_ids": batch.image_mask.int(),
         }
         if batch.pixel_values is not None:
             inputs |= {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
         return inputs
 
-    def _position_ids(self, batch: TokenBatch) -> Tensor:
-        if self.compat == "reference" or batch.image_grid_thw is None:
+    def _position_ids(self, batch: TokenBatch, compat: Compat | None = None) -> Tensor:
+        if (compat or self.compat) == "reference" or batch.image_grid_thw is None:
             return position_ids(batch.attention_mask).expand(3, -1, -1)
         return self.model.model.get_rope_index(
             batch.input_ids,  # pyright: ignore[reportArgumentType]

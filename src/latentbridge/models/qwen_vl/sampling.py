@@ -1,4 +1,4 @@
-"""Sampling of replies from a Qwen2-VL with a KV cache, and their log-probabilities."""
+"""Sampling of replies from a Qwen-VL with a KV cache, and their log-probabilities."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from latentbridge.models.left_padding import IGNORE_INDEX
 from latentbridge.models.options import ReplyOptions, finish_reply
 from latentbridge.models.qwen_vl.batch import TokenBatch
+from latentbridge.models.qwen_vl.generation import SeenTokens
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
 from latentbridge.models.token_sampling import choose
 from latentbridge.types import Conversation, Reply
@@ -42,13 +43,13 @@ def generate_replies(
     return [
         finish_reply(
             backbone.tokenizer,
-            [token for token in tokens if token != backbone.padding],
-            [backbone.end_of_turn],
+            tokens[mask].tolist(),
+            backbone.end_ids,
             options,
-            log_probs if options.temperature else (),
+            log_probs.tolist() if options.temperature else (),
             skip_special_tokens=False,  # the markers of a description to draw
         )
-        for tokens, log_probs in zip(replies.tokens.tolist(), replies.log_probs.tolist(), strict=True)
+        for tokens, mask, log_probs in zip(replies.tokens, replies.mask, replies.log_probs, strict=True)
     ]
 
 
@@ -72,16 +73,19 @@ def sample_replies(
     next_position = (inputs["position_ids"].amax(dim=(0, 2)) + 1).repeat_interleave(copies)
     mask = prompts.attention_mask.repeat_interleave(copies, dim=0)
     finished = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+    prompt_ids = prompts.input_ids.repeat_interleave(copies, dim=0)
+    seen = SeenTokens(options, prompt_ids, mask, backbone.model.lm_head.out_features)
+    ends = torch.tensor(backbone.end_ids, device=mask.device)
     tokens: list[Tensor] = []
     log_probs: list[Tensor] = []
     sampled: list[Tensor] = []
     while True:
-        logits = backbone.model.lm_head(states).float()
-        token, log_prob = choose(logits, options, generators)
+        token, log_prob = choose(seen.penalize(backbone.model.lm_head(states).float()), options, generators)
         tokens.append(torch.where(finished, backbone.padding, token))
         log_probs.append(log_prob.masked_fill(finished, 0.0))
         sampled.append(~finished)
-        finished = finished | (tokens[-1] == backbone.end_of_turn)
+        finished = finished | torch.isin(tokens[-1], ends)
+        seen.add(tokens[-1])
         if len(tokens) == options.max_tokens or bool(finished.all()):
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)

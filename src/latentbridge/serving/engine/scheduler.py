@@ -127,7 +127,7 @@ class Scheduler:
     def _tokenize(self, request: GenerationRequest) -> _Reply:
         prompt = self._slots.tokenize(request.conversation)
         tokens = int(prompt.attention_mask.sum())
-        return _Reply(request, prompt, Detokenizer(request, tokens, self._slots.backbone.end_of_turn, self._decode))
+        return _Reply(request, prompt, Detokenizer(request, tokens, self._slots.backbone.end_ids, self._decode))
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return self._slots.backbone.decode(torch.tensor([tokens]))[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,11 +48,15 @@ class Detokenizer:
     """An incremental decoder that holds back incomplete characters and text that may become a stop text."""
 
     def __init__(
-        self, request: GenerationRequest, prompt_tokens: int, end_of_turn: int, decode: Callable[[Sequence[int]], str]
+        self,
+        request: GenerationRequest,
+        prompt_tokens: int,
+        end_ids: Collection[int],
+        decode: Callable[[Sequence[int]], str],
     ):
         self._request = request
         self._prompt_tokens = prompt_tokens
-        self._end_of_turn = end_of_turn
+        self._end_ids = end_ids
         self._decode = decode
         self._tokens: list[int] = []
         self._sent = 0
@@ -64,7 +68,7 @@ class Detokenizer:
         text = self._decode(self._tokens)
         stop_at = find_stop(text, self._request.options.stop)
         reason: FinishReason | None = None
-        if token == self._end_of_turn or stop_at is not None:
+        if token in self._end_ids or stop_at is not None:
             reason = "stop"
         elif len(self._tokens) == self._request.options.max_tokens or not has_room:
             reason = "length"

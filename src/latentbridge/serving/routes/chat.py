@@ -32,12 +32,6 @@ _STREAM: dict[int | str, Any] = {
 }
 _SPECIAL_TOKEN = re.compile(r"<\|[a-z_]+\|>")
 """Special tokens of the language model; user text is never tokenized to one, but an assistant message is."""
-_EFFORTS = {
-    "low": prompts.with_reasoning,
-    "medium": prompts.with_reasoning,
-    "high": prompts.with_long_reasoning,
-    "xhigh": prompts.with_long_reasoning,
-}
 
 
 @router.post("/v1/chat/completions", response_model=schemas.ChatCompletion, responses=_STREAM, operation_id="chat")
@@ -149,9 +143,16 @@ async def _conversation(messages: Sequence[schemas.Message], effort: str, servic
     prompts.check_text(
         "conversation", "\n".join(texts).strip() or prompts.CAPTION_REQUEST, service.settings.max_characters
     )
-    turns.append((_EFFORTS.get(effort, str)(question or prompts.CAPTION_REQUEST), ""))
+    turns.append((_with_effort(service, question or prompts.CAPTION_REQUEST, effort), ""))
     pictures = [tuple([await service.fetch_picture(url) for url in urls]) for urls in urls_by_turn]
     return Conversation(tuple(turns), tuple(pictures) if count else (), system=system)
+
+
+def _with_effort(service: Service, question: str, effort: str) -> str:
+    """Return the question with the request to reason that the effort asks for."""
+    if effort in ("low", "medium"):
+        return service.engine.model.templates.with_reasoning(question)
+    return prompts.with_long_reasoning(question) if effort in ("high", "xhigh") else question
 
 
 def _parts(message: schemas.Message) -> tuple[str, list[str]]:

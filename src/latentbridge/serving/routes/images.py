@@ -61,7 +61,8 @@ async def edit(
         before = after = ""
         if isinstance(model, StepwiseModel):
             before, after = await asyncio.gather(
-                service.ask(picture, prompts.CAPTION_REQUEST), service.ask(picture, prompts.edit_request(body.prompt))
+                service.ask(picture, prompts.CAPTION_REQUEST),
+                service.ask(picture, model.templates.edit_request(body.prompt)),
             )
         after = prompts.unwrap_description(after)
         jobs = [EditJob(picture, body.prompt, seed, options, before, after) for seed in seeds]

@@ -186,15 +186,18 @@ def _harmon(network: Any, text: int, picture_px: int, steps: int) -> ModelPasses
     vision = (Pass("encoder.", image, from_data=True), Pass("proj_in.", image, from_data=True))
     drawing = (*vision, Pass(language, text + image), Pass("proj_out.", image), Pass("decoder.", image))
     step = tuple(item._replace(times=float(network.drawing_options.steps)) for item in drawing)
-    denoise = (Pass("head.", network.num_tokens, network.denoising_steps),)
+    sampled, denoised = (
+        (Pass("head.", network.num_tokens, options.num_denoising_steps),)
+        for options in (network.drawing_options, network.roundtrip_options)
+    )
     return ModelPasses(
         understand=(*vision, Pass(language, text + image), Pass("language_model.lm_head", text // 2)),
         generate=(*drawing, Pass("head.", 4 * network.num_tokens)),  # four noise levels per token (MAR)
         encode_text=(Pass(language, text),),
         encode_image=(*vision, Pass(language, image)),
         gen_latent=step,
-        sampling=(*step, *denoise, *denoise),  # unconditional passes of guidance, and the tokens
-        draw=denoise,
+        sampling=(*step, *sampled, *sampled),  # unconditional passes of guidance, and the tokens
+        draw=denoised,
         encode_drawn=(*_from_drawing((*vision, *drawing)), Pass(language, image)),
     )
 

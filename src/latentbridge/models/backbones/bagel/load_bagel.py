@@ -11,6 +11,7 @@ names. Unexpected names and shapes are refused.
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,6 @@ from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2Tokenizer, SiglipVisionConfig
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from latentbridge.config import ReleaseConfig
 from latentbridge.errors import UserError
@@ -31,8 +31,10 @@ from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder
 from latentbridge.models.backbones.bagel.options import BagelReplyOptions
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict
-from latentbridge.models.tensors import read_tensors
+from latentbridge.models.stored_tensor import StoredTensor
+from latentbridge.models.tensors import open_tensors
 from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.models.weights import AS_STORED, Placement, assign_weights, empty_weights
 
 _LANGUAGE, _VISION = "llm_config.json", "vit_config.json"
 _EXPERTS, _GENERATION = "language_model.model.", "_moe_gen"
@@ -115,47 +117,52 @@ def is_bagel(folder: Path) -> bool:
     return (folder / _LANGUAGE).is_file()
 
 
-def load_bagel(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Bagel:
+def load_bagel(folder: Path, placement: Placement = AS_STORED) -> Bagel:
     """Load BAGEL-7B-MoT from the folder of its release; every tensor must be known, present and of the right shape.
 
-    Weights are `dtype`, the autoencoder's float32.
+    Weights are by default in bfloat16, the autoencoder's in float32.
     """
     for name in (_LANGUAGE, _VISION):
         if not (folder / name).exists():
             raise UserError(f"{folder} holds no BAGEL (no {name}); give the folder of the release.")
-    stored = {convert_key(name): tensor for name, tensor in read_tensors(folder / "ema.safetensors", _FIX).items()}
-    flux = read_tensors(folder / "ae.safetensors", _FIX)
+    stored = {convert_key(name): tensor for name, tensor in open_tensors(folder / "ema.safetensors", _FIX).items()}
+    flux = open_tensors(folder / "ae.safetensors", _FIX)
     try:
-        model = _build_on_meta(folder, stored, flux)
-        stored[_PATCHES] = _as_convolution(stored[_PATCHES], model.eye.patch_px)
+        model = _build_empty(folder, stored, flux)
+        stored[_PATCHES] = stored[_PATCHES].converted(partial(_as_convolution, patch_px=model.eye.patch_px))
     except KeyError as error:
         raise UserError(f"{folder} does not fit: {error.args[0]} is missing; {_FIX}.") from error
-    stored = {name: tensor.to(dtype) for name, tensor in stored.items()}
-    stored |= {f"autoencoder.vae.{name}": tensor.float() for name, tensor in _diffusers_names(flux, model).items()}
+    stored |= {f"autoencoder.vae.{name}": tensor for name, tensor in _diffusers_names(flux, model).items()}
     check_state_dict(model, stored, folder)
-    model.load_state_dict(stored, assign=True)
+    assign_weights(model, stored, placement, torch.bfloat16)
     model.reply_options = _REPLY_OPTIONS
     return model.eval()
 
 
-def _diffusers_names(flux: dict[str, Tensor], model: Bagel) -> dict[str, Tensor]:
+def _diffusers_names(flux: dict[str, StoredTensor], model: Bagel) -> dict[str, StoredTensor]:
     """Return the tensors of Flux's VAE under diffusers' names; unknown ones keep theirs and are refused later."""
     vae = cast(KLAutoencoder, model.autoencoder).vae
-    renamed = convert_ldm_vae_checkpoint(flux, dict(vae.config))
-    known = {name: tensor for name, tensor in renamed.items() if tensor is not None}
-    converted = {tensor.data_ptr() for tensor in known.values()}
-    return known | {name: tensor for name, tensor in flux.items() if tensor.data_ptr() not in converted}
+    # the library renames and reshapes tensors: here of one number each, whose addresses tell which is which
+    numbers = {name: torch.empty(1).expand(tensor.shape) for name, tensor in flux.items()}
+    names = {number.data_ptr(): name for name, number in numbers.items()}
+    renamed: dict[str, Tensor | None] = convert_ldm_vae_checkpoint(numbers, dict(vae.config))
+    known = {ours: (names[t.data_ptr()], t.shape) for ours, t in renamed.items() if t is not None}
+    unknown = flux.keys() - {name for name, _ in known.values()}
+    converted = {
+        ours: flux[name].converted(partial(torch.reshape, shape=shape)) for ours, (name, shape) in known.items()
+    }
+    return converted | {name: flux[name] for name in unknown}
 
 
-def _build_on_meta(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tensor]) -> Bagel:
-    """Build the model on the meta device, sized by its configs and tensors; raise KeyError for a missing tensor."""
+def _build_empty(folder: Path, stored: dict[str, StoredTensor], flux: dict[str, StoredTensor]) -> Bagel:
+    """Build the model without weights, sized by its configs and tensors; raise KeyError for a missing tensor."""
     language = Qwen2Config.from_dict({**read_json(folder / _LANGUAGE), "tie_word_embeddings": False})
     vision: Any = SiglipVisionConfig.from_dict(_siglip_sizes(folder / _VISION))
     width, token_size = stored["latents.proj_in.weight"].shape
-    grid = math.isqrt(len(stored["latents.places"]))
+    grid = math.isqrt(stored["latents.places"].shape[0])
     channels = flux["decoder.conv_in.weight"].shape[1]
-    with torch.device("meta"):
-        model = Bagel(
+    with empty_weights():
+        return Bagel(
             MixtureOfTransformers(language),
             NaViTEncoder(vision, width, _LEAST_PX),
             LatentTokens(channels, width, grid, math.isqrt(token_size // channels)),
@@ -163,17 +170,13 @@ def _build_on_meta(folder: Path, stored: dict[str, Tensor], flux: dict[str, Tens
             load_tokenizer(folder),
             resize="app",
         )
-    model.language_model.rotary_emb = Qwen2RotaryEmbedding(language)  # frequencies are not in the checkpoint
-    positions = torch.arange(vision.image_size**2 // vision.patch_size**2)
-    model.eye.vision.embeddings.register_buffer("position_ids", positions[None], persistent=False)  # nor are positions
-    return model
 
 
 def _as_convolution(weight: Tensor, patch_px: int) -> Tensor:
     """Return the patch embedding as a convolution [h 3 p p]; the release may hold a matrix over a patch's numbers."""
     if weight.shape[1:] != (3 * patch_px**2,):
         return weight
-    return weight.unflatten(1, (patch_px, patch_px, 3)).permute(0, 3, 1, 2).contiguous()
+    return weight.unflatten(1, (patch_px, patch_px, 3)).permute(0, 3, 1, 2)
 
 
 def _siglip_sizes(path: Path) -> dict[str, Any]:
@@ -182,11 +185,11 @@ def _siglip_sizes(path: Path) -> dict[str, Any]:
     return {**sizes, "num_hidden_layers": sizes["num_hidden_layers"] - 1, "vision_use_head": False}
 
 
-def _flux_autoencoder(flux: dict[str, Tensor]) -> AutoencoderKL:
+def _flux_autoencoder(flux: dict[str, StoredTensor]) -> AutoencoderKL:
     """Build Flux's VAE, sized by its tensors."""
     blocks = [name.split(".") for name in flux if name.startswith("encoder.down.") and name.endswith("conv1.weight")]
     levels, layers = (1 + max(int(parts[place]) for parts in blocks) for place in (2, 4))
-    widths = [len(flux[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)]
+    widths = [flux[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
     return _flux_network(widths, flux["decoder.conv_in.weight"].shape[1], layers)
 
 

@@ -23,6 +23,7 @@ from latentbridge.models.backbones.bagel.rectified_flow import sampling_times
 from latentbridge.models.options import ReplyOptions
 from latentbridge.models.pixels import to_pixels
 from latentbridge.models.tensors import read_tensors
+from latentbridge.models.weights import Placement
 from latentbridge.types import Conversation, Picture
 
 _TOLERANCE = 1e-5
@@ -36,7 +37,7 @@ Arrays = Mapping[str, Tensor]
 def fixture_arrays(folder: Path) -> Iterator[tuple[str, Tensor, float]]:
     """Yield each output array of a fixture: its name, what this package computes, and the relative tolerance."""
     meta, expected = read_json(folder / "meta.json"), read_tensors(folder / "expected.safetensors", "copy it again")
-    model = load_bagel(folder, torch.float32)
+    model = load_bagel(folder, Placement(torch.float32))
     model.rule, model.eye.rule = ResizeRule(*meta["vae_transform"]), ResizeRule(*meta["vit_transform"])
     with torch.no_grad():
         for name, ours in _arrays(model, meta, expected):

@@ -1,41 +1,50 @@
-"""Loading of Harmon's releases.
+"""Loading of Harmon's releases in both published layouts.
 
-No released file was at hand. The groups `llm`, `mar`, `proj_in`, `proj_out` and the sizes follow the papers and spec
-LatentUMM section 6. Unverified, from memory of the public code: every name inside `mar`; that the autoencoder lies
-beside them as `vae`, as MAR publishes it (KL-16 in the names of latent diffusion, `_VAE_SCALE`, attention at its
-coarsest level); the wording of prompts in `models/backbones/harmon/modeling_harmon.py`. Loading is strict, so a wrong
-name is an error.
+GitHub's (the Hugging Face repository wusize/harmon): `harmon_*.pth`, a state dict without the autoencoder, and `kl16.ckpt`,
+`{"model": ...}`, with the tokenizer of Qwen2.5-Instruct beside them. The hub's (wusize/Harmon-1_5B): one folder of safetensors with
+the autoencoder as `vae.`. Names, sizes and values were verified against the authors' classes of wusize/Harmon at 4eb6087
+(`src/models`, `configs/models`) at a tiny width; the listing of the hub's folder was not seen. Loading is strict.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
-from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from latentbridge.config import MarConfig, ReleaseConfig
 from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
+from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions, HarmonReplyOptions
 from latentbridge.models.diffusion import Scheduler
-from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, read_tensors, tensor_names
+from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, open_tensors, tensor_names
+from latentbridge.models.stored_tensor import StoredTensor
+from latentbridge.models.tensors import open_pickled
 from latentbridge.models.tokenization import load_tokenizer
+from latentbridge.models.weights import AS_STORED, Placement, assign_weights, empty_weights
+
+_GRID = 16
+"""Side of the grid of learned positions: 256 px in squares of 16."""
+_IMAGE_SIZE_PX = 512
+"""Side of pictures in the authors' scripts."""
+_MAX_TOKENS = 1024
+"""Longest answer in the authors' scripts."""
 
 
 class Sizes(NamedTuple):
-    """Sizes of one released Harmon; the grid follows from its position embeddings."""
+    """Sizes of one released Harmon."""
 
     language_model: Qwen2Config
     mar: MarConfig
     vae_channels: int = 128
+    image_size_px: int = _IMAGE_SIZE_PX
+    """Side of pictures that are read and drawn by default."""
 
 
 def _qwen2_5(width: int, num_layers: int, num_heads: int, intermediate_size: int) -> Qwen2Config:
@@ -53,16 +62,19 @@ def _qwen2_5(width: int, num_layers: int, num_heads: int, intermediate_size: int
 
 HARMON_0_5B = Sizes(
     _qwen2_5(896, 24, 14, 4864),
-    MarConfig(width=768, num_layers=12, num_heads=12, num_buffers=64, head_width=1024, head_layers=6),
+    MarConfig(768, 12, 12, _GRID, 16, 64, 1024, 6, learned_variances=True),
 )
 HARMON_1_5B = Sizes(
     _qwen2_5(1536, 28, 12, 8960),
-    MarConfig(width=1280, num_layers=20, num_heads=16, num_buffers=64, head_width=1536, head_layers=12),
+    MarConfig(1280, 20, 16, _GRID, 16, 64, 1536, 12, learned_variances=True),
 )
 """Qwen2.5 of 1.5 billion parameters with MAR-H (0.5 billion with MAR-B above)."""
 
-_GRID = 32
-"""Side of the grid of image latents: 512 px in squares of 16."""
+_UNUSED = "mar.class_emb.weight"
+"""MAR's class embeddings, which every checkpoint holds and Harmon's forward pass never reads."""
+_TIED = "language_model.lm_head.weight"
+_EMBEDDINGS = "language_model.model.embed_tokens.weight"
+_AUTOENCODER_FILE = "kl16.ckpt"
 _VAE_SCALE = 0.2325
 _VAE_LEVELS = 5
 _RENAMES = (
@@ -75,9 +87,9 @@ _RENAMES = (
     (r"^mar\.diffusion_pos_embed_learned$", "decoder.head_positions"),
     (r"^mar\.(en|de)coder_pos_embed_learned$", r"\1coder.positions"),
     (r"^mar\.(en|de)coder_(blocks|norm)\.", r"\1coder.\2."),
-    (r"\.attn\.qkv\.", ".self_attn.in_proj_"),
-    (r"\.attn\.proj\.", ".self_attn.out_proj."),
-    (r"^((?:en|de)coder\..*)\.mlp\.fc", r"\1.linear"),
+    (r"^((?:en|de)coder\..*)\.attn\.(qkv|proj)\.", r"\1.\2."),
+    (r"^((?:en|de)coder\..*)\.mlp\.fc1\.", r"\1.mlp.0."),
+    (r"^((?:en|de)coder\..*)\.mlp\.fc2\.", r"\1.mlp.2."),
     (r"^mar\.diffloss\.net\.", "head."),
     (r"^head\.input_proj\.", "head.embed."),
     (r"^head\.cond_embed\.", "head.embed_state."),
@@ -113,43 +125,44 @@ def convert_key(released: str) -> str:
     return released
 
 
-def is_harmon(folder: Path) -> bool:
-    """Return whether the tensor names in a folder are those of a language model and a MAR."""
-    groups = {name.partition(".")[0] for name in tensor_names(folder)}
+def is_harmon(source: Path) -> bool:
+    """Return whether a folder, or the `.pth` file itself, holds a language model and a MAR by names of files and tensors."""
+    if _plain_files(source):
+        return True
+    groups = {name.partition(".")[0] for name in tensor_names(source)}
     return {"llm", "mar"} <= groups
 
 
-def load_harmon(folder: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B)) -> Harmon:
-    """Load a released Harmon in float32 from safetensors and its tokenizer; every tensor must be known and present.
+def load_harmon(
+    source: Path, known: Sequence[Sizes] = (HARMON_0_5B, HARMON_1_5B), placement: Placement = AS_STORED
+) -> Harmon:
+    """Load a released Harmon from a folder of either layout, or from a `.pth` among others in its folder.
 
-    It generates 64 groups of tokens, each denoised in 25 deterministic steps; the release takes 100 stochastic ones.
+    Every tensor must be known and present. Raise UserError, with nothing loaded, for anything else. Weights are by default in
+    bfloat16, as in the authors' configs, the autoencoder's in float32.
     """
-    stored = {convert_key(name): tensor.float() for name, tensor in read_tensors(folder).items()}
-    embeddings = stored.get("language_model.model.embed_tokens.weight")
-    sizes = next(
-        (s for s in known if embeddings is not None and s.language_model.hidden_size == embeddings.shape[1]), None
-    )
-    if embeddings is None or sizes is None or "encoder.positions" not in stored:
-        raise UserError(f"{folder} holds no Harmon of 0.5 or 1.5 billion parameters; give the folder of one.")
-    num_positions = stored["encoder.positions"].shape[-2] - sizes.mar.num_buffers
-    mar = replace(sizes.mar, grid=math.isqrt(max(num_positions, 1)))
-    scheduler = _scheduler()  # built outside the meta device: its schedule is not in the checkpoint
-    with torch.device("meta"):
-        harmon = _build(sizes._replace(mar=mar), scheduler, load_tokenizer(folder))
-    stored.setdefault("language_model.lm_head.weight", embeddings)
-    stored = {name: _convert_tensor(name, tensor, mar.channels) for name, tensor in stored.items()}
+    folder = source.parent if source.is_file() else source
+    released = _released_tensors(source)
+    stored = {convert_key(name): tensor for name, tensor in released.items() if name != _UNUSED}
+    sizes = _find_sizes(stored, known, source)
+    if not (folder / "tokenizer.json").exists():
+        raise UserError(
+            f"{folder} holds no tokenizer.json; download the tokenizer of Qwen/Qwen2.5-1.5B-Instruct into the folder."
+        )
+    with empty_weights():
+        harmon = _build(sizes, _scheduler(), load_tokenizer(folder))
+    head, words = stored.setdefault(_TIED, stored[_EMBEDDINGS]), stored[_EMBEDDINGS]
+    if head is not words and not (head.shape == words.shape and torch.equal(head.read(), words.read())):
+        raise UserError(f"{source} has output embeddings of its own, but Harmon's are tied; download it again.")
+    stored = {name: _convert_tensor(name, tensor) for name, tensor in stored.items()}
     check_state_dict(harmon, stored, folder)
-    harmon.load_state_dict(stored, assign=True)
-    harmon.language_model.tie_weights()
-    rotary = harmon.language_model.model.rotary_emb
-    rotary.__init__(rotary.config)  # frequencies are not in the checkpoint, so they are still on the meta device
+    assign_weights(harmon, stored, placement, torch.bfloat16)
     return harmon.eval()
 
 
 def build_harmon_1_5b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
     """Build Harmon-1.5B with random weights, for pictures of 512 px."""
-    sizes = HARMON_1_5B._replace(mar=replace(HARMON_1_5B.mar, grid=_GRID))
-    return _build(sizes, _scheduler(), tokenizer, config)
+    return _build(HARMON_1_5B, _scheduler(), tokenizer, config)
 
 
 def _build(
@@ -161,24 +174,57 @@ def _build(
         KLAutoencoder(_kl16(sizes.vae_channels, sizes.mar.channels)),
         scheduler,
         tokenizer,
-        drawing_steps=64,
-        denoising_steps=25,
+        HarmonDrawingOptions(),
+        HarmonReplyOptions(max_tokens=_MAX_TOKENS),
+        image_size_px=sizes.image_size_px,
         config=config,
     )
 
 
-def _convert_tensor(name: str, tensor: Tensor, channels: int) -> Tensor:
+def _find_sizes(stored: Mapping[str, StoredTensor], known: Sequence[Sizes], source: Path) -> Sizes:
+    """Return the known sizes whose language model is as wide as the stored embeddings."""
+    embeddings = stored.get(_EMBEDDINGS)
+    width = None if embeddings is None else embeddings.shape[-1]
+    sizes = next((s for s in known if s.language_model.hidden_size == width), None)
+    if sizes is None:
+        raise UserError(f"{source} holds no Harmon of 0.5 or 1.5 billion parameters; give the folder of one.")
+    return sizes
+
+
+def _plain_files(source: Path) -> list[Path]:
+    """Return the state dicts in GitHub's layout: the source itself if it is such a file."""
+    return [source] if source.is_file() and source.suffix == ".pth" else sorted(source.glob("harmon*.pth"))
+
+
+def _released_tensors(source: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of either layout under the authors' names, with the autoencoder's as `vae.`."""
+    files = _plain_files(source)
+    if not files:
+        return open_tensors(source)
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise UserError(f"{source} holds several models ({names}); give the path of one of these files.")
+    autoencoder = files[0].parent / _AUTOENCODER_FILE
+    if not autoencoder.exists():
+        raise UserError(
+            f"{files[0].parent} holds {files[0].name} but no {_AUTOENCODER_FILE}; download it from the Hugging Face "
+            "repository wusize/harmon into the folder."
+        )
+    return open_pickled(files[0]) | {f"vae.{name}": tensor for name, tensor in open_pickled(autoencoder).items()}
+
+
+def _convert_tensor(name: str, tensor: StoredTensor) -> StoredTensor:
     """Return a released tensor in our shape.
 
-    Learned positions and tokens lose their leading dimensions of size 1, the autoencoder's attention is a linear layer
-    instead of a convolution, and the head drops the variances that only the release's sampler reads.
+    Learned positions and tokens lose their leading dimensions of size 1; the autoencoder's attention is a linear layer instead
+    of a convolution.
     """
-    if name.startswith("head.out."):
-        return tensor[:channels]
-    if ".attentions." in name and tensor.ndim == 4:
-        return tensor[:, :, 0, 0]
-    if name.endswith(("positions", "encoder.buffer", "decoder.mask")):
-        return tensor.reshape([size for size in tensor.shape if size > 1])
+    if ".attentions." in name and len(tensor.shape) == 4:
+        return tensor.converted(lambda values: values[:, :, 0, 0])
+    if name in ("encoder.buffer", "decoder.mask"):
+        return tensor.converted(torch.flatten)
+    if name.endswith("positions") and len(tensor.shape) == 3:
+        return tensor.converted(lambda values: values[0])
     return tensor
 
 

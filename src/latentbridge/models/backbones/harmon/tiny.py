@@ -7,6 +7,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from latentbridge.config import AutoencoderConfig, TinyHarmonConfig
 from latentbridge.models.autoencoder import Autoencoder, KLAutoencoder, PatchAutoencoder, kl_network
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
+from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions, HarmonReplyOptions
 from latentbridge.models.diffusion import make_scheduler
 
 _TRAIN_TIMESTEPS = 1000
@@ -15,8 +16,8 @@ _TRAIN_TIMESTEPS = 1000
 def build_harmon(config: TinyHarmonConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
     """Build a Harmon with random weights.
 
-    Its head predicts velocities under the tiny model's noise schedule, which needs few denoising steps; the release's head
-    predicts noise.
+    Its head predicts velocities under the tiny model's noise schedule, which needs few deterministic denoising steps; the
+    release's head predicts noise and variances.
     """
     sizes = Qwen2Config(
         hidden_size=config.width,
@@ -28,7 +29,16 @@ def build_harmon(config: TinyHarmonConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
         tie_word_embeddings=True,
     )
     scheduler = make_scheduler(_TRAIN_TIMESTEPS)
-    return Harmon(Qwen2ForCausalLM(sizes), config.mar, _autoencoder(config), scheduler, tokenizer, config=config)
+    return Harmon(
+        Qwen2ForCausalLM(sizes),
+        config.mar,
+        _autoencoder(config),
+        scheduler,
+        tokenizer,
+        HarmonDrawingOptions(steps=8, sampler="ddim", denoising_steps=8),
+        HarmonReplyOptions(),
+        config=config,
+    )
 
 
 def _autoencoder(config: TinyHarmonConfig) -> Autoencoder:

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from latentbridge.errors import UserError
+from latentbridge.models.stored_tensor import StoredTensor
 
 MODEL_TYPE = "multi_modality"
 _TOWERS = {
@@ -58,7 +58,7 @@ _RENAMES = (
 _LAYER_OF_MLP = re.compile(r"(model\.(?:generation_)?aligner\.hidden_layers)\.(\d+)\.(.+)")
 
 
-def convert_tensor(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+def convert_tensor(name: str, tensor: StoredTensor) -> Iterator[tuple[str, StoredTensor]]:
     """Yield a stored tensor under its names in transformers' state dict: three for a fused `qkv`, none for an unused one."""
     if name.startswith(_UNUSED):
         return
@@ -68,10 +68,11 @@ def convert_tensor(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
             name = renamed
             break
     if ".self_attn.qkv." in name:
-        for part, chunk in zip("qkv", tensor.chunk(3), strict=True):
-            yield name.replace(".qkv.", f".{part}_proj."), chunk.clone()  # tensors of one storage cannot be saved
+        for index, part in enumerate("qkv"):
+            chunk = tensor.converted(lambda values, index=index: values.chunk(3)[index])
+            yield name.replace(".qkv.", f".{part}_proj."), chunk
     elif name.endswith(".position_embedding.weight"):
-        yield name, tensor.flatten(0, -2)
+        yield name, tensor.converted(lambda values: values.flatten(0, -2))
     elif (match := _LAYER_OF_MLP.fullmatch(name)) and not int(match[2]) % 2:  # linear layers alternate with activations
         yield f"{match[1]}.{int(match[2]) // 2 - 1}.{match[3]}", tensor
     else:

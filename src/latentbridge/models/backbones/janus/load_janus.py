@@ -9,12 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
-from transformers.models.janus.modeling_janus import JanusVisionEmbeddings
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from latentbridge.config import ReleaseConfig
 from latentbridge.errors import UserError
@@ -24,8 +20,10 @@ from latentbridge.models.backbones.janus.modeling_janus import IMAGE, SPECIAL_TO
 from latentbridge.models.backbones.janus.tiny import image_processor
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict
 from latentbridge.models.options import ReplyOptions
-from latentbridge.models.tensors import read_pickled, read_tensors, shard_files
+from latentbridge.models.stored_tensor import StoredTensor
+from latentbridge.models.tensors import open_pickled, open_tensors, shard_files
 from latentbridge.models.tokenization import token_id
+from latentbridge.models.weights import AS_STORED, Placement, assign_weights, empty_weights
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, "
@@ -63,8 +61,8 @@ def is_janus(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") in ("janus", MODEL_TYPE)
 
 
-def load_janus(folder: Path, vision_heads: int | None = None) -> JanusPro:
-    """Load a Janus or Janus-Pro from a folder in the authors' layout or transformers', in the data type it is stored in.
+def load_janus(folder: Path, vision_heads: int | None = None, placement: Placement = AS_STORED) -> JanusPro:
+    """Load a Janus or Janus-Pro from a folder in the authors' layout or transformers', by default in the data type of its words.
 
     `vision_heads` is the number of SigLIP's attention heads where the authors' code does not know the tower's name.
     Raise UserError for a folder that lacks a file, or whose tensors are not exactly those of its config.
@@ -72,7 +70,7 @@ def load_janus(folder: Path, vision_heads: int | None = None) -> JanusPro:
     if not is_janus(folder):
         raise UserError(f"{folder} holds no Janus-Pro (no config.json of one); give the folder of a release.")
     values: dict[str, Any] = read_json(folder / "config.json")
-    stored = _read_weights(folder)
+    stored = _open_weights(folder)
     if values["model_type"] == MODEL_TYPE:
         if "gen_vision_config" not in values:
             raise UserError(
@@ -83,27 +81,27 @@ def load_janus(folder: Path, vision_heads: int | None = None) -> JanusPro:
         stored = {new: part for name, tensor in stored.items() for new, part in convert_tensor(name, tensor)}
     values["tie_word_embeddings"] = _HEAD not in stored and values.get("tie_word_embeddings", True)
     tokenizer = _load_tokenizer(folder)
-    model = _build_empty(values, tokenizer, folder)
+    model, processor = _build_empty(values, tokenizer, folder), _load_image_processor(folder)
     if values["tie_word_embeddings"] and _WORDS in stored:
         stored[_HEAD] = stored[_WORDS]
     check_state_dict(model, stored, folder)
-    _assign(model, stored)
-    processor, side_px = _load_image_processor(folder), model.model.vision_model.config.image_size
+    side_px = model.model.vision_model.config.image_size
     if processor.size["height"] != side_px:
         raise UserError(
             f"{folder} resizes pictures to {processor.size['height']} px for an encoder of {side_px} px; {_FIX}."
         )
+    assign_weights(model, stored, placement, stored[_WORDS].dtype)
     return _as_released(JanusPro(model, tokenizer, processor, SYSTEM_PROMPT))
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _open_weights(folder: Path) -> dict[str, StoredTensor]:
     """Return all stored tensors: of `model*.safetensors` if there are any, else of `pytorch_model*.bin`."""
-    files, read = shard_files(folder, "model*.safetensors"), read_tensors
+    files, open_file = shard_files(folder, "model*.safetensors"), open_tensors
     if not files:
-        files, read = shard_files(folder, "pytorch_model*.bin"), read_pickled
+        files, open_file = shard_files(folder, "pytorch_model*.bin"), open_pickled
     if not files:
         raise UserError(f"{folder} holds no weights (model*.safetensors or pytorch_model*.bin); {_FIX}.")
-    return {name: tensor for path in files for name, tensor in read(path, _FIX).items()}
+    return {name: tensor for path in files for name, tensor in open_file(path, _FIX).items()}
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -145,22 +143,10 @@ def _build_empty(
     """Return the model of a config on the meta device."""
     try:
         config = JanusConfig(**{**values, "image_token_id": tokenizer.convert_tokens_to_ids(IMAGE)})
-        with torch.device("meta"):
+        with empty_weights():
             return JanusForConditionalGeneration(config)
     except Exception as error:  # the library's checks of a config raise types of their own
         raise UserError(f"config.json in {folder} describes no Janus-Pro ({_first_line(error)}); {_FIX}.") from error
-
-
-def _assign(model: JanusForConditionalGeneration, stored: dict[str, Tensor]) -> None:
-    """Give a model on the meta device its weights, in the data type of the word embeddings, and its computed buffers."""
-    dtype = stored[_WORDS].dtype
-    model.load_state_dict({name: tensor.to(dtype) for name, tensor in stored.items()}, assign=True)
-    model.tie_weights()
-    for module in model.modules():
-        if isinstance(module, LlamaRotaryEmbedding):
-            module.__init__(module.config)
-        elif isinstance(module, JanusVisionEmbeddings):
-            module.register_buffer("position_ids", torch.arange(module.num_positions)[None], persistent=False)
 
 
 def _first_line(error: Exception) -> str:
