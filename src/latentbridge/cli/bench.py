@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentbridge.cli.arguments import AsJson, ModelName, Seed, check_at_least, check_folder
+from latentbridge.cli.drawing import Guidance, Options, Size, Steps, drawing_options
 from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
 from latentbridge.cli.output import print_json, print_scores
 from latentbridge.errors import UserError
 from latentbridge.evaluation.bench.registry import BENCHMARKS, Card, card
-from latentbridge.sampling_limits import check_sampling
 
 if TYPE_CHECKING:
     from latentbridge.evaluation.bench.cached_model import CachedModel
@@ -35,7 +35,10 @@ def bench(
     resume: Annotated[bool, typer.Option("--resume", help="Keep the results that the run folder holds.")] = False,
     batch: Annotated[int, typer.Option("--batch", help="Items generated at once.")] = 8,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Most tokens of a reply.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps of a picture.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    size: Size = None,
+    option: Options = None,
     encoder: Annotated[
         list[str] | None,
         typer.Option("--encoder", help='Grades pictures: "dinov2:FOLDER", clip, longclip, siglip, dinov3; repeatable.'),
@@ -75,7 +78,8 @@ def bench(
     for option, value in (("--limit", limit), ("--batch", batch), ("--max-tokens", max_tokens)):
         if value is not None:
             check_at_least(option, value, 1)
-    check_sampling(seed, steps=1 if steps is None else steps, guidance=1.0, prefix="--")
+    given = drawing_options(seed, steps, guidance, size, option)
+    drawing = {name: value for name, value in given.items() if value is not None}
     folder = out or Path("runs") / "bench" / Path(model).name / name
     check_folder(folder)
     from latentbridge.evaluation.bench.data_folder import DataFolder
@@ -90,7 +94,7 @@ def bench(
     for need in chosen.needs:
         if not graders[need]:
             raise UserError(f"{name} needs a grading model; name it with --{need}.")
-    tools = _tools(chosen, model, loading, folder, batch, seed, max_tokens, steps)
+    tools = _tools(chosen, model, loading, folder, batch, seed, max_tokens, drawing)
     tools = _with_graders(tools, loading, folder, {**graders, "judge_model": judge_model, "judge_prices": judge_prices})
     benchmark = make_benchmark(name)
     progress = sys.stderr.isatty()
@@ -113,7 +117,7 @@ def _tools(
     batch: int,
     seed: int,
     max_tokens: int | None,
-    steps: int | None,
+    drawing: dict[str, Any],
 ) -> Tools:
     """Load the model under test; raise UserError if it lacks the skill that the benchmark needs."""
     from latentbridge.evaluation.bench.cached_model import CachedModel
@@ -122,7 +126,6 @@ def _tools(
     network = loading.open(model)
     network.require(chosen.skill)
     options: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
-    drawing: dict[str, Any] = {} if steps is None else {"steps": steps}
     generations = folder / "generations"
     tested: CachedModel = CachedModel(
         network, generations, batch_size=batch, seed=seed, reply_options=options, drawing_options=drawing

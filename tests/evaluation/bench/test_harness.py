@@ -129,6 +129,14 @@ def test_a_question_with_more_pictures_than_the_model_takes_is_missing(tmp_path:
     assert isinstance(reply, Failure) and "2 pictures and this model looks at 1" in reply.reason
 
 
+def test_an_option_that_no_item_can_have_ends_the_run(tmp_path: Path, tiny):
+    cached = CachedModel(tiny, tmp_path, drawing_options={"size": (10, 20)})
+    with pytest.raises(UserError, match="draws 64x64"):
+        cached.draw(["a circle"], [0])
+    with pytest.raises(UserError, match="Unknown option"):
+        CachedModel(tiny, tmp_path, drawing_options={"stepps": 1}).draw(["a circle"], [0])
+
+
 def test_resuming_with_other_conditions_is_refused(tmp_path: Path, small_janus, tools_of):
     files, run = DataFolder(samples.pope(tmp_path / "data")), tmp_path / "run"
     benchmark = make_benchmark("pope")
@@ -191,6 +199,7 @@ def test_the_list_tells_format_size_licence_and_judge(capsys: pytest.CaptureFixt
         (["mme", "--data", "nowhere"], "There is no folder nowhere"),
         (["mme", "--data", "."], "has none of MME's tasks"),
         (["mme", "--data", ".", "--limit", "0"], "--limit 0 is too small"),
+        (["mme", "--data", ".", "--size", "big"], "is not a size"),
         (["mmmu", "--data", "."], "holds no"),
     ],
 )

@@ -134,8 +134,9 @@ class CachedModel:
         """Return a picture for each prompt and seed; with `rewrite` a model that completes prompts does so."""
         self.model.require("generate")
         given = {**options, **self.drawing_options}
-        resolved = asdict(with_options(self.model.drawing_options, given))
-        content = {"skill": "generate", "options": resolved, "rewrite": rewrite}
+        resolved = with_options(self.model.drawing_options, given)
+        self.model.check_size(resolved)  # once, not as a failure of every item
+        content = {"skill": "generate", "options": asdict(resolved), "rewrite": rewrite}
 
         def make(jobs: Sequence[_Job[tuple[str, int]]]) -> list[Picture]:
             texts, numbers = zip(*(job.content for job in jobs), strict=True)
@@ -153,7 +154,9 @@ class CachedModel:
         """Return each picture edited by its instruction."""
         self.model.require("edit")
         given = {**options, **self.drawing_options}
-        content = {"skill": "edit", "options": asdict(with_options(self.model.edit_options, given))}
+        resolved = with_options(self.model.edit_options, given)
+        self.model.check_size(resolved)
+        content = {"skill": "edit", "options": asdict(resolved)}
 
         def make(jobs: Sequence[_Job[tuple[PictureSource, str, int]]]) -> list[Picture]:
             sources, texts, numbers = zip(*(job.content for job in jobs), strict=True)
