@@ -29,7 +29,7 @@ VERBS = (
     "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "index add",
     "index delete", "index compact", "index check", "index info", "index duplicates", "train", "eval",
     "consistency", "reasoning", "bench", "compare", "study", "report",
-    "quickstart", "reproduce", "version", "data", "data build", "data check", "data embed", "data sample",
+    "quickstart", "reproduce", "version", "data", "data build", "data check", "data convert", "data embed", "data sample",
     "adapters", "adapters merge", "calibrate", "estimate", "serve", "mcp",
 )  # fmt: skip
 
@@ -470,7 +470,7 @@ def test_a_picture_is_found_by_itself_with_and_without_an_index(run: Callable[..
     passing = run(*asked)
     assert "left out" in passing.err and "broken.jpg" in passing.err
     built = run("index", "build", album, "--model", model)
-    assert built.code == 0 and "3 pictures, 3 embedded at" in built.out and "1 left out" in built.out
+    assert built.code == 3 and "3 pictures, 3 embedded at" in built.out and "1 left out" in built.out
     assert "broken.jpg" in (album / ".latentbridge-index" / "left_out.txt").read_text()
     indexed = run(*asked)
     assert indexed.err == ""
@@ -483,7 +483,7 @@ def test_a_picture_is_found_by_itself_with_and_without_an_index(run: Callable[..
 
 def test_search_by_words_pictures_items_weights_and_filters(run: Callable[..., Result], album: Path, model: Path):
     index = album.with_name("index")
-    assert run("index", "build", album, "--out", index, "--model", model, "--field", "owner=anna").code == 0
+    assert run("index", "build", album, "--out", index, "--model", model, "--field", "owner=anna").code == 3
 
     def found(*arguments: str | Path) -> list[str]:
         result = run("search", index, *arguments, "--model", model)

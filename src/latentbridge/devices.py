@@ -17,6 +17,10 @@ from torch import Tensor, nn
 
 from latentbridge.errors import UserError
 
+if hasattr(os, "register_at_fork"):
+    # A forked child has none of the threads of OpenMP's pool, and would wait for them forever at its first parallel loop.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 CPU = torch.device("cpu")
 _BENCHMARK_SIZE, _BENCHMARK_RUNS = 192, 4
 

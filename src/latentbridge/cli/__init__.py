@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +31,10 @@ class _CommandGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                _flush_output()
         except UserError as error:
             _exit(f"error: {' '.join(str(error).split())}", 2)
         except OSError as error:
@@ -39,6 +44,16 @@ class _CommandGroup(TyperGroup):
             _exit(f"error: Cannot write{target} ({error.strerror}); free some space or choose another folder.", 2)
         except KeyboardInterrupt:
             _exit("interrupted", 130)
+
+
+def _flush_output() -> None:
+    """Write what is left of the output, so that a full disk behind `>` is an error of the command."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "w") as nowhere:  # Python tries again at its end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise
 
 
 def _exit(message: str, code: int) -> None:
@@ -63,6 +78,9 @@ def prepare(context: typer.Context) -> None:
       latentbridge understand drawing.png "What is this?"
       latentbridge generate "a red circle left of a blue star" --out out.png
     """
+    for stream in (sys.stdout, sys.stderr):  # ids and captions may have letters that the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Before any library is imported: no network access, and no log messages of the libraries.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -75,11 +75,11 @@ def bench(
     if name is None or data is None:
         raise UserError("Give a benchmark and --data FOLDER; `latentbridge bench --list` shows the benchmarks.")
     chosen = card(name)
-    for option, value in (("--limit", limit), ("--batch", batch), ("--max-tokens", max_tokens)):
+    for flag, value in (("--limit", limit), ("--batch", batch), ("--max-tokens", max_tokens)):
         if value is not None:
-            check_at_least(option, value, 1)
+            check_at_least(flag, value, 1)
     given = drawing_options(seed, steps, guidance, size, option)
-    drawing = {name: value for name, value in given.items() if value is not None}
+    drawing = {key: value for key, value in given.items() if value is not None}
     folder = out or Path("runs") / "bench" / Path(model).name / name
     check_folder(folder)
     from latentbridge.evaluation.bench.data_folder import DataFolder

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from latentbridge.devices import CPU
 from latentbridge.models.quantization import Quantization, quantizable_layers, quantized
@@ -30,6 +31,8 @@ class Placement:
 
 
 AS_STORED = Placement()
+_INITIALISATIONS = {name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
+"""Names of torch's functions that fill a tensor, which are those of its methods too."""
 
 
 @contextmanager
@@ -48,10 +51,21 @@ def empty_weights() -> Iterator[None]:
     returns: Any = on_meta  # torch annotates hooks as returning nothing
     hook = register_module_parameter_registration_hook(returns)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _NoInitialisation():
             yield
     finally:
         hook.remove()
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips the initialisation of tensors on the meta device, for which torch imports its compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        target = args[0] if args else kwargs.get("tensor")
+        if getattr(func, "__name__", "") in _INITIALISATIONS and isinstance(target, Tensor) and target.is_meta:
+            return target
+        return func(*args, **kwargs)
 
 
 @torch.no_grad()
