@@ -28,7 +28,7 @@ from latentbridge.rng import numpy_rng
 VERBS = (
     "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "index add",
     "index delete", "index compact", "index check", "index info", "index duplicates", "train", "eval",
-    "consistency", "reasoning", "compare", "study", "report",
+    "consistency", "reasoning", "bench", "compare", "study", "report",
     "quickstart", "reproduce", "version", "data", "data build", "data check", "data convert", "data embed", "data sample",
     "adapters", "adapters merge", "calibrate", "estimate", "doctor", "export", "serve", "mcp",
 )  # fmt: skip

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from latentbridge import SPIN_COUNT
 from latentbridge.cli import (
     adapters,
+    bench,
     calibrate,
     data,
     describe,
@@ -35,7 +36,7 @@ from latentbridge.errors import UserError
 from latentbridge.processes import cores, idle_cores
 
 _SINGLE_PROCESS = (
-    "understand", "generate", "edit", "embed", "search", "index", "eval", "loopback", "consistency", "reasoning", "quickstart",
+    "understand", "generate", "edit", "embed", "search", "index", "eval", "loopback", "consistency", "reasoning", "bench", "quickstart",
     "doctor", "export",
 )  # fmt: skip
 """Commands that run a model in this process, on as many threads as cores are idle; training and serving set their own."""
@@ -138,6 +139,7 @@ app.command("eval")(runs.evaluate)
 app.command()(measures.loopback)
 app.command()(measures.consistency)
 app.command()(measures.reasoning)
+app.command()(bench.bench)
 app.command()(measures.compare)
 app.command()(runs.study)
 app.command()(runs.report)
