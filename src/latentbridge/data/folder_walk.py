@@ -14,7 +14,7 @@ from latentbridge.images import PICTURE_KINDS
 
 SUFFIXES = tuple(f".{kind}" for kind in PICTURE_KINDS)
 _APPLE_DOUBLE = "._"
-"""How the names of macOS's own notes begin, which lie beside files on other systems' disks."""
+"""Prefix of the files in which macOS keeps metadata on other systems' disks (AppleDouble)."""
 _MAX_SIDECAR_BYTES = 1 << 16
 _OWN_FOLDERS = ".latentbridge"
 

@@ -33,7 +33,7 @@ MANIFEST_SUFFIX = ".jsonl"
 THUMBNAIL_PX = 192
 
 NAMESPACE = "latentbridge."
-"""How the names of metadata begin that the index keeps for itself; all other names are the users'."""
+"""Prefix of the metadata that the index keeps for itself; all other names are the users'."""
 FILE, SHARD, SAMPLE = LOCATION_KEYS = (f"{NAMESPACE}file", f"{NAMESPACE}shard", f"{NAMESPACE}sample")
 """Metadata that locate a picture; who sets them can read the files they name."""
 

@@ -50,7 +50,7 @@ ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 COMPAT = ("corrected", "reference")
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
-"""What torch's error of too little host memory names."""
+"""Name in torch's error of too little host memory."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 Network: TypeAlias = "UnifiedModel"

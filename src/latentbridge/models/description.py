@@ -1,4 +1,4 @@
-"""What a model is and can do, and its default options, for people who choose one."""
+"""Descriptions of models: sizes, skills and default options, for people who choose one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LICENCES = {
     "omnibridge-8b": "none is published; its decoder is under the Tencent Hunyuan Community License",
     "tiny": "Apache-2.0",
 }
-"""Of the weights, as their publishers name them."""
+"""Licences of the weights, as their publishers name them."""
 
 
 def describe(source: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What all requests share: null means absent, and a parameter that no model here has is taken at its neutral values only."""
+"""The base of all requests: null means absent, and a parameter that no model here has is taken at its neutral values only."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class Settings:
     max_tokens: int | None = None
     """Tokens of a reply, and the default; None is the rest of the context, and the model's own default."""
     strict: bool = False
-    """Whether a number of tokens above the limit, or a size that the model does not draw, is rejected; it is replaced by the
-    nearest one otherwise."""
+    """True to reject a number of tokens above the limit, or a size that the model does not draw, in place of taking the
+    nearest one."""
     max_pictures: int = 8
     """Pictures drawn for one request."""
     max_steps: int = 100

@@ -77,7 +77,7 @@ class Entry(NamedTuple):
     target: bytes | None
     """The picture after an edit."""
     fault: str = ""
-    """What makes the whole sample unusable."""
+    """The fault that makes the whole sample unusable."""
 
 
 class ShardFolder:

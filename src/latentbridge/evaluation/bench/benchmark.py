@@ -1,4 +1,4 @@
-"""What a benchmark consists of: items read from its files, a result per item, and scores over the results."""
+"""The parts of a benchmark: items read from its files, a result per item, and scores over the results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Result:
     value: float = 0.0
     """1 for right; 0 for wrong, unparsed and missing; the number itself for scored."""
     answer: str = ""
-    """What was read from the reply, or the reply where nothing could be read."""
+    """The answer that was parsed from the reply, or the reply where nothing could be parsed."""
     truth: str = ""
     group: str = ""
     """Category, task or tag of the item."""

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Failure:
-    """What stands in the place of a reply, picture or embedding that could not be made."""
+    """A placeholder for a reply, picture or embedding that could not be made."""
 
     reason: str
 

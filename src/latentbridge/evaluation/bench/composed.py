@@ -32,7 +32,7 @@ from latentbridge.query import combine_vectors
 
 CATEGORIES = ("dress", "shirt", "toptee")
 _WEIGHTS = (1.0, 1.0)
-"""Of the reference picture and the text."""
+"""Weights of the reference picture and the text."""
 _NOTE = "zero-shot sum of picture and text"
 
 

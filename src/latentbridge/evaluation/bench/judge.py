@@ -40,7 +40,7 @@ _FATAL = (401, 402, 403, 404)
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge is asked."""
+    """A request to a judge."""
 
     text: str
     pictures: tuple[PictureSource, ...] = ()

@@ -1,4 +1,4 @@
-"""What benchmarks with a judge share: the cost shown first, answers read strictly, and the judge named in every score."""
+"""The base of benchmarks with a judge: the cost shown first, answers read strictly, and the judge named in every score."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Need = Literal["detector", "colours", "encoder", "vqa", "judge"]
 
 @dataclass(frozen=True)
 class Card:
-    """What a researcher must know of a benchmark before it runs."""
+    """Facts about a benchmark that a researcher needs before it runs."""
 
     title: str
     format: str
@@ -32,7 +32,7 @@ class Card:
     """Module of this package, and class or factory in it, with an argument after a second colon."""
     needs: tuple[Need, ...] = ()
     deviations: str = ""
-    """How scores differ from those of the authors' own code."""
+    """Differences of the scores from those of the authors' own code."""
 
     @property
     def needs_judge(self) -> bool:

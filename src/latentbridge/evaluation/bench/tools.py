@@ -1,4 +1,4 @@
-"""What a benchmark may use beside its files: the model under test, and models that grade."""
+"""The models that a benchmark uses: the model under test, and models that grade."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request needs at each precision and offload: device and host memory at peak, and time.
+"""The needs of a request at each precision and offload: device and host memory at peak, and time.
 
 Weights are counted by the functions that quantise and offload them. Activations and the KV cache are those of the verb's own
 code, run over sizes alone (`trace.py`); `benchmarks/plan.py` compares them with measurements. Time is a bound: what computes
@@ -22,7 +22,7 @@ from latentbridge.models.unified import UnifiedModel
 
 GIB = 2**30
 RESERVED = 1.0 * GIB
-"""Of a GPU's memory, for its context, the libraries' workspaces and what its allocator cannot use."""
+"""Bytes of a GPU's memory for its context, the libraries' workspaces and what its allocator cannot use."""
 _PROCESS = 1.0 * GIB
 """Host memory of Python and the libraries."""
 OFFLOADS: tuple[Offload | None, ...] = (None, "parts", "layers")
@@ -30,13 +30,13 @@ _PREFERRED = (
     ("bfloat16", None), ("bfloat16", "parts"), ("int8", None), ("nf4", None), ("int8", "parts"), ("nf4", "parts"),
     ("bfloat16", "layers"), ("int8", "layers"), ("nf4", "layers"),
 )  # fmt: skip
-"""What is recommended if it fits: exact before rounded, and layers that wait on the host last, since they are slow."""
+"""Modes in the order of recommendation: exact before rounded, and offloaded layers last, since they are slow."""
 _FEW_STEPS = (4, 6)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a GPU sustains."""
+    """Sustained rates of a GPU."""
 
     tflops: float = 100.0
     """10^12 FLOPs per second in bfloat16; float32 takes twice as long."""

@@ -26,16 +26,16 @@ _FEW_LAYERS = 3
 
 @dataclass
 class Stretch:
-    """What runs while one part of a model is on the device, up to its next pass."""
+    """The work done while one part of a model is on the device, up to its next pass."""
 
     part: int | None
     """None before the first block."""
     peaks: dict[BlockId | None, float] = field(default_factory=dict)
     """Most live bytes, without weights, by the block that was brought last; equal blocks count as their first."""
     cache: dict[BlockId | None, float] = field(default_factory=dict)
-    """Of these, what grows with the number of layers."""
+    """The part of these that grows with the number of layers."""
     brought: dict[BlockId, float] = field(default_factory=dict)
-    """How many blocks run."""
+    """Number of blocks that run."""
     work: Work = field(default_factory=Work)
     times: int = 1
     """Times that the part is brought, if others run between."""

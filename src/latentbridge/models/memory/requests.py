@@ -30,7 +30,7 @@ _FEW = 8
 
 @dataclass(frozen=True)
 class Request:
-    """What a model is asked for."""
+    """A request to a model: verb, sizes and batch."""
 
     verb: Skill = "generate"
     size: tuple[int, int] | None = None

@@ -25,7 +25,7 @@ META = torch.device("meta")
 _aten: Any = torch.ops.aten
 _INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default}
 _sizes: dict[Any, Any] = {}
-"""Of the results of operations by the sizes of their inputs: blocks repeat, and torch takes long to find them."""
+"""Sizes of the results of operations by those of their inputs: blocks repeat, and torch takes long to find them."""
 _MOST_VALUES = 2**25
 """Most elements of a tensor whose values are kept."""
 
@@ -57,7 +57,7 @@ class StorageCount:
 
 @dataclass
 class Work:
-    """What a device does."""
+    """The operations and bytes of a computation."""
 
     flops: float = 0.0
     moved: float = 0.0
@@ -173,7 +173,7 @@ class _Functions(TorchFunctionMode):
 
 
 class _Sizes(NamedTuple):
-    """What the layout of a tensor is."""
+    """The layout of a tensor."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]

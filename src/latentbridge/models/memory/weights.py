@@ -26,7 +26,7 @@ _LABELS = (
     (r"^encoder\.", "encoder"),
     (r"^head\.", "denoising head"),
 )
-"""What parameters belong to, by the first pattern in their names."""
+"""Parts of a model by the first pattern in the names of their parameters."""
 _OTHERS = "connectors and heads"
 
 
@@ -64,11 +64,11 @@ class WeightBytes:
     """Bytes of a model's parameters and buffers."""
 
     resident: dict[str, float]
-    """Of those that never wait in host memory, by what they belong to."""
+    """Bytes that never wait in host memory, by part."""
     blocks: dict[BlockId, float]
-    """Of those of each block that wait in host memory if it is offloaded."""
+    """Bytes of each block that wait in host memory if it is offloaded."""
     labels: dict[BlockId, str]
-    """What each block belongs to."""
+    """The part of each block."""
 
     @property
     def total(self) -> float:
