@@ -65,8 +65,7 @@ class OmniBridge(TrainableModel):
 
     The latent of generation is the decoder's whole condition [n * d], position after position: pooled, it would no longer
     determine the drawing. A drawing is encoded by the same aligner queries over the backbone's states of it, which is also how
-    the release conditions an edit on its picture. Post-training leaves the text encoder as it is, because it defines what
-    conditions mean, and so autoencoder and retrieval head.
+    the release conditions an edit on its picture. Post-training trains neither text encoder, autoencoder nor retrieval head.
     """
 
     kind = "omnibridge"
