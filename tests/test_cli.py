@@ -220,6 +220,8 @@ def test_version(run: Callable[..., Result]):
         ("train scene-teacher --sample-every 5", "leave out --sample-every"),
         ("train pretrain-decoder --track tensorbord", "did you mean 'tensorboard'?"),
         ("edit in.png PROMPT --out o.png --option method=maskd", "did you mean 'masked'?"),
+        ("generate PROMPT --out o.png --option steps=3", "use --steps"),
+        ("generate PROMPT --out o.png --option conditioning=text --option conditioning=query", "give it once"),
         ("eval --out scores.txt", "does not end in .json"),
         ("eval --world shaps", "did you mean 'shapes'?"),
         ("eval --size 0", "--size 0"),

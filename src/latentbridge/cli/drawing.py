@@ -35,18 +35,28 @@ Options = Annotated[
 ]
 
 
+_OWN_FLAGS = ("seed", "steps", "guidance", "size")
+
+
 def drawing_options(
     seed: int, steps: int | None, guidance: float | None, size: str | None, option: list[str] | None
 ) -> dict[str, Any]:
     """Return the options given; raise UserError for one that no model can have."""
     check_sampling(seed, steps, guidance, prefix="--")
-    options: dict[str, Any] = dict(_parsed(each) for each in option or [])
+    options: dict[str, Any] = {}
+    for each in option or []:
+        name, value = _parsed(each)
+        if name in _OWN_FLAGS or name in options:
+            advice = f"use --{name}" if name in _OWN_FLAGS else "give it once"
+            raise UserError(f"--option {name}=... is not taken here; {advice}.")
+        options[name] = value
     if size is not None:
         match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
         if not match:
             raise UserError(f"--size {size!r} is not a size; give width and height, such as 1024x768.")
         options["size"] = (int(match[1]), int(match[2]))
-    return options | {"steps": steps, "guidance": guidance}
+    given = {"steps": steps, "guidance": guidance}
+    return options | {name: value for name, value in given.items() if value is not None}
 
 
 def _parsed(option: str) -> tuple[str, Any]:

@@ -60,7 +60,11 @@ def export(
     config = run_config(run)
     found = [run.parent / source for _, source in config.init] if config else []
     base = base or next((folder for folder in found if folder.is_dir() and base_records(config)), None)
+    if scores and not scores.is_file():
+        raise UserError(f"There is no file {scores}; check the path.")
     document: Any = read_json(scores) if scores else None
+    if scores and not (isinstance(document, dict) and isinstance(document.get("rows"), list)):
+        raise UserError(f"{scores} holds no rows of scores; give a file that `latentbridge eval --out` wrote.")
     exported = _export_adapter(run, out) if layout == "peft" else _export_model(run, out, layout, base, dtype)
     card = write_model_card(out, exported, run, document)
     if as_json:

@@ -26,6 +26,8 @@ def place(model: nn.Module, device: torch.device, offload: Offload | None) -> No
         return
     for module in model.modules():
         module.execution_device = device  # pyright: ignore[reportArgumentType]
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes would repack weights that are then replaced
+            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
     parts = block_parts(model)
     groups = parts if offload == "parts" else [[block] for part in parts for block in part]
     waiting = {id(parameter) for group in groups for block in group for parameter in waiting_parameters(block)}

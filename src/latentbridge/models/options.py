@@ -50,7 +50,7 @@ def with_options(defaults: OptionsT, changes: Mapping[str, Any]) -> OptionsT:
     """Return `defaults` with the changes that are not None; raise UserError for an unknown option or a value out of range."""
     given = {name: value for name, value in changes.items() if value is not None}
     values = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
-    for name in given:
+    for name in changes:
         if name not in values:
             raise unknown_name("option", name, values)
     check_sampling(0, given.get("steps"), given.get("guidance"))

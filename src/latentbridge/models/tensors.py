@@ -44,6 +44,8 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 """Data types by their names in a safetensors header."""
+_MOST_NUMBERS = 2**50
+"""Bound of a tensor's sizes and of the bytes of a file."""
 _WRAPPERS = ("model", "state_dict")
 """Keys under which training scripts put the state dict of a checkpoint."""
 
@@ -61,6 +63,8 @@ def open_tensors(path: Path, fix: str) -> dict[str, StoredTensor]:
     stored: dict[str, StoredTensor] = {}
     entries, start = _read_header(path, fix)
     for name, entry in entries.items():
+        if not _is_entry(entry):
+            raise UserError(f"Cannot read {path}, whose header does not describe {name}; {fix}.")
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
             raise UserError(
@@ -72,6 +76,16 @@ def open_tensors(path: Path, fix: str) -> dict[str, StoredTensor]:
             raise UserError(f"Cannot read {path}, where {name} has another size than its shape; {fix}.")
         stored[name] = in_file(path, start + begin, outline)
     return stored
+
+
+def _is_entry(entry: Any) -> bool:
+    """Return whether a header's entry has a data type, a shape and the two ends of its bytes."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, ends = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not isinstance(ends, list) or len(ends) != 2:
+        return False
+    return all(type(number) is int and 0 <= number < _MOST_NUMBERS for number in (*shape, *ends))
 
 
 def open_pickled(path: Path, fix: str = REDOWNLOAD) -> dict[str, StoredTensor]:

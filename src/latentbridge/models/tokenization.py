@@ -52,7 +52,10 @@ def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
         raise UserError(
             f"Cannot read {folder / 'tokenizer.json'} ({error}); download or train the model again."
         ) from error
-    return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise UserError(f"Cannot read the tokenizer's settings in {folder} ({error}); download them again.") from error
 
 
 def add_image_markers(tokenizer: Qwen2Tokenizer) -> None:

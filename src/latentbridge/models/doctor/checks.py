@@ -221,6 +221,9 @@ def _check_generation(folder: ReleaseFolder) -> Iterator[Check]:
         )
         return
     values = read_json(path)
+    if not isinstance(values, dict):
+        yield Check("wrong", "generation settings", "generation_config.json is not a JSON object; download it again")
+        return
     penalty, guidance = values.get("repetition_penalty"), values.get("guidance_scale")
     is_read = folder.family in ("omnibridge", "qwen-vl")
     if penalty not in (None, 1, 1.0):

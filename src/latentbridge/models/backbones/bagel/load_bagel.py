@@ -66,6 +66,8 @@ NAMES = NameTable(
 VAE = "autoencoder.vae."
 PATCHES = "eye.vision.embeddings.patch_embedding.weight"
 _FIX = "download it again"
+_MOST = 1_000_000
+"""Bound of the sizes and counts in a config."""
 _LEAST_PX = 224
 """Shortest side at which SigLIP reads images; the longest is its own, 980."""
 _FLUX_SCALE, _FLUX_SHIFT = 0.3611, 0.1159
@@ -160,7 +162,7 @@ def autoencoder_names(autoencoder: KLAutoencoder) -> NameTable:
 
 def _build_empty(folder: Path, stored: dict[str, StoredTensor], flux: dict[str, StoredTensor]) -> Bagel:
     """Build the model without weights, sized by its configs and tensors; raise KeyError for a missing tensor."""
-    language = Qwen2Config.from_dict({**read_json(folder / LANGUAGE), "tie_word_embeddings": False})
+    language = Qwen2Config.from_dict({**_read_sizes(folder / LANGUAGE), "tie_word_embeddings": False})
     vision: Any = SiglipVisionConfig.from_dict(_siglip_sizes(folder / VISION))
     width, token_size = stored["latents.proj_in.weight"].shape
     grid = math.isqrt(stored["latents.places"].shape[0])
@@ -183,9 +185,21 @@ def _as_convolution(weight: Tensor, patch_px: int) -> Tensor:
     return weight.unflatten(1, (patch_px, patch_px, 3)).permute(0, 3, 1, 2)
 
 
+def _read_sizes(path: Path) -> dict[str, Any]:
+    """Return the sizes in a config; raise UserError unless its numbers that count something are positive."""
+    sizes = read_json(path)
+    if not isinstance(sizes, dict):
+        raise UserError(f"{path} holds no sizes, but {type(sizes).__name__}; download it again.")
+    for name, value in sizes.items():
+        counts = name.startswith("num_") or name.endswith("_size")
+        if counts and not (type(value) is int and 0 < value < _MOST):
+            raise UserError(f"{path} has {name} {value!r}, which is no size; download it again.")
+    return sizes
+
+
 def _siglip_sizes(path: Path) -> dict[str, Any]:
     """Return SigLIP's config without its last layer and its head, which BAGEL leaves out (`app.py` at 056b5fd)."""
-    sizes = read_json(path)
+    sizes = _read_sizes(path)
     return {**sizes, "num_hidden_layers": sizes["num_hidden_layers"] - 1, "vision_use_head": False}
 
 
