@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -137,3 +138,16 @@ def keep_sizes(model: nn.Module, rng: torch.Generator) -> None:
 def three_pictures() -> list[np.ndarray]:
     """Three different scenes, uint8 [64, 64, 3] each."""
     return [render(scene) for scene in distinct_scenes("train", numpy_rng(0, "three pictures"), 3)]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs one command in this process; returns its exit code, output and errors."""
+    from latentbridge.cli import main
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        return int(str(end.value.code or 0)), *capsys.readouterr()
+
+    return run

@@ -28,9 +28,9 @@ from latentbridge.rng import numpy_rng
 VERBS = (
     "understand", "generate", "edit", "embed", "loopback", "search", "index", "index build", "index add",
     "index delete", "index compact", "index check", "index info", "index duplicates", "train", "eval",
-    "consistency", "reasoning", "compare", "study", "report",
-    "quickstart", "reproduce", "version", "data", "data build", "data check", "data embed", "data sample",
-    "adapters", "adapters merge", "calibrate", "estimate", "serve", "mcp",
+    "consistency", "reasoning", "bench", "compare", "study", "report",
+    "quickstart", "reproduce", "version", "data", "data build", "data check", "data convert", "data embed", "data sample",
+    "adapters", "adapters merge", "calibrate", "estimate", "doctor", "export", "serve", "mcp",
 )  # fmt: skip
 
 
@@ -292,7 +292,11 @@ def test_the_shipped_model_warns_of_what_it_was_not_trained_on(run: Callable[...
     drawn = run("generate", "a cat", "--out", tmp_path / "out.png", "--steps", "1")
     assert drawn.code == 0 and drawn.err == 'warning: "tiny" was not trained on prompts with the word "cat".\n'
     edited = run("edit", photograph, "remove the star", "--out", tmp_path / "out.png", "--steps", "1", "--json")
-    assert json.loads(edited.out)["warnings"][1:] == ["the picture comes back at 64 x 64 px."] and edited.err == ""
+    assert (
+        json.loads(edited.out)["warnings"][1:]
+        == ["the change was drawn at 64 x 64 px and scaled up; the rest keeps its own pixels."]
+        and edited.err == ""
+    )
     walked = run("loopback", photograph, "--rounds", "1", "--json")
     assert json.loads(walked.out)["warnings"] == told[:1]
     embedded = run("embed", photograph, "--text", "zxqv", "--json")
@@ -363,7 +367,10 @@ def test_edit_tells_before_and_after(run: Callable[..., Result], picture: Path, 
     document = json.loads(result.out)
     assert result.code == 0 and result.err == ""
     assert {"before", "after", "changed_share", "seed", "out"} <= document.keys()
-    assert Image.open(out).size == (64, 64)
+    with Image.open(picture) as before, Image.open(out) as after:
+        assert after.size == before.size == (80, 40)
+        changed = (np.asarray(before.convert("RGB")) != np.asarray(after)).any(axis=-1)
+    assert changed.mean() <= document["changed_share"]
 
 
 def test_embed_gives_unit_vectors_both_ways(run: Callable[..., Result], picture: Path, model: Path):
@@ -470,7 +477,7 @@ def test_a_picture_is_found_by_itself_with_and_without_an_index(run: Callable[..
     passing = run(*asked)
     assert "left out" in passing.err and "broken.jpg" in passing.err
     built = run("index", "build", album, "--model", model)
-    assert built.code == 0 and "3 pictures, 3 embedded at" in built.out and "1 left out" in built.out
+    assert built.code == 3 and "3 pictures, 3 embedded at" in built.out and "1 left out" in built.out
     assert "broken.jpg" in (album / ".latentbridge-index" / "left_out.txt").read_text()
     indexed = run(*asked)
     assert indexed.err == ""
@@ -483,7 +490,7 @@ def test_a_picture_is_found_by_itself_with_and_without_an_index(run: Callable[..
 
 def test_search_by_words_pictures_items_weights_and_filters(run: Callable[..., Result], album: Path, model: Path):
     index = album.with_name("index")
-    assert run("index", "build", album, "--out", index, "--model", model, "--field", "owner=anna").code == 0
+    assert run("index", "build", album, "--out", index, "--model", model, "--field", "owner=anna").code == 3
 
     def found(*arguments: str | Path) -> list[str]:
         result = run("search", index, *arguments, "--model", model)
@@ -564,7 +571,7 @@ def test_invalid_weights_are_refused(run: Callable[..., Result], album: Path, we
 
 def test_no_hits_are_reported(run: Callable[..., Result], album: Path, model: Path):
     found = run("search", album, "a star", "--where", "nofield>3", "--model", model)
-    assert (found.code, found.out, found.err.splitlines()[-1]) == (0, "", "Nothing was found.")
+    assert (found.code, found.out) == (3, "") and "Nothing was found." in found.err  # 3: the broken file is left out
 
 
 @pytest.mark.parametrize("place", ["in.png", "qdrant://h", "postgres://u@127.0.0.1:1/db"])

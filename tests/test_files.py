@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from latentbridge.errors import UserError
-from latentbridge.files import atomic_folder, atomic_write, staging_path, write_json
+from latentbridge.files import atomic_folder, atomic_write, find_path, staging_path, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -52,6 +52,27 @@ def test_an_error_leaves_the_old_folder_only(tmp_path: Path, error_type: type[Ba
         (new / "half").touch()
         raise error_type
     assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_have_the_permissions_of_the_users_umask(tmp_path: Path, umask: int, mode: int):
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "a.json", {})
+        with atomic_folder(tmp_path / "folder") as new:
+            write_json(new / "b.json", {})
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.json", "folder/b.json")] == [mode, mode]
+
+
+def test_a_path_is_found_in_the_spelling_of_the_disk(tmp_path: Path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    (tmp_path / apart).touch()
+    assert find_path(tmp_path / composed) == tmp_path / apart == find_path(tmp_path / apart)
+    assert find_path(tmp_path / "th\u00e9") == tmp_path / "th\u00e9"
+    (tmp_path / composed).touch()
+    assert find_path(tmp_path / composed) == tmp_path / composed
 
 
 @pytest.mark.parametrize("error_type", [RuntimeError, KeyboardInterrupt, UserError])

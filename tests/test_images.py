@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import sys
+import types
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from latentbridge.errors import UserError
-from latentbridge.images import fit_square, open_picture, resize
+from latentbridge.images import FORMATS, fit_square, open_picture, picture_digest, picture_kind, resize
 
 RED = (255, 0, 0)
 
@@ -179,6 +181,140 @@ def test_the_limit_is_adjustable():
     with pytest.raises(UserError, match=r"more than 0\.5 megapixels"):
         open_picture(png_header(1_000, 501), max_megapixels=0.5)
     assert open_picture(noise(), max_megapixels=0.001147).shape == (31, 37, 3)
+
+
+# --- which pictures are the same ---
+
+
+def test_pictures_that_differ_in_transparency_or_16_bit_level_are_different():
+    icons = [Image.new("RGBA", (8, 8), (255, 255, 255, 0)) for _ in range(2)]
+    icons[1].putpixel((3, 3), (255, 255, 255, 255))  # white on nothing: the same when laid on white
+    deep = [np.full((4, 4), level, np.uint16) for level in (5000, 5001)]
+    for pair in (icons, [Image.fromarray(each) for each in deep]):
+        assert len({picture_digest(encode(each)) for each in pair}) == 2
+
+
+def test_pictures_that_look_the_same_on_every_ground_are_the_same():
+    grey = np.full((4, 4), 7, np.uint8)
+    same = [
+        encode(Image.fromarray(grey)),
+        encode(Image.fromarray(np.repeat(grey[..., None], 3, axis=2)), "BMP"),
+        encode(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"),
+        encode(Image.merge("LA", [Image.fromarray(grey), Image.new("L", (4, 4), 255)])),
+    ]
+    assert len(set(map(picture_digest, same))) == 1
+    invisible = [Image.new("RGBA", (4, 4), (red, 0, 0, 0)) for red in (0, 255)]
+    assert len({picture_digest(encode(each)) for each in invisible}) == 1
+
+
+def test_the_digest_refuses_what_reading_refuses():
+    with pytest.raises(UserError, match="20,000 x 4"):
+        picture_digest(png_header(20_000, 4))
+    with pytest.raises(UserError, match="floating-point"):
+        picture_digest(encode(Image.fromarray(np.zeros((2, 2), dtype=np.float32)), "TIFF"))
+
+
+def test_the_kind_is_the_contents(tmp_path: Path):
+    path = tmp_path / "a.png"
+    for kind, suffix in (("JPEG", "jpg"), ("WEBP", "webp"), ("TIFF", "tif"), ("AVIF", "avif")):
+        path.write_bytes(encode(Image.fromarray(noise()), kind))
+        assert picture_kind(path) == suffix
+    path.write_bytes(encode(Image.fromarray(noise()), "ICO"))
+    with pytest.raises(UserError, match="a.png is not a picture that can be read"):
+        picture_kind(path)
+
+
+# --- formats that need a plug-in ---
+
+
+def media(brand: bytes, *more: bytes) -> bytes:
+    """Return the head of an ISO media file."""
+    body = b"ftyp" + brand + bytes(4) + b"".join(more)
+    return struct.pack(">I", len(body) + 4) + body + b"rest" * 9
+
+
+def test_avif_is_read_and_limited_like_others():
+    data = encode(Image.fromarray(np.full((31, 37, 3), 200, np.uint8)), "AVIF")
+    assert open_picture(data).shape == (31, 37, 3) and abs(open_picture(data).astype(int) - 200).max() < 4
+    assert "broken or cut short" in refusal(data[: len(data) // 2])
+    with pytest.raises(UserError, match="more than 0.001 megapixels"):
+        open_picture(data, max_megapixels=0.001)
+
+
+@pytest.mark.parametrize(
+    ("data", "package"),
+    [
+        (media(b"heic"), "pillow-heif"),
+        (media(b"mif1", b"mif1", b"heic"), "pillow-heif"),
+        (b"\xff\x0a" + bytes(20), "pillow-jxl-plugin"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20), "pillow-jxl-plugin"),
+    ],
+)
+def test_a_missing_plug_in_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, package: str):
+    for module in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert f"pip install {package}" in refusal(tmp_path / "a.jpg") and "a.jpg" in refusal(tmp_path / "a.jpg")
+
+
+def test_without_avif_in_pillow_a_package_is_named(monkeypatch: pytest.MonkeyPatch):
+    data = encode(Image.fromarray(noise()), "AVIF")
+    monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)
+    assert "pip install pillow-avif-plugin" in refusal(data)
+    assert "pip install pillow-avif-plugin" in refusal(media(b"mif1", b"mif1", b"avif"))
+
+
+def test_a_plug_in_is_used_and_its_pictures_are_limited(monkeypatch: pytest.MonkeyPatch):
+    class Heif(Image.Image):
+        format = "HEIF"
+
+        def __init__(self, file: object, name: str) -> None:
+            super().__init__()
+            self.im, self._mode, self._size = Image.new("RGB", (5, 3), "red").im, "RGB", (5, 3)
+
+    def register() -> None:
+        Image.register_open("HEIF", Heif, lambda head: head[4:8] == b"ftyp")  # pyright: ignore
+
+    plug_in = types.ModuleType("pillow_heif")
+    plug_in.register_heif_opener = register  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "pillow_heif", plug_in)
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    assert open_picture(media(b"heic")).tolist() == [[[255, 0, 0]] * 5] * 3
+    with pytest.raises(UserError, match="megapixels"):
+        open_picture(media(b"heic"), max_megapixels=1e-6)
+
+
+def test_a_film_is_no_picture():
+    assert "is not a picture that can be read" in refusal(media(b"qt  "))
+
+
+def test_every_format_has_suffixes_of_its_own():
+    suffixes = [suffix for kind in FORMATS for suffix in FORMATS[kind]]
+    assert len(set(suffixes)) == len(suffixes)
+
+
+# --- disks and names ---
+
+
+def test_a_disk_that_fails_is_not_a_broken_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(Image.fromarray(noise())))
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "open", fail)
+    assert "cannot be read (Input/output error); check its disk" in refusal(path)
+
+
+def test_a_name_is_found_however_its_accents_are_written(tmp_path: Path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    (tmp_path / apart).mkdir()
+    (tmp_path / apart / f"{composed}.png").write_bytes(encode(Image.fromarray(noise())))
+    for folder in (composed, apart):
+        for name in (composed, apart):
+            assert np.array_equal(open_picture(tmp_path / folder / f"{name}.png"), noise())
 
 
 # --- pictures made to harm ---

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any
@@ -16,6 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from latentbridge.errors import UserError
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has none of the threads of OpenMP's pool, and would wait for them forever at its first parallel loop.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 CPU = torch.device("cpu")
 _BENCHMARK_SIZE, _BENCHMARK_RUNS = 192, 4
@@ -69,6 +74,11 @@ def has_fast_bfloat16(device: torch.device = CPU) -> bool:
 def device_of(network: nn.Module) -> torch.device:
     """Return the device that a network computes on: that of its weights, unless they wait elsewhere (`models/offload.py`)."""
     return getattr(network, "execution_device", None) or next(network.parameters()).device
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which nothing is cast, on a device that has autocast or not."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -5,37 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from safetensors import SafetensorError
 
 from latentbridge.errors import StorageError, UserError
 
-_NO_SPACE = "free some space or choose another folder"
+NO_SPACE = "free some space or choose another folder"
 
 
 @contextmanager
 def atomic_write(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` if the block succeeds and is deleted if it fails.
 
-    Without `replace` an existing file is kept, so the first of several concurrent writers wins.
+    The permissions are those of the user's umask. Without `replace` an existing file is kept, so the first of several concurrent writers wins.
     Raises StorageError if the file cannot be written.
     """
     path = Path(path)
-    with _storage_errors(f"to {path.parent}", "choose a folder you may write to"):
+    with storage_errors(f"to {path.parent}", "choose a folder you may write to"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix, delete=False) as file:
-            temporary = Path(file.name)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        with _storage_errors(path, _NO_SPACE):
+        with storage_errors(path):
             yield temporary
             _fsync(temporary)
-            os.chmod(temporary, 0o644)
             if replace:
                 os.replace(temporary, path)
             else:
@@ -55,11 +55,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises StorageError if the folder cannot be written.
     """
     staging = staging_path(path)
-    with _storage_errors(f"to {path.parent}", "choose a folder you may write to"):
+    with storage_errors(f"to {path.parent}", "choose a folder you may write to"):
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     try:
-        with _storage_errors(path, _NO_SPACE):
+        with storage_errors(path):
             yield staging
             for written in (*staging.rglob("*"), staging):
                 _fsync(written)
@@ -85,8 +85,8 @@ def write_json(path: Path, values: Any) -> None:
 def read_json(path: Path) -> Any:
     """Load a JSON file; raises UserError if it is damaged."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or write it again.") from error
 
 
@@ -96,8 +96,27 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def find_path(path: Path) -> Path:
+    """Return the path or, if only such a one exists, its spelling with composed or decomposed accents (NFC, NFD).
+
+    macOS and archives from it spell names in NFD, keyboards in NFC; other systems tell the two apart.
+    """
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.relative_to(path.anchor).parts:
+        spellings = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        existing = [spelling for spelling in spellings if os.path.lexists(found / spelling)]
+        if not existing:
+            return path
+        found /= existing[0]
+    return found
+
+
 def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():  # Windows cannot flush folders
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -105,7 +124,8 @@ def _fsync(path: Path) -> None:
 
 
 @contextmanager
-def _storage_errors(target: Path | str, fix: str) -> Iterator[None]:
+def storage_errors(target: Path | str, fix: str = NO_SPACE) -> Iterator[None]:
+    """Raise errors of the disk as a StorageError that names what could not be written."""
     try:
         yield
     except (OSError, SafetensorError) as error:

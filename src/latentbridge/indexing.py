@@ -1,4 +1,8 @@
-"""Synchronisation of an index with a source of pictures: embeds new and changed ones, and drops deleted ones."""
+"""Synchronisation of an index with a source of pictures: embeds new and changed ones, and drops deleted ones.
+
+An item goes only where the source says that its picture is gone: one that cannot be read now stays as it is. What the index
+has to remember is in metadata whose names begin with `NAMESPACE`; all other names are the user's.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from latentbridge.data.picture_sources import LOCATION_KEYS, PictureEntry, Source
-from latentbridge.errors import UserError
+import numpy as np
+
+from latentbridge.data.picture_sources import FILE, LOCATION_KEYS, NAMESPACE, PictureEntry, Source
+from latentbridge.errors import StorageError, UserError
 from latentbridge.images import open_picture
 from latentbridge.models.unified import UnifiedModel
 from latentbridge.retrieval.base_index import Index
@@ -25,8 +31,10 @@ _PREFETCH_BATCHES = 1
 _NUM_DECODERS = 2
 """Threads that decode and resize pictures, which releases Python's lock."""
 _IDS_PER_PAGE = 1000
-STAMP, ORIGIN = "stamp", "from"
-"""Metadata fields: the version of the picture that was embedded, and the source it belongs to."""
+STAMP, ORIGIN, SIZE = f"{NAMESPACE}stamp", f"{NAMESPACE}source", f"{NAMESPACE}size"
+"""Metadata fields: the version of the picture that was embedded, the source it belongs to, and [width, height]."""
+_OLD_ORIGIN, _OLD_STAMP = "from", "stamp"
+"""Their names in indexes that were made before 2026-12-02, whose pictures are embedded again."""
 
 
 @dataclass
@@ -52,7 +60,7 @@ class _PendingItem:
     source: PictureEntry
     indexed: dict[str, Any] | None
     """The index's metadata of this version."""
-    decoded: Future[tuple[Picture, dict[str, int]]] | None
+    decoded: Future[tuple[Picture, list[int]]] | None
     """The picture at the model's size, with its original width and height; None if it is indexed."""
 
 
@@ -68,7 +76,7 @@ def sync_index(
 ) -> IndexingResult:
     """Make the index hold the source's pictures, with `metadata` added to each; items of other sources stay unchanged.
 
-    A picture whose id belongs to another source is left out. Without `mirror` nothing is dropped. Batches are committed in
+    A picture that cannot be read is left out; if an earlier version of it is indexed, that stays. A picture whose id belongs to another source is left out. Without `mirror` nothing is dropped. Batches are committed in
     order while the next one is prefetched; an interrupted pass resumes after the last commit. Memory holds two batches of
     pictures and all ids.
     """
@@ -105,9 +113,9 @@ def _prefetched_batches(
 
     def pending(picture: PictureEntry, indexed: dict[str, Any] | None) -> _PendingItem | None:
         if indexed is not None:
-            same_place = all(indexed.get(place) == picture.metadata.get(place) for place in LOCATION_KEYS)
-            if not same_place and indexed.get(ORIGIN) != source and _may_exist(indexed):
-                origin = indexed.get(ORIGIN) or "elsewhere"
+            same_place = all(indexed.get(place) == picture.location.get(place) for place in LOCATION_KEYS)
+            if not same_place and _origin(indexed) != source and _may_exist(indexed):
+                origin = _origin(indexed) or "elsewhere"
                 leave_out(
                     f"{picture.id}: the index holds another picture of that id, from {origin}; rename one, or delete that one"
                 )
@@ -131,12 +139,12 @@ def _prefetched_batches(
 
 def _may_exist(metadata: dict[str, Any]) -> bool:
     """Return whether an indexed picture may still exist; false only for a missing file."""
-    return "file" not in metadata or Path(metadata["file"]).exists()
+    return FILE not in metadata or Path(metadata[FILE]).exists()
 
 
-def _decode(picture: PictureEntry, fit: Callable[[Picture], Picture]) -> tuple[Picture, dict[str, int]]:
+def _decode(picture: PictureEntry, fit: Callable[[Picture], Picture]) -> tuple[Picture, list[int]]:
     image = open_picture(picture.image)
-    return fit(image), {"width": image.shape[1], "height": image.shape[0]}
+    return fit(image), [image.shape[1], image.shape[0]]
 
 
 def _store_batch(
@@ -147,14 +155,13 @@ def _store_batch(
     result: IndexingResult,
     leave_out: Callable[[str], None],
 ) -> None:
-    """Embed and add new pictures, update changed metadata of known ones, and delete broken ones."""
+    """Embed and add new pictures, and update changed metadata of known ones."""
     new: list[tuple[str, dict[str, Any], Picture]] = []
     updated: dict[str, dict[str, Any]] = {}
-    broken: list[str] = []
     for item in batch:
-        name, metadata = item.source.id, {**item.source.metadata, **common, STAMP: item.source.stamp}
+        name = item.source.id
         if item.indexed is not None:
-            metadata |= {side: item.indexed[side] for side in ("width", "height")}
+            metadata = _metadata_of(item.source, item.indexed[SIZE], common)
             result.unchanged += 1
             if metadata != item.indexed:
                 updated[name] = metadata
@@ -164,17 +171,40 @@ def _store_batch(
             picture, size = item.decoded.result()
         except UserError as error:
             leave_out(f"{name}: {error}")
-            broken.append(name)
             continue
-        new.append((name, metadata | size, picture))
-    if broken:
-        index.delete(broken)
+        new.append((name, _metadata_of(item.source, size, common), picture))
     if new:
         ids, metadata, pictures = map(list, zip(*new, strict=True))
-        index.add(ids, model.embed(images=pictures), metadata)
+        result.embedded += _add_valid(index, ids, model.embed(images=pictures), metadata, leave_out)
     if updated:
-        index.add(list(updated), index.vectors(list(updated)), list(updated.values()))
-    result.embedded += len(new)
+        _add_valid(index, list(updated), index.vectors(list(updated)), list(updated.values()), leave_out)
+
+
+def _metadata_of(picture: PictureEntry, size: list[int], common: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item's metadata: facts about the picture, what the user says of it, and the index's own."""
+    facts = {"width": size[0], "height": size[1]}
+    return {**facts, **picture.metadata, **common, **picture.location, STAMP: picture.stamp, SIZE: size}
+
+
+def _add_valid(
+    index: Index,
+    ids: list[str],
+    vectors: np.ndarray,
+    metadata: list[dict[str, Any]],
+    leave_out: Callable[[str], None],
+) -> int:
+    """Add items and return how many; if the index refuses one of them, add the others and leave that one out."""
+    try:
+        index.add(ids, vectors, metadata)
+    except StorageError:
+        raise
+    except UserError as error:
+        if len(ids) == 1:
+            leave_out(f"{ids[0]}: {error}")
+            return 0
+        rows = (([name], vectors[row : row + 1], [metadata[row]]) for row, name in enumerate(ids))
+        return sum(_add_valid(index, *one, leave_out) for one in rows)
+    return len(ids)
 
 
 def _skip_repeated_ids(pictures: Iterator[PictureEntry], seen: set[str]) -> Iterator[PictureEntry]:
@@ -186,10 +216,16 @@ def _skip_repeated_ids(pictures: Iterator[PictureEntry], seen: set[str]) -> Iter
 
 
 def _deleted_ids(index: Index, source: Source, seen: set[str]) -> Iterator[str]:
-    """Yield the items of the source that it no longer has; shards that could not be read keep theirs."""
-    ids = index.ids([Condition(ORIGIN, "=", source.name)])
+    """Yield the items of the source that it no longer has; what is in parts that could not be read stays."""
+    ids = chain.from_iterable(index.ids([Condition(name, "=", source.name)]) for name in (ORIGIN, _OLD_ORIGIN))
     while page := list(islice(ids, _IDS_PER_PAGE)):
         missing = [name for name in page if name not in seen]
         for name, metadata in zip(missing, index.metadata(missing), strict=True):
-            if (metadata or {}).get("shard") not in source.unread:
+            if metadata and _origin(metadata) == source.name and not source.may_hold(name, metadata):
                 yield name
+
+
+def _origin(metadata: Mapping[str, Any]) -> str | None:
+    """Return the source that an item belongs to, if it came from one."""
+    old = metadata.get(_OLD_ORIGIN) if _OLD_STAMP in metadata and SIZE not in metadata else None
+    return metadata.get(ORIGIN, old)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latentbridge.errors import UserError
+from latentbridge.import_path import import_path
 
 _SAMPLE_S = 0.06
 """Time over which `idle_cores` measures, in seconds: six ticks of the kernel's clock."""
@@ -27,16 +27,36 @@ def start_process(
     """Start a process that calls a module-level function with arguments given by their repr; exits with 0 on return.
 
     `threads` sets OMP_NUM_THREADS. `log` is a file to which stdout and stderr are appended. `keep` are file descriptors
-    that the process inherits.
+    that the process inherits. Nothing is imported from the current folder (`python_command`).
     """
-    script = f"from {work.__module__} import {work.__name__}; {work.__name__}(*{arguments!r})"
+    call = f"from {work.__module__} import {work.__name__}; {work.__name__}(*{arguments!a})"
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    command = [sys.executable, "-c", script]
+    command = python_command(call, _root_of(work.__module__))
     if log is None:
         return subprocess.Popen(command, env=environment, pass_fds=keep)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT, pass_fds=keep)
+
+
+def python_command(code: str, *last: str) -> list[str]:
+    """Return the command of a Python that runs `code` and imports from where this one does, but not the current folder.
+
+    It ignores PYTHONPATH and the other PYTHON* variables (`python -I`), decodes file names as this process does, and prints
+    what its output's encoding lacks as escapes. Folders in `last` come after all others, so their files take no library's
+    place.
+    """
+    path = import_path()
+    path += [folder for folder in last if folder not in path]
+    utf8 = f"utf8={sys.flags.utf8_mode}"
+    start = f"import sys; sys.path[:] = {path!a}; sys.stdout.reconfigure(errors='backslashreplace')"
+    return [sys.executable, "-I", "-X", utf8, "-c", f"{start}; {code}"]
+
+
+def _root_of(module: str) -> str:
+    """Return the folder that a module's top package is imported from."""
+    top: Any = sys.modules[module.partition(".")[0]]
+    return str(Path(next(iter(top.__path__)) if hasattr(top, "__path__") else top.__file__).resolve().parent)
 
 
 def cores() -> int:
@@ -91,7 +111,14 @@ def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Pat
 
 @contextmanager
 def folder_lock(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on a folder; raises UserError if it is taken and `wait` is off."""
+    """Hold an exclusive lock on a folder; raises UserError if it is taken and `wait` is off, or without POSIX locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        raise UserError(
+            "This command shares a folder between processes by POSIX locks, which this system lacks; use Linux or macOS, "
+            "or WSL on Windows."
+        ) from None
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:

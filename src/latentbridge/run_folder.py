@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from latentbridge.files import storage_errors
+
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _PACKAGES = ("torch", "transformers", "diffusers", "peft", "numpy")
 
@@ -83,7 +85,8 @@ class RunFolder:
     def log(self, record: dict[str, Any]) -> None:
         """Append a record to `metrics.jsonl`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "metrics.jsonl", "a+b") as file:
+        path = self.path / "metrics.jsonl"
+        with storage_errors(path), path.open("a+b") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # end a line that a killed process left incomplete

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from latentbridge.data.picture_sources import (
+    FILE,
     FolderPictures,
     ManifestPictures,
     ShardPictures,
@@ -46,11 +47,13 @@ def test_folder_order_is_fixed_and_a_change_alters_the_stamp(tmp_path: Path) -> 
     faults: list[str] = []
     entries = list(source.pictures(faults.append))
     assert [entry.id for entry in entries] == ["a.JPG", "b.png", "sub/c.png"] and source.count() == 3 and not faults
-    assert entries[2].metadata == {"folder": "sub", "kind": "png", "file": str(tmp_path.resolve() / "sub/c.png")}
+    assert entries[2].metadata == {"folder": "sub", "kind": "png"}
+    assert entries[2].location == {FILE: str(tmp_path.resolve() / "sub/c.png")}
+    assert source.passed_over == {".txt": 1}
     os.utime(tmp_path / "b.png", ns=(1, 1))
     again = list(source.pictures(faults.append))
     assert [a.stamp == b.stamp for a, b in zip(entries, again, strict=True)] == [True, False, True]
-    assert open_located_picture(entries[2].metadata).shape == (3, 5, 3)
+    assert open_located_picture(entries[2].location).shape == (3, 5, 3)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names that are no text exist on POSIX alone")
@@ -83,8 +86,8 @@ def test_a_broken_shard_does_not_stop_the_others(tmp_path: Path) -> None:
     entries = list(source.pictures(faults.append))
     assert [entry.id for entry in entries] == ["0.tar/x", "2.tar/x"]
     assert entries[0].metadata["year"] == 2020 and entries[1].metadata["texts"] == ["an owl"]
-    assert len(faults) == 2 and source.unread == [f"{tmp_path.resolve()}/1.tar"]
-    assert open_located_picture(entries[0].metadata)[0, 0, 0] == 9
+    assert len(faults) == 2 and source.unread == {f"{tmp_path.resolve()}/1.tar", "0.tar/y"}
+    assert open_located_picture(entries[0].location)[0, 0, 0] == 9
     assert isinstance(open_source(str(tmp_path)), ShardPictures)
 
 
@@ -95,7 +98,7 @@ def test_parquet_shards_yield_samples(tmp_path: Path) -> None:
     parquet.write_table(pa.table(rows), tmp_path / "0.parquet")
     entries = list(ShardPictures(str(tmp_path)).pictures(pytest.fail))
     assert [entry.metadata["texts"] for entry in entries] == [["one"], ["two"]]
-    assert np.array_equal(open_located_picture(entries[1].metadata)[0, 0], [4, 4, 4])
+    assert np.array_equal(open_located_picture(entries[1].location)[0, 0], [4, 4, 4])
 
 
 def test_sources_without_pictures_are_refused(tmp_path: Path) -> None:

@@ -110,9 +110,13 @@ def test_words_omitted_from_a_description_are_named(tiny: InputCheck):
     ]
 
 
-def test_an_edit_that_changes_the_size_causes_a_warning():
-    assert size_warnings(np.zeros((64, 64, 3), np.uint8), (64, 64)) == []
-    assert size_warnings(np.zeros((512, 512, 3), np.uint8), (64, 64)) == ["the picture comes back at 64 x 64 px."]
+def test_an_edit_at_another_size_or_drawn_smaller_causes_a_warning():
+    small, large = (np.zeros((side, side, 3), np.uint8) for side in (64, 512))
+    assert size_warnings(small, small, 64) == size_warnings(large, large, None) == []
+    assert size_warnings(large, small, None) == ["the picture comes back at 64 x 64 px."]
+    assert size_warnings(large, large, 64) == [
+        "the change was drawn at 64 x 64 px and scaled up; the rest keeps its own pixels."
+    ]
 
 
 def test_one_colour_and_noise_have_finite_statistics():

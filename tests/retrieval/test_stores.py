@@ -198,6 +198,18 @@ def test_conditions_are_parsed(text: str, field: str, sign: str, value: object) 
     assert parse_condition(text) == Condition(field, sign, value)  # pyright: ignore[reportArgumentType]
 
 
+def test_fields_are_listed_with_the_types_that_conditions_compare(make: Make) -> None:
+    index = make(2)
+    assert index.fields() == {}
+    entries: list[dict[str, Any]] = [
+        {"year": 2020, "on": True, "tags": ["a", 1], "none": None},
+        {"year": "old", "é": {}},
+    ]
+    index.add(["a", "b"], np.tile([[1.0, 0.0]], (2, 1)), entries)
+    types = {"year": {"number", "text"}, "on": {"boolean"}, "tags": {"text", "number"}, "none": set(), "é": set()}
+    assert index.fields() == types
+
+
 @pytest.mark.parametrize("text", ["kind", "=photo", "two words=x", 'a"b=c', ""])
 def test_malformed_conditions_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="write it like kind=photo"):

@@ -278,7 +278,7 @@ def test_responses_warn_of_inputs_unlike_the_training_data(web: httpx.Client, pi
     edited = web.post("/v1/images/edits", data=change, files={"image": ("a.jpg", photograph)}).json()["warnings"]
     assert edited == [
         warnings[0],
-        "the picture comes back at 64 x 64 px.",
+        "the change was drawn at 64 x 64 px and scaled up; the rest keeps its own pixels.",
         '"tiny" was not trained on instructions with the word "retina".',
     ]
     inputs = ["a red circle", {"image": picture_url}, {"image": url}]

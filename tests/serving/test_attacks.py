@@ -303,7 +303,7 @@ MORE = {
     "many stops": {"stop": ["x"] * 5_000},
     "a long model": {"model": "x" * 1_000_000},
     "a long name of nothing": {"x" * 1_000_000: 1},
-    "more tokens than there are": {"max_tokens": 10**9},
+    "a bias for every token": {"logit_bias": {str(token): 100 for token in range(4_000)}},
     "a temperature beyond all": {"temperature": 1e308},
 }
 
@@ -346,7 +346,7 @@ PICTURES = {
     "a pickle": data_url(b"\x80\x04\x95cos\nsystem\n(S'true'\ntR."),
     "a type that is none": "data:text/html;base64,AAAA",
     "bad base64": "data:image/png;base64,!!!!",
-    "base64 cut short": SMALL[:-1],
+    "base64 cut short": SMALL[:-61],
     "no base64": "data:image/png,AAAA",
     "nothing": "data:image/png;base64,",
     "a file": "file:///etc/passwd",
@@ -379,6 +379,8 @@ FORMS = {
     "a picture that is none": form(field("prompt", b"x"), field("image", b"SECRET", '; filename="../../etc/passwd"')),
     "words for a picture": form(field("prompt", b"x"), field("image", b"SECRET")),
     "no words": form(IMAGE),
+    "words twice": form(field("prompt", b"x"), field("prompt", b"y"), IMAGE),
+    "a picture twice": form(field("prompt", b"x"), IMAGE, IMAGE),
 }
 
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai import OpenAI
 from PIL import Image
-from tests.serving.conftest import client_of
+from tests.serving.conftest import client_of, png_of, url_of
 from tests.serving.server import running
 
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
@@ -135,13 +135,14 @@ def test_models_are_listed_and_found(client: OpenAI):
 
 
 def test_invalid_requests_get_a_message_with_the_fix(client: OpenAI, picture_url: str):
+    other = url_of(png_of(np.zeros((9, 9, 3), np.uint8)))
     calls: dict[str, Any] = {
-        "leave out the size": lambda: client.images.generate(prompt="a star", size="512x512"),
+        "not a size": lambda: client.images.generate(prompt="a star", size="512"),
         "the most this server accepts": lambda: client.images.generate(prompt="a star", n=9),
         "messages": lambda: client.chat.completions.create(model="tiny", messages=[]),
         "looks at 1 at most": lambda: client.chat.completions.create(
             model="tiny",
-            messages=[*question("a", picture_url), {"role": "assistant", "content": "b"}, *question("c", picture_url)],
+            messages=[*question("a", picture_url), {"role": "assistant", "content": "b"}, *question("c", other)],
         ),
         "tools": lambda: client.chat.completions.create(
             model="tiny", messages=question("a"), tools=[{"type": "function", "function": {"name": "f"}}]

@@ -88,6 +88,35 @@ def test_pictures_are_those_of_the_library(client: OpenAI, model: UnifiedModel):
         assert np.array_equal(picture, result.picture) and item.revised_prompt == result.description
 
 
+def test_a_size_is_drawn_at_the_nearest_one_and_scaled(client: OpenAI, model: UnifiedModel):
+    side = model.drawing_size_px or 0
+    for width, height in ((side * 4, side * 2), (side - 3, side // 2 - 1), (side, side)):
+        asked: Any = {"size": f"{width}x{height}", "extra_body": {"steps": 2, "seed": 5}}
+        response = client.images.generate(model=model.kind, prompt="a red circle", **asked)
+        picture = np.asarray(Image.open(BytesIO(base64.b64decode((response.data or [])[0].b64_json or ""))))
+        any_shape = model.kind == "bagel"
+        expected = (width, height) if any_shape else (min(width, height),) * 2
+        assert picture.shape[1::-1] == expected and response.size == f"{expected[0]}x{expected[1]}"
+        size = model.at_size(model.drawing_options, (width, height)).size
+        if any_shape:
+            assert size is not None and max(size) <= side and abs(size[0] / size[1] - width / height) < 0.6
+        drawn = model.generate("a red circle", seed=5, steps=2, **({"size": size} if any_shape else {})).picture
+        warned = [warning for warning in (response.model_extra or {})["warnings"] if "scaled to" in warning]
+        assert bool(warned) == (drawn.shape[1::-1] != expected)
+        if not warned:
+            assert np.array_equal(picture, drawn)
+
+
+def test_many_tokens_are_as_many_as_the_context_holds(client: OpenAI, model: UnifiedModel):
+    messages: Any = [{"role": "user", "content": "What is this?"}]
+    answer = client.chat.completions.create(
+        model=model.kind, messages=messages, max_tokens=10**6, temperature=2, seed=1
+    )
+    assert answer.usage and answer.usage.total_tokens <= model.context_length
+    if answer.choices[0].finish_reason == "length":
+        assert answer.usage.total_tokens == model.context_length
+
+
 def test_embeddings_are_those_of_the_library(
     client: OpenAI, model: UnifiedModel, picture_url: str, scene_picture: Picture
 ):

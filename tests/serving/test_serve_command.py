@@ -53,11 +53,12 @@ def test_an_address_in_use_is_rejected_before_a_model_is_loaded(capsys: pytest.C
 
 
 @contextmanager
-def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run a server until it is ready; yield the process and the URL."""
+def served(*arguments: str, folder: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run a server in a folder until it is ready; yield the process and the URL."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", "latentbridge", "serve", "--port", str(port), *arguments])
+    command = [sys.executable, "-m", "latentbridge", "serve", "--port", str(port), *arguments]
+    process = subprocess.Popen(command, cwd=folder)
     url, until = f"http://127.0.0.1:{port}", time.monotonic() + START_S
     try:
         while not lives(f"{url}/readyz"):
@@ -108,6 +109,21 @@ def test_a_signal_ends_it_after_running_requests(picture_file: bytes, workers: s
         assert not any(Path(f"/proc/{pid}").exists() for pid in worker_pids)
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"{url}/healthz")
+
+
+@pytest.mark.slow
+def test_workers_run_nothing_of_the_folder_the_server_is_started_in(tmp_path: Path):
+    for name in ("queue", "statistics", "random", "selectors", "numpy"):
+        (tmp_path / f"{name}.py").write_text("open(__file__ + '.ran', 'w')\nraise SystemExit('of the folder')\n")
+    with served("--workers", "2", folder=tmp_path) as (_, url):
+        until = time.monotonic() + START_S
+        while "latentbridge_workers 2.0" not in httpx.get(f"{url}/metrics").text:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        drawn = httpx.post(f"{url}/v1/images/generations", json={"prompt": "a star", "steps": 1}, timeout=100)
+        assert drawn.status_code == 200
+        assert "latentbridge_workers_lost_total 0.0" in httpx.get(f"{url}/metrics").text
+    assert not list(tmp_path.glob("*.ran"))
 
 
 @pytest.mark.slow

@@ -277,8 +277,13 @@ def test_a_nonfinite_loss_stops_the_run(small_config, tmp_path):
 def test_a_run_is_neither_resumed_with_other_settings_nor_overwritten(small_config, tmp_path):
     config = run_config(small_config, "sft")
     run_until(config, tmp_path, last=3)
-    with pytest.raises(UserError, match="other settings"):
-        run(replace(config, batch_size=5), tmp_path, resume=True)
+    changed = replace(config, batch_size=5, optim=replace(config.optim, lr=0.5))
+    old_rate = config.optim.lr
+    words = (
+        rf"other settings: batch_size was {config.batch_size} and is now 5; optim.lr was {old_rate} and is now 0.5; "
+    )
+    with pytest.raises(UserError, match=words):
+        run(changed, tmp_path, resume=True)
     with pytest.raises(UserError, match="already holds a run"):
         run(config, tmp_path)
     weights = run(config, tmp_path, resume=True)
@@ -287,6 +292,28 @@ def test_a_run_is_neither_resumed_with_other_settings_nor_overwritten(small_conf
     lines = (tmp_path / "metrics.jsonl").read_text()
     assert run(config, tmp_path, resume=True) == weights
     assert (tmp_path / "metrics.jsonl").read_text() == lines
+    with pytest.raises(UserError, match=rf"finished after its {config.steps} steps .* another folder"):
+        run(replace(config, steps=config.steps + 1), tmp_path, resume=True)
+
+
+def test_the_steps_of_an_unfinished_run_may_only_grow(small_config, tmp_path):
+    config = run_config(small_config, "sft")
+    run_until(config, tmp_path, last=3)
+    with pytest.raises(
+        UserError, match=rf"steps was {config.steps} and is now {config.steps - 1} \(steps may only grow"
+    ):
+        run(replace(config, steps=config.steps - 1), tmp_path, resume=True)
+    run(replace(config, steps=config.steps + 2), tmp_path, resume=True)
+    assert RunFolder(tmp_path).metrics()[-1]["step"] == config.steps + 2
+
+
+def test_a_full_disk_is_named_where_metrics_are_written(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match=r"Cannot write .*metrics.jsonl \(No space left on device\); free some space"):
+        RunFolder(tmp_path).log({"step": 1})
 
 
 def test_two_checkpoints_are_kept(small_config, tmp_path):

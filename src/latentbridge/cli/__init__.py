@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +15,29 @@ import typer
 from typer.core import TyperGroup
 
 from latentbridge import SPIN_COUNT
-from latentbridge.cli import adapters, calibrate, data, estimates, index, measures, runs, search, serving, skills
+from latentbridge.cli import (
+    adapters,
+    bench,
+    calibrate,
+    data,
+    describe,
+    doctor,
+    estimates,
+    export,
+    index,
+    measures,
+    plan,
+    runs,
+    search,
+    serving,
+    skills,
+)
 from latentbridge.errors import UserError
 from latentbridge.processes import cores, idle_cores
 
 _SINGLE_PROCESS = (
-    "understand", "generate", "edit", "embed", "search", "index", "eval", "loopback", "consistency", "reasoning", "quickstart",
+    "understand", "generate", "edit", "embed", "search", "index", "eval", "loopback", "consistency", "reasoning", "bench", "quickstart",
+    "doctor", "export",
 )  # fmt: skip
 """Commands that run a model in this process, on as many threads as cores are idle; training and serving set their own."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -29,7 +48,10 @@ class _CommandGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                _flush_output()
         except UserError as error:
             _exit(f"error: {' '.join(str(error).split())}", 2)
         except OSError as error:
@@ -39,6 +61,16 @@ class _CommandGroup(TyperGroup):
             _exit(f"error: Cannot write{target} ({error.strerror}); free some space or choose another folder.", 2)
         except KeyboardInterrupt:
             _exit("interrupted", 130)
+
+
+def _flush_output() -> None:
+    """Write what is left of the output, so that a full disk behind `>` is an error of the command."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "w") as nowhere:  # Python tries again at its end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise
 
 
 def _exit(message: str, code: int) -> None:
@@ -63,10 +95,14 @@ def prepare(context: typer.Context) -> None:
       latentbridge understand drawing.png "What is this?"
       latentbridge generate "a red circle left of a blue star" --out out.png
     """
+    for stream in (sys.stdout, sys.stderr):  # ids and captions may have letters that the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Before any library is imported: no network access, and no log messages of the libraries.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it where it is installed
     if context.invoked_subcommand in (*_SINGLE_PROCESS, "train"):
@@ -95,10 +131,15 @@ app.command()(serving.serve)
 app.command()(serving.mcp)
 app.command()(runs.train)
 app.command()(estimates.estimate)
+app.command()(plan.plan)
+app.command()(describe.describe)
+app.command()(doctor.doctor)
+app.command()(export.export)
 app.command("eval")(runs.evaluate)
 app.command()(measures.loopback)
 app.command()(measures.consistency)
 app.command()(measures.reasoning)
+app.command()(bench.bench)
 app.command()(measures.compare)
 app.command()(runs.study)
 app.command()(runs.report)

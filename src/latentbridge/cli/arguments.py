@@ -23,10 +23,13 @@ Overrides = Annotated[
 ]
 Steps = Annotated[int, typer.Option("--steps", help="Denoising steps: more is slower and finer.")]
 Guidance = Annotated[float, typer.Option("--guidance", help="Classifier-free guidance, from 0 to 50.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at what cannot be used, instead of leaving it out (exit code 3).")
+]
 OutPicture = Annotated[Path, typer.Option("--out", help="The picture to write.")]
 
 MANIFEST_SUFFIX = ".jsonl"
-PICTURE_KINDS = "A picture: PNG, JPEG, WebP, GIF, BMP, TIFF or PPM."
+PICTURE_KINDS = "A picture: PNG, JPEG, WebP, GIF, BMP, TIFF, PPM or AVIF."
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
 
 

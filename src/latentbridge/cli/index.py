@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentbridge.cli.arguments import AsJson, ModelName, check_at_least, check_folder
+from latentbridge.cli.arguments import AsJson, ModelName, Strict, check_at_least, check_folder
 from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
-from latentbridge.cli.output import print_json
-from latentbridge.errors import UserError
-from latentbridge.retrieval.filters import Condition, parse_condition
+from latentbridge.cli.output import exit_if_left_out, print_json, print_warnings
+from latentbridge.errors import StorageError, UserError
+from latentbridge.retrieval.filters import SCALAR_TYPES, Condition, parse_condition, scalar_type
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from latentbridge.data.picture_sources import Source
     from latentbridge.indexing import IndexingResult
     from latentbridge.models.unified import UnifiedModel
@@ -56,6 +58,7 @@ def build(
         str | None, typer.Option("--store", "--out", help=f"Folder or address; default SOURCE/{INDEX_NAME}.")
     ] = None,
     fields: Fields = None,
+    strict: Strict = False,
     model: ModelName = "tiny",
     loading: Loading = AS_RELEASED,
     as_json: AsJson = False,
@@ -63,7 +66,8 @@ def build(
     """Index pictures for `latentbridge search`.
 
     Run again, it indexes new and changed pictures and drops deleted ones; interrupted, it resumes. Unreadable pictures
-    are left out and listed in left_out.txt beside the index.
+    are left out and listed in left_out.txt beside the index; the exit code is then 3. What cannot be read now but was
+    indexed before stays in the index.
 
     \b
     Examples:
@@ -86,15 +90,23 @@ def build(
 
     loaded, is_new = loading.open(model), not is_index_folder(target)
     index = create_index(target, loaded.embedding_size, fingerprint(loaded))
-    result = sync_with_progress(loaded, index, pictures, metadata)
-    if is_folder:
-        _write_left_out(Path(target), result.left_out)
-    if not len(index):
+    try:
+        result = sync_with_progress(loaded, index, pictures, metadata, strict=strict)
+        if not len(index):
+            raise UserError(
+                f"None of the {len(result.left_out)} pictures in {source} can be read; see the lines above."
+            )
+    except StorageError:  # what is committed stays, and the next build goes on
+        raise
+    except UserError:
         index.close()
         if is_new and is_folder:
             shutil.rmtree(target)
-        raise UserError(f"None of the {len(result.left_out)} pictures in {source} can be read; see the lines above.")
-    _print_result(redact_password(target), index, result, as_json)
+        raise
+    if is_folder:
+        _write_left_out(Path(target), result.left_out)
+    _print_result(redact_password(target), index, result, pictures.passed_over, as_json)
+    exit_if_left_out(len(result.left_out))
 
 
 @app.command()
@@ -103,17 +115,20 @@ def add(
     address: Address,
     sources: Annotated[list[str], typer.Argument(metavar="SOURCES", help="Pictures, or sources as in `index build`.")],
     fields: Fields = None,
+    strict: Strict = False,
     model: ModelName = "tiny",
     loading: Loading = AS_RELEASED,
     as_json: AsJson = False,
 ) -> None:
-    """Add pictures to an index, or replace changed ones; nothing is dropped.
+    """Add pictures to an index, or replace changed ones; nothing is dropped. Left-out pictures make the exit code 3.
 
     \b
     Examples:
       latentbridge index add my_pictures new.png other.jpg
       latentbridge index add my_index holiday --field year=2026
     """
+    from collections import Counter
+
     from latentbridge.data.picture_sources import MANIFEST_SUFFIX, FilePictures, open_source
 
     files = [Path(source) for source in sources if Path(source).is_file() and not source.endswith(MANIFEST_SUFFIX)]
@@ -128,8 +143,12 @@ def add(
     index = open_index_at(address)
     loaded = loading.open(model)
     check_index_model(loaded, index, redact_password(address))
-    results = (sync_with_progress(loaded, index, pictures, metadata, mirror=False) for pictures in opened)
-    _print_result(redact_password(address), index, sum(results, IndexingResult()), as_json)
+    results = [
+        sync_with_progress(loaded, index, pictures, metadata, mirror=False, strict=strict) for pictures in opened
+    ]
+    result, passed_over = sum(results, IndexingResult()), sum((each.passed_over for each in opened), Counter[str]())
+    _print_result(redact_password(address), index, result, passed_over, as_json)
+    exit_if_left_out(len(result.left_out))
 
 
 @app.command()
@@ -150,7 +169,9 @@ def delete(
         raise UserError("Say which items to remove: either their ids, or --where.")
     conditions = parse_conditions(where)
     index = open_index_at(address)
-    ids = ids or list(index.ids(conditions))
+    ids = known_ids(index, ids) if ids else list(index.ids(conditions))
+    if unknown := unknown_fields(index, conditions, bool(ids)):
+        raise UserError(unknown[0])
     missing = [name for name, metadata in zip(ids, index.metadata(ids), strict=True) if metadata is None]
     if missing:
         raise UserError(
@@ -246,7 +267,9 @@ def duplicates(
     conditions = parse_conditions(where)
     from latentbridge.retrieval.near_duplicates import find_near_duplicates
 
-    pairs = find_near_duplicates(open_index_at(address), above, conditions)
+    index = open_index_at(address)
+    pairs = find_near_duplicates(index, above, conditions)
+    print_warnings(unknown_fields(index, conditions, bool(pairs)))
     if as_json:
         print_json({"above": above, "pairs": [{"ids": [a, b], "score": round(score, 6)} for a, b, score in pairs]})
     else:
@@ -267,15 +290,51 @@ def parse_conditions(where: list[str] | None) -> list[Condition]:
     return [parse_condition(text) for text in where or []]
 
 
+def unknown_fields(index: Index, conditions: list[Condition], found: bool) -> list[str]:
+    """Return a sentence per condition on a field that no item has, or that holds values of another type only.
+
+    Reads all metadata, unless something was `found` by conditions that need their fields.
+    """
+    negated = any(condition.operator == "!=" for condition in conditions)
+    known = index.fields() if conditions and (negated or not found) and len(index) else {}
+    sentences: list[str] = []
+    for condition in conditions if known else ():
+        types, name = known.get(condition.field), condition.field
+        if types is None:
+            own = sorted(field for field in known if not field.startswith("latentbridge."))
+            sentences.append(f"No item has the field {name!r}; the index has {', '.join(own) or 'none'}.")
+        elif condition.operator != "!=" and scalar_type(condition.value) not in types and types & SCALAR_TYPES:
+            as_text = f", so write it as --where '{name}{condition.operator}\"{condition.value}\"'"
+            sentences.append(
+                f"The field {name!r} holds {' or '.join(sorted(types))}{as_text if types == {'text'} else ''}."
+            )
+    return sentences
+
+
+def known_ids(index: Index, ids: list[str]) -> list[str]:
+    """Return ids as the index spells them: accents are composed there, whatever the keyboard or the shell writes."""
+    from latentbridge.data.picture_sources import normal_form
+
+    known = index.metadata(ids)
+    return [name if metadata is not None else normal_form(name) for name, metadata in zip(ids, known, strict=True)]
+
+
 def sync_with_progress(
-    model: UnifiedModel, index: Index, source: Source, metadata: dict[str, Any] | None = None, mirror: bool = True
+    model: UnifiedModel,
+    index: Index,
+    source: Source,
+    metadata: dict[str, Any] | None = None,
+    mirror: bool = True,
+    strict: bool = False,
 ) -> IndexingResult:
-    """Call `sync_index` with a progress bar, and print what is left out on stderr."""
+    """Call `sync_index` with a progress bar; print what is left out on stderr or, if `strict`, raise UserError for it."""
     from tqdm import tqdm
 
     from latentbridge.indexing import sync_index
 
     def print_left_out(sentence: str) -> None:
+        if strict:
+            raise UserError(f"{sentence.removesuffix('.')}; mend or remove it, or go on without --strict.")
         tqdm.write(f"left out: {sentence}", file=sys.stderr)
 
     with tqdm(total=source.count(), desc="indexing", unit="picture", disable=None) as bar:
@@ -295,20 +354,28 @@ def _parse_fields(fields: list[str] | None) -> dict[str, Any]:
         if condition is None or condition.operator != "=":
             raise UserError(f"--field {text} has no value to store; write it like owner=anna.")
         metadata[condition.field] = condition.value
+    from latentbridge.data.picture_sources import reserved_field
+
+    if name := reserved_field(metadata):
+        raise UserError(f"--field {name} begins like the index's own fields; choose another name.")
     return metadata
 
 
-def _print_result(address: str, index: Index, result: IndexingResult, as_json: bool) -> None:
+def _print_result(address: str, index: Index, result: IndexingResult, passed_over: Counter[str], as_json: bool) -> None:
     rate = result.embedded / max(result.seconds, 1e-9)
     if as_json:
         counts = {"embedded": result.embedded, "unchanged": result.unchanged, "dropped": result.dropped}
         speed = {"seconds": round(result.seconds, 1), "pictures a second": round(rate, 1)}
-        print_json({"index": address, "items": len(index), **counts, "left out": result.left_out, **speed})
+        without = {"left out": result.left_out, "passed over": dict(passed_over)}
+        print_json({"index": address, "items": len(index), **counts, **without, **speed})
         return
+    from latentbridge.data.picture_sources import describe_counts
+
     embedded = f"{result.embedded:,} embedded at {rate:.1f} a second" if result.embedded else "none of them new"
     counts = {"unchanged": result.unchanged, "dropped": result.dropped, "left out": len(result.left_out)}
     others = "".join(f", {count:,} {name}" for name, count in counts.items() if count)
-    print(f"{address}: {len(index):,} pictures, {embedded}{others}")
+    files = f"; passed over {describe_counts(passed_over)}" if passed_over else ""
+    print(f"{address}: {len(index):,} pictures, {embedded}{others}{files}")
 
 
 def _write_left_out(folder: Path, sentences: list[str]) -> None:

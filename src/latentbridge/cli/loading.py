@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loading:
-    """How a command's model is loaded: keyword arguments of `latentbridge.load`."""
+    """Loading options of a command's model: keyword arguments of `latentbridge.load`."""
 
     device: Device = "cpu"
     dtype: Annotated[

@@ -19,7 +19,15 @@ from latentbridge.cli.arguments import (
     check_world,
 )
 from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
-from latentbridge.cli.output import output_scores, print_json, print_scores, print_warnings, save_picture
+from latentbridge.cli.output import (
+    exit_if_left_out,
+    leave_out_lines,
+    output_scores,
+    print_json,
+    print_scores,
+    print_warnings,
+    save_picture,
+)
 from latentbridge.errors import UserError, unknown_name
 from latentbridge.sampling_limits import check_sampling
 
@@ -85,7 +93,9 @@ def loopback(
         check_at_least("--hops", hops, 1)
         if start not in (None, *STARTS):
             raise unknown_name("side to start at", str(start), STARTS)
+        num_left_out = leave_out_lines([world])
         _loopback_data(world, size, hops, start, encoder, out, seed, model, loading, as_json)
+        exit_if_left_out(num_left_out)
 
 
 def _loopback_picture(
@@ -188,6 +198,7 @@ def consistency(
     _check_options(world, size, 2, seed, out)
     from latentbridge.data.pairs import held_out_pairs
 
+    num_left_out = leave_out_lines([world])
     pairs = held_out_pairs(world, size, seed)
     from latentbridge.evaluation.agreement import evaluate_consistency
 
@@ -196,6 +207,7 @@ def consistency(
     output_scores(
         evaluate_consistency(loading.open_trainable(model), pairs, judge, seed=seed, **conditions), out, as_json
     )
+    exit_if_left_out(num_left_out)
 
 
 @with_loading_flags
@@ -224,10 +236,12 @@ def reasoning(
     _check_options(world, size, 1, seed, out)
     from latentbridge.evaluation.reasoning import evaluate_reasoning, held_out_problems
 
+    num_left_out = leave_out_lines([world])
     problems = held_out_problems(world, size, seed)
 
     conditions: dict[str, Any] = {"model": model, "world": world, "size": size, "seed": seed}
     output_scores(evaluate_reasoning(loading.open(model).understand, problems, **conditions), out, as_json)
+    exit_if_left_out(num_left_out)
 
 
 def compare(

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from latentbridge.errors import UserError
+
 if TYPE_CHECKING:
     from latentbridge.types import Picture
+
+LEFT_OUT = 3
+"""The exit code of a command that did its work without items that could not be used."""
 
 
 def print_json(document: Any) -> None:
@@ -31,6 +39,39 @@ def print_warnings(warnings: Sequence[str]) -> None:
     """Print a line per warning on stderr."""
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def print_left_out(sentence: str) -> None:
+    """Print on stderr what a command goes on without."""
+    print(f"left out: {sentence.removesuffix('.')}", file=sys.stderr)
+
+
+def leave_out_lines(sources: Sequence[str], strict: bool = False) -> int:
+    """Print which lines of manifests cannot be used, and return their number; if `strict`, raise UserError instead.
+
+    Other sources are skipped: shards know what they left out when they were written.
+    """
+    from latentbridge.data.own.manifest import describe_faults, is_manifest, left_out_lines
+
+    count = 0
+    for source in filter(is_manifest, sources):
+        faults = left_out_lines(Path(source))
+        if faults and strict:
+            raise UserError(f"{describe_faults(Path(source), faults)}; mend them, or go on without --strict.")
+        if faults and os.environ.get("RANK", "0") == "0":
+            sentence = describe_faults(Path(source), faults)
+            print_left_out(f"{sentence}; `latentbridge data check` lists all" if len(faults) > 3 else sentence)
+        count += len(faults)
+    return count
+
+
+def exit_if_left_out(count: int) -> None:
+    """End a finished command with the exit code that says that items were left out, if any were.
+
+    Not under `torchrun`, which ends all processes when the first of them reports anything but success.
+    """
+    if count and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise typer.Exit(LEFT_OUT)
 
 
 def output_scores(document: Mapping[str, Any], out: Path | None, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from latentbridge.cli.arguments import (
     AsJson,
     ModelName,
     Overrides,
+    Strict,
     check_at_least,
     check_folder,
     check_out,
@@ -20,6 +21,7 @@ from latentbridge.cli.arguments import (
     is_own_data,
 )
 from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
+from latentbridge.cli.output import exit_if_left_out, leave_out_lines, output_scores
 from latentbridge.config import DataStageConfig, RunConfig, SceneConfig, with_overrides
 from latentbridge.errors import UserError
 from latentbridge.recipes import RECIPES, recipe
@@ -44,11 +46,13 @@ def train(
     sample_every: Annotated[
         int, typer.Option("--sample-every", help="Save samples of the same prompts every so many steps; 0 never.")
     ] = 0,
+    strict: Strict = False,
 ) -> None:
     """Train a model by a recipe.
 
     Interrupted at any moment, it continues with --resume. --track and --sample-every do not change its results, so they
-    may differ from one --resume to the next. docs/many-processes.md starts it on several processes or machines.
+    may differ from one --resume to the next. Lines of your own manifest that cannot be used are named and left out, and
+    the exit code is then 3. docs/many-processes.md starts it on several processes or machines.
 
     \b
     Examples:
@@ -67,17 +71,19 @@ def train(
 
     config = check_own_data(config, data or "")
     check_at_least("--sample-every", sample_every, 0)
+    sources = config.stage.own_sources if isinstance(config.stage, DataStageConfig) else []
+    num_left_out = leave_out_lines(sources, strict)
     model = _train(config, folder, resume, track or [], sample_every)
     from latentbridge.training.parallel import is_rank_zero
 
     if is_rank_zero():
         hint = ""
         if not isinstance(config.model, SceneConfig):
-            sources = config.stage.own_sources if isinstance(config.stage, DataStageConfig) else []
             own = [source for source in sources if is_own_data(source)]
             data_option = f"--world {shlex.quote(own[0])}" if own else "--size 10"
             hint = f"; try: latentbridge eval --model {shlex.quote(str(folder))} {data_option}"
         print(f"The model is in {model}{hint}")
+    exit_if_left_out(num_left_out)
 
 
 def _train(config: RunConfig, folder: Path, resume: bool, track: list[str], sample_every: int) -> Path:
@@ -110,6 +116,7 @@ def evaluate(
     ] = "shapes",
     size: Annotated[int, typer.Option("--size", help="Sample size in per cent of the full one.")] = 100,
     out: Annotated[Path | None, typer.Option("--out", help="The .json file for the scores.")] = None,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on held-out data.
@@ -133,11 +140,11 @@ def evaluate(
     check_at_least("--size", size, 1)
     if out:
         check_out(out, (".json",))
-    from latentbridge.cli.output import output_scores
     from latentbridge.evaluation.run import World, evaluate
 
-    own = Path(world) if is_own_data(world) else None
+    own, num_left_out = Path(world) if is_own_data(world) else None, leave_out_lines([world], strict)
     output_scores(evaluate(loading.open_trainable(model), own or cast(World, world), size=size), out, as_json)
+    exit_if_left_out(num_left_out)
 
 
 def study(

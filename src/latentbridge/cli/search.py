@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentbridge.cli.arguments import PICTURE_SUFFIXES, AsJson, ModelName, check_at_least, check_out
-from latentbridge.cli.index import INDEX_NAME, Where, open_index_at, parse_conditions, sync_with_progress
+from latentbridge.cli.index import (
+    INDEX_NAME,
+    Where,
+    known_ids,
+    open_index_at,
+    parse_conditions,
+    sync_with_progress,
+    unknown_fields,
+)
 from latentbridge.cli.loading import AS_RELEASED, Loading, with_loading_flags
-from latentbridge.cli.output import make_grid, print_json, print_warnings, save_picture
+from latentbridge.cli.output import exit_if_left_out, make_grid, print_json, print_warnings, save_picture
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 
@@ -55,7 +63,8 @@ def search(
     """Find pictures by text, a picture, items of the index, or any of them together.
 
     A folder without an index is indexed in memory first, which takes longer. Words that the model does not know are
-    reported and ignored; if nothing else is left to search for, nothing is found.
+    reported and ignored; if nothing else is left to search for, nothing is found. The exit code is 3 if pictures of a
+    folder without an index could not be read.
 
     \b
     Examples:
@@ -83,14 +92,17 @@ def search(
     parts = [QueryPart(text=text, weight=weight) for text, weight in texts]
     if image:
         parts.append(QueryPart(picture=open_picture(image)))
-    parts += [QueryPart(item=name) for name in like or []]
     opened = _open_index_or_source(address)
 
-    loaded = loading.open(model)
-    index = opened if isinstance(opened, Index) else _index_in_memory(loaded, opened)
+    loaded, num_left_out = loading.open(model), 0
+    index = opened
+    if not isinstance(index, Index):
+        index, num_left_out = _index_in_memory(loaded, index)
+    parts += [QueryPart(item=name) for name in known_ids(index, like or [])]
     check_index_model(loaded, index, redact_password(address))
     hits = search_index(loaded, index, *parts, k=k, where=conditions, allow_unknown=allow_unknown)
-    print_warnings([f"{sentence[0].lower()}{sentence[1:]}" for sentence in hits.warnings])
+    warnings = hits.warnings + unknown_fields(index, conditions, bool(hits))
+    print_warnings([f"{sentence[0].lower()}{sentence[1:]}" for sentence in warnings])
     if out:
         _write_results(index, hits, _describe_query(parts, image), out)
     if as_json:
@@ -99,13 +111,14 @@ def search(
             {"id": hit.id, "score": round(hit.score, 6), "metadata": metadata}
             for hit, metadata in zip(hits, index.metadata([hit.id for hit in hits]), strict=True)
         ]
-        results = {"hits": rows, "warnings": hits.warnings, "unknown_words": hits.unknown_words}
+        results = {"hits": rows, "warnings": warnings, "unknown_words": hits.unknown_words}
         print_json({**{name: value for name, value in options.items() if value}, **results})
     else:
         for hit in hits:
             print(f"{hit.score:.3f}  {hit.id}")
         if not hits:
             print("Nothing was found.", file=sys.stderr)
+    exit_if_left_out(num_left_out)
 
 
 def _parse_weight(text: str, weight: float) -> tuple[str, float]:
@@ -129,8 +142,8 @@ def _open_index_or_source(address: str) -> Index | Source:
     return open_source(address)
 
 
-def _index_in_memory(model: UnifiedModel, source: Source) -> Index:
-    """Index all readable pictures; raises UserError if there are none."""
+def _index_in_memory(model: UnifiedModel, source: Source) -> tuple[Index, int]:
+    """Index all readable pictures, and return also how many were left out; raises UserError if there are none."""
     from latentbridge.models.checkpoint import fingerprint
     from latentbridge.retrieval.exact_index import ExactIndex
 
@@ -140,7 +153,7 @@ def _index_in_memory(model: UnifiedModel, source: Source) -> Index:
         raise UserError(
             f"None of the {len(result.left_out)} pictures in {source.name} can be read; see the lines above."
         )
-    return index
+    return index, len(result.left_out)
 
 
 def _describe_query(parts: list[QueryPart], image: Path | None) -> str:

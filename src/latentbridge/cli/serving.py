@@ -40,6 +40,9 @@ FetchHosts = Annotated[
 ]
 MaxRequests = Annotated[int, typer.Option("--max-requests", help="Concurrent requests; further ones get a 429.")]
 TimeoutS = Annotated[float, typer.Option("--timeout", help="Seconds after which a request is cancelled.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Reject sizes and numbers of tokens that the nearest possible one replaces.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", help=_WORKERS_HELP)]
 
 
@@ -58,6 +61,7 @@ def serve(
     max_requests: MaxRequests = _DEFAULTS.max_requests,
     timeout_s: TimeoutS = _DEFAULTS.request_timeout_s,
     workers: Workers = None,
+    strict: Strict = False,
 ) -> None:
     """Serve a model over HTTP, with OpenAI's API.
 
@@ -103,6 +107,7 @@ def serve(
         indexes,
         max_requests=max_requests,
         request_timeout_s=timeout_s,
+        strict=strict,
     )
     limits = Limits()
     app = create_app(loading.open(model), settings, keys=api_keys, rates=rates, limits=limits, fetching=fetching)

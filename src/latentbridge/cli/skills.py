@@ -123,8 +123,9 @@ def edit(
 ) -> None:
     """Edit a picture by an instruction; the rest stays as it is.
 
-    The picture comes back at the model's size, which is 64 x 64 px for the shipped one. That knows small scenes of coloured
-    shapes and simple drawings; a warning tells when a picture or a word is outside of these.
+    The picture comes back at its own size, with its own pixels wherever nothing changes; the shipped model draws the change
+    at 64 x 64 px. It knows small scenes of coloured shapes and simple drawings; a warning tells when a picture or a word is
+    outside of these.
 
     \b
     Examples:
@@ -148,7 +149,7 @@ def edit(
     check = loaded.input_check
     warnings = [
         *check.picture_warnings(picture),
-        *size_warnings(picture, result.picture.shape[1::-1]),
+        *size_warnings(picture, result.picture, None if result.mask is None else loaded.drawing_size_px),
         *check.text_warnings(instruction, WordUse.INSTRUCTION),
     ]
     if as_json:

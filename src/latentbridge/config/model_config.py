@@ -240,7 +240,7 @@ class SceneConfig:
 class ReleaseConfig:
     """A unified backbone of a release's sizes, which its module under `models/backbones/` knows."""
 
-    kind: Literal["janus-pro-1b", "janus-pro-7b", "bagel-7b-mot", "harmon-1.5b"]
+    kind: Literal["janus-pro-1b", "janus-pro-7b", "bagel-7b-mot", "harmon-0.5b", "harmon-1.5b"]
 
 
 NetworkConfig = ModelConfig | TinyJanusConfig | TinyBagelConfig | TinyHarmonConfig | SceneConfig | ReleaseConfig

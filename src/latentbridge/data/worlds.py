@@ -33,6 +33,7 @@ from latentbridge.data.shapes.problems import problems
 from latentbridge.data.shapes.render import IMAGE_SIZE_PX, render
 from latentbridge.data.shapes.scenes import scenes
 from latentbridge.data.shapes.tasks import scene_conversation, scene_edit, scene_request
+from latentbridge.errors import UserError
 from latentbridge.images import fit_square, open_picture
 from latentbridge.types import Conversation, Picture
 
@@ -141,7 +142,7 @@ class OwnWorld:
 
     def sample_captioned_picture(self, rng: np.random.Generator) -> tuple[Picture, str]:
         record = self.record(rng, "texts")
-        return _open(record.image), pick(rng, record.texts)
+        return _open(record.image, record), pick(rng, record.texts)
 
     def sample_conversation(self, rng: np.random.Generator) -> Conversation:
         """Return an edit, a request to draw, or a picture's text and up to five questions in random order."""
@@ -160,20 +161,22 @@ class OwnWorld:
             turns.append((record.question, record.answer))
             if record.chain:
                 turns.append((prompts.with_long_reasoning(record.question), record.chain))
-        return Conversation.with_picture(tuple(turns[i] for i in rng.permutation(len(turns))), _open(records[0].image))
+        return Conversation.with_picture(
+            tuple(turns[i] for i in rng.permutation(len(turns))), _open(records[0].image, records[0])
+        )
 
     def sample_problem(self, rng: np.random.Generator) -> tuple[Picture, Problem]:
         """Return a picture and a question with what a reply is graded by."""
         record = self.record(rng, "a question")
-        return _open(record.image), record_problem(record)
+        return _open(record.image, record), record_problem(record)
 
     def sample_align_item(self, rng: np.random.Generator) -> AlignItem:
         """Return an item of a record's picture and text, or of its edit's target; equal texts have one identity."""
         record = self.record(rng, DRAWABLE_USE)
         if record.target and record.description and not (record.texts and rng.random() < 0.5):
-            picture, text = _open(record.target), record.description
+            picture, text = _open(record.target, record), record.description
         else:
-            picture, text = _open(record.image), pick(rng, record.texts)
+            picture, text = _open(record.image, record), pick(rng, record.texts)
         return AlignItem(_request_drawing(text), picture, picture, text, stable_hash(" ".join(text.lower().split())))
 
 
@@ -312,10 +315,14 @@ def _request_drawing(text: str) -> Conversation:
 def _edit_conversation(record: Record, rng: np.random.Generator) -> Conversation:
     assert record.instruction and record.target and record.description
     if rng.random() < _TARGET_CAPTION_SHARE:
-        return Conversation.with_picture(((caption_request(rng), record.description),), _open(record.target))
+        return Conversation.with_picture(((caption_request(rng), record.description),), _open(record.target, record))
     reply = prompts.wrap_description(record.description)
-    return Conversation.with_picture(((prompts.edit_request(record.instruction), reply),), _open(record.image))
+    return Conversation.with_picture(((prompts.edit_request(record.instruction), reply),), _open(record.image, record))
 
 
-def _open(image: Path | bytes) -> Picture:
-    return fit_square(open_picture(image), IMAGE_SIZE_PX)
+def _open(image: Path | bytes, record: Record) -> Picture:
+    """Return a picture of a record; raise UserError that names its shard and key, if it comes from a shard."""
+    try:
+        return fit_square(open_picture(image), IMAGE_SIZE_PX)
+    except UserError as error:
+        raise UserError(f"In {record.place}: {error}" if record.place else str(error)) from error

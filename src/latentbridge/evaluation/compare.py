@@ -14,7 +14,19 @@ from latentbridge.files import read_json
 
 REPORTS = ("scores.json", "consistency.json", "loopback.json", "reasoning.json")
 """File names of the reports of `eval`, `consistency`, `loopback` and `reasoning`, in the order in which they are shown."""
-SAME_FOR_BOTH = ("world", "size", "seed", "hops", "encoder", "drawings_manifest_sha256")
+BENCH_REPORT = "bench.json"
+"""File name of the report of `bench`, shown last."""
+SAME_FOR_BOTH = (
+    "world",
+    "size",
+    "seed",
+    "hops",
+    "encoder",
+    "drawings_manifest_sha256",
+    "benchmark",
+    "data_sha256",
+    "items",
+)
 """Conditions that must be equal if both reports state them; otherwise the items or the questions differ."""
 LEVEL = 0.05
 Verdict = Literal["better", "worse", "noise"]
@@ -45,7 +57,7 @@ def compare(before: Path, after: Path) -> list[Difference]:
     for numbers. Otherwise Fisher's exact test compares the shares as of different items. A difference that is not significant
     at `LEVEL` after Holm's correction over all measures is "noise".
     """
-    reports = {name: (_report(before, name), _report(after, name)) for name in REPORTS}
+    reports = {name: (_report(before, name), _report(after, name)) for name in (*REPORTS, BENCH_REPORT)}
     shared = {name: (a, b) for name, (a, b) in reports.items() if a is not None and b is not None}
     if not shared:
         raise UserError(
@@ -57,7 +69,9 @@ def compare(before: Path, after: Path) -> list[Difference]:
         _check_conditions(name, first, second)
         others = {(row["skill"], row["metric"]): row for row in second["rows"]}
         for row in first["rows"]:
-            if (other := others.get((row["skill"], row["metric"]))) is not None:
+            other = others.get((row["skill"], row["metric"]))
+            is_total = not row.get("outcomes") and row.get("unit", "share") != "share"  # of no test here
+            if other is not None and not is_total:
                 tested.append((row, other, *_test(row, other)))
     if not tested:
         raise UserError(f"{before} and {after} have no measure in common; score both on the same world.")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from latentbridge.data.own.manifest import Record, is_manifest, load_manifest, picture_digest
+from latentbridge.data.own.manifest import Record, is_manifest, load_manifest
 from latentbridge.data.own.shards import ShardFolder
 from latentbridge.errors import UserError
 from latentbridge.evaluation.metrics import Score, average, retrieval_scores, share
 from latentbridge.evaluation.shapes import batched, embed_batched
+from latentbridge.images import picture_digest
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.rng import numpy_rng
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from latentbridge.evaluation.statistics import bootstrap_interval, wilson_interval
 
-Unit = Literal["share", "cosine", "nats"]
+Unit = Literal["share", "cosine", "nats", "points"]
+""""points" are sums or scales of a benchmark's own, such as MME's 2,800."""
 
 
 @dataclass(frozen=True)
@@ -81,5 +82,7 @@ def retrieval_scores(
 
 
 def format_score(value: float, unit: Unit = "share") -> str:
-    """Return a share in per cent with one decimal, other units with three decimals."""
+    """Return a share in per cent and points with one decimal, other units with three decimals."""
+    if unit == "points":
+        return f"{value:.1f}"
     return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}"

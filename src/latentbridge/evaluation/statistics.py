@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import comb, sqrt
 
 import numpy as np
 
 from latentbridge.rng import numpy_rng
 
+Columns = np.ndarray
+"""float64 [n k]: k numbers of each item."""
 RESAMPLES = 2_000
+_MOST_INDICES = 4_000_000
+"""Resampled indices held at once: 32 MB."""
 _TOLERANCE = 1e-9
 """Largest difference of means that count as equal: sums of the same numbers in another order differ by less."""
 
@@ -29,6 +33,26 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     observed = np.asarray(values, dtype=float)
     indices = numpy_rng(0, "bootstrap").integers(len(observed), size=(RESAMPLES, len(observed)))
     low, high = np.percentile(observed[indices].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def resampled_interval(
+    groups: Sequence[Columns], statistic: Callable[[list[np.ndarray]], np.ndarray]
+) -> tuple[float, float]:
+    """Return the percentile bootstrap's 95 % interval of a statistic of the column means of groups.
+
+    Items are resampled within their group. `statistic` takes means [r k] per group and returns [r]; nan counts as 0.
+    """
+    rng = numpy_rng(0, "bootstrap of groups")
+    means: list[np.ndarray] = []
+    for group in groups:
+        rows = max(1, min(RESAMPLES, _MOST_INDICES // len(group)))
+        counts = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
+        parts = [group[rng.integers(len(group), size=(count, len(group)))].mean(axis=1) for count in counts]
+        means.append(np.concatenate(parts))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.nan_to_num(np.asarray(statistic(means), dtype=float))
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 

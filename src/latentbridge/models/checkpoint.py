@@ -50,7 +50,7 @@ ASSETS = Path(str(files("latentbridge"))) / "assets"
 TINY = ASSETS / "tiny"
 COMPAT = ("corrected", "reference")
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
-"""What torch's error of too little host memory names."""
+"""Name in torch's error of too little host memory."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 Network: TypeAlias = "UnifiedModel"
@@ -64,7 +64,8 @@ BUILDERS = {
     "janus-pro-1b": "backbones.janus.load_janus:build_janus_pro",
     "janus-pro-7b": "backbones.janus.load_janus:build_janus_pro",
     "bagel-7b-mot": "backbones.bagel.load_bagel:build_bagel_7b",
-    "harmon-1.5b": "backbones.harmon.load_harmon:build_harmon_1_5b",
+    "harmon-0.5b": "backbones.harmon.load_harmon:build_released_harmon",
+    "harmon-1.5b": "backbones.harmon.load_harmon:build_released_harmon",
 }
 """Module of `latentbridge.models` and builder in it by the `kind` of a config, imported on use; a builder takes config and
 tokenizer and initialises weights with the global generator."""
@@ -81,10 +82,10 @@ def new_model(config: NetworkConfig, seed: int, words: Path = ASSETS / "tokenize
         return _build(config, load_tokenizer(words))
 
 
-def outline(config: NetworkConfig) -> Network:
-    """Build the network of a config on the meta device, without weights."""
+def outline(config: NetworkConfig, words: Path = ASSETS / "tokenizer") -> Network:
+    """Build the network of a config on the meta device, without weights; `words` is the folder of its tokenizer."""
     with torch.device("meta"):
-        return _build(config, load_tokenizer(ASSETS / "tokenizer"))
+        return _build(config, load_tokenizer(words))
 
 
 def _build(config: NetworkConfig, tokenizer: Qwen2Tokenizer) -> Network:

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer, SiglipConfig, SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -50,10 +50,6 @@ class DualEncoder(UnifiedModel):
     @property
     def skills(self) -> frozenset[Skill]:
         return frozenset(("embed",))
-
-    @property
-    def adapter_host(self) -> nn.Module:
-        return self.model
 
     @property
     def embedding_size(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentbridge.devices import without_autocast
 from latentbridge.errors import UserError
 
 FEATURE_WIDTH = 1280
@@ -107,7 +108,7 @@ class EfficientNetLite0(nn.Module):
 
         The root reduces the weight of strong activations. Autocast is ignored.
         """
-        with torch.autocast(pixels.device.type, enabled=False):
+        with without_autocast(pixels.device):
             # the permuted tensor is channels_last, which is twice as fast on a CPU
             picture = (pixels.permute(0, 3, 1, 2).float() / 255.0 - _MEAN) / _STD
             picture = F.interpolate(picture, size=(self.size_px, self.size_px), mode="bicubic", align_corners=False)

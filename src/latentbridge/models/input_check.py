@@ -147,10 +147,14 @@ def read_input_check(folder: Path) -> InputCheck:
         ) from error
 
 
-def size_warnings(source: Picture, size: tuple[int, int]) -> list[str]:
-    """Return a warning if an edit changes the picture's size, to `size`, its new width and height."""
-    height, width = source.shape[:2]
-    return [] if (width, height) == size else [f"the picture comes back at {size[0]} x {size[1]} px."]
+def size_warnings(source: Picture, edited: Picture, drawn_px: int | None) -> list[str]:
+    """Return a warning if an edit has another size than its picture, or was drawn smaller: a square of `drawn_px`."""
+    height, width = edited.shape[:2]
+    if edited.shape != source.shape:
+        return [f"the picture comes back at {width} x {height} px."]
+    if drawn_px is not None and max(height, width) > drawn_px:
+        return [f"the change was drawn at {drawn_px} x {drawn_px} px and scaled up; the rest keeps its own pixels."]
+    return []
 
 
 def words_of(text: str) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from latentbridge.models.blocks import blocks
+from latentbridge.models.quantization import forget_weight
 
 Offload = Literal["parts", "layers"]
 
@@ -25,38 +26,40 @@ def place(model: nn.Module, device: torch.device, offload: Offload | None) -> No
         return
     for module in model.modules():
         module.execution_device = device  # pyright: ignore[reportArgumentType]
-    parts = _parts(model)
+    parts = block_parts(model)
     groups = parts if offload == "parts" else [[block] for part in parts for block in part]
-    waiting = {
-        id(parameter)
-        for group in groups
-        for block in group
-        for module in _waiting_modules(block)
-        for parameter in module.parameters(recurse=False)
-    }
+    waiting = {id(parameter) for group in groups for block in group for parameter in waiting_parameters(block)}
     _Offloader(device).attach(groups)
     _move_others(model, device, waiting)
 
 
-def _parts(model: nn.Module) -> list[list[nn.Module]]:
+def block_parts(model: nn.Module) -> list[list[nn.Module]]:
     """Return the blocks of each part of a model; a model that is one part is taken apart."""
     parts = [child for child in model.children() if any(True for _ in blocks(child))]
     if len(parts) == 1 and not isinstance(parts[0], nn.ModuleList):
-        return _parts(parts[0])
+        return block_parts(parts[0])
     return [list(blocks(part)) for part in parts] or [list(blocks(model))]
 
 
-def _waiting_modules(block: nn.Module) -> Iterator[nn.Module]:
+def waiting_parameters(block: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters of a block that wait in host memory."""
+    return (parameter for module in waiting_modules(block) for parameter in module.parameters(recurse=False))
+
+
+def waiting_modules(block: nn.Module) -> Iterator[nn.Module]:
     """Yield the modules of a block whose weights wait; the small embeddings of T5's positions are read outside of it."""
     return (module for module in block.modules() if not isinstance(module, nn.Embedding))
 
 
 def _move_others(model: nn.Module, device: torch.device, waiting: set[int]) -> None:
     """Move the parameters and buffers that do not wait in host memory."""
+    moved: dict[int, nn.Parameter] = {}  # tied parameters stay one
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in waiting:
-                module._parameters[name] = _on(parameter, device)
+                if id(parameter) not in moved:
+                    moved[id(parameter)] = _on(parameter, device)
+                module._parameters[name] = moved[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = buffer.to(device)
@@ -82,7 +85,7 @@ class _Offloader:
     def attach(self, groups: list[list[nn.Module]]) -> None:
         """Attach hooks to all modules of each group of blocks."""
         for group in groups:
-            modules = [module for block in group for module in _waiting_modules(block)]
+            modules = [module for block in group for module in waiting_modules(block)]
             hosted = [
                 _Hosted(module, name, parameter)
                 for module in modules
@@ -97,6 +100,7 @@ class _Offloader:
             if self._on_device is not hosted:
                 for module, name, parameter in self._on_device:
                     module._parameters[name] = parameter
+                    forget_weight(module)
                 for module, name, parameter in hosted:
                     module._parameters[name] = _on(parameter, self._device)
                 self._on_device = hosted

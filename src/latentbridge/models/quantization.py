@@ -57,6 +57,20 @@ def quantizable_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Li
                         yield parent, name, layer
 
 
+def forget_weight(module: nn.Module) -> None:
+    """Drop what an int8 layer of bitsandbytes keeps of its weight besides the parameter; other modules keep nothing."""
+    state: Any = getattr(module, "state", None)
+    if getattr(state, "CB", None) is not None:
+        state.CB = state.SCB = None
+
+
+def weight_bytes(layer: nn.Linear, scheme: Quantization) -> float:
+    """Return the bytes of a layer's quantised weight and its scales."""
+    count = layer.weight.numel()
+    scales = 4 * layer.out_features if scheme == "int8" else count / _NF4_BLOCK
+    return count * BYTES_PER_WEIGHT[scheme] + scales
+
+
 def quantized(layer: nn.Linear, scheme: Quantization) -> nn.Module:
     """Return a layer with quantised weights, on the same device; `layer` itself loses its own, so that nothing holds both."""
     library = quantized_layers(scheme)

@@ -36,7 +36,15 @@ class StepwiseModel(Protocol):
         seeds: Sequence[int],
         options: Any,
     ) -> Generator[None, None, list[EditResult]]:
-        """Edit pictures from one description to another; `options` as in `UnifiedModel._edit`."""
+        """Edit the second of `edit_views` from one description to another; `options` as in `UnifiedModel._edit`."""
+        ...
+
+    def edit_views(self, picture: Picture) -> tuple[Picture, Picture]:
+        """Return a picture of any size as the model reads it, to describe it, and as `edit_steps` changes it."""
+        ...
+
+    def restore_edit(self, picture: Picture, result: EditResult) -> EditResult:
+        """Return the edit of a picture at its own size from that of its `edit_views`."""
         ...
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentbridge.models.unified import UnifiedModel
@@ -26,6 +26,11 @@ class TrainableModel(UnifiedModel):
 
     def embedding(self, kind: Literal["image", "text"], items: Sequence[Picture] | Sequence[str]) -> Tensor:
         return F.normalize(self.und_latent(items), dim=-1)
+
+    @property
+    @abstractmethod
+    def adapter_host(self) -> nn.Module:
+        """The library module that holds the language model, where LoRA adapters are added."""
 
     @abstractmethod
     def und_latent(self, items: Sequence[Picture] | Sequence[str]) -> Tensor:

@@ -84,11 +84,6 @@ class UnifiedModel(nn.Module, ABC):
         return frozenset(("understand", "generate", "embed"))
 
     @property
-    @abstractmethod
-    def adapter_host(self) -> nn.Module:
-        """The library module that holds the language model, where LoRA adapters are added."""
-
-    @property
     def description_tokens(self) -> int:
         """Largest number of tokens of a rewritten prompt; 0 for a model that draws prompts as they are."""
         return 0
@@ -115,6 +110,10 @@ class UnifiedModel(nn.Module, ABC):
         if options.size not in (None, (side, side)):
             size = "x".join(map(str, options.size))
             raise UserError(f"This {self.kind} model draws {side}x{side}, not {size}; leave out the size.")
+
+    def at_size(self, options: DrawingOptions, size: tuple[int, int]) -> DrawingOptions:
+        """Return options with the drawable size nearest to a width and height; by default a model draws one."""
+        return options
 
     # --- the skills ---
 
@@ -150,7 +149,8 @@ class UnifiedModel(nn.Module, ABC):
         fields of `reply_options`, and `seed`, which is 0 by default; item i of a list uses `seed + i`.
         """
         self.require("understand")
-        pictures, texts, many = self._paired(images, questions)
+        items, texts, many = _paired(images, questions)
+        pictures = [self.fit(item) for item in items]
         texts = [self.templates.with_reasoning(text) for text in texts] if reasoning else texts
         seeds = expand_seeds(options.pop("seed", 0), len(texts))
         conversations = [
@@ -229,10 +229,11 @@ class UnifiedModel(nn.Module, ABC):
     ) -> EditResult | list[EditResult]:
         """Change an image by an instruction; item i of a list uses `seed + i`.
 
-        `options` are fields of `edit_options`, such as `steps`, `guidance` and `size`.
+        An OmniBridge returns it at the image's own size, BAGEL in its shape. `options` are fields of `edit_options`, such as `steps`, `guidance` and `size`.
         """
         self.require("edit")
-        pictures, texts, many = self._paired(images, instructions)
+        items, texts, many = _paired(images, instructions)
+        pictures = [open_picture(item) for item in items]
         seeds = expand_seeds(seed, len(pictures))
         return _one_or_many(self.edit_pictures(pictures, texts, seeds, **options), many)
 
@@ -287,7 +288,7 @@ class UnifiedModel(nn.Module, ABC):
     def edit_pictures(
         self, pictures: Sequence[Picture], instructions: Sequence[str], seeds: Sequence[int], **options: Any
     ) -> list[EditResult]:
-        """Edit pictures that have been through `fit`; `options` are fields of `edit_options`."""
+        """Edit pictures of any size; `options` are fields of `edit_options`."""
         resolved = with_options(self.edit_options, options)
         self.check_size(resolved)
         return self._edit(pictures, instructions, seeds, resolved)
@@ -331,21 +332,6 @@ class UnifiedModel(nn.Module, ABC):
         picture = open_picture(image)
         return fit_square(picture, self.image_size_px) if self.image_size_px else picture
 
-    def _paired(
-        self, images: ImageLike | Sequence[ImageLike], texts: str | Sequence[str]
-    ) -> tuple[list[Picture], list[str], bool]:
-        """Return pictures and texts, one for one, and whether either was a list."""
-        items, many_images = _listed_images(images)
-        words, many_texts = _listed(texts)
-        count = max(len(items), len(words))
-        items = items * count if len(items) == 1 else items
-        words = words * count if len(words) == 1 else words
-        if len(items) != len(words):
-            raise UserError(
-                f"There are {len(items)} pictures but {len(words)} texts; give one text for all or one for each."
-            )
-        return [self.fit(item) for item in items], words, many_images or many_texts
-
 
 def rewrite_conversation(model: UnifiedModel, prompt: str) -> Conversation:
     """Return the conversation whose reply is the full description of a prompt."""
@@ -362,6 +348,22 @@ def expand_seeds(seed: int | Sequence[int], count: int) -> list[int]:
     if len(seeds) != count:
         raise UserError(f"There are {len(seeds)} seeds but {count} items; give one seed for all or one for each.")
     return seeds
+
+
+def _paired(
+    images: ImageLike | Sequence[ImageLike], texts: str | Sequence[str]
+) -> tuple[list[ImageLike], list[str], bool]:
+    """Return images and texts, one for one, and whether either was a list."""
+    items, many_images = _listed_images(images)
+    words, many_texts = _listed(texts)
+    count = max(len(items), len(words))
+    items = items * count if len(items) == 1 else items
+    words = words * count if len(words) == 1 else words
+    if len(items) != len(words):
+        raise UserError(
+            f"There are {len(items)} pictures but {len(words)} texts; give one text for all or one for each."
+        )
+    return items, words, many_images or many_texts
 
 
 def _listed(texts: str | Sequence[str]) -> tuple[list[str], bool]:

@@ -64,6 +64,10 @@ class Index(ABC):
         by_id = self._lookup("metadata", ids)
         return [by_id.get(name) for name in ids]
 
+    @abstractmethod
+    def fields(self) -> dict[str, set[str]]:
+        """Return the names of all metadata, each with the types of its values that conditions compare (`SCALAR_TYPES`)."""
+
     def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
         """Return the thumbnail of each id; None for an unknown one, or if it has none."""
         by_id = self._lookup("thumbnail", ids)

@@ -96,6 +96,9 @@ class DiskIndex(Index):
     def ids(self, where: Sequence[Condition] = ()) -> Iterator[str]:
         return self._items.iter_ids(where)
 
+    def fields(self) -> dict[str, set[str]]:
+        return self._items.fields()
+
     def refresh(self) -> None:
         """Build or extend the IVF lists if enough has changed."""
         revision, count = self._items.revision(), len(self)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from latentbridge.retrieval.base_index import Index, to_hits
-from latentbridge.retrieval.filters import Condition, matches_all
+from latentbridge.retrieval.filters import Condition, field_types, matches_all
 from latentbridge.retrieval.vector_rows import VectorRows
 from latentbridge.types import Hit
 
@@ -44,6 +44,14 @@ class ExactIndex(Index):
     def ids(self, where: Sequence[Condition] = ()) -> Iterator[str]:
         with self._lock:
             return iter([self._ids[key] for key in self._matching(where)])
+
+    def fields(self) -> dict[str, set[str]]:
+        with self._lock:
+            names = {name for metadata in self._metadata.values() for name in metadata}
+            return {
+                name: set().union(*(field_types(metadata.get(name)) for metadata in self._metadata.values()))
+                for name in names
+            }
 
     def compact(self) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import operator
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from latentbridge.errors import UserError
 
 Scalar = str | int | float | bool
+SCALAR_TYPES = frozenset({"boolean", "number", "text"})
 OPERATORS = {
     "!=": operator.ne,
     "<=": operator.le,
@@ -52,14 +54,17 @@ class Condition:
 
 
 def parse_condition(text: str) -> Condition:
-    """Parse `FIELD OPERATOR VALUE`; a value that is JSON (number, boolean, quoted text) is decoded, any other is text."""
-    match = _CONDITION.fullmatch(text)
+    """Parse `FIELD OPERATOR VALUE`; a value that is JSON (number, boolean, quoted text) is decoded, any other is text.
+
+    Accents are composed (NFC), as they are in metadata of indexed pictures.
+    """
+    match = _CONDITION.fullmatch(unicodedata.normalize("NFC", text))
     if match is None:
         raise UserError(f"The condition {text!r} cannot be read; write it like kind=photo, width>=640 or kind!=photo.")
     field, comparison, value = match[1], match[2], match[3].strip()
     try:
         decoded = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         decoded = value
     return Condition(field, comparison, value if scalar_type(decoded) is None else decoded)
 
@@ -76,6 +81,11 @@ def scalar_type(value: Any) -> Literal["boolean", "number", "text"] | None:
     if isinstance(value, (int, float)) and abs(value) < float("inf"):
         return "number"
     return "text" if isinstance(value, str) else None
+
+
+def field_types(value: Any) -> set[str]:
+    """Return the types by which a field's value is compared: its own or, for a list, its entries'."""
+    return {str(kind) for entry in (value if isinstance(value, list) else [value]) if (kind := scalar_type(entry))}
 
 
 def _matches(condition: Condition, metadata: dict[str, Any]) -> bool:

@@ -160,6 +160,18 @@ class ItemDatabase:
             yield from (name for _, name in rows)
             after = rows[-1][0]
 
+    def fields(self) -> dict[str, set[str]]:
+        """Return `Index.fields`."""
+        names = {"integer": "number", "real": "number", "text": "text", "true": "boolean", "false": "boolean"}
+        found: dict[str, set[str]] = {}
+        rows = self._query(
+            "SELECT DISTINCT entry.key, entry.type, inner.type FROM items, json_each(items.metadata) AS entry"
+            " LEFT JOIN json_each(CASE entry.type WHEN 'array' THEN entry.value ELSE '[]' END) AS inner"
+        )
+        for name, kind, inner in rows:
+            found.setdefault(name, set()).update(names[each] for each in (kind, inner) if each in names)
+        return found
+
     def ids_by_key(self, keys: np.ndarray) -> dict[int, str]:
         """Return the ids of those keys that exist."""
         statement = "SELECT key, id FROM items WHERE key IN (SELECT value FROM json_each(?))"

@@ -103,6 +103,18 @@ class PostgresIndex(Index):
             yield from (name for _, name in rows)
             after = rows[-1][0]
 
+    def fields(self) -> dict[str, set[str]]:
+        names = {"number": "number", "string": "text", "boolean": "boolean"}
+        found: dict[str, set[str]] = {}
+        rows = self._query(
+            f"SELECT DISTINCT entry.key, jsonb_typeof(entry.value), jsonb_typeof(part.value) FROM {self._table},"
+            " jsonb_each(metadata) AS entry LEFT JOIN LATERAL jsonb_array_elements("
+            " CASE jsonb_typeof(entry.value) WHEN 'array' THEN entry.value ELSE '[]' END) AS part ON true"
+        )
+        for name, kind, inner in rows:
+            found.setdefault(name, set()).update(names[each] for each in (kind, inner) if each in names)
+        return found
+
     def refresh(self) -> None:
         """Update the planner's statistics; the server maintains the HNSW index itself."""
         self._query(f"ANALYZE {self._table}")

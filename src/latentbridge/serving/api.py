@@ -139,10 +139,10 @@ async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
 
 def _field_path(error: dict[str, Any], body: Any) -> Iterator[str]:
     """Yield the names that lead to the error in the body, without the names that pydantic gives to members of unions."""
-    names = [name for name in error["loc"] if name != "body"]
+    names, unknown = [name for name in error["loc"] if name != "body"], body is None
     for depth, name in enumerate(names):
         try:
-            body = None if body is None else body[name]
+            body = None if unknown else body[name]
         except (KeyError, IndexError, TypeError):
             if error["type"] != "missing" or depth < len(names) - 1:
                 continue

@@ -11,15 +11,18 @@ from starlette.responses import JSONResponse
 
 
 class ApiError(HTTPException):
-    """A rejected request: the status, one sentence that says how to fix it, and OpenAI's code."""
+    """A rejected request: the status, one sentence that says how to fix it, OpenAI's code, and the field at fault."""
 
-    def __init__(self, status: int, message: str, code: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, code: str, headers: Mapping[str, str] | None = None, param: str | None = None
+    ) -> None:
         super().__init__(status, message, headers)
-        self.code = code
+        self.code, self.param = code, param
 
     def response(self) -> JSONResponse:
         """Return the error as a response."""
-        return JSONResponse(error_document(self.status_code, self.detail, self.code), self.status_code, self.headers)
+        document = error_document(self.status_code, self.detail, self.code, self.param)
+        return JSONResponse(document, self.status_code, self.headers)
 
 
 def rate_limited(message: str, wait_s: float) -> ApiError:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
-from latentbridge.serving.schemas import BaseRequest, Seed, StrictModel, Warnings
+from latentbridge.serving.request_base import BaseRequest, StrictModel
+from latentbridge.serving.schemas import Seed, Warnings
 
 
 class LoopbackRequest(BaseRequest):

@@ -1,16 +1,19 @@
 """Requests and responses of OpenAI's API.
 
 A parameter of OpenAI's API that these models do not support is accepted at its neutral value and rejected otherwise.
-Parameters that concern OpenAI's own service (`user`, `store`) are ignored; unknown names are rejected, as OpenAI does.
+Parameters that concern OpenAI's own service (`user`, `store`) are ignored; unknown names are rejected, as OpenAI does. What
+the server answers is accepted in the next request: clients append a reply to the messages as they received it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue
+from pydantic_core import PydanticCustomError
 
+from latentbridge.serving.request_base import IGNORED, BaseRequest, Neutral, StrictModel
 from latentbridge.types import Skill
 
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="The same seed gives the same answer; random by default.")]
@@ -20,28 +23,10 @@ NumSteps = Annotated[
 Guidance = Annotated[
     float, Field(ge=0, le=50, description="Scale of classifier-free guidance; the model's own by default.")
 ]
-Zero = Annotated[float, Field(ge=0, le=0)]
 Warnings = Annotated[
     list[str], Field(description="Reasons for doubt: a picture or words unlike the training data, one sentence each.")
 ]
 Stop = Annotated[str, Field(min_length=1, max_length=100, description="A text that ends the reply.")]
-IGNORED = "Accepted and ignored."
-
-
-class StrictModel(BaseModel):
-    """A model that rejects unknown names."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class BaseRequest(StrictModel):
-    """The fields that every request may have."""
-
-    model: str | None = Field(
-        default=None, max_length=200, description="A name from /v1/models; the server's only model by default."
-    )
-    user: str | None = Field(default=None, description=IGNORED)
-    safety_identifier: str | None = Field(default=None, description=IGNORED)
 
 
 class ErrorDetail(BaseModel):
@@ -66,7 +51,7 @@ class Usage(BaseModel):
 
 class ImageUrl(BaseModel):
     url: str = Field(description="A data URL of a picture: data:image/png;base64,...")
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class TextPart(BaseModel):
@@ -76,20 +61,47 @@ class TextPart(BaseModel):
 
 class ImagePart(BaseModel):
     type: Literal["image_url"]
-    image_url: ImageUrl
+    image_url: ImageUrl | Annotated[str, Field(description="The URL itself.")]
+
+    @property
+    def url(self) -> str:
+        """The picture's URL."""
+        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+class RefusalPart(BaseModel):
+    type: Literal["refusal"]
+    refusal: str
 
 
-class Message(StrictModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+class InputMessage(StrictModel):
+    role: Literal["system", "developer", "user"]
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
     name: str | None = Field(default=None, description=IGNORED)
+
+
+class AssistantMessage(StrictModel):
+    """An earlier reply, with the fields that clients keep of it."""
+
+    role: Literal["assistant"]
+    content: str | list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]] | None = None
+    refusal: str | None = Field(default=None, description="What another server answered in place of a text.")
+    name: str | None = Field(default=None, description=IGNORED)
+    annotations: list[JsonValue] | None = Field(default=None, description=IGNORED)
+    reasoning: JsonValue | None = Field(default=None, description=IGNORED)
+    reasoning_content: str | None = Field(default=None, description=IGNORED)
+    provider_specific_fields: dict[str, JsonValue] | None = Field(default=None, description=IGNORED)
+    audio: Annotated[JsonValue, Neutral()] = None
+    function_call: Annotated[JsonValue, Neutral()] = None
+    tool_calls: Annotated[JsonValue, Neutral([])] = None
+
+
+Message = Annotated[InputMessage | AssistantMessage, Field(discriminator="role")]
 
 
 class StreamOptions(BaseModel):
     include_usage: bool | None = None
+    include_obfuscation: bool | None = Field(default=None, description=IGNORED)
 
 
 class ResponseFormat(BaseModel):
@@ -100,26 +112,45 @@ class ChatCompletionRequest(BaseRequest):
     messages: list[Message] = Field(min_length=1, max_length=200)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, description="A number above the limit stands for the limit.")
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2, description="0, the default here, is greedy decoding.")
     seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
         default=None,
-        description="low and medium ask for steps before the answer, high and xhigh for a long chain of them.",
+        description="low and medium ask for steps before the answer, high and above for a long chain of them.",
     )
-    n: Literal[1] | None = 1
     top_p: float | None = Field(default=None, ge=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, description="Most likely tokens that are sampled from; 0 for all.")
-    frequency_penalty: Zero | None = 0
-    presence_penalty: Zero | None = 0
-    logprobs: Literal[False] | None = False
+    top_k: int | None = Field(
+        default=None, ge=-1, description="Most likely tokens that are sampled from; 0 or -1 for all."
+    )
     response_format: ResponseFormat | None = None
+    n: Annotated[JsonValue, Neutral(1)] = None
+    frequency_penalty: Annotated[JsonValue, Neutral(0)] = None
+    presence_penalty: Annotated[JsonValue, Neutral(0)] = None
+    repetition_penalty: Annotated[JsonValue, Neutral(1)] = None
+    min_p: Annotated[JsonValue, Neutral(0)] = None
+    logit_bias: Annotated[JsonValue, Neutral({})] = None
+    logprobs: Annotated[JsonValue, Neutral(False)] = None
+    top_logprobs: Annotated[JsonValue, Neutral(0)] = None
+    modalities: Annotated[JsonValue, Neutral(["text"])] = None
+    audio: Annotated[JsonValue, Neutral()] = None
+    tools: Annotated[JsonValue, Neutral([])] = None
+    tool_choice: Annotated[JsonValue, Neutral("none", "auto")] = None
+    functions: Annotated[JsonValue, Neutral([])] = None
+    function_call: Annotated[JsonValue, Neutral("none", "auto")] = None
+    verbosity: Annotated[JsonValue, Neutral("medium")] = None
+    web_search_options: Annotated[JsonValue, Neutral()] = None
+    moderation: Annotated[JsonValue, Neutral()] = None
+    parallel_tool_calls: bool | None = Field(default=None, description=IGNORED)
+    prediction: dict[str, JsonValue] | None = Field(default=None, description=IGNORED)
     metadata: dict[str, JsonValue] | None = Field(default=None, description=IGNORED)
     store: bool | None = Field(default=None, description=IGNORED)
     service_tier: str | None = Field(default=None, description=IGNORED)
     prompt_cache_key: str | None = Field(default=None, description=IGNORED)
+    prompt_cache_options: dict[str, JsonValue] | None = Field(default=None, description=IGNORED)
+    prompt_cache_retention: str | None = Field(default=None, description=IGNORED)
 
 
 class ReplyMessage(BaseModel):
@@ -175,7 +206,10 @@ class ChatCompletionChunk(BaseModel):
 class ImageGenerationRequest(BaseRequest):
     prompt: str
     n: int | None = Field(default=1, ge=1)
-    size: str | None = Field(default=None, description='"auto", or WIDTHxHEIGHT of a size that the model draws.')
+    size: str | None = Field(
+        default=None,
+        description='WIDTHxHEIGHT, to which the picture is scaled; "auto" is the model\'s own, or that of the picture to edit.',
+    )
     seed: Seed | None = Field(default=None, description="The first picture's seed; the others count up from it.")
     steps: NumSteps | None = None
     guidance: Guidance | None = None
@@ -183,9 +217,15 @@ class ImageGenerationRequest(BaseRequest):
     output_format: Literal["png"] | None = "png"
     background: Literal["auto", "opaque"] | None = "auto"
     quality: Literal["auto", "standard"] | None = "auto"
+    stream: Annotated[bool | None, Neutral(False)] = None
+    partial_images: Annotated[int | None, Neutral(0)] = None
+    frame_count: Annotated[int | None, Neutral(1)] = None
+    svg: Annotated[JsonValue, Neutral({})] = None
+    complexity: Annotated[JsonValue, Neutral()] = None
+    frame_duration_ms: int | None = Field(default=None, description=IGNORED)
+    output_compression: int | None = Field(default=None, ge=0, le=100, description=IGNORED)
     style: Literal["vivid", "natural"] | None = Field(default=None, description=IGNORED)
     moderation: Literal["auto", "low"] | None = Field(default=None, description=IGNORED)
-    stream: Literal[False] | None = False
 
 
 class ImageEditRequest(ImageGenerationRequest):
@@ -194,6 +234,8 @@ class ImageEditRequest(ImageGenerationRequest):
     image: UploadFile | None = Field(default=None, description="The picture to change.")
     images: list[UploadFile] | None = Field(default=None, alias="image[]", description="The same, in a list of one.")
     mask: UploadFile | None = Field(default=None, description="Rejected: the model computes its own mask.")
+    markup: UploadFile | None = Field(default=None, description="Rejected: the model reads no marks.")
+    input_fidelity: Literal["low", "high"] | None = Field(default=None, description=IGNORED)
 
 
 class ImageObject(BaseModel):
@@ -221,8 +263,18 @@ class PictureInput(StrictModel):
     image: str = Field(description="A data URL of a picture.")
 
 
+def _reject_tokens(item: Any) -> Any:
+    if isinstance(item, (int, list)):
+        advice = "send texts (LangChain does with check_embedding_ctx_length=False)"
+        raise PydanticCustomError("token_array", f"Token numbers are those of another model's tokenizer; {advice}")
+    return item
+
+
+InputItem = Annotated[str | TextInput | PictureInput, BeforeValidator(_reject_tokens)]
+
+
 class EmbeddingRequest(BaseRequest):
-    input: str | list[str | TextInput | PictureInput] = Field(
+    input: str | list[InputItem] = Field(
         description='Texts, as in OpenAI\'s API, {"image": "data:..."} and {"text": "..."}.',
     )
     encoding_format: Literal["float", "base64"] | None = "float"

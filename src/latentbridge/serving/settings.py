@@ -37,11 +37,16 @@ class Settings:
     """Length of a conversation, or of a text to embed; `prompts.py` limits prompts."""
     max_tokens: int | None = None
     """Tokens of a reply, and the default; None is the rest of the context, and the model's own default."""
+    strict: bool = False
+    """True to reject a number of tokens above the limit, or a size that the model does not draw, in place of taking the
+    nearest one."""
     max_pictures: int = 8
     """Pictures drawn for one request."""
     max_steps: int = 100
-    max_inputs: int = 256
+    max_inputs: int = 2_048
     """Texts and pictures embedded for one request."""
+    max_items: int = 256
+    """Pictures added to an index in one request, or of one conversation."""
     max_rounds: int = 16
     """Rounds of a loopback."""
     max_hits: int = 100

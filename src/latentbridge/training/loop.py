@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -149,10 +149,38 @@ def _check_folder(config: RunConfig, run: RunFolder, resume: bool) -> None:
         raise UserError(f"{run.path} already holds a run; add --resume to continue it or choose another folder.")
     if resume and (run.path / "config.json").exists():
         stored = from_dict(RunConfig, read_json(run.path / "config.json"))
-        if replace(stored, device=config.device) != config:
-            raise UserError(
-                f"{run.path} was started with other settings; resume with the same recipe and --set values or choose another folder."
-            )
+        _check_same_settings(config, stored, run)
+
+
+def _check_same_settings(config: RunConfig, stored: RunConfig, run: RunFolder) -> None:
+    """Raise UserError that names the settings that a run was started with and `config` changes.
+
+    The device may change, and `steps` may grow as long as the run has not finished: its checkpoints are then deleted.
+    """
+    now, then = (_flat(to_dict(replace(each, device=""))) for each in (config, stored))
+    changed = {name: (then.get(name), now.get(name)) for name in then | now if then.get(name) != now.get(name)}
+    if changed.keys() == {"steps"} and config.steps > stored.steps:
+        if not (run.model / "config.json").exists():
+            return
+        raise UserError(
+            f"{run.path} finished after its {stored.steps} steps and has no checkpoint to go on from; start a run of "
+            f"{config.steps} steps in another folder."
+        )
+    if changed:
+        names = "; ".join(f"{name} was {before!r} and is now {after!r}" for name, (before, after) in changed.items())
+        rule = " (steps may only grow)" if "steps" in changed else ""
+        raise UserError(
+            f"{run.path} was started with other settings: {names}{rule}; resume with the same recipe and --set values or "
+            "choose another folder."
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their names for --set, such as `optim.lr`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _initial_folders(config: RunConfig, run: RunFolder) -> list[tuple[str, Path]]:
@@ -183,5 +211,14 @@ def _check_ranks(config: RunConfig, stage: Stage) -> None:
 
 def _size(named: Mapping[str, nn.Parameter]) -> dict[str, float]:
     """Return the number of trained parameters and this process's peak memory in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"moving": sum(p.numel() for p in named.values()), "peak_mib": round(peak)}
+    return {"moving": sum(p.numel() for p in named.values()), "peak_mib": round(_peak_mib())}
+
+
+def _peak_mib() -> float:
+    """Return this process's peak memory in MiB."""
+    if peak := getattr(psutil.Process().memory_info(), "peak_wset", None):  # Windows
+        return peak / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentbridge.data.own.manifest import Record, check_manifest, load_manifest, picture_digest
+from latentbridge.data.own.manifest import Record, check_manifest, left_out_lines, load_manifest
 from latentbridge.data.reasoning import Chain, write_chain
 from latentbridge.errors import UserError
+from latentbridge.images import picture_digest
 
 ASKED = {"image": "b.png", "question": "How many?", "answer": "4"}
 CHAIN = write_chain(Chain("two pairs", "add them.", ("2 and 2 is 4",), "4"))
@@ -70,12 +71,24 @@ def test_a_chain_and_its_key_steps_become_a_record(folder):
         ({"texts": ["x"]}, "line 2: `image` must be the path of a picture"),
         ({"image": "d.png", "texts": ["x"]}, "line 2: there is no picture d.png"),
         ({"image": "../a.png", "texts": ["x"]}, "line 2: `image` must be a path inside the manifest's folder"),
-        ({"image": "broken.png", "texts": ["x"]}, "line 2: broken.png cannot be read as a picture"),
-        ({"image": "cut.png", "texts": ["x"]}, "line 2: cut.png cannot be read as a picture"),
+        ({"image": "broken.png", "texts": ["x"]}, "line 2: broken.png is not a picture that can be read"),
+        ({"image": "cut.png", "texts": ["x"]}, "line 2: cut.png is broken or cut short"),
         ({"image": "b.png", "text": ["x"], "texts": ["x"]}, "line 2: unknown field 'text'; did you mean 'texts'?"),
         ({"image": "b.png", "texts": "x"}, "line 2: `texts` must be a list of non-empty strings"),
         ({"image": "b.png", "texts": [" "]}, "line 2: `texts` must be a list of non-empty strings"),
         ({"image": "b.png"}, "line 2: the picture has no text"),
+        (
+            {"image": "b.png", "texts": ["x", "a" * 1001]},
+            "line 2: `texts` has a text of 1,001 characters; shorten it to",
+        ),
+        ({**ASKED, "answer": "a" * 4001}, "line 2: `answer` has a text of 4,001 characters; shorten it to 4,000"),
+        ({"image": "b.png", "texts": ["half \ud83d"]}, "line 2: this holds NUL or half of a surrogate pair"),
+        ({"image": "b.png", "caption": "x", "texts": ["x"]}, "line 2: unknown field 'caption'; did you mean 'texts'?"),
+        ({"image": "C:\\a.png", "texts": ["x"]}, "line 2: `image` must be a path inside the manifest's folder"),
+        (
+            {"image": "sub\\b.png", "texts": ["x"]},
+            "line 2: there is no picture sub\\b.png in the manifest's folder; write it with slashes, sub/b.png",
+        ),
         ({"image": "b.png", "texts": ["x"], "chain": CHAIN}, "line 2: `chain` needs `question` and `answer` beside it"),
         ({**ASKED, "chain": "it is 4"}, "line 2: `chain` needs the lines ### Image Description:"),
         ({**ASKED, "chain": CHAIN.replace("is: 4", "is: 5")}, "line 2: `chain` ends with '5', and `answer` is '4'"),
@@ -91,10 +104,6 @@ def test_a_chain_and_its_key_steps_become_a_record(folder):
         ({"image": "b.png", "texts": ["x"], "split": "valid"}, "line 2: unknown split 'valid'; did you mean 'val'?"),
         ({"image": "b.png", "texts": ["x"], "split": 7}, "line 2: unknown split 7; choose train, val, test"),
         ({"image": "a.png", "texts": ["dark"]}, "line 2: this repeats line 1; remove one of them"),
-        (
-            {"image": "a.bmp", "texts": ["x"], "split": "test"},
-            "line 2: a.bmp is the picture of line 1, which is in split 'train'",
-        ),
     ],
 )
 def test_each_fault_is_one_sentence(folder, entry, fault):
@@ -104,8 +113,19 @@ def test_each_fault_is_one_sentence(folder, entry, fault):
     path = write(folder, {"image": "a.png", "texts": ["dark"]}, entry)
     faults = check_manifest(path)
     assert len(faults) == 1 and faults[0].startswith(fault)
-    with pytest.raises(UserError, match="has 1 fault"):
-        load_manifest(path)
+    with pytest.warns(UserWarning, match="has 1 fault"):
+        assert load_manifest(path) == [Record(folder / "a.png", ("dark",))]
+    assert left_out_lines(path) == faults
+
+
+def test_a_picture_in_two_splits_is_refused(folder):
+    Image.open(folder / "a.png").save(folder / "a.bmp")
+    path = write(folder, {"image": "a.png", "texts": ["x"]}, {"image": "a.bmp", "texts": ["y"], "split": "test"})
+    words = "line 2: a.bmp is the picture of line 1, which is in split 'train'"
+    assert [fault.startswith(words) for fault in check_manifest(path)] == [True]
+    for read in (load_manifest, left_out_lines):
+        with pytest.raises(UserError, match="has 1 fault.*a.bmp is the picture of line 1"):
+            read(path)
 
 
 def test_a_target_in_another_split_is_a_fault(folder):
@@ -124,7 +144,8 @@ def test_all_faults_are_found_and_the_first_are_quoted(folder):
 def test_other_files_are_refused(folder):
     with pytest.raises(UserError, match="no manifest"):
         check_manifest(folder / "other.jsonl")
-    assert check_manifest(folder / "a.png")[0] == "line 1: this is not UTF-8 text; save it as UTF-8"
+    with pytest.raises(UserError, match="a.png is a picture; give a manifest"):
+        check_manifest(folder / "a.png")
     (folder / "odd.jsonl").write_bytes(
         b'{"image": "a.png", "texts": ["caf\xe9"]}\n{"image": "no.png", "texts": ["x"]}\n'
     )

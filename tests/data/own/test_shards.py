@@ -4,6 +4,8 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import fsspec
@@ -13,9 +15,12 @@ from tests.data.manifests import write_manifest
 
 from latentbridge.data.own import sharding, shards
 from latentbridge.data.own.manifest import Record, load_manifest
-from latentbridge.data.own.sharding import index_shards, shard_manifest
+from latentbridge.data.own.sharding import check_shards, index_shards, shard_manifest
 from latentbridge.data.own.shards import ShardFolder, read_samples
+from latentbridge.data.own.stream import Stream
+from latentbridge.data.worlds import StreamedWorld
 from latentbridge.errors import UserError
+from latentbridge.rng import numpy_rng
 
 
 @pytest.fixture
@@ -113,9 +118,9 @@ def test_a_pictures_suffix_follows_its_content(tmp_path):
     with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
         assert sorted(name.partition(".")[2] for name in archive.getnames()) == ["gif", "json", "json", "png"]
     Image.new("RGB", (16, 16)).save(tmp_path / "own" / "p1.png", format="ICO")
-    with pytest.raises(UserError, match="p1.png is a ICO, which training does not read"):
-        shard_manifest(manifest, tmp_path / "other", progress=False)
-    assert not (tmp_path / "other").exists()
+    with pytest.warns(UserWarning, match="p1.png is not a picture that can be read; use PNG"):
+        (shard,) = shard_manifest(manifest, tmp_path / "other", progress=False)
+    assert shard.samples == 1
 
 
 def test_existing_tars_are_indexed_in_place(manifest, tmp_path, store):
@@ -173,9 +178,9 @@ def test_parquet_shards_read_like_tars(manifest, tmp_path):
         ({"a__png": b"p"}, "cannot be used: the picture has no text"),
         ({"a__png": b"p", "a__json": b'{"text": ["x"]}'}, "unknown field 'text'; did you mean 'texts'?"),
         ({"a__png": b"p", "a__json": b'{"texts": ["x"], "split": "val"}'}, "the name of the shard gives its split"),
-        ({"a__png": b"p", "a__json": b"[3]"}, "has no JSON object"),
-        ({"a__png": b"p", "a__json": b"{"}, "has no JSON object"),
-        ({"a__png": b"p", "a__txt": b"\xff"}, "has no JSON object"),
+        ({"a__png": b"p", "a__json": b"[3]"}, "in its .json, a line holds one JSON object"),
+        ({"a__png": b"p", "a__json": b"{"}, "in its .json, this is not JSON"),
+        ({"a__png": b"p", "a__txt": b"\xff"}, "its .txt is not UTF-8 text"),
         ({"a__png": b"p", "a__json": b'{"edit": {"instruction": "x"}}'}, "`edit` must be"),
         ({"a__png": b"p", "a__target__png": b"q", "a__json": b'{"texts": ["x"]}'}, "`edit` must be"),
     ],
@@ -189,6 +194,76 @@ def test_an_invalid_sample_is_named(files, words):
 def test_an_invalid_tar_is_named():
     with pytest.raises(UserError, match="x.tar is not a sound tar"):
         read_samples("x.tar", b"no tar" * 200)
+
+
+def jpeg(size: int) -> bytes:
+    stream = io.BytesIO()
+    Image.effect_noise((size, size), 60).convert("RGB").save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def test_samples_that_cannot_be_used_are_left_out_by_name_and_never_trained_on(tmp_path: Path):
+    """The layout of img2dataset: a caption and metadata beside each picture, and a table of metadata beside the tar."""
+    whole, theirs = jpeg(64), tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "00000.tar").write_bytes(
+        tar(
+            a__jpg=whole, a__txt=b"an owl", a__json=b'{"url": "x", "width": 3}',
+            b__jpg=whole[: len(whole) // 3], b__txt=b"cut",
+            c__jpg=whole, c__txt=b" \n",
+            d__jpg=whole, d__txt=b"caf\xe9",
+            e__txt=b"not downloaded",
+            f__jpg=whole, f__json=b'{"texts": ["x"], "score": 1e999}',
+            g__input__jpg=whole, g__output__txt=b"a cat",
+            h__1__jpg=whole, h__2__jpg=whole, h__txt=b"two pictures",
+        )
+    )  # fmt: skip
+    (theirs / "00000.parquet").write_bytes(b"metadata alone")
+    (theirs / "00001.tar").write_bytes(b"no tar" * 200)
+    faults: list[str] = []
+    (shard,) = index_shards(str(theirs), tmp_path / "index", on_fault=faults.append, progress=False)
+    assert shard.samples == 2 and [key.rpartition("/")[2] for key in shard.left_out] == list("bcdefh")
+    words = ("cut short", "no caption", "not UTF-8", "no picture", "too large", "2 pictures", "not a sound tar")
+    assert [word for word, fault in zip(words, faults, strict=True) if word in fault and ".tar" in fault] == list(words)
+    folder = ShardFolder(str(tmp_path / "index"))
+    assert folder.read(folder.shards[0]) == [Record(whole, ("an owl",)), Record(whole, ("a cat",))]
+    assert check_shards(str(tmp_path / "index")) == [] and len(check_shards(str(theirs))) == 7
+    with pytest.raises(UserError, match="The sample deep/b of 00000.tar cannot be used: .*cut short"):
+        index_shards(str(theirs), tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists()
+
+
+def test_indexes_of_version_2_are_read_and_errors_name_shard_and_sample(tmp_path: Path):
+    """They were written without decoding pictures."""
+    whole = jpeg(64)
+    write_old = tar(a__jpg=whole, a__txt=b"an owl")
+    (tmp_path / "0.tar").write_bytes(write_old)
+    index_shards(str(tmp_path), tmp_path / "index", progress=False)
+    index = json.loads((tmp_path / "index" / "index.json").read_text())
+    broken = write_old.replace(whole[len(whole) // 2 :], bytes(len(whole) - len(whole) // 2))
+    (tmp_path / "0.tar").write_bytes(broken)
+    index["version"] = 2
+    index["shards"][0] |= {"sha256": sha256(broken).hexdigest()}
+    del index["shards"][0]["left_out"]
+    (tmp_path / "index" / "index.json").write_text(json.dumps(index))
+    folder = ShardFolder(str(tmp_path / "index"))
+    world = StreamedWorld(Stream(folder, "mine", 0), 0)
+    for damaged in (whole[:300], b""):
+        record = replace(folder.read(folder.shards[0])[0], image=damaged)
+        world.stream.record = lambda position, use, record=record: record  # pyright: ignore
+        with pytest.raises(UserError, match="In the sample deep/a of 0.tar: The picture is"):
+            world.sample_captioned_picture(numpy_rng(0, "x"))
+
+
+def test_paths_in_a_table_are_not_opened(tmp_path: Path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    Image.new("RGB", (3, 3)).save(tmp_path / "secret.png")
+    stream = io.BytesIO()
+    parquet.write_table(pyarrow.table({"image": [str(tmp_path / "secret.png")], "text": ["x"]}), stream)
+    with pytest.raises(UserError, match="row 0 of x.parquet cannot be used: it has no picture"):
+        read_samples("x.parquet", stream.getvalue())
 
 
 # --- what goes wrong on the way ---

@@ -8,23 +8,18 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from latentbridge.models.backbones.bagel.parity import fixture_arrays
-from latentbridge.models.backbones.parity import ArrayDifference, compare_arrays
+from latentbridge.models.backbones.parity import run_fixture
 
 FIXTURE = Path(__file__).parents[2] / "golden" / "bagel"
 EXPERTS = "language_model.model.layers.1."
 
 
-def differences(folder: Path) -> list[ArrayDifference]:
-    return compare_arrays(fixture_arrays(folder), load_file(FIXTURE / "expected.safetensors"))
-
-
 def test_every_output_of_the_authors_code_is_recomputed():
     expected = load_file(FIXTURE / "expected.safetensors")
+    report = run_fixture(FIXTURE)
     outputs = [name for name in expected if not name.startswith("picture") and not name.endswith(".noise")]
-    found = differences(FIXTURE)
-    assert sorted(each.name for each in found) == sorted(outputs)
-    assert [each for each in found if not each.is_within] == []
+    assert report.kind == "BAGEL" and sorted(each.name for each in report.arrays) == sorted(outputs)
+    assert [each for each in report.arrays if not each.is_within] == [] and report.is_within
 
 
 @pytest.mark.parametrize(
@@ -56,4 +51,4 @@ def test_one_weight_that_moves_is_noticed(file: str, tensor: str, arrays: set[st
     weights = load_file(folder / f"{file}.safetensors")
     weights[tensor].view(-1)[0] += 4
     save_file(weights, folder / f"{file}.safetensors")
-    assert arrays <= {each.name for each in differences(folder) if not each.is_within}
+    assert arrays <= {each.name for each in run_fixture(folder).arrays if not each.is_within}

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from latentbridge.models.backbones.harmon.load_harmon import load_harmon
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
-from latentbridge.models.backbones.harmon.parity import fixture_arrays, fixture_sizes, model_arrays, write_release
-from latentbridge.models.backbones.parity import ArrayDifference, compare_arrays
+from latentbridge.models.backbones.harmon.parity import fixture_sizes, model_arrays, write_release
+from latentbridge.models.backbones.parity import ArrayDifference, compare_arrays, run_fixture
 from latentbridge.models.weights import Placement
 
 FOLDER = Path(__file__).parents[2] / "golden" / "harmon"
@@ -29,8 +29,10 @@ def expected() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def differences(expected: dict[str, Tensor]) -> dict[str, ArrayDifference]:
-    return {each.name: each for each in compare_arrays(fixture_arrays(FOLDER), expected)}
+def differences() -> dict[str, ArrayDifference]:
+    report = run_fixture(FOLDER)
+    assert report.kind == "Harmon" and not report.not_computed
+    return {each.name: each for each in report.arrays}
 
 
 def test_every_output_is_compared(differences: dict[str, ArrayDifference]):

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from latentbridge.models.backbones.janus.parity import fixture_arrays
-from latentbridge.models.backbones.parity import compare_arrays
+from latentbridge.models.backbones.parity import run_fixture
 
 FIXTURE = Path(__file__).parents[2] / "golden" / "janus"
 
 
 def test_every_output_of_the_authors_code_is_recomputed():
     expected = load_file(FIXTURE / "expected.safetensors")
-    differences = compare_arrays(fixture_arrays(FIXTURE), expected)
-    assert {each.name for each in differences} == {name for name in expected if not name.startswith("picture")}
-    assert len(differences) == len(expected) - 2
-    assert [each for each in differences if not each.is_within] == []
+    report = run_fixture(FIXTURE)
+    assert report.kind == "Janus-Pro"
+    assert {each.name for each in report.arrays} == {name for name in expected if not name.startswith("picture")}
+    assert len(report.arrays) == len(expected) - 2
+    assert [each for each in report.arrays if not each.is_within] == [] and report.is_within
 
 
 @pytest.mark.parametrize(
@@ -42,5 +42,4 @@ def test_one_weight_that_moves_is_noticed(tensor: str, arrays: set[str], tmp_pat
     weights = load_file(folder / "model.safetensors")
     weights[tensor].view(-1)[0] += 4
     save_file(weights, folder / "model.safetensors")
-    differences = compare_arrays(fixture_arrays(folder), load_file(FIXTURE / "expected.safetensors"))
-    assert arrays <= {each.name for each in differences if not each.is_within}
+    assert arrays <= {each.name for each in run_fixture(folder).arrays if not each.is_within}

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from latentbridge.cli import main
 from latentbridge.config import (
     OMNIBRIDGE_8B,
     LatentUMMConfig,
@@ -136,16 +135,6 @@ def test_the_estimate_matches_a_measured_tiny_step(monkeypatch: pytest.MonkeyPat
 
 
 # --- the command ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(list(arguments))
-        return int(str(end.value.code)), *capsys.readouterr()
-
-    return run
 
 
 def test_the_estimate_command(call: Callable[..., tuple[int, str, str]]) -> None:

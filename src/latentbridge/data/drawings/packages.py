@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Literal
 
 from latentbridge.errors import UserError
 from latentbridge.files import file_digest
+from latentbridge.processes import python_command
 
 FETCH_TIMEOUT_S = 300
 _LARGEST_MEMBER_BYTES = 128 << 20
@@ -112,8 +112,8 @@ def _download(package: Package, folder: Path) -> None:
             raise UserError(f"{package.name} needs the `npm` client; install Node.js and try again.")
         command = [npm, "pack", "--silent", "--ignore-scripts", f"{package.name}@{package.version}"]
     else:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", "."]
-        command.append(f"{package.name}=={package.version}")
+        command = python_command("import runpy; runpy.run_module('pip', run_name='__main__', alter_sys=True)")
+        command += ["download", "--quiet", "--no-deps", "--dest", ".", f"{package.name}=={package.version}"]
     advice = "check the network and your client's registry setting, then try again"
     try:
         result = subprocess.run(

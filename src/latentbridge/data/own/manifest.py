@@ -8,28 +8,47 @@
 A chain has the format of `data/reasoning.py`; a key step is a list of alternative phrases. Paths are relative to the
 manifest's folder; `split` is `train` by default. An edit without a `description` takes the first text of a line whose
 `image` is its target.
+
+A line with a fault is left out, with a sentence, and the others are used; a picture in two splits is refused, since the
+test scores would be of training data.
 """
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from hashlib import sha256
-from io import BytesIO
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from PIL import Image
-
+from latentbridge import prompts
+from latentbridge.data.own.json_lines import is_storable, parse_object, read_lines
 from latentbridge.data.reasoning import read_chain
 from latentbridge.data.shapes.language import final_answer
 from latentbridge.errors import UserError
+from latentbridge.files import find_path
+from latentbridge.images import picture_digest
 
 SPLITS = ("train", "val", "test")
 FIELDS = ("image", "texts", "question", "answer", "chain", "key_steps", "edit", "split")
+_OTHER_NAMES = {
+    "image": ("file_name", "filename", "file", "path", "img", "image_path", "image_file", "picture", "images"),
+    "texts": ("caption", "captions", "text", "alt", "alt_text", "prompt", "label", "labels", "title"),
+    "question": ("query", "q", "problem"),
+    "answer": ("response", "a", "answers", "reply", "multiple_choice_answer"),
+    "split": ("subset", "set", "fold"),
+}
+"""Names that other formats give to `FIELDS`."""
+_CONVERTED_FIELDS = ("conversations", "messages", "annotations", "questions", "images", "file_names")
+"""Fields of formats that `latentbridge data convert` reads."""
+_MAX_CHARACTERS = {
+    **dict.fromkeys(("texts", "question", "instruction", "description"), prompts.MAX_CHARACTERS),
+    **dict.fromkeys(("answer", "chain"), 4 * prompts.MAX_CHARACTERS),
+}
 _MAX_QUOTED_FAULTS = 3
+_CACHED_DIGESTS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,21 +70,43 @@ class Record:
     """The reasoning chain, in the format of `data/reasoning.py`."""
     key_steps: tuple[tuple[str, ...], ...] = ()
     """Intermediate results, each with alternative phrases."""
+    place: str = field(default="", compare=False, repr=False)
+    """The shard and key of a sample from a shard."""
 
 
 def load_manifest(path: Path) -> list[Record]:
-    """Return the records of a manifest; raise UserError that quotes the first faults if there are any."""
-    records, faults = _read(Path(path))
-    if faults:
-        quoted = "; ".join(faults[:_MAX_QUOTED_FAULTS])
-        more = len(faults) - _MAX_QUOTED_FAULTS
-        raise UserError(f"{path} has {len(faults)} fault(s): {quoted}{f'; and {more} more' if more > 0 else ''}")
-    return records
+    """Return the records of the lines without faults, with a Python warning about the others.
+
+    Raise UserError that quotes the first faults if no line is left, or if a picture is in two splits.
+    """
+    reader = _load(path)
+    if reader.faults:
+        warnings.warn(describe_faults(path, reader.faults), stacklevel=2)
+    return _with_descriptions(reader.records)
+
+
+def left_out_lines(path: Path) -> list[str]:
+    """Return a sentence per fault of the lines that `load_manifest` leaves out; raise UserError where it does."""
+    return _load(path).faults
+
+
+def _load(path: Path) -> _Reader:
+    reader = _read(Path(path))
+    if reader.conflicts or not reader.records:
+        raise UserError(describe_faults(path, reader.conflicts or reader.faults))
+    return reader
+
+
+def describe_faults(path: Path, faults: list[str]) -> str:
+    """Return a sentence that counts faults and quotes the first."""
+    quoted = "; ".join(faults[:_MAX_QUOTED_FAULTS])
+    more = len(faults) - _MAX_QUOTED_FAULTS
+    return f"{path} has {len(faults)} fault(s): {quoted}{f'; and {more} more' if more > 0 else ''}"
 
 
 def outline_manifest(path: Path) -> list[Record]:
     """Return the records of the lines with valid fields, without opening a picture."""
-    return _read(Path(path), open_pictures=False)[0]
+    return _with_descriptions(_read(Path(path), open_pictures=False).records)
 
 
 def is_manifest(name: str) -> bool:
@@ -75,21 +116,18 @@ def is_manifest(name: str) -> bool:
 
 def check_manifest(path: Path) -> list[str]:
     """Return a sentence per fault, with its line number."""
-    return _read(Path(path))[1]
+    reader = _read(Path(path))
+    return sorted(reader.faults + reader.conflicts, key=lambda fault: int(fault.split(":")[0].split()[1]))
 
 
-def _read(path: Path, open_pictures: bool = True) -> tuple[list[Record], list[str]]:
-    """Return the records of the valid lines, and the faults of the others."""
-    if not path.is_file():
-        raise UserError(f"There is no manifest at {path}; give the path of a JSON-lines file.")
-    lines = path.read_bytes().split(b"\n")
+def _read(path: Path, open_pictures: bool = True) -> _Reader:
+    """Return a reader with the records of the valid lines, and the faults of the others."""
     reader = _Reader(path.parent, open_pictures)
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            reader.read_line(number, line)
-    if not any(line.strip() for line in lines):
+    for number, line in read_lines(path):
+        reader.read_line(number, line)
+    if not (reader.records or reader.faults or reader.conflicts):
         reader.faults.append("line 1: the manifest is empty; write one JSON object a line")
-    return _with_descriptions(reader.records), reader.faults
+    return reader
 
 
 def _with_descriptions(records: list[Record]) -> list[Record]:
@@ -110,9 +148,11 @@ class _Reader:
         self.folder, self.open_pictures = folder, open_pictures
         self.records: list[Record] = []
         self.faults: list[str] = []
+        """A sentence per fault of a line that is left out."""
+        self.conflicts: list[str] = []
+        """A sentence per picture in two splits."""
         self._line_of_record: dict[Record, int] = {}
         self._split_of_picture: dict[str, tuple[str, int]] = {}
-        self._digests: dict[Path, str] = {}
 
     def read_line(self, number: int, line: bytes) -> None:
         """Add a record or its faults."""
@@ -122,17 +162,14 @@ class _Reader:
             self.faults.append(f"line {number}: {message}")
 
         try:
-            entry = json.loads(line.decode())
-        except UnicodeDecodeError:
-            return fault("this is not UTF-8 text; save it as UTF-8")
-        except json.JSONDecodeError as error:
-            return fault(f"this is not JSON ({error.msg} at column {error.colno})")
-        if not isinstance(entry, dict):
-            return fault('a line holds one JSON object, like {"image": "cat.png", "texts": ["a cat"]}')
+            entry = without_nulls(parse_object(line))
+        except ValueError as error:
+            return fault(str(error))
         check_fields(entry, fault)
         if len(self.faults) > num_faults:
             return
-        pictures = [self.folder / name for name in (entry["image"], (entry.get("edit") or {}).get("target")) if name]
+        edit = entry.get("edit") or {}
+        pictures = [find_path(self.folder / name) for name in (entry["image"], edit.get("target")) if name]
         record = record_of(entry, *pictures)
         if self.open_pictures:
             self._check_pictures(number, pictures, record.split, fault)
@@ -145,24 +182,38 @@ class _Reader:
     def _check_pictures(self, number: int, paths: list[Path], split: str, fault: Callable[[str], None]) -> None:
         for path in paths:
             if not path.is_file():
-                fault(f"there is no picture {path.relative_to(self.folder)} in the manifest's folder")
+                name = path.relative_to(self.folder)
+                fault(f"there is no picture {name} in the manifest's folder{backslash_hint(str(name))}")
                 continue
             try:
-                digest = self._digests.get(path) or picture_digest(path)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                fault(f"{path.name} cannot be read as a picture ({error}); save it again as PNG or JPEG")
+                status = path.stat()
+                digest = _file_digest(path, status.st_size, status.st_mtime_ns)
+            except UserError as error:
+                fault(f"{path.name} {str(error).removeprefix(f'{path} ').removesuffix('.')}")
                 continue
-            self._digests[path] = digest
             first_split, first = self._split_of_picture.setdefault(digest, (split, number))
             if first_split != split:
-                fault(f"{path.name} is the picture of line {first}, which is in split {first_split!r}; use one split")
+                self.conflicts.append(
+                    f"line {number}: {path.name} is the picture of line {first}, which is in split {first_split!r}; "
+                    "use one split"
+                )
 
 
-def picture_digest(image: Path | bytes) -> str:
-    """Return a hash of a picture's size and RGB pixels, which does not depend on the file format."""
-    with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as picture:
-        pixels = picture.convert("RGB")
-    return sha256(repr(pixels.size).encode() + pixels.tobytes()).hexdigest()
+@lru_cache(_CACHED_DIGESTS)
+def _file_digest(path: Path, size_bytes: int, modified_ns: int) -> str:
+    """Return the digest of a picture, decoded once for a check and the training after it."""
+    return picture_digest(path)
+
+
+def without_nulls(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry without the fields that are null, as tables write fields that are not there."""
+    kept = {name: value for name, value in entry.items() if value is not None}
+    return {name: without_nulls(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+
+def backslash_hint(name: str) -> str:
+    """Return the end of a sentence about a missing file whose path is written as on Windows, or an empty text."""
+    return f"; write it with slashes, {name.replace(chr(92), '/')}" if "\\" in name else ""
 
 
 def record_of(entry: dict[str, Any], image: Path | bytes, target: Path | bytes | None = None) -> Record:
@@ -184,12 +235,12 @@ def record_of(entry: dict[str, Any], image: Path | bytes, target: Path | bytes |
 
 def check_fields(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
     """Pass to `fault` a sentence for each invalid field of an entry; pictures are not opened."""
-    for name in entry.keys() - set(FIELDS):
-        fault(f"unknown field {name!r}; {_suggestion(name, FIELDS)}")
+    for name in sorted(entry.keys() - set(FIELDS)):
+        fault(f"unknown field {name!r}; {_field_suggestion(name)}")
     if not _is_text(entry.get("image")):
         fault("`image` must be the path of a picture")
     elif not is_inside(entry["image"]):
-        fault("`image` must be a path inside the manifest's folder")
+        fault("`image` must be a path inside the manifest's folder, such as sub/cat.png")
     texts = entry.get("texts", [])
     if not isinstance(texts, list) or not all(_is_text(text) for text in texts):
         fault("`texts` must be a list of non-empty strings")
@@ -210,10 +261,23 @@ def check_fields(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
         )
     elif edit and not is_inside(edit["target"]):
         fault("the `target` of `edit` must be a path inside the manifest's folder")
+    _check_lengths(entry, fault)
     if entry.get("split", "train") not in SPLITS:
         fault(f"unknown split {entry['split']!r}; {_suggestion(str(entry['split']), SPLITS)}")
     if not (texts or "question" in entry or edit):
         fault("the picture has no text; give `texts`, `question` and `answer`, or `edit`")
+
+
+def _check_lengths(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
+    """Pass to `fault` a sentence for a text that is too long: the memory of a step grows with its square."""
+    edit = entry.get("edit")
+    fields = entry | (edit if isinstance(edit, dict) else {})
+    for name, limit in _MAX_CHARACTERS.items():
+        texts = fields.get(name)
+        texts = texts if isinstance(texts, list) else [texts]
+        longest = max((len(text) for text in texts if isinstance(text, str)), default=0)
+        if longest > limit:
+            fault(f"`{name}` has a text of {longest:,} characters; shorten it to {limit:,}")
 
 
 def _check_reasoning(entry: dict[str, Any], fault: Callable[[str], None]) -> None:
@@ -237,9 +301,23 @@ def _check_reasoning(entry: dict[str, Any], fault: Callable[[str], None]) -> Non
         fault(f"`chain` ends with {chain.answer!r}, and `answer` is {entry['answer']!r}; make them the same")
 
 
+def other_name_hint(entry: dict[str, Any]) -> str:
+    """Return the end of a sentence about a line without `image` that calls it otherwise, or an empty text."""
+    name = next((name for name in entry if name.lower() in _OTHER_NAMES["image"]), None)
+    return f"; call its {name!r} so, or make a manifest with: latentbridge data convert" if name else ""
+
+
 def is_inside(path: str) -> bool:
-    """Return whether a path stays inside the folder that it is relative to."""
-    return not Path(path).is_absolute() and ".." not in Path(path).parts
+    """Return whether a path stays inside the folder that it is relative to, on every system."""
+    native, windows = Path(path), PureWindowsPath(path)
+    return not (native.is_absolute() or native.drive or windows.is_absolute() or ".." in windows.parts)
+
+
+def _field_suggestion(name: str) -> str:
+    if name in _CONVERTED_FIELDS:
+        return "it is another format's; make a manifest of it: latentbridge data convert"
+    known = [ours for ours, others in _OTHER_NAMES.items() if name.lower() in others]
+    return f"did you mean {known[0]!r}?" if known else _suggestion(name, FIELDS)
 
 
 def _suggestion(name: str, options: tuple[str, ...]) -> str:
@@ -248,4 +326,4 @@ def _suggestion(name: str, options: tuple[str, ...]) -> str:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and is_storable(value)

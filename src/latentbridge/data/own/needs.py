@@ -8,7 +8,7 @@ from pathlib import Path
 
 from latentbridge.config import DataStageConfig, RunConfig
 from latentbridge.data.own.manifest import is_manifest, outline_manifest
-from latentbridge.data.own.shards import ANY_USE, UNDESCRIBED_USE, ShardFolder, count_fit
+from latentbridge.data.own.shards import ANY_USE, INDEX, KINDS, UNDESCRIBED_USE, ShardFolder, count_fit
 from latentbridge.errors import UserError
 from latentbridge.recipes import RECIPES
 
@@ -25,11 +25,26 @@ _NEEDS = {
 def training_uses(source: str) -> Counter[str]:
     """Return how many training samples of a manifest or of shards are fit for each of `USES`.
 
-    Lines with faults are not counted. Raise UserError if the source does not exist.
+    Lines with faults are not counted. Raise UserError if the source does not exist, or is something else.
     """
+    if Path(source).is_dir() and not Path(source, INDEX).exists():
+        raise UserError(_other_folder(Path(source)))
     if is_manifest(source):
         return Counter(count_fit([record for record in outline_manifest(Path(source)) if record.split == "train"]))
     return sum((Counter(shard.fit) for shard in ShardFolder(source).shards), Counter())
+
+
+def _other_folder(folder: Path) -> str:
+    """Return the sentence about a folder that is not one of shards."""
+    names = sorted(path.name for path in folder.iterdir())
+    if manifests := [name for name in names if name.endswith(".jsonl")]:
+        return f"{folder} is a folder; give the manifest in it: {folder / manifests[0]}"
+    if any(name.endswith(KINDS) for name in names):
+        return f"{folder} holds shards without an index; write one: latentbridge data shards {folder} --out NEW"
+    return (
+        f"{folder} holds neither a manifest nor shards; make a manifest of pictures with captions beside them, or of "
+        f"another format: latentbridge data convert {folder}"
+    )
 
 
 def check_own_data(config: RunConfig, added: str = "") -> RunConfig:

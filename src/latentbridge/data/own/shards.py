@@ -1,10 +1,11 @@
 """Shards: many samples in few large files, on a local disk or in an object store.
 
 A folder of shards has tars in WebDataset's layout or Parquet files, and an `index.json` with each shard's number of
-samples and checksum. In a tar a sample is `KEY.json` (a manifest's line without its paths), `KEY.png` (a picture of any
-format) and, for an edit, `KEY.target.png`; with a `KEY.txt`, the only text, `KEY.json` is ignored. A Parquet file has a
-column `image` of bytes, or of structs with `bytes` as Hugging Face writes them, and any of `texts` (or `text`, or
-`caption`), `question`, `answer`, `instruction`, `target` and `description`. Nothing is unpickled or unpacked to disk.
+samples, checksum, and samples to leave out. In a tar a sample is `KEY.json` (a manifest's line without its paths),
+`KEY.png` (a picture of any format) and, for an edit, `KEY.target.png`; with a `KEY.txt`, the only text, `KEY.json` is
+metadata, as img2dataset writes it. A Parquet file has a column `image` of bytes, or of structs with `bytes` as Hugging
+Face writes them, and any of `texts` (or `text`, or `caption`), `question`, `answer`, `instruction`, `target` and
+`description`. Nothing is unpickled or unpacked to disk.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ import json
 import tarfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from latentbridge.data.own.manifest import FIELDS, SPLITS, Record, check_fields, record_of
+from latentbridge.data.own.json_lines import is_storable, parse_object
+from latentbridge.data.own.manifest import FIELDS, SPLITS, Record, check_fields, record_of, without_nulls
 from latentbridge.errors import UserError
 from latentbridge.files import write_json
+from latentbridge.images import PICTURE_KINDS, open_picture
 
 INDEX = "index.json"
 KINDS = (".tar", ".parquet")
-PICTURE_KINDS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm")
 DRAWABLE_USE = "texts or a described edit"
 ANY_USE = "texts, a question or a described edit"
 UNDESCRIBED_USE = "an edit without a description"
@@ -40,7 +42,9 @@ USES: dict[str, Callable[[Record], bool]] = {
     UNDESCRIBED_USE: lambda record: bool(record.instruction and not record.description),
 }
 """Conditions that a stage may require of a record, or exclude; the index counts them by these names."""
-_VERSION = 2
+_VERSION = 3
+_READ_VERSIONS = (2, 3)
+"""Version 2 has no samples to leave out."""
 _RETRY_DELAYS_S = (1, 4, 16)
 _TEXT_COLUMNS = ("texts", "text", "caption")
 _ADVICE = "restore it, or write the shards again"
@@ -57,6 +61,23 @@ class Shard:
     samples: int
     fit: dict[str, int]
     """Number of samples fit for each of `USES`."""
+    left_out: list[str] = field(default_factory=list[str])
+    """Keys of the samples that cannot be used."""
+
+
+class Entry(NamedTuple):
+    """A sample of a shard, not checked."""
+
+    key: str
+    line: dict[str, Any]
+    """A manifest's line without its paths."""
+    metadata: dict[str, Any]
+    """Other fields."""
+    picture: bytes | None
+    target: bytes | None
+    """The picture after an edit."""
+    fault: str = ""
+    """The fault that makes the whole sample unusable."""
 
 
 class ShardFolder:
@@ -72,19 +93,58 @@ class ShardFolder:
 
     def read(self, shard: Shard) -> list[Record]:
         """Return all samples of a shard; raise UserError if it is missing, damaged or unreachable."""
+        return read_samples(shard.name, self.read_bytes(shard), shard.left_out)
+
+    def read_bytes(self, shard: Shard) -> bytes:
+        """Return a shard as it was indexed; raise UserError if it is missing, damaged or unreachable."""
 
         def find_damage(data: bytes) -> str:
             if len(data) != shard.size_bytes:
                 return f"it has {len(data):,} of {shard.size_bytes:,} bytes"
             return "" if sha256(data).hexdigest() == shard.sha256 else "its checksum is not the index's"
 
-        return read_samples(shard.name, read_file(f"{self.home}/{shard.name}", find_damage))
+        return read_file(f"{self.home}/{shard.name}", find_damage)
 
 
-def summarize_shard(name: str, data: bytes, split: str) -> Shard:
-    """Return the index entry of a shard with these bytes."""
-    records = read_samples(name, data)
-    return Shard(name, split, len(data), sha256(data).hexdigest(), len(records), count_fit(records))
+def summarize_shard(name: str, data: bytes, split: str, on_fault: Callable[[str], object] | None = None) -> Shard:
+    """Return the index entry of a shard with these bytes, of which every picture is decoded.
+
+    A sample that cannot be used is left out with a sentence to `on_fault`, or raises UserError if that is None.
+    """
+    left_out: list[str] = []
+    records: list[Record] = []
+    for entry in read_entries(name, data):
+        fault = find_fault(entry)
+        if not fault:
+            records.append(_record(name, entry))
+            continue
+        sentence = f"the sample {entry.key} of {name} cannot be used: {fault}"
+        if on_fault is None:
+            raise UserError(f"The{sentence[3:]}.")
+        on_fault(sentence)
+        left_out.append(entry.key)
+    return Shard(name, split, len(data), sha256(data).hexdigest(), len(records), count_fit(records), left_out)
+
+
+def find_fault(entry: Entry, open_pictures: bool = True) -> str:
+    """Return why a sample cannot be trained on, or an empty text."""
+    if entry.fault:
+        return entry.fault
+    if not entry.picture:
+        return "it has no picture"
+    faults: list[str] = []
+    check_fields({**entry.line, "image": "picture"}, faults.append)
+    if "split" in entry.line:
+        faults.append("the name of the shard gives its split")
+    if faults or not open_pictures:
+        return next(iter(faults), "")
+    try:
+        for picture in (entry.picture, entry.target):
+            if picture:
+                open_picture(picture)
+    except UserError as error:
+        return str(error).removesuffix(".")
+    return ""
 
 
 def count_fit(records: list[Record]) -> dict[str, int]:
@@ -98,12 +158,17 @@ def write_index(folder: Path, shards: list[Shard], home: str = "") -> None:
 
 
 def list_shards(where: str) -> list[str]:
-    """Return the sorted names of a folder's tars and Parquet files; raise UserError if there are none."""
+    """Return the sorted names of a folder's tars and Parquet files; raise UserError if there are none.
+
+    A Parquet file beside a tar of the same name holds that tar's metadata and is none.
+    """
     import fsspec
 
     with _translate_errors(where):
         system, path = fsspec.core.url_to_fs(where)
         names = [PurePosixPath(file).name for file in system.find(path, maxdepth=1)]
+    tables = {name.removesuffix(".tar") + ".parquet" for name in names}  # img2dataset's metadata of a tar beside it
+    names = [name for name in names if name not in tables and not name.startswith("._")]  # "._": macOS's own files
     if not (names := sorted(name for name in names if name.endswith(KINDS))):
         raise UserError(f"There are no shards in {where}; give a folder of .tar or .parquet files, or a manifest.")
     return names
@@ -138,27 +203,28 @@ def read_file(where: str, find_damage: Callable[[bytes], str] = lambda data: "")
     raise UserError(f"{where} cannot be read whole ({reason}); restore it or the connection, and try again.")
 
 
-def read_samples(name: str, data: bytes) -> list[Record]:
-    """Return the samples in a shard's bytes; raise UserError for a sample with faults."""
-    records = []
-    for key, entry, image, target in read_entries(name, data):
-        faults = [] if image else ["it has no picture"]
-        check_fields({**entry, "image": "picture"}, faults.append)
-        if "split" in entry:
-            faults.append("the name of the shard gives its split")
-        if faults:
-            raise UserError(f"The sample {key} of {name} cannot be used: {faults[0]}.")
-        records.append(record_of(entry, image or b"", target))
+def read_samples(name: str, data: bytes, left_out: Collection[str] = ()) -> list[Record]:
+    """Return the samples in a shard's bytes without those left out; raise UserError for another with faults.
+
+    Pictures are not decoded: `summarize_shard` did that, and the checksum holds.
+    """
+    skipped, records = frozenset(left_out), []
+    for entry in read_entries(name, data):
+        if entry.key in skipped:
+            continue
+        if fault := find_fault(entry, open_pictures=False):
+            raise UserError(f"The sample {entry.key} of {name} cannot be used: {fault}.")
+        records.append(_record(name, entry))
     return records
 
 
+def _record(name: str, entry: Entry) -> Record:
+    return replace(record_of(entry.line, entry.picture or b"", entry.target), place=f"the sample {entry.key} of {name}")
+
+
 def read_entries(name: str, data: bytes) -> Iterator[Entry]:
-    """Yield the entries in a shard's bytes without a check of their fields."""
+    """Yield the entries in a shard's bytes without a check of their fields; raise UserError for a damaged shard."""
     return (_parquet_entries if name.endswith(".parquet") else _tar_entries)(name, data)
-
-
-Entry = tuple[str, dict[str, Any], bytes | None, bytes | None]
-"""(key, manifest's line without its paths, picture, target of an edit)."""
 
 
 def _tar_entries(name: str, data: bytes) -> Iterator[Entry]:
@@ -173,16 +239,46 @@ def _tar_entries(name: str, data: bytes) -> Iterator[Entry]:
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{name} is not a sound tar ({error}); {_ADVICE}.") from error
     for key, files in parts.items():
-        text, line = files.pop("txt", None), files.pop("json", b"{}")
-        targets = [files.pop(kind) for kind in list(files) if kind.startswith("target.")]
-        pictures = [files[kind] for kind in files if kind in PICTURE_KINDS]
-        try:
-            entry: dict[str, Any] = dict(json.loads(line)) if text is None else {"texts": [text.decode().strip()]}
-            if targets:
-                entry["edit"] = {**(entry.get("edit") or {}), "target": "picture"}
-        except (ValueError, TypeError) as error:
-            raise UserError(f"The sample {key} of {name} has no JSON object ({error}); {_ADVICE}.") from error
-        yield key, entry, next(iter(pictures), None), next(iter(targets), None)
+        yield _tar_entry(key, files)
+
+
+def _tar_entry(key: str, files: dict[str, bytes]) -> Entry:
+    """Return the sample of a tar's files by what follows their key."""
+    suffixes = {kind: kind.rpartition(".")[2] for kind in files}
+    targets = [kind for kind in files if kind.startswith("target.") and suffixes[kind] in PICTURE_KINDS]
+    pictures = [kind for kind in files if kind not in targets and suffixes[kind] in PICTURE_KINDS]
+    texts = [kind for kind in files if suffixes[kind] == "txt"]
+    line: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    fault = ""
+    if len(pictures) > 1:
+        fault = f"it has {len(pictures)} pictures, {', '.join(pictures)}; give each a key without dots"
+    try:
+        fields = without_nulls(parse_object(files["json"])) if "json" in files else {}
+        (metadata if texts else line).update(fields)
+    except ValueError as error:
+        fault = fault or f"in its .json, {error}"
+    try:
+        if texts:
+            line["texts"] = [_decode_text(files[texts[0]])]
+    except ValueError as error:
+        fault = fault or str(error)
+    if targets:
+        edit = line.get("edit")
+        line["edit"] = {**(edit if isinstance(edit, dict) else {}), "target": "picture"}
+    picture, target = (files[kinds[0]] if kinds else None for kinds in (pictures, targets))
+    return Entry(key, line, metadata, picture, target, fault)
+
+
+def _decode_text(data: bytes) -> str:
+    """Return a caption; raise ValueError if it is not UTF-8 text."""
+    try:
+        text = data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ValueError("its .txt is not UTF-8 text; save it as UTF-8") from None
+    if not text or not is_storable(text):
+        raise ValueError("its .txt holds no caption; write what the picture shows")
+    return text
 
 
 def _parquet_entries(name: str, data: bytes) -> Iterator[Entry]:
@@ -197,16 +293,29 @@ def _parquet_entries(name: str, data: bytes) -> Iterator[Entry]:
         raise UserError(f"{name} is not a sound Parquet file ({error}); {_ADVICE}.") from error
     for number, row in enumerate(rows):
         texts = next((row[column] for column in _TEXT_COLUMNS if row.get(column)), [])
-        more = {field: row[field] for field in FIELDS if row.get(field) and field not in ("image", "texts", "edit")}
+        more = {name: row[name] for name in FIELDS if row.get(name) and name not in ("image", "texts", "edit")}
         target = _bytes_of(row.get("target"))
         described = {"description": row["description"]} if row.get("description") else {}
         edit = {"edit": {"instruction": row.get("instruction"), "target": "picture", **described}} if target else {}
-        entry = {"texts": [texts] if isinstance(texts, str) else texts, **more, **edit}
-        yield f"row {number}", entry, _bytes_of(row.get("image")), target
+        line = {"texts": [texts] if isinstance(texts, str) else texts, **more, **edit}
+        known = {*FIELDS, *_TEXT_COLUMNS, "target", "description", "instruction"}
+        metadata = {name: value for name, value in row.items() if name not in known and _is_json(value)}
+        yield Entry(f"row {number}", line, metadata, _bytes_of(row.get("image")), target)
+
+
+def _is_json(value: Any) -> bool:
+    """Return whether a value of a Parquet file is plain JSON: no bytes, dates or NaN."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return value is not None
 
 
 def _bytes_of(value: Any) -> bytes | None:
-    return value.get("bytes") if isinstance(value, dict) else value
+    """Return the bytes of a picture's column; paths in it are not opened."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    return data if isinstance(data, bytes) else None
 
 
 def _read_index(path: str) -> tuple[str, list[Shard]]:
@@ -216,8 +325,9 @@ def _read_index(path: str) -> tuple[str, list[Shard]]:
         version, home, shards = values["version"], values["home"], [Shard(**entry) for entry in values["shards"]]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); {_ADVICE}.") from error
-    if version != _VERSION:
-        raise UserError(f"{path} is of version {version}, and this library reads {_VERSION}; {_ADVICE}.")
+    if version not in _READ_VERSIONS:
+        versions = " and ".join(map(str, _READ_VERSIONS))
+        raise UserError(f"{path} is of version {version}, and this library reads {versions}; {_ADVICE}.")
     return home, shards
 
 

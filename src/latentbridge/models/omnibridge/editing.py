@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from latentbridge import prompts
-from latentbridge.images import fit_square
 from latentbridge.models import diffusion
 from latentbridge.models.condition import Condition
+from latentbridge.models.omnibridge.framing import Frame
 from latentbridge.models.options import DrawingOptions
 from latentbridge.models.stepwise import last_of
 from latentbridge.types import Conversation, EditResult, Picture
@@ -61,14 +61,42 @@ class EditPlan:
     """Image latents of the sources [b c h w], and the mask [b 1 h w] that is 1 at latents to draw anew."""
 
 
-def edit_in_mask(
+def edit_views(model: OmniBridge, picture: Picture) -> tuple[Picture, Picture]:
+    """Return a picture of any size as the language model reads it, and the square that the decoder changes."""
+    assert model.drawing_size_px is not None
+    frame = Frame.of(picture)
+    read = frame.crop(picture, model.image_size_px) if model.image_size_px else picture
+    return read, frame.crop(picture, model.drawing_size_px)
+
+
+def restore_edit(model: OmniBridge, picture: Picture, result: EditResult) -> EditResult:
+    """Return the edit of a picture at its own size and shape from that of its `edit_views`."""
+    return Frame.of(picture).restore(picture, result)
+
+
+def edit_at_own_size(
     model: OmniBridge,
     pictures: Sequence[Picture],
     instructions: Sequence[str],
     seeds: Sequence[int],
     options: OmniBridgeEditOptions,
 ) -> list[EditResult]:
-    """Edit pictures where their descriptions before and after the edit lead to different pixels.
+    """Edit pictures of any size by the method of the options."""
+    edit = edit_like_release if options.method == "reference" else edit_in_mask
+    read, drawn = zip(*(edit_views(model, picture) for picture in pictures), strict=True)
+    results = edit(model, read, drawn, instructions, seeds, options)
+    return [restore_edit(model, *pair) for pair in zip(pictures, results, strict=True)]
+
+
+def edit_in_mask(
+    model: OmniBridge,
+    read: Sequence[Picture],
+    pictures: Sequence[Picture],
+    instructions: Sequence[str],
+    seeds: Sequence[int],
+    options: OmniBridgeEditOptions,
+) -> list[EditResult]:
+    """Edit pictures where their descriptions before and after the edit lead to different pixels; see `edit_views`.
 
     1. The language model describes the picture and, from picture and instruction, writes the description to draw.
     2. The decoder predicts the picture under each description; the pixels that differ are the mask (DiffEdit,
@@ -76,8 +104,8 @@ def edit_in_mask(
     3. Image latents under the mask are denoised; all others keep the source's own at every step. Outside the mask the
        result has the source's pixels.
     """
-    after = _describe_after(model, pictures, instructions)
-    captions = [Conversation.with_picture(((prompts.CAPTION_REQUEST, ""),), picture) for picture in pictures]
+    after = _describe_after(model, read, instructions)
+    captions = [Conversation.with_picture(((prompts.CAPTION_REQUEST, ""),), picture) for picture in read]
     before = [reply.text for reply in model.reply(captions, max_tokens=_DESCRIPTION_TOKENS)]
     plan = plan_edit(model, pictures, before, after, seeds, options.conditioning)
     latents = model.denoise(plan.condition, seeds, options.steps, options.guidance, keep=plan.keep)
@@ -101,6 +129,7 @@ def edit_in_mask_by_steps(
 
 def edit_like_release(
     model: OmniBridge,
+    read: Sequence[Picture],
     pictures: Sequence[Picture],
     instructions: Sequence[str],
     seeds: Sequence[int],
@@ -113,8 +142,8 @@ def edit_like_release(
     not described.
     """
     model.require("generate")  # the bridge
-    after = _describe_after(model, pictures, instructions)
-    hidden, mask = model.image_hidden(pictures)
+    after = _describe_after(model, read, instructions)
+    hidden, mask = model.image_hidden(read)
     words = model.text_encoder.shared(model.text_ids(after))
     states = model.aligner(words.to(hidden.dtype), model.projector(hidden), mask)
     condition = model.decoder_condition(states, after)
@@ -146,10 +175,9 @@ def plan_edit(
     seeds: Sequence[int],
     conditioning: Conditioning,
 ) -> EditPlan:
-    """Find the mask and the condition of edits from one description of each picture to another."""
+    """Find the mask and the condition of edits from one description of each picture, at the decoder's size, to another."""
     source_condition, condition = (model.describe_condition(texts, conditioning) for texts in (before, after))
     patch_px = model.autoencoder.patch_px
-    pictures = [fit_square(picture, model.decoder.grid * patch_px) for picture in pictures]
     source = model.encode_pictures(pictures)
     probes = torch.stack([torch.stack([model.noise(seed + 1 + k) for seed in seeds]) for k in range(_MASK_PROBES)])
     old, new = (
@@ -158,7 +186,7 @@ def plan_edit(
     )
     mask = diffusion.edit_mask(old, new)
     latent_mask = torch.nn.functional.max_pool2d(mask[:, None].float(), patch_px)
-    return EditPlan(pictures, list(before), list(after), mask.cpu().numpy(), condition, (source, latent_mask))
+    return EditPlan(list(pictures), list(before), list(after), mask.cpu().numpy(), condition, (source, latent_mask))
 
 
 def finish_edit(model: OmniBridge, plan: EditPlan, image_latents: Tensor) -> list[EditResult]:

@@ -14,11 +14,11 @@ import transformers
 from diffusers import AutoencoderKL, HunyuanDiT2DModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from transformers import BertModel, BertTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import BertConfig, BertModel, BertTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
-from latentbridge.models.diffusion import Scheduler
+from latentbridge.models.diffusion import Scheduler, make_scheduler
 from latentbridge.models.library_logging import quiet
 from latentbridge.models.omnibridge.decoder import CaptionEncoder, Decoder
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
@@ -58,6 +58,13 @@ _MT5_XL: dict[str, Any] = {
     "feed_forward_proj": "gated-gelu",
 }
 """Sizes that differ from transformers' defaults."""
+_BERT: dict[str, Any] = {
+    "vocab_size": 47020,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
 _SDXL_WIDTHS = (128, 256, 512, 512)
 _UNUSED = ("pooler.",)
 """Key prefixes in released files that are ignored: BERT's pooler."""
@@ -73,6 +80,16 @@ def attach_meta_decoder(model: OmniBridge) -> None:
         model.add_module(
             "autoencoder", KLAutoencoder(kl_network(_SDXL_WIDTHS, 4, layers_per_block=2, scaling_factor=0.13025))
         )
+
+
+def attach_meta_captions(model: OmniBridge) -> None:
+    """Attach the caption inputs of HunyuanDiT v1.2 on the meta device to its decoder there; texts take the model's own tokens."""
+    sizes = dict(model.decoder.transformer.config)
+    with torch.device("meta"):
+        encoder = BertModel(BertConfig(**_BERT), add_pooling_layer=False)
+    lengths = sizes["text_len"], sizes["text_len_t5"]
+    model.captions = CaptionEncoder(encoder, model.tokenizer, lengths[0], model.tokenizer, lengths[1]).eval()
+    model.scheduler = make_scheduler(1000)
 
 
 class Layout(NamedTuple):

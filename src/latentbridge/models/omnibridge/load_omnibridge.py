@@ -13,6 +13,7 @@ from latentbridge import prompts
 from latentbridge.config import OMNIBRIDGE_8B, ModelConfig
 from latentbridge.errors import UserError
 from latentbridge.models import tensors
+from latentbridge.models.backbones.names import NameTable, Rule
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
 from latentbridge.models.qwen_vl.modeling_qwen_vl import Compat
 from latentbridge.models.qwen_vl.release import read_backbone_config
@@ -20,25 +21,31 @@ from latentbridge.models.stored_tensor import StoredTensor
 from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.models.weights import AS_STORED, Placement, assign_weights, empty_weights
 
-_RENAMES = (
+_LIBRARY: tuple[Rule, ...] = (
     ("model.visual.", "backbone.model.model.visual."),
     ("model.language_model.", "backbone.model.model.language_model."),
+)
+_AUTHORS: tuple[Rule, ...] = (
     ("visual.", "backbone.model.model.visual."),
     ("model.", "backbone.model.model.language_model."),
+)
+_HEADS = "{image_queries|text_queries|image_proj|text_proj|logit_scale|fusion_alpha}"
+_SHARED: tuple[Rule, ...] = (
     ("lm_head.", "backbone.model.lm_head."),
     ("downsampling_linear_layer.", "projector."),
     ("bilm.", "aligner."),
+    (_HEADS, f"retrieval.{_HEADS}"),
 )
+AUTHORS_NAMES = NameTable((*_AUTHORS, *_SHARED))
+"""Names of transformers before 4.52, which the authors' code has, and ours."""
+NAMES = NameTable((*_LIBRARY, *_AUTHORS, *_SHARED))
+"""Names of either layout and ours; the other way, those of transformers from 4.52."""
 _STEPS, _GUIDANCE = 100, 6.0
-_HEADS = ("image_queries", "text_queries", "image_proj", "text_proj", "logit_scale", "fusion_alpha")
 
 
 def convert_key(released: str) -> str:
     """Return the state-dict key of a released tensor, in the layout of transformers before 4.52 (`visual.*`) or after."""
-    for prefix, new_prefix in _RENAMES:
-        if released.startswith(prefix):
-            return new_prefix + released.removeprefix(prefix)
-    return f"retrieval.{released}" if released.startswith(_HEADS) else released
+    return NAMES.to_ours(released)
 
 
 def set_compat(model: OmniBridge, compat: Compat) -> None:
@@ -58,7 +65,7 @@ def load_released(folder: Path, placement: Placement = AS_STORED) -> OmniBridge:
     stored = {convert_key(name): tensor for name, tensor in open_tensors(folder).items()}
     if any(name.startswith("aligner.") for name in stored):
         backbone = replace(backbone, release=replace(backbone.release, processor=""))
-        config = replace(_bridge_config(stored), backbone=backbone)
+        config = replace(bridge_config(stored), backbone=backbone)
     else:
         config = ModelConfig(parts=("backbone",), backbone=backbone)
     with empty_weights():
@@ -70,11 +77,11 @@ def load_released(folder: Path, placement: Placement = AS_STORED) -> OmniBridge:
     check_state_dict(model, stored, folder)
     assign_weights(model, stored, placement, torch.bfloat16)
     if "bridge" in config.parts:
-        _set_release_defaults(model)
+        set_release_defaults(model)
     return model.eval()
 
 
-def _bridge_config(stored: Mapping[str, StoredTensor]) -> ModelConfig:
+def bridge_config(stored: Mapping[str, StoredTensor]) -> ModelConfig:
     """Return the sizes of the bridge in a checkpoint, with our names; what no shape tells is OmniBridge-8B's."""
 
     def size(name: str, axis: int) -> int:
@@ -109,7 +116,7 @@ def _bridge_config(stored: Mapping[str, StoredTensor]) -> ModelConfig:
     return replace(OMNIBRIDGE_8B, aligner=aligner, retrieval=retrieval, text_length=queries)
 
 
-def _set_release_defaults(model: OmniBridge) -> None:
+def set_release_defaults(model: OmniBridge) -> None:
     """Give an OmniBridge the prompts and sampling defaults of its authors' scripts (spec 2.2 step 7, 2.3)."""
     model.templates = prompts.OMNIBRIDGE_RELEASE
     model.drawing_options = replace(model.drawing_options, steps=_STEPS, guidance=_GUIDANCE)

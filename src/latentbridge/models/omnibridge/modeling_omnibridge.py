@@ -24,13 +24,14 @@ from latentbridge.models.omnibridge.editing import (
     Conditioning,
     OmniBridgeEditOptions,
     OmniBridgeOptions,
-    edit_in_mask,
+    edit_at_own_size,
     edit_in_mask_by_steps,
-    edit_like_release,
+    edit_views,
+    restore_edit,
 )
 from latentbridge.models.omnibridge.retrieval_head import RetrievalHead
 from latentbridge.models.omnibridge.text_encoder import new_text_encoder
-from latentbridge.models.options import ReplyOptions
+from latentbridge.models.options import DrawingOptions, ReplyOptions
 from latentbridge.models.pixels import quantized_levels, to_pictures, to_pixels
 from latentbridge.models.qwen_vl.continuous_batching import ContinuousBatch
 from latentbridge.models.qwen_vl.modeling_qwen_vl import QwenVL
@@ -64,8 +65,7 @@ class OmniBridge(TrainableModel):
 
     The latent of generation is the decoder's whole condition [n * d], position after position: pooled, it would no longer
     determine the drawing. A drawing is encoded by the same aligner queries over the backbone's states of it, which is also how
-    the release conditions an edit on its picture. Post-training leaves the text encoder as it is, because it defines what
-    conditions mean, and so autoencoder and retrieval head.
+    the release conditions an edit on its picture. Post-training trains neither text encoder, autoencoder nor retrieval head.
     """
 
     kind = "omnibridge"
@@ -153,10 +153,7 @@ class OmniBridge(TrainableModel):
     # --- skills, by the batch ---
 
     def _reply(
-        self,
-        conversations: Sequence[Conversation],
-        options: ReplyOptions,
-        generators: Sequence[torch.Generator] | None,
+        self, conversations: Sequence[Conversation], options: ReplyOptions, generators: Sequence[torch.Generator] | None
     ) -> list[Reply]:
         return generate_replies(self.backbone, conversations, options, generators)
 
@@ -171,14 +168,14 @@ class OmniBridge(TrainableModel):
         return self.decode_pictures(self.denoise(condition, seeds, options.steps, options.guidance))
 
     def _edit(
-        self,
-        pictures: Sequence[Picture],
-        instructions: Sequence[str],
-        seeds: Sequence[int],
-        options: OmniBridgeEditOptions,
+        self, pictures: Sequence[Picture], instructions: Sequence[str], seeds: Sequence[int], options: Any
     ) -> list[EditResult]:
-        edit = edit_like_release if options.method == "reference" else edit_in_mask
-        return edit(self, pictures, instructions, seeds, options)
+        return edit_at_own_size(self, pictures, instructions, seeds, options)
+
+    def check_size(self, options: DrawingOptions) -> None:
+        if options.size is not None and isinstance(options, OmniBridgeEditOptions):
+            raise UserError("This model returns an edit at the picture's own size; leave out the size.")
+        super().check_size(options)
 
     def count_tokens(self, conversation: Conversation) -> int:
         return self.backbone.tokenize([conversation], open_ended=True).input_ids.shape[1]
@@ -391,6 +388,8 @@ class OmniBridge(TrainableModel):
         return self.decode_pictures((yield from last_of(latents)))
 
     edit_steps = edit_in_mask_by_steps
+    edit_views = edit_views
+    restore_edit = restore_edit
 
 
 def _between(ids: Tensor, start: int, end: int) -> Tensor:

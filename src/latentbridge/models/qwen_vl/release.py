@@ -59,7 +59,7 @@ def read_backbone_config(folder: Path, tokenizer: Qwen2Tokenizer) -> BackboneCon
     except Exception as error:  # the library validates configs with errors of several types
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"Cannot read {folder / 'config.json'} ({reason}); download it again.") from error
-    system_prompt, reply_prefix = _read_chat_template(folder, tokenizer)
+    system_prompt, reply_prefix = read_chat_template(folder, tokenizer)
     generation = folder / "generation_config.json"
     release = QwenRelease(
         config=json.dumps(values),
@@ -81,7 +81,7 @@ def _read_processor(folder: Path) -> str:
     return json.dumps(processor.to_dict())
 
 
-def _read_chat_template(folder: Path, tokenizer: Qwen2Tokenizer) -> tuple[str, str]:
+def read_chat_template(folder: Path, tokenizer: Qwen2Tokenizer) -> tuple[str, str]:
     """Return the system prompt of the folder's chat template, and the text with which it opens a reply.
 
     Our `ChatML` writes conversations, so that training knows where replies are; it must write what the template writes.

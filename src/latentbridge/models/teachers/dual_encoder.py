@@ -49,7 +49,7 @@ class _FromFolder(DualEncoderTeacher):
         network = load_dual_encoder(path)
         if not network.kind.startswith(self.kind):
             raise UserError(f"{folder} holds a {network.kind} model; name the teacher {network.kind}:{folder}.")
-        super().__init__(network, f"{self.kind}:{_digest(path)}")
+        super().__init__(network, f"{self.kind}:{folder_digest(path)}")
 
 
 class Clip(_FromFolder):
@@ -77,7 +77,7 @@ class Scene(DualEncoderTeacher):
         super().__init__(network, f"scene:{fingerprint(network)}")
 
 
-def _digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """Return a hash of the files in a model folder that determine its embeddings."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.suffix in _DIGEST_SUFFIXES):

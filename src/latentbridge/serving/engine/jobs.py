@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -48,7 +48,9 @@ class ReplyJob:
                 f"The conversation has {prompt_tokens} tokens; {model.context_length - 1} are the most, so shorten it."
             )
         yield
-        (reply,) = model.reply([request.conversation], [request.generator()], **vars(request.options))
+        room = model.context_length - prompt_tokens
+        options = replace(request.options, max_tokens=min(request.options.max_tokens, room))
+        (reply,) = model.reply([request.conversation], [request.generator()], **vars(options))
         return [whole_reply(reply, prompt_tokens)]
 
 

@@ -8,7 +8,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from latentbridge.data.picture_sources import FaultHandler, FilePictures, FolderPictures, open_located_picture
+from latentbridge.data.picture_sources import (
+    FILE,
+    SHARD,
+    FaultHandler,
+    FilePictures,
+    FolderPictures,
+    open_located_picture,
+)
 from latentbridge.errors import UserError
 from latentbridge.files import atomic_write
 from latentbridge.images import fit_square, open_picture
@@ -69,9 +76,8 @@ class LocalCaller(RemoteCaller):
                 continue
             path = Path(picture).expanduser()
             for found in (FolderPictures(path) if path.is_dir() else FilePictures([path])).pictures(on_fault):
-                metadata = dict(found.metadata)
                 try:
-                    yield {"id": metadata.pop("file"), "image": self._read(found.image), "metadata": metadata}
+                    yield {"id": found.location[FILE], "image": self._read(found.image), "metadata": found.metadata}
                 except UserError as error:
                     on_fault(str(error))
 
@@ -87,7 +93,7 @@ class LocalCaller(RemoteCaller):
     def thumbnail(self, hit: dict[str, Any]) -> str | None:
         """See `RemoteCaller.thumbnail`; the metadata has the picture's location, or the id, of items made by `items`."""
         metadata = hit["metadata"]
-        location = metadata if "shard" in metadata else {"file": hit["id"], **metadata}
+        location = metadata if SHARD in metadata else {FILE: hit["id"], **metadata}
         try:
             return png_base64(fit_square(open_located_picture(location), _THUMB_PX))
         except UserError:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import cast
+from urllib.parse import unquote, unquote_to_bytes
 
 import anyio
 import httpcore2
@@ -23,8 +24,7 @@ import httpx2
 
 from latentbridge.errors import UserError
 
-_DATA_URL = re.compile(r"data:(?P<type>[a-z]+/[a-z0-9.+-]+);base64", re.IGNORECASE)
-_MEDIA_TYPES = ("image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif", "image/bmp", "image/tiff")
+_URL_ALPHABET = str.maketrans("-_", "+/")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[?[0-9a-f:]+\]?", re.IGNORECASE)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
@@ -62,8 +62,9 @@ class Fetching:
 
 async def picture_bytes(url: str, fetching: Fetching) -> bytes:
     """Return the encoded picture of a data URL or a web address; raises UserError if it is invalid or not allowed."""
+    url = url.strip()
     if url[:5].lower() == "data:":
-        return _decode_data_url(url, fetching.max_bytes)
+        return await anyio.to_thread.run_sync(_decode_data_url, url[5:], fetching.max_bytes)
     if not fetching.hosts:
         raise UserError(
             "This server fetches nothing from addresses; send the picture as a data URL (data:image/png;base64,...)."
@@ -85,18 +86,37 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 def _decode_data_url(url: str, max_bytes: int) -> bytes:
+    """Return the bytes of a data URL (RFC 2397) without its scheme, whatever media type and parameters it names.
+
+    Base64 may be cut into lines, lack its padding, use the alphabet of URLs, or be percent-encoded. What the bytes are is
+    for the reader of pictures to tell.
+    """
     head, comma, body = url.partition(",")
-    match = _DATA_URL.fullmatch(head) if comma else None
-    if match is None or match["type"].lower() not in _MEDIA_TYPES:
-        raise UserError(
-            f"A picture's data URL begins with data:TYPE;base64, where TYPE is one of {', '.join(_MEDIA_TYPES)}."
-        )
-    if len(body) * 3 // 4 > max_bytes:
-        raise UserError(f"The picture has more than {max_bytes:,} bytes; send a smaller one.")
+    if not comma:
+        raise UserError("The picture's data URL has no comma; its form is data:image/png;base64,DATA.")
+    if "base64" in [part.strip().lower() for part in head.split(";")[1:]]:
+        data = _decode_base64(unquote(body), max_bytes)
+    else:
+        data = unquote_to_bytes(body)
+    if len(data) > max_bytes:
+        raise _too_large(max_bytes)
+    if not data:
+        raise UserError("The picture's data URL is empty; its form is data:image/png;base64,DATA.")
+    return data
+
+
+def _decode_base64(text: str, max_bytes: int) -> bytes:
+    letters = "".join(text.split()).translate(_URL_ALPHABET).rstrip("=")
+    if len(letters) * 3 // 4 > max_bytes:
+        raise _too_large(max_bytes)
     try:
-        return base64.b64decode(body, validate=True)
+        return base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise UserError("The picture's data URL is not base64; encode the file's bytes again.") from None
+
+
+def _too_large(max_bytes: int) -> UserError:
+    return UserError(f"The picture has more than {max_bytes:,} bytes; send a smaller one.")
 
 
 async def _fetch(url: str, fetching: Fetching) -> bytes:
@@ -139,7 +159,7 @@ async def _read_body(response: httpcore2.Response, max_bytes: int) -> bytes:
     async for chunk in response.aiter_stream():
         body += chunk
         if len(body) > max_bytes:
-            raise UserError(f"The picture has more than {max_bytes:,} bytes; give the address of a smaller one.")
+            raise _too_large(max_bytes)
     return bytes(body)
 
 

@@ -19,9 +19,10 @@ from latentbridge.models.options import with_options
 from latentbridge.serving import schemas
 from latentbridge.serving.api_errors import error_document
 from latentbridge.serving.engine.text_generation import GenerationRequest, TokenChunk
+from latentbridge.serving.guard.fetch import picture_bytes
 from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.service import Service, ServiceDep, seed_or_random, unix_time
-from latentbridge.types import Conversation
+from latentbridge.types import Conversation, Picture
 
 router = APIRouter(route_class=JsonRoute)
 _STREAM: dict[int | str, Any] = {
@@ -88,12 +89,16 @@ async def _events(
 
 async def generation_request(body: schemas.ChatCompletionRequest, service: Service) -> GenerationRequest:
     """Return the engine's request for a request body, within the limits."""
-    model, limit = service.engine.model, service.settings.max_tokens
-    max_tokens = body.max_completion_tokens or body.max_tokens or limit
-    service.check_limit("max_tokens", max_tokens or 0, limit or model.context_length)
+    model, settings = service.engine.model, service.settings
+    most = settings.max_tokens or model.context_length
+    max_tokens = body.max_completion_tokens or body.max_tokens or settings.max_tokens
+    if settings.strict:
+        service.check_limit("max_tokens", max_tokens or 0, most)
     stop = tuple([body.stop] if isinstance(body.stop, str) else body.stop or ())
     conversation = await _conversation(body.messages, body.reasoning_effort or "none", service)
-    changes = {"max_tokens": max_tokens, "temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}
+    top_k = None if body.top_k is None else max(0, body.top_k)
+    changes = {"temperature": body.temperature, "top_p": body.top_p, "top_k": top_k}
+    changes["max_tokens"] = None if max_tokens is None else min(max_tokens, most)
     options = with_options(model.reply_options, changes | {"stop": stop})
     return GenerationRequest(conversation, options, seed_or_random(body.seed))
 
@@ -136,31 +141,60 @@ async def _conversation(messages: Sequence[schemas.Message], effort: str, servic
             raise UserError("An assistant's message answers nothing; put a user's message before it.")
     if not question and not any(urls_by_turn):
         raise UserError("There is nothing to reply to; end with a user's message that has text or a picture.")
-    count = sum(map(len, urls_by_turn))
-    if model.max_pictures is not None and count > model.max_pictures:
-        raise UserError(f"The conversation has {count} pictures; this model looks at {model.max_pictures} at most.")
-    service.check_limit("pictures", count, service.settings.max_inputs)
     prompts.check_text(
         "conversation", "\n".join(texts).strip() or prompts.CAPTION_REQUEST, service.settings.max_characters
     )
     turns.append((_with_effort(service, question or prompts.CAPTION_REQUEST, effort), ""))
-    pictures = [tuple([await service.fetch_picture(url) for url in urls]) for urls in urls_by_turn]
-    return Conversation(tuple(turns), tuple(pictures) if count else (), system=system)
+    return Conversation(tuple(turns), await _pictures(urls_by_turn, service), system=system)
 
 
 def _with_effort(service: Service, question: str, effort: str) -> str:
     """Return the question with the request to reason that the effort asks for."""
     if effort in ("low", "medium"):
         return service.engine.model.templates.with_reasoning(question)
-    return prompts.with_long_reasoning(question) if effort in ("high", "xhigh") else question
+    return prompts.with_long_reasoning(question) if effort in ("high", "xhigh", "max") else question
 
 
-def _parts(message: schemas.Message) -> tuple[str, list[str]]:
+async def _pictures(urls_by_turn: Sequence[Sequence[str]], service: Service) -> tuple[tuple[Picture, ...], ...]:
+    """Return the pictures of each turn, each decoded once.
+
+    Clients send the pictures of earlier turns again, so a picture counts once, and a model with a limited number of
+    pictures gets it in its first turn alone.
+    """
+    most = service.engine.model.max_pictures
+    service.check_limit("pictures", sum(map(len, urls_by_turn)), service.settings.max_items)
+    files: dict[str, bytes] = {}
+    for url in {url: None for urls in urls_by_turn for url in urls}:
+        files[url] = await picture_bytes(url, service.fetching)
+        if most is not None and len(set(files.values())) > most:
+            raise UserError(
+                f"The conversation has more than {most} different pictures; this model looks at {most} at most."
+            )
+    pictures = {file: await service.decode_picture(file) for file in dict.fromkeys(files.values())}
+    turns, seen = list[tuple[Picture, ...]](), set[bytes]()
+    for urls in urls_by_turn:
+        shown = [files[url] for url in urls]
+        if most is not None:
+            shown = [file for file in dict.fromkeys(shown) if file not in seen]
+        seen.update(shown)
+        turns.append(tuple(pictures[file] for file in shown))
+    return tuple(turns) if seen else ()
+
+
+def _parts(message: schemas.InputMessage | schemas.AssistantMessage) -> tuple[str, list[str]]:
     """Return the text of a message and the URLs of its pictures."""
-    if isinstance(message.content, str):
-        return message.content, []
-    texts = [part.text for part in message.content if not isinstance(part, schemas.ImagePart)]
-    return "\n".join(texts), [part.image_url.url for part in message.content if isinstance(part, schemas.ImagePart)]
+    content = message.content
+    if content is None:
+        content = (isinstance(message, schemas.AssistantMessage) and message.refusal) or ""
+    if isinstance(content, str):
+        return content, []
+    texts, urls = list[str](), list[str]()
+    for part in content:
+        if isinstance(part, schemas.ImagePart):
+            urls.append(part.url)
+        else:
+            texts.append(part.text if isinstance(part, schemas.TextPart) else part.refusal)
+    return "\n".join(texts), urls
 
 
 def _usage(last: TokenChunk) -> schemas.Usage:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -14,11 +14,14 @@ from latentbridge.errors import UserError
 from latentbridge.models.input_check import InputCheck
 from latentbridge.prompts import check_text
 from latentbridge.serving import schemas
+from latentbridge.serving.api_errors import ApiError
 from latentbridge.serving.engine.jobs import EmbeddingOutput, ImageEmbeddingJob, TextEmbeddingJob
 from latentbridge.serving.guard.json_bodies import JsonRoute
 from latentbridge.serving.service import Service, ServiceDep
 
 router = APIRouter(route_class=JsonRoute)
+_BATCH = 64
+"""Inputs decoded and embedded together, so that the pictures of a long request are not in memory all at once."""
 
 
 @router.post("/v1/embeddings", operation_id="embed")
@@ -36,8 +39,21 @@ async def embed(body: schemas.EmbeddingRequest, request: Request, service: Servi
         raise UserError("There is nothing to embed; give at least one text or picture.")
     service.check_limit("The number of inputs", len(items), service.settings.max_inputs)
     request.state.charge(len(items))
-    jobs = [await _job(item, service) for item in items]
-    outputs: list[EmbeddingOutput] = await service.run(request, partial(service.engine.run_all, jobs))
+    single = isinstance(body.input, str)
+    for number, item in enumerate(items):
+        if not isinstance(item, schemas.PictureInput):
+            with _naming_input(None if single else number):
+                check_text("text", _text(item), service.settings.max_characters)
+
+    async def work() -> tuple[list[EmbeddingOutput], list[str]]:
+        outputs, warnings = list[EmbeddingOutput](), list[str]()
+        for start in range(0, len(items), _BATCH):
+            jobs = [await _job(start + n, item, service) for n, item in enumerate(items[start : start + _BATCH])]
+            outputs += await service.engine.run_all(jobs)
+            warnings += await asyncio.to_thread(_warnings, service.input_check, jobs, start)
+        return outputs, warnings
+
+    outputs, warnings = await service.run(request, work)
     tokens = sum(output.tokens for output in outputs)
     return schemas.EmbeddingResponse(
         data=[
@@ -46,22 +62,35 @@ async def embed(body: schemas.EmbeddingRequest, request: Request, service: Servi
         ],
         model=service.settings.model_name,
         usage=schemas.EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
-        warnings=await asyncio.to_thread(_warnings, service.input_check, jobs),
+        warnings=warnings,
     )
 
 
+def _text(item: str | schemas.TextInput) -> str:
+    return item if isinstance(item, str) else item.text
+
+
 async def _job(
-    item: str | schemas.TextInput | schemas.PictureInput, service: Service
+    number: int, item: str | schemas.TextInput | schemas.PictureInput, service: Service
 ) -> TextEmbeddingJob | ImageEmbeddingJob:
-    if isinstance(item, schemas.PictureInput):
+    if not isinstance(item, schemas.PictureInput):
+        return TextEmbeddingJob(_text(item))
+    with _naming_input(number):
         return ImageEmbeddingJob(await service.fetch_picture(item.image))
-    text = item.text if isinstance(item, schemas.TextInput) else item
-    check_text("text", text, service.settings.max_characters)
-    return TextEmbeddingJob(text)
 
 
-def _warnings(check: InputCheck, jobs: Sequence[TextEmbeddingJob | ImageEmbeddingJob]) -> list[str]:
-    pictures = {f"input {n}": job.picture for n, job in enumerate(jobs) if isinstance(job, ImageEmbeddingJob)}
+@contextmanager
+def _naming_input(number: int | None) -> Iterator[None]:
+    """Name the input at fault in a UserError inside."""
+    try:
+        yield
+    except UserError as error:
+        param = "input" if number is None else f"input.{number}"
+        raise ApiError(400, f"{param}: {error}", "invalid_input", param=param) from None
+
+
+def _warnings(check: InputCheck, jobs: Sequence[TextEmbeddingJob | ImageEmbeddingJob], start: int) -> list[str]:
+    pictures = {f"input {n}": job.picture for n, job in enumerate(jobs, start) if isinstance(job, ImageEmbeddingJob)}
     return check.warnings_by_name(pictures, [job.text for job in jobs if isinstance(job, TextEmbeddingJob)])
 
 

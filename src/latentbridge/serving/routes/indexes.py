@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Query, Request
 
-from latentbridge.data.picture_sources import LOCATION_KEYS, encode_thumbnail
+from latentbridge.data.picture_sources import composed, encode_thumbnail, reserved_field
 from latentbridge.errors import UserError
 from latentbridge.prompts import check_text
 from latentbridge.query import QueryPart, item_thumbnails, parse_query, search_index
@@ -61,23 +61,24 @@ async def find_index(name: str, service: ServiceDep) -> IndexCard:
 @router.post("/v1/index/{name}/items", operation_id="add_items")
 async def add_items(name: str, body: AddRequest, request: Request, service: ServiceDep) -> AddResponse:
     """Add pictures to an index, all of them or none; an item replaces one of the same id."""
-    service.check_limit("The number of items", len(body.items), service.settings.max_inputs)
+    service.check_limit("The number of items", len(body.items), service.settings.max_items)
     request.state.charge(len(body.items))
     index = await _index(name, service)
     ids = [item.id for item in body.items]
     if len(set(ids)) < len(ids):
         raise UserError("Two of the items have the same id; give every item its own.")
-    if any(place in item.metadata for item in body.items for place in LOCATION_KEYS):
-        raise UserError(
-            f"Metadata named {', '.join(LOCATION_KEYS)} are paths of pictures on the server; choose other names."
-        )
+    if reserved := next(filter(None, (reserved_field(item.metadata) for item in body.items)), None):
+        raise UserError(f"The name {reserved!r} is one of the server's own, such as paths of pictures; choose another.")
     pictures = [await service.fetch_with_thumbnail(item.image) for item in body.items]
     jobs = [ImageEmbeddingJob(picture) for picture, _ in pictures]
 
     async def work() -> None:
         outputs: list[EmbeddingOutput] = await service.engine.run_all(jobs)
         vectors = np.stack([output.vector for output in outputs])
-        metadata, thumbnails = [item.metadata for item in body.items], [thumbnail for _, thumbnail in pictures]
+        metadata, thumbnails = (
+            [composed(item.metadata) for item in body.items],
+            [thumbnail for _, thumbnail in pictures],
+        )
         await asyncio.to_thread(index.add, ids, vectors, metadata, thumbnails)
 
     await service.run(request, work)

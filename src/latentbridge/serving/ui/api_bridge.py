@@ -62,10 +62,14 @@ class ApiBridge:
 
     async def data_url(self, file: str | None) -> str:
         """Return an uploaded picture as a data URL, checked and at the model's size."""
+        picture = await self.service.decode_picture(await self.uploaded(file))
+        return "data:image/png;base64," + png_base64(picture)
+
+    async def uploaded(self, file: str | None) -> bytes:
+        """Return the bytes of an uploaded picture."""
         if file is None:
             raise UserError("There is no picture yet; drop one on the page, or choose a file.")
-        picture = await self.service.decode_picture(await asyncio.to_thread(Path(file).read_bytes))
-        return "data:image/png;base64," + png_base64(picture)
+        return await asyncio.to_thread(Path(file).read_bytes)
 
 
 def decode_image(png: str) -> Image.Image:

@@ -9,7 +9,14 @@ from typing import Any
 import gradio as gr
 
 from latentbridge.serving.routes.chat import chat_warnings, generation_request
-from latentbridge.serving.schemas import ChatCompletionRequest, ImagePart, ImageUrl, Message, TextPart
+from latentbridge.serving.schemas import (
+    AssistantMessage,
+    ChatCompletionRequest,
+    ImagePart,
+    InputMessage,
+    Message,
+    TextPart,
+)
 from latentbridge.serving.ui.api_bridge import ApiBridge
 from latentbridge.serving.ui.inputs import show_warnings, warnings_output
 
@@ -50,8 +57,8 @@ def tab(api: ApiBridge) -> None:
             files, text = entry["files"], entry["text"].strip()
             if files:
                 earlier, lines = [], [_line("user", {"path": files[0], "alt_text": "Your picture"})]
-            part = [ImagePart(type="image_url", image_url=ImageUrl(url=await api.data_url(files[0])))] if files else []
-            sent = [*earlier, Message(role="user", content=[TextPart(type="text", text=text), *part])]
+            part = [ImagePart(type="image_url", image_url=await api.data_url(files[0]))] if files else []
+            sent = [*earlier, InputMessage(role="user", content=[TextPart(type="text", text=text), *part])]
             body = ChatCompletionRequest(messages=sent, reasoning_effort="low" if in_steps else "none")
             generation = await generation_request(body, api.service)
             doubts = await chat_warnings(body, generation, api.service)
@@ -63,7 +70,14 @@ def tab(api: ApiBridge) -> None:
                 async for chunk in chunks:
                     answer += chunk.text
                     shown = [*lines, _line("assistant", answer)]
-                    yield None, [*sent, Message(role="assistant", content=answer)], shown, shown, gr.skip(), gr.skip()
+                    yield (
+                        None,
+                        [*sent, AssistantMessage(role="assistant", content=answer)],
+                        shown,
+                        shown,
+                        gr.skip(),
+                        gr.skip(),
+                    )
 
     outputs = [textbox, messages, history, chatbot, stop, warnings]
     sending = textbox.submit(reply, [textbox, messages, history, in_steps], outputs, show_progress="hidden")

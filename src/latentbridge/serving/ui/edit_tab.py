@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from io import BytesIO
 from typing import Any
 
 import gradio as gr
 from fastapi import UploadFile
+from PIL import Image
 
 from latentbridge.serving.routes.images import edit
 from latentbridge.serving.schemas import ImageEditRequest
@@ -52,15 +52,16 @@ def tab(api: ApiBridge) -> None:
         file: str | None, instruction: str, seed: int | None, steps: int, guidance: float, visit: gr.Request
     ) -> tuple[Any, ...]:
         async with api.show_errors():
-            before = await api.data_url(file)
-            upload = UploadFile(BytesIO(base64.b64decode(before.partition(",")[2])))
+            before = await api.uploaded(file)
+            upload = UploadFile(BytesIO(before))
             body = ImageEditRequest(
                 prompt=instruction, image=upload, seed=chosen_seed(seed), steps=steps, guidance=guidance
             )
             response = await edit(body, api.request(visit, _PATH), api.service)
         after = response.data[0]
         caption = f"{after.revised_prompt} (seed {after.seed})"
-        return (decode_image(before), decode_image(after.b64_json)), caption, show_warnings(response.warnings)
+        shown = Image.fromarray(await api.service.decode_full_size(before))
+        return (shown, decode_image(after.b64_json)), caption, show_warnings(response.warnings)
 
     inputs = [picture, instruction, *sampling]
     gr.on([go.click, instruction.submit], answer, inputs, [comparison, description, warnings])

@@ -1,4 +1,4 @@
-"""What a reply or a drawing attends to: texts and pictures in order, as keys and values."""
+"""The context that replies and drawings attend to: keys and values of texts and pictures in order."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2Tokenizer, SiglipVisionConfig
 
@@ -30,27 +29,42 @@ from latentbridge.models.backbones.bagel.mixture_of_transformers import MixtureO
 from latentbridge.models.backbones.bagel.modeling_bagel import Bagel
 from latentbridge.models.backbones.bagel.navit_encoder import NaViTEncoder
 from latentbridge.models.backbones.bagel.options import BagelReplyOptions
+from latentbridge.models.backbones.names import NameTable, attention_to_linear, vae_rules
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict
 from latentbridge.models.stored_tensor import StoredTensor
 from latentbridge.models.tensors import open_tensors
 from latentbridge.models.tokenization import load_tokenizer
 from latentbridge.models.weights import AS_STORED, Placement, assign_weights, empty_weights
 
-_LANGUAGE, _VISION = "llm_config.json", "vit_config.json"
-_EXPERTS, _GENERATION = "language_model.model.", "_moe_gen"
-"""Prefix of both experts' weights, and the mark in those of the generation expert."""
-_RENAMES = (
-    ("language_model.model.embed_tokens.", "language_model.embed_tokens."),
-    ("vit_model.vision_model.", "eye.vision."),
-    ("connector.", "eye.connector."),
-    ("vit_pos_embed.pos_embed", "eye.places"),
-    ("latent_pos_embed.pos_embed", "latents.places"),
-    ("time_embedder.mlp.0.", "latents.time_embedder.linear_1."),
-    ("time_embedder.mlp.2.", "latents.time_embedder.linear_2."),
-    ("vae2llm.", "latents.proj_in."),
-    ("llm2vae.", "latents.proj_out."),
+LANGUAGE, VISION = "llm_config.json", "vit_config.json"
+_ATTENTION = "{[qkvo]_proj|[qk]_norm}"
+NAMES = NameTable(
+    (
+        ("language_model.model.embed_tokens.", "language_model.embed_tokens."),
+        (
+            rf"language_model.model.layers.{{\d+}}.self_attn.{_ATTENTION}_moe_gen.",
+            rf"language_model.gen.layers.{{\d+}}.{_ATTENTION}.",
+        ),
+        (r"language_model.model.layers.{\d+}.{\w+}_moe_gen.", r"language_model.gen.layers.{\d+}.{\w+}."),
+        ("language_model.model.norm_moe_gen.", "language_model.gen.norm."),
+        (
+            rf"language_model.model.layers.{{\d+}}.self_attn.{_ATTENTION}.",
+            rf"language_model.und.layers.{{\d+}}.{_ATTENTION}.",
+        ),
+        ("language_model.model.", "language_model.und."),
+        ("vit_model.vision_model.", "eye.vision."),
+        ("connector.", "eye.connector."),
+        ("vit_pos_embed.pos_embed$", "eye.places$"),
+        ("latent_pos_embed.pos_embed$", "latents.places$"),
+        ("time_embedder.mlp.0.", "latents.time_embedder.linear_1."),
+        ("time_embedder.mlp.2.", "latents.time_embedder.linear_2."),
+        ("vae2llm.", "latents.proj_in."),
+        ("llm2vae.", "latents.proj_out."),
+    )
 )
-_PATCHES = "eye.vision.embeddings.patch_embedding.weight"
+"""The authors' names in `ema.safetensors` and ours; `_moe_gen` marks the generation expert."""
+VAE = "autoencoder.vae."
+PATCHES = "eye.vision.embeddings.patch_embedding.weight"
 _FIX = "download it again"
 _LEAST_PX = 224
 """Shortest side at which SigLIP reads images; the longest is its own, 980."""
@@ -102,19 +116,12 @@ def build_bagel_7b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Bagel:
 
 def convert_key(released: str) -> str:
     """Return our state-dict name of a tensor in `ema.safetensors`, or the name itself if it is unknown."""
-    for prefix, ours in _RENAMES:
-        if released.startswith(prefix):
-            return ours + released.removeprefix(prefix)
-    if not released.startswith(_EXPERTS):
-        return released
-    expert = "gen" if _GENERATION in released else "und"
-    name = released.removeprefix(_EXPERTS).replace(_GENERATION, "").replace(".self_attn.", ".")
-    return f"language_model.{expert}.{name}"
+    return NAMES.to_ours(released)
 
 
 def is_bagel(folder: Path) -> bool:
     """Return whether a folder has the config that only BAGEL's releases have."""
-    return (folder / _LANGUAGE).is_file()
+    return (folder / LANGUAGE).is_file()
 
 
 def load_bagel(folder: Path, placement: Placement = AS_STORED) -> Bagel:
@@ -122,17 +129,17 @@ def load_bagel(folder: Path, placement: Placement = AS_STORED) -> Bagel:
 
     Weights are by default in bfloat16, the autoencoder's in float32.
     """
-    for name in (_LANGUAGE, _VISION):
+    for name in (LANGUAGE, VISION):
         if not (folder / name).exists():
             raise UserError(f"{folder} holds no BAGEL (no {name}); give the folder of the release.")
     stored = {convert_key(name): tensor for name, tensor in open_tensors(folder / "ema.safetensors", _FIX).items()}
     flux = open_tensors(folder / "ae.safetensors", _FIX)
     try:
         model = _build_empty(folder, stored, flux)
-        stored[_PATCHES] = stored[_PATCHES].converted(partial(_as_convolution, patch_px=model.eye.patch_px))
+        stored[PATCHES] = stored[PATCHES].converted(partial(_as_convolution, patch_px=model.eye.patch_px))
     except KeyError as error:
         raise UserError(f"{folder} does not fit: {error.args[0]} is missing; {_FIX}.") from error
-    stored |= {f"autoencoder.vae.{name}": tensor for name, tensor in _diffusers_names(flux, model).items()}
+    stored |= _diffusers_names(flux, model)
     check_state_dict(model, stored, folder)
     assign_weights(model, stored, placement, torch.bfloat16)
     model.reply_options = _REPLY_OPTIONS
@@ -141,23 +148,20 @@ def load_bagel(folder: Path, placement: Placement = AS_STORED) -> Bagel:
 
 def _diffusers_names(flux: dict[str, StoredTensor], model: Bagel) -> dict[str, StoredTensor]:
     """Return the tensors of Flux's VAE under diffusers' names; unknown ones keep theirs and are refused later."""
-    vae = cast(KLAutoencoder, model.autoencoder).vae
-    # the library renames and reshapes tensors: here of one number each, whose addresses tell which is which
-    numbers = {name: torch.empty(1).expand(tensor.shape) for name, tensor in flux.items()}
-    names = {number.data_ptr(): name for name, number in numbers.items()}
-    renamed: dict[str, Tensor | None] = convert_ldm_vae_checkpoint(numbers, dict(vae.config))
-    known = {ours: (names[t.data_ptr()], t.shape) for ours, t in renamed.items() if t is not None}
-    unknown = flux.keys() - {name for name, _ in known.values()}
-    converted = {
-        ours: flux[name].converted(partial(torch.reshape, shape=shape)) for ours, (name, shape) in known.items()
-    }
-    return converted | {name: flux[name] for name in unknown}
+    names = autoencoder_names(cast(KLAutoencoder, model.autoencoder))
+    renamed = {names.to_ours(name): tensor for name, tensor in flux.items()}
+    return {name: attention_to_linear(name, tensor) for name, tensor in renamed.items()}
+
+
+def autoencoder_names(autoencoder: KLAutoencoder) -> NameTable:
+    """Return the names in `ae.safetensors` and ours."""
+    return NameTable(vae_rules(len(autoencoder.vae.config["block_out_channels"]), ours=VAE))
 
 
 def _build_empty(folder: Path, stored: dict[str, StoredTensor], flux: dict[str, StoredTensor]) -> Bagel:
     """Build the model without weights, sized by its configs and tensors; raise KeyError for a missing tensor."""
-    language = Qwen2Config.from_dict({**read_json(folder / _LANGUAGE), "tie_word_embeddings": False})
-    vision: Any = SiglipVisionConfig.from_dict(_siglip_sizes(folder / _VISION))
+    language = Qwen2Config.from_dict({**read_json(folder / LANGUAGE), "tie_word_embeddings": False})
+    vision: Any = SiglipVisionConfig.from_dict(_siglip_sizes(folder / VISION))
     width, token_size = stored["latents.proj_in.weight"].shape
     grid = math.isqrt(stored["latents.places"].shape[0])
     channels = flux["decoder.conv_in.weight"].shape[1]

@@ -60,6 +60,11 @@ class Bagel(BagelNetwork):
     def check_size(self, options: DrawingOptions) -> None:
         self.latent_shape(options.size)
 
+    def at_size(self, options: DrawingOptions, size: tuple[int, int]) -> DrawingOptions:
+        scale = min(1.0, self.drawing_size_px / max(size)) / self.stride_px
+        nearest = tuple(max(1, round(side * scale)) * self.stride_px for side in size)
+        return replace(options, size=nearest)
+
     def count_tokens(self, conversation: Conversation) -> int:
         return len(self._tokenize(conversation, self._image_tokens(conversation), open_ended=True).ids)
 

@@ -1,4 +1,4 @@
-"""What a reply, a drawing or an edit by BAGEL may be asked for."""
+"""Options of replies, drawings and edits by BAGEL, with its authors' defaults."""
 
 from __future__ import annotations
 

@@ -31,6 +31,8 @@ _SIZE_RULES = ResizeRule(1024, 512, 16), ResizeRule(980, 224, 14)
 """The released transforms: the autoencoder's and SigLIP's."""
 _GUIDED = re.compile(r"cfg([\d.]+)(?:_img([\d.]+))?(?:_renormmin([\d.]+))?_(global|channel|text_channel)_t([\d.]+)")
 _DRAWN = re.compile(r"(latents|pixels)_(\d+)timesteps(?:_img([\d.]+))?")
+INPUTS = re.compile(r"picture\d+|.+\.noise")
+"""Names of the arrays that a fixture gives."""
 Arrays = Mapping[str, Tensor]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from latentbridge.ranks import per_rank_random
 
 Renorm = Literal["global", "channel", "text_channel"]
-"""What a guided velocity keeps at most the norm of: the picture's, each token's, or each token's under text guidance alone."""
+"""Renormalisation of a guided velocity: over the whole picture, by token, or by token under text guidance alone."""
 _EPSILON = 1e-8
 
 

@@ -8,7 +8,6 @@ the autoencoder as `vae.`. Names, sizes and values were verified against the aut
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from latentbridge.errors import UserError
 from latentbridge.models.autoencoder import KLAutoencoder, kl_network
 from latentbridge.models.backbones.harmon.modeling_harmon import Harmon
 from latentbridge.models.backbones.harmon.options import HarmonDrawingOptions, HarmonReplyOptions
+from latentbridge.models.backbones.names import NameTable, attention_to_linear, vae_rules
 from latentbridge.models.diffusion import Scheduler
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict, open_tensors, tensor_names
 from latentbridge.models.stored_tensor import StoredTensor
@@ -70,59 +70,48 @@ HARMON_1_5B = Sizes(
 )
 """Qwen2.5 of 1.5 billion parameters with MAR-H (0.5 billion with MAR-B above)."""
 
-_UNUSED = "mar.class_emb.weight"
+UNUSED = "mar.class_emb.weight"
 """MAR's class embeddings, which every checkpoint holds and Harmon's forward pass never reads."""
-_TIED = "language_model.lm_head.weight"
+TIED = "language_model.lm_head.weight"
 _EMBEDDINGS = "language_model.model.embed_tokens.weight"
-_AUTOENCODER_FILE = "kl16.ckpt"
+AUTOENCODER_FILE = "kl16.ckpt"
 _VAE_SCALE = 0.2325
 _VAE_LEVELS = 5
-_RENAMES = (
-    (r"^llm\.", "language_model."),
-    (r"^mar\.z_proj\.", "encoder.embed."),
-    (r"^mar\.z_proj_ln\.", "encoder.input_norm."),
-    (r"^mar\.fake_latent$", "encoder.buffer"),
-    (r"^mar\.mask_token$", "decoder.mask"),
-    (r"^mar\.decoder_embed\.", "decoder.embed."),
-    (r"^mar\.diffusion_pos_embed_learned$", "decoder.head_positions"),
-    (r"^mar\.(en|de)coder_pos_embed_learned$", r"\1coder.positions"),
-    (r"^mar\.(en|de)coder_(blocks|norm)\.", r"\1coder.\2."),
-    (r"^((?:en|de)coder\..*)\.attn\.(qkv|proj)\.", r"\1.\2."),
-    (r"^((?:en|de)coder\..*)\.mlp\.fc1\.", r"\1.mlp.0."),
-    (r"^((?:en|de)coder\..*)\.mlp\.fc2\.", r"\1.mlp.2."),
-    (r"^mar\.diffloss\.net\.", "head."),
-    (r"^head\.input_proj\.", "head.embed."),
-    (r"^head\.cond_embed\.", "head.embed_state."),
-    (r"^head\.time_embed\.mlp\.0\.", "head.embed_time.linear_1."),
-    (r"^head\.time_embed\.mlp\.2\.", "head.embed_time.linear_2."),
-    (r"^head\.res_blocks\.", "head.blocks."),
-    (r"^head\.final_layer\.linear\.", "head.out."),
-    (r"^head\.final_layer\.adaLN", "head.adaLN"),
-    (r"^(head\..*)in_ln\.", r"\1norm."),
-    (r"^(head\..*)adaLN_modulation\.1\.", r"\1modulation."),
-    (r"^vae\.", "autoencoder.vae."),
-    (r"\.(en|de)coder\.norm_out\.", r".\1coder.conv_norm_out."),
-    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
-    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
-    (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
-    (r"\.encoder\.down\.(\d)\.", r".encoder.down_blocks.\1."),
-    (r"\.decoder\.up\.(\d)\.", lambda match: f".decoder.up_blocks.{_VAE_LEVELS - 1 - int(match[1])}."),
-    (r"\.(down|up)sample\.", r".\1samplers.0."),
-    (r"_blocks\.(\d)\.block\.", r"_blocks.\1.resnets."),
-    (r"_blocks\.(\d)\.attn\.", r"_blocks.\1.attentions."),
-    (r"\.nin_shortcut\.", ".conv_shortcut."),
-    (r"(\.attentions\.\d)\.norm\.", r"\1.group_norm."),
-    (r"(\.attentions\.\d)\.([qkv])\.", r"\1.to_\2."),
-    (r"(\.attentions\.\d)\.proj_out\.", r"\1.to_out.0."),
+_VAE = "autoencoder.vae."
+_FLAT = ("encoder.buffer", "decoder.mask")
+_HEAD = "mar.diffloss.net."
+NAMES = NameTable(
+    (
+        ("llm.", "language_model."),
+        ("mar.z_proj.", "encoder.embed."),
+        ("mar.z_proj_ln.", "encoder.input_norm."),
+        ("mar.fake_latent$", "encoder.buffer$"),
+        ("mar.mask_token$", "decoder.mask$"),
+        ("mar.decoder_embed.", "decoder.embed."),
+        ("mar.diffusion_pos_embed_learned$", "decoder.head_positions$"),
+        ("mar.{en|de}coder_pos_embed_learned$", "{en|de}coder.positions$"),
+        (r"mar.{en|de}coder_blocks.{\d+}.attn.{qkv|proj}.", r"{en|de}coder.blocks.{\d+}.{qkv|proj}."),
+        (r"mar.{en|de}coder_blocks.{\d+}.mlp.fc1.", r"{en|de}coder.blocks.{\d+}.mlp.0."),
+        (r"mar.{en|de}coder_blocks.{\d+}.mlp.fc2.", r"{en|de}coder.blocks.{\d+}.mlp.2."),
+        ("mar.{en|de}coder_{blocks|norm}.", "{en|de}coder.{blocks|norm}."),
+        (f"{_HEAD}input_proj.", "head.embed."),
+        (f"{_HEAD}cond_embed.", "head.embed_state."),
+        (f"{_HEAD}time_embed.mlp.0.", "head.embed_time.linear_1."),
+        (f"{_HEAD}time_embed.mlp.2.", "head.embed_time.linear_2."),
+        (rf"{_HEAD}res_blocks.{{\d+}}.in_ln.", r"head.blocks.{\d+}.norm."),
+        (rf"{_HEAD}res_blocks.{{\d+}}.adaLN_modulation.1.", r"head.blocks.{\d+}.modulation."),
+        (f"{_HEAD}res_blocks.", "head.blocks."),
+        (f"{_HEAD}final_layer.adaLN_modulation.1.", "head.modulation."),
+        (f"{_HEAD}final_layer.linear.", "head.out."),
+        *vae_rules(_VAE_LEVELS, "vae.", _VAE),
+    )
 )
-"""Applied in this order: later patterns see the results of earlier ones."""
+"""The authors' names and ours."""
 
 
 def convert_key(released: str) -> str:
     """Return our state-dict name of a released tensor, or the name itself if no rule matches."""
-    for pattern, ours in _RENAMES:
-        released = re.sub(pattern, ours, released)
-    return released
+    return NAMES.to_ours(released)
 
 
 def is_harmon(source: Path) -> bool:
@@ -143,7 +132,7 @@ def load_harmon(
     """
     folder = source.parent if source.is_file() else source
     released = _released_tensors(source)
-    stored = {convert_key(name): tensor for name, tensor in released.items() if name != _UNUSED}
+    stored = {convert_key(name): tensor for name, tensor in released.items() if name != UNUSED}
     sizes = _find_sizes(stored, known, source)
     if not (folder / "tokenizer.json").exists():
         raise UserError(
@@ -151,7 +140,7 @@ def load_harmon(
         )
     with empty_weights():
         harmon = _build(sizes, _scheduler(), load_tokenizer(folder))
-    head, words = stored.setdefault(_TIED, stored[_EMBEDDINGS]), stored[_EMBEDDINGS]
+    head, words = stored.setdefault(TIED, stored[_EMBEDDINGS]), stored[_EMBEDDINGS]
     if head is not words and not (head.shape == words.shape and torch.equal(head.read(), words.read())):
         raise UserError(f"{source} has output embeddings of its own, but Harmon's are tied; download it again.")
     stored = {name: _convert_tensor(name, tensor) for name, tensor in stored.items()}
@@ -160,9 +149,10 @@ def load_harmon(
     return harmon.eval()
 
 
-def build_harmon_1_5b(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
-    """Build Harmon-1.5B with random weights, for pictures of 512 px."""
-    return _build(HARMON_1_5B, _scheduler(), tokenizer, config)
+def build_released_harmon(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> Harmon:
+    """Build Harmon-0.5B or -1.5B with random weights, for pictures of 512 px."""
+    sizes = HARMON_0_5B if config.kind == "harmon-0.5b" else HARMON_1_5B
+    return _build(sizes, _scheduler(), tokenizer, config)
 
 
 def _build(
@@ -192,8 +182,8 @@ def _find_sizes(stored: Mapping[str, StoredTensor], known: Sequence[Sizes], sour
 
 
 def _plain_files(source: Path) -> list[Path]:
-    """Return the state dicts in GitHub's layout: the source itself if it is a file."""
-    return [source] if source.is_file() else sorted(source.glob("harmon*.pth"))
+    """Return the state dicts in GitHub's layout: the source itself if it is such a file."""
+    return [source] if source.is_file() and source.suffix == ".pth" else sorted(source.glob("harmon*.pth"))
 
 
 def _released_tensors(source: Path) -> dict[str, StoredTensor]:
@@ -204,10 +194,10 @@ def _released_tensors(source: Path) -> dict[str, StoredTensor]:
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
         raise UserError(f"{source} holds several models ({names}); give the path of one of these files.")
-    autoencoder = files[0].parent / _AUTOENCODER_FILE
+    autoencoder = files[0].parent / AUTOENCODER_FILE
     if not autoencoder.exists():
         raise UserError(
-            f"{files[0].parent} holds {files[0].name} but no {_AUTOENCODER_FILE}; download it from the Hugging Face "
+            f"{files[0].parent} holds {files[0].name} but no {AUTOENCODER_FILE}; download it from the Hugging Face "
             "repository wusize/harmon into the folder."
         )
     return open_pickled(files[0]) | {f"vae.{name}": tensor for name, tensor in open_pickled(autoencoder).items()}
@@ -219,13 +209,11 @@ def _convert_tensor(name: str, tensor: StoredTensor) -> StoredTensor:
     Learned positions and tokens lose their leading dimensions of size 1; the autoencoder's attention is a linear layer instead
     of a convolution.
     """
-    if ".attentions." in name and len(tensor.shape) == 4:
-        return tensor.converted(lambda values: values[:, :, 0, 0])
-    if name in ("encoder.buffer", "decoder.mask"):
+    if name in _FLAT:
         return tensor.converted(torch.flatten)
     if name.endswith("positions") and len(tensor.shape) == 3:
         return tensor.converted(lambda values: values[0])
-    return tensor
+    return attention_to_linear(name, tensor)
 
 
 def _kl16(channels: int, latent_channels: int) -> AutoencoderKL:

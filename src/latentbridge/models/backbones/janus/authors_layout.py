@@ -14,67 +14,71 @@ from typing import Any
 import torch
 
 from latentbridge.errors import UserError
+from latentbridge.models.backbones.names import NameTable, Rule
 from latentbridge.models.stored_tensor import StoredTensor
 
 MODEL_TYPE = "multi_modality"
-_TOWERS = {
+TOWERS = {
     "siglip_large_patch16_384": {"layers": 24, "heads": 16},
     "siglip_so400m_patch14_384": {"layers": 27, "heads": 16},
     "siglip_so400m_patch14_224": {"layers": 27, "heads": 16},
 }
 """Layers and heads of a vision tower by its name, which shapes do not tell (`janus/models/siglip_vit.py`)."""
-_UNUSED = ("vision_model.vision_tower.attn_pool.", "gen_vision_model.quantize.codebook_used")
+UNUSED = ("vision_model.vision_tower.attn_pool.", "gen_vision_model.quantize.codebook_used")
 """Tensors that no path of the authors' code reads: SigLIP's pooling head (`ignore_head`) and a record of training."""
-_RENAMES = (
-    (r"language_model\.model\.", "model.language_model."),
-    (r"language_model\.lm_head\.", "lm_head."),
-    (r"vision_model\.vision_tower\.patch_embed\.proj\.", "model.vision_model.embeddings.patch_embedding."),
-    (r"vision_model\.vision_tower\.pos_embed$", "model.vision_model.embeddings.position_embedding.weight"),
-    (r"vision_model\.vision_tower\.norm\.", "model.vision_model.post_layernorm."),
-    (r"vision_model\.vision_tower\.blocks\.(\d+)\.norm(\d)\.", r"model.vision_model.encoder.layers.\1.layer_norm\2."),
+_TOWER, _VISION = "vision_model.vision_tower.", "model.vision_model."
+_BLOCK, _LAYER = rf"{_TOWER}blocks.{{\d+}}.", rf"{_VISION}encoder.layers.{{\d+}}."
+_VQ, _OUR_VQ = "gen_vision_model.", "model.vqmodel."
+_MOST_LAYERS = 8
+"""Linear layers of a projector that are told apart; releases have two."""
+
+
+def _projector(theirs: str, ours: str) -> list[Rule]:
+    """Return the rules of an MLP, in which linear layers alternate with activations."""
+    hidden = [(f"{theirs}layers.{2 * i}.", f"{ours}hidden_layers.{i - 1}.") for i in range(1, _MOST_LAYERS)]
+    return [(f"{theirs}layers.0.", f"{ours}fc1."), *hidden]
+
+
+NAMES = NameTable(
     (
-        r"vision_model\.vision_tower\.blocks\.(\d+)\.attn\.proj\.",
-        r"model.vision_model.encoder.layers.\1.self_attn.projection_layer.",
-    ),
-    (r"vision_model\.vision_tower\.blocks\.(\d+)\.attn\.qkv\.", r"model.vision_model.encoder.layers.\1.self_attn.qkv."),
-    (r"vision_model\.vision_tower\.blocks\.(\d+)\.mlp\.", r"model.vision_model.encoder.layers.\1.mlp."),
-    (r"gen_aligner\.layers\.0\.", "model.generation_aligner.fc1."),
-    (r"gen_aligner\.layers\.(\d+)\.", r"model.generation_aligner.hidden_layers.\1."),
-    (r"aligner\.layers\.0\.", "model.aligner.fc1."),
-    (r"aligner\.layers\.(\d+)\.", r"model.aligner.hidden_layers.\1."),
-    (r"gen_embed\.", "model.generation_embeddings."),
-    (r"gen_head\.output_mlp_projector\.", "model.generation_head.proj_out."),
-    (r"gen_head\.vision_head\.", "model.generation_head.vision_head."),
-    (r"gen_vision_model\.encoder\.conv_blocks\.(\d+)\.res\.", r"model.vqmodel.encoder.down.\1.block."),
-    (r"gen_vision_model\.encoder\.conv_blocks\.", "model.vqmodel.encoder.down."),
-    (r"gen_vision_model\.decoder\.conv_blocks\.(\d+)\.res\.", r"model.vqmodel.decoder.up.\1.block."),
-    (r"gen_vision_model\.decoder\.conv_blocks\.", "model.vqmodel.decoder.up."),
-    (r"gen_vision_model\.(encoder|decoder)\.mid\.0\.", r"model.vqmodel.\1.mid.block_1."),
-    (r"gen_vision_model\.(encoder|decoder)\.mid\.1\.", r"model.vqmodel.\1.mid.attn_1."),
-    (r"gen_vision_model\.(encoder|decoder)\.mid\.2\.", r"model.vqmodel.\1.mid.block_2."),
-    (r"gen_vision_model\.", "model.vqmodel."),
+        ("language_model.model.", "model.language_model."),
+        ("language_model.lm_head.", "lm_head."),
+        (f"{_TOWER}patch_embed.proj.", f"{_VISION}embeddings.patch_embedding."),
+        (f"{_TOWER}pos_embed$", f"{_VISION}embeddings.position_embedding.weight$"),
+        (f"{_TOWER}norm.", f"{_VISION}post_layernorm."),
+        (_BLOCK + r"norm{\d}.", _LAYER + r"layer_norm{\d}."),
+        (f"{_BLOCK}attn.proj.", f"{_LAYER}self_attn.projection_layer."),
+        (f"{_BLOCK}attn.qkv.", f"{_LAYER}self_attn.qkv."),
+        (f"{_BLOCK}mlp.", f"{_LAYER}mlp."),
+        *_projector("gen_aligner.", "model.generation_aligner."),
+        *_projector("aligner.", "model.aligner."),
+        ("gen_embed.", "model.generation_embeddings."),
+        ("gen_head.output_mlp_projector.", "model.generation_head.proj_out."),
+        ("gen_head.vision_head.", "model.generation_head.vision_head."),
+        (rf"{_VQ}encoder.conv_blocks.{{\d+}}.res.", rf"{_OUR_VQ}encoder.down.{{\d+}}.block."),
+        (f"{_VQ}encoder.conv_blocks.", f"{_OUR_VQ}encoder.down."),
+        (rf"{_VQ}decoder.conv_blocks.{{\d+}}.res.", rf"{_OUR_VQ}decoder.up.{{\d+}}.block."),
+        (f"{_VQ}decoder.conv_blocks.", f"{_OUR_VQ}decoder.up."),
+        (f"{_VQ}{{encoder|decoder}}.mid.0.", f"{_OUR_VQ}{{encoder|decoder}}.mid.block_1."),
+        (f"{_VQ}{{encoder|decoder}}.mid.1.", f"{_OUR_VQ}{{encoder|decoder}}.mid.attn_1."),
+        (f"{_VQ}{{encoder|decoder}}.mid.2.", f"{_OUR_VQ}{{encoder|decoder}}.mid.block_2."),
+        (_VQ, _OUR_VQ),
+    )
 )
-"""Starts of names, tried in order; one that none fits is kept, and then refused as unexpected."""
-_LAYER_OF_MLP = re.compile(r"(model\.(?:generation_)?aligner\.hidden_layers)\.(\d+)\.(.+)")
+"""The authors' names and transformers'; a name that none fits is kept, and then refused as unexpected."""
 
 
 def convert_tensor(name: str, tensor: StoredTensor) -> Iterator[tuple[str, StoredTensor]]:
     """Yield a stored tensor under its names in transformers' state dict: three for a fused `qkv`, none for an unused one."""
-    if name.startswith(_UNUSED):
+    if name.startswith(UNUSED):
         return
-    for pattern, replacement in _RENAMES:
-        renamed, count = re.subn(f"^{pattern}", replacement, name)
-        if count:
-            name = renamed
-            break
+    name = NAMES.to_ours(name)
     if ".self_attn.qkv." in name:
         for index, part in enumerate("qkv"):
             chunk = tensor.converted(lambda values, index=index: values.chunk(3)[index])
             yield name.replace(".qkv.", f".{part}_proj."), chunk
     elif name.endswith(".position_embedding.weight"):
         yield name, tensor.converted(lambda values: values.flatten(0, -2))
-    elif (match := _LAYER_OF_MLP.fullmatch(name)) and not int(match[2]) % 2:  # linear layers alternate with activations
-        yield f"{match[1]}.{int(match[2]) // 2 - 1}.{match[3]}", tensor
     else:
         yield name, tensor
 
@@ -114,7 +118,7 @@ def _vision_config(
     width, _, patch, _ = _shape(shapes, f"{tower}patch_embed.proj.weight", 4)
     mlp_width = _shape(shapes, f"{tower}blocks.0.mlp.fc1.weight", 2)[0]
     image_px = params.get("image_size", patch * round(_shape(shapes, f"{tower}pos_embed", 3)[1] ** 0.5))
-    known = _TOWERS.get(params.get("model_name", ""))
+    known = TOWERS.get(params.get("model_name", ""))
     layers = _layers(params, known["layers"]) if known else _count(shapes, rf"{re.escape(tower)}blocks\.(\d+)\.")
     return {
         "hidden_size": width,

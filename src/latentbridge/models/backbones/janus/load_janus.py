@@ -17,7 +17,7 @@ from latentbridge.errors import UserError
 from latentbridge.files import read_json
 from latentbridge.models.backbones.janus.authors_layout import MODEL_TYPE, convert_tensor, transformers_config
 from latentbridge.models.backbones.janus.modeling_janus import IMAGE, SPECIAL_TOKENS, JanusPro
-from latentbridge.models.backbones.janus.tiny import image_processor
+from latentbridge.models.backbones.janus.tiny import add_special_tokens, image_processor
 from latentbridge.models.omnibridge.load_omnibridge import check_state_dict
 from latentbridge.models.options import ReplyOptions
 from latentbridge.models.stored_tensor import StoredTensor
@@ -155,7 +155,8 @@ def _first_line(error: Exception) -> str:
 
 def build_janus_pro(config: ReleaseConfig, tokenizer: Qwen2Tokenizer) -> JanusPro:
     """Build Janus-Pro-1B or -7B with random weights, and add its special tokens to the tokenizer if they are missing."""
-    tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
+    if tokenizer.bos_token is None:
+        add_special_tokens(tokenizer)
     words = _RELEASED_SIZES[config.kind]
     width = words["hidden_size"]
     sizes = JanusConfig(

@@ -13,7 +13,7 @@ from transformers import JanusForConditionalGeneration
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from latentbridge.config import ReleaseConfig, TinyJanusConfig
-from latentbridge.devices import device_of
+from latentbridge.devices import device_of, without_autocast
 from latentbridge.images import ImageLike, open_picture
 from latentbridge.models.backbones.janus.codes import codebook, decode_entries, nearest_codes, square_latents
 from latentbridge.models.backbones.janus.pictures import resize_longest_side
@@ -278,7 +278,7 @@ class JanusPro(TrainableModel):
     def encode_codes(self, pixel_values: Tensor) -> Tensor:
         """Return the nearest code at every position, int64 [b n], in float32: bfloat16 cannot tell neighbours apart."""
         vq = self.model.model.vqmodel
-        with torch.autocast(pixel_values.device.type, enabled=False):
+        with without_autocast(pixel_values.device):
             return nearest_codes(square_latents(vq, pixel_values), codebook(vq))
 
     # --- images ---

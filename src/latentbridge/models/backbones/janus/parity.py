@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from latentbridge.models.tensors import REDOWNLOAD, read_tensors
 from latentbridge.types import Conversation, Picture
 
 _TOLERANCE = 1e-5
+INPUTS = re.compile(r"picture\d+")
+"""Names of the arrays that a fixture gives."""
 
 
 @torch.no_grad()
@@ -56,7 +59,7 @@ def _understanding(
             f"und{index}.first_logits{suffix}": model.model.lm_head(states[0, -1]),
             f"und{index}.tokens{suffix}": torch.tensor(reply.token_ids),
         }
-    yield from ((name, array, _TOLERANCE) for name, array in arrays.items() if name in expected)
+    yield from ((name, array, _TOLERANCE) for name, array in arrays.items())
 
 
 def _drawing(
@@ -81,4 +84,4 @@ def _drawing(
         f"{name}.decoded": pixels,
         f"{name}.picture": torch.from_numpy(truncated_pictures(expected.get(f"{name}.decoded", pixels))[0]),
     }
-    yield from ((name, array, _TOLERANCE) for name, array in arrays.items() if name in expected)
+    yield from ((name, array, _TOLERANCE) for name, array in arrays.items())

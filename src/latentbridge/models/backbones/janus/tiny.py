@@ -18,8 +18,7 @@ def build_janus(config: TinyJanusConfig, tokenizer: Qwen2Tokenizer) -> JanusPro:
 
     The VQ model is random too; train its codes first (the stage "pretrain_codes").
     """
-    tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
-    tokenizer.bos_token, tokenizer.eos_token = "<|im_start|>", "<|im_end|>"
+    add_special_tokens(tokenizer)
     size_px, patch_px = config.image_size_px, config.patch_size_px
     halvings = patch_px.bit_length() - 1
     sizes = JanusConfig(
@@ -54,6 +53,12 @@ def build_janus(config: TinyJanusConfig, tokenizer: Qwen2Tokenizer) -> JanusPro:
         image_token_id=token_id(tokenizer, IMAGE),
     )
     return JanusPro(JanusForConditionalGeneration(sizes), tokenizer, image_processor(size_px), config=config)
+
+
+def add_special_tokens(tokenizer: Qwen2Tokenizer) -> None:
+    """Add a Janus-Pro's special tokens to the tiny tokenizer."""
+    tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
+    tokenizer.bos_token, tokenizer.eos_token = "<|im_start|>", "<|im_end|>"
 
 
 def image_processor(size_px: int) -> JanusImageProcessorPil:

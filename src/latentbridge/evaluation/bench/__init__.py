@@ -1,0 +1,1 @@
+"""Standard benchmarks in their published file formats, for every model."""

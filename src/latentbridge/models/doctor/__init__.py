@@ -1,0 +1,1 @@
+"""Checks of a released model's folder against what is recorded for its release."""
