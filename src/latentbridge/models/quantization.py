@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Literal
@@ -70,7 +72,7 @@ def weight_bytes(layer: nn.Linear, scheme: Quantization) -> float:
 
 
 def quantized(layer: nn.Linear, scheme: Quantization) -> nn.Module:
-    """Return a layer with quantised weights, on the same device."""
+    """Return a layer with quantised weights, on the same device; `layer` itself loses its own, so that nothing holds both."""
     library = quantized_layers(scheme)
     has_bias, dtype, device = layer.bias is not None, layer.weight.dtype, layer.weight.device
     with torch.device("meta"):
@@ -88,4 +90,13 @@ def quantized(layer: nn.Linear, scheme: Quantization) -> nn.Module:
             options = {"has_fp16_weights": False}
     result.weight = parameter(layer.weight.data, requires_grad=False, **options)
     result.bias = layer.bias
-    return result.to(device).train(layer.training)
+    layer._parameters.clear()
+    result = result.to(device).train(layer.training)
+    _return_freed_memory()
+    return result
+
+
+def _return_freed_memory() -> None:
+    """Give the memory of freed tensors back to the system, which glibc keeps and, for aligned tensors, hardly uses again."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None:
+        trim(0)

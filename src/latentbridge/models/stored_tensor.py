@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import RawIOBase
+from mmap import mmap
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from latentbridge.devices import CPU
 from latentbridge.errors import UserError
 
-_CHUNK_BYTES = 16 * 2**20
+_CHUNK_BYTES = 4 * 2**20
 """Most bytes held in the file's data type while a tensor is converted."""
 
 
@@ -22,11 +23,11 @@ _CHUNK_BYTES = 16 * 2**20
 class StoredTensor:
     """A tensor whose shape and data type are known, and whose numbers lie in a file.
 
-    `outline` is on the meta device. `load` takes the data type and the device of what it returns.
+    `outline` is on the meta device. `fill` copies the numbers into a contiguous tensor of any data type and device.
     """
 
     outline: Tensor
-    load: Callable[[torch.dtype, torch.device], Tensor]
+    fill: Callable[[Tensor], object]
 
     @property
     def shape(self) -> torch.Size:
@@ -37,19 +38,25 @@ class StoredTensor:
         return self.outline.dtype
 
     def read(self, dtype: torch.dtype | None = None, device: torch.device = CPU) -> Tensor:
-        """Return the tensor, contiguous and alone in its storage; `dtype` is its own by default."""
-        tensor = self.load(dtype or self.dtype, device)
-        alone = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
-        return tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
+        """Return the tensor; `dtype` is its own by default."""
+        target = torch.empty(self.shape, dtype=dtype or self.dtype, device=device)
+        self.fill(target)
+        return target
 
     def converted(self, convert: Callable[[Tensor], Tensor]) -> StoredTensor:
         """Return a tensor that passes through `convert`, which must work on the meta device, when it is read."""
-        return StoredTensor(convert(self.outline), lambda dtype, device: convert(self.load(dtype, device)))
+
+        def fill(target: Tensor) -> None:
+            source = _scratch(self.shape, target.dtype)
+            self.fill(source)
+            target.copy_(convert(source))
+
+        return StoredTensor(convert(self.outline), fill)
 
 
 def in_memory(tensor: Tensor) -> StoredTensor:
     """Return a tensor that has been read already."""
-    return StoredTensor(tensor.to("meta"), lambda dtype, device: tensor.to(device, dtype))
+    return StoredTensor(tensor.to("meta"), lambda target: target.copy_(tensor))
 
 
 def in_file(path: Path, offset: int, outline: Tensor) -> StoredTensor:
@@ -58,24 +65,30 @@ def in_file(path: Path, offset: int, outline: Tensor) -> StoredTensor:
     Files are read, not mapped: mapped pages count as memory of the process until the kernel takes them back.
     """
 
-    def load(dtype: torch.dtype, device: torch.device) -> Tensor:
-        target = torch.empty(outline.shape, dtype=dtype, device=device)
-        as_stored = dtype == outline.dtype and device == CPU
+    def fill(target: Tensor) -> None:
         pieces = target.view(-1).split(_CHUNK_BYTES // outline.element_size())
-        buffer = torch.empty(0 if as_stored else len(pieces[0]), dtype=outline.dtype)
+        buffer = (
+            None if (target.dtype, target.device) == (outline.dtype, CPU) else _scratch(pieces[0].shape, outline.dtype)
+        )
         try:
             with path.open("rb", buffering=0) as file:
                 file.seek(offset)
                 for piece in pieces:
-                    source = piece if as_stored else buffer[: len(piece)]
+                    source = piece if buffer is None else buffer[: len(piece)]
                     _fill(source, cast(RawIOBase, file))
-                    if not as_stored:
-                        piece.copy_(source)
+                    piece.copy_(source)
         except (OSError, EOFError) as error:
             raise UserError(f"Cannot read {path} ({error}); download it again.") from error
-        return target
 
-    return StoredTensor(outline, load)
+    return StoredTensor(outline, fill)
+
+
+def _scratch(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return memory for a moment, which is given back at once; freed by malloc, it could stay as holes between the weights."""
+    size = shape.numel()
+    if not size:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(mmap(-1, size * dtype.itemsize), dtype=dtype).view(shape)
 
 
 def _fill(target: Tensor, file: RawIOBase) -> None:

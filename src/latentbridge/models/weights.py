@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,20 +82,29 @@ def assign_weights(
     is the loader's own, by default that of each tensor in the model. Linear layers are quantised as soon as they are read.
     """
     sources = {id(slot.tensor): slot.name for slot in _slots(model) if slot.name in stored}
+    uses = Counter(id(slot.tensor) for slot in _slots(model))
     linear = {id(layer): (parent, name, layer) for parent, name, layer in quantizable_layers(model)}
-    read: dict[int, Any] = {}
+    tied: dict[int, Tensor] = {}
     for module_name, module in list(model.named_modules()):
         for slot in _own_slots(module_name, module):
-            old = slot.tensor
-            if id(old) in sources and id(old) not in read:
-                name = sources[id(old)]
-                values = stored[name].read(weights_dtype(name, old, placement.dtype or dtype), placement.device)
-                is_parameter = isinstance(old, nn.Parameter)
-                read[id(old)] = nn.Parameter(values, old.requires_grad) if is_parameter else values
-            slot.tensors[slot.key] = read.get(id(old), old)
+            key = id(slot.tensor)
+            new = tied.get(key)
+            if new is None and key in sources:
+                new = _read(sources[key], slot.tensor, stored, placement, dtype)
+            if new is not None:
+                slot.tensors[slot.key] = new
+                tied |= {key: new} if uses[key] > 1 else {}
         if placement.quantize and id(module) in linear:
             parent, name, layer = linear[id(module)]
             setattr(parent, name, quantized(layer, placement.quantize))
+
+
+def _read(
+    name: str, old: Tensor, stored: Mapping[str, StoredTensor], placement: Placement, dtype: torch.dtype | None
+) -> Tensor:
+    """Return what replaces a parameter or buffer."""
+    values = stored[name].read(weights_dtype(name, old, placement.dtype or dtype), placement.device)
+    return nn.Parameter(values, old.requires_grad) if isinstance(old, nn.Parameter) else values
 
 
 def weights_dtype(name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
