@@ -30,7 +30,7 @@ VERBS = (
     "index delete", "index compact", "index check", "index info", "index duplicates", "train", "eval",
     "consistency", "reasoning", "bench", "compare", "study", "report",
     "quickstart", "reproduce", "version", "data", "data build", "data check", "data convert", "data embed", "data sample",
-    "adapters", "adapters merge", "calibrate", "estimate", "doctor", "export", "serve", "mcp",
+    "adapters", "adapters merge", "calibrate", "estimate", "plan", "describe", "doctor", "export", "serve", "mcp",
 )  # fmt: skip
 
 
@@ -234,6 +234,19 @@ def test_version(run: Callable[..., Result]):
         ("report none", "There is no run folder none"),
         ("report folder.png --out page.txt", "does not end in .html"),
         ("report folder.png", "holds no metrics yet"),
+        ("plan bagle-7b-mot", "did you mean 'bagel-7b-mot'?"),
+        ("plan none/here", "Unknown model 'none/here'"),
+        ("plan folder.png", "no model"),
+        ("plan janus --gpu much", "'much' is no size of a GPU's memory"),
+        ("plan janus --gpu -4GB", "no size of a GPU's memory"),
+        ("plan janus --size 10y10", "--size '10y10' is not a size"),
+        ("plan janus --size 100x100", "draws 64x64, not 100x100"),
+        ("plan janus --verb edit", "cannot edit"),
+        ("plan janus --verb generat", "did you mean 'generate'?"),
+        ("plan janus --batch 0", "--batch 0"),
+        ("plan janus --tflops 0", "--tflops 0"),
+        ("plan janus --train snt", "Unknown recipe 'snt'"),
+        ("describe harmn", "did you mean 'harmon'?"),
         ("data build drawngs", "did you mean 'drawings'?"),
         ("data sample shaps", "did you mean 'shapes'?"),
         ("data sample shapes --count 0", "--count 0"),

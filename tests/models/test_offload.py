@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -18,7 +19,8 @@ from tests.training.test_native import CONFIGS
 
 from latentbridge.devices import device_of, resolve_device
 from latentbridge.models.checkpoint import load, new_model
-from latentbridge.models.offload import Offload, place
+from latentbridge.models.offload import Offload, block_parts, place
+from latentbridge.models.quantization import quantize
 from latentbridge.rng import torch_rng
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,31 @@ def test_offloaded_models_compute_the_same_on_the_cpu(name: str):
         place(model, torch.device("cpu"), offload)
         assert results(model) == expected
         assert device_of(model) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("offload", OFFLOADS)
+def test_tied_weights_stay_one(monkeypatch: pytest.MonkeyPatch, offload: Offload):
+    monkeypatch.setattr("latentbridge.models.offload._on", lambda parameter, device: copy.deepcopy(parameter))
+    model = new_model(CONFIGS["harmon"], seed=0)
+    place(model, torch.device("cpu"), offload)
+    assert model.language_model.lm_head.weight is model.language_model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("offload", OFFLOADS)
+def test_int8_weights_leave_the_device(offload: Offload):
+    pytest.importorskip("bitsandbytes")
+    model = small("janus")
+    quantize(model, "int8")
+    place(model, torch.device("cpu"), offload)
+    results(model)
+    holding = {
+        number
+        for number, part in enumerate(block_parts(model))
+        for block in part
+        for module in block.modules()
+        if getattr(getattr(module, "state", None), "CB", None) is not None
+    }
+    assert len(holding) == 1  # of the part that ran last
 
 
 def main(folder: Path) -> None:

@@ -56,9 +56,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
         "reads pictures of": px(document["reads_px"], "any size"),
         "draws": f"{draws} unless told otherwise" if document["draws_px"] else draws,
         "context": f"{document['context_tokens']:,} tokens",
-        "pictures": f"{document['pictures_per_conversation'] or 'any number'} in a conversation",
-        "system message": "yes" if document["takes_system_message"] else "no",
-        "system prompt": json.dumps(document["system_prompt"]) if document["system_prompt"] else "none",
+        **(_conversations(document) if "understand" in document["skills"] else {}),
         **({"licence": document["licence"]} if document["licence"] else {}),
     }
     lines = [f"{name:<26}{value}" for name, value in rows.items()]
@@ -69,3 +67,11 @@ def _lines(document: dict[str, Any]) -> list[str]:
             for name, option in options.items()
         ]
     return lines
+
+
+def _conversations(document: dict[str, Any]) -> dict[str, str]:
+    return {
+        "pictures": f"{document['pictures_per_conversation'] or 'any number'} in a conversation",
+        "system message": "yes" if document["takes_system_message"] else "no",
+        "system prompt": json.dumps(document["system_prompt"]) if document["system_prompt"] else "none",
+    }

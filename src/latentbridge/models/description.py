@@ -63,8 +63,8 @@ def _option_names(model: UnifiedModel) -> list[tuple[str, str]]:
 
 def _system_prompt(model: Any) -> str:
     """Return the system prompt of conversations that name none."""
-    chat = getattr(model, "chat", None) or getattr(getattr(model, "backbone", None), "chat", None)
-    return getattr(chat, "system_prompt", "")
+    holders = [getattr(model, name, None) for name in ("chat", "prompts", "backbone")]
+    return next((prompt for holder in holders if (prompt := getattr(holder, "system_prompt", ""))), "")
 
 
 def _options(options: Any) -> dict[str, dict[str, Any]]:

@@ -45,7 +45,7 @@ Profile = list[Stretch]
 
 
 class _Layers(NamedTuple):
-    """Equal layers of a language model: the modules that hold a list of them, and the owners of their number."""
+    """Equal layers of a language model: the modules that hold a list of them, and the configs that have their number."""
 
     holders: list[tuple[nn.Module, str]]
     configs: list[Any]
@@ -196,34 +196,33 @@ def _values(work: Work) -> Sequence[float]:
 
 
 def _equal_layers(model: UnifiedModel) -> _Layers | None:
-    """Return the lists of equal layers of the language model: the largest of the model, and others like it; None for fewer than 2."""
-    found: dict[tuple[int, int], list[tuple[nn.Module, str, list[nn.Module]]]] = {}
+    """Return the equal layers of the language model: its largest list of them, and others like it; None for fewer than 2."""
     if not isinstance(model, TrainableModel):
         return None
-    for path, owner in model.adapter_host.named_modules():
+    host = model.adapter_host
+    found: dict[tuple[int, int], list[tuple[nn.Module, str, Any]]] = {}
+    for path, owner in host.named_modules():
         for name, child in owner.named_children():
             if isinstance(child, nn.ModuleList) and len(child) > 1:
                 sizes = {sum(p.numel() for p in block.parameters()) for block in child}
-                if len(sizes) == 1:
-                    ancestors = _ancestors(model.adapter_host, path)
-                    found.setdefault((len(child) * sizes.pop(), len(child)), []).append((owner, name, ancestors))
+                config = _config_of(host, path, len(child))
+                if len(sizes) == 1 and config is not None:
+                    found.setdefault((len(child) * sizes.pop(), len(child)), []).append((owner, name, config))
     if not found:
         return None
     (_, count), lists = max(found.items())
-    configs = {id(config): config for _, _, ancestors in lists for config in _layer_configs(ancestors, count)}
+    configs = {id(config): config for _, _, config in lists}
     return _Layers([(owner, name) for owner, name, _ in lists], list(configs.values()), count)
 
 
-def _ancestors(root: nn.Module, path: str) -> list[nn.Module]:
-    """Return the modules from one at a path up to the root."""
+def _config_of(root: nn.Module, path: str, count: int) -> Any:
+    """Return the config of a language model of `count` layers that a module at a path belongs to; None if there is none."""
     names = path.split(".") if path else []
-    return [root.get_submodule(".".join(names[:length])) for length in range(len(names), -1, -1)]
-
-
-def _layer_configs(ancestors: Sequence[nn.Module], count: int) -> Iterator[Any]:
-    """Yield the config of the nearest ancestor that counts its layers."""
-    configs = (getattr(module, "config", None) for module in ancestors)
-    yield from [config for config in configs if getattr(config, "num_hidden_layers", None) == count][:1]
+    for length in range(len(names), -1, -1):
+        config: Any = getattr(root.get_submodule(".".join(names[:length])), "config", None)
+        if getattr(config, "num_hidden_layers", None) == count and hasattr(config, "vocab_size"):
+            return config
+    return None
 
 
 @contextmanager

@@ -14,14 +14,15 @@ def plan_lines(plan: Plan, gpu: float, rates: Rates) -> list[str]:
     asked = f"{plan.source}: {request.verb}, {request.batch} at once" + (
         f", {request.size[0]}x{request.size[1]}" if request.size else ""
     )
+    unit, scale, digits = _unit(max(mode.device for mode in plan.modes))
     lines = [
         asked + (f"; a download of about {plan.download / 1e9:.1f} GB" if plan.download else ""),
-        "Peak memory in GiB:",
+        f"Peak memory in {unit}:",
         f"{'precision':<10}{'offload':<9}{'device':>8}{'weights':>9}{'cache':>7}{'other':>7}{'host':>7}{'fits':>6}{'time':>9}",
     ]
     for mode in plan.modes:
         sizes = (mode.device, sum(mode.weights.values()), mode.cache, mode.activations, mode.host)
-        device, weights, cache, other, host = (f"{size / GIB:.2f}" for size in sizes)
+        device, weights, cache, other, host = (f"{size / scale:.{digits}f}" for size in sizes)
         fits = "yes" if mode.fits(gpu) else "no"
         lines.append(
             f"{mode.precision:<10}{mode.offload or 'none':<9}{device:>8}{weights:>9}{cache:>7}{other:>7}{host:>7}"
@@ -34,7 +35,8 @@ def plan_lines(plan: Plan, gpu: float, rates: Rates) -> list[str]:
             f"Nothing fits in {gpu / GIB:.0f} GiB; the least is {(least.device + RESERVED) / GIB:.1f} GiB with {least.flags}."
         )
     else:
-        lines += [f"Use {best.flags}. On the device then, in GiB:", *_parts(best.weights)]
+        lines.append(f"Use {best.flags}. Of the device's memory then, in {unit}:")
+        lines += [f"  {name:<22}{size / scale:8.{digits}f}" for name, size in best.weights.items()]
     lines.append(
         f"{RESERVED / GIB:.0f} GiB of the GPU is left to its context and libraries. Times are at {rates.tflops:g} TFLOPs in "
         f"bfloat16 and half in float32, {rates.memory_gb:g} GB/s of GPU memory, {rates.link_gb:g} GB/s to the host and "
@@ -75,8 +77,9 @@ def plan_document(plan: Plan, gpu: float) -> dict[str, Any]:
     }
 
 
-def _parts(weights: dict[str, float]) -> list[str]:
-    return [f"  {name:<22}{size / GIB:8.2f}" for name, size in sorted(weights.items(), key=lambda each: -each[1])]
+def _unit(most: float) -> tuple[str, float, int]:
+    """Return a unit for sizes up to `most` bytes, the bytes in it, and digits after the point."""
+    return ("GiB", GIB, 2) if most > GIB else ("MiB", 2**20, 1)
 
 
 def _duration(seconds: float) -> str:

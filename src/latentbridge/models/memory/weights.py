@@ -21,7 +21,7 @@ _LABELS = (
     (r"\.visual\.|\.vision_model\.|^eye\.", "vision encoder"),
     (r"^language_model\.gen\.", "generation expert"),
     (r"language_model|lm_head", "language model"),
-    (r"^text_encoder\.|^captions\.", "text encoders"),
+    (r"\btext_model\.|^text_encoder\.|^captions\.", "text encoders"),
     (r"^decoder\.", "decoder"),
     (r"^encoder\.", "encoder"),
     (r"^head\.", "denoising head"),
