@@ -23,6 +23,8 @@ from latentbridge.models.memory.profile import profile
 from latentbridge.models.memory.requests import Request
 from latentbridge.models.memory.weights import PRECISIONS, set_precision, weigh
 
+pytestmark = pytest.mark.slow  # minutes beside other jobs
+
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 SHORT: dict[str, Any] = {"generate": {"steps": 3}, "edit": {"steps": 3}, "understand": {"max_tokens": 20}, "embed": {}}
 """20 tokens are more than are traced."""
