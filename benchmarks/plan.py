@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from latentbridge.models import offload as offloading
 from latentbridge.models.checkpoint import new_model
 from latentbridge.models.memory.known import UNTRAINED, outlined
-from latentbridge.models.memory.plan import measure
+from latentbridge.models.memory.plan import plan
 from latentbridge.models.memory.requests import Request, whole
 from latentbridge.models.memory.trace import StorageCount
 from latentbridge.models.memory.weights import PRECISIONS
@@ -54,9 +54,8 @@ def main() -> None:
 
 def _ratios(kind: str, verb: Any) -> Iterator[float]:
     request = Request(verb, batch=_BATCH, options=tuple(_OPTIONS.get(verb, {}).items()))
-    for precision in PRECISIONS:
-        for mode in measure(outlined(kind), precision, request):
-            yield mode.device / measured(new_model(UNTRAINED[kind], 0), request, precision, mode.offload)
+    for mode in plan(kind, request).modes:
+        yield mode.device / measured(new_model(UNTRAINED[kind], 0), request, mode.precision, mode.offload)
 
 
 def measured(model: Any, request: Request, precision: str, offload: Offload | None) -> float:

@@ -31,7 +31,7 @@ def start_process(
     """
     call = f"from {work.__module__} import {work.__name__}; {work.__name__}(*{arguments!a})"
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    command = python_command(call, _root_of(work.__module__))
+    command = python_command(call, *_roots_of(work.__module__))
     if log is None:
         return subprocess.Popen(command, env=environment, pass_fds=keep)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -53,10 +53,11 @@ def python_command(code: str, *last: str) -> list[str]:
     return [sys.executable, "-I", "-X", utf8, "-c", f"{start}; {code}"]
 
 
-def _root_of(module: str) -> str:
-    """Return the folder that a module's top package is imported from."""
+def _roots_of(module: str) -> list[str]:
+    """Return the folder that a module's top package is imported from, in a list; a built-in one has none."""
     top: Any = sys.modules[module.partition(".")[0]]
-    return str(Path(next(iter(top.__path__)) if hasattr(top, "__path__") else top.__file__).resolve().parent)
+    files = list(getattr(top, "__path__", ())) or [getattr(top, "__file__", None)]
+    return [str(Path(file).resolve().parent) for file in files[:1] if file]
 
 
 def cores() -> int:

@@ -122,6 +122,22 @@ def test_offloaded_quantised_models_compute_the_same(folders: dict[str, Path], n
         assert results(model) == expected
 
 
+def test_four_bits_and_offloading_compute_as_four_bits_alone_each_time():
+    picture = np.full((64, 64, 3), 255, np.uint8)
+    picture[20:44, 20:44] = (255, 0, 0)
+    expected = load("tiny", quantize="nf4").understand([picture, picture], "What is this?")
+    for offload in OFFLOADS:
+        model = load("tiny", quantize="nf4", offload=offload)
+        assert [model.understand(picture, "What is this?") for _ in range(2)] == expected
+
+
+@pytest.mark.parametrize(("scheme", "least"), [("int8", 0.999), ("nf4", 0.95)])
+def test_quantised_embeddings_point_nearly_where_plain_ones_do(scheme: Quantization, least: float):
+    texts = ["a red circle", "two blue stars", "an umbrella"]
+    plain, quantised = (load("tiny", quantize=each).embed(texts=texts) for each in (None, scheme))
+    assert least < (plain * quantised).sum(axis=1).min() < 1 - 1e-6
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_works_in_every_skill(folders: dict[str, Path], name: str):
     plain, model = load(folders[name]), load(folders[name], dtype="bfloat16")

@@ -104,7 +104,7 @@ def _score_edits(model: OmniBridge, records: list[Record], note: str) -> list[Sc
         for (source, _, target), result in zip(part, made, strict=True):
             fitted = model.fit(target)
             before.append(pixel_difference(model.fit(source), fitted))
-            after.append(pixel_difference(result.picture, fitted))
+            after.append(pixel_difference(model.fit(result.picture), fitted))
     if not edits:
         return []
     nearer = [new < old for old, new in zip(before, after, strict=True)]

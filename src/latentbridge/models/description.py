@@ -9,7 +9,7 @@ import textwrap
 from collections import Counter
 from typing import Any
 
-from latentbridge.models.memory.known import RELEASES, outlined
+from latentbridge.models.memory.known import RELEASES, known_name, outlined
 from latentbridge.models.memory.weights import part_of
 from latentbridge.models.unified import UnifiedModel
 from latentbridge.types import Skill
@@ -43,7 +43,7 @@ def describe(source: str) -> dict[str, Any]:
         "lacking": lacking,
         "parameters": sum(parameters.values()),
         "parameters_by_part": dict(parameters.most_common()),
-        "dtype": "bfloat16" if source.lower() in RELEASES else str(model.dtype).removeprefix("torch."),
+        "dtype": "bfloat16" if known_name(source) in RELEASES else str(model.dtype).removeprefix("torch."),
         "reads_px": model.image_size_px,
         "draws_px": model.drawing_size_px if "generate" in model.skills else None,
         "context_tokens": model.context_length,
@@ -51,7 +51,7 @@ def describe(source: str) -> dict[str, Any]:
         "pictures_per_conversation": model.max_pictures,
         "takes_system_message": model.takes_system_message,
         "system_prompt": _system_prompt(model),
-        "licence": _LICENCES.get(source.lower()),
+        "licence": _LICENCES.get(known_name(source) or source),
         "options": {verb: _options(getattr(model, f"{name}_options")) for verb, name in _option_names(model)},
     }
 

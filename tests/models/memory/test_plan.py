@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +18,12 @@ from latentbridge.errors import UserError
 from latentbridge.models.checkpoint import TINY, new_model, outline
 from latentbridge.models.memory import profile as profiling
 from latentbridge.models.memory.known import RELEASES, UNTRAINED, outlined
-from latentbridge.models.memory.plan import GIB, OFFLOADS, Plan, Rates, measure, parse_memory, plan
+from latentbridge.models.memory.plan import GIB, OFFLOADS, Plan, Rates, parse_memory, plan
 from latentbridge.models.memory.profile import profile
 from latentbridge.models.memory.requests import Request
 from latentbridge.models.memory.weights import PRECISIONS, set_precision, weigh
+
+pytestmark = pytest.mark.slow  # minutes beside other jobs
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 SHORT: dict[str, Any] = {"generate": {"steps": 3}, "edit": {"steps": 3}, "understand": {"max_tokens": 20}, "embed": {}}
@@ -44,11 +47,20 @@ def request_for(verb: Any, batch: int = 2) -> Request:
     return Request(verb, batch=batch, options=tuple(SHORT[verb].items()))
 
 
+@cache
+def planned(kind: str, verb: str) -> Plan:
+    return plan(kind, request_for(verb))
+
+
+def bfloat16_bytes(name: str, request: Request) -> float:
+    return next(mode.device for mode in plan(name, request).modes if mode.precision == "bfloat16")
+
+
 def check(benchmark: ModuleType, kind: str, verb: str, precision: str) -> None:
     if PRECISIONS[precision].scheme:
         pytest.importorskip("bitsandbytes")
     config, request = UNTRAINED[kind], request_for(verb)
-    modes = measure(outlined(kind), precision, request)
+    modes = [mode for mode in planned(kind, verb).modes if mode.precision == precision]
     assert [mode.offload for mode in modes] == list(OFFLOADS)
     for mode in modes:
         measured = benchmark.measured(new_model(config, 0), request, precision, mode.offload)
@@ -109,9 +121,9 @@ def test_the_cache_grows_with_the_reply():
 def test_more_pixels_pictures_and_tokens_take_more():
     base = Request("generate", size=(512, 512), options=(("steps", 3),))
     changes = {"size": (1024, 1024), "batch": 2, "text_tokens": 2000}
-    least = measure(outlined("bagel-7b-mot"), "bfloat16", base)[0].device
+    least = bfloat16_bytes("bagel-7b-mot", base)
     for name, value in changes.items():
-        assert measure(outlined("bagel-7b-mot"), "bfloat16", replace(base, **{name: value}))[0].device > least
+        assert bfloat16_bytes("bagel-7b-mot", replace(base, **{name: value})) > least
 
 
 @pytest.mark.parametrize(
@@ -190,7 +202,7 @@ def test_every_release_has_an_outline_that_can_be_planned():
         options = (("steps", 2),) if verb == "generate" else ()
         if name.startswith("harmon"):
             options += (("denoising_steps", 2),)
-        assert measure(network, "bfloat16", Request(verb, options=options))[0].device > GIB
+        assert bfloat16_bytes(name, Request(verb, options=options)) > GIB
 
 
 @pytest.mark.parametrize(

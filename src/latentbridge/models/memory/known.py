@@ -43,25 +43,31 @@ UNTRAINED: dict[str, NetworkConfig] = {
 """Sizes of models that are built here, by their kind."""
 
 
+def known_name(source: str) -> str | None:
+    """Return the name of a release or kind in lower case; None for a folder."""
+    name = source if Path(source).exists() else source.lower()
+    return name if name in {**RELEASES, **UNTRAINED} else None
+
+
 def known_config(source: str) -> NetworkConfig | None:
     """Return the config of a named model, or of a folder of ours; None for the folder of a release."""
-    named = RELEASES.get(source.lower()) or UNTRAINED.get(source.lower())
-    folder = shipped(source)
-    if named is None and holds_saved_model(folder):
+    name, folder = known_name(source), shipped(source)
+    if name is not None:
+        return {**RELEASES, **UNTRAINED}[name]
+    if holds_saved_model(folder):
         return from_dict(NetworkConfig, read_json(model_folder(folder) / "config.json"))
-    return named
+    return None
 
 
 def outlined(source: str) -> UnifiedModel:
     """Return a model on the meta device: a named one, "tiny", or one in a folder; raise UserError if there is none."""
-    config, folder = known_config(source), shipped(source)
+    config, name, folder = known_config(source), known_name(source), shipped(source)
     if config is None:
         return _outlined_release(source, folder)
-    named = source.lower() in {**RELEASES, **UNTRAINED}
-    network = outline(config) if named else outline(config, model_folder(folder))
+    network = outline(config) if name else outline(config, model_folder(folder))
     if not isinstance(network, UnifiedModel):
         raise UserError(f"{source} is no model that understands, draws or embeds; give another.")
-    if source.lower() == _WITH_DECODER and isinstance(network, OmniBridge):
+    if name == _WITH_DECODER and isinstance(network, OmniBridge):
         attach_meta_decoder(network)
         attach_meta_captions(network)
         set_release_defaults(network)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from latentbridge.errors import UserError
-from latentbridge.models.memory.known import RELEASES, outlined
+from latentbridge.models.memory.known import RELEASES, known_name, outlined
 from latentbridge.models.memory.profile import Profile, Stretch, profile
 from latentbridge.models.memory.requests import Request, checked_options
 from latentbridge.models.memory.weights import PRECISIONS, BlockId, WeightBytes, set_precision, weigh
@@ -110,14 +110,7 @@ def plan(source: str, request: Request, rates: Rates = Rates()) -> Plan:
         )
         modes += [_mode(name, offload, *found[name], scale, rates) for name in PRECISIONS]
     modes.sort(key=lambda mode: list(PRECISIONS).index(mode.precision))
-    return Plan(source, request, tuple(modes), weights.total if source.lower() in RELEASES else 0.0)
-
-
-def measure(model: UnifiedModel, precision: str, request: Request) -> list[Mode]:
-    """Return the modes of one precision, which the outline takes; times are for the steps that were traced."""
-    set_precision(model, PRECISIONS[precision])
-    found = weigh(model), profile(model, request)
-    return [_mode(precision, offload, *found, 1.0, Rates()) for offload in OFFLOADS]
+    return Plan(source, request, tuple(modes), weights.total if known_name(source) in RELEASES else 0.0)
 
 
 def _mode(
