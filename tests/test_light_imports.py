@@ -53,7 +53,7 @@ def test_commands_answer_draw_and_edit_what_the_library_does(picture: Path, tmp_
     model, seen = lb.load("tiny"), np.asarray(Image.open(picture))
     command = [sys.executable, "-m", "latentbridge"]
     told = subprocess.run([*command, "understand", str(picture)], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == model.understand(seen)
+    assert told.stdout.strip() == model.understand(seen) and told.stderr == ""
     for name, arguments, expected in (
         ("drawn.png", ["generate", PROMPT, "--seed", "7"], model.generate(PROMPT, 7).picture),
         ("edited.png", ["edit", str(picture), REQUEST], model.edit(seen, REQUEST, 7).picture),
@@ -83,3 +83,11 @@ def test_releases_are_left_to_the_libraries_own_imports(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
     code = f"from latentbridge.light_imports import import_model\nimport_model({str(tmp_path)!r})"
     assert "torch" not in imported(code)
+
+
+def test_commands_print_no_messages_of_libraries(picture: Path):
+    """bitsandbytes tells what it goes without when it is imported, by itself or by peft."""
+    code = "from latentbridge.cli import main\ntry: main(['version'])\nexcept SystemExit: import peft"
+    for command in (["-m", "latentbridge", "understand", str(picture), "--quantize", "int8"], ["-c", code]):
+        told = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+        assert told.stdout.strip() and told.stderr == ""

@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from latentbridge.config import ModelConfig
 from latentbridge.errors import UserError
-from latentbridge.models.checkpoint import load, load_model, load_parts, new_model, save_model, unique_state
+from latentbridge.models.checkpoint import TINY, load, load_model, load_parts, new_model, save_model, unique_state
 from latentbridge.models.omnibridge.modeling_omnibridge import OmniBridge
+from latentbridge.models.tensors import open_tensors
+from latentbridge.models.weights import empty_weights
 
 
 @pytest.fixture
@@ -124,3 +129,52 @@ def test_parts_come_alone(small_config: ModelConfig, small_model: OmniBridge, sa
 def test_a_part_that_names_nothing_is_refused(small_config: ModelConfig, saved: Path):
     with pytest.raises(UserError, match="bakcbone"):
         load_parts(new_model(small_config, seed=5), saved, ["bakcbone."])
+
+
+# --- memory ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lack", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError(), None]
+)
+def test_a_device_that_is_too_small_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, lack: Any):
+    def fill(*_: Any) -> None:
+        if lack is not None:
+            raise lack
+        torch.empty(2**60)  # as torch says it of the host
+
+    monkeypatch.setattr("latentbridge.models.checkpoint.place", fill)
+    with pytest.raises(UserError, match=r"^cpu has too little memory for tiny; `latentbridge plan tiny` .*--quantize"):
+        load("tiny")
+
+
+def test_other_errors_of_a_device_are_its_own(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr("latentbridge.models.checkpoint.place", fail)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        load("tiny")
+
+
+def test_loading_leaves_the_generator_and_other_threads_alone():
+    state = torch.get_rng_state()
+    built: list[bool] = []
+    with empty_weights():
+        worker = Thread(target=lambda: built.append(nn.Linear(2, 2).weight.is_meta))
+        worker.start()
+        worker.join()
+        inside = nn.Linear(2, 2)
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert inside.weight.is_meta and built == [False] and not nn.Linear(2, 2).weight.is_meta
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path):
+    path = tmp_path / "cut.safetensors"
+    whole = (TINY / "model.safetensors").read_bytes()
+    path.write_bytes(whole)
+    tensors = open_tensors(path, "")
+    path.write_bytes(whole[: len(whole) // 2])  # after the header was read
+    with pytest.raises(UserError, match="cut short"):
+        [tensor.read() for tensor in tensors.values()]

@@ -104,7 +104,6 @@ def prepare(context: typer.Context) -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it where it is installed
     if context.invoked_subcommand in (*_SINGLE_PROCESS, "train"):
         _set_threads(context.invoked_subcommand)
 

@@ -38,9 +38,10 @@ class StoredTensor:
         return self.outline.dtype
 
     def read(self, dtype: torch.dtype | None = None, device: torch.device = CPU) -> Tensor:
-        """Return the tensor; `dtype` is its own by default."""
+        """Return the tensor; `dtype` is its own by default. On the meta device nothing is read."""
         target = torch.empty(self.shape, dtype=dtype or self.dtype, device=device)
-        self.fill(target)
+        if not target.is_meta:
+            self.fill(target)
         return target
 
     def converted(self, convert: Callable[[Tensor], Tensor]) -> StoredTensor:
